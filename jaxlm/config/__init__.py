@@ -1,0 +1,34 @@
+"""Every setting of a run as frozen dataclasses of plain data. Imports no jax.
+
+`configs/NAME.py` composes them (`get_config() -> RunConfig`), the command line overrides
+them by dotted names, and the run directory keeps the result as JSON.
+"""
+
+from jaxlm.config.files import difference, from_json, load_config, to_json
+from jaxlm.config.model import BERT_SIZES, BertConfig, bert
+from jaxlm.config.run import (
+    DataConfig,
+    LogConfig,
+    MeshConfig,
+    OptimConfig,
+    Phase,
+    RunConfig,
+    TextConfig,
+)
+
+__all__ = [
+    "BERT_SIZES",
+    "BertConfig",
+    "DataConfig",
+    "LogConfig",
+    "MeshConfig",
+    "OptimConfig",
+    "Phase",
+    "RunConfig",
+    "TextConfig",
+    "bert",
+    "difference",
+    "from_json",
+    "load_config",
+    "to_json",
+]

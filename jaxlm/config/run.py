@@ -1,0 +1,204 @@
+"""A whole run: text, data, optimiser, mesh, phases, logging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxlm.config.model import BertConfig
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How text becomes tokens; fixed once a corpus is prepared."""
+
+    tokenizer: Literal["wordpiece", "byte_bpe", "sentencepiece"] = "wordpiece"
+    """Kind of vocabulary that `prepare` trains when none is given."""
+    lowercase: bool = True
+    """Lower-case and strip accents before WordPiece."""
+    language: str = "en"
+    """ISO 639-1 code by which sentences are split."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How rows of a corpus become training examples."""
+
+    mask_rate: float = 0.15
+    """Share of a row's tokens to predict."""
+    short_rate: float = 0.1
+    """Share of sentence pairs built to a random shorter length."""
+    whole_words: bool = False
+    """Mask all pieces of a word together."""
+    draws: int = 0
+    """Mask and pair draws of a row before they repeat (Google's dupe_factor);
+    0: fresh ones in every pass."""
+    threads: int = 4
+    """Threads that read rows ahead of the device."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_rate < 1:
+            raise ValueError(f"data.mask_rate = {self.mask_rate} is not in (0, 1)")
+        if not 0 <= self.short_rate <= 1:
+            raise ValueError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
+        if self.draws < 0:
+            raise ValueError(f"data.draws = {self.draws} is negative")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["bert_adam", "adamw", "lamb"] = "adamw"
+    """bert_adam: Google's Adam without bias correction."""
+    peak: float = 1e-4
+    """Highest learning rate."""
+    warmup: int = 10_000
+    """Steps of linear warm-up."""
+    decay: Literal["linear", "linear_kinked", "cosine", "constant"] = "linear"
+    """After warm-up, to 0 at the last step. linear_kinked: Google's, a line from step 0
+    that warm-up overrides, so the rate drops by warmup / steps where warm-up ends."""
+    weight_decay: float = 0.01
+    """Decoupled decay of all but biases and norms."""
+    clip: float = 1.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    b1: float = 0.9
+    """Decay of the gradient's running mean."""
+    b2: float = 0.999
+    """Decay of the squared gradient's running mean."""
+    eps: float = 1e-6
+    """Added to the root of the second moment."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 on one axis: all that are left."""
+
+    replica: int = 1
+    """Slices of a multi-slice job; gradients cross it, parameters do not."""
+    data: int = -1
+    """Copies of the model, each with its part of the batch."""
+    fsdp: int = 1
+    """Parts that parameters and optimiser state are cut into; batch is cut too."""
+    tensor: int = 1
+    """Parts that heads, MLP and vocabulary are cut into."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes while it goes."""
+
+    every: int = 100
+    """Steps between lines of metrics."""
+    batches: bool = False
+    """Write the SHA-256 of each global batch after the transforms."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own row shape; the optimiser runs through."""
+
+    until: int
+    """Step at which this phase ends."""
+    length: int
+    """Tokens in a row."""
+    batch: int
+    """Rows in the global batch."""
+    predictions: int
+    """Most tokens predicted in a row."""
+    accumulate: int = 1
+    """Micro-batches that a batch is cut into."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One pretraining run, all of it."""
+
+    model: BertConfig = BertConfig()
+    text: TextConfig = TextConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    log: LogConfig = LogConfig()
+    seed: int = 0
+    """Names every random choice of the run."""
+    steps: int = 1_000_000
+    """Horizon of the schedule, in optimiser steps."""
+    stop: int = 0
+    """End this invocation after that step, with a checkpoint; 0: run to `steps`."""
+    batch: int = 256
+    """Rows in the global batch."""
+    length: int = 128
+    """Tokens in a row."""
+    predictions: int = 20
+    """Most tokens predicted in a row."""
+    accumulate: int = 1
+    """Micro-batches that a batch is cut into."""
+    phases: tuple[Phase, ...] = ()
+    """Stretches with their own length and batch; empty: one, of the four fields above."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are kept for good; 0: none."""
+    eval_every: int = 1000
+    """Steps between evaluations on the held-out documents; 0: never."""
+    eval_rows: int = 1024
+    """Most held-out rows of an evaluation during training."""
+    max_skipped: int = 20
+    """Abort after that many steps in a row with gradients that are not finite."""
+    init: str = ""
+    """Model directory to start from; empty: random weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products; parameters, norms, softmax and loss stay float32."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """Activations recomputed in the backward pass: none, all but matrix products, all."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps} must be positive")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed = {self.seed} is not in [0, 2**32)")
+        done = 0
+        for i, phase in enumerate(self.stretches):
+            at = f"phases.{i}." if self.phases else ""
+            if phase.until <= done:
+                raise ValueError(f"{at}until = {phase.until} does not follow {done}")
+            done = phase.until
+            if phase.length > self.model.max_length:
+                raise ValueError(
+                    f"{at}length = {phase.length} exceeds "
+                    f"model.max_length = {self.model.max_length}"
+                )
+            if phase.length < 8:
+                raise ValueError(f"{at}length = {phase.length} is below 8")
+            if phase.batch < 1 or phase.accumulate < 1 or phase.predictions < 1:
+                raise ValueError(
+                    f"{at}batch, accumulate and predictions must be positive, not "
+                    f"{phase.batch}, {phase.accumulate}, {phase.predictions}"
+                )
+            if phase.batch % phase.accumulate:
+                raise ValueError(
+                    f"{at}batch = {phase.batch} is not a multiple of "
+                    f"{at}accumulate = {phase.accumulate}"
+                )
+        if done != self.steps:
+            raise ValueError(
+                f"the last phase ends at step {done}, steps = {self.steps}"
+            )
+
+    @property
+    def stretches(self) -> tuple[Phase, ...]:
+        """The phases, or the one that the run's own fields describe."""
+        return self.phases or (
+            Phase(
+                until=self.steps,
+                length=self.length,
+                batch=self.batch,
+                predictions=self.predictions,
+                accumulate=self.accumulate,
+            ),
+        )

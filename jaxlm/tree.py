@@ -1,0 +1,78 @@
+"""One selector language over parameter paths, and it is total.
+
+    RULES = ((r"embed/.*", "frozen"), (r"layers/.*", "trained"))
+    match(RULES, params)      a tree like params with the value of each leaf's one rule
+
+Each leaf must match exactly one rule and each rule at least one leaf, so a renamed
+parameter is an error at once and never a silent default. Sharding, weight decay,
+freezing, layer-wise rates and weight conversion all go through here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+
+def path_of(keys: Iterable[Any]) -> str:
+    """`layers/mlp/wi/kernel` for the key path that jax gives of a leaf."""
+    return "/".join(
+        str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys
+    )
+
+
+def leaves(tree: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) pairs, sorted by path."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return sorted((path_of(keys), leaf) for keys, leaf in flat)
+
+
+def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` whose function takes the path first."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, *each: function(path_of(keys), *each), tree, *rest
+    )
+
+
+def match(rules: Sequence[tuple[str, Any]], tree: Any) -> Any:
+    """The value of the one rule whose pattern matches each leaf's whole path.
+
+    Args:
+        rules: (regular expression, value) pairs.
+        tree: any tree of leaves.
+
+    Returns:
+        A tree of the same structure that holds the values.
+
+    Raises:
+        ValueError: a leaf matches no rule or several, or a rule matches no leaf.
+    """
+    compiled = [(re.compile(pattern), value) for pattern, value in rules]
+    used: set[int] = set()
+    problems: list[str] = []
+    paths = [path for path, _ in leaves(tree)]
+
+    def value_of(path: str, _leaf: Any) -> Any:
+        hits = [i for i, (pattern, _) in enumerate(compiled) if pattern.fullmatch(path)]
+        used.update(hits)
+        if len(hits) != 1:
+            which = " and ".join(repr(rules[i][0]) for i in hits) or "no rule"
+            problems.append(f"  {path} matches {which}")
+            return None
+        return compiled[hits[0]][1]
+
+    values = map_with_path(value_of, tree)
+    for i, (pattern, _) in enumerate(rules):
+        if i not in used:
+            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
+            hint = f" (nearest leaf: {near[0]})" if near else ""
+            problems.append(f"  rule {pattern!r} matches no leaf{hint}")
+    if problems:
+        raise ValueError(
+            "selector rules do not cover the tree:\n" + "\n".join(problems)
+        )
+    return values

@@ -1,0 +1,86 @@
+"""The nouns that every floor shares: dimension letters, special tokens, marks, batches.
+
+Dimension letters, used alike in names (`x_BLD`), einsums (`"bld,dhk->blhk"`) and
+jaxtyping annotations:
+
+    B batch            L positions (queries)      T positions attended to
+    D model width      H heads                    K width of one head
+    F MLP width        V vocabulary               N layers
+    P predicted (masked) positions                U units (words, phrases)
+    C characters in a word                        Y classes
+    S sentences in a document                     W width of a row before assembly
+
+Imports neither jax nor flax: `text/` and `--help` stand on this file.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, UInt
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line with the numbers and the remedy, exit 2."""
+
+
+class Mark(enum.IntFlag):
+    """What a stored token begins or lies in: one uint8 a token, beside the tokens."""
+
+    DOCUMENT = 1  # first token of a document
+    SENTENCE = 2  # first token of a sentence (or of a turn)
+    WORD = 4  # first token of a word
+    PHRASE = 8  # first token of a phrase
+    IN_PHRASE = 16
+    ENTITY = 32  # first token of an entity
+    IN_ENTITY = 64
+    SPEAKER = 128  # spoken by the second speaker of a dialogue
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids that the transforms put into rows; `vocab_size` bounds random replacements."""
+
+    pad: int
+    unknown: int
+    cls: int
+    sep: int
+    mask: int
+    vocab_size: int
+
+
+class Span(NamedTuple):
+    """A stretch of stored tokens as the host read it, before chance."""
+
+    tokens: Int[Array, "B W"]
+    marks: UInt[Array, "B W"]
+    length: Int[Array, "B"]  # tokens that are there: to the document's end, at most W
+
+
+class Rows(NamedTuple):
+    """What the host reads for one global batch.
+
+    `identity` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the global
+    row number where chance is fresh each pass, (window, draw) where masks are static.
+    """
+
+    first: Span
+    second: Span | None  # candidate for the random second segment; None without NSP
+    identity: UInt[Array, "B 2"]
+    valid: Bool[Array, "B"]  # False: a row that only fills the last evaluation batch
+
+
+class MlmBatch(NamedTuple):
+    """What a masked-language-model encoder is trained on."""
+
+    tokens: Int[Array, "B L"]
+    token_types: Int[Array, "B L"]
+    mask: Bool[Array, "B L"]  # True: a real token, may be attended to
+    positions: Int[Array, "B P"]  # ascending; 0 where `weights` is 0
+    targets: Int[Array, "B P"]
+    weights: Float[Array, "B P"]
+    nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
+    nsp_weights: Float[Array, "B"]
