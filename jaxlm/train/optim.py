@@ -1,0 +1,134 @@
+"""OptimConfig and parameter paths in → an optax transformation and its schedule out.
+
+    gradient ─ clip by global norm ─ bert_adam | adamw | lamb ─ × −rate(step) → update
+
+The transformation's own count is the step: the first update uses `schedule(0)`, which
+is 0 wherever there is a warm-up. What decays is said by path, totally, so a new kind of
+leaf is an error here and never a silent default. Next: `train/step.py` applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxlm.config import OptimConfig
+from jaxlm.tree import map_with_path, match
+
+# Google's code excludes "LayerNorm|layer_norm|bias" by regular expression, which by
+# these names is: kernels and all three tables decay, biases and norms do not.
+DECAY = (
+    (r".*\b(kernel|table)", True),
+    (r".*\b(bias|scale)", False),
+)
+
+Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
+
+
+class BertAdamState(NamedTuple):
+    """The two running means; there is no bias correction, so no count."""
+
+    mu: Any
+    nu: Any
+
+
+def make_optimizer(
+    config: OptimConfig, steps: int, params: Any
+) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimiser of a run and its learning rate as a function of the step.
+
+    Args:
+        config: which optimiser, with its rates.
+        steps: horizon of the schedule.
+        params: arrays or shapes; only the paths count.
+    """
+    rate = make_schedule(config, steps)
+    decayed = match(DECAY, params)
+    match config.name:
+        case "bert_adam":
+            scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
+        case "adamw" | "lamb":
+            scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    trust = scale_by_layer_trust() if config.name == "lamb" else optax.identity()
+    decay = optax.add_decayed_weights(config.weight_decay, decayed)
+    return optax.chain(
+        clip, scaled, decay, trust, optax.scale_by_learning_rate(rate)
+    ), rate
+
+
+def make_schedule(config: OptimConfig, steps: int) -> Schedule:
+    """Learning rate at a step, float32; the last update is that of `steps` − 1.
+
+    linear, cosine  ╱╲   up to peak at `warmup`, down to 0 at `steps`
+    linear_kinked   ╱|╲  Google's: the line falls from step 0, warm-up overrides it
+    constant        ╱‾   no way down
+    """
+    peak, warmup = config.peak, config.warmup
+
+    def rate(step: int | Int[Array, ""]) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
+        # Google's polynomial_decay runs over all the steps; the others start down
+        # where warm-up ends.
+        start = 0 if config.decay == "linear_kinked" else warmup
+        done = jnp.clip((step - start) / max(1, steps - start), 0.0, 1.0)
+        match config.decay:
+            case "linear" | "linear_kinked":
+                falling = peak * (1.0 - done)
+            case "cosine":
+                falling = peak * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+            case "constant":
+                falling = jnp.full_like(step, peak)
+        return jnp.where(step < warmup, peak * (step / max(1, warmup)), falling)
+
+    return rate
+
+
+def scale_by_bert_adam(
+    b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
+    """m / (√v + eps) of google-research/bert `optimization.py`: no bias correction.
+
+    The omission makes early updates up to (1 − b1) / √(1 − b2) = 3.2 times as long as
+    Adam's own; the published recipes' rates and warm-up are tuned with it.
+    """
+
+    def init(params: Any) -> BertAdamState:
+        # Two trees, not one twice: a train step donates both.
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return BertAdamState(mu, nu)
+
+    def update(grads: Any, state: BertAdamState, params: Any = None):
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, BertAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_layer_trust() -> optax.GradientTransformation:
+    """LAMB's ‖w‖ / ‖update‖, for each layer's own tensor of a stacked leaf.
+
+    `optax.lamb` would take one ratio over all layers of `layers/…` [N, …], which is
+    another algorithm than the paper's. A ratio of 1 where either norm is 0, as optax's.
+    """
+
+    def update(updates: Any, state: Any, params: Any):
+        return map_with_path(_trusted, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _trusted(path: str, update: Any, param: Any) -> Any:
+    axes = tuple(range(1 if path.startswith("layers/") else 0, update.ndim))
+    w_norm = jnp.sqrt(jnp.sum(jnp.square(param), axes, keepdims=True))
+    u_norm = jnp.sqrt(jnp.sum(jnp.square(update), axes, keepdims=True))
+    usable = (w_norm > 0) & (u_norm > 0)
+    return update * jnp.where(usable, w_norm / jnp.where(usable, u_norm, 1.0), 1.0)
