@@ -1,0 +1,99 @@
+"""Embedded tokens → hidden states of every layer: one block, scanned over layers.
+
+Parameters of all layers lie stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`), so
+one compiled body serves any depth and a layer is an index.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxlm.models.layers import Attention, Dropout, Dtype, Init, LayerNorm, Mlp
+
+Remat = Literal["none", "dots", "full"]
+
+POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Encoded(NamedTuple):
+    """All that a model computed; what a step does not read is never materialised."""
+
+    hidden: Float[Array, "N+1 B L D"]  # the embedding output, then every layer
+    pooled: Float[Array, "B D"] | None = None
+    logits: Float[Array, "B P V"] | None = None
+    nsp_logits: Float[Array, "B 2"] | None = None
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with dropout, a residual and a norm.
+
+    norm = "post" (BERT, GPT-1):  x = norm(x + f(x))
+    norm = "pre" (GPT-2):         x = x + f(norm(x))
+    """
+
+    num_heads: int
+    d_ff: int
+    norm: Literal["post", "pre"]
+    norm_eps: float
+    activation: str
+    dropout: float
+    kernel_init: Init
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask: Bool[Array, "B #L L"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
+        """The block's output twice: what a scan carries on and what it stacks."""
+        attention = Attention(
+            self.num_heads, self.dropout, self.kernel_init, self.dtype, name="attention"
+        )
+        mlp = Mlp(self.d_ff, self.activation, self.kernel_init, self.dtype, name="mlp")
+        x_BLD = self._residual("attention_norm", x_BLD, lambda x: attention(x, mask))
+        x_BLD = self._residual("mlp_norm", x_BLD, mlp)
+        return x_BLD, x_BLD
+
+    def _residual(self, name, x_BLD, function):
+        norm = LayerNorm(self.norm_eps, self.dtype, name=name)
+        drop = Dropout(self.dropout)
+        if self.norm == "pre":
+            return x_BLD + drop(function(norm(x_BLD)))
+        return norm(x_BLD + drop(function(x_BLD)))
+
+
+def stack(num_layers: int, *, remat: Remat, name: str | None = None, **block) -> Block:
+    """A `Block` scanned `num_layers` times: (x, mask) → (last hidden, all hidden).
+
+    Args:
+        num_layers: blocks.
+        remat: what the backward pass computes again: "none"; "dots", all but matrix
+            products with weights; "full", all but the input of each block.
+        name: of the module.
+        **block: the fields of `Block`.
+    """
+    body = Block
+    if remat != "none":
+        body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
+    scanned = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=num_layers,
+    )
+    return scanned(name=name, **block)
+
+
+def with_embedding(
+    embedded_BLD: Float[Array, "B L D"], layers_NBLD: Float[Array, "N B L D"]
+) -> Float[Array, "N+1 B L D"]:
+    """All hidden states: layer 0 is the embedding output."""
+    return jnp.concatenate([embedded_BLD[None], layers_NBLD])
