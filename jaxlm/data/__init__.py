@@ -1,0 +1,1 @@
+"""A corpus → rows by position → arrays on the devices that hold them."""

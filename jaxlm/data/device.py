@@ -1,0 +1,37 @@
+"""Host rows → one global array per field, each device holding its own rows."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from jaxlm.types import Rows
+
+
+def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
+    """Numbers of the rows of a global batch that this host's devices hold, ascending."""
+    slices = sharding.addressable_devices_indices_map((batch,)).values()
+    held = {row for (part,) in slices for row in range(batch)[part]}
+    return np.array(sorted(held), np.int64)
+
+
+def to_devices(
+    rows: Rows, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
+) -> Rows:
+    """Global arrays [batch, ...] from this host's rows of them.
+
+    Args:
+        rows: numpy arrays [len(local), ...].
+        local: what `local_rows` gave.
+        sharding: of the leading axis.
+        batch: rows of the global batch.
+    """
+
+    def place(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            at = np.searchsorted(local, range(batch)[index[0]])
+            return array[at]
+
+        return jax.make_array_from_callback((batch, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, rows)

@@ -1,0 +1,113 @@
+"""A corpus → where its rows start: one int64 a row, planned once → `pipeline.py`.
+
+    tokens     [ s0 | s1 | s2 | s3 | s4 | s5 | s6 | s7 ]      one document
+    pairs      `------------------'          row 0: a chunk of `length - 3` tokens
+                              `------------------'   row 1 begins ¾ of a chunk later
+    blocks     `-----------'`-----------'`----'      `length - 2` tokens each, no overlap
+
+*pairs*: a row with a random second segment uses, on average, half of its chunk, so a pass
+over rows that lie end to end would lose a quarter of the text. The reference puts the
+unused sentences back, which moves its next chunk by ¾ of a chunk on average; a plan must
+not depend on coins, so here every row moves by ¾: the same number of rows a token and the
+same average use of each token, with coins that are fresh in every pass.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxlm.text.corpus import Corpus
+from jaxlm.types import UserError
+
+Layout = Literal["pairs", "blocks"]
+
+_SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
+
+
+def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
+    """First token of every row, int64 [rows], in the corpus's order.
+
+    Cached beside the corpus under its digest and memory-mapped; a corpus that cannot be
+    written to is planned in memory each time.
+
+    Raises:
+        UserError: the split has no row.
+    """
+    name = f"{corpus.sha256[:16]}-{split}-{layout}-{length}.npy"
+    cached = Path(corpus.directory) / "plans" / name
+    if cached.is_file():
+        return np.load(cached, mmap_mode="r")
+    starts = _plan(corpus, split, layout, length)
+    if not len(starts):
+        which = "held-out" if split else "training"
+        raise UserError(
+            f"corpus {corpus.directory} has no {which} rows: "
+            f"{np.sum(corpus.documents[:, 2] == split)} documents are in that split"
+        )
+    try:
+        cached.parent.mkdir(exist_ok=True)
+        beside = cached.with_suffix(f".{os.getpid()}.tmp")
+        with beside.open("wb") as file:
+            np.save(file, starts)
+        beside.replace(cached)
+    except OSError:
+        return starts
+    return np.load(cached, mmap_mode="r")
+
+
+def document_ends(corpus: Corpus) -> np.ndarray:
+    """Token after the last of each document, int64 [d]."""
+    return np.append(corpus.documents[1:, 0], corpus.num_tokens)
+
+
+def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
+    inside = corpus.documents[:, 2] == split
+    first = corpus.documents[inside, 0]
+    end = document_ends(corpus)[inside]
+    if layout == "blocks":
+        return _blocks(first, end, length - 2)
+    sentences = corpus.sentences
+    parts = []
+    at = 0
+    while at < len(first):
+        # As many documents as hold about _SENTENCES_A_BLOCK sentences, at least one.
+        low = np.searchsorted(sentences, first[at])
+        until = np.searchsorted(sentences, first, side="left")
+        stop = max(at + 1, int(np.searchsorted(until, low + _SENTENCES_A_BLOCK)))
+        high = np.searchsorted(sentences, end[stop - 1])
+        block = np.asarray(sentences[low:high])
+        parts.append(_chunks(block, first[at:stop], end[at:stop], length - 3))
+        at = stop
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _blocks(first: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
+    counts = -(-(end - first) // width)
+    document = np.repeat(np.arange(len(first)), counts)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return first[document] + number * width
+
+
+def _chunks(
+    sentences: np.ndarray, first: np.ndarray, end: np.ndarray, target: int
+) -> np.ndarray:
+    """Starts that follow each other by ¾ of a chunk, all documents walked in step."""
+    document_end = np.searchsorted(sentences, end)
+    this = np.searchsorted(sentences, first)
+    out = []
+    while len(this):
+        out.append(this)
+        chunk = np.searchsorted(sentences, sentences[this] + target)
+        chunk = np.minimum(np.maximum(chunk, this + 1), document_end)
+        # Half of the time by the whole chunk, half by a uniform part of its sentences:
+        # ¾ of it, rounded up and down in turn so that the average holds for short ones.
+        size = chunk - this
+        step = (3 * size + len(out) % 4) // 4
+        this = this + np.maximum(step, 1)
+        alive = this < document_end
+        this, document_end = this[alive], document_end[alive]
+    return sentences[np.sort(np.concatenate(out))] if out else np.zeros(0, np.int64)

@@ -1,0 +1,191 @@
+"""Position → rows: what the host reads for step s, through Grain → `device.py`.
+
+Everything here is a pure function of (corpus, seed, stream, position): row g of a stream
+is window `order[g]`, where `order` shuffles the windows anew in each pass. Resuming is
+asking for another step; any number of threads or hosts reads the same rows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxlm.data.layouts import document_ends, plan
+from jaxlm.text.corpus import Corpus
+from jaxlm.types import Rows, Span, UserError
+
+
+class Source(NamedTuple):
+    """One stream of rows: a split of a corpus in rows of one length."""
+
+    corpus: Corpus
+    windows: np.ndarray  # int64 [windows], first token of each
+    first: np.ndarray  # int64 [d], first token of each document of the split
+    end: np.ndarray  # int64 [d], token after its last
+    width: int  # tokens of a span
+    pairs: bool
+    draws: int
+    seed: int
+    stream: str
+    order: grain.MapDataset | None  # None: the plan's own order, once (evaluation)
+
+    @property
+    def rows(self) -> int:
+        """Rows of one pass."""
+        return len(self.windows)
+
+
+def open_source(
+    corpus: Corpus,
+    *,
+    split: int,
+    length: int,
+    pairs: bool,
+    seed: int,
+    stream: str,
+    draws: int = 0,
+    shuffle: bool = True,
+    limit: int = 0,
+) -> Source:
+    """Plan a split of a corpus as rows of `length` tokens.
+
+    Args:
+        corpus: an open corpus.
+        split: 0 training documents, 1 held out.
+        length: L of the rows.
+        pairs: with a second span from another document, for NSP.
+        seed: the run's.
+        stream: name of the phase; each stream has its own order and its own chance.
+        draws: draws of a window before they repeat; 0: always fresh.
+        shuffle: order the windows anew in each pass.
+        limit: keep that many windows, evenly spaced over the plan; 0: all.
+
+    Raises:
+        UserError: the split is empty, or has one document where pairs need two.
+    """
+    inside = corpus.documents[:, 2] == split
+    if pairs and np.sum(inside) == 1:
+        raise UserError(
+            f"corpus {corpus.directory} has 1 document in split {split}, and next-"
+            "sentence prediction draws from another one: separate documents by blank "
+            "lines, or train without it (--model.nsp false)"
+        )
+    windows = plan(corpus, split, "pairs" if pairs else "blocks", length)
+    if 0 < limit < len(windows):
+        windows = windows[np.arange(limit) * len(windows) // limit]
+    order = None
+    if shuffle:
+        shuffle_seed = zlib.crc32(f"{seed}/{stream}/order".encode())
+        order = grain.MapDataset.range(len(windows)).shuffle(seed=shuffle_seed)
+    return Source(
+        corpus=corpus,
+        windows=windows,
+        first=corpus.documents[inside, 0],
+        end=document_ends(corpus)[inside],
+        # A chunk ends with the sentence that reaches the target: twice the length holds
+        # it whole but for sentences of more than `length` tokens.
+        width=2 * length if pairs else length - 2,
+        pairs=pairs,
+        draws=draws,
+        seed=seed,
+        stream=stream,
+        order=order,
+    )
+
+
+def read_rows(source: Source, rows: np.ndarray) -> Rows:
+    """The rows of these numbers, as numpy arrays.
+
+    Args:
+        source: the stream.
+        rows: int64 [B], counted from the stream's start; past the end of an unshuffled
+            source they repeat its last window and are not valid.
+    """
+    passes, places = np.divmod(rows, source.rows)
+    if source.order is not None:
+        window = np.array([source.order[int(row)] for row in rows], np.int64)
+        valid = np.ones(len(rows), bool)
+    else:
+        window = np.where(passes == 0, places, source.rows - 1)
+        valid = passes == 0
+    if source.draws:
+        identity = np.stack([window, passes % source.draws], axis=1)
+    elif source.order is None:
+        identity = np.stack([window, np.zeros_like(window)], axis=1)
+    else:
+        identity = np.stack([rows >> 32, rows & 0xFFFFFFFF], axis=1)
+    identity = identity.astype(np.uint32)
+
+    starts = np.asarray(source.windows[window])
+    document = np.searchsorted(source.first, starts, side="right") - 1
+    second = None
+    if source.pairs:
+        other, start = _second_candidates(source, document, identity)
+        second = _span(source, start, source.end[other])
+    return Rows(
+        first=_span(source, starts, source.end[document]),
+        second=second,
+        identity=identity,
+        valid=valid,
+    )
+
+
+def _span(source: Source, starts: np.ndarray, ends: np.ndarray) -> Span:
+    length = np.minimum(ends - starts, source.width).astype(np.int32)
+    tokens, marks = source.corpus.read(starts, source.width)
+    inside = np.arange(source.width) < length[:, None]
+    return Span(np.where(inside, tokens, 0), np.where(inside, marks, 0), length)
+
+
+def _second_candidates(source: Source, document: np.ndarray, identity: np.ndarray):
+    """Another document, uniform, and in it a sentence, uniform, for each row.
+
+    Philox is a counter-based generator: the row's name is its counter, so a draw needs
+    no state and is the same on any host.
+    """
+    key = zlib.crc32(f"{source.seed}/{source.stream}/second".encode())
+    words = np.array(
+        [
+            np.random.Philox(key=key, counter=[high, low, 0, 0]).random_raw(2)
+            for high, low in identity.tolist()
+        ],
+        np.uint64,
+    )
+    others = len(source.first) - 1
+    other = (words[:, 0] % np.uint64(others)).astype(np.int64)
+    other += other >= document
+    sentences = source.corpus.sentences
+    low = np.searchsorted(sentences, source.first[other])
+    high = np.searchsorted(sentences, source.end[other])
+    pick = low + (words[:, 1] % (high - low).astype(np.uint64)).astype(np.int64)
+    return other, np.asarray(sentences[pick])
+
+
+def batches(
+    source: Source,
+    batch: int,
+    local: np.ndarray,
+    *,
+    start: int,
+    stop: int,
+    threads: int,
+) -> Iterator[Rows]:
+    """This host's rows of the batches `start` … `stop` - 1 of a stream, read ahead.
+
+    Args:
+        source: the stream.
+        batch: rows of the global batch.
+        local: numbers within the batch of the rows that this host's devices hold.
+        start: first batch; resuming is asking for another one.
+        stop: the batch after the last.
+        threads: reader threads; the rows do not depend on them.
+    """
+    steps = grain.MapDataset.range(start, stop).map(
+        lambda step: read_rows(source, int(step) * batch + local)
+    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(steps.to_iter_dataset(options))

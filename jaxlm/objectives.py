@@ -1,0 +1,136 @@
+"""What a family is trained on: rows → batch, batch → sums. One Objective a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.keys import key_for
+from jaxlm.losses import cross_entropy
+from jaxlm.metrics import Mean
+from jaxlm.transforms.mask import choose_tokens, choose_units, mask_row, target_counts
+from jaxlm.transforms.pairs import pair_row, single_row
+from jaxlm.types import Mark, MlmBatch, Rows, SpecialTokens
+
+Sums = dict[str, Mean]
+
+
+class Objective(NamedTuple):
+    """The two functions in which families differ.
+
+    `transform(rows)` draws a whole global batch; `loss(params, batch, key)` gives sums of
+    a micro-batch of it, with dropout where a key is given. `weights(batch)` are the
+    denominators of those sums that are minimised, taken over the whole global batch
+    before any forward pass: the loss is Σ_k sum_k / weight_k, however the batch is cut.
+    """
+
+    transform: Callable[[Rows], Any]
+    weights: Callable[[Any], dict[str, jax.Array]]
+    loss: Callable[..., Sums]
+
+
+def masked_lm(
+    module: nn.Module,
+    config: BertConfig,
+    data: DataConfig,
+    phase: Phase,
+    special: SpecialTokens,
+    *,
+    seed: int,
+    stream: str,
+) -> Objective:
+    """BERT's: masked words and, with `config.nsp`, next sentences, summed unweighted.
+
+    Args:
+        module: an encoder with an MLM head.
+        config: of the model.
+        data: rates and kinds of masking.
+        phase: shape of the rows.
+        special: ids that rows are put together from.
+        seed: the run's.
+        stream: name of the phase, as for `data.pipeline.open_source`.
+    """
+    counts = target_counts(phase.length, data.mask_rate, phase.predictions)
+
+    def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
+        if config.nsp:
+            assert rows.second is not None
+            row = pair_row(
+                pair_key,
+                rows.first,
+                rows.second,
+                length=phase.length,
+                short_rate=data.short_rate,
+                special=special,
+            )
+        else:
+            row = single_row(rows.first, length=phase.length, special=special)
+        choose, replace = jax.random.split(mask_key)
+        budget = jnp.asarray(counts)[row.length]
+        if data.whole_words:
+            word_start = (row.marks & Mark.WORD) > 0
+            chosen = choose_units(choose, word_start, row.candidate, budget)
+        else:
+            chosen = choose_tokens(choose, row.candidate, budget)
+        masked = mask_row(
+            replace,
+            row.tokens,
+            chosen,
+            predictions=phase.predictions,
+            special=special,
+        )
+        valid = rows.valid.astype(jnp.float32)
+        return MlmBatch(
+            tokens=masked.tokens,
+            token_types=row.token_types,
+            mask=jnp.arange(phase.length) < row.length,
+            positions=masked.positions,
+            targets=masked.targets,
+            weights=masked.weights * valid,
+            nsp_labels=row.nsp_label,
+            nsp_weights=valid,
+        )
+
+    def transform(rows: Rows) -> MlmBatch:
+        high, low = rows.identity[:, 0], rows.identity[:, 1]
+        pair_keys = key_for(seed, f"{stream}/pair", high, low)
+        mask_keys = key_for(seed, f"{stream}/mask", high, low)
+        return jax.vmap(one)(pair_keys, mask_keys, rows)
+
+    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
+        # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
+        totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
+        if config.nsp:
+            totals["nsp_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
+        return totals
+
+    def loss(params, batch: MlmBatch, key=None) -> Sums:
+        out = module.apply(
+            {"params": params},
+            batch.tokens,
+            batch.token_types,
+            batch.mask,
+            batch.positions,
+            deterministic=key is None,
+            rngs={} if key is None else {"dropout": key},
+        )
+        mlm, weight, correct = cross_entropy(out.logits, batch.targets, batch.weights)
+        sums = {"mlm_loss": Mean(mlm, weight), "mlm_accuracy": Mean(correct, weight)}
+        if config.nsp:
+            labels, rows = batch.nsp_labels, batch.nsp_weights
+            nsp, count, _ = cross_entropy(out.nsp_logits, labels, rows)
+            right = (jnp.argmax(out.nsp_logits, axis=-1) == labels).astype(jnp.float32)
+            sums["nsp_loss"] = Mean(nsp, count)
+            for label, name in enumerate(("next", "random")):
+                of_label = rows * (labels == label)
+                sums[f"nsp_{name}_accuracy"] = Mean(
+                    jnp.sum(right * of_label), jnp.sum(of_label)
+                )
+        return sums
+
+    return Objective(transform, weights, loss)

@@ -1,0 +1,157 @@
+"""Devices → mesh; parameter paths → shardings. The only file that says "mesh".
+
+Four axes exist from the first day, of size 1 where a run does not use them:
+
+    replica   slices of a multi-slice job        batch
+    data      copies of the model                batch
+    fsdp      parts of parameters and optimiser  batch, embed
+    tensor    parts of one layer                 heads, mlp, vocab
+
+A parameter's rule names its dimensions by logical axes; the table below says which mesh
+axis cuts each. A dimension that its mesh axis does not divide stays whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.config import MeshConfig, RunConfig
+from jaxlm.tree import match
+from jaxlm.types import UserError
+
+AXES = ("replica", "data", "fsdp", "tensor")
+BATCH = ("replica", "data", "fsdp")
+
+MESH_AXIS_OF = {
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "layers": None,
+    "kv": None,
+    None: None,
+}
+
+# Every parameter of an encoder matches exactly one rule (`tree.match`).
+RULES = (
+    (r"embed/token/table", ("vocab", "embed")),
+    (r"embed/(position|token_type)/table", (None, "embed")),
+    (r"(embed|mlm)/norm/(scale|bias)", (None,)),
+    (r"layers/attention/(query|key|value)/kernel", ("layers", "embed", "heads", "kv")),
+    (r"layers/attention/(query|key|value)/bias", ("layers", "heads", "kv")),
+    (r"layers/attention/out/kernel", ("layers", "heads", "kv", "embed")),
+    (r"layers/mlp/wi/kernel", ("layers", "embed", "mlp")),
+    (r"layers/mlp/wi/bias", ("layers", "mlp")),
+    (r"layers/mlp/wo/kernel", ("layers", "mlp", "embed")),
+    (r"layers/((attention/out|mlp/wo)/bias|.*_norm/(scale|bias))", ("layers", None)),
+    (r"(pooler|mlm/dense|nsp)/kernel", ("embed", None)),
+    (r"(pooler|mlm/dense|nsp)/bias", (None,)),
+    (r"mlm/bias", ("vocab",)),
+)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh of all devices, or of as many as the sizes ask for.
+
+    Raises:
+        UserError: the sizes do not fit the devices.
+    """
+    devices = jax.devices()
+    sizes = _sizes(config, len(devices))
+    return jax.make_mesh(
+        sizes, AXES, axis_types=_auto(), devices=devices[: math.prod(sizes)]
+    )
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """The mesh of a machine that is not here, to lower for."""
+    return AbstractMesh(_sizes(config, devices), AXES, axis_types=_auto())
+
+
+def _auto() -> tuple[AxisType, ...]:
+    return (AxisType.Auto,) * len(AXES)
+
+
+def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    sizes = [getattr(config, axis) for axis in AXES]
+    asked = " ".join(f"mesh.{a} = {s}" for a, s in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+        raise UserError(f"{asked}: sizes are positive, and at most one is -1 (the rest)")
+    if -1 in sizes:
+        known = math.prod(s for s in sizes if s != -1)
+        if devices % known:
+            raise UserError(f"{asked}: {known} does not divide {devices} devices")
+        sizes[sizes.index(-1)] = devices // known
+    if math.prod(sizes) > devices:
+        raise UserError(f"{asked}: {math.prod(sizes)} devices asked, {devices} here")
+    return tuple(sizes)
+
+
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """Leading axis over every axis that holds rows, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(config: RunConfig, mesh: Mesh) -> None:
+    """Refuse a batch that the mesh does not divide.
+
+    Raises:
+        UserError: names the phase's micro-batch and the sizes to choose from.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    for phase in config.stretches:
+        micro = phase.batch // phase.accumulate
+        if micro % parts:
+            below, above = (micro // parts) * parts, -(-micro // parts) * parts
+            near = " or ".join(
+                str(n * phase.accumulate) for n in (below, above) if n > 0
+            )
+            raise UserError(
+                f"micro-batch of {micro} rows (batch {phase.batch} / accumulate "
+                f"{phase.accumulate}) does not divide over {parts} devices "
+                f"(mesh replica x data x fsdp): take --batch {near}, or --mesh.data"
+            )
+
+
+def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
+    """A NamedSharding for each parameter, by the total rules above."""
+    logical = match(RULES, params)
+
+    def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        spec = [
+            name if name and size % mesh.shape[name] == 0 else None
+            for size, name in zip(
+                leaf.shape, (MESH_AXIS_OF[a] for a in axes), strict=True
+            )
+        ]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, params, logical)
+
+
+def opt_state_shardings(
+    mesh: Mesh | AbstractMesh,
+    optimizer: optax.GradientTransformation,
+    opt_state: Any,
+    params_shardings: Any,
+) -> Any:
+    """Moments as their parameters, everything else whole."""
+    whole: Callable[[Any], NamedSharding] = lambda _: replicated(mesh)  # noqa: E731
+    return optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        opt_state,
+        params_shardings,
+        transform_non_params=whole,
+    )

@@ -1,0 +1,121 @@
+"""A row → which of its tokens are hidden, what stands in their place, what to predict.
+
+BERT's rule (google-research/bert, create_pretraining_data.py:
+create_masked_lm_predictions), drawn from the row's own key:
+
+    tokens    [CLS]  the   gold ##en  hare  slept  [SEP]
+    unit        -     0      1    1     2     3      -      with whole words
+    chosen      .     .      x    x     .     .      .      n = round(.15 · 7) → 1, so a
+                                                            unit of two is skipped …
+    chosen      .     .      .    .     x     .      .      … and the next one tried
+
+Exact: the number of targets (Python's rounding of rate · length, [CLS] and [SEP] counted,
+at least 1, at most P), the skip of a unit that would overrun it, and 80 % [MASK] / 10 %
+unchanged / 10 % a token drawn from the whole vocabulary, decided for each token, even
+inside one word.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxlm.types import SpecialTokens
+
+
+class Masked(NamedTuple):
+    """A row with its targets. vmapped, each field gains a leading B."""
+
+    tokens: Int[Array, "L"]
+    positions: Int[Array, "P"]  # ascending; 0 where the weight is 0
+    targets: Int[Array, "P"]
+    weights: Float[Array, "P"]
+
+
+def target_counts(length: int, rate: float, most: int) -> np.ndarray:
+    """Tokens to predict in a row of 0 … `length` tokens, by Python's banker's rounding.
+
+    Rounded on the host in float64: .15 · 30 is 4.5 there and rounds to 4, as published.
+    """
+    counts = [min(most, max(1, round(n * rate))) for n in range(length + 1)]
+    return np.array(counts, np.int32)
+
+
+def choose_units(
+    key: Key[Array, ""],
+    unit_start: Bool[Array, "L"],
+    candidate: Bool[Array, "L"],
+    budget: Int[Array, ""],
+) -> Bool[Array, "L"]:
+    """Whole units in random order, each that fits in what is left of the budget.
+
+    Args:
+        key: the row's own.
+        unit_start: True where a unit begins; a unit runs to the next start.
+        candidate: True where a token may be chosen.
+        budget: most tokens to choose.
+    """
+    length = unit_start.shape[-1]
+    unit_L = jnp.cumsum(unit_start & candidate) - 1
+    size_U = jnp.zeros(length, jnp.int32).at[unit_L].add(candidate, mode="drop")
+    order_U = jnp.argsort(_scores(key, size_U > 0))
+
+    def take(left, size):
+        fits = (size > 0) & (size <= left)
+        return left - jnp.where(fits, size, 0), fits
+
+    _, taken_in_order = jax.lax.scan(take, budget, size_U[order_U], unroll=8)
+    taken_U = jnp.zeros(length, bool).at[order_U].set(taken_in_order)
+    return taken_U[unit_L] & candidate
+
+
+def choose_tokens(
+    key: Key[Array, ""], candidate: Bool[Array, "L"], budget: Int[Array, ""]
+) -> Bool[Array, "L"]:
+    """`choose_units` where every token is its own unit: the first in random order."""
+    rank = jnp.argsort(jnp.argsort(_scores(key, candidate)))
+    return candidate & (rank < budget)
+
+
+def _scores(key, candidate):
+    """Random order of the candidates, all others last. Ties keep the row's order."""
+    bits = jax.random.bits(key, candidate.shape, jnp.uint32) >> 1
+    return jnp.where(candidate, bits, jnp.uint32(2**32 - 1))
+
+
+def mask_row(
+    key: Key[Array, ""],
+    tokens: Int[Array, "L"],
+    chosen: Bool[Array, "L"],
+    *,
+    predictions: int,
+    special: SpecialTokens,
+) -> Masked:
+    """Replace the chosen tokens and gather what they were.
+
+    Args:
+        key: the row's own.
+        tokens: the row.
+        chosen: at most `predictions` of them True.
+        predictions: P.
+        special: the id of [MASK] and the size of the vocabulary.
+    """
+    length = tokens.shape[-1]
+    which, other = jax.random.split(key)
+    draw = jax.random.uniform(which, (length,))
+    random = jax.random.randint(other, (length,), 0, special.vocab_size)
+    replaced = jnp.where(draw < 0.8, special.mask, jnp.where(draw < 0.9, tokens, random))
+    at = jnp.where(chosen, jnp.arange(length), length)
+    positions = jnp.sort(at)[:predictions]
+    there = positions < length
+    positions = jnp.where(there, positions, 0)
+    return Masked(
+        tokens=jnp.where(chosen, replaced, tokens),
+        positions=positions,
+        targets=jnp.where(there, tokens[positions], 0),
+        weights=there.astype(jnp.float32),
+    )

@@ -1,0 +1,174 @@
+"""Spans of stored tokens → one row `[CLS] A [SEP] B [SEP]` → `mask.py`.
+
+The sentence pairs of BERT (google-research/bert, create_pretraining_data.py:
+create_instances_from_document, truncate_seq_pair), with every choice drawn from the row's
+own key. One row, W = width of the spans read, L = width of the row:
+
+    first   s0 . . s1 . . . s2 . . | s3 . . .     sentences from the window's start
+            `------ chunk ------'                 whole sentences until `target` tokens
+            `-- A --'`--- rest --'                split after a_end sentences
+    second  t0 . . . t1 . .                       sentences of another document
+
+    is next:  B = rest          random (half of the rows; all with one sentence):  B = t…
+
+Exact: target length, split, coin, filling B by whole sentences, both truncations, label
+0 = is next. Different, because rows are read by position and not replayed in order:
+
+* The reference draws the short target once per pass over a document, which then yields
+  more, shorter rows; here each row draws its own.
+* After a random B the reference starts the next chunk at the unused sentences. Here the
+  windows overlap by what that gives back on average (`data/layouts.py`).
+* The reference redraws the other document up to ten times and may keep this one; here it
+  is never this one (`data/layouts.py`).
+* A sentence is seen up to W tokens. What lies past that is at least L tokens beyond the
+  target, where the reference's own truncation leaves next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key, UInt
+
+from jaxlm.types import Mark, Span, SpecialTokens
+
+
+class Row(NamedTuple):
+    """A row put together, before masking. vmapped, each field gains a leading B."""
+
+    tokens: Int[Array, "L"]
+    token_types: Int[Array, "L"]
+    length: Int[Array, ""]  # tokens that are not padding, [CLS] and [SEP] counted
+    candidate: Bool[Array, "L"]  # may be masked: a token of A or B
+    marks: UInt[Array, "L"]  # of the tokens of A and B; the first of each starts a word
+    nsp_label: Int[Array, ""]
+
+
+def single_row(span: Span, *, length: int, special: SpecialTokens) -> Row:
+    """`[CLS] A [SEP]`: the span's first tokens, no second segment, no chance.
+
+    Args:
+        span: one row of it, [W].
+        length: L.
+        special: ids of the boundary tokens.
+    """
+    len_a = jnp.minimum(span.length, length - 2)
+    at = jnp.arange(length)
+    nothing = jnp.zeros((), jnp.int32)
+    return _assemble(
+        span.tokens, span.marks, at - 1, len_a, nothing - 1, length, special, nothing
+    )
+
+
+def pair_row(
+    key: Key[Array, ""],
+    first: Span,
+    second: Span,
+    *,
+    length: int,
+    short_rate: float,
+    special: SpecialTokens,
+) -> Row:
+    """`[CLS] A [SEP] B [SEP]` by BERT's rule; B follows A or comes from `second`.
+
+    Args:
+        key: the row's own.
+        first: one row [W]: from the window's start to its document's end, at most W.
+        second: one row [W]: from a sentence of another document on, likewise.
+        length: L; A and B share L - 3 tokens.
+        short_rate: share of rows with a shorter target.
+        special: ids of the boundary tokens.
+    """
+    most = length - 3
+    width = first.tokens.shape[-1]
+    short, target, split, coin, drop = jax.random.split(key, 5)
+    target = jnp.where(
+        jax.random.uniform(short) < short_rate,
+        jax.random.randint(target, (), 2, most + 1),
+        most,
+    )
+
+    # The chunk: whole sentences until `target` tokens; A: its first a_end sentences.
+    starts_W = _sentence_starts(first)
+    end = _boundary_after(first, starts_W, target)
+    inside_W = jnp.arange(width) < end
+    sentences = jnp.sum(starts_W & inside_W)
+    a_end = jax.random.randint(split, (), 1, jnp.maximum(sentences, 2))
+    len_a = jnp.sum(inside_W & (jnp.cumsum(starts_W) <= a_end))
+
+    # B: the rest of the chunk, or sentences of the other document.
+    is_random = (sentences == 1) | (jax.random.uniform(coin) < 0.5)
+    random_end = _boundary_after(second, _sentence_starts(second), target - len_a)
+    len_b = jnp.where(is_random, random_end, end - len_a)
+    start_b = jnp.where(is_random, width, len_a)
+
+    cut_a, cut_b, front_a, front_b = _truncate(drop, len_a, len_b, most, width)
+    at = jnp.arange(length)
+    in_b = at >= cut_a + 2
+    source = jnp.where(in_b, start_b + front_b + at - cut_a - 2, front_a + at - 1)
+    return _assemble(
+        jnp.concatenate([first.tokens, second.tokens]),
+        jnp.concatenate([first.marks, second.marks]),
+        source,
+        cut_a,
+        cut_b,
+        length,
+        special,
+        is_random.astype(jnp.int32),
+    )
+
+
+def _sentence_starts(span: Span) -> Bool[Array, "W"]:
+    at = jnp.arange(span.tokens.shape[-1])
+    # A span begins a sentence by construction, whatever its first mark says.
+    return ((span.marks & Mark.SENTENCE) > 0) & (at < span.length) | (at == 0)
+
+
+def _boundary_after(
+    span: Span, starts_W: Bool[Array, "W"], target: Int[Array, ""]
+) -> Int[Array, ""]:
+    """First end of a sentence at or after `target` tokens (at least one sentence)."""
+    at = jnp.arange(starts_W.shape[-1])
+    ends = starts_W & (at >= jnp.maximum(target, 1))
+    return jnp.min(jnp.where(ends, at, span.length))
+
+
+def _truncate(key, len_a, len_b, most, width):
+    """Lengths of A and B that fit, and how many tokens each loses at its front.
+
+    The reference drops one token at a time from the longer segment (from B when equal),
+    at the front or the back with p = ½: the lengths have a closed form, and the fronts
+    are binomial.
+    """
+    cut_a = jnp.minimum(len_a, jnp.maximum(most - len_b, (most + 1) // 2))
+    cut_b = jnp.minimum(len_b, jnp.maximum(most - len_a, most // 2))
+    coins = jax.random.bernoulli(key, shape=(2, width))
+    lost = jnp.stack([len_a - cut_a, len_b - cut_b])
+    fronts = jnp.sum(coins & (jnp.arange(width)[None, :] < lost[:, None]), axis=-1)
+    return cut_a, cut_b, fronts[0], fronts[1]
+
+
+def _assemble(tokens, marks, source_L, len_a, len_b, length, special, nsp_label) -> Row:
+    """Gather A and B between the boundary tokens; `len_b` -1: there is no B."""
+    at = jnp.arange(length)
+    in_a = (at >= 1) & (at <= len_a)
+    in_b = (at >= len_a + 2) & (at < len_a + 2 + len_b)
+    end = len_a + 2 + len_b + 1
+    source_L = jnp.clip(source_L, 0, tokens.shape[-1] - 1)
+    candidate = in_a | in_b
+    boundary = jnp.where(at == 0, special.cls, special.sep)
+    row = jnp.where(candidate, tokens[source_L], boundary)
+    # Truncation can cut a word's head off: what is left of it is a word of its own. The
+    # reference joins such a rest to the word before [SEP].
+    begins = (at == 1) | (at == len_a + 2)
+    found = marks[source_L] | jnp.where(begins, Mark.WORD, 0).astype(marks.dtype)
+    return Row(
+        tokens=jnp.where(at < end, row, special.pad).astype(jnp.int32),
+        token_types=((at >= len_a + 2) & (at < end)).astype(jnp.int32),
+        length=end.astype(jnp.int32),
+        candidate=candidate,
+        marks=jnp.where(candidate, found, 0),
+        nsp_label=nsp_label,
+    )
