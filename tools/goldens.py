@@ -1,0 +1,226 @@
+"""Remake tests/goldens/bert_*.npz: what transformers computes for weights of ours.
+
+    python -m tools.goldens        # needs transformers and torch
+
+Weights and batches come from numpy's frozen `RandomState`, so the files hold results
+only. The tests and the step benchmark use the functions below to put the same weights
+into transformers live.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import BertConfig
+from jaxlm.models.bert import Bert
+from jaxlm.tree import leaves, map_with_path
+from jaxlm.types import MlmBatch
+
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens"
+TINY = BertConfig(
+    vocab_size=61, num_layers=2, num_heads=2, d_model=16, d_ff=24, max_length=13
+)
+ACTIVATIONS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+
+# Ours → transformers'; {i} is the layer. Leaf names are translated by LEAVES.
+MODULES = {
+    "embed/token": "bert.embeddings.word_embeddings",
+    "embed/position": "bert.embeddings.position_embeddings",
+    "embed/token_type": "bert.embeddings.token_type_embeddings",
+    "embed/norm": "bert.embeddings.LayerNorm",
+    "layers/attention/query": "bert.encoder.layer.{i}.attention.self.query",
+    "layers/attention/key": "bert.encoder.layer.{i}.attention.self.key",
+    "layers/attention/value": "bert.encoder.layer.{i}.attention.self.value",
+    "layers/attention/out": "bert.encoder.layer.{i}.attention.output.dense",
+    "layers/attention_norm": "bert.encoder.layer.{i}.attention.output.LayerNorm",
+    "layers/mlp/wi": "bert.encoder.layer.{i}.intermediate.dense",
+    "layers/mlp/wo": "bert.encoder.layer.{i}.output.dense",
+    "layers/mlp_norm": "bert.encoder.layer.{i}.output.LayerNorm",
+    "pooler": "bert.pooler.dense",
+    "mlm/dense": "cls.predictions.transform.dense",
+    "mlm/norm": "cls.predictions.transform.LayerNorm",
+    "mlm": "cls.predictions",
+    "nsp": "cls.seq_relationship",
+}
+LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "table": "weight"}
+
+
+def shapes(config: BertConfig) -> Any:
+    """The parameter tree of `config`, as shapes."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(
+        Bert(config).init, jax.random.key(0), tokens, tokens, tokens == 0
+    )["params"]
+
+
+def random_params(config: BertConfig, seed: int = 0, std: float = 0.2) -> Any:
+    """Weights without a zero bias or a unit scale, so that a swapped leaf shows."""
+    random = np.random.RandomState(seed)
+    values = {
+        path: random.standard_normal(leaf.shape).astype(np.float32) * std
+        + path.endswith("scale")
+        for path, leaf in leaves(shapes(config))
+    }
+    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes(config))
+
+
+def random_batch(
+    config: BertConfig, *, batch: int, length: int, predictions: int, seed: int = 0
+) -> MlmBatch:
+    """Rows of two sentences with padding and with a varying number of targets.
+
+    Id 0 pads and appears nowhere else: transformers gives its row no gradient as input.
+    """
+    random = np.random.RandomState(seed)
+    real = random.randint(length * 2 // 3, length + 1, batch)
+    real[0] = length
+    chosen = random.randint(1, predictions + 1, batch)
+    at = np.arange(length)
+    positions = np.zeros((batch, predictions), np.int32)
+    for row, (n, count) in enumerate(zip(real, chosen, strict=True)):
+        positions[row, :count] = np.sort(random.permutation(n)[:count])
+    weights = np.arange(predictions) < chosen[:, None]
+    tokens = random.randint(1, config.vocab_size, (batch, length))
+    return MlmBatch(
+        tokens=jnp.asarray(tokens * (at < real[:, None])),
+        token_types=jnp.asarray((at >= real[:, None] // 2).astype(np.int32)),
+        mask=jnp.asarray(at < real[:, None]),
+        positions=jnp.asarray(positions),
+        targets=jnp.asarray(random.randint(0, config.vocab_size, (batch, predictions))),
+        weights=jnp.asarray(weights, jnp.float32),
+        nsp_labels=jnp.asarray(random.randint(0, 2, batch)),
+        nsp_weights=jnp.ones(batch),
+    )
+
+
+def _theirs(path: str) -> tuple[str, bool]:
+    """(name in transformers, whether it is a matrix to transpose)."""
+    module, leaf = path.rsplit("/", 1)
+    return f"{MODULES[module]}.{LEAVES[leaf]}", leaf == "kernel"
+
+
+def to_transformers(config: BertConfig, params: Any) -> Any:
+    """A `BertForPreTraining` that holds `params`."""
+    import torch
+    import transformers
+
+    theirs = transformers.BertForPreTraining(
+        transformers.BertConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.d_ff,
+            max_position_embeddings=config.max_length,
+            type_vocab_size=config.num_token_types,
+            hidden_act=ACTIVATIONS[config.activation],
+            layer_norm_eps=config.norm_eps,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+    )
+    state = theirs.state_dict()
+    for path, leaf in leaves(params):
+        name, transpose = _theirs(path)
+        stacked = "{i}" in name
+        for i, value in enumerate(np.asarray(leaf) if stacked else [np.asarray(leaf)]):
+            target = state.pop(name.format(i=i))
+            shape = tuple(target.shape)
+            value = value.reshape(shape[::-1]).T if transpose else value.reshape(shape)
+            target.copy_(torch.tensor(value))
+    assert set(state) == {
+        "cls.predictions.decoder.weight",
+        "cls.predictions.decoder.bias",
+    }
+    return theirs
+
+
+def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any:
+    """Tensors by transformers' names (weights or gradients) as a tree of ours."""
+
+    def one(path, leaf):
+        name, transpose = _theirs(path)
+        numbers = range(config.num_layers) if "{i}" in name else [0]
+        values = [tensors[name.format(i=i)] for i in numbers]
+        values = [v.T if transpose else v for v in values]
+        return np.stack(values).reshape(leaf.shape)
+
+    return map_with_path(one, shapes(config))
+
+
+def transformers_results(
+    config: BertConfig, params: Any, batch: MlmBatch, *, double: bool = False
+) -> dict[str, Any]:
+    """Outputs, loss and gradients of transformers without dropout.
+
+    Args:
+        config: of the model.
+        params: ours.
+        batch: ours.
+        double: compute in float64.
+    """
+    import torch
+
+    theirs = to_transformers(config, params).eval()
+    theirs = theirs.double() if double else theirs
+    inputs = transformers_inputs(batch)
+    out = theirs(**inputs, output_hidden_states=True)
+    out.loss.backward()
+    pooled = theirs.bert.pooler(out.hidden_states[-1])
+    grads = {name: p.grad.float().numpy() for name, p in theirs.named_parameters()}
+    results = {
+        "hidden": torch.stack(out.hidden_states),
+        "pooled": pooled,
+        "logits": out.prediction_logits,
+        "nsp_logits": out.seq_relationship_logits,
+        "loss": out.loss,
+    }
+    results = {name: x.detach().float().numpy() for name, x in results.items()}
+    return {**results, "grads": from_transformers(config, grads)}
+
+
+def transformers_inputs(batch: MlmBatch) -> dict[str, Any]:
+    """`batch` as keyword arguments of `BertForPreTraining`."""
+    import torch
+
+    labels = np.full(batch.tokens.shape, -100)
+    for row, at in itertools.product(*map(range, batch.positions.shape)):
+        if batch.weights[row, at]:
+            labels[row, batch.positions[row, at]] = batch.targets[row, at]
+    arrays = {
+        "input_ids": batch.tokens,
+        "token_type_ids": batch.token_types,
+        "attention_mask": batch.mask,
+        "labels": labels,
+        "next_sentence_label": batch.nsp_labels,
+    }
+    return {k: torch.tensor(np.asarray(v, np.int64)) for k, v in arrays.items()}
+
+
+def case(activation: str) -> tuple[BertConfig, Any, MlmBatch]:
+    """Config, weights and batch of the golden file of an activation."""
+    import dataclasses
+
+    config = dataclasses.replace(TINY, activation=activation)
+    batch = random_batch(config, batch=3, length=11, predictions=4)
+    return config, random_params(config), batch
+
+
+def main() -> None:
+    """Write every golden file."""
+    for activation in ACTIVATIONS:
+        results = transformers_results(*case(activation), double=True)
+        grads = {f"grads/{path}": g for path, g in leaves(results.pop("grads"))}
+        path = FOLDER / f"bert_{activation}.npz"
+        np.savez_compressed(path, **results, **grads)
+        print(f"{path.name}  {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
