@@ -1,0 +1,88 @@
+"""A jax device in → the FLOP/s it could do at most; a measured rate in → MFU out.
+
+    peak_flops(jax.devices()[0], "bfloat16")      989e12 on an H100
+    mfu(2.1e14, jax.devices(), "bfloat16")        share of what all of them could do
+
+Peaks are the makers' figures for dense matrix products, without sparsity. A CPU has no
+figure worth quoting, so there a large matrix product is timed once. MFU divides by
+these, never by what XLA says that it executes: see `facts/performance.md`'s rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# (part of jax's `device_kind`, TFLOP/s in bfloat16, in float32), the first that fits.
+# For float32 it is the unit that jax multiplies float32 on by default: bfloat16 passes
+# on TPU, TF32 on Ampere and later. T4 has no bfloat16 unit; its float16 rate stands in.
+# TPU: cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}, figures of a chip; a jax
+# device is half a chip on v2, v3 (a core) and 7x (a chiplet), else a whole one.
+# GPU: NVIDIA's data sheets of each card, the dense column.
+_PEAKS = (
+    ("TPU v2", 45 / 2, 45 / 2),
+    ("TPU v3", 123 / 2, 123 / 2),
+    ("TPU v4 lite", 138, 138),
+    ("TPU v4", 275, 275),
+    ("TPU v5 lite", 197, 197),
+    ("TPU v5e", 197, 197),
+    ("TPU v5", 459, 459),  # v5p, under either of its names
+    ("TPU v6", 918, 918),  # "lite" or "e"
+    ("TPU7", 2307 / 2, 2307 / 2),
+    ("B200", 2250, 1100),
+    ("H100 PCIe", 756, 378),
+    ("H100 NVL", 835, 417),
+    ("H100", 989, 494),
+    ("H200", 989, 494),
+    ("GH200", 989, 494),
+    ("A100", 312, 156),
+    ("A10", 125, 62.5),
+    ("A30", 165, 82),
+    ("L40S", 362, 183),
+    ("L4", 121, 60),
+    ("RTX 4090", 165, 82.6),
+    ("RTX 3090", 71, 35.6),
+    ("V100", 125, 15.7),
+    ("T4", 65, 8.1),
+    ("P100", 21.2, 10.6),
+)
+
+
+def peak_flops(device: jax.Device, precision: str = "bfloat16") -> float:
+    """FLOP/s of dense matrix products on one device; NaN where nobody says.
+
+    Fake CPU devices share one machine: each has its part of the measured rate.
+    """
+    if device.platform == "cpu":
+        return measured_flops() / jax.local_device_count("cpu")
+    for kind, bfloat16, float32 in _PEAKS:
+        if kind in device.device_kind:
+            return (bfloat16 if precision == "bfloat16" else float32) * 1e12
+    return math.nan
+
+
+@functools.cache
+def measured_flops(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of a float32 product [size, size]² on this CPU: the best of `repeats`."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    a = jax.device_put(jnp.ones((size, size), jnp.float32), cpu)
+    product = jax.jit(jnp.matmul)
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        return time.perf_counter() - start
+
+    seconds()  # compiles
+    return 2 * size**3 / min(seconds() for _ in range(repeats))
+
+
+def mfu(flops_per_second: float, devices: Sequence[Any], precision: str) -> float:
+    """Share of the devices' peak that `flops_per_second`, of all together, makes."""
+    return flops_per_second / sum(peak_flops(each, precision) for each in devices)
