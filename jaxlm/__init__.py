@@ -1,3 +1,17 @@
 """Text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX/Flax code base."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxlm.open import Model
+
 __version__ = "0.1.0"
+
+
+def load(directory: str) -> Model:
+    """The model of a run directory: see `jaxlm.open.Model`."""
+    from jaxlm.open import load
+
+    return load(directory)

@@ -1,0 +1,131 @@
+"""The words of a command → a frozen dataclass of its arguments, through tyro.
+
+A verb's arguments are a dataclass whose field `config`, if it has one, is the RunConfig:
+its fields are flags without a prefix (`--seed 1 --model.dropout 0`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import typing
+from typing import Any, TypeVar
+
+import tyro
+
+from jaxlm.config import RunConfig, load_config
+from jaxlm.types import UserError
+
+T = TypeVar("T")
+Config = typing.Annotated[RunConfig, tyro.conf.OmitArgPrefixes]
+
+
+def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
+    """The arguments in `argv`, over `defaults` and the config file that it names.
+
+    Where `kind` has a field `config`, the first word is the config's name or path.
+
+    Raises:
+        UserError: an unknown flag, with the nearest one that exists.
+        SystemExit: help was printed (0), or a value has the wrong type (2).
+    """
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    wants_help = any(arg in ("-h", "--help") for arg in argv)
+    if "config" in names and "config" not in defaults:
+        if argv and not argv[0].startswith("-"):
+            defaults["config"] = load_config(argv[0])
+            argv = argv[1:]
+        elif wants_help:
+            defaults["config"] = RunConfig()
+        else:
+            raise UserError(f"jaxlm {verb} needs a config first; see jaxlm show")
+    positional = [f.name for f in dataclasses.fields(kind) if _is_positional(kind, f)]  # type: ignore[arg-type]
+    _refuse_unknown(kind, verb, argv)
+    _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
+    return tyro.cli(
+        kind,
+        prog=f"jaxlm {verb}",
+        args=_normal(argv),
+        default=kind(**{**_blank(kind), **defaults}),
+        use_underscores=True,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+
+
+def _is_positional(kind: Any, field: dataclasses.Field) -> bool:
+    hint = typing.get_type_hints(kind, include_extras=True)[field.name]
+    return tyro.conf.Positional[str] == hint
+
+
+def _blank(kind: Any) -> dict[str, Any]:
+    return {
+        f.name: tyro.MISSING
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING
+    }
+
+
+def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
+    if wants_help:
+        return
+    given = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in argv}
+    for field in dataclasses.fields(kind):
+        if field.name in defaults or field.default is not dataclasses.MISSING:
+            continue
+        if field.name in positional:
+            if not argv or argv[0].startswith("-"):
+                raise UserError(f"jaxlm {verb} needs {field.name.upper()} first")
+        elif field.name not in given:
+            raise UserError(f"jaxlm {verb} needs --{field.name}")
+
+
+def _flags(kind: Any, at: str = "") -> list[str]:
+    hints = typing.get_type_hints(kind)
+    out = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            inner = "" if field.name == "config" and not at else f"{at}{field.name}."
+            out += _flags(hint, inner)
+        elif not _is_positional(kind, field):
+            out.append(at + field.name)
+    return out
+
+
+def _refuse_unknown(kind: Any, verb: str, argv: list[str]) -> None:
+    known = _flags(kind)
+    for arg in argv:
+        if not arg.startswith("--") or arg == "--help" or arg.startswith("--phases."):
+            continue
+        name = arg[2:].split("=")[0].replace("-", "_")
+        if name not in known:
+            leaf = name.rsplit(".", 1)[-1]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [
+                flag for flag in known if flag.rsplit(".", 1)[-1] == leaf
+            ]
+            near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"did you mean --{near[0]}?" if near else f"see jaxlm {verb} --help"
+            raise UserError(f"unknown field --{name}: {hint}")
+
+
+def _normal(argv: list[str]) -> list[str]:
+    """`--flag=v` cut, repeated list flags joined, true and false as Python spells them."""
+    cut: list[str] = []
+    for arg in argv:
+        cut += arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
+    groups: dict[str, list[str]] = {}
+    loose: list[str] = []
+    into = loose
+    for arg in cut:
+        if arg.startswith("--"):
+            into = groups.setdefault(arg.replace("-", "_").replace("__", "--", 1), [])
+        else:
+            boolean = into is not loose and arg in ("true", "false")
+            into.append(arg.capitalize() if boolean else arg)
+    return loose + [word for flag, each in groups.items() for word in (flag, *each)]
+
+
+def say(text: str) -> None:
+    """A line for people, on the standard error: the standard output is for results."""
+    print(text, file=sys.stderr, flush=True)

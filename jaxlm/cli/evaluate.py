@@ -1,0 +1,120 @@
+"""`jaxlm evaluate DIR --text …`: held-out figures, each beside its baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from jaxlm.cli.arguments import parse
+from jaxlm.types import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Loss and accuracy of a run on text it was not trained on."""
+
+    directory: tyro.conf.Positional[str]
+    """Run directory."""
+    text: tuple[str, ...] = ()
+    """Files, directories or quoted globs."""
+    corpus: str = ""
+    """Prepared corpus whose held-out documents to use, instead of --text."""
+    sentences: Literal["auto", "split", "lines"] = "auto"
+    """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
+    errors: Literal["strict", "replace"] = "strict"
+    """Bytes that are not UTF-8: stop, or replace and count them."""
+    rows: int = 0
+    """Rows to use, evenly spaced over the text; 0: all."""
+    batch: int = 32
+    """Rows of a batch."""
+    length: int = 0
+    """Tokens in a row; 0: as in the first phase of training."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    args = parse(Evaluate, "evaluate", argv)
+    if bool(args.text) == bool(args.corpus):
+        raise UserError("jaxlm evaluate needs either --text or --corpus")
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    import jaxlm
+    from jaxlm.text.corpus import open_corpus
+    from jaxlm.text.prepare import prepare
+
+    model = jaxlm.load(args.directory)
+    with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
+        directory, split = args.corpus, 1
+        if args.text:
+            directory, split = f"{scratch}/corpus", 0
+            prepare(
+                model.run,
+                args.text,
+                directory,
+                tokenizer=f"{args.directory}/tokenizer",
+                sentences=args.sentences,
+                errors=args.errors,
+            )
+        corpus = open_corpus(directory)
+        if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
+            raise UserError(f"{directory} has another vocabulary than {args.directory}")
+        figures = _figures(model, corpus, split, args)
+    if args.json:
+        print(json.dumps({"step": model.step, **figures}))
+        return 0
+    print(f"step {model.step}: {figures['targets']:,.0f} masked words")
+    for line in report(figures):
+        print(line)
+    return 0
+
+
+def report(figures: dict[str, float]) -> list[str]:
+    """A line a figure, its baseline beside it."""
+    lines = [
+        f"MLM loss       {figures['mlm_loss']:8.3f}   "
+        f"perplexity {figures['mlm_perplexity']:,.1f}   "
+        f"unigram {figures['unigram_loss']:.3f}",
+        f"MLM accuracy   {figures['mlm_accuracy']:8.1%}   "
+        f"commonest word {figures['unigram_accuracy']:.1%}",
+    ]
+    if "nsp_loss" in figures:
+        lines += [
+            f"NSP loss       {figures['nsp_loss']:8.3f}   coin 0.693",
+            f"NSP accuracy   {figures['nsp_accuracy']:8.1%}   "
+            f"majority {figures['nsp_majority_accuracy']:.1%}",
+            f"NSP balanced   {figures['nsp_balanced_accuracy']:8.1%}   coin 50.0%",
+        ]
+    return lines
+
+
+def _figures(model, corpus, split: int, args: Evaluate) -> dict[str, float]:
+    import jax
+
+    from jaxlm.config import MeshConfig
+    from jaxlm.evaluate import open_evaluation
+    from jaxlm.sharding import batch_sharding, make_mesh
+
+    phase = model.run.stretches[0]
+    if args.length:
+        phase = dataclasses.replace(phase, length=args.length)
+    mesh = make_mesh(MeshConfig(data=1))
+    with jax.set_mesh(mesh):
+        return open_evaluation(
+            model.run,
+            model.module,
+            corpus,
+            batch_sharding(mesh),
+            split=split,
+            phase=phase,
+            batch=args.batch,
+            limit=args.rows,
+        )(model.params)

@@ -1,0 +1,71 @@
+"""`jaxlm prepare CONFIG --text … --corpus DIR`: text → tokenizer → corpus."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxlm.cli.arguments import Config, parse, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Where text comes from and how it is cut."""
+
+    text: tuple[str, ...] = ()
+    """Files, directories or quoted globs (.txt .jsonl, also .gz .xz .zst), tfds:name,
+    tfds:/directory, or shipped:austen."""
+    tokenizer: str = ""
+    """A vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
+    sentences: Literal["auto", "split", "lines"] = "auto"
+    """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
+    errors: Literal["strict", "replace"] = "strict"
+    """Bytes that are not UTF-8: stop, or replace and count them."""
+    holdout: float = 0.01
+    """Share of documents, chosen by hash, that are never trained on."""
+    processes: int = 0
+    """Processes that prepare; the result does not depend on it. 0: one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(TextOptions):
+    """Text → tokenizer → corpus. Killed and run again, it goes on where it was."""
+
+    config: Config
+    corpus: str
+    """Directory to write."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    from jaxlm.types import UserError
+
+    args = parse(Prepare, "prepare", argv)
+    if not args.text:
+        raise UserError("jaxlm prepare needs --text")
+    manifest = prepare_corpus(args.config, args, args.corpus)
+    say(
+        f"{args.corpus}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
+        f"{manifest.documents:,} documents ({manifest.held_out:,} held out)"
+    )
+    return 0
+
+
+def prepare_corpus(config, options: TextOptions, directory: str):
+    """Prepare with a progress bar; returns the manifest."""
+    from jaxlm.cli.progress import preparing
+    from jaxlm.text.prepare import prepare
+
+    with preparing() as report:
+        return prepare(
+            config,
+            options.text,
+            directory,
+            tokenizer=options.tokenizer or None,
+            sentences=options.sentences,
+            errors=options.errors,
+            holdout=options.holdout,
+            processes=options.processes or os.cpu_count() or 1,
+            report=report,
+        )

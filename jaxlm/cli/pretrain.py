@@ -1,0 +1,56 @@
+"""`jaxlm pretrain CONFIG --workdir DIR`: the main job; the same command resumes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from jaxlm.cli.arguments import Config, parse, say
+from jaxlm.cli.prepare import TextOptions, prepare_corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TextOptions):
+    """Train to --steps. Run the same command again to resume."""
+
+    config: Config
+    workdir: str
+    """Run directory: configuration, metrics, checkpoints."""
+    corpus: str = ""
+    """Prepared corpus; prepared from --text where it is missing. Empty: the one that the
+    workdir used before, or WORKDIR/corpus."""
+    fallback: bool = False
+    """Where the newest checkpoint is damaged, go on from the one before."""
+    preempted_exit: int = 75
+    """Exit status after a SIGTERM or Ctrl-C whose checkpoint is saved."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    args = parse(Pretrain, "pretrain", argv)
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    from jaxlm.checkpoints import lock
+    from jaxlm.text.corpus import open_corpus
+    from jaxlm.train.loop import train
+    from jaxlm.train.workdir import corpus_of, open_workdir
+    from jaxlm.types import UserError
+
+    with lock(args.workdir):
+        directory = args.corpus or corpus_of(args.workdir)
+        if args.text:
+            prepare_corpus(args.config, args, directory)
+        elif not os.path.exists(os.path.join(directory, "manifest.json")):
+            raise UserError(f"no corpus in {directory}: give --text to prepare one")
+        corpus = open_corpus(directory)
+        open_workdir(args.workdir, args.config, corpus, argv=["pretrain", *argv])
+        outcome = train(args.config, corpus, args.workdir, fallback=args.fallback)
+    print(f"state sha256 {outcome.sha256}")
+    sys.stdout.flush()
+    if outcome.interrupted:
+        say(f"stopped at step {outcome.step} after saving; the same command goes on")
+        return args.preempted_exit
+    return 0

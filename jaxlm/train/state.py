@@ -1,0 +1,73 @@
+"""What a run carries from step to step, made already sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Array, Int
+
+from jaxlm.keys import key_for
+from jaxlm.sharding import opt_state_shardings, param_shardings, replicated
+
+
+class TrainState(NamedTuple):
+    """All of it: no key and no data position, both follow from `step`."""
+
+    step: Int[Array, ""]  # updates asked for, skipped ones counted
+    params: Any
+    opt_state: Any
+
+
+def init_params(module: nn.Module, seed: int) -> Any:
+    """Random weights; no shape depends on the row they are initialised on."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    mask = jnp.ones((1, 2), bool)
+    return module.init(key_for(seed, "init"), tokens, tokens, mask)["params"]
+
+
+def abstract_params(module: nn.Module) -> Any:
+    """Shapes of the parameters."""
+    return jax.eval_shape(lambda: init_params(module, 0))
+
+
+def abstract_state(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+    *,
+    seed: int,
+) -> tuple[Callable[[], TrainState], TrainState]:
+    """(the function that makes the state, its shapes with shardings).
+
+    Args:
+        module: an encoder.
+        optimizer: of the run.
+        mesh: devices, real or abstract.
+        seed: names the initial weights.
+    """
+
+    def make() -> TrainState:
+        params = init_params(module, seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    shapes = jax.eval_shape(make)
+    by_param = param_shardings(mesh, shapes.params)
+    shardings = TrainState(
+        step=replicated(mesh),
+        params=by_param,
+        opt_state=opt_state_shardings(mesh, optimizer, shapes.opt_state, by_param),
+    )
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+    )
+    return jax.jit(make, out_shardings=shardings), abstract

@@ -1,0 +1,160 @@
+"""A run directory: what was asked, where it came from, and whether it fits what is asked.
+
+config.json       the resolved configuration; compared when the run goes on
+provenance.json   one record for each invocation: versions, commit, command, devices
+tokenizer/        as the corpus has it
+checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm.config import RunConfig, difference, from_json, to_json
+from jaxlm.text.corpus import Corpus
+from jaxlm.types import UserError
+
+# What may differ when a run goes on: nothing here changes the mathematics of a step. A
+# mesh keeps the batches and moves the state, with losses within 1e-6.
+_FREE = (
+    "stop",
+    "log.*",
+    "save_every",
+    "eval_every",
+    "eval_rows",
+    "keep",
+    "keep_every",
+    "max_skipped",
+    "data.threads",
+    "mesh.*",
+    "remat",
+)
+_PACKAGES = (
+    "jaxlm",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tokenizers",
+    "numpy",
+)
+
+
+def open_workdir(
+    workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
+) -> None:
+    """Make a run directory, or check that an existing one belongs to this run.
+
+    Raises:
+        UserError: its config, corpus or tokenizer is another one: each difference.
+    """
+    here = Path(workdir)
+    if corpus.manifest.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"corpus {corpus.directory} has a vocabulary of "
+            f"{corpus.manifest.vocab_size}, model.vocab_size is "
+            f"{config.model.vocab_size}: pass --model.vocab_size "
+            f"{corpus.manifest.vocab_size}, or prepare the corpus with this config"
+        )
+    record = _provenance(corpus, argv)
+    if (here / "config.json").is_file():
+        _compare(here, config, record)
+    elif jax.process_index() == 0:
+        here.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(
+            Path(corpus.directory) / "tokenizer", here / "tokenizer", dirs_exist_ok=True
+        )
+    if jax.process_index() == 0:
+        _write(here / "config.json", to_json(config))
+        records = _records(here) + [record]
+        _write(here / "provenance.json", json.dumps(records, indent=2) + "\n")
+
+
+def read_config(workdir: str | Path) -> RunConfig:
+    """The configuration of a run directory.
+
+    Raises:
+        UserError: it is not a run directory.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not a run directory: it has no config.json")
+    return from_json(path.read_text())
+
+
+def corpus_of(workdir: str | Path) -> str:
+    """The corpus that a run used last, or the place for its own."""
+    records = _records(Path(workdir))
+    return records[-1]["corpus"] if records else str(Path(workdir) / "corpus")
+
+
+def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
+    old = read_config(here)
+    lines = [
+        f"  {name}: {was} in {here}, {now} asked"
+        for name, (was, now) in difference(old, config).items()
+        if not any(fnmatch.fnmatch(name, free) for free in _FREE)
+    ]
+    before = (_records(here) or [record])[-1]
+    lines += [
+        f"  {name}: {before[name][:12]} in {here}, {record[name][:12]} now"
+        for name in ("corpus_sha256", "tokenizer_sha256")
+        if before[name] != record[name]
+    ]
+    if lines:
+        raise UserError(
+            f"{here} belongs to another run; use another --workdir, or:\n"
+            + "\n".join(lines)
+        )
+
+
+def _records(here: Path) -> list[dict[str, Any]]:
+    path = here / "provenance.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def _provenance(corpus: Corpus, argv: list[str]) -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "argv": argv,
+        "commit": _commit(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "devices": [f"{d.device_kind} {d.id}" for d in jax.devices()],
+        "hosts": jax.process_count(),
+        "cores": len(os.sched_getaffinity(0)),
+        "corpus": os.path.abspath(corpus.directory),
+        "corpus_sha256": corpus.sha256,
+        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
+    }
+
+
+def _commit() -> str:
+    """Of the checkout that jaxlm runs from; empty where it was installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    return found.stdout.strip()
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(text)
+    beside.replace(path)
