@@ -1,0 +1,1 @@
+"""Text → documents → tokens → a corpus on disk. Never imports jax."""

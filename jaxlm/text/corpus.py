@@ -1,0 +1,97 @@
+"""A prepared corpus, opened: where documents and sentences start, tokens by position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.text.manifest import Manifest, read_manifest
+from jaxlm.text.store import files_below, open_array, sha256
+from jaxlm.text.tokenizers import Tokenizer, load
+from jaxlm.types import UserError
+
+IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of sentences of tokens. Reads are safe from any number of threads."""
+
+    directory: str
+    manifest: Manifest
+    sentences: np.ndarray  # int64 [m], the token at which each sentence starts, rising
+    documents: np.ndarray  # int64 [d, 3]: first token, language, split (1: held out)
+    in_memory: bool = True
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents of all splits."""
+        return self.manifest.num_tokens
+
+    @property
+    def sha256(self) -> str:
+        """Names the content, whatever the directory is called."""
+        return self.manifest.sha256
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the tokens."""
+        return load(Path(self.directory) / "tokenizer")
+
+    @cached_property
+    def _arrays(self):
+        arrays = [open_array(Path(self.directory) / n) for n in ("tokens", "marks")]
+        if self.in_memory:
+            return [array.read().result() for array in arrays]
+        return arrays
+
+    def read(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (int32) and marks (uint8), both [R, width], from each start on.
+
+        `starts` is int64 [R]; positions past the end of the corpus are 0.
+        """
+        at = starts[:, None] + np.arange(width)
+        there = at < self.num_tokens
+        at = np.where(there, at, 0)
+        tokens, marks = self._arrays
+        if not self.in_memory:
+            flat = at.reshape(-1)
+            both = tokens.oindex[flat].read(), marks.oindex[flat].read()
+            tokens, marks = (each.result().reshape(at.shape) for each in both)
+        else:
+            tokens, marks = tokens[at], marks[at]
+        return np.where(there, tokens, 0).astype(np.int32), np.where(there, marks, 0)
+
+
+def open_corpus(directory: str, verify: bool = False) -> Corpus:
+    """A complete corpus; `verify` compares every byte with the recorded digests.
+
+    Raises:
+        UserError: it is incomplete, or its files are not those of the manifest.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    present = dict(files_below(path))
+    for name, recorded in manifest.files.items():
+        if name not in present:
+            raise UserError(f"corpus {directory}: {name} is missing; prepare it again")
+        size = present[name].stat().st_size
+        if size != recorded["bytes"]:
+            raise UserError(
+                f"corpus {directory}: {name} has {size} bytes, not "
+                f"{recorded['bytes']}; prepare it again"
+            )
+        if verify and sha256(present[name]) != recorded["sha256"]:
+            raise UserError(f"corpus {directory}: {name} was changed; prepare it again")
+    sentences = open_array(path / "sentences").read().result()
+    documents = open_array(path / "documents").read().result()
+    return Corpus(
+        directory=str(directory),
+        manifest=manifest,
+        sentences=sentences,
+        documents=documents,
+        in_memory=manifest.num_tokens <= IN_MEMORY,
+    )

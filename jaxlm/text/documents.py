@@ -1,0 +1,214 @@
+"""Sources of text → fragments of documents → sentences, whatever the size of a file.
+
+    "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ sentences_of
+
+A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl` (field
+"text": a string, or a list of sentences), at the end of the record in TFDS. A **line** of
+text is a paragraph or a sentence; it ends at "\\n" (a "\\r" before it is white space, and
+so are U+2028 and its like). Memory is bounded because nothing is read beyond a fragment:
+64 KiB of a document, cut at the last line end, else (a longer line) at the last space,
+else (a longer word) at the last character. A line that was cut is two lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import sentencex
+
+from jaxlm.text.files import Source, open_source
+from jaxlm.types import UserError
+
+FRAGMENT = 1 << 16  # bytes
+LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
+_READ = 1 << 18
+
+# White space that may stand alone in a line that separates documents.
+_BLANK = rb"(?:[ \t\r\x0b\x0c]|\xc2\xa0|\xe3\x80\x80)*"
+_SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
+_BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
+_SPACE = re.compile(rb".*[ \t\r\x0b\x0c]", re.DOTALL)
+
+# More sentences a line than this, in the head of a file, and its lines are paragraphs.
+# Splitting a file of single sentences again is nearly harmless, the reverse is not.
+PARAGRAPHS = 1.1
+
+Sentences = Literal["auto", "split", "lines"]
+Errors = Literal["strict", "replace"]
+
+
+class Fragment(NamedTuple):
+    """A document, or up to `FRAGMENT` bytes of one."""
+
+    source: str
+    offset: int  # of `data` in the (unpacked) source, in bytes; of a record: its number
+    starts: bool  # a document
+    lines: bool  # each line is a sentence; False: split it
+    form: str  # "text", or "json": one line of .jsonl
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How fragments become sentences."""
+
+    language: str = "en"
+    errors: Errors = "strict"
+
+
+def read_fragments(
+    source: Source, *, start: int = 0, sentences: Sentences = "auto", language: str
+) -> Iterator[Fragment]:
+    """The fragments of one source, from `start` (the `offset` of one that starts).
+
+    Raises:
+        UserError: the source cannot be read or unpacked, or a record is too long.
+    """
+    lines = lines_are_sentences(source, sentences, language)
+    pieces = {"txt": _txt, "jsonl": _jsonl}[source.kind](source, start)
+    form = "json" if source.kind == "jsonl" else "text"
+    for offset, starts, data in pieces:
+        yield Fragment(source.name, offset, starts, lines, form, data)
+
+
+def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> bool:
+    """Whether lines are kept whole; "auto" looks at the first 64 KiB of a `.txt`.
+
+    There, lines are sentences if the splitter finds at most 1.1 of them in a line on
+    average. Elsewhere "auto" splits, except a record that is a list of sentences.
+    """
+    if sentences != "auto":
+        return sentences == "lines"
+    if source.kind != "txt":
+        return False
+    with open_source(source) as stream:
+        head = stream.read(FRAGMENT)
+    lines = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8", "replace")
+    counts = [len(_split(language, line)) for line in lines.split("\n")]
+    counts = [count for count in counts if count]
+    return bool(counts) and sum(counts) <= PARAGRAPHS * len(counts)
+
+
+def _txt(source: Source, start: int) -> Iterator[tuple[int, bool, bytes]]:
+    """(offset, starts a document, bytes) of each fragment of a text file."""
+    with open_source(source, start) as stream:
+        buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
+        starts, in_line = True, False  # next: a new document; the rest of a cut line
+        while True:
+            while len(buffer) - at <= FRAGMENT and (more := stream.read(_READ)):
+                buffer, at = buffer[at:] + more, 0
+            if blank := _BLANK_LINES.match(buffer, at):
+                lines = blank.group().count(b"\n")
+                starts, in_line = starts or lines > in_line, False
+                offset, at = offset + len(blank.group()), blank.end()
+                continue
+            if at == len(buffer):
+                return
+            whole = len(buffer) - at <= FRAGMENT
+            end = len(buffer) if whole else at + FRAGMENT
+            if separator := _SEPARATOR.search(buffer, at, end):
+                end = separator.start() + 1
+            elif not whole:
+                end = _cut(buffer, at, end)
+            data = buffer[at:end]
+            if not data.isspace():
+                yield offset, starts, data
+                starts = False
+            in_line = not data.endswith(b"\n")
+            offset, at = offset + end - at, end
+
+
+def _cut(buffer: bytes, at: int, end: int) -> int:
+    """Where buffer[at:end] is best cut: after a line, a space, a character."""
+    line = buffer.rfind(b"\n", at, end)
+    if line >= 0:
+        return line + 1
+    if space := _SPACE.match(buffer, at, end):
+        return space.end()
+    for back in range(4):  # a character of UTF-8 has at most 4 bytes
+        if buffer[end - back] & 0xC0 != 0x80:
+            return end - back
+    return end
+
+
+def _jsonl(source: Source, start: int) -> Iterator[tuple[int, bool, bytes]]:
+    """(offset, True, bytes) of each record, that is each line, of a file."""
+    with open_source(source, start) as stream:
+        buffer, offset, more = b"", start, True
+        while more:
+            more = stream.read(_READ)
+            *lines, rest = (buffer + more).split(b"\n") if more else (buffer, b"")
+            for line in lines:
+                if line and not line.isspace():
+                    yield offset, True, line
+                offset += len(line) + 1
+            buffer = rest
+            if len(buffer) > LONGEST_RECORD:
+                raise UserError(
+                    f"{source.name}: the record at byte {offset} is longer than "
+                    f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
+                )
+
+
+def sentences_of(fragment: Fragment, rules: Rules) -> tuple[list[str], int]:
+    """The sentences of a fragment, and how many invalid byte sequences were replaced.
+
+    Raises:
+        UserError: bytes that are not UTF-8 while `rules.errors` is "strict", or a record
+            that is not JSON with a "text"; with the file and the offset.
+    """
+    text, replaced = _decoded(fragment, rules.errors)
+    if fragment.form == "json":
+        content = _record(fragment, text)
+        if isinstance(content, list):
+            lines = [each.strip() for each in content]
+            return [line for line in lines if line], replaced
+        text = content
+    if fragment.lines:
+        lines = [line.strip() for line in text.split("\n")]
+        return [line for line in lines if line], replaced
+    return [
+        s for line in text.split("\n") for s in _split(rules.language, line)
+    ], replaced
+
+
+def _split(language: str, line: str) -> list[str]:
+    if not line or line.isspace():
+        return []
+    stripped = (sentence.strip() for sentence in sentencex.segment(language, line))
+    return [sentence for sentence in stripped if sentence]
+
+
+def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
+    try:
+        text = fragment.data.decode("utf-8")
+        return text.removeprefix("\ufeff") if fragment.offset == 0 else text, 0
+    except UnicodeDecodeError as error:
+        if errors == "strict":
+            byte = fragment.data[error.start]
+            raise UserError(
+                f"{fragment.source}: byte 0x{byte:02x} at offset "
+                f"{fragment.offset + error.start} is not UTF-8; convert the file, or "
+                "go on with --errors replace"
+            ) from None
+    text = fragment.data.decode("utf-8", "replace")
+    return text, text.count("\ufffd") - fragment.data.count(b"\xef\xbf\xbd")
+
+
+def _record(fragment: Fragment, line: str) -> str | list[str]:
+    where = f"{fragment.source}: the record at byte {fragment.offset}"
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON: {error}") from None
+    text = record.get("text") if isinstance(record, dict) else None
+    whole = isinstance(text, str)
+    if not whole and not (
+        isinstance(text, list) and all(isinstance(each, str) for each in text)
+    ):
+        raise UserError(f'{where} has no "text" that is a string or a list of them')
+    return text

@@ -1,0 +1,78 @@
+"""What a corpus says of itself: `manifest.json`, written last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxlm.text.vocabulary import read_json, write_json
+from jaxlm.types import SpecialTokens, UserError
+
+FORMAT = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Counts, digests and how the text was read."""
+
+    format: int
+    num_tokens: int
+    num_sentences: int
+    num_documents: int
+    num_held_out: int  # documents of split 1
+    text_bytes: int  # of the unpacked sources
+    replaced: int  # byte sequences that were not UTF-8
+    token_dtype: str
+    tokenizer: dict  # kind, sha256, vocab_size, end_of_document
+    special: SpecialTokens | None
+    languages: tuple[str, ...]  # by language id
+    recipe: dict  # what was asked: sentences, errors, holdout, seed, text options
+    sources: tuple[dict, ...]  # name, bytes, sha256, sentences of each
+    files: dict  # relative path → bytes, sha256
+    notes: tuple[str, ...] = ()  # what a user may want to know
+
+    @property
+    def sha256(self) -> str:
+        """Of what the corpus holds: the digests of its arrays and its tokenizer."""
+        lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write the manifest, whole or not at all."""
+    fresh = directory / (NAME + ".new")
+    write_json(fresh, dataclasses.asdict(manifest))
+    with open(fresh, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(fresh, directory / NAME)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a complete corpus.
+
+    Raises:
+        UserError: there is none, or it is of another format.
+    """
+    path = directory / NAME
+    if not path.is_file():
+        raise UserError(
+            f"no corpus in {directory}: `jaxlm prepare CONFIG --text … --corpus "
+            f"{directory}` makes one, or finishes one that was interrupted"
+        )
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {content.get('format')}, this version reads {FORMAT}: "
+            "prepare the corpus again"
+        )
+    try:
+        special = content.pop("special")
+        for name in ("languages", "sources", "notes"):
+            content[name] = tuple(content[name])
+        return Manifest(**content, special=special and SpecialTokens(**special))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest: {error}") from None

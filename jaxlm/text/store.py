@@ -1,0 +1,89 @@
+"""The arrays of a corpus on disk: sharded zarr 3, read and written by TensorStore."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from jaxlm.types import UserError
+
+ARRAYS = ("tokens", "marks", "sentences", "documents")
+SHARD = 1 << 24  # elements of a shard, which is one file
+CHUNK = 1 << 13  # elements that are packed together, hence read together
+_CACHE = 256 << 20  # bytes of unpacked chunks kept for random reads
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 when the vocabulary fits, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path.absolute())},
+    }
+    return spec if metadata is None else {**spec, "metadata": metadata}
+
+
+def write_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts) -> None:
+    """Write `parts`, arrays of `SHARD` rows (the last: what is left), as one array."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    packed = [
+        little,
+        {"name": "zstd", "configuration": {"level": 3}},
+        {"name": "crc32c"},
+    ]
+    sharding = {
+        "chunk_shape": [CHUNK, *shape[1:]],
+        "codecs": packed,
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    metadata = {
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [SHARD, *shape[1:]]},
+        },
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+    array = ts.open(_spec(path, metadata), create=True, delete_existing=True).result()
+    at = 0
+    for part in parts:
+        array[at : at + len(part)].write(part).result()
+        at += len(part)
+
+
+def open_array(path: Path) -> ts.TensorStore:
+    """An array for reading, from any thread.
+
+    Raises:
+        UserError: there is none, or its metadata cannot be read.
+    """
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
+    try:
+        return ts.open(_spec(path), read=True, context=context).result()
+    except (ValueError, OSError) as error:
+        reason = str(error).split(" [")[0]
+        raise UserError(f"corpus array {path} cannot be opened: {reason}") from None
+
+
+def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
+    """(relative path, path) of each file of the arrays and the tokenizer, in order."""
+    for name in (*ARRAYS, "tokenizer"):
+        for path in sorted((directory / name).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(directory).as_posix(), path
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

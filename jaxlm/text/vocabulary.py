@@ -1,0 +1,171 @@
+"""What every tokenizer has in common: tokens ↔ ids, texts → ids and word starts."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from jaxlm.types import SpecialTokens, UserError
+
+Kind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
+
+# Of a vocabulary trained here, in this order, as ids 0 … 4.
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Named so by GPT-2; stored after each document where a vocabulary has it.
+END_OF_DOCUMENT = "<|endoftext|>"
+# The file beside the exchange formats by which `load` knows what we saved.
+OPTIONS_FILE = "jaxlm_tokenizer.json"
+
+
+class Encoded(NamedTuple):
+    """Texts as one run of tokens: text i has the next `counts[i]` of them."""
+
+    ids: np.ndarray  # int32 [n]
+    word_start: np.ndarray  # bool [n]
+    counts: np.ndarray  # int64 [texts]
+
+
+class Tokenizer(abc.ABC):
+    """A vocabulary and the way from text to its ids and back.
+
+    Text is never searched for special tokens unless `specials=True`: a "[MASK]" in a
+    corpus is four characters and a word, as in Google's code.
+    """
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, tokens: Sequence[str]):
+        self.tokens = tuple(tokens)
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to `vocab_size - 1`."""
+        return len(self.tokens)
+
+    @cached_property
+    def special(self) -> SpecialTokens | None:
+        """BERT's five; None where the vocabulary lacks one (GPT-2's lacks all)."""
+        if any(token not in self._ids for token in SPECIAL):
+            return None
+        pad, unknown, cls, sep, mask = (self._ids[token] for token in SPECIAL)
+        return SpecialTokens(pad, unknown, cls, sep, mask, self.vocab_size)
+
+    @property
+    def end_of_document(self) -> int | None:
+        """Id of `<|endoftext|>`, which a corpus stores after each document."""
+        return self._ids.get(END_OF_DOCUMENT)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything that decides the ids, whatever file it was read from."""
+        return hashlib.sha256(self._content()).hexdigest()
+
+    @property
+    @abc.abstractmethod
+    def options(self) -> dict:
+        """What decides the ids beside the vocabulary; plain data."""
+
+    def _content(self) -> bytes:
+        content = {"kind": self.kind, "tokens": self.tokens, **self.options}
+        return json.dumps(content, sort_keys=True).encode()
+
+    @abc.abstractmethod
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        """All `texts` at once: the fast way, and the one `prepare` takes."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each text's ids (int32) and word starts (bool)."""
+        ids, word_start, counts = self.encode_flat(texts)
+        at = np.cumsum(counts)[:-1]
+        return list(zip(np.split(ids, at), np.split(word_start, at), strict=True))
+
+    def encode(self, text: str, *, specials: bool = False) -> np.ndarray:
+        """Ids (int32) of one text; `specials`: "[MASK]" and its like mean their ids."""
+        if not specials:
+            return self.encode_flat([text]).ids
+        pattern = "|".join(map(re.escape, self._named_specials))
+        parts = re.split(f"({pattern})", text) if pattern else [text]
+        ids = [
+            np.array([self._ids[part]], np.int32)
+            if part in self._named_specials
+            else self.encode_flat([part]).ids
+            for part in parts
+        ]
+        return np.concatenate(ids)
+
+    @property
+    def _named_specials(self) -> tuple[str, ...]:
+        names = (*SPECIAL, END_OF_DOCUMENT)
+        return tuple(name for name in names if name in self._ids)
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Readable text; special tokens stay as they are spelled."""
+
+    def token(self, id: int) -> str:
+        """The token of an id; IndexError outside the vocabulary."""
+        if not 0 <= id < self.vocab_size:
+            raise IndexError(f"id {id} is not in [0, {self.vocab_size})")
+        return self.tokens[id]
+
+    def id(self, token: str) -> int | None:
+        """The id of a token, None where the vocabulary lacks it."""
+        return self._ids.get(token)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what `load` and transformers read."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._save_files(directory)
+        content = {"format": 1, "kind": self.kind, **self.options}
+        write_json(directory / OPTIONS_FILE, {**content, "sha256": self.sha256})
+
+    @abc.abstractmethod
+    def _save_files(self, directory: Path) -> None: ...
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Readable JSON with a final newline, the same bytes for equal content."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; UserError names a file that holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return content
+
+
+def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
+    """`tokens`, none twice; UserError names the first one that is."""
+    seen: dict[str, int] = {}
+    for i, token in enumerate(tokens):
+        if seen.setdefault(token, i) != i:
+            raise UserError(
+                f"{path}: token {token!r} stands at {seen[token]} and again at {i}"
+            )
+    if not tokens:
+        raise UserError(f"{path} is an empty vocabulary")
+    return tuple(tokens)
+
+
+def padded(tokens: Sequence[str], size: int) -> tuple[str, ...]:
+    """`tokens` and as many `[unused0]`, `[unused1]` … as make `size` of them."""
+    present = set(tokens)
+    names = (f"[unused{i}]" for i in range(size + len(tokens)))
+    fresh = (name for name in names if name not in present)
+    return (*tokens, *(next(fresh) for _ in range(size - len(tokens))))
