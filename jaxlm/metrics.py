@@ -42,8 +42,10 @@ def divide(value: Any) -> float:
 
 
 def figures(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Name → number of every sum."""
-    return {name: divide(value) for name, value in sums.items()}
+    """Name → number of every sum, and "loss" as what is minimised: all `…_loss`."""
+    out = {name: divide(value) for name, value in sums.items()}
+    parts = [value for name, value in out.items() if name.endswith("_loss")]
+    return {"loss": sum(parts), **out} if parts else out
 
 
 def perplexity(loss: float) -> float:

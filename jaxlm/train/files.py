@@ -1,0 +1,121 @@
+"""Records by step in → metrics.jsonl and TensorBoard events out, one object a step.
+
+    cut(path, step)             a killed run's lines after its checkpoint are dropped
+    Lines(path).write(step, record)
+    Events(directory, start).write(step, record)
+
+Both write at once, and raise OSError where they cannot. Next: `log.py` decides what a
+record holds and goes on without a writer that fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class Lines:
+    """metrics.jsonl: one object a step, also when its figures come in two parts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        data = path.read_bytes() if path.exists() else b""
+        newest = data.splitlines(keepends=True)[-1:]
+        self._record = json.loads(newest[0]) if newest else {}
+        self._offset = len(data) - sum(map(len, newest))
+        self._file = open(path, "ab")  # noqa: SIM115 closed by close()
+
+    @property
+    def step(self) -> int:
+        """Of the newest line; 0 where there is none."""
+        return self._record.get("step", 0)
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        if self._record.get("step") == step:
+            self._file.truncate(self._offset)
+            self._record.update(record)
+        else:
+            self._offset = self._file.tell()
+            self._record = dict(record)
+        # JSON has no NaN and no infinity.
+        finite = {k: v if _finite(v) else None for k, v in self._record.items()}
+        self._file.write(json.dumps(finite, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+
+class Events:
+    """TensorBoard events, written at once: `SummaryWriter`'s thread can hang a run.
+
+    It queues ten events and dies silently on a full disk; the eleventh blocks for ever.
+    """
+
+    def __init__(self, path: Path, start: int):
+        # Here, since with torch installed tensorboardX imports it, which takes seconds.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self.path, self._event, self._summary = (
+            path,
+            event_pb2.Event,
+            summary_pb2.Summary,
+        )
+        path.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(path / "events"))
+        # Tells TensorBoard to forget what an earlier invocation wrote after `start`.
+        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=start + 1, session_log=log)
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        values = [
+            self._summary.Value(tag=_tag(name), simple_value=float(value))
+            for name, value in record.items()
+            if name != "step" and not isinstance(value, str)
+        ]
+        self._add(step=step, summary=self._summary(value=values))
+
+    def _add(self, **fields: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+        self._file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+
+def _tag(name: str) -> str:
+    """`eval_mlm_loss` → `eval/mlm_loss`, others under `train/`: two groups of charts."""
+    return name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def cut(path: Path, step: int) -> int:
+    """Drop the lines after `step`, and any torn one; returns how many went."""
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        new = path.with_suffix(".new")
+        new.write_bytes(b"".join(kept))
+        new.replace(path)
+    return len(lines) - len(kept)
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line; infinite where the line is torn."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
