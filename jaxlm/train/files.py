@@ -36,6 +36,7 @@ class Lines:
         return self._record.get("step", 0)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Append a line, or add to the newest where it is of this step."""
         if self._record.get("step") == step:
             self._file.truncate(self._offset)
             self._record.update(record)
@@ -48,6 +49,7 @@ class Lines:
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file; what could not be written was said before."""
         with suppress(OSError):
             self._file.close()
 
@@ -75,6 +77,7 @@ class Events:
         self._add(step=start + 1, session_log=log)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """All numbers of a record at once."""
         values = [
             self._summary.Value(tag=_tag(name), simple_value=float(value))
             for name, value in record.items()
@@ -87,12 +90,13 @@ class Events:
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file; what could not be written was said before."""
         with suppress(OSError):
             self._file.close()
 
 
 def _tag(name: str) -> str:
-    """`eval_mlm_loss` → `eval/mlm_loss`, others under `train/`: two groups of charts."""
+    """`eval_mlm_loss` → `eval/mlm_loss`, others to `train/…`: groups of charts."""
     return name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"
 
 

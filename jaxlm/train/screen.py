@@ -1,6 +1,6 @@
 """Figures in → a progress bar on a terminal, plain lines anywhere else.
 
-    step 1200/9000  loss 4.31  mlm 27.1%  nsp 63.0%  41,210 tokens/s  MFU 38.2%  ETA 12:09
+    step 120/900  loss 4.31  mlm 27.1%  nsp 63.0%  41,210 tokens/s  MFU 38.2%  ETA 12:09
 
 The bar shows the newest figures and leaves no trail, for `metrics.jsonl` has them all;
 where nobody watches, each line that is written there is printed.
