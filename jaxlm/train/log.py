@@ -125,11 +125,13 @@ class Log:
             flops: of the model in one step of it, for MFU.
         """
         self.flush()
+        what = f"the step for {phase.batch} × {phase.length} tokens"
+        self._screen.wait_for(f"compiling {what}")
         start = self._clock()
         yield
         now = self._clock()
-        what = f"{phase.batch} × {phase.length} tokens"
-        self.say(f"compiled the step for {what} in {now - start:.1f} s")
+        self._screen.wait_for("")
+        self.say(f"compiled {what} in {now - start:.1f} s")
         self._rates = _Rates(
             tokens=phase.batch * phase.length,
             flops=flops,

@@ -24,7 +24,9 @@ class Screen:
 
     def __init__(self, stream: IO[str] | None = None):
         self._stream = stream or sys.stdout
+        self._live: Any = None
         self._bar: Any = None
+        self._below = ""
         self._shown = -math.inf
         self._last = 0
 
@@ -33,62 +35,71 @@ class Screen:
         self._last = last
         if not self._stream.isatty():
             return
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.text import Text
 
         console = Console(file=self._stream)
-        if console.is_interactive:
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[figures]}"),
-                console=console,
-                refresh_per_second=4,
-                expand=True,
-            )
-            self._task = self._bar.add_task("", total=last, completed=start, figures="")
-            self._bar.start()
+        if not console.is_interactive:
+            return
+        columns = (BarColumn(bar_width=None), TextColumn("{task.fields[right]}"))
+        step = (TextColumn("step"), MofNCompleteColumn())
+        self._bar = Progress(*step, *columns, console=console, expand=True)
+        self._task = self._bar.add_task("", total=last, completed=start, right="")
+        self._live = Live(
+            get_renderable=lambda: Group(
+                self._bar, Text(self._below, no_wrap=True, overflow="ellipsis")
+            ),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._live.start()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self._stream, flush=True)
 
+    def wait_for(self, what: str) -> None:
+        """Say under the bar what is going on; no line where there is none."""
+        self._below = what
+
     def stale(self) -> bool:
         """Whether the bar could do with newer figures."""
-        return self._bar is not None and time.monotonic() - self._shown > 0.5
+        return self._live is not None and time.monotonic() - self._shown > 0.5
 
     def show(
         self, record: Mapping[str, Any], seconds_left: float, *, line: bool = False
     ) -> None:
         """Put figures on the bar, or print them as a line that is due."""
-        step = record["step"]
-        figures = [f"loss {shown('loss', record['loss'])}"]
-        figures += [
+        quality = [f"loss {shown('loss', record['loss'])}"]
+        quality += [
             f"{name.removesuffix('_accuracy').replace('_', ' ')} {shown(name, value)}"
             for name, value in record.items()
             if name.endswith("_accuracy") and not name.startswith("eval_")
         ]
-        speed = shown("tokens_per_second", record["tokens_per_second"])
-        figures += [f"{speed} tokens/s", f"MFU {shown('mfu', record['mfu'])}"]
-        figures += [f"ETA {clock(seconds_left)}"]
         if record["skipped"]:
-            figures += [f"skipped {record['skipped']}"]
-        text = "  ".join(figures)
-        if self._bar:
-            self._bar.update(self._task, completed=step, figures=text)
+            quality += [f"skipped {record['skipped']}"]
+        name = "tokens_per_second"
+        speed = [f"{shown(name, record[name])} tokens/s"]
+        speed += [f"MFU {shown('mfu', record['mfu'])}", f"ETA {clock(seconds_left)}"]
+        if self._live:
+            right = "  ".join(speed)
+            self._bar.update(self._task, completed=record["step"], right=right)
+            self._below = "  ".join(quality)
             self._shown = time.monotonic()
         elif line:
-            self.say(f"step {step}/{self._last}  {text}")
+            step = f"step {record['step']}/{self._last}"
+            self.say("  ".join([step, *quality, *speed]))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        if self._live:
+            self._live.stop()
+            self._live = None
 
 
 def shown(name: str, value: float | None) -> str:
