@@ -71,7 +71,7 @@ def open_evaluation(
         config.model,
         config.data,
         phase,
-        corpus.special,
+        corpus.manifest.special,
         seed=seed,
         stream=stream,
     )

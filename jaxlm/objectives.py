@@ -15,7 +15,7 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.transforms.mask import choose_tokens, choose_units, mask_row, target_counts
 from jaxlm.transforms.pairs import pair_row, single_row
-from jaxlm.types import Mark, MlmBatch, Rows, SpecialTokens
+from jaxlm.types import Mark, MlmBatch, Rows, SpecialTokens, UserError
 
 Sums = dict[str, Mean]
 
@@ -39,7 +39,7 @@ def masked_lm(
     config: BertConfig,
     data: DataConfig,
     phase: Phase,
-    special: SpecialTokens,
+    special: SpecialTokens | None,
     *,
     seed: int,
     stream: str,
@@ -54,7 +54,12 @@ def masked_lm(
         special: ids that rows are put together from.
         seed: the run's.
         stream: name of the phase, as for `data.pipeline.open_source`.
+
+    Raises:
+        UserError: the vocabulary has no [CLS], [SEP], [MASK] and [PAD].
     """
+    if special is None:
+        raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
     counts = target_counts(phase.length, data.mask_rate, phase.predictions)
 
     def one(pair_key, mask_key, rows: Rows) -> MlmBatch:

@@ -15,7 +15,8 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import BertConfig, RunConfig
 from jaxlm.models.bert import Bert
 from jaxlm.models.stack import Encoded
-from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.tokenizers import load as load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
@@ -100,7 +101,7 @@ class Model:
         """
         special = self.tokenizer.special
         assert special is not None
-        ids = self.tokenizer.encode(text, specials=True).ids
+        ids = self.tokenizer.encode(text, specials=True)
         row = np.concatenate([[special.cls], ids, [special.sep]])
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):

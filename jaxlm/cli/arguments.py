@@ -18,7 +18,7 @@ from jaxlm.config import RunConfig, load_config
 from jaxlm.types import UserError
 
 T = TypeVar("T")
-Config = typing.Annotated[RunConfig, tyro.conf.OmitArgPrefixes]
+Config = typing.Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
 def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:

@@ -30,7 +30,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
         config.model,
         config.data,
         phase,
-        corpus.special,
+        corpus.manifest.special,
         seed=config.seed,
         stream=stream,
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,50 +89,41 @@ def train(
     )
     checkpoints = Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
 
-    with jax.set_mesh(mesh), _signals() as interrupted:
+    with (
+        jax.set_mesh(mesh),
+        _signals() as interrupted,
+        Log(workdir, config) as log,
+    ):
         make, abstract = abstract_state(module, optimizer, mesh, seed=config.seed)
         first = _first_state(config.init, checkpoints, abstract, make, fallback)
-        state, start = first.state, first.step
-        with Log(
-            workdir,
-            config.log,
-            steps=last,
-            start=start,
-            precision=config.precision,
-            carry=first.meta.get("log"),
-        ) as log:
-            for note in first.notes:
-                log.say(note)
-            sharding = batch_sharding(mesh)
-            run = Run(config, corpus, module, optimizer, schedule, sharding, log)
-            evaluate = _evaluation(run)
-            feed = _feed(run, abstract, start, last)
-            figures: dict[str, float] = {}
+        state, start, figures = first.state, first.step, {}
+        log.begin(start, last, first.meta.get("log"))
+        for note in first.notes:
+            log.say(note)
+        sharding = batch_sharding(mesh)
+        run = Run(config, corpus, module, optimizer, schedule, sharding, log)
+        evaluate = _evaluation(run)
+        feed = _feed(run, abstract, start, last)
 
-            for step in range(start, last + 1):
-                stop = step == last or interrupted(step)
-                if stop or (step > start and step % config.save_every == 0):
-                    with log.pause():
-                        digests = checkpoints.save(step, state, {"log": log.carry()})
-                        log.upload()
-                if (
-                    evaluate
-                    and step > start
-                    and (step == last or step % config.eval_every == 0)
-                ):
-                    with log.pause():
-                        figures = evaluate(state.params)
-                    log.write_eval(step, figures)
-                if stop:
-                    break
-                train_step, batch = next(feed)
-                state, metrics = train_step(state, batch)
-                if config.log.batches:
-                    metrics["batch_sha256"] = _sha256_of(batch)
-                log.defer(step + 1, metrics)
-                checkpoints.check()
-                _check_finite(log.skipped_in_a_row, config.max_skipped, step)
-            checkpoints.close()
+        for step in range(start, last + 1):
+            stop = step == last or interrupted(step)
+            if stop or (step > start and step % config.save_every == 0):
+                with log.pause():
+                    digests = checkpoints.save(step, state, {"log": log.carry()})
+                    log.upload()
+            if evaluate and step > start and _evaluates(config, step, last):
+                with log.pause():
+                    figures = evaluate(state.params)
+                log.evaluation(step, figures)
+            if stop:
+                break
+            train_step, batch = next(feed)
+            state, metrics = train_step(state, batch)
+            wanted = config.log.batches and log.wants(step + 1)
+            host = log.defer(step + 1, metrics, _sha256_of(batch) if wanted else "")
+            _check_finite(host, config.max_skipped)
+            checkpoints.check()
+        checkpoints.close()
     return Outcome(step, step < last, state_sha256(digests), figures)
 
 
@@ -163,11 +153,16 @@ def _first_state(
     return Restored(0, state, {}, {}, notes)
 
 
-def _check_finite(in_a_row: int, most: int, step: int) -> None:
-    if in_a_row >= most:
+def _evaluates(config: RunConfig, step: int, last: int) -> bool:
+    return step == last or step % config.eval_every == 0
+
+
+def _check_finite(host: dict[str, Any] | None, most: int) -> None:
+    if host and host["skipped_in_row"] >= most:
         raise UserError(
-            f"gradients were not finite for {in_a_row} steps in a row up to step {step}: "
-            "lower --optim.peak or raise --optim.warmup; the last checkpoint is sound"
+            f"gradients were not finite for {most} steps in a row up to step "
+            f"{host['step']}: lower --optim.peak or raise --optim.warmup; the last "
+            "checkpoint is sound"
         )
 
 
@@ -192,7 +187,7 @@ def _feed_phase(
         config.model,
         config.data,
         phase,
-        run.corpus.special,
+        run.corpus.manifest.special,
         seed=config.seed,
         stream=stream,
     )
@@ -222,14 +217,9 @@ def _feed_phase(
     for each in rows:
         batch = transform(to_devices(each, local, run.sharding, phase.batch))
         if compiled is None:
-            began = time.monotonic()
-            jitted = jax.jit(train_step, donate_argnums=0)
-            compiled = jitted.lower(abstract, batch).compile()
-            run.log.compiled(
-                time.monotonic() - began,
-                flops=step_flops(config.model, phase),
-                tokens=phase.batch * phase.length,
-            )
+            with run.log.compiling(phase, step_flops(config.model, phase)):
+                jitted = jax.jit(train_step, donate_argnums=0)
+                compiled = jitted.lower(abstract, batch).compile()
         yield compiled, batch
 
 

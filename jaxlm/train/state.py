@@ -22,6 +22,8 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # updates asked for, skipped ones counted
     params: Any
     opt_state: Any
+    skipped: Int[Array, ""]  # steps whose gradient was not finite
+    skipped_in_row: Int[Array, ""]
 
 
 def init_params(module: nn.Module, seed: int) -> Any:
@@ -54,14 +56,18 @@ def abstract_state(
 
     def make() -> TrainState:
         params = init_params(module, seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, optimizer.init(params), zero, zero)
 
     shapes = jax.eval_shape(make)
     by_param = param_shardings(mesh, shapes.params)
+    whole = replicated(mesh)
     shardings = TrainState(
-        step=replicated(mesh),
+        step=whole,
         params=by_param,
         opt_state=opt_state_shardings(mesh, optimizer, shapes.opt_state, by_param),
+        skipped=whole,
+        skipped_in_row=whole,
     )
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(

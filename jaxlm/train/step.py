@@ -65,18 +65,22 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
 
         finite = jnp.isfinite(grad_norm)
+        skipped = (~finite).astype(jnp.int32)
         keep: Any = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new_state = TrainState(
             step=state.step + 1,
             params=jax.tree.map(keep, params, state.params),
             opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            skipped=state.skipped + skipped,
+            skipped_in_row=(state.skipped_in_row + 1) * skipped,
         )
         metrics = {
             **sums,
             "loss": Mean(sums["loss"], jnp.ones(())),
             "learning_rate": schedule(state.step),
             "grad_norm": grad_norm,
-            "skipped": ~finite,
+            "skipped": new_state.skipped,
+            "skipped_in_row": new_state.skipped_in_row,
         }
         return new_state, metrics
 

@@ -62,12 +62,12 @@ def open_workdir(
         UserError: its config, corpus or tokenizer is another one: each difference.
     """
     here = Path(workdir)
-    if corpus.manifest.vocab_size != config.model.vocab_size:
+    size = corpus.manifest.tokenizer["vocab_size"]
+    if size != config.model.vocab_size:
         raise UserError(
-            f"corpus {corpus.directory} has a vocabulary of "
-            f"{corpus.manifest.vocab_size}, model.vocab_size is "
-            f"{config.model.vocab_size}: pass --model.vocab_size "
-            f"{corpus.manifest.vocab_size}, or prepare the corpus with this config"
+            f"corpus {corpus.directory} has a vocabulary of {size}, model.vocab_size is "
+            f"{config.model.vocab_size}: pass --model.vocab_size {size}, or prepare the "
+            "corpus with this config"
         )
     record = _provenance(corpus, argv)
     if (here / "config.json").is_file():
@@ -139,7 +139,7 @@ def _provenance(corpus: Corpus, argv: list[str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "corpus": os.path.abspath(corpus.directory),
         "corpus_sha256": corpus.sha256,
-        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
+        "tokenizer_sha256": corpus.manifest.tokenizer["sha256"],
     }
 
 

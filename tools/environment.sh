@@ -1,0 +1,30 @@
+# Sourced by the tools: `environment DIR PYTHON EXTRAS` makes a virtual environment with
+# jaxlm in it, once for each state of pyproject.toml and the pins.
+
+environment() {
+  local directory=$1 python=$2 extras=$3 inputs
+  inputs=$(cat pyproject.toml tools/constraints.txt <(echo "$extras" "$("$python" -V)") | sha256sum)
+  if [ ! -f "$directory/.inputs" ] || [ "$(cat "$directory/.inputs")" != "$inputs" ]; then
+    echo "installing jaxlm[$extras] into $directory ..." >&2
+    rm -rf "$directory"
+    "$python" -m venv "$directory"
+    local pins=()
+    # The pins are those of the Python 3.11 lane; other versions take the newest.
+    [[ $("$python" -V) == "Python 3.11."* ]] && pins=(-c tools/constraints.txt)
+    "$directory/bin/python" -m pip install --quiet "${pins[@]}" -e ".${extras:+[$extras]}"
+    echo "$inputs" > "$directory/.inputs"
+  fi
+}
+
+# The first Python of at least 3.11, the tested version first.
+find_python() {
+  local name
+  for name in python3.11 python3 python3.12 python3.13; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  echo "jaxlm needs Python 3.11 or newer" >&2
+  return 1
+}
