@@ -1,4 +1,4 @@
-"""A prepared corpus, opened: where documents and sentences start, tokens by position."""
+"""A prepared corpus, opened: where sentences start, tokens by position."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxlm.text.manifest import Manifest, read_manifest
 from jaxlm.text.store import files_below, open_array, sha256
-from jaxlm.text.tokenizers import Tokenizer, load
-from jaxlm.types import UserError
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.types import SpecialTokens, UserError
 
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
@@ -29,17 +29,22 @@ class Corpus:
     @property
     def num_tokens(self) -> int:
         """Tokens of all documents of all splits."""
-        return self.manifest.num_tokens
+        return self.manifest.tokens
 
     @property
     def sha256(self) -> str:
         """Names the content, whatever the directory is called."""
         return self.manifest.sha256
 
+    @property
+    def special(self) -> SpecialTokens | None:
+        """BERT's special tokens; None where the vocabulary lacks one."""
+        return self.manifest.special
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""
-        return load(Path(self.directory) / "tokenizer")
+        return load_tokenizer(Path(self.directory) / "tokenizer")
 
     @cached_property
     def _arrays(self):
@@ -93,5 +98,5 @@ def open_corpus(directory: str, verify: bool = False) -> Corpus:
         manifest=manifest,
         sentences=sentences,
         documents=documents,
-        in_memory=manifest.num_tokens <= IN_MEMORY,
+        in_memory=manifest.tokens <= IN_MEMORY,
     )

@@ -3,11 +3,11 @@
     "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ sentences_of
 
 A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl` (field
-"text": a string, or a list of sentences), at the end of the record in TFDS. A **line** of
-text is a paragraph or a sentence; it ends at "\\n" (a "\\r" before it is white space, and
-so are U+2028 and its like). Memory is bounded because nothing is read beyond a fragment:
-64 KiB of a document, cut at the last line end, else (a longer line) at the last space,
-else (a longer word) at the last character. A line that was cut is two lines.
+"text": a string, or a list of sentences), at the end of the record in TFDS. A **line**
+of text is a paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and their like are
+white space). Memory is bounded because nothing is read beyond a fragment: 64 KiB of a
+document, cut at the last line end, else (a longer line) at the last space, else (a
+longer word) at the last character. A line that was cut is two lines.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import sentencex
 
-from jaxlm.text.files import Source, open_source
+from jaxlm.text.files import Source, Stream, open_source
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
@@ -50,14 +49,7 @@ class Fragment(NamedTuple):
     lines: bool  # each line is a sentence; False: split it
     form: str  # "text", or "json": one line of .jsonl
     data: bytes
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How fragments become sentences."""
-
-    language: str = "en"
-    errors: Errors = "strict"
+    read: int  # bytes of the source's file that have been read, for progress
 
 
 def read_fragments(
@@ -69,10 +61,11 @@ def read_fragments(
         UserError: the source cannot be read or unpacked, or a record is too long.
     """
     lines = lines_are_sentences(source, sentences, language)
-    pieces = {"txt": _txt, "jsonl": _jsonl}[source.kind](source, start)
-    form = "json" if source.kind == "jsonl" else "text"
-    for offset, starts, data in pieces:
-        yield Fragment(source.name, offset, starts, lines, form, data)
+    pieces, form = (_jsonl, "json") if source.kind == "jsonl" else (_txt, "text")
+    with open_source(source, start) as stream:
+        for offset, starts, data in pieces(source.name, stream, start):
+            read = stream.packed_bytes_read
+            yield Fragment(source.name, offset, starts, lines, form, data, read)
 
 
 def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> bool:
@@ -93,33 +86,32 @@ def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> 
     return bool(counts) and sum(counts) <= PARAGRAPHS * len(counts)
 
 
-def _txt(source: Source, start: int) -> Iterator[tuple[int, bool, bytes]]:
+def _txt(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
     """(offset, starts a document, bytes) of each fragment of a text file."""
-    with open_source(source, start) as stream:
-        buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
-        starts, in_line = True, False  # next: a new document; the rest of a cut line
-        while True:
-            while len(buffer) - at <= FRAGMENT and (more := stream.read(_READ)):
-                buffer, at = buffer[at:] + more, 0
-            if blank := _BLANK_LINES.match(buffer, at):
-                lines = blank.group().count(b"\n")
-                starts, in_line = starts or lines > in_line, False
-                offset, at = offset + len(blank.group()), blank.end()
-                continue
-            if at == len(buffer):
-                return
-            whole = len(buffer) - at <= FRAGMENT
-            end = len(buffer) if whole else at + FRAGMENT
-            if separator := _SEPARATOR.search(buffer, at, end):
-                end = separator.start() + 1
-            elif not whole:
-                end = _cut(buffer, at, end)
-            data = buffer[at:end]
-            if not data.isspace():
-                yield offset, starts, data
-                starts = False
-            in_line = not data.endswith(b"\n")
-            offset, at = offset + end - at, end
+    buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
+    starts, in_line = True, False  # next: a new document; the rest of a cut line
+    while True:
+        while len(buffer) - at <= FRAGMENT and (more := stream.read(_READ)):
+            buffer, at = buffer[at:] + more, 0
+        if blank := _BLANK_LINES.match(buffer, at):
+            lines = blank.group().count(b"\n")
+            starts, in_line = starts or lines > in_line, False
+            offset, at = offset + len(blank.group()), blank.end()
+            continue
+        if at == len(buffer):
+            return
+        whole = len(buffer) - at <= FRAGMENT
+        end = len(buffer) if whole else at + FRAGMENT
+        if separator := _SEPARATOR.search(buffer, at, end):
+            end = separator.start() + 1
+        elif not whole:
+            end = _cut(buffer, at, end)
+        data = buffer[at:end]
+        if not data.isspace():
+            yield offset, starts, data
+            starts = False
+        in_line = not data.endswith(b"\n")
+        offset, at = offset + end - at, end
 
 
 def _cut(buffer: bytes, at: int, end: int) -> int:
@@ -135,33 +127,34 @@ def _cut(buffer: bytes, at: int, end: int) -> int:
     return end
 
 
-def _jsonl(source: Source, start: int) -> Iterator[tuple[int, bool, bytes]]:
+def _jsonl(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
     """(offset, True, bytes) of each record, that is each line, of a file."""
-    with open_source(source, start) as stream:
-        buffer, offset, more = b"", start, True
-        while more:
-            more = stream.read(_READ)
-            *lines, rest = (buffer + more).split(b"\n") if more else (buffer, b"")
-            for line in lines:
-                if line and not line.isspace():
-                    yield offset, True, line
-                offset += len(line) + 1
-            buffer = rest
-            if len(buffer) > LONGEST_RECORD:
-                raise UserError(
-                    f"{source.name}: the record at byte {offset} is longer than "
-                    f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
-                )
+    buffer, offset, more = b"", start, True
+    while more:
+        more = stream.read(_READ)
+        *lines, rest = (buffer + more).split(b"\n") if more else (buffer, b"")
+        for line in lines:
+            if line and not line.isspace():
+                yield offset, True, line
+            offset += len(line) + 1
+        buffer = rest
+        if len(buffer) > LONGEST_RECORD:
+            raise UserError(
+                f"{name}: the record at byte {offset} is longer than "
+                f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
+            )
 
 
-def sentences_of(fragment: Fragment, rules: Rules) -> tuple[list[str], int]:
+def sentences_of(
+    fragment: Fragment, language: str, errors: Errors = "strict"
+) -> tuple[list[str], int]:
     """The sentences of a fragment, and how many invalid byte sequences were replaced.
 
     Raises:
-        UserError: bytes that are not UTF-8 while `rules.errors` is "strict", or a record
+        UserError: bytes that are not UTF-8 while `errors` is "strict", or a record
             that is not JSON with a "text"; with the file and the offset.
     """
-    text, replaced = _decoded(fragment, rules.errors)
+    text, replaced = _decoded(fragment, errors)
     if fragment.form == "json":
         content = _record(fragment, text)
         if isinstance(content, list):
@@ -171,9 +164,7 @@ def sentences_of(fragment: Fragment, rules: Rules) -> tuple[list[str], int]:
     if fragment.lines:
         lines = [line.strip() for line in text.split("\n")]
         return [line for line in lines if line], replaced
-    return [
-        s for line in text.split("\n") for s in _split(rules.language, line)
-    ], replaced
+    return [s for line in text.split("\n") for s in _split(language, line)], replaced
 
 
 def _split(language: str, line: str) -> list[str]:

@@ -6,9 +6,11 @@ import collections
 import contextlib
 import glob
 import gzip
+import hashlib
 import io
 import lzma
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,13 @@ from jaxlm.types import UserError
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
+_DAMAGED = (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+)
 _SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 
 
@@ -32,10 +41,11 @@ class Source:
     path: str
     kind: str  # "txt" | "jsonl"
     size: int  # bytes on disk
+    changed: int  # when it was last touched, in nanoseconds
 
 
 def find_sources(specs: Sequence[str]) -> list[Source]:
-    """The files that `specs` (paths, globs, directories, `shipped:NAME`) mean, in order.
+    """The files that `specs` mean: paths, globs, directories, `shipped:NAME`.
 
     A glob and a directory give their files in order of path; a directory gives the
     text files below it.
@@ -81,26 +91,73 @@ def _source(path: str, spec: str) -> Source:
     if not kind:
         raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
     name = spec if spec.startswith("shipped:") else path
-    return Source(name, path, kind[1:], os.stat(path).st_size)
+    status = os.stat(path)
+    return Source(name, path, kind[1:], status.st_size, status.st_ctime_ns)
+
+
+class Stream:
+    """The unpacked bytes of a file, front to back."""
+
+    def __init__(self, name: str, path: str, start: int):
+        self._name = name
+        with self._explained():
+            self._raw = open(path, "rb")  # noqa: SIM115, closed by `close`
+            self._unpacked = _unpacked(path, self._raw)
+        self._skip(start)
+
+    @property
+    def packed_bytes_read(self) -> int:
+        """How far the file on disk has been read."""
+        return self._raw.tell()
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes, none at the end; UserError if the file is damaged."""
+        with self._explained():
+            return self._unpacked.read(count)
+
+    def _skip(self, count: int) -> None:
+        with self._explained():
+            if self._unpacked is self._raw:
+                self._raw.seek(count)
+                return
+            while count > 0:
+                count -= len(got := self._unpacked.read(min(count, 1 << 20)))
+                if not got:
+                    raise EOFError("it is shorter than it was")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            raise UserError(f"{self._name} is damaged: {error}") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{self._name} cannot be read: {reason}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
 
 
 @contextlib.contextmanager
-def open_source(source: Source, start: int = 0) -> Iterator[BinaryIO]:
+def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
     """The unpacked bytes of a source from byte `start` on.
 
     Raises:
-        UserError: the file cannot be opened, or what it packs is damaged.
+        UserError: here or on reading: it cannot be read, or what it packs is damaged.
     """
+    with contextlib.closing(Stream(source.name, source.path, start)) as stream:
+        yield stream
+
+
+def digest(source: Source) -> str:
+    """SHA-256 of the file on disk; UserError if it cannot be read."""
     try:
-        with open(source.path, "rb") as raw, _unpacked(source.path, raw) as stream:
-            _skip(stream, start)
-            yield stream
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise UserError(f"{source.name} is damaged: {error}") from None
+        with open(source.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"{source.name} cannot be read: {error.strerror or error}"
-        ) from None
+        raise UserError(f"{source.name} cannot be read: {error.strerror}") from None
 
 
 def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:
@@ -138,14 +195,3 @@ class _Zstd(io.RawIOBase):
         count = min(len(into), len(self._ready))
         into[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
-
-
-def _skip(stream: BinaryIO, count: int) -> None:
-    if stream.seekable() and isinstance(stream, io.BufferedReader):
-        stream.seek(count)
-    else:
-        while count > 0:
-            got = len(stream.read(min(count, 1 << 20)))
-            if not got:
-                raise EOFError(f"it ends {count} bytes before byte {count}")
-            count -= got

@@ -20,19 +20,22 @@ class Manifest:
     """Counts, digests and how the text was read."""
 
     format: int
-    num_tokens: int
-    num_sentences: int
-    num_documents: int
-    num_held_out: int  # documents of split 1
+    tokens: int
+    sentences: int
+    documents: int
+    held_out: int  # documents of split 1
     text_bytes: int  # of the unpacked sources
     replaced: int  # byte sequences that were not UTF-8
     token_dtype: str
-    tokenizer: dict  # kind, sha256, vocab_size, end_of_document
+    vocab_size: int
+    tokenizer_kind: str
+    tokenizer_sha256: str
     special: SpecialTokens | None
+    end_of_document: int | None  # stored after each document
     languages: tuple[str, ...]  # by language id
-    recipe: dict  # what was asked: sentences, errors, holdout, seed, text options
-    sources: tuple[dict, ...]  # name, bytes, sha256, sentences of each
-    files: dict  # relative path → bytes, sha256
+    recipe: dict  # what was asked: how sentences are split, seed, hold-out …
+    sources: tuple[dict, ...]  # name, bytes, sha256 of each, in order
+    files: dict  # relative path → bytes, sha256, of arrays and tokenizer
     notes: tuple[str, ...] = ()  # what a user may want to know
 
     @property
@@ -60,8 +63,8 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / NAME
     if not path.is_file():
         raise UserError(
-            f"no corpus in {directory}: `jaxlm prepare CONFIG --text … --corpus "
-            f"{directory}` makes one, or finishes one that was interrupted"
+            f"no complete corpus in {directory}: make it, or finish it, with "
+            f"`jaxlm prepare CONFIG --text … --corpus {directory}`"
         )
     content = read_json(path)
     if content.get("format") != FORMAT:

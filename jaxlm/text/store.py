@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorstore as ts
@@ -18,11 +18,6 @@ CHUNK = 1 << 13  # elements that are packed together, hence read together
 _CACHE = 256 << 20  # bytes of unpacked chunks kept for random reads
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 when the vocabulary fits, else uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
 def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "driver": "zarr3",
@@ -31,8 +26,10 @@ def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
     return spec if metadata is None else {**spec, "metadata": metadata}
 
 
-def write_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts) -> None:
-    """Write `parts`, arrays of `SHARD` rows (the last: what is left), as one array."""
+def write_array(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], rows: BinaryIO
+) -> Iterator[int]:
+    """Write the raw rows of a file as an array; yields how many are written so far."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     packed = [
         little,
@@ -55,10 +52,12 @@ def write_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], parts) -> N
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
     array = ts.open(_spec(path, metadata), create=True, delete_existing=True).result()
-    at = 0
-    for part in parts:
+    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=int))
+    for at in range(0, shape[0], SHARD):
+        part = np.frombuffer(rows.read(SHARD * row_bytes), dtype)
+        part = part.reshape(-1, *shape[1:])
         array[at : at + len(part)].write(part).result()
-        at += len(part)
+        yield at + len(part)
 
 
 def open_array(path: Path) -> ts.TensorStore:

@@ -10,10 +10,10 @@ from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, read_json
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, looks_cased, read_vocabulary
 from jaxlm.types import UserError
 
-__all__ = ["Tokenizer", "load", "train"]
+__all__ = ["Tokenizer", "load_tokenizer", "train_tokenizer"]
 
 
-def train(
+def train_tokenizer(
     kind: Kind, texts: Iterable[str], *, vocab_size: int, lowercase: bool = True
 ) -> Tokenizer:
     """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes."""
@@ -23,7 +23,7 @@ def train(
     raise UserError(f"no tokenizer kind {kind!r}")
 
 
-def load(path: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
+def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
     """The tokenizer in a directory or file."""
     path = Path(path)
     if (path / OPTIONS_FILE).is_file():

@@ -51,7 +51,7 @@ def train_wordpiece(
 
 
 def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
-    """The most frequent words of the texts, falling; bounded, hence maybe not the rarest."""
+    """The words of the texts, most frequent first; bounded: some of the rarest lack."""
     runs: Counter[str] = Counter()
     texts, rarest = iter(texts), 0
     while batch := list(islice(texts, 10_000)):

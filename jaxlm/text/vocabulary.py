@@ -88,19 +88,20 @@ class Tokenizer(abc.ABC):
         at = np.cumsum(counts)[:-1]
         return list(zip(np.split(ids, at), np.split(word_start, at), strict=True))
 
-    def encode(self, text: str, *, specials: bool = False) -> np.ndarray:
-        """Ids (int32) of one text; `specials`: "[MASK]" and its like mean their ids."""
-        if not specials:
-            return self.encode_flat([text]).ids
+    def encode(self, text: str, *, specials: bool = False) -> Encoded:
+        """The tokens of one text; `specials`: "[MASK]" and its like mean their ids."""
+        if not specials or not self._named_specials:
+            return self.encode_flat([text])
         pattern = "|".join(map(re.escape, self._named_specials))
-        parts = re.split(f"({pattern})", text) if pattern else [text]
-        ids = [
-            np.array([self._ids[part]], np.int32)
-            if part in self._named_specials
-            else self.encode_flat([part]).ids
-            for part in parts
-        ]
-        return np.concatenate(ids)
+        parts = [self._part(part) for part in re.split(f"({pattern})", text)]
+        ids = np.concatenate([ids for ids, _ in parts])
+        word_start = np.concatenate([word_start for _, word_start in parts])
+        return Encoded(ids, word_start, np.array([len(ids)]))
+
+    def _part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        if part in self._named_specials:
+            return np.array([self._ids[part]], np.int32), np.array([True])
+        return self.encode_flat([part])[:2]
 
     @property
     def _named_specials(self) -> tuple[str, ...]:

@@ -49,32 +49,50 @@ _CONTROL_SPACE = re.compile("[\x00\x0b\x0c\x1c-\x1f\x85]+")
 _SEPARATOR = "\x00"
 
 
-def _is_dropped(char: str) -> bool:
-    if char in "\t\n\r":
-        return False
-    return char == "\ufffd" or unicodedata.category(char) in ("Cc", "Cf")
+_ASCII_WORD = re.compile("[A-Za-z0-9]+|[!-~]")
 
 
-def _is_punctuation(char: str) -> bool:
-    if char.isascii():
-        return not char.isalnum() and 33 <= ord(char) <= 126
-    return unicodedata.category(char).startswith("P")
+class _Alone(dict):
+    """Character → whether it is punctuation, as Google has it."""
+
+    def __missing__(self, char: str) -> bool:
+        if char.isascii():
+            alone = "!" <= char <= "~" and not char.isalnum()
+        else:
+            alone = unicodedata.category(char).startswith("P")
+        self[char] = alone
+        return alone
+
+
+_ALONE = _Alone()
+
+
+def _cleaned(run: str) -> str:
+    return "".join(
+        char
+        for char in run
+        if char != "\ufffd" and unicodedata.category(char) not in ("Cc", "Cf")
+    )
 
 
 def basic_words(run: str, *, lowercase: bool) -> list[str]:
     """The words of a run of text without white space or, but alone, an ideograph."""
-    run = "".join(char for char in run if not _is_dropped(char))
+    plain = run.isascii() and run.isprintable()
+    if not plain:
+        run = _cleaned(run)
     if lowercase:
-        marked = unicodedata.normalize("NFD", run.lower())
+        run = run.lower()
+    if plain:
+        return _ASCII_WORD.findall(run)
+    if lowercase:
+        marked = unicodedata.normalize("NFD", run)
         run = "".join(char for char in marked if unicodedata.category(char) != "Mn")
-    words, inside = [], False
-    for char in run:
-        alone = _is_punctuation(char)
-        if inside and not alone:
-            words[-1] += char
+    words: list[str] = []
+    for alone, chars in itertools.groupby(run, _ALONE.__getitem__):
+        if alone:
+            words.extend(chars)
         else:
-            words.append(char)
-        inside = not alone
+            words.append("".join(chars))
     return words
 
 

@@ -1,0 +1,187 @@
+"""Fragments → blocks of tokens, by this process or by several, in the same order.
+
+Imported by the worker processes: nothing here or below it needs TensorStore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlm.text.documents import Errors, Fragment, sentences_of
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.types import Mark, UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a fragment's tokens, beside the tokenizer."""
+
+    language: str = "en"
+    errors: Errors = "strict"
+    seed: int = 0
+    holdout: float = 0.0  # share of documents
+
+
+class Block(NamedTuple):
+    """The tokens of some fragments in a row; offsets count from the block's first."""
+
+    tokens: np.ndarray  # uint16 or uint32 [n]
+    marks: np.ndarray  # uint8 [n]: word and sentence starts
+    sentences: np.ndarray  # int64 [m], token offsets
+    documents: np.ndarray  # int64 [d, 2]: token offset, split; empty ones too
+    text_bytes: int
+    replaced: int
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 when the vocabulary fits, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def hashed(data: bytes, seed: int, name: str) -> float:
+    """A number in [0, 1) that `data`, `seed` and `name` decide."""
+    key = f"{seed}/{name}".encode()
+    digest = hashlib.blake2b(data, digest_size=8, key=key).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def split_of(start: bytes, recipe: Recipe) -> int:
+    """1 (held out) or 0, by the hash of a document's first fragment."""
+    if not recipe.holdout:
+        return 0
+    return int(hashed(start, recipe.seed, "holdout") < recipe.holdout)
+
+
+def tokenise(
+    fragments: Sequence[Fragment], tokenizer: Tokenizer, recipe: Recipe
+) -> Block:
+    """The tokens of some fragments.
+
+    Raises:
+        UserError: a fragment cannot be read (see `sentences_of`).
+    """
+    texts: list[str] = []
+    documents: list[tuple[int, int]] = []  # (its first sentence, split)
+    replaced = 0
+    for fragment in fragments:
+        if fragment.starts:
+            documents.append((len(texts), split_of(fragment.data, recipe)))
+        sentences, bad = sentences_of(fragment, recipe.language, recipe.errors)
+        texts += sentences
+        replaced += bad
+    ids, word_start, counts = tokenizer.encode_flat(texts)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    sentence_starts = starts[:-1][counts > 0]
+    marks = word_start * np.uint8(Mark.WORD)
+    marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
+    table = np.array(documents, np.int64).reshape(-1, 2)
+    table[:, 0] = starts[table[:, 0]]
+    return Block(
+        tokens=ids.astype(token_dtype(tokenizer.vocab_size)),
+        marks=marks,
+        sentences=sentence_starts.astype(np.int64),
+        documents=table,
+        text_bytes=sum(len(fragment.data) for fragment in fragments),
+        replaced=replaced,
+    )
+
+
+def tokenise_all(
+    work: Iterable[list[Fragment]],
+    tokenizer: str | Path,
+    recipe: Recipe,
+    *,
+    processes: int,
+) -> Iterator[Block]:
+    """The block of each list of fragments, in their order, by `processes` processes.
+
+    Args:
+        work: lists of fragments; at most `processes` of them are taken ahead.
+        tokenizer: the directory that it was saved in.
+        recipe: of the tokens.
+        processes: 1: no other process is started.
+
+    Raises:
+        UserError: a fragment cannot be read, or a process was killed.
+    """
+    if processes == 1:
+        model = load_tokenizer(tokenizer)
+        for fragments in work:
+            yield tokenise(fragments, model, recipe)
+        return
+    # Spawned, not forked: the caller may have threads. Each holds its own end of one
+    # pipe and nothing else, so that it sees the caller's death as the end of its input.
+    context = multiprocessing.get_context("spawn")
+    pipes, workers = [], []
+    try:
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            worker = context.Process(
+                target=_serve, args=(theirs, str(tokenizer), recipe), daemon=True
+            )
+            worker.start()
+            theirs.close()
+            pipes.append(ours)
+            workers.append(worker)
+        # Dealt in turn and collected in the same turn: the order is the reader's.
+        waiting = 0
+        turn = 0
+        for fragments in work:
+            if waiting == processes:
+                yield _collect(pipes[turn], workers[turn])
+                waiting -= 1
+            pipes[turn].send(fragments)
+            waiting += 1
+            turn = (turn + 1) % processes
+        for i in range(processes - waiting, processes):
+            at = (turn + i) % processes
+            yield _collect(pipes[at], workers[at])
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for worker in workers:
+            worker.join(timeout=5)
+            worker.kill()
+            worker.join()
+            worker.close()
+
+
+def _collect(pipe, worker) -> Block:
+    try:
+        result = pipe.recv()
+    except (EOFError, ConnectionError):
+        worker.join()
+        raise UserError(
+            f"a process of prepare was killed (exit code {worker.exitcode}); if memory "
+            "is short, run it again with fewer --processes: it continues"
+        ) from None
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _serve(pipe, tokenizer: str, recipe: Recipe) -> None:
+    """A worker: fragments in, a block (or the reason why not) out, to the last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's affair
+    model = load_tokenizer(tokenizer)
+    while True:
+        try:
+            fragments = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            result = tokenise(fragments, model, recipe)
+        except Exception as error:
+            result = error
+        try:
+            pipe.send(result)
+        except ConnectionError:
+            return

@@ -1,0 +1,153 @@
+"""A corpus in the making: flat files that grow by blocks, a journal of what is sure.
+
+A unit is journalled when its bytes are on disk; whatever lies beyond the journal is cut
+off when the job goes on. Where the tokenizer has an end-of-document token, it is stored
+after each document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.text.blocks import Block, token_dtype
+from jaxlm.text.store import write_array
+from jaxlm.types import Mark
+
+_JOURNAL = "journal.json"
+_LANGUAGE = 0  # the id of the only language of a corpus
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is on disk, and where the text goes on."""
+
+    source: int = 0  # number of the source
+    offset: int = 0  # of the first fragment that is not in the parts
+    tokens: int = 0
+    sentences: int = 0
+    documents: int = 0
+    held_out: int = 0
+    text_bytes: int = 0
+    replaced: int = 0
+    finished: bool = False
+
+
+class Parts:
+    """The growing files of one job."""
+
+    def __init__(self, directory: Path, vocab_size: int, end_of_document: int | None):
+        self._directory = directory
+        self._end_of_document = end_of_document
+        self._dtypes = {
+            "tokens": (token_dtype(vocab_size), ()),
+            "marks": (np.dtype(np.uint8), ()),
+            "sentences": (np.dtype(np.int64), ()),
+            "documents": (np.dtype(np.int64), (3,)),
+        }
+        self.journal = self._read_journal()
+        self._pending: np.ndarray | None = None  # a document without tokens as yet
+        self._files = {name: self._open(name) for name in self._dtypes}
+
+    def _read_journal(self) -> Journal:
+        path = self._directory / _JOURNAL
+        return Journal(**json.loads(path.read_text())) if path.is_file() else Journal()
+
+    def _rows(self, name: str) -> int:
+        return self.journal.tokens if name == "marks" else getattr(self.journal, name)
+
+    def _row_bytes(self, name: str) -> int:
+        dtype, tail = self._dtypes[name]
+        return dtype.itemsize * int(np.prod(tail, dtype=int))
+
+    def _open(self, name: str):
+        path = self._directory / f"{name}.bin"
+        path.touch()
+        os.truncate(path, self._rows(name) * self._row_bytes(name))
+        return open(path, "ab")
+
+    def append(self, block: Block) -> None:
+        """Add a block's tokens; they count once `commit` has been called."""
+        documents = block.documents
+        if self._pending is not None:
+            documents = np.concatenate([self._pending, documents])
+            self._pending = None
+        # Of documents at the same token all but the last are empty.
+        end = np.append(documents[1:, 0], len(block.tokens))
+        if len(documents) and documents[-1, 0] == len(block.tokens):
+            self._pending = np.array([[0, documents[-1, 1]]])
+        documents = documents[documents[:, 0] < end]
+        sentences, tokens, marks = block.sentences, block.tokens, block.marks.copy()
+        starts, splits = documents[:, 0], documents[:, 1]
+        marks[starts] |= np.uint8(Mark.DOCUMENT)
+        if self._end_of_document is not None:
+            ends = starts[1:] if not self.journal.documents else starts
+            tokens = np.insert(tokens, ends, self._end_of_document)
+            marks = np.insert(marks, ends, np.uint8(Mark.WORD))
+            sentences = sentences + np.searchsorted(ends, sentences, side="right")
+            starts = starts + np.searchsorted(ends, starts, side="right")
+        at = self.journal.tokens
+        table = np.stack([starts + at, np.full_like(starts, _LANGUAGE), splits], axis=1)
+        self._write(tokens, marks, sentences + at, table)
+        self.journal = replace(
+            self.journal,
+            tokens=at + len(tokens),
+            sentences=self.journal.sentences + len(sentences),
+            documents=self.journal.documents + len(table),
+            held_out=self.journal.held_out + int(splits.sum()),
+            text_bytes=self.journal.text_bytes + block.text_bytes,
+            replaced=self.journal.replaced + block.replaced,
+        )
+
+    def _write(self, *arrays: np.ndarray) -> None:
+        for name, array in zip(self._dtypes, arrays, strict=True):
+            self._files[name].write(array.tobytes())
+
+    def finish(self) -> None:
+        """Commit, and say that there is no more text."""
+        if self._end_of_document is not None and self.journal.documents:
+            token = np.array([self._end_of_document], self._dtypes["tokens"][0])
+            mark = np.array([Mark.WORD], np.uint8)
+            self._write(token, mark, *np.empty((2, 0), np.int64))
+            self.journal = replace(self.journal, tokens=self.journal.tokens + 1)
+        self.journal = replace(self.journal, finished=True)
+        self.commit(self.journal.source, self.journal.offset)
+
+    def commit(self, source: int, offset: int) -> None:
+        """Make what was appended sure; the text goes on at `offset` of `source`."""
+        self._pending = None  # what follows starts a document
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.journal = replace(self.journal, source=source, offset=offset)
+        fresh = self._directory / (_JOURNAL + ".new")
+        with open(fresh, "w") as file:
+            json.dump(asdict(self.journal), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, self._directory / _JOURNAL)
+
+    def close(self) -> None:
+        """Close the files; what was not committed will be cut off."""
+        for file in self._files.values():
+            file.close()
+
+    def write_arrays(self, directory: Path) -> Iterator[int]:
+        """Write the corpus's arrays; yields how many bytes of the parts are done."""
+        done = 0
+        for name, (dtype, tail) in self._dtypes.items():
+            shape = (self._rows(name), *tail)
+            with open(self._directory / f"{name}.bin", "rb") as file:
+                for rows in write_array(directory / name, dtype, shape, file):
+                    yield done + rows * self._row_bytes(name)
+            done += shape[0] * self._row_bytes(name)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(self._rows(name) * self._row_bytes(name) for name in self._dtypes)

@@ -1,0 +1,33 @@
+"""Fragments → the bounded, seeded sample of text that a vocabulary is learnt from."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from jaxlm.text.blocks import Recipe, hashed, split_of
+from jaxlm.text.documents import Fragment
+
+
+def sample(fragments: Iterable[Fragment], recipe: Recipe, limit: int) -> list[Fragment]:
+    """Fragments of at most `limit` bytes in all, of documents that are not held out.
+
+    Every fragment has a hash of the seed, its content and its place in its source;
+    those with the smallest hashes are kept, in the order of the text. Of a corpus that
+    is small enough, everything is.
+    """
+    kept: list[tuple[float, int, Fragment]] = []  # a heap: the largest hash first
+    size, inside = 0, True
+    for number, fragment in enumerate(fragments):
+        if fragment.starts:
+            inside = split_of(fragment.data, recipe) == 0
+        if not inside:
+            continue
+        name = f"sample/{fragment.offset}"
+        heapq.heappush(
+            kept, (-hashed(fragment.data, recipe.seed, name), number, fragment)
+        )
+        size += len(fragment.data)
+        while size > limit:
+            size -= len(heapq.heappop(kept)[2].data)
+    return [fragment for _, _, fragment in sorted(kept, key=lambda each: each[1])]
