@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import sentencex
 
 from jaxlm.text.files import Source, Stream, open_source
+from jaxlm.text.records import read_records
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
@@ -61,6 +62,11 @@ def read_fragments(
         UserError: the source cannot be read or unpacked, or a record is too long.
     """
     lines = lines_are_sentences(source, sentences, language)
+    if source.kind == "tfds":
+        for number, of, data in read_records(source.name, start):
+            read = source.size * number // of
+            yield Fragment(source.name, number, True, lines, "text", data, read)
+        return
     pieces, form = (_jsonl, "json") if source.kind == "jsonl" else (_txt, "text")
     with open_source(source, start) as stream:
         for offset, starts, data in pieces(source.name, stream, start):
@@ -158,13 +164,22 @@ def sentences_of(
     if fragment.form == "json":
         content = _record(fragment, text)
         if isinstance(content, list):
-            lines = [each.strip() for each in content]
-            return [line for line in lines if line], replaced
+            sentences = (each.strip() for each in content)
+            return [each for each in sentences if each], replaced
         text = content
+    lines = [piece for line in text.split("\n") for piece in _pieces(line)]
     if fragment.lines:
-        lines = [line.strip() for line in text.split("\n")]
-        return [line for line in lines if line], replaced
-    return [s for line in text.split("\n") for s in _split(language, line)], replaced
+        return [line.strip() for line in lines if line and not line.isspace()], replaced
+    return [s for line in lines for s in _split(language, line)], replaced
+
+
+def _pieces(line: str) -> Iterator[str]:
+    """A line, or the parts of one that is longer than a fragment (of a record)."""
+    while len(line) > FRAGMENT:
+        end = max(line.rfind(" ", 0, FRAGMENT), 0) or FRAGMENT
+        yield line[:end]
+        line = line[end:]
+    yield line
 
 
 def _split(language: str, line: str) -> list[str]:
@@ -197,9 +212,18 @@ def _record(fragment: Fragment, line: str) -> str | list[str]:
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
     text = record.get("text") if isinstance(record, dict) else None
-    whole = isinstance(text, str)
-    if not whole and not (
-        isinstance(text, list) and all(isinstance(each, str) for each in text)
-    ):
-        raise UserError(f'{where} has no "text" that is a string or a list of them')
+    match text:
+        case str():
+            return _without_surrogates(text)
+        case list() if all(isinstance(each, str) for each in text):
+            return [_without_surrogates(each) for each in text]
+    raise UserError(f'{where} has no "text" that is a string or a list of them')
+
+
+def _without_surrogates(text: str) -> str:
+    """JSON may spell half a character: "\\ud800" becomes U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text

@@ -1,4 +1,4 @@
-"""What a user names as text → the files it means, opened and unpacked as streams."""
+"""What a user names as text → the sources it means, opened and unpacked as streams."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from jaxlm.types import UserError
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
+_SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 _DAMAGED = (
     EOFError,
     gzip.BadGzipFile,
@@ -30,69 +31,117 @@ _DAMAGED = (
     lzma.LZMAError,
     zstandard.ZstdError,
 )
-_SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file of text."""
+    """One file of text, or one TFDS dataset."""
 
     name: str  # as found, for messages and the manifest
-    path: str
-    kind: str  # "txt" | "jsonl"
+    kind: str  # "txt" | "jsonl" | "tfds"
+    files: tuple[str, ...]  # local, or gs://
     size: int  # bytes on disk
-    changed: int  # when it was last touched, in nanoseconds
+    changed: int  # when a file was last touched, in nanoseconds
 
 
 def find_sources(specs: Sequence[str]) -> list[Source]:
-    """The files that `specs` mean: paths, globs, directories, `shipped:NAME`.
+    """The sources that `specs` mean, in order.
 
-    A glob and a directory give their files in order of path; a directory gives the
-    text files below it.
+    A spec is a path, a glob or a directory (its text files, at any depth), of which the
+    files come in order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`.
+    Paths and globs may be on `gs://`.
 
     Raises:
         UserError: nothing is there, or a file is of no known kind or is named twice.
     """
-    found: list[Source] = []
-    for spec in specs:
-        paths = sorted(_paths(spec))
-        if not paths:
-            raise UserError(f"no text file matches {spec!r}")
-        found += [_source(path, spec) for path in paths]
+    found = [source for spec in specs for source in _sources(spec)]
     if not found:
-        raise UserError(
-            "no text given: name files, globs, directories or shipped:austen"
-        )
+        raise UserError("no text given: name files, globs, directories, shipped:austen")
     name, times = collections.Counter(s.name for s in found).most_common(1)[0]
     if times > 1:
         raise UserError(f"{name} is named {times} times")
     return found
 
 
-def _paths(spec: str) -> list[str]:
+def _sources(spec: str) -> list[Source]:
+    if spec.startswith("tfds:"):
+        from jaxlm.text.records import record_files
+
+        return [_source(spec, "tfds", tuple(record_files(spec)))]
     if spec.startswith("shipped:"):
-        name = spec.removeprefix("shipped:")
-        names = sorted(p.name.partition(".")[0] for p in SHIPPED.glob("*.txt.xz"))
-        if name not in names:
-            raise UserError(f"no corpus {spec!r}: there are {', '.join(names)}")
-        return [str(SHIPPED / f"{name}.txt.xz")]
+        return [_shipped(spec)]
+    paths = sorted(_remote_paths(spec) if is_remote(spec) else _local_paths(spec))
+    if not paths:
+        raise UserError(f"no text file matches {spec!r}")
+    return [_source(path, _kind(path), (path,)) for path in paths]
+
+
+def _shipped(spec: str) -> Source:
+    files = {p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))}
+    name = spec.removeprefix("shipped:")
+    if name not in files:
+        raise UserError(f"no corpus {spec!r}: there are {', '.join(files)}")
+    return _source(spec, "txt", (str(files[name]),))
+
+
+def _local_paths(spec: str) -> list[str]:
     if os.path.isdir(spec):
-        below = (p for p in Path(spec).rglob("*") if p.name.endswith(_SUFFIXES))
-        return [str(p) for p in below if p.is_file()]
+        below = (path for path in Path(spec).rglob("*") if path.is_file())
+        return [str(path) for path in below if path.name.endswith(_SUFFIXES)]
     if os.path.exists(spec):
         return [spec]
-    return [p for p in glob.glob(spec, recursive=True) if os.path.isfile(p)]
+    return [path for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]
 
 
-def _source(path: str, spec: str) -> Source:
-    kind = next(
-        (k for k in _KINDS if path.endswith(tuple(k + p for p in _PACKINGS))), ""
-    )
-    if not kind:
-        raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
-    name = spec if spec.startswith("shipped:") else path
-    status = os.stat(path)
-    return Source(name, path, kind[1:], status.st_size, status.st_ctime_ns)
+def is_remote(path: str) -> bool:
+    """Whether a path names a bucket."""
+    return path.startswith("gs://")
+
+
+def _remote(path: str):
+    from etils import epath
+
+    return epath.Path(path)
+
+
+def _remote_paths(spec: str) -> list[str]:
+    with _explained(spec):
+        if not any(char in spec for char in "*?["):
+            return [spec] if _remote(spec).exists() else []
+        bucket, _, pattern = spec.removeprefix("gs://").partition("/")
+        return [str(path) for path in _remote(f"gs://{bucket}").glob(pattern)]
+
+
+def _kind(path: str) -> str:
+    for kind in _KINDS:
+        if path.endswith(tuple(kind + packing for packing in _PACKINGS)):
+            return kind[1:]
+    raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
+
+
+def _source(name: str, kind: str, files: tuple[str, ...]) -> Source:
+    size = changed = 0
+    for file in files:
+        with _explained(name):
+            if is_remote(file):
+                remote = _remote(file).stat()
+                size += remote.length
+                changed = max(changed, int(remote.mtime) * 10**9)
+            else:
+                status = os.stat(file)
+                size += status.st_size
+                changed = max(changed, status.st_ctime_ns)
+    return Source(name, kind, files, size, changed)
+
+
+def digest(source: Source) -> str:
+    """SHA-256 of the bytes of the source's files; UserError if one cannot be read."""
+    sha256 = hashlib.sha256()
+    for file in source.files:
+        with _explained(source.name), _open(file) as raw:
+            while chunk := raw.read(1 << 20):
+                sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 class Stream:
@@ -100,10 +149,10 @@ class Stream:
 
     def __init__(self, name: str, path: str, start: int):
         self._name = name
-        with self._explained():
-            self._raw = open(path, "rb")  # noqa: SIM115, closed by `close`
+        with _explained(name):
+            self._raw = _open(path)
             self._unpacked = _unpacked(path, self._raw)
-        self._skip(start)
+            self._skip(start)
 
     @property
     def packed_bytes_read(self) -> int:
@@ -112,28 +161,17 @@ class Stream:
 
     def read(self, count: int) -> bytes:
         """Up to `count` bytes, none at the end; UserError if the file is damaged."""
-        with self._explained():
+        with _explained(self._name):
             return self._unpacked.read(count)
 
     def _skip(self, count: int) -> None:
-        with self._explained():
-            if self._unpacked is self._raw:
-                self._raw.seek(count)
-                return
-            while count > 0:
-                count -= len(got := self._unpacked.read(min(count, 1 << 20)))
-                if not got:
-                    raise EOFError("it is shorter than it was")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except _DAMAGED as error:
-            raise UserError(f"{self._name} is damaged: {error}") from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{self._name} cannot be read: {reason}") from None
+        if self._unpacked is self._raw:
+            self._raw.seek(count)
+            return
+        while count > 0:
+            count -= len(got := self._unpacked.read(min(count, 1 << 20)))
+            if not got:
+                raise EOFError("it is shorter than it was")
 
     def close(self) -> None:
         """Close the file."""
@@ -142,22 +180,29 @@ class Stream:
 
 @contextlib.contextmanager
 def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
-    """The unpacked bytes of a source from byte `start` on.
+    """The unpacked bytes of a one-file source from byte `start` on.
 
     Raises:
         UserError: here or on reading: it cannot be read, or what it packs is damaged.
     """
-    with contextlib.closing(Stream(source.name, source.path, start)) as stream:
+    with contextlib.closing(Stream(source.name, source.files[0], start)) as stream:
         yield stream
 
 
-def digest(source: Source) -> str:
-    """SHA-256 of the file on disk; UserError if it cannot be read."""
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
     try:
-        with open(source.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        yield
+    except _DAMAGED as error:
+        raise UserError(f"{name} is damaged: {error}") from None
+    except ImportError as error:
+        raise UserError(f"{name}: {error}; pip install gcsfs") from None
     except OSError as error:
-        raise UserError(f"{source.name} cannot be read: {error.strerror}") from None
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def _open(path: str) -> BinaryIO:
+    return _remote(path).open("rb") if is_remote(path) else open(path, "rb")
 
 
 def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:

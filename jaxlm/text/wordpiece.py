@@ -42,10 +42,10 @@ CJK = (
     "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
     "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
 )
-_IDEOGRAPH = re.compile(f"[{CJK}]")
+_FAR_EAST = re.compile("[\u3400-\U0002fa1f]")  # a quick look: may have ideographs
 _RUN = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
 # Controls that `str.split` takes for white space and Google drops, and our separator.
-_CONTROL_SPACE = re.compile("[\x00\x0b\x0c\x1c-\x1f\x85]+")
+_CONTROL_SPACE = re.compile("[\x00\x0b\x0c\x1c-\x1f\x85]")
 _SEPARATOR = "\x00"
 
 
@@ -102,7 +102,7 @@ def separated(texts: Sequence[str]) -> list[str]:
     if _CONTROL_SPACE.search(joined):
         joined = _CONTROL_SPACE.sub("", joined)
     joined = joined.replace("\n", f" {_SEPARATOR} ")
-    return _RUN.findall(joined) if _IDEOGRAPH.search(joined) else joined.split()
+    return _RUN.findall(joined) if _FAR_EAST.search(joined) else joined.split()
 
 
 class _Memory(dict):
@@ -115,7 +115,9 @@ class _Memory(dict):
     def __missing__(self, run: str) -> tuple[int, ...]:
         if len(self) >= REMEMBERED:
             self.clear()
-        ids = self[run] = self.work_out(run)
+        ids = self.work_out(run)
+        if len(run) <= MAX_WORD:
+            self[run] = ids
         return ids
 
 
@@ -155,6 +157,8 @@ class WordPiece(Tokenizer):
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
         """All `texts` at once; 2 to 10 MB/s on one core."""
+        if not texts:
+            return Encoded(*(np.empty(0, kind) for kind in (np.int32, bool, np.int64)))
         ids = itertools.chain.from_iterable(
             map(self._runs.__getitem__, separated(texts))
         )
