@@ -76,12 +76,13 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
         # Google's polynomial_decay runs over all the steps; the others start down
         # where warm-up ends.
         start = 0 if config.decay == "linear_kinked" else warmup
-        done = jnp.clip((step - start) / max(1, steps - start), 0.0, 1.0)
+        # The share left, not 1 − the share done, which float32 loses near the end.
+        left = jnp.clip((steps - step) / max(1, steps - start), 0.0, 1.0)
         match config.decay:
             case "linear" | "linear_kinked":
-                falling = peak * (1.0 - done)
+                falling = peak * left
             case "cosine":
-                falling = peak * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+                falling = peak * 0.5 * (1.0 - jnp.cos(jnp.pi * left))
             case "constant":
                 falling = jnp.full_like(step, peak)
         return jnp.where(step < warmup, peak * (step / max(1, warmup)), falling)
