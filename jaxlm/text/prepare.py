@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from jaxlm.text.documents import (
 )
 from jaxlm.text.files import Source, digest, find_sources
 from jaxlm.text.manifest import Manifest
-from jaxlm.text.parts import Parts
+from jaxlm.text.parts import Journal, Parts
 from jaxlm.text.sample import sample
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
@@ -149,7 +150,8 @@ def prepare(
                     )
             shutil.rmtree(path / "tokenizer", ignore_errors=True)
             shutil.copytree(partial / "tokenizer", path / "tokenizer")
-            manifest = _manifest(path, parts, model, asked, recorded, job)
+            _check_unchanged(partial, sources, recorded)
+            manifest = _manifest(path, parts, model, asked, recorded)
             manifests.write_manifest(manifest, path)
             shutil.rmtree(partial)
     return manifest
@@ -210,6 +212,18 @@ def _locked(directory: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise UserError(f"another process is preparing {directory}") from None
         yield partial
+
+
+def _check_unchanged(
+    partial: Path, sources: Sequence[str], recorded: Sequence[dict]
+) -> None:
+    since = (partial / "job.json").stat().st_ctime_ns
+    for each, source in zip(recorded, find_sources(sources), strict=True):
+        if source.changed >= since and digest(source) != each["sha256"]:
+            raise UserError(
+                f"{source.name} was changed while it was read: delete "
+                f"{partial.parent} and prepare it again"
+            )
 
 
 def _begun(partial: Path, asked: dict, job: Job, directory: str) -> list[dict]:
@@ -295,19 +309,19 @@ def _tokenise(parts: Parts, partial: Path, job: Job, processes: int) -> None:
     text = job.fragments(
         "tokens", journal.source, journal.offset, lambda: parts.journal.tokens
     )
-    units_after: list[tuple[int, int] | None] = []
+    units: deque[tuple[int, int] | None] = deque()
 
     def work() -> Iterator[list[Fragment]]:
         for fragments, follows in in_blocks(text):
-            units_after.append(follows)
+            units.append(follows)
             yield fragments
 
     directory = partial / "tokenizer"
     blocks = tokenise_all(work(), directory, job.recipe, processes=processes)
     with contextlib.closing(blocks):
-        for number, block in enumerate(blocks):
+        for block in blocks:
             parts.append(block)
-            if follows := units_after[number]:
+            if follows := units.popleft():
                 parts.commit(*follows)
     if not parts.journal.tokens:
         names = ", ".join(source.name for source in job.sources[:3])
@@ -338,11 +352,12 @@ def in_blocks(
 
 
 def _manifest(
-    path: Path, parts: Parts, model: Tokenizer, asked: dict, recorded, job: Job
+    path: Path,
+    parts: Parts,
+    model: Tokenizer,
+    asked: dict,
+    recorded: Sequence[dict],
 ) -> Manifest:
-    for each, source in zip(recorded, job.sources, strict=True):
-        if digest(source) != each["sha256"]:
-            raise UserError(f"{source.name} was changed while it was read")
     journal = parts.journal
     return Manifest(
         format=manifests.FORMAT,
@@ -358,11 +373,41 @@ def _manifest(
         tokenizer_sha256=model.sha256,
         special=model.special,
         end_of_document=model.end_of_document,
-        languages=(job.recipe.language,),
+        languages=(asked["language"],),
         recipe=asked,
         sources=tuple(recorded),
         files={
             name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for name, file in files_below(path)
         },
+        notes=tuple(_notes(journal, model, asked)),
     )
+
+
+def _notes(journal: Journal, model: Tokenizer, asked: dict) -> Iterator[str]:
+    """What a user may not have meant."""
+    found = model.training or {}
+    if unused := found.get("unused"):
+        yield (
+            f"{unused:,} of {model.vocab_size:,} entries of the vocabulary are "
+            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
+        )
+    if left_out := found.get("characters_left_out"):
+        share = found["words_unknown"] / found["words"]
+        yield (
+            f"{left_out:,} of {found['characters']:,} characters are not in the "
+            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
+        )
+    if journal.replaced:
+        yield f"{journal.replaced:,} byte sequences that are not UTF-8 were replaced"
+    if journal.sentences < 1.5 * journal.documents:
+        mean = journal.sentences / journal.documents
+        yield (
+            f"a document has {mean:.1f} sentences on average: is there a blank line "
+            "after each? Blank lines separate documents"
+        )
+    if asked["holdout"] and not journal.held_out:
+        yield (
+            f"no document of {journal.documents:,} is held out: raise "
+            f"holdout = {asked['holdout']}"
+        )

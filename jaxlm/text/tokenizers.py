@@ -2,50 +2,160 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxlm.text.training import train_wordpiece
+from jaxlm.text.byte_bpe import ByteBpe, bpe, in_order_of_id, read_bpe
+from jaxlm.text.pieces import MODEL_FILE, SentencePiece, read_model
+from jaxlm.text.training import train_byte_bpe, train_sentencepiece, train_wordpiece
 from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, read_json
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, looks_cased, read_vocabulary
 from jaxlm.types import UserError
 
-__all__ = ["Tokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = [
+    "ByteBpe",
+    "SentencePiece",
+    "Tokenizer",
+    "WordPiece",
+    "load_tokenizer",
+    "train_tokenizer",
+]
+
+_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 def train_tokenizer(
     kind: Kind, texts: Iterable[str], *, vocab_size: int, lowercase: bool = True
 ) -> Tokenizer:
-    """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes."""
+    """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
+
+    Args:
+        kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
+        texts: sentences; read once, not kept.
+        vocab_size: `[unusedN]` at the end where the texts yield fewer.
+        lowercase: lower-case and strip accents; WordPiece only.
+
+    Raises:
+        UserError: the texts are empty, or their characters do not fit.
+    """
     match kind:
         case "wordpiece":
             return train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
-    raise UserError(f"no tokenizer kind {kind!r}")
+        case "byte_bpe":
+            return train_byte_bpe(texts, vocab_size=vocab_size)
+        case "sentencepiece":
+            return train_sentencepiece(texts, vocab_size=vocab_size)
 
 
 def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
-    """The tokenizer in a directory or file."""
+    """The tokenizer in a directory or file.
+
+    Args:
+        path: a directory that `Tokenizer.save` or Hugging Face wrote, a `vocab.txt`, a
+            `tokenizer.json`, a SentencePiece `.model`, or a directory with `vocab.json`
+            and `merges.txt` (OpenAI: `encoder.json` and `vocab.bpe`).
+        lowercase: for a `vocab.txt`, which does not say; None: as its
+            `tokenizer_config.json` says, else as its entries suggest.
+
+    Raises:
+        UserError: there is none, or its files are damaged or of an unknown kind.
+    """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"no tokenizer at {path}")
+    if not path.is_dir():
+        return _load_file(path, lowercase)
     if (path / OPTIONS_FILE).is_file():
         return _load_ours(path)
-    if path.is_dir() and (path / "vocab.txt").is_file():
-        path = path / "vocab.txt"
+    for vocabulary, merges in _PAIRS:
+        if (path / vocabulary).is_file() and (path / merges).is_file():
+            return read_bpe(path / vocabulary, path / merges)
+    for name in ("vocab.txt", "tokenizer.json", MODEL_FILE, "tokenizer.model"):
+        if (path / name).is_file():
+            return _load_file(path / name, lowercase)
+    raise UserError(
+        f"no tokenizer in {path}: it has none of vocab.txt, tokenizer.json, "
+        "vocab.json + merges.txt, encoder.json + vocab.bpe, spiece.model"
+    )
+
+
+def _load_file(path: Path, lowercase: bool | None) -> Tokenizer:
+    if path.suffix == ".model":
+        return read_model(path)
+    if path.suffix == ".json":
+        return _load_library(path)
     if path.suffix == ".txt":
-        tokens = read_vocabulary(path)
-        if lowercase is None:
-            lowercase = not looks_cased(tokens)
-        return WordPiece(tokens, lowercase=lowercase)
-    raise UserError(f"no tokenizer at {path}")
+        return _load_google(path, lowercase)
+    raise UserError(f"tokenizer {path} is none of .txt, .json, .model or a directory")
 
 
 def _load_ours(directory: Path) -> Tokenizer:
     options = read_json(directory / OPTIONS_FILE)
-    tokens = read_vocabulary(directory / "vocab.txt")
-    tokenizer = WordPiece(
-        tokens,
-        lowercase=options["lowercase"],
-        max_word=options.get("max_word", MAX_WORD),
-    )
-    if tokenizer.sha256 != options["sha256"]:
-        raise UserError(f"{directory}: vocab.txt is not the one that was saved")
+    match options.get("kind"):
+        case "wordpiece":
+            tokenizer = WordPiece(
+                read_vocabulary(directory / "vocab.txt"),
+                lowercase=bool(options.get("lowercase")),
+                max_word=options.get("max_word", MAX_WORD),
+            )
+        case "byte_bpe":
+            read = read_bpe(directory / "vocab.json", directory / "merges.txt")
+            prefix_space = bool(options.get("prefix_space"))
+            tokenizer = ByteBpe(read.tokens, read.merges, prefix_space=prefix_space)
+        case "sentencepiece":
+            tokenizer = read_model(directory / MODEL_FILE)
+        case other:
+            raise UserError(f"{directory}: no tokenizer kind {other!r}")
+    tokenizer.training = options.get("training")
+    if tokenizer.sha256 != options.get("sha256"):
+        raise UserError(f"{directory} is not as it was saved: its digest differs")
     return tokenizer
+
+
+def _load_google(path: Path, lowercase: bool | None) -> WordPiece:
+    tokens = read_vocabulary(path)
+    config = path.parent / "tokenizer_config.json"
+    if lowercase is None and config.is_file():
+        lowercase = read_json(config).get("do_lower_case")
+    cased = looks_cased(tokens)
+    if lowercase is None:
+        lowercase = not cased
+    if lowercase == cased:
+        raise UserError(
+            f"vocabulary {path} has {'' if cased else 'no '}entries with capitals: "
+            f"pass --text.lowercase {str(not cased).lower()}"
+        )
+    return WordPiece(tokens, lowercase=lowercase)
+
+
+def _load_library(path: Path) -> Tokenizer:
+    """A `tokenizer.json` of the kinds that are ours too."""
+    content = read_json(path)
+    model = content.get("model") or {}
+    match model.get("type"):
+        case "WordPiece":
+            rules = content.get("normalizer") or {}
+            usual = {"type": "BertNormalizer", "clean_text": True}
+            usual |= {"handle_chinese_chars": True}
+            lowercase = bool(rules.get("lowercase"))
+            if any(rules.get(k) != v for k, v in usual.items()) or (
+                rules.get("strip_accents") not in (None, lowercase)
+            ):
+                raise UserError(f"{path}: not BERT's normaliser: {json.dumps(rules)}")
+            tokens = in_order_of_id(model["vocab"], path)
+            limit = model.get("max_input_chars_per_word", MAX_WORD)
+            return WordPiece(tokens, lowercase=lowercase, max_word=limit)
+        case "BPE":
+            rules = content.get("pre_tokenizer") or {}
+            if rules.get("type") != "ByteLevel" or content.get("normalizer"):
+                raise UserError(f"{path}: a BPE that is not GPT-2's byte-level one")
+            pairs = [p.split(" ") if isinstance(p, str) else p for p in model["merges"]]
+            ids = dict(model["vocab"])
+            for token in content.get("added_tokens") or ():
+                ids.setdefault(token["content"], token["id"])
+            tokens = in_order_of_id(ids, path)
+            return bpe(tokens, pairs, path, prefix_space=rules["add_prefix_space"])
+    raise UserError(
+        f"{path} has a model of type {model.get('type')!r}, not WordPiece or BPE"
+    )

@@ -1,38 +1,56 @@
-"""Texts → a WordPiece vocabulary: the same bytes for the same texts, in any process."""
+"""Texts → a vocabulary: the same bytes for the same texts, in any process."""
 
 from __future__ import annotations
 
-import os
+import io
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
+import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
+from jaxlm.text.byte_bpe import ByteBpe
+from jaxlm.text.pieces import SentencePiece, with_unused
 from jaxlm.text.vocabulary import SPECIAL, padded
-from jaxlm.text.wordpiece import WordPiece, basic_words, separated
+from jaxlm.text.wordpiece import MAX_WORD, WordPiece, basic_words, separated
 from jaxlm.types import UserError
 
-# The library's threads would take every core of a shared machine, to no other result.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-MOST_WORDS = 1 << 19  # distinct ones that are counted, and half of them learnt from
+MOST_RUNS = 1 << 19  # distinct runs of characters that are counted
+MOST_WORDS = 1 << 18  # distinct words that are learnt from
+_LONGEST = 1 << 16  # bytes of a sentence; SentencePiece leaves longer ones out
 
 
 def train_wordpiece(
     texts: Iterable[str], *, vocab_size: int, lowercase: bool
 ) -> WordPiece:
-    """WordPiece of `vocab_size` entries: [PAD] [UNK] [CLS] [SEP] [MASK], characters,
-    pieces; `[unusedN]` at the end if the texts yield fewer.
+    """WordPiece: [PAD] [UNK] [CLS] [SEP] [MASK], "##" characters, characters, pieces.
+
+    Characters take at most half of the vocabulary, the most frequent ones first, unless
+    there are no pieces to fill the rest (Chinese); words with others are left alone.
 
     Raises:
-        UserError: `vocab_size` is too small for the special tokens and the characters.
+        UserError: the texts hold no word.
     """
     words = count_words(texts, lowercase=lowercase)
+    if not words:
+        raise UserError("there is no text to learn a vocabulary from")
+    forms = _forms_of_characters(words)
+    room = vocab_size - len(SPECIAL)
+    if room < 2:
+        raise UserError(f"model.vocab_size = {vocab_size} is below {len(SPECIAL) + 2}")
+    alphabet: list[str] = []
+    for char in forms:
+        if len(alphabet) + len(forms[char]) > max(room // 2, 2):
+            break
+        alphabet += forms[char]
     # The library numbers "##c" in an order that changes from process to process, and
     # breaks ties by number: given as special tokens, sorted, they have fixed numbers.
-    continuing = sorted({f"##{char}" for word in words for char in word[1:]})
+    # They stay plain entries of the vocabulary: it is all that is kept of the library.
+    continuing = sorted(form for form in alphabet if len(form) > 1)
+    known = {form for form in alphabet if len(form) == 1}
     library = Library(models.WordPiece(unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(
@@ -40,14 +58,27 @@ def train_wordpiece(
         min_frequency=2,
         special_tokens=[*SPECIAL, *continuing],
         limit_alphabet=1 << 30,
+        initial_alphabet=sorted(known),
         show_progress=False,
     )
-    library.train_from_iterator(_repeated(words), trainer)
-    vocabulary = library.get_vocab(with_added_tokens=True)
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    if len(tokens) > vocab_size:
-        raise UserError(f"model.vocab_size = {vocab_size} is below {len(tokens)}")
-    return WordPiece(padded(tokens, vocab_size), lowercase=lowercase)
+    library.train_from_iterator(_repeated(words, known), trainer)
+    learnt = library.get_vocab(with_added_tokens=True)
+    tokens = sorted(learnt, key=learnt.__getitem__)
+    rest = [form for char in forms for form in forms[char] if form not in learnt]
+    tokens += rest[: vocab_size - len(tokens)]
+    tokenizer = WordPiece(padded(tokens, vocab_size), lowercase=lowercase)
+    present = set(tokens)
+    left_out = {char for char in forms if char not in present}
+    tokenizer.training = {
+        "words": sum(words.values()),
+        "characters": len(forms),
+        "characters_left_out": len(left_out),
+        "words_unknown": sum(
+            count for word, count in words.items() if not left_out.isdisjoint(word)
+        ),
+        "unused": vocab_size - len(tokens),
+    }
+    return tokenizer
 
 
 def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
@@ -56,19 +87,95 @@ def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
     texts, rarest = iter(texts), 0
     while batch := list(islice(texts, 10_000)):
         runs.update(separated(batch))
-        while len(runs) > MOST_WORDS:
+        while len(runs) > MOST_RUNS:
             rarest += 1
             runs = Counter({run: n for run, n in runs.items() if n > rarest})
     words: Counter[str] = Counter()
     for run, count in runs.items():
         for word in basic_words(run, lowercase=lowercase):
-            words[word] += count
+            if len(word) <= MAX_WORD:
+                words[word] += count
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
-    return dict(ordered[: MOST_WORDS // 2])
+    return dict(ordered[:MOST_WORDS])
 
 
-def _repeated(words: dict[str, int]) -> Iterator[str]:
-    """Texts in which each word stands as often as it was counted."""
+def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:
+    """Character → its entries ("c", and "##c" if it continues a word), by frequency."""
+    counts: Counter[str] = Counter()
+    continuing: set[str] = set()
     for word, count in words.items():
-        for done in range(0, count, 1000):
-            yield f"{word} " * min(1000, count - done)
+        for char in word:
+            counts[char] += count
+        continuing.update(word[1:])
+    ordered = sorted(counts, key=lambda char: (-counts[char], char))
+    return {c: [c, f"##{c}"] if c in continuing else [c] for c in ordered}
+
+
+def _repeated(words: Mapping[str, int], known: set[str]) -> Iterator[str]:
+    """Texts in which each word of known characters stands as often as counted."""
+    for word, count in words.items():
+        if known.issuperset(word):
+            for done in range(0, count, 1000):
+                yield f"{word} " * min(1000, count - done)
+
+
+def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
+    """Byte-level BPE: [PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
+
+    Raises:
+        UserError: the vocabulary cannot hold the bytes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    least = len(SPECIAL) + len(alphabet)
+    if vocab_size < least:
+        raise UserError(f"model.vocab_size = {vocab_size} is below {least}, for bytes")
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    model = json.loads(library.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    tokenizer = ByteBpe(padded(tokens, vocab_size), model["merges"])
+    tokenizer.training = {"unused": vocab_size - len(tokens)}
+    return tokenizer
+
+
+def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> SentencePiece:
+    """A unigram model: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last.
+
+    Raises:
+        UserError: the texts are empty, or the vocabulary cannot hold their characters.
+    """
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=written,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            hard_vocab_limit=False,
+            max_sentence_length=_LONGEST,
+            num_threads=1,  # the result depends on it
+            pad_id=0,
+            pad_piece=SPECIAL[0],
+            unk_id=1,
+            unk_piece=SPECIAL[1],
+            bos_id=-1,
+            eos_id=-1,
+            control_symbols=list(SPECIAL[2:]),
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[-1].rpartition("] ")[2]
+        raise UserError(f"SentencePiece cannot learn a vocabulary: {reason}") from None
+    learnt = SentencePiece(written.getvalue()).tokens
+    names = padded(learnt, vocab_size)[len(learnt) :]
+    tokenizer = SentencePiece(with_unused(written.getvalue(), names))
+    tokenizer.training = {"unused": len(names)}
+    return tokenizer

@@ -19,6 +19,8 @@ Kind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
 
 # Of a vocabulary trained here, in this order, as ids 0 … 4.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# What RoBERTa and others call them.
+_ALSO = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 # Named so by GPT-2; stored after each document where a vocabulary has it.
 END_OF_DOCUMENT = "<|endoftext|>"
 # The file beside the exchange formats by which `load` knows what we saved.
@@ -45,6 +47,7 @@ class Tokenizer(abc.ABC):
     def __init__(self, tokens: Sequence[str]):
         self.tokens = tuple(tokens)
         self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.training: dict | None = None  # what `train_tokenizer` found
 
     @property
     def vocab_size(self) -> int:
@@ -54,10 +57,21 @@ class Tokenizer(abc.ABC):
     @cached_property
     def special(self) -> SpecialTokens | None:
         """BERT's five; None where the vocabulary lacks one (GPT-2's lacks all)."""
-        if any(token not in self._ids for token in SPECIAL):
+        ids = [self._ids.get(self.special_names.get(role, "")) for role in SPECIAL]
+        if None in ids:
             return None
-        pad, unknown, cls, sep, mask = (self._ids[token] for token in SPECIAL)
-        return SpecialTokens(pad, unknown, cls, sep, mask, self.vocab_size)
+        return SpecialTokens(*ids, vocab_size=self.vocab_size)
+
+    @cached_property
+    def special_names(self) -> dict[str, str]:
+        """What may stand for a special token in a text → its name in the vocabulary."""
+        names: dict[str, str] = {}
+        for role, also in zip(SPECIAL, _ALSO, strict=True):
+            if name := next((n for n in (role, also) if n in self._ids), None):
+                names[role] = names[name] = name
+        if END_OF_DOCUMENT in self._ids:
+            names[END_OF_DOCUMENT] = END_OF_DOCUMENT
+        return names
 
     @property
     def end_of_document(self) -> int | None:
@@ -90,23 +104,18 @@ class Tokenizer(abc.ABC):
 
     def encode(self, text: str, *, specials: bool = False) -> Encoded:
         """The tokens of one text; `specials`: "[MASK]" and its like mean their ids."""
-        if not specials or not self._named_specials:
+        if not specials or not self.special_names:
             return self.encode_flat([text])
-        pattern = "|".join(map(re.escape, self._named_specials))
+        pattern = "|".join(map(re.escape, self.special_names))
         parts = [self._part(part) for part in re.split(f"({pattern})", text)]
         ids = np.concatenate([ids for ids, _ in parts])
         word_start = np.concatenate([word_start for _, word_start in parts])
         return Encoded(ids, word_start, np.array([len(ids)]))
 
     def _part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        if part in self._named_specials:
-            return np.array([self._ids[part]], np.int32), np.array([True])
+        if name := self.special_names.get(part):
+            return np.array([self._ids[name]], np.int32), np.array([True])
         return self.encode_flat([part])[:2]
-
-    @property
-    def _named_specials(self) -> tuple[str, ...]:
-        names = (*SPECIAL, END_OF_DOCUMENT)
-        return tuple(name for name in names if name in self._ids)
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -127,11 +136,36 @@ class Tokenizer(abc.ABC):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._save_files(directory)
-        content = {"format": 1, "kind": self.kind, **self.options}
-        write_json(directory / OPTIONS_FILE, {**content, "sha256": self.sha256})
+        content = {"kind": self.kind, **self.options, "sha256": self.sha256}
+        if self.training is not None:
+            content["training"] = self.training
+        write_json(directory / OPTIONS_FILE, content)
 
     @abc.abstractmethod
     def _save_files(self, directory: Path) -> None: ...
+
+    def _save_config(self, directory: Path, name: str, **more) -> None:
+        roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        named = {
+            role: self.special_names[special]
+            for role, special in zip(roles, SPECIAL, strict=True)
+            if special in self.special_names
+        }
+        if self.end_of_document is not None:
+            named["eos_token"] = END_OF_DOCUMENT
+        config = {"tokenizer_class": name, **more, **named}
+        write_json(directory / "tokenizer_config.json", config)
+
+
+def encoded(parts: Sequence[tuple[Sequence[int], np.ndarray]]) -> Encoded:
+    """(ids, word starts) of each text as one run."""
+    if not parts:
+        return Encoded(*(np.empty(0, kind) for kind in (np.int32, bool, np.int64)))
+    return Encoded(
+        np.concatenate([np.array(ids, np.int32) for ids, _ in parts]),
+        np.concatenate([word_start for _, word_start in parts]),
+        np.array([len(ids) for ids, _ in parts], np.int64),
+    )
 
 
 def write_json(path: Path, content: dict) -> None:
