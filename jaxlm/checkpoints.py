@@ -7,57 +7,50 @@
     checkpoints.check()                        raises if a save failed; never waits
     checkpoints.close()                        waits for the last one
 
-A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manifest: format
-version, step, the digest of every leaf, and `meta`, any JSON of the caller's. Orbax
-writes both and makes the step appear in one rename; the digests are recomputed after a
-restore, since Orbax alone restores flipped bits in silence. This is the only file that
-knows Orbax. Next: `train/loop.py`, and `open.py` for reading.
+A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manifest:
+format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
+Orbax writes both and makes the step appear in one rename; the digests are recomputed
+after a restore, since Orbax alone restores flipped bits in silence. This is the only
+file that knows Orbax. Next: `train/loop.py`, and `open.py` for reading.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import tensorstore as ts
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxlm.digests import LeafDigest, digest
+from jaxlm.digests import LeafDigest, Manifest, UnsoundError, differences, digest
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
-FORMAT = 1  # of the manifest; raised when older code could misread a checkpoint
 _STATE = "state"
 _ORPHAN = (".orbax-checkpoint-tmp", ".deleted")
 
-# What Orbax warns of at each save and restore although all is well: no OCDBT files
-# (none are wanted), and no zarr files where it looks for them (they lie deeper).
-_NOISE = ("Skipping merge of OCDBT", "TensorStore data files not found")
-logging.getLogger("absl").addFilter(
-    lambda record: not any(noise in record.getMessage() for noise in _NOISE)
-)
+
+def _news(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs although it raises it too, or although all is well."""
+    return (
+        "orbax" not in record.pathname
+        and ".orbax-checkpoint" not in record.getMessage()
+    )
 
 
-class Unsound(UserError):
-    """A checkpoint that does not hold what was saved."""
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says about itself."""
-
-    step: int
-    digests: dict[str, LeafDigest]
-    meta: dict[str, Any]
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).addFilter(_news)
 
 
 class Restored(NamedTuple):
@@ -152,13 +145,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.directory / str(step)} holds another state of step {step}"
             )
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "digests": {path: str(each) for path, each in digests.items()},
-            "meta": dict(meta),
-        }
-        manifest["sha256"] = _sha256_of(manifest)
+        manifest = Manifest(step, digests, dict(meta)).seal()
         try:
             with _context():
                 response = ocp.save_async(
@@ -176,10 +163,17 @@ class Checkpoints:
 
     def _finish(self, step: int, response: Any) -> None:
         """In the background: see the save through, then make room."""
+        # When one leaf fails to be written, the others find their event loop closed.
+        before, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
             response.result()
         except Exception as error:
+            if jax.process_index() == 0:
+                with contextlib.suppress(OSError):
+                    for orphan in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                        orphan.rmtree()  # what is left of a disk that may be full
             raise self._failed(step, error) from error
+        sys.unraisablehook = before
         if jax.process_index() == 0:
             for old in self._surplus():
                 self._remove(old)
@@ -240,23 +234,15 @@ class Checkpoints:
         """The manifest of a completed step, checked against its own hash.
 
         Raises:
-            Unsound: it is missing or changed.
+            UnsoundError: it is missing or changed.
             UserError: it is of another format version.
         """
         path = self.directory / str(step) / "_CHECKPOINT_METADATA"
         try:
-            data = json.loads(path.read_text())["custom_metadata"]
-            version, expected = data["format"], data.pop("sha256")
+            sealed = json.loads(path.read_text())["custom_metadata"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Unsound(f"{path} is not readable: {_line(error)}") from error
-        if _sha256_of(data) != expected:
-            raise Unsound(f"{path} was changed after it was written")
-        if version != FORMAT:
-            raise UserError(
-                f"{path.parent} has format {version}; this jaxlm reads {FORMAT}"
-            )
-        digests = {p: LeafDigest.parse(text) for p, text in data["digests"].items()}
-        return Manifest(data["step"], digests, data["meta"])
+            raise UnsoundError(f"{path} cannot be read: {_line(error)}") from error
+        return Manifest.unseal(sealed, step, str(path))
 
     def restore(
         self,
@@ -271,67 +257,72 @@ class Checkpoints:
         Args:
             abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
             step: a certain step instead of the newest.
-            part: path prefix, for example "params/": `abstract` holds only the leaves
-                under it, and no others are read.
-            fallback: where the newest is not sound, put it aside (`<step>.unsound`) and
-                take the one before, and so on.
+            part: prefix of the paths to read, for example "params/": `abstract` is then
+                the tree under it.
+            fallback: where the newest is not sound, take the one before, and so on;
+                those passed over are renamed to `<step>.unsound`.
 
         Raises:
-            Unsound: a leaf's digest does not match or it cannot be read; names the leaf.
+            UnsoundError: a leaf cannot be read or has another digest; names it.
             UserError: leaves are missing, unknown or of another shape: both sides.
         """
         steps = self.steps()
+        if step is not None and step not in steps:
+            have = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"no step {step} in {self.directory}; there is {have}")
         if step is not None:
-            if step not in steps:
-                have = ", ".join(map(str, steps)) or "none"
-                raise UserError(
-                    f"no checkpoint of step {step} in {self.directory}: {have}"
-                )
             steps = [step]
         notes: list[str] = []
+        passed: list[int] = []
         for each in reversed(steps):
             try:
-                return self._restore(each, abstract, part, notes)
-            except Unsound as error:
-                if not fallback:
-                    older = [s for s in steps if s < each]
-                    remedy = (
-                        f"--fallback takes step {older[-1]} instead"
-                        if older
-                        else "there is no older one"
-                    )
-                    raise Unsound(f"{error}; {remedy}") from error
+                restored = self._restore(each, abstract, part)
+            except UnsoundError as error:
                 notes.append(str(error))
-                self._put_aside(each)
-        if notes:
-            raise Unsound("no sound checkpoint is left:\n  " + "\n  ".join(notes))
-        return None
+                passed.append(each)
+                if not fallback:
+                    break
+            else:
+                if jax.process_index() == 0:
+                    for bad in passed:
+                        path = self.directory / str(bad)
+                        path.rename(self.directory / f"{bad}.unsound")
+                return restored._replace(notes=notes)
+        if not notes:
+            return None
+        older = [each for each in steps if each < passed[-1]]
+        notes.append(
+            f"pretrain --fallback goes back to step {older[-1]}"
+            if older
+            else "there is no older checkpoint to go back to"
+        )
+        raise UnsoundError("; ".join(notes))
 
-    def _restore(
-        self, step: int, abstract: Any, part: str, notes: list[str]
-    ) -> Restored:
+    def _restore(self, step: int, abstract: Any, part: str) -> Restored:
         path = self.directory / str(step)
         manifest = self.manifest(step)
         stored = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
-        wanted = {p: _placed(leaf) for p, leaf in leaves(abstract)}
-        problems = _differences(wanted, stored)
+        wanted = {part + p: _placed(leaf) for p, leaf in leaves(abstract)}
+        problems = differences(wanted, stored)
         if problems:
             raise UserError(f"{path} does not fit this run:\n" + "\n".join(problems))
-        flat = _load(path, wanted)
+        flat = {}
+        for p, leaf in wanted.items():
+            try:
+                flat[p] = _read(path / _STATE / p, leaf)
+            except Exception as error:
+                raise UnsoundError(
+                    f"{path} is damaged: leaf {p} cannot be read: {_line(error)}"
+                ) from error
         digests = digest(flat)
         for p, each in digests.items():
             if each != stored[p]:
-                raise Unsound(
+                raise UnsoundError(
                     f"{path} is damaged: leaf {p} has digest {each.lanes}, "
                     f"{stored[p].lanes} was saved"
                 )
-        state = map_with_path(lambda p, _: flat[p], abstract)
-        return Restored(step, state, digests, manifest.meta, notes)
-
-    def _put_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
-            path = self.directory / str(step)
-            path.rename(self.directory / f"{step}.unsound")
+        state = map_with_path(lambda p, _: flat[part + p], abstract)
+        return Restored(step, state, digests, manifest.meta, [])
 
 
 def _context() -> ocp.Context:
@@ -346,25 +337,26 @@ def _context() -> ocp.Context:
     return context
 
 
-def _load(path: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The leaves, or `Unsound` with the name of one that cannot be read."""
+def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """One leaf, each device's part of it read once.
 
-    def load(part: dict[str, Any]) -> dict[str, Any]:
-        with _context():
-            return ocp.load(path, part, checkpointable_name=_STATE)
+    By TensorStore, which Orbax stands on: `ocp.load` reads all leaves in one event
+    loop, and when one fails its error names none while the others print theirs.
+    """
+    place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
+    if str(path).startswith("gs://"):
+        bucket, _, inside = str(path).removeprefix("gs://").partition("/")
+        place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
+    spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
+    array = ts.open(spec, read=True).result()
+    if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
+        raise ValueError(f"its zarr.json says {array.dtype.name}{list(array.shape)}")
+    parts: dict[str, Any] = {}  # devices that hold the same part share one read
 
-    try:
-        return load(wanted)
-    except Exception as error:
-        # The library's error may name a file or nothing at all: try leaf by leaf.
-        for name, leaf in wanted.items():
-            try:
-                load({name: leaf})
-            except Exception as cause:
-                raise Unsound(
-                    f"{path} is damaged: leaf {name} cannot be read: {_line(cause)}"
-                ) from cause
-        raise Unsound(f"{path} cannot be read: {_line(error)}") from error
+    def part(index: Any) -> Any:
+        return parts.setdefault(str(index), array[index].read()).result()
+
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -374,31 +366,10 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _differences(
-    wanted: Mapping[str, Any], stored: Mapping[str, LeafDigest]
-) -> list[str]:
-    """One line a leaf that is on one side only (−, +) or not the same on both (≠)."""
-    lines = []
-    for path in sorted({*wanted, *stored}):
-        here = path in wanted and f"{wanted[path].dtype}{list(wanted[path].shape)}"
-        there = path in stored and f"{stored[path].dtype}{list(stored[path].shape)}"
-        if not there:
-            lines.append(f"  - {path}  expected {here}, not in the checkpoint")
-        elif not here:
-            lines.append(f"  + {path}  {there} in the checkpoint, not expected")
-        elif here != there:
-            lines.append(f"  ≠ {path}  expected {here}, the checkpoint has {there}")
-    return lines
-
-
-def _sha256_of(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
 def _line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+    text = (str(error).strip().splitlines() or [""])[0].partition(" [tensorstore_")[0]
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
