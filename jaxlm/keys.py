@@ -12,11 +12,12 @@ from __future__ import annotations
 import zlib
 
 import jax
-from jaxtyping import Array, Int, Key, UInt
+import numpy as np
+from jaxtyping import Array, Integer, Key
 
 
 def key_for(
-    seed: int, name: str, *ids: int | Int[Array, "..."] | UInt[Array, "..."]
+    seed: int, name: str, *ids: int | Integer[Array, "..."] | Integer[np.ndarray, "..."]
 ) -> Key[Array, "..."]:
     """The key of `name` (and of each row of `ids`) under `seed`.
 

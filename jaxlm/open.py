@@ -15,8 +15,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import BertConfig, RunConfig
 from jaxlm.models.bert import Bert
 from jaxlm.models.stack import Encoded
-from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.text.tokenizers import load as load_tokenizer
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError

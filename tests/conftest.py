@@ -15,7 +15,7 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
-import pytest  # noqa: E402
+import pytest
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

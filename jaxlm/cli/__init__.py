@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 
@@ -29,9 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
     try:
-        return _run(argv)
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:
+        # The reader has gone; keep Python from flushing into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINISHED
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
@@ -39,8 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxlm: interrupted; run the same command to go on", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        return FINISHED
     if debug:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)

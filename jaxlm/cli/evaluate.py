@@ -65,7 +65,7 @@ def run(argv: list[str]) -> int:
                 errors=args.errors,
             )
         corpus = open_corpus(directory)
-        if corpus.manifest.tokenizer["sha256"] != model.tokenizer.sha256:
+        if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")
         figures = _figures(model, corpus, split, args)
     if args.json:

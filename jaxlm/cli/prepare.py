@@ -46,8 +46,8 @@ def run(argv: list[str]) -> int:
         raise UserError("jaxlm prepare needs --text")
     manifest = prepare_corpus(args.config, args, args.corpus)
     say(
-        f"{args.corpus}: {manifest.num_tokens:,} tokens, {manifest.num_sentences:,} sentences, "
-        f"{manifest.num_documents:,} documents ({manifest.num_held_out:,} held out)"
+        f"{args.corpus}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
+        f"{manifest.documents:,} documents ({manifest.held_out:,} held out)"
     )
     return 0
 

@@ -127,8 +127,8 @@ def _corpus(args: Show) -> None:
     corpus = open_corpus(args.what)
     manifest = corpus.manifest
     print(
-        f"{args.what}: {manifest.num_tokens:,} tokens of {manifest.tokenizer['vocab_size']:,}, "
-        f"{manifest.num_sentences:,} sentences, {manifest.num_documents:,} documents"
+        f"{args.what}: {manifest.tokens:,} tokens of {manifest.vocab_size:,}, "
+        f"{manifest.sentences:,} sentences, {manifest.documents:,} documents"
     )
     print(f"sha256 {corpus.sha256}")
     if args.rows:

@@ -60,7 +60,7 @@ def make_train_step(
         else:
             grads, sums = _add_up(gradient, state.params, batch, accumulate)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 

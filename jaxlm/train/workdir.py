@@ -62,7 +62,7 @@ def open_workdir(
         UserError: its config, corpus or tokenizer is another one: each difference.
     """
     here = Path(workdir)
-    size = corpus.manifest.tokenizer["vocab_size"]
+    size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
             f"corpus {corpus.directory} has a vocabulary of {size}, model.vocab_size is "
@@ -139,7 +139,7 @@ def _provenance(corpus: Corpus, argv: list[str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "corpus": os.path.abspath(corpus.directory),
         "corpus_sha256": corpus.sha256,
-        "tokenizer_sha256": corpus.manifest.tokenizer["sha256"],
+        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
     }
 
 

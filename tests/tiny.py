@@ -1,0 +1,41 @@
+"""A run of seconds, in which everything that draws chance is on."""
+
+import dataclasses
+
+from jaxlm.config import (
+    DataConfig,
+    LogConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    bert,
+)
+
+
+def tiny(**changes) -> RunConfig:
+    """That run, with `changes` to its fields."""
+    config = RunConfig(
+        model=bert(
+            "tiny",
+            vocab_size=600,
+            num_layers=2,
+            num_heads=2,
+            d_model=16,
+            d_ff=32,
+            max_length=32,
+            dropout=0.1,
+        ),
+        data=DataConfig(threads=2, short_rate=0.5),
+        optim=OptimConfig(name="adamw", peak=1e-3, warmup=4, decay="linear"),
+        mesh=MeshConfig(data=1),
+        log=LogConfig(every=2, batches=True, tensorboard=False),
+        seed=3,
+        steps=12,
+        batch=16,
+        length=32,
+        predictions=5,
+        accumulate=2,
+        save_every=4,
+        eval_every=0,
+    )
+    return dataclasses.replace(config, **changes)

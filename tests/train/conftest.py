@@ -1,0 +1,31 @@
+"""A small real corpus for the loop's tests."""
+
+import lzma
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+import jaxlm
+
+SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
+
+
+@pytest.fixture(scope="session")
+def corpus_directory(tmp_path_factory):
+    """Some chapters of Jane Austen; made anew for each worker, in a second."""
+    from jaxlm.text.prepare import prepare
+
+    scratch = tmp_path_factory.mktemp("corpus")
+    text = scratch / "austen.txt"
+    with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
+        text.write_text(file.read(150_000))
+    prepare(tiny(), [str(text)], str(scratch / "corpus"), holdout=0.3)
+    return str(scratch / "corpus")
+
+
+@pytest.fixture
+def corpus(corpus_directory):
+    from jaxlm.text.corpus import open_corpus
+
+    return open_corpus(corpus_directory)

@@ -1,0 +1,195 @@
+"""The loop's promises: resume is bitwise, batches are the run's, damage is named."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from jaxlm.config import MeshConfig, Phase, to_json
+from jaxlm.train.loop import train
+from jaxlm.types import UserError
+
+# What a line says of this machine's speed, and not of the run.
+SPEED = {"tokens_per_second", "mfu"}
+
+
+def lines(workdir: Path) -> list[dict]:
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in r.items() if k not in SPEED} for r in records]
+
+
+def stopped(config, step):
+    return dataclasses.replace(config, stop=step)
+
+
+def test_resume_is_bitwise(corpus, tmp_path):
+    """Dropout, masking, pairs and accumulation on; stops off and on the save grid."""
+    config = tiny()
+    whole = train(config, corpus, tmp_path / "whole")
+    for stop in (3, 8, 9):
+        parts = train(stopped(config, stop), corpus, tmp_path / "parts")
+        assert parts.step == stop
+    parts = train(config, corpus, tmp_path / "parts")
+    assert parts.sha256 == whole.sha256
+    kept = [
+        r for r in lines(tmp_path / "parts") if r["step"] % 2 == 0 or r["step"] == 1
+    ]
+    assert kept == lines(tmp_path / "whole")
+
+
+def test_a_finished_run_says_so_and_stays(corpus, tmp_path):
+    first = train(tiny(), corpus, tmp_path)
+    again = train(tiny(), corpus, tmp_path)
+    assert again.sha256 == first.sha256 and again.step == 12
+
+
+def test_another_seed_is_another_run(corpus, tmp_path):
+    one = train(tiny(steps=2), corpus, tmp_path / "a")
+    two = train(tiny(steps=2, seed=4), corpus, tmp_path / "b")
+    assert one.sha256 != two.sha256
+    assert (
+        lines(tmp_path / "a")[0]["batch_sha256"]
+        != lines(tmp_path / "b")[0]["batch_sha256"]
+    )
+
+
+def test_evaluating_and_saving_do_not_touch_the_run(corpus, tmp_path):
+    plain = train(tiny(), corpus, tmp_path / "plain")
+    busy = train(tiny(eval_every=3, save_every=1, keep=1), corpus, tmp_path / "busy")
+    assert plain.sha256 == busy.sha256
+    assert 0 <= busy.figures["mlm_accuracy"] <= 1
+    assert busy.figures["nsp_majority_accuracy"] >= 0.5
+
+
+@pytest.mark.parametrize(
+    "mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)]
+)
+def test_every_mesh_reads_the_same_batches_and_goes_on_from_any_state(
+    corpus, tmp_path, mesh
+):
+    config = tiny(accumulate=1)
+    train(config, corpus, tmp_path / "one")
+    many = dataclasses.replace(config, mesh=mesh)
+    train(many, corpus, tmp_path / "many")
+    one, other = lines(tmp_path / "one"), lines(tmp_path / "many")
+    assert [r["batch_sha256"] for r in one] == [r["batch_sha256"] for r in other]
+    for a, b in zip(one, other, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+    train(stopped(config, 6), corpus, tmp_path / "moved")
+    train(many, corpus, tmp_path / "moved")
+    for a, b in zip(one, lines(tmp_path / "moved"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_phases_share_the_optimiser_and_restart_the_rows(corpus, tmp_path):
+    phases = (
+        Phase(until=6, length=16, batch=16, predictions=3),
+        Phase(until=12, length=32, batch=8, predictions=5, accumulate=2),
+    )
+    config = tiny(phases=phases)
+    whole = train(config, corpus, tmp_path / "whole")
+    for stop in (4, 6, 7):
+        train(stopped(config, stop), corpus, tmp_path / "parts")
+    assert train(config, corpus, tmp_path / "parts").sha256 == whole.sha256
+    rates = [record["learning_rate"] for record in lines(tmp_path / "whole")]
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+
+
+def test_static_masks_repeat_and_fresh_ones_do_not(corpus, tmp_path):
+    from jaxlm.data.pipeline import open_source, read_rows
+
+    source = open_source(
+        corpus, split=0, length=32, pairs=True, seed=3, stream="s", draws=2
+    )
+    rows = source.rows
+    first = read_rows(source, __import__("numpy").arange(rows * 4))
+    names = {tuple(each) for each in first.identity.tolist()}
+    assert len(names) == 2 * rows
+
+
+def test_aborts_after_gradients_that_are_never_finite(corpus, tmp_path):
+    from jaxlm.config import OptimConfig
+
+    config = tiny(
+        optim=OptimConfig(name="adamw", peak=1e30, warmup=0, decay="constant", clip=0),
+        max_skipped=3,
+        steps=40,
+        save_every=100,
+    )
+    with pytest.raises(UserError, match="not finite for 3 steps in a row"):
+        train(config, corpus, tmp_path)
+
+
+def test_init_takes_the_parameters_of_another_run(corpus, tmp_path):
+    train(tiny(), corpus, tmp_path / "old")
+    fresh = train(tiny(steps=1), corpus, tmp_path / "fresh")
+    warm = train(tiny(steps=1, init=str(tmp_path / "old")), corpus, tmp_path / "warm")
+    assert warm.sha256 != fresh.sha256
+    assert lines(tmp_path / "warm")[0]["loss"] < lines(tmp_path / "fresh")[0]["loss"]
+
+
+def command(tmp_path, corpus, workdir, **changes) -> list[str]:
+    """The command line of a run of its own process, one CPU device."""
+    config = tiny(**changes)
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from jaxlm.config import from_json\n"
+        f"def get_config():\n    return from_json('''{to_json(config)}''')\n"
+    )
+    return [
+        sys.executable,
+        "-m",
+        "jaxlm",
+        "pretrain",
+        str(file),
+        "--corpus",
+        corpus,
+        "--workdir",
+        str(workdir),
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+
+
+def state_of(output: str) -> str:
+    return next(line for line in output.splitlines() if line.startswith("state sha256"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_runs_end_as_uninterrupted_ones(tmp_path, corpus_directory, how):
+    """SIGTERM saves and exits 75, SIGKILL exits at once: the same command goes on."""
+    changes = {"steps": 400, "save_every": 25, "accumulate": 1}
+    whole = subprocess.run(
+        command(tmp_path, corpus_directory, tmp_path / "whole", **changes),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    killed = command(tmp_path, corpus_directory, tmp_path / "killed", **changes)
+    process = subprocess.Popen(
+        killed, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    saved = tmp_path / "killed" / "checkpoints" / "50"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.communicate()
+    assert process.returncode == (75 if how == signal.SIGTERM else -signal.SIGKILL)
+    again = subprocess.run(
+        killed, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "resuming at step" in again.stdout + again.stderr
+    assert state_of(again.stdout) == state_of(whole.stdout)
