@@ -60,7 +60,7 @@ def peak_flops(device: jax.Device, precision: str = "bfloat16") -> float:
     Fake CPU devices share one machine: each has its part of the measured rate.
     """
     if device.platform == "cpu":
-        return measured_flops() / jax.local_device_count("cpu")
+        return measured_flops() / jax.local_device_count(backend="cpu")
     for kind, bfloat16, float32 in _PEAKS:
         if kind in device.device_kind:
             return (bfloat16 if precision == "bfloat16" else float32) * 1e12
@@ -83,6 +83,11 @@ def measured_flops(size: int = 1024, repeats: int = 5) -> float:
     return 2 * size**3 / min(seconds() for _ in range(repeats))
 
 
+def total_peak_flops(devices: Sequence[Any], precision: str = "bfloat16") -> float:
+    """FLOP/s of all devices together; NaN where that of one is not known."""
+    return sum(peak_flops(each, precision) for each in devices)
+
+
 def mfu(flops_per_second: float, devices: Sequence[Any], precision: str) -> float:
     """Share of the devices' peak that `flops_per_second`, of all together, makes."""
-    return flops_per_second / sum(peak_flops(each, precision) for each in devices)
+    return flops_per_second / total_peak_flops(devices, precision)

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from jaxlm.config import Phase, RunConfig
-from jaxlm.devices import mfu
+from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Mean, add, figures
 from jaxlm.train.files import Events, Lines, cut
 from jaxlm.train.screen import Screen, shown
@@ -130,13 +131,16 @@ class Log:
         start = self._clock()
         yield
         now = self._clock()
+        # Here, while the devices are idle: on a CPU it is measured.
+        peak = total_peak_flops(jax.devices(), self._config.precision)
         self._screen.wait_for("")
         self.say(f"compiled {what} in {now - start:.1f} s")
         self._rates = _Rates(
             tokens=phase.batch * phase.length,
             flops=flops,
-            run=(now, self._step),
-            line=(now, self._step),
+            peak=peak,
+            run=(self._clock(), self._step),
+            line=(self._clock(), self._step),
         )
 
     @contextmanager
@@ -233,7 +237,7 @@ class Log:
             if isinstance(value, Mean)
         }
         self._own = {
-            name: value if isinstance(value, str) else value.item()
+            name: value if isinstance(value, str) else np.asarray(value).item()
             for name, value in host.items()
             if name not in sums
         }
@@ -269,9 +273,11 @@ class Log:
                 self.say(f"warning: {writer.path} is written no further: {error}")
 
     def _record(self, now: float) -> dict[str, Any]:
-        speed = self._rates.steps_per_second(now, self._step) if self._rates else 0.0
-        tokens = speed * self._rates.tokens if self._rates else math.nan
-        flops = speed * self._rates.flops if self._rates else math.nan
+        tokens = mfu = math.nan
+        if self._rates:
+            speed = self._rates.steps_per_second(now, self._step)
+            tokens = speed * self._rates.tokens
+            mfu = speed * self._rates.flops / self._rates.peak
         return {
             "step": self._step,
             "loss": math.nan,
@@ -281,9 +287,7 @@ class Log:
             **figures(self._sums),
             **self._own,
             "tokens_per_second": tokens,
-            "mfu": mfu(flops, jax.devices(), self._config.precision)
-            if math.isfinite(flops)
-            else math.nan,
+            "mfu": mfu,
         }
 
     def _seconds_left(self, now: float) -> float:
@@ -298,6 +302,7 @@ class _Rates:
 
     tokens: int  # of a step
     flops: float  # of a step
+    peak: float  # FLOP/s of all devices at most
     run: tuple[float, int]  # when and at which step the run's compiled part began
     line: tuple[float, int]  # the same of the line that is being summed up
     paused: float = 0.0  # seconds of the line that were spent on something else
