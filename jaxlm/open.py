@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import BertConfig, RunConfig
@@ -52,16 +52,16 @@ class Model:
 
     def forward(
         self,
-        tokens: Int[np.ndarray, "B L"] | Int[Array, "B L"],
-        token_types: Int[np.ndarray, "B L"] | Int[Array, "B L"] | None = None,
-        mask: Bool[np.ndarray, "B L"] | Bool[Array, "B L"] | None = None,
+        tokens: ArrayLike,
+        token_types: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> Encoded:
         """Hidden states [N+1, B, L, D], pooled [B, D], logits, NSP logits; no dropout.
 
         Args:
-            tokens: ids below the vocabulary's size.
-            token_types: 0 in the first segment, 1 in the second; all 0 by default.
-            mask: True where a token is not padding; all of them by default.
+            tokens: [B, L], ids below the vocabulary's size.
+            token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by default.
+            mask: [B, L], True where a token is not padding; all of them by default.
 
         Raises:
             UserError: an id outside the vocabulary, or more tokens than positions.
@@ -100,7 +100,7 @@ class Model:
         """
         special = self.tokenizer.special
         assert special is not None
-        ids = self.tokenizer.encode(text, specials=True)
+        ids = self.tokenizer.encode(text, specials=True).ids
         row = np.concatenate([[special.cls], ids, [special.sep]])
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):

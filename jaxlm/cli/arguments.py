@@ -6,8 +6,11 @@ its fields are flags without a prefix (`--seed 1 --model.dropout 0`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import re
 import sys
 import typing
 from typing import Any, TypeVar
@@ -30,9 +33,9 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
         UserError: an unknown flag, with the nearest one that exists.
         SystemExit: help was printed (0), or a value has the wrong type (2).
     """
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
     wants_help = any(arg in ("-h", "--help") for arg in argv)
-    if "config" in names and "config" not in defaults:
+    if hints.get("config") is RunConfig:
         if argv and not argv[0].startswith("-"):
             defaults["config"] = load_config(argv[0])
             argv = argv[1:]
@@ -43,14 +46,25 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
     positional = [f.name for f in dataclasses.fields(kind) if _is_positional(kind, f)]  # type: ignore[arg-type]
     _refuse_unknown(kind, verb, argv)
     _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
-    return tyro.cli(
-        kind,
-        prog=f"jaxlm {verb}",
-        args=_normal(argv),
-        default=kind(**{**_blank(kind), **defaults}),
-        use_underscores=True,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    lists = [name for name, hint in hints.items() if typing.get_origin(hint) is tuple]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                kind,
+                prog=f"jaxlm {verb}",
+                args=_normal(argv, lists),
+                default=kind(**{**_blank(kind), **defaults}),
+                use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as end:
+        if end.code == 0:
+            raise
+        # tyro draws a box round its message; what is said is one line without it.
+        words = re.sub(r"[^\x20-\x7e]+", " ", printed.getvalue()).split()
+        message = " ".join(words).split(" For full helptext")[0]
+        raise UserError(message) from None
 
 
 def _is_positional(kind: Any, field: dataclasses.Field) -> bool:
@@ -58,11 +72,10 @@ def _is_positional(kind: Any, field: dataclasses.Field) -> bool:
     return tyro.conf.Positional[str] == hint
 
 
-def _blank(kind: Any) -> dict[str, Any]:
+def _blank(kind: Any) -> dict[str, str]:
+    """Required fields, all of them strings that `_refuse_missing` has seen in argv."""
     return {
-        f.name: tyro.MISSING
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING
+        f.name: "" for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING
     }
 
 
@@ -109,8 +122,9 @@ def _refuse_unknown(kind: Any, verb: str, argv: list[str]) -> None:
             raise UserError(f"unknown field --{name}: {hint}")
 
 
-def _normal(argv: list[str]) -> list[str]:
-    """`--flag=v` cut, repeated list flags joined, true and false as Python spells them."""
+def _normal(argv: list[str], lists: list[str]) -> list[str]:
+    """`--flag=v` cut, true and false as Python spells them; of a repeated flag the last
+    one counts, but the words of one in `lists` are joined."""
     cut: list[str] = []
     for arg in argv:
         cut += arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
@@ -119,11 +133,16 @@ def _normal(argv: list[str]) -> list[str]:
     into = loose
     for arg in cut:
         if arg.startswith("--"):
-            into = groups.setdefault(arg.replace("-", "_").replace("__", "--", 1), [])
+            flag = arg[2:].replace("-", "_")
+            if flag not in lists:
+                groups.pop(flag, None)
+            into = groups.setdefault(flag, [])
         else:
             boolean = into is not loose and arg in ("true", "false")
             into.append(arg.capitalize() if boolean else arg)
-    return loose + [word for flag, each in groups.items() for word in (flag, *each)]
+    return loose + [
+        word for flag, each in groups.items() for word in (f"--{flag}", *each)
+    ]
 
 
 def say(text: str) -> None:

@@ -55,14 +55,13 @@ def _bar() -> Iterator[Callable]:
 
 def _lines() -> Callable:
     began: dict[str, float] = {}
-    last = 0.0
+    last = time.monotonic()
 
     def report(progress) -> None:
         nonlocal last
         now = time.monotonic()
         start = began.setdefault(progress.stage, now)
-        finished = progress.total and progress.done >= progress.total
-        if now - last < _SECONDS_BETWEEN_LINES and not finished:
+        if now - last < _SECONDS_BETWEEN_LINES:
             return
         last = now
         rate = progress.done / max(now - start, 1e-9) / 1e6

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxlm.types import UserError
+
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -39,17 +41,17 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         if self.d_model % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"model.d_model = {self.d_model} is not a multiple of "
                 f"model.num_heads = {self.num_heads}"
             )
         for name in ("vocab_size", "num_layers", "d_model", "d_ff", "max_length"):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise UserError(
                     f"model.{name} = {getattr(self, name)} must be positive"
                 )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout = {self.dropout} is not in [0, 1)")
+            raise UserError(f"model.dropout = {self.dropout} is not in [0, 1)")
 
 
 # num_layers, d_model of the published sizes (google-research/bert README); heads are

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxlm.config.model import BertConfig
+from jaxlm.types import UserError
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
-            raise ValueError(f"data.mask_rate = {self.mask_rate} is not in (0, 1)")
+            raise UserError(f"data.mask_rate = {self.mask_rate} is not in (0, 1)")
         if not 0 <= self.short_rate <= 1:
-            raise ValueError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
+            raise UserError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
         if self.draws < 0:
-            raise ValueError(f"data.draws = {self.draws} is negative")
+            raise UserError(f"data.draws = {self.draws} is negative")
 
 
 @dataclass(frozen=True)
@@ -159,36 +160,34 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps = {self.steps} must be positive")
+            raise UserError(f"steps = {self.steps} must be positive")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed = {self.seed} is not in [0, 2**32)")
+            raise UserError(f"seed = {self.seed} is not in [0, 2**32)")
         done = 0
         for i, phase in enumerate(self.stretches):
             at = f"phases.{i}." if self.phases else ""
             if phase.until <= done:
-                raise ValueError(f"{at}until = {phase.until} does not follow {done}")
+                raise UserError(f"{at}until = {phase.until} does not follow {done}")
             done = phase.until
             if phase.length > self.model.max_length:
-                raise ValueError(
+                raise UserError(
                     f"{at}length = {phase.length} exceeds "
                     f"model.max_length = {self.model.max_length}"
                 )
             if phase.length < 8:
-                raise ValueError(f"{at}length = {phase.length} is below 8")
+                raise UserError(f"{at}length = {phase.length} is below 8")
             if phase.batch < 1 or phase.accumulate < 1 or phase.predictions < 1:
-                raise ValueError(
+                raise UserError(
                     f"{at}batch, accumulate and predictions must be positive, not "
                     f"{phase.batch}, {phase.accumulate}, {phase.predictions}"
                 )
             if phase.batch % phase.accumulate:
-                raise ValueError(
+                raise UserError(
                     f"{at}batch = {phase.batch} is not a multiple of "
                     f"{at}accumulate = {phase.accumulate}"
                 )
         if done != self.steps:
-            raise ValueError(
-                f"the last phase ends at step {done}, steps = {self.steps}"
-            )
+            raise UserError(f"the last phase ends at step {done}, steps = {self.steps}")
 
     @property
     def stretches(self) -> tuple[Phase, ...]:

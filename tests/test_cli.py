@@ -1,0 +1,301 @@
+"""What a user types and what comes back: results, one clear line, exit status."""
+
+import json
+import lzma
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jaxlm
+from jaxlm.cli import main
+
+SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
+TINY = (
+    "--model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 --model.d_model 16 "
+    "--model.d_ff 32 --batch 8 --length 32 --predictions 5 --log.tensorboard false "
+    "--mesh.data 1 --steps 4 --save_every 2 --eval_every 2 --log.every 2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def novel(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("text") / "novel.txt"
+    with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
+        path.write_text(file.read(120_000))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(novel, tmp_path_factory) -> Path:
+    """A run directory and beside it its corpus, made by the command line alone."""
+    here = tmp_path_factory.mktemp("run")
+    arguments = ["--text", novel, "--holdout", "0.3", "--processes", "1"]
+    corpus = ["--corpus", str(here / "corpus")]
+    assert main(["prepare", "bert_tiny", *arguments, *corpus, *TINY]) == 0
+    assert (
+        main(["pretrain", "bert_tiny", *corpus, "--workdir", str(here / "r"), *TINY])
+        == 0
+    )
+    return here / "r"
+
+
+def again(run: Path, *more: str) -> list[str]:
+    corpus = str(run.parent / "corpus")
+    return [
+        "pretrain",
+        "bert_tiny",
+        "--corpus",
+        corpus,
+        "--workdir",
+        str(run),
+        *TINY,
+        *more,
+    ]
+
+
+def mistake(capsys, *argv: str) -> str:
+    """The one line that a command which must fail leaves behind."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    first, *rest = error.strip().splitlines()
+    assert first.startswith("jaxlm: ")
+    assert all(line.startswith("  ") for line in rest), error
+    return error
+
+
+def test_a_run_is_complete(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "provenance.json", "metrics.jsonl", "tokenizer"} <= names
+    record = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    wanted = "step loss learning_rate grad_norm skipped tokens_per_second mfu"
+    assert set(wanted.split()) <= set(record)
+    provenance = json.loads((run / "provenance.json").read_text())[0]
+    assert provenance["versions"]["jax"] and provenance["corpus_sha256"]
+
+
+def test_the_same_command_again_is_done_at_once(run, capsys):
+    assert main(again(run)) == 0
+    assert "state sha256 " in capsys.readouterr().out
+
+
+def test_fill_gives_words_with_probabilities(run, capsys):
+    assert main(["fill", str(run), "She was [MASK] and [MASK].", "--top_k", "3"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("[MASK] 1: ") and second.startswith("[MASK] 2: ")
+    assert first.count("%") == 3
+
+
+def test_evaluate_puts_baselines_beside_figures(run, novel, capsys):
+    assert main(["evaluate", str(run), "--text", novel, "--json", "true"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["unigram_loss"] > 0 and 0 < figures["unigram_accuracy"] < 1
+    assert main(["evaluate", str(run), "--corpus", str(run.parent / "corpus")]) == 0
+    assert "majority" in capsys.readouterr().out
+
+
+def test_load_from_python_gives_every_layer(run):
+    model = jaxlm.load(str(run))
+    out = model.forward([[2, 10, 11, 3], [2, 12, 3, 0]])
+    assert out.hidden.shape == (2, 2, 4, 16)
+    assert out.logits.shape == (2, 4, 600)
+    assert out.nsp_logits.shape == (2, 2)
+    assert isinstance(model.params, dict)
+
+
+@pytest.mark.parametrize("what", ["bert_tiny", "bert_base_modern", "corpus", "run"])
+def test_show(run, capsys, what):
+    place = {"corpus": str(run.parent / "corpus"), "run": str(run)}.get(what, what)
+    rows = ["--rows", "2"] if what == "corpus" else []
+    assert main(["show", place, *rows]) == 0
+    out = capsys.readouterr().out
+    expected = {"corpus": "row 1", "run": "state sha256"}.get(what, "parameters")
+    assert expected in out
+
+
+def test_help_is_instant_and_imports_no_jax():
+    began = time.monotonic()
+    code = (
+        "import sys; from jaxlm.cli import main; main(['--help']);"
+        "sys.exit('jax' in sys.modules or 'tyro' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
+        == 0
+    )
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("verb", ["prepare", "pretrain", "show", "evaluate", "fill"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"jaxlm {verb}" in capsys.readouterr().out
+
+
+class TestMistakes:
+    """Each is one line with the remedy, status 2, and nothing lost."""
+
+    def test_unknown_verb(self, capsys):
+        assert "did you mean pretrain" in mistake(capsys, "pretain")
+
+    def test_unknown_config(self, capsys):
+        assert "did you mean bert_tiny" in mistake(capsys, "pretrain", "bert_tinny")
+
+    def test_unknown_field(self, capsys, tmp_path):
+        error = mistake(
+            capsys,
+            "pretrain",
+            "bert_tiny",
+            "--workdir",
+            str(tmp_path),
+            "--optim.peek",
+            "1",
+        )
+        assert "--optim.peek: did you mean --optim.peak?" in error
+
+    def test_no_workdir(self, capsys):
+        assert "--workdir" in mistake(capsys, "pretrain", "bert_tiny")
+
+    def test_no_corpus(self, capsys, tmp_path):
+        error = mistake(
+            capsys, "pretrain", "bert_tiny", "--workdir", str(tmp_path / "w")
+        )
+        assert "--text" in error
+        assert not (tmp_path / "w" / "config.json").exists()
+
+    def test_missing_text(self, capsys, tmp_path):
+        corpus = str(tmp_path / "c")
+        error = mistake(
+            capsys,
+            "prepare",
+            "bert_tiny",
+            "--text",
+            "no/such/*.txt",
+            "--corpus",
+            corpus,
+        )
+        assert "no/such/*.txt" in error
+
+    def test_one_document_with_next_sentences(self, capsys, tmp_path):
+        text = tmp_path / "one.txt"
+        text.write_text("A sentence is here.\nAnother one follows it.\n" * 50)
+        error = mistake(
+            capsys,
+            *("pretrain", "bert_tiny", "--text", str(text)),
+            *("--workdir", str(tmp_path / "w"), "--holdout", "0", *TINY),
+        )
+        assert "1 document" in error and "--model.nsp false" in error
+
+    def test_another_config(self, run, capsys):
+        error = mistake(
+            capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0")
+        )
+        assert "optim.peak: 0.001 in" in error and "0.5 asked" in error
+        assert "model.dropout" in error
+
+    def test_another_vocabulary(self, run, capsys, tmp_path):
+        argv = again(run, "--model.vocab_size", "700")
+        argv[argv.index(str(run))] = str(tmp_path / "w")
+        error = mistake(capsys, *argv)
+        assert "vocabulary of 600" in error and "700" in error
+
+    def test_batch_that_the_mesh_does_not_divide(self, run, capsys, tmp_path):
+        argv = again(run, "--mesh.data", "8", "--batch", "12")
+        argv[argv.index(str(run))] = str(tmp_path / "w")
+        assert "--batch 8 or 16" in mistake(capsys, *argv)
+
+    def test_mesh_of_more_devices_than_there_are(self, run, capsys, tmp_path):
+        argv = again(run, "--mesh.tensor", "16")
+        argv[argv.index(str(run))] = str(tmp_path / "w")
+        assert "8 here" in mistake(capsys, *argv)
+
+    def test_value_out_of_range(self, capsys, tmp_path):
+        error = mistake(
+            capsys,
+            "pretrain",
+            "bert_tiny",
+            "--workdir",
+            str(tmp_path),
+            "--length",
+            "4000",
+        )
+        assert "4000" in error and "model.max_length" in error
+
+    def test_value_of_the_wrong_type(self, capsys, tmp_path):
+        error = mistake(
+            capsys,
+            "pretrain",
+            "bert_tiny",
+            "--workdir",
+            str(tmp_path),
+            "--steps",
+            "many",
+        )
+        assert "--steps" in error and "many" in error
+
+    def test_not_a_run(self, capsys, tmp_path):
+        assert "not a run directory" in mistake(capsys, "fill", str(tmp_path), "[MASK]")
+
+    def test_fill_without_a_mask(self, run, capsys):
+        assert "no [MASK]" in mistake(capsys, "fill", str(run), "Nothing to fill.")
+
+    def test_fill_of_too_long_a_text(self, run, capsys):
+        assert "128 positions" in mistake(
+            capsys, "fill", str(run), "[MASK] word " * 200
+        )
+
+    def test_truncated_corpus(self, run, capsys, tmp_path):
+        import shutil
+
+        corpus = tmp_path / "corpus"
+        shutil.copytree(run.parent / "corpus", corpus)
+        shard = max(
+            (p for p in (corpus / "tokens").rglob("*") if p.is_file()),
+            key=lambda p: p.stat().st_size,
+        )
+        shard.write_bytes(shard.read_bytes()[:-7])
+        argv = again(run)
+        argv[argv.index(str(run.parent / "corpus"))] = str(corpus)
+        assert "tokens" in mistake(capsys, *argv)
+
+    def test_damaged_checkpoint_names_the_leaf(self, run, capsys, tmp_path):
+        import shutil
+
+        copy = tmp_path / "r"
+        shutil.copytree(run, copy)
+        newest = copy / "checkpoints" / "4"
+        shard = max(
+            (p for p in newest.rglob("*") if p.is_file() and "embed" in str(p)),
+            key=lambda p: p.stat().st_size,
+        )
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(bytes(data))
+        argv = again(run)
+        argv[argv.index(str(run))] = str(copy)
+        error = mistake(capsys, *argv)
+        assert "embed/" in error and "--fallback" in error
+        assert main([*argv, "--fallback", "true"]) == 0
+
+    def test_workdir_in_use(self, run, capsys):
+        from jaxlm.checkpoints import lock
+
+        with lock(run):
+            assert f"process {os.getpid()}" in mistake(capsys, *again(run))
+
+    def test_bytes_that_are_not_utf8(self, capsys, tmp_path):
+        text = tmp_path / "latin.txt"
+        text.write_bytes("Caf\u00e9 is a word. ".encode("latin-1") * 400)
+        argv = ["--text", str(text), "--corpus", str(tmp_path / "c"), *TINY]
+        error = mistake(capsys, "prepare", "bert_tiny", *argv)
+        assert (
+            "latin.txt" in error and "offset 3" in error and "--errors replace" in error
+        )
+        assert main(["prepare", "bert_tiny", *argv, "--errors", "replace"]) == 0
