@@ -32,8 +32,8 @@ class Lines:
 
     @property
     def step(self) -> int:
-        """Of the newest line; 0 where there is none."""
-        return self._record.get("step", 0)
+        """Of the newest line; -1 where there is none."""
+        return self._record.get("step", -1)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a line, or add to the newest where it is of this step."""

@@ -17,6 +17,7 @@ and prints; every process gets the fetched figures.
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ class Log:
         workdir: str | Path,
         config: RunConfig,
         *,
-        stream: IO[str] | None = None,
+        stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._config, self._clock = config, clock
@@ -68,7 +69,7 @@ class Log:
         self._rates: _Rates | None = None
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._step = self._last = 0  # newest step with figures; of this invocation
-        self._written = 0  # newest step with a line
+        self._written = -1  # newest step with a line
         self._sums: dict[str, Mean] = {}
         self._own: dict[str, Any] = {}  # what the newest step said that is no Mean
 
@@ -270,6 +271,7 @@ class Log:
                 writer.write(step, record)
             except OSError as error:
                 self._writers.remove(writer)
+                writer.close()
                 self.say(f"warning: {writer.path} is written no further: {error}")
 
     def _record(self, now: float) -> dict[str, Any]:

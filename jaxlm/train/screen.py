@@ -8,11 +8,12 @@ where nobody watches, each line that is written there is printed.
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 
 class Screen:
@@ -22,7 +23,7 @@ class Screen:
         stream: a terminal or not.
     """
 
-    def __init__(self, stream: IO[str] | None = None):
+    def __init__(self, stream: io.TextIOBase | None = None):
         self._stream = stream or sys.stdout
         self._live: Any = None
         self._bar: Any = None

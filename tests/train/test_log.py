@@ -1,0 +1,455 @@
+"""What a run writes: exact across resumes, never waiting, never in the way."""
+
+import io
+import json
+import math
+import struct
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.config import LogConfig, Phase, RunConfig
+from jaxlm.metrics import Mean
+from jaxlm.train import log as log_module
+from jaxlm.train.files import cut
+from jaxlm.train.log import Log
+from jaxlm.train.screen import clock, shown
+
+PHASE = Phase(until=40, length=64, batch=8, predictions=10)
+
+
+class Clock:
+    """A clock that only goes when told to."""
+
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def config(every: int = 4, tensorboard: bool = False, **fields) -> RunConfig:
+    log = LogConfig(every=every, tensorboard=tensorboard)
+    return RunConfig(log=log, steps=40, **fields)
+
+
+def metrics(step: int, *, skipped: int = 0, loss: float | None = None) -> dict:
+    draw = np.random.default_rng(step)
+    total = float(draw.uniform(10, 30)) if loss is None else loss
+    return {
+        "mlm_loss": Mean(jnp.float32(total), jnp.float32(draw.integers(4, 9))),
+        "mlm_accuracy": Mean(jnp.float32(draw.integers(4)), jnp.float32(5)),
+        "nsp_loss": Mean(jnp.float32(draw.uniform(1, 3)), jnp.float32(4)),
+        "learning_rate": jnp.float32(0.25),
+        "grad_norm": jnp.float32(step),
+        "skipped": jnp.int32(skipped),
+    }
+
+
+def lines(workdir: Path) -> list[dict]:
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def opened(
+    workdir, *, start=0, last=40, carry=None, stream=None, every=4, **more
+) -> Log:
+    log = Log(workdir, config(every), stream=stream or io.StringIO(), **more)
+    log.begin(start, last, carry)
+    return log
+
+
+# -- what is fetched, and when ---------------------------------------------------
+
+
+class Unfinished:
+    """A device value that must not be looked at before its step is done."""
+
+    def __init__(self, value):
+        self.value, self.done = value, False
+
+    def __array__(self, dtype=None, copy=None):
+        assert self.done, "the host waited for a step that was just dispatched"
+        return np.asarray(self.value, dtype)
+
+
+def test_defer_never_waits_for_the_step_just_dispatched(tmp_path):
+    log = opened(tmp_path)
+    before = None
+    for step in range(1, 6):
+        value = Unfinished(np.float32(step))
+        host = log.defer(step, {"grad_norm": value, "loss": Mean(value, value)})
+        if before is None:
+            assert host is None
+        else:
+            assert host == {"step": step - 1, "grad_norm": step - 1, "loss": 1.0}
+        before, value.done = value, True
+    assert log.flush() == {"step": 5, "grad_norm": 5.0, "loss": 1.0}
+    assert log.flush() is None
+    log.close()
+
+
+# -- metrics.jsonl ---------------------------------------------------------------
+
+
+def test_a_line_has_the_contracts_fields_and_sums_divided_once(tmp_path):
+    with opened(tmp_path) as log:
+        for step in range(1, 9):
+            log.defer(step, metrics(step, skipped=int(step > 6)))
+    written = lines(tmp_path)
+    assert [line["step"] for line in written] == [1, 4, 8]
+    for line in written:
+        contract = "step loss learning_rate grad_norm skipped tokens_per_second mfu"
+        assert set(contract.split()) <= line.keys()
+    last = written[-1]
+    assert (last["grad_norm"], last["learning_rate"], last["skipped"]) == (8, 0.25, 1)
+    both = {}
+    for name in ("mlm_loss", "nsp_loss"):
+        sums = [metrics(step)[name] for step in range(5, 9)]
+        both[name] = sum(float(s.total) for s in sums) / sum(
+            float(s.weight) for s in sums
+        )
+        np.testing.assert_allclose(last[name], both[name], rtol=1e-12)
+    np.testing.assert_allclose(last["loss"], sum(both.values()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 7])
+def test_a_resumed_run_writes_the_lines_of_an_uninterrupted_one(tmp_path, stop):
+    def train(workdir, start, last, carry=None, die=None):
+        """In the loop's order: save, evaluate, step. Dies right after it dispatched."""
+        saved = {}
+        with opened(workdir, start=start, last=last, carry=carry) as log:
+            for step in range(start, last + 1):
+                saved[step] = json.loads(json.dumps(log.carry()))
+                if step and step % 6 == 0:
+                    log.evaluation(step, {"mlm_loss": step / 7})
+                if step == last:
+                    break
+                log.defer(step + 1, metrics(step + 1))
+                if step == die:
+                    break
+        return saved
+
+    train(tmp_path / "whole", 0, 16)
+    saved = train(tmp_path / "parts", 0, 16, die=stop + 3)  # its checkpoint: at `stop`
+    with (tmp_path / "parts/metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')  # torn by the kill
+    train(tmp_path / "parts", stop, 16, carry=saved[stop])
+
+    def comparable(workdir):
+        return [
+            {k: v for k, v in line.items() if k not in ("tokens_per_second", "mfu")}
+            for line in lines(workdir)
+        ]
+
+    whole = comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "parts") == whole
+    assert [line["step"] for line in whole] == [1, 4, 6, 8, 12, 16]
+    assert whole[2]["eval_mlm_loss"] == 6 / 7 and "loss" in whole[2]
+
+
+def test_an_evaluation_joins_the_line_of_its_step_and_starts_no_new_sums(tmp_path):
+    with opened(tmp_path) as log:
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+            if step in (4, 6):
+                log.evaluation(step, {"loss": 1.5, "accuracy": float("inf")})
+    with opened(tmp_path / "plain") as log:
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+    with_, without = lines(tmp_path), lines(tmp_path / "plain")
+    assert [line["step"] for line in with_] == [1, 4, 6, 8]
+    assert with_[1]["eval_loss"] == 1.5 and with_[1]["eval_accuracy"] is None
+    assert with_[2]["eval_loss"] == 1.5 and with_[2]["grad_norm"] == 6
+    assert with_[3]["loss"] == without[2]["loss"]
+
+
+def test_an_evaluation_before_any_step_has_a_line(tmp_path):
+    with opened(tmp_path, start=0, last=0) as log:
+        log.evaluation(0, {"loss": 9.0})
+    (line,) = lines(tmp_path)
+    assert line["step"] == 0 and line["eval_loss"] == 9.0 and line["loss"] is None
+
+
+def test_a_run_that_is_done_writes_nothing_more(tmp_path):
+    with opened(tmp_path, last=8) as log:
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with opened(tmp_path, start=8, last=8) as log:
+        log.carry()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_last_step_has_a_line_although_it_is_not_due(tmp_path):
+    log = opened(tmp_path, last=6)
+    assert [step for step in range(1, 7) if log.wants(step)] == [1, 4, 6]
+    with log.compiling(PHASE):
+        pass
+    for step in range(1, 7):
+        log.defer(step, metrics(step), batch_sha256="ab" if log.wants(step) else "")
+    log.close()
+    written = lines(tmp_path)
+    assert [line["step"] for line in written] == [1, 4, 6]
+    assert [line["batch_sha256"] for line in written] == ["ab"] * 3
+
+
+def test_a_step_without_a_finite_loss_poisons_no_line(tmp_path):
+    with opened(tmp_path) as log:
+        for step in range(1, 5):
+            bad = step == 3
+            host = log.defer(
+                step, metrics(step, skipped=int(bad), loss=math.nan if bad else 12.0)
+            )
+            if step == 4:
+                assert math.isnan(host["mlm_loss"]) and host["skipped"] == 1
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    sums = [metrics(step, loss=12.0)["mlm_loss"].weight for step in (2, 4)]
+    np.testing.assert_allclose(lines(tmp_path)[-1]["mlm_loss"], 24.0 / float(sum(sums)))
+
+
+def test_cut_drops_later_and_torn_lines_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert cut(path, 5) == 0
+    whole = b'{"step": 1, "loss": 3}\n{"step": 5}\n'
+    path.write_bytes(whole)
+    assert cut(path, 5) == 0 and path.read_bytes() == whole
+    path.write_bytes(whole + b'{"step": 6}\nnot json\n{"step": 4, "lo')
+    assert cut(path, 5) == 3 and path.read_bytes() == whole
+    assert cut(path, 0) == 2 and path.read_bytes() == b""
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+# -- rates -----------------------------------------------------------------------
+
+
+def test_rates_leave_out_compiling_and_pauses_and_the_eta_does_not(tmp_path):
+    clock, stream = Clock(), io.StringIO()
+    log = opened(tmp_path, last=20, clock=clock, stream=stream)
+    with log.compiling(PHASE, flops=3e9):
+        clock.now += 100
+    for step in range(1, 10):
+        log.defer(step, metrics(step))
+        clock.now += 2  # a step takes two seconds
+        if step == 6:
+            with log.pause():
+                clock.now += 30
+    log.close()
+    third = lines(tmp_path)[2]
+    assert third["step"] == 8
+    # Steps 5 to 8 in 8 seconds; tokens 8 × 64 each.
+    np.testing.assert_allclose(third["tokens_per_second"], 4 * 512 / 8)
+    peak = log_module.total_peak_flops(jax.devices(), "float32")
+    np.testing.assert_allclose(third["mfu"], 3e9 / 2 / peak)
+    shown = stream.getvalue().splitlines()
+    assert shown[0] == "compiled the step for 8 × 64 tokens in 100.0 s"
+    # 8 steps in 46 seconds, pause and all: 12 more take 69.
+    assert shown[3].startswith("step 8/20  loss ") and shown[3].endswith("ETA 1:09")
+
+
+def test_a_new_phase_has_rates_of_its_own(tmp_path):
+    clock = Clock()
+    log = opened(tmp_path, clock=clock, every=2)
+    for part, phase in enumerate(
+        (PHASE, Phase(40, length=128, batch=4, predictions=9))
+    ):
+        with log.compiling(phase):
+            clock.now += 50
+        for step in range(4 * part + 1, 4 * part + 5):
+            log.defer(step, metrics(step))
+            clock.now += 1 + 3 * part
+        log.flush()
+    log.close()
+    speeds = {line["step"]: line["tokens_per_second"] for line in lines(tmp_path)}
+    np.testing.assert_allclose([speeds[4], speeds[8]], [512 / 1, 512 / 4], rtol=0.01)
+    assert lines(tmp_path)[-1]["mfu"] is None  # its FLOPs were not given
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (7.0, "0:07"),
+        (187.0, "3:07"),
+        (3725.0, "1:02:05"),
+        (266_400.0, "3d 2:00:00"),
+        (math.nan, "–"),
+    ],
+)
+def test_times_as_people_read_them(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_figures_as_people_read_them():
+    assert shown("mlm_accuracy", 0.27149) == "27.1%"
+    assert shown("tokens_per_second", 41210.4) == "41,210"
+    assert shown("loss", 4.31234) == "4.312"
+    assert shown("loss", math.nan) == shown("loss", None) == "–"
+
+
+# -- the screen ------------------------------------------------------------------
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path):
+    stream = io.StringIO()
+    with opened(tmp_path, stream=stream, last=4) as log:
+        log.say("resuming at step 0")
+        for step in range(1, 5):
+            log.defer(step, metrics(step, skipped=step // 4))
+        log.evaluation(4, {"mlm_accuracy": 0.5})
+    text = stream.getvalue().splitlines()
+    assert text[0] == "resuming at step 0"
+    assert text[1].startswith("step 1/4  loss ") and "  mlm " in text[1]
+    assert "  skipped 1  " in text[2]
+    assert text[3] == "step 4  evaluation  mlm_accuracy 50.0%"
+    assert "\x1b" not in stream.getvalue() and len(text) == 4
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    with opened(tmp_path, stream=stream, last=8) as log:
+        with log.compiling(PHASE, flops=1e9):
+            pass
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+        log.say("a line with [brackets] and 学习")
+        log.evaluation(8, {"mlm_accuracy": 0.5})
+    screen = stream.getvalue()
+    assert "\x1b[" in screen and "step 8/8" not in screen
+    assert "a line with [brackets] and 学习\n" in screen
+    plain = __import__("re").sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
+    bar, below = plain.rstrip().splitlines()[-2:]
+    assert bar.startswith("step 8/8 ━") and "tokens/s" in bar and "ETA 0:00" in bar
+    assert below.startswith("loss ") and "mlm " in below
+    assert len(bar) <= width and len(below) <= width
+
+
+def test_other_processes_write_and_print_nothing_but_get_the_figures(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    stream = Terminal()
+    with opened(tmp_path / "run", stream=stream) as log:
+        log.say("hello")
+        with log.compiling(PHASE):
+            pass
+        log.defer(1, metrics(1))
+        assert log.defer(2, metrics(2))["grad_norm"] == 1
+        log.evaluation(2, {"loss": 1.0})
+        assert log.carry()["sums"]
+    assert stream.getvalue() == "" and not (tmp_path / "run").exists()
+
+
+# -- TensorBoard -----------------------------------------------------------------
+
+
+def events(workdir: Path):
+    """The events of a directory, by the TFRecord format's own description."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[12 + length + 4 :]
+
+
+def test_tensorboard_gets_what_the_lines_have(tmp_path):
+    log = Log(tmp_path, config(tensorboard=True), stream=io.StringIO())
+    log.begin(3, 40)
+    for step in range(4, 9):
+        log.defer(step, metrics(step), batch_sha256="ab")
+    log.evaluation(8, {"mlm_loss": 2.5})
+    log.close()
+    first, start, *rest = events(tmp_path)
+    assert first.file_version == "brain.Event:2"
+    assert start.step == 4 and start.session_log.status == 1  # hides what came later
+    values = {(e.step, v.tag): v.simple_value for e in rest for v in e.summary.value}
+    for line in lines(tmp_path):
+        for name in ("loss", "grad_norm", "mlm_accuracy"):
+            written = values[line["step"], f"train/{name}"]
+            np.testing.assert_allclose(written, line[name], rtol=1e-6)
+    assert values[8, "eval/mlm_loss"] == 2.5
+    assert (8, "train/step") not in values and (8, "train/batch_sha256") not in values
+
+
+def test_training_goes_on_without_tensorboard_and_says_so_once(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file where a directory should be")
+    stream = io.StringIO()
+    with Log(tmp_path, config(tensorboard=True), stream=stream) as log:
+        log.begin(0, 8)
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+    assert len(lines(tmp_path)) == 3
+    said = stream.getvalue().splitlines()
+    assert said[0].startswith("warning: no TensorBoard events: ")
+    assert sum("warning" in line for line in said) == 1
+
+
+def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
+    stream = io.StringIO()
+    with opened(tmp_path, stream=stream) as log:
+        log.defer(1, metrics(1))
+        log.flush()
+
+        def full(step, record):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(log._writers[0], "write", full)
+        for step in range(2, 9):
+            log.defer(step, metrics(step))
+        assert log.flush()["step"] == 8
+    warnings = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    (warning,) = warnings
+    assert f"{tmp_path}/metrics.jsonl is written no further" in warning
+    assert len(lines(tmp_path)) == 1
+
+
+# -- gs:// -----------------------------------------------------------------------
+
+
+def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch):
+    def bucket(path):
+        return tmp_path / str(path).removeprefix("gs://")
+
+    monkeypatch.setattr(log_module.epath, "Path", bucket)
+    where = tmp_path / "bucket/run"
+    log = opened("gs://bucket/run")
+    for step in range(1, 9):
+        log.defer(step, metrics(step))
+    assert not where.exists()
+    log.carry()
+    log.upload()
+    assert [line["step"] for line in lines(where)] == [1, 4, 8]
+    local = log._local
+    log.close()
+    assert not local.exists()
+    with opened("gs://bucket/run", start=4) as log:  # killed after the save at 4
+        for step in range(5, 13):
+            log.defer(step, metrics(step))
+    assert [line["step"] for line in lines(where)] == [1, 4, 8, 12]
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_log(tmp_path):
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("device lost")
+
+    with pytest.raises(KeyError, match="the run's"), opened(tmp_path) as log:
+        log.defer(1, {"grad_norm": Broken()})
+        raise KeyError("the run's")
+    with pytest.raises(RuntimeError, match="device lost"), opened(tmp_path) as log:
+        log.defer(1, {"grad_norm": Broken()})
