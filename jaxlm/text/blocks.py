@@ -5,9 +5,15 @@ Imported by the worker processes: nothing here or below it needs TensorStore.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import multiprocessing
+import itertools
+import os
+import pickle
 import signal
+import subprocess
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,71 +123,77 @@ def tokenise_all(
         for fragments in work:
             yield tokenise(fragments, model, recipe)
         return
-    # Spawned, not forked: the caller may have threads. Each holds its own end of one
-    # pipe and nothing else, so that it sees the caller's death as the end of its input.
-    context = multiprocessing.get_context("spawn")
-    pipes, workers = [], []
+    # Fresh interpreters, not forks (the caller may have threads) and not
+    # `multiprocessing` (it runs the caller's script again). Each holds the end of one
+    # pipe and no other, so that it sees the caller's death as the end of its input.
+    workers: list[subprocess.Popen] = []
     try:
         for _ in range(processes):
-            ours, theirs = context.Pipe()
-            worker = context.Process(
-                target=_serve, args=(theirs, str(tokenizer), recipe), daemon=True
-            )
-            worker.start()
-            theirs.close()
-            pipes.append(ours)
-            workers.append(worker)
+            workers.append(_start(tokenizer, recipe))
         # Dealt in turn and collected in the same turn: the order is the reader's.
-        waiting = 0
-        turn = 0
+        turns, waiting = itertools.cycle(workers), deque()
         for fragments in work:
-            if waiting == processes:
-                yield _collect(pipes[turn], workers[turn])
-                waiting -= 1
-            pipes[turn].send(fragments)
-            waiting += 1
-            turn = (turn + 1) % processes
-        for i in range(processes - waiting, processes):
-            at = (turn + i) % processes
-            yield _collect(pipes[at], workers[at])
+            if len(waiting) == processes:
+                yield _collect(waiting.popleft())
+            worker = next(turns)
+            _send(worker, fragments)
+            waiting.append(worker)
+        while waiting:
+            yield _collect(waiting.popleft())
     finally:
-        for pipe in pipes:
-            pipe.close()
         for worker in workers:
-            worker.join(timeout=5)
             worker.kill()
-            worker.join()
-            worker.close()
+            worker.communicate()
 
 
-def _collect(pipe, worker) -> Block:
+def _start(tokenizer: str | Path, recipe: Recipe) -> subprocess.Popen:
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as b; b.serve()"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    _send(worker, (str(tokenizer), recipe))
+    return worker
+
+
+def _send(worker: subprocess.Popen, message: object) -> None:
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # `_collect` says why
+        pickle.dump(message, worker.stdin, pickle.HIGHEST_PROTOCOL)
+        worker.stdin.flush()
+
+
+def _collect(worker: subprocess.Popen) -> Block:
+    assert worker.stdout is not None
     try:
-        result = pipe.recv()
-    except (EOFError, ConnectionError):
-        worker.join()
+        result = pickle.load(worker.stdout)
+    except (EOFError, pickle.UnpicklingError):
         raise UserError(
-            f"a process of prepare was killed (exit code {worker.exitcode}); if memory "
-            "is short, run it again with fewer --processes: it continues"
+            f"a process of prepare was killed (exit code {worker.wait()}): run it "
+            "again, it continues; with fewer --processes if memory is short"
         ) from None
     if isinstance(result, BaseException):
         raise result
     return result
 
 
-def _serve(pipe, tokenizer: str, recipe: Recipe) -> None:
+def serve() -> None:
     """A worker: fragments in, a block (or the reason why not) out, to the last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's affair
-    model = load_tokenizer(tokenizer)
+    read, write = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    directory, recipe = pickle.load(read)
+    model = load_tokenizer(directory)
     while True:
         try:
-            fragments = pipe.recv()
-        except (EOFError, ConnectionError):
+            fragments = pickle.load(read)
+        except EOFError:
             return
         try:
             result = tokenise(fragments, model, recipe)
         except Exception as error:
             result = error
         try:
-            pipe.send(result)
-        except ConnectionError:
-            return
+            pickle.dump(result, write, pickle.HIGHEST_PROTOCOL)
+            write.flush()
+        except BrokenPipeError:
+            os._exit(0)

@@ -13,8 +13,8 @@ def sample(fragments: Iterable[Fragment], recipe: Recipe, limit: int) -> list[Fr
     """Fragments of at most `limit` bytes in all, of documents that are not held out.
 
     Every fragment has a hash of the seed, its content and its place in its source;
-    those with the smallest hashes are kept, in the order of the text. Of a corpus that
-    is small enough, everything is.
+    those with the smallest hashes are kept, and given in the order of the hashes, so
+    that the first of them are a sample too. Of a small corpus everything is kept.
     """
     kept: list[tuple[float, int, Fragment]] = []  # a heap: the largest hash first
     size, inside = 0, True
@@ -30,4 +30,4 @@ def sample(fragments: Iterable[Fragment], recipe: Recipe, limit: int) -> list[Fr
         size += len(fragment.data)
         while size > limit:
             size -= len(heapq.heappop(kept)[2].data)
-    return [fragment for _, _, fragment in sorted(kept, key=lambda each: each[1])]
+    return [fragment for _, _, fragment in sorted(kept, reverse=True)]

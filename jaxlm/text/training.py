@@ -20,6 +20,10 @@ from jaxlm.types import UserError
 
 MOST_RUNS = 1 << 19  # distinct runs of characters that are counted
 MOST_WORDS = 1 << 18  # distinct words that are learnt from
+# Bytes of text that the costlier learners read, so that all stay below 600 MB.
+BYTES_FOR_BPE = 16 << 20
+DISTINCT_FOR_BPE = 2 << 20  # bytes of different words
+BYTES_FOR_SENTENCEPIECE = 8 << 20
 _LONGEST = 1 << 16  # bytes of a sentence; SentencePiece leaves longer ones out
 
 
@@ -61,7 +65,8 @@ def train_wordpiece(
         initial_alphabet=sorted(known),
         show_progress=False,
     )
-    library.train_from_iterator(_repeated(words, known), trainer)
+    learnable = {w: count for w, count in words.items() if known.issuperset(w)}
+    library.train_from_iterator(_repeated(learnable), trainer)
     learnt = library.get_vocab(with_added_tokens=True)
     tokens = sorted(learnt, key=learnt.__getitem__)
     rest = [form for char in forms for form in forms[char] if form not in learnt]
@@ -111,16 +116,18 @@ def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:
     return {c: [c, f"##{c}"] if c in continuing else [c] for c in ordered}
 
 
-def _repeated(words: Mapping[str, int], known: set[str]) -> Iterator[str]:
-    """Texts in which each word of known characters stands as often as counted."""
+def _repeated(words: Mapping[str, int]) -> Iterator[str]:
+    """Texts in which each word stands as often as it was counted."""
     for word, count in words.items():
-        if known.issuperset(word):
-            for done in range(0, count, 1000):
-                yield f"{word} " * min(1000, count - done)
+        for done in range(0, count, 1000):
+            yield f"{word} " * min(1000, count - done)
 
 
 def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
     """Byte-level BPE: [PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
+
+    The learner keeps about 100 bytes for each byte of a distinct word, and a word of
+    Chinese is a whole clause: the text is read until the words have 2 MB.
 
     Raises:
         UserError: the vocabulary cannot hold the bytes.
@@ -129,8 +136,9 @@ def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
     least = len(SPECIAL) + len(alphabet)
     if vocab_size < least:
         raise UserError(f"model.vocab_size = {vocab_size} is below {least}, for bytes")
+    words = _count_byte_words(_up_to(texts, BYTES_FOR_BPE))
     library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -138,7 +146,7 @@ def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    library.train_from_iterator(texts, trainer)
+    library.train_from_iterator(_repeated(words), trainer)
     model = json.loads(library.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     tokenizer = ByteBpe(padded(tokens, vocab_size), model["merges"])
@@ -146,8 +154,34 @@ def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
     return tokenizer
 
 
+def _count_byte_words(texts: Iterable[str]) -> dict[str, int]:
+    """Words as byte-level BPE cuts and spells them: " the" is "Ġthe"."""
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    words: Counter[str] = Counter()
+    distinct = 0
+    for text in texts:
+        for word, _ in cut(text):
+            if word not in words:
+                distinct += len(word)
+            words[word] += 1
+        if distinct > DISTINCT_FOR_BPE:
+            break
+    return dict(sorted(words.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _up_to(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Texts until they have `limit` bytes."""
+    for text in texts:
+        yield text
+        limit -= len(text.encode())
+        if limit <= 0:
+            return
+
+
 def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> SentencePiece:
     """A unigram model: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last.
+
+    It is learnt from the first 8 MB of text.
 
     Raises:
         UserError: the texts are empty, or the vocabulary cannot hold their characters.
@@ -155,7 +189,7 @@ def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> SentencePie
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=_up_to(texts, BYTES_FOR_SENTENCEPIECE),
             model_writer=written,
             vocab_size=vocab_size,
             model_type="unigram",
