@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,9 +62,17 @@ class Events:
     """
 
     def __init__(self, path: Path, start: int):
-        # Here, since with torch installed tensorboardX imports it, which takes seconds.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
+        # tensorboardX imports torch where it is installed, which takes seconds and is
+        # of no use here.
+        hidden = "torch" not in sys.modules
+        if hidden:
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
+        finally:
+            if hidden:
+                del sys.modules["torch"]
 
         self.path, self._event, self._summary = (
             path,
