@@ -1,6 +1,7 @@
 """BERT-tiny on a laptop: the quickstart.
 
-Paper: Turc et al. 2019 (arXiv 1908.08962) for the size, Devlin et al. 2018 for the rest.
+Paper: Turc et al. 2019 (arXiv 1908.08962) for the size, Devlin et al. 2018 for the
+rest.
 Cost: minutes on 2 CPU cores.
 
     jaxlm prepare  bert_tiny --text 'books/*.txt' --corpus corpora/books

@@ -1,7 +1,7 @@
 """Parameters and held-out rows → figures, each beside its baseline.
 
-Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "evaluate". The
-same function serves the loop and the verb.
+Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "evaluate".
+The same function serves the loop and the verb.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def open_evaluation(
 def mlm_figures(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
     """Figures of an evaluation with their baselines.
 
-    The unigram baselines are fitted on the held-out targets themselves: no model that is
-    blind to context can do better on them.
+    The unigram baselines are fitted on the held-out targets themselves: no model that
+    is blind to context can do better on them.
 
     Args:
         sums: of `objectives.masked_lm`.

@@ -23,8 +23,8 @@ Sums = dict[str, Mean]
 class Objective(NamedTuple):
     """The two functions in which families differ.
 
-    `transform(rows)` draws a whole global batch; `loss(params, batch, key)` gives sums of
-    a micro-batch of it, with dropout where a key is given. `weights(batch)` are the
+    `transform(rows)` draws a whole global batch; `loss(params, batch, key)` gives sums
+    of a micro-batch of it, with dropout where a key is given. `weights(batch)` are the
     denominators of those sums that are minimised, taken over the whole global batch
     before any forward pass: the loss is Σ_k sum_k / weight_k, however the batch is cut.
     """

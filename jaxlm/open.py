@@ -60,7 +60,8 @@ class Model:
 
         Args:
             tokens: [B, L], ids below the vocabulary's size.
-            token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by default.
+            token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by
+            default.
             mask: [B, L], True where a token is not padding; all of them by default.
 
         Raises:

@@ -82,7 +82,7 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
     sizes = [getattr(config, axis) for axis in AXES]
     asked = " ".join(f"mesh.{a} = {s}" for a, s in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-        raise UserError(f"{asked}: sizes are positive, and at most one is -1 (the rest)")
+        raise UserError(f"{asked}: sizes are positive, at most one is -1 (the rest)")
     if -1 in sizes:
         known = math.prod(s for s in sizes if s != -1)
         if devices % known:

@@ -42,7 +42,7 @@ class Mark(enum.IntFlag):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids that the transforms put into rows; `vocab_size` bounds random replacements."""
+    """Ids that transforms put into rows; `vocab_size` bounds random replacements."""
 
     pad: int
     unknown: int
@@ -63,8 +63,9 @@ class Span(NamedTuple):
 class Rows(NamedTuple):
     """What the host reads for one global batch.
 
-    `identity` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the global
-    row number where chance is fresh each pass, (window, draw) where masks are static.
+    `identity` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the
+    global row number where chance is fresh each pass, (window, draw) where masks are
+    static.
     """
 
     first: Span

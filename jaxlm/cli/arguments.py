@@ -1,7 +1,7 @@
 """The words of a command → a frozen dataclass of its arguments, through tyro.
 
-A verb's arguments are a dataclass whose field `config`, if it has one, is the RunConfig:
-its fields are flags without a prefix (`--seed 1 --model.dropout 0`).
+A verb's arguments are a dataclass whose field `config`, if it has one, is the
+RunConfig: its fields are flags without a prefix (`--seed 1 --model.dropout 0`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class TextOptions:
     """Files, directories or quoted globs (.txt .jsonl, also .gz .xz .zst), tfds:name,
     tfds:/directory, or shipped:austen."""
     tokenizer: str = ""
-    """A vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
+    """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
     sentences: Literal["auto", "split", "lines"] = "auto"
     """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
     errors: Literal["strict", "replace"] = "strict"

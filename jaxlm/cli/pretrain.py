@@ -18,8 +18,8 @@ class Pretrain(TextOptions):
     workdir: str
     """Run directory: configuration, metrics, checkpoints."""
     corpus: str = ""
-    """Prepared corpus; prepared from --text where it is missing. Empty: the one that the
-    workdir used before, or WORKDIR/corpus."""
+    """Prepared corpus; prepared from --text where it is missing. Empty: the one that
+    the workdir used before, or WORKDIR/corpus."""
     fallback: bool = False
     """Where the newest checkpoint is damaged, go on from the one before."""
     preempted_exit: int = 75

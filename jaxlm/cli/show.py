@@ -89,9 +89,9 @@ def _config(config) -> None:
 
 
 def _paths(tree):
-    from jaxlm.tree import path_of
-
     import jax
+
+    from jaxlm.tree import path_of
 
     flat = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda x: isinstance(x, (tuple, bool))

@@ -1,4 +1,4 @@
-"""Configurations on disk: a recipe's name → RunConfig → JSON in a run directory → back."""
+"""Configurations on disk: a recipe → RunConfig → JSON in a run directory → back."""
 
 from __future__ import annotations
 

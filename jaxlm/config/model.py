@@ -36,8 +36,8 @@ class BertConfig:
     init_std: float = 0.02
     """Scale of the truncated normal that kernels and tables start from."""
     nsp: bool = True
-    """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a second
-    head in the model."""
+    """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
+    second head in the model."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.num_heads:

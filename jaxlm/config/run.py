@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxlm.config.model import BertConfig
@@ -117,12 +117,12 @@ class Phase:
 class RunConfig:
     """One pretraining run, all of it."""
 
-    model: BertConfig = BertConfig()
-    text: TextConfig = TextConfig()
-    data: DataConfig = DataConfig()
-    optim: OptimConfig = OptimConfig()
-    mesh: MeshConfig = MeshConfig()
-    log: LogConfig = LogConfig()
+    model: BertConfig = field(default_factory=BertConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     """Names every random choice of the run."""
     steps: int = 1_000_000
@@ -138,7 +138,7 @@ class RunConfig:
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
     phases: tuple[Phase, ...] = ()
-    """Stretches with their own length and batch; empty: one, of the four fields above."""
+    """Stretches with their own row shape; empty: one, of the four fields above."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 2
@@ -156,7 +156,7 @@ class RunConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """Activations recomputed in the backward pass: none, all but matrix products, all."""
+    """Activations recomputed in the backward pass: none, all but products, all."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

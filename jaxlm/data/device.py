@@ -9,7 +9,7 @@ from jaxlm.types import Rows
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
-    """Numbers of the rows of a global batch that this host's devices hold, ascending."""
+    """Numbers of the rows of a global batch that this host's devices hold, rising."""
     slices = sharding.addressable_devices_indices_map((batch,)).values()
     held = {row for (part,) in slices for row in range(batch)[part]}
     return np.array(sorted(held), np.int64)

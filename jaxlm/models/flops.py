@@ -1,7 +1,7 @@
 """The arithmetic of a training step, counted from the shapes.
 
-Forward and backward of every matrix product (3 × 2 FLOP a multiply-add), nothing that is
-computed again, no attention that the mask throws away left out: full rows.
+Forward and backward of every matrix product (3 × 2 FLOP a multiply-add), nothing that
+is computed again, no attention that the mask throws away left out: full rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from jaxlm.config import BertConfig, Phase
 
 
 def step_flops(config: BertConfig, phase: Phase) -> float:
-    """FLOP of one update: all positions through the layers, predictions through the head.
+    """FLOP of one update: all positions through the layers, predictions through the
+    head.
 
     Args:
         config: of the model.

@@ -169,7 +169,7 @@ def _check_finite(host: dict[str, Any] | None, most: int) -> None:
 def _feed(
     run: Run, abstract: TrainState, start: int, last: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
-    """(compiled train step, batch) of every step from `start` on, through all phases."""
+    """(compiled train step, batch) of every step from `start` on, phase after phase."""
     begin = 0
     for i, phase in enumerate(run.config.stretches):
         first, until = max(start, begin) - begin, min(last, phase.until) - begin

@@ -1,8 +1,8 @@
 """(state, batch) → (state, sums): one update, however the batch is cut.
 
 Every denominator is taken over the whole global batch first, so a micro-batch's loss is
-Σ_k sum_k / weight_k with the global weights: gradients of micro-batches add up to that of
-the batch, also with two losses of different weights.
+Σ_k sum_k / weight_k with the global weights: gradients of micro-batches add up to that
+of the batch, also with two losses of different weights.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def make_train_step(
 def _add_up(gradient, params, batch, accumulate):
     """Gradients and sums of the micro-batches, added.
 
-    Micro-batch m is rows m, m + accumulate, …: each device cuts up the rows it holds, and
-    no row moves.
+    Micro-batch m is rows m, m + accumulate, …: each device cuts up the rows it holds,
+    and no row moves.
     """
     cut = jax.tree.map(
         lambda x: jnp.moveaxis(

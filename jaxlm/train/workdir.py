@@ -1,4 +1,4 @@
-"""A run directory: what was asked, where it came from, and whether it fits what is asked.
+"""A run directory: what was asked, from where, and whether it fits what is asked now.
 
 config.json       the resolved configuration; compared when the run goes on
 provenance.json   one record for each invocation: versions, commit, command, devices
@@ -65,9 +65,9 @@ def open_workdir(
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
-            f"corpus {corpus.directory} has a vocabulary of {size}, model.vocab_size is "
-            f"{config.model.vocab_size}: pass --model.vocab_size {size}, or prepare the "
-            "corpus with this config"
+            f"corpus {corpus.directory} has a vocabulary of {size}, model.vocab_size "
+            f"is {config.model.vocab_size}: pass --model.vocab_size {size}, or prepare "
+            "the corpus with this config"
         )
     record = _provenance(corpus, argv)
     if (here / "config.json").is_file():
@@ -79,7 +79,7 @@ def open_workdir(
         )
     if jax.process_index() == 0:
         _write(here / "config.json", to_json(config))
-        records = _records(here) + [record]
+        records = [*_records(here), record]
         _write(here / "provenance.json", json.dumps(records, indent=2) + "\n")
 
 
