@@ -7,8 +7,8 @@ at 1, ten mask draws a row, 20 and 77 predictions. Published text: 3.3B words,
 lower-cased.
 Cost: 2.6 × 10^19 FLOP: 4 days on 16 TPU v2 chips in 2018.
 
-    jaxlm prepare  bert_base --text 'wiki/*.txt' --tokenizer vocab.txt --corpus corpora/w
-    jaxlm pretrain bert_base --corpus corpora/w --workdir runs/base
+    jaxlm prepare  bert_base --text 'wiki/*.txt' --tokenizer vocab.txt --corpus c/w
+    jaxlm pretrain bert_base --corpus c/w --workdir runs/base
 """
 
 from jaxlm.config import DataConfig, OptimConfig, Phase, RunConfig, bert

@@ -3,8 +3,8 @@
 Paper: Devlin et al. 2018, section A.2; the recipe is that of BERT-base.
 Cost: 9.0 × 10^19 FLOP: 4 days on 64 TPU v2 chips in 2018.
 
-    jaxlm prepare  bert_large --text 'wiki/*.txt' --tokenizer vocab.txt --corpus corpora/w
-    jaxlm pretrain bert_large --corpus corpora/w --workdir runs/large
+    jaxlm prepare  bert_large --text 'wiki/*.txt' --tokenizer vocab.txt --corpus c/w
+    jaxlm pretrain bert_large --corpus c/w --workdir runs/large
 """
 
 import dataclasses

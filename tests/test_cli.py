@@ -14,11 +14,11 @@ import jaxlm
 from jaxlm.cli import main
 
 SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
-TINY = (
-    "--model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 "
-    "--model.d_model 16 --model.d_ff 32 --batch 8 --length 32 --predictions 5 --log.tensorboard false "
-    "--mesh.data 1 --steps 4 --save_every 2 --eval_every 2 --log.every 2"
-).split()  # noqa: SIM905
+TINY = """
+    --model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 --model.d_model 16
+    --model.d_ff 32 --batch 8 --length 32 --predictions 5 --log.tensorboard false
+    --mesh.data 1 --steps 4 --save_every 2 --eval_every 2 --log.every 2
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")

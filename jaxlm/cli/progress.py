@@ -61,7 +61,7 @@ def _lines() -> Callable:
         nonlocal last
         now = time.monotonic()
         start = began.setdefault(progress.stage, now)
-        if now - last < _SECONDS_BETWEEN_LINES:
+        if now - last < _SECONDS_BETWEEN_LINES or now == start:
             return
         last = now
         rate = progress.done / max(now - start, 1e-9) / 1e6
