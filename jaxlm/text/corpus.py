@@ -56,19 +56,28 @@ class Corpus:
     def read(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
-        `starts` is int64 [R]; positions past the end of the corpus are 0.
+        `starts` is int64 [R], none negative; positions past the corpus's end are 0.
         """
-        at = starts[:, None] + np.arange(width)
-        there = at < self.num_tokens
-        at = np.where(there, at, 0)
-        tokens, marks = self._arrays
-        if not self.in_memory:
-            flat = at.reshape(-1)
-            both = tokens.oindex[flat].read(), marks.oindex[flat].read()
-            tokens, marks = (each.result().reshape(at.shape) for each in both)
-        else:
-            tokens, marks = tokens[at], marks[at]
-        return np.where(there, tokens, 0).astype(np.int32), np.where(there, marks, 0)
+        starts = np.minimum(starts, self.num_tokens)
+        ends = np.minimum(starts + width, self.num_tokens)
+        shape = len(starts), width
+        tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
+        if self.in_memory:
+            at = starts[:, None] + np.arange(width)
+            there = at < ends[:, None]
+            for out, array in zip((tokens, marks), self._arrays, strict=True):
+                out[there] = array[at[there]]
+            return tokens, marks
+        # All reads at once; faster than one of many ranges (`oindex`, `ts.Batch`).
+        ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        reads = [
+            (row[: end - start], array[start:end].read())
+            for out, array in zip((tokens, marks), self._arrays, strict=True)
+            for row, (start, end) in zip(out, ranges, strict=True)
+        ]
+        for row, read in reads:
+            row[:] = read.result()
+        return tokens, marks
 
 
 def open_corpus(directory: str, verify: bool = False) -> Corpus:

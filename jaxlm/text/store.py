@@ -15,7 +15,7 @@ from jaxlm.types import UserError
 ARRAYS = ("tokens", "marks", "sentences", "documents")
 SHARD = 1 << 24  # elements of a shard, which is one file
 CHUNK = 1 << 13  # elements that are packed together, hence read together
-_CACHE = 256 << 20  # bytes of unpacked chunks kept for random reads
+_CACHE = 32 << 20  # bytes kept for random reads: the shards' indices above all
 
 
 def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:

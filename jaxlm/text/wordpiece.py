@@ -106,16 +106,20 @@ def separated(texts: Sequence[str]) -> list[str]:
 
 
 class _Memory(dict):
-    """What `work_out` made of a run, for as many runs as `REMEMBERED`."""
+    """What `work_out` made of a run, for the last `REMEMBERED` or more runs."""
 
     def __init__(self, work_out: Callable[[str], tuple[int, ...]]):
         super().__init__()
         self.work_out = work_out
+        self.older: dict[str, tuple[int, ...]] = {}
 
     def __missing__(self, run: str) -> tuple[int, ...]:
         if len(self) >= REMEMBERED:
+            self.older = dict(self)
             self.clear()
-        ids = self.work_out(run)
+        ids = self.older.get(run)
+        if ids is None:
+            ids = self.work_out(run)
         if len(run) <= MAX_WORD:
             self[run] = ids
         return ids
