@@ -45,6 +45,7 @@ _PEAKS = (
     ("A10", 125, 62.5),
     ("A30", 165, 82),
     ("L40S", 362, 183),
+    ("L40", 181, 90),
     ("L4", 121, 60),
     ("RTX 4090", 165, 82.6),
     ("RTX 3090", 71, 35.6),
@@ -54,7 +55,7 @@ _PEAKS = (
 )
 
 
-def peak_flops(device: jax.Device, precision: str = "bfloat16") -> float:
+def peak_flops(device: Any, precision: str = "bfloat16") -> float:
     """FLOP/s of dense matrix products on one device; NaN where nobody says.
 
     Fake CPU devices share one machine: each has its part of the measured rate.

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 class Mean(NamedTuple):
     """A weighted mean that is not divided yet."""
 
-    total: Float[Array, "..."]
-    weight: Float[Array, "..."]
+    total: Float[Array, "..."] | float
+    weight: Float[Array, "..."] | float
 
 
 def add(a: Any, b: Any) -> Any:

@@ -69,33 +69,30 @@ class Events:
             sys.modules["torch"] = None  # type: ignore[assignment]
         try:
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2, summary_pb2
+            from tensorboardX.proto import event_pb2
         finally:
             if hidden:
                 del sys.modules["torch"]
 
-        self.path, self._event, self._summary = (
-            path,
-            event_pb2.Event,
-            summary_pb2.Summary,
-        )
+        proto: Any = event_pb2  # its classes exist at run time only
+        self.path, self._event = path, proto.Event
         path.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(path / "events"))
         # Tells TensorBoard to forget what an earlier invocation wrote after `start`.
-        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(step=start + 1, session_log=log)
+        begun = proto.SessionLog(status=proto.SessionLog.START)
+        self._add(self._event(step=start + 1, session_log=begun))
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """All numbers of a record at once."""
-        values = [
-            self._summary.Value(tag=_tag(name), simple_value=float(value))
-            for name, value in record.items()
-            if name != "step" and not isinstance(value, str)
-        ]
-        self._add(step=step, summary=self._summary(value=values))
+        event = self._event(step=step)
+        for name, value in record.items():
+            if name != "step" and not isinstance(value, str):
+                event.summary.value.add(tag=_tag(name), simple_value=float(value))
+        self._add(event)
 
-    def _add(self, **fields: Any) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), **fields))
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._file.write_event(event)
         self._file.flush()
 
     def close(self) -> None:

@@ -9,13 +9,13 @@ leaf is an error here and never a silent default. Next: `train/step.py` applies 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxlm.config import OptimConfig
 from jaxlm.tree import map_with_path, match
@@ -27,7 +27,7 @@ DECAY = (
     (r".*\b(bias|scale)", False),
 )
 
-Schedule = Callable[[int | Int[Array, ""]], Float[Array, ""]]
+Schedule = optax.Schedule  # step → learning rate
 
 
 class BertAdamState(NamedTuple):
@@ -71,7 +71,7 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
     """
     peak, warmup = config.peak, config.warmup
 
-    def rate(step: int | Int[Array, ""]) -> Float[Array, ""]:
+    def rate(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         # Google's polynomial_decay runs over all the steps; the others start down
         # where warm-up ends.
@@ -104,10 +104,10 @@ def scale_by_bert_adam(
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         return BertAdamState(mu, nu)
 
-    def update(grads: Any, state: BertAdamState, params: Any = None):
+    def update(updates: Any, state: Any, params: Any = None):
         del params
-        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
         return updates, BertAdamState(mu, nu)
 
@@ -121,7 +121,7 @@ def scale_by_layer_trust() -> optax.GradientTransformation:
     another algorithm than the paper's. A ratio of 1 where either norm is 0, as optax's.
     """
 
-    def update(updates: Any, state: Any, params: Any):
+    def update(updates: Any, state: Any, params: Any = None):
         return map_with_path(_trusted, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -24,7 +24,7 @@ class Screen:
     """
 
     def __init__(self, stream: io.TextIOBase | None = None):
-        self._stream = stream or sys.stdout
+        self._stream: Any = stream or sys.stdout
         self._live: Any = None
         self._bar: Any = None
         self._below = ""

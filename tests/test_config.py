@@ -1,0 +1,161 @@
+"""Configurations: what is written is read back equal, and what is wrong is named."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxlm.config import (
+    BERT_SIZES,
+    LogConfig,
+    OptimConfig,
+    Phase,
+    RunConfig,
+    bert,
+    difference,
+    from_json,
+    load_config,
+    to_json,
+)
+from jaxlm.config.files import recipes
+from jaxlm.types import UserError
+
+PHASES = (
+    Phase(until=90, length=128, batch=64, predictions=20),
+    Phase(until=100, length=512, batch=16, predictions=76, accumulate=4),
+)
+RICH = RunConfig(
+    model=bert("tiny", vocab_size=999, dropout=0.0),
+    optim=OptimConfig(name="lamb", peak=3e-4),
+    phases=PHASES,
+    steps=100,
+    seed=2**32 - 1,
+)
+
+
+@pytest.mark.parametrize("config", [RunConfig(), RICH])
+def test_json_gives_an_equal_config_back(config):
+    assert from_json(to_json(config)) == config
+    assert difference(config, from_json(to_json(config))) == {}
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_shipped_recipe_survives_the_round_trip(name):
+    config = load_config(name)
+    assert from_json(to_json(config)) == config
+
+
+def edited(change) -> str:
+    data = json.loads(to_json(RICH))
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.update(stepz=1), "unknown config field stepz; did you mean steps"),
+        (
+            lambda d: d["model"].update(num_layer=3),
+            "unknown config field model.num_layer; did you mean model.num_layers",
+        ),
+        (
+            lambda d: d["optim"].update(warm_up=3),
+            "unknown config field optim.warm_up; did you mean optim.warmup",
+        ),
+        (
+            lambda d: d["phases"][1].update(lenght=3),
+            "unknown config field phases.+lenght; did you mean phases.+length",
+        ),
+        (lambda d: d.update(qqqq=1), "unknown config field qqqq$"),
+    ],
+)
+def test_an_unknown_field_is_an_error_with_the_nearest_name(change, message):
+    with pytest.raises(UserError, match=message):
+        from_json(edited(change))
+
+
+def test_differences_are_by_dotted_name_with_both_values():
+    other = dataclasses.replace(
+        RICH,
+        seed=1,
+        model=dataclasses.replace(RICH.model, vocab_size=1000),
+        phases=(PHASES[0], dataclasses.replace(PHASES[1], batch=32)),
+    )
+    assert difference(RICH, other) == {
+        "seed": (2**32 - 1, 1),
+        "model.vocab_size": (999, 1000),
+        "phases.1.batch": (16, 32),
+    }
+    fewer = dataclasses.replace(
+        RICH, phases=(dataclasses.replace(PHASES[0], until=100),)
+    )
+    assert difference(RICH, fewer)["phases.1.length"] == (512, None)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: RunConfig(steps=0), "steps = 0 must be positive"),
+        (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 2"),
+        (lambda: RunConfig(length=600), "length = 600 exceeds model.max_length = 512"),
+        (lambda: RunConfig(length=7), "length = 7 is below 8"),
+        (
+            lambda: RunConfig(batch=10, accumulate=4),
+            "batch = 10 is not a multiple of accumulate = 4",
+        ),
+        (lambda: RunConfig(steps=50, phases=PHASES), "ends at step 100, steps = 50"),
+        (
+            lambda: RunConfig(steps=90, phases=(PHASES[1], PHASES[0])),
+            "phases.1.until = 90 does not follow 100",
+        ),
+        (lambda: bert("tiny", num_heads=3), "d_model = 128 is not a multiple .*= 3"),
+        (lambda: bert("tiny", dropout=1.0), r"dropout = 1.0 is not in \[0, 1\)"),
+        (lambda: bert("tiny", vocab_size=0), "vocab_size = 0 must be positive"),
+    ],
+)
+def test_a_value_that_cannot_be_is_an_error_with_the_numbers(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_one_phase_is_made_of_the_runs_own_fields():
+    (phase,) = RunConfig(steps=7, length=64, batch=8, predictions=5).stretches
+    assert phase == Phase(until=7, length=64, batch=8, predictions=5)
+    assert RICH.stretches == PHASES
+
+
+def test_sizes_are_the_published_ones():
+    base, large = bert("base"), bert("large")
+    assert (base.num_layers, base.d_model, base.num_heads, base.d_ff) == (
+        12,
+        768,
+        12,
+        3072,
+    )
+    assert (large.num_layers, large.d_model, large.num_heads) == (24, 1024, 16)
+    assert set(BERT_SIZES) == {"tiny", "mini", "small", "medium", "base", "large"}
+
+
+def test_a_recipe_that_is_not_there_is_an_error_with_those_that_are(tmp_path):
+    with pytest.raises(
+        UserError, match="no config 'bert_tyni': did you mean bert_tiny"
+    ):
+        load_config("bert_tyni")
+    with pytest.raises(UserError, match=r"no config file .*mine\.py"):
+        load_config(str(tmp_path / "mine.py"))
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"mine\.py has no function get_config"):
+        load_config(str(tmp_path / "mine.py"))
+    text = "from jaxlm.config import *\ndef get_config(): return RunConfig(seed=5)\n"
+    (tmp_path / "mine.py").write_text(text)
+    assert load_config(str(tmp_path / "mine.py")).seed == 5
+
+
+def test_configs_are_frozen_and_need_no_jax():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LogConfig().every = 3
+    code = "import sys, jaxlm.config; assert 'jax' not in sys.modules, 'imports jax'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,76 @@
+"""Peak rates: one for each kind of device that jax names, or a measured one."""
+
+import math
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.devices import measured_flops, mfu, peak_flops, total_peak_flops
+
+
+def device(kind: str, platform: str = "tpu"):
+    return SimpleNamespace(device_kind=kind, platform=platform)
+
+
+# Names as `device_kind` gives them, with the data sheet's dense bfloat16.
+@pytest.mark.parametrize(
+    "kind, teraflops",
+    [
+        ("TPU v2", 22.5),
+        ("TPU v3", 61.5),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5e", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+        ("TPU7x", 1153.5),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10G", 125),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", 65),
+        ("Tesla V100-SXM2-16GB", 125),
+    ],
+)
+def test_kinds_have_their_makers_figures(kind, teraflops):
+    platform = "tpu" if kind.startswith("TPU") else "gpu"
+    assert peak_flops(device(kind, platform), "bfloat16") == teraflops * 1e12
+    assert 0 < peak_flops(device(kind, platform), "float32") <= teraflops * 1e12
+
+
+def test_tpu_figures_agree_with_jaxs_own_table():
+    """Within what Google's pages and jax's table have apart (v3: 123 and 140)."""
+    from jax._src.pallas.mosaic import tpu_info
+
+    for kind in ("TPU v2", "TPU v3", "TPU v4", "TPU v5 lite", "TPU v5p", "TPU v6 lite"):
+        version = tpu_info.chip_version_from_device_kind(kind)
+        info = tpu_info._get_tpu_info_impl(version, 1)
+        cores = version.num_physical_tensor_cores_per_chip
+        a_device = info.bf16_ops_per_second * (
+            cores if version.supports_megacore else 1
+        )
+        np.testing.assert_allclose(peak_flops(device(kind)), a_device, rtol=0.15)
+
+
+def test_an_unknown_kind_has_no_figure():
+    assert math.isnan(peak_flops(device("TPU v99")))
+    assert math.isnan(mfu(1e12, [device("TPU v4"), device("Abacus")], "bfloat16"))
+
+
+def test_mfu_is_a_share_of_all_devices_together():
+    pod = [device("TPU v5 lite")] * 4
+    assert total_peak_flops(pod, "bfloat16") == 4 * 197e12
+    np.testing.assert_allclose(mfu(394e12, pod, "bfloat16"), 0.5)
+
+
+def test_a_cpu_is_measured_once_and_shared_by_its_fake_devices():
+    rate = measured_flops()
+    assert rate is measured_flops() and 1e8 < rate < 1e14
+    np.testing.assert_allclose(total_peak_flops(jax.devices(), "float32"), rate)
