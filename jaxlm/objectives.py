@@ -89,7 +89,7 @@ def masked_lm(
             predictions=phase.predictions,
             special=special,
         )
-        valid = rows.valid.astype(jnp.float32)
+        valid = jnp.asarray(rows.valid, jnp.float32)
         return MlmBatch(
             tokens=masked.tokens,
             token_types=row.token_types,
@@ -115,7 +115,7 @@ def masked_lm(
         return totals
 
     def loss(params, batch: MlmBatch, key=None) -> Sums:
-        out = module.apply(
+        out: Any = module.apply(
             {"params": params},
             batch.tokens,
             batch.token_types,

@@ -142,7 +142,7 @@ def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
 
 def opt_state_shardings(
     mesh: Mesh | AbstractMesh,
-    optimizer: optax.GradientTransformation,
+    optimizer: Any,
     opt_state: Any,
     params_shardings: Any,
 ) -> Any:

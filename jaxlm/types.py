@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Array, Bool, Float, Int, UInt
+
+    AnyArray = Array | np.ndarray  # numpy where the host reads it, jax on the devices
 
 
 class UserError(Exception):
@@ -55,9 +58,11 @@ class SpecialTokens:
 class Span(NamedTuple):
     """A stretch of stored tokens as the host read it, before chance."""
 
-    tokens: Int[Array, "B W"]
-    marks: UInt[Array, "B W"]
-    length: Int[Array, "B"]  # tokens that are there: to the document's end, at most W
+    tokens: Int[AnyArray, "B W"]
+    marks: UInt[AnyArray, "B W"]
+    length: Int[
+        AnyArray, "B"
+    ]  # tokens that are there: to the document's end, at most W
 
 
 class Rows(NamedTuple):
@@ -70,8 +75,8 @@ class Rows(NamedTuple):
 
     first: Span
     second: Span | None  # candidate for the random second segment; None without NSP
-    identity: UInt[Array, "B 2"]
-    valid: Bool[Array, "B"]  # False: a row that only fills the last evaluation batch
+    identity: UInt[AnyArray, "B 2"]
+    valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
 
 
 class MlmBatch(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxlm.types import UserError
 
@@ -66,10 +66,10 @@ BERT_SIZES = {
 }
 
 
-def bert(size: str, **changes) -> BertConfig:
+def bert(size: str, **changes: Any) -> BertConfig:
     """The published size `tiny` … `large`, with `changes` to its fields."""
     num_layers, d_model = BERT_SIZES[size]
-    shape = {
+    shape: dict[str, Any] = {
         "num_layers": num_layers,
         "num_heads": d_model // 64,
         "d_model": d_model,

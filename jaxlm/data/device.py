@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -11,7 +13,7 @@ from jaxlm.types import Rows
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
     """Numbers of the rows of a global batch that this host's devices hold, rising."""
     slices = sharding.addressable_devices_indices_map((batch,)).values()
-    held = {row for (part,) in slices for row in range(batch)[part]}
+    held = {row for index in slices if index for row in range(batch)[index[0]]}
     return np.array(sorted(held), np.int64)
 
 
@@ -28,7 +30,7 @@ def to_devices(
     """
 
     def place(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             at = np.searchsorted(local, range(batch)[index[0]])
             return array[at]
 

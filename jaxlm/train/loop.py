@@ -96,7 +96,7 @@ def train(
     ):
         make, abstract = abstract_state(module, optimizer, mesh, seed=config.seed)
         first = _first_state(config.init, checkpoints, abstract, make, fallback)
-        state, start, figures = first.state, first.step, {}
+        state, start, digests, figures = first.state, first.step, first.digests, {}
         log.begin(start, last, first.meta.get("log"))
         for note in first.notes:
             log.say(note)

@@ -61,7 +61,7 @@ def abstract_state(
 
     shapes = jax.eval_shape(make)
     by_param = param_shardings(mesh, shapes.params)
-    whole = replicated(mesh)
+    whole: Any = replicated(mesh)
     shardings = TrainState(
         step=whole,
         params=by_param,
