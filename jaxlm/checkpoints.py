@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import tensorstore as ts
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.digests import LeafDigest, Manifest, UnsoundError, differences, digest
@@ -307,13 +309,16 @@ class Checkpoints:
         if problems:
             raise UserError(f"{path} does not fit this run:\n" + "\n".join(problems))
         flat = {}
+        problem, cause = "", None
         for p, leaf in wanted.items():
             try:
                 flat[p] = _read(path / _STATE / p, leaf)
             except Exception as error:
-                raise UnsoundError(
-                    f"{path} is damaged: leaf {p} cannot be read: {_line(error)}"
-                ) from error
+                problem, cause = f"leaf {p} cannot be read: {_line(error)}", error
+                break
+        if _on_any_host(bool(problem)):
+            problem = problem or "another host cannot read it"
+            raise UnsoundError(f"{path} is damaged: {problem}") from cause
         digests = digest(flat)
         for p, each in digests.items():
             if each != stored[p]:
@@ -357,6 +362,13 @@ def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return parts.setdefault(str(index), array[index].read()).result()
 
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+
+def _on_any_host(here: bool) -> bool:
+    """Whether it is so on any host: all must go the same way, or some wait for ever."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
