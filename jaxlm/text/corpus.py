@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.text.manifest import Manifest, read_manifest
-from jaxlm.text.store import files_below, open_array, sha256
+from jaxlm.text.store import damage, files_below, open_array, read_array, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import SpecialTokens, UserError
 
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Documents of sentences of tokens. Reads are safe from any number of threads."""
 
@@ -48,15 +48,16 @@ class Corpus:
 
     @cached_property
     def _arrays(self):
-        arrays = [open_array(Path(self.directory) / n) for n in ("tokens", "marks")]
-        if self.in_memory:
-            return [array.read().result() for array in arrays]
-        return arrays
+        read = read_array if self.in_memory else open_array
+        return [read(Path(self.directory) / name) for name in ("tokens", "marks")]
 
     def read(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
         `starts` is int64 [R], none negative; positions past the corpus's end are 0.
+
+        Raises:
+            UserError: the files are damaged, or hold ids outside the vocabulary.
         """
         starts = np.minimum(starts, self.num_tokens)
         ends = np.minimum(starts + width, self.num_tokens)
@@ -67,16 +68,22 @@ class Corpus:
             there = at < ends[:, None]
             for out, array in zip((tokens, marks), self._arrays, strict=True):
                 out[there] = array[at[there]]
-            return tokens, marks
-        # All reads at once; faster than one of many ranges (`oindex`, `ts.Batch`).
-        ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
-        reads = [
-            (row[: end - start], array[start:end].read())
-            for out, array in zip((tokens, marks), self._arrays, strict=True)
-            for row, (start, end) in zip(out, ranges, strict=True)
-        ]
-        for row, read in reads:
-            row[:] = read.result()
+        else:
+            # All reads at once; faster than one of many ranges (`oindex`, `ts.Batch`).
+            ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
+            reads = [
+                (row[: end - start], array[start:end].read())
+                for out, array in zip((tokens, marks), self._arrays, strict=True)
+                for row, (start, end) in zip(out, ranges, strict=True)
+            ]
+            with damage(self.directory):
+                for row, read in reads:
+                    row[:] = read.result()
+        if tokens.max(initial=0) >= self.manifest.vocab_size:
+            raise UserError(
+                f"corpus {self.directory} has token {tokens.max()}, its vocabulary "
+                f"{self.manifest.vocab_size} entries: delete it and prepare it again"
+            )
         return tokens, marks
 
 
@@ -88,24 +95,32 @@ def open_corpus(directory: str, verify: bool = False) -> Corpus:
     """
     path = Path(directory)
     manifest = read_manifest(path)
+    again = "delete it and prepare it again"
     present = dict(files_below(path))
     for name, recorded in manifest.files.items():
         if name not in present:
-            raise UserError(f"corpus {directory}: {name} is missing; prepare it again")
+            raise UserError(f"corpus {directory} lacks its file {name}: {again}")
         size = present[name].stat().st_size
         if size != recorded["bytes"]:
             raise UserError(
-                f"corpus {directory}: {name} has {size} bytes, not "
-                f"{recorded['bytes']}; prepare it again"
+                f"corpus {directory}: {name} has {size:,} bytes, had "
+                f"{recorded['bytes']:,}: {again}"
             )
         if verify and sha256(present[name]) != recorded["sha256"]:
-            raise UserError(f"corpus {directory}: {name} was changed; prepare it again")
-    sentences = open_array(path / "sentences").read().result()
-    documents = open_array(path / "documents").read().result()
+            raise UserError(f"corpus {directory}: {name} was changed: {again}")
+    arrays = {
+        "tokens": (manifest.tokens,),
+        "marks": (manifest.tokens,),
+        "sentences": (manifest.sentences,),
+        "documents": (manifest.documents, 3),
+    }
+    for name, shape in arrays.items():
+        if open_array(path / name).shape != shape:
+            raise UserError(f"corpus {directory}: {name} is not {shape}: {again}")
     return Corpus(
         directory=str(directory),
         manifest=manifest,
-        sentences=sentences,
-        documents=documents,
+        sentences=read_array(path / "sentences"),
+        documents=read_array(path / "documents"),
         in_memory=manifest.tokens <= IN_MEMORY,
     )

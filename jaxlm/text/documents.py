@@ -54,14 +54,15 @@ class Fragment(NamedTuple):
 
 
 def read_fragments(
-    source: Source, *, start: int = 0, sentences: Sentences = "auto", language: str
+    source: Source, *, start: int = 0, lines: bool
 ) -> Iterator[Fragment]:
     """The fragments of one source, from `start` (the `offset` of one that starts).
+
+    `lines`: lines are sentences (see `lines_are_sentences`).
 
     Raises:
         UserError: the source cannot be read or unpacked, or a record is too long.
     """
-    lines = lines_are_sentences(source, sentences, language)
     if source.kind == "tfds":
         for number, of, data in read_records(source.name, start):
             read = source.size * number // of

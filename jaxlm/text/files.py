@@ -134,6 +134,11 @@ def _source(name: str, kind: str, files: tuple[str, ...]) -> Source:
     return Source(name, kind, files, size, changed)
 
 
+def touched(source: Source) -> Source:
+    """The source as it is on disk now."""
+    return _source(source.name, source.kind, source.files)
+
+
 def digest(source: Source) -> str:
     """SHA-256 of the bytes of the source's files; UserError if one cannot be read."""
     sha256 = hashlib.sha256()

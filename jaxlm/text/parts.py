@@ -38,6 +38,12 @@ class Journal:
     finished: bool = False
 
 
+def read_journal(directory: Path) -> Journal:
+    """How far the parts in a directory are."""
+    path = directory / _JOURNAL
+    return Journal(**json.loads(path.read_text())) if path.is_file() else Journal()
+
+
 class Parts:
     """The growing files of one job."""
 
@@ -50,13 +56,9 @@ class Parts:
             "sentences": (np.dtype(np.int64), ()),
             "documents": (np.dtype(np.int64), (3,)),
         }
-        self.journal = self._read_journal()
+        self.journal = read_journal(directory)
         self._pending: np.ndarray | None = None  # a document without tokens as yet
         self._files = {name: self._open(name) for name in self._dtypes}
-
-    def _read_journal(self) -> Journal:
-        path = self._directory / _JOURNAL
-        return Journal(**json.loads(path.read_text())) if path.is_file() else Journal()
 
     def _rows(self, name: str) -> int:
         return self.journal.tokens if name == "marks" else getattr(self.journal, name)

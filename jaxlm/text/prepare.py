@@ -11,11 +11,9 @@ end of a document; a job that is killed goes on there. The manifest comes last.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,19 +27,27 @@ from jaxlm.text.documents import (
     read_fragments,
     sentences_of,
 )
-from jaxlm.text.files import Source, digest, find_sources
+from jaxlm.text.files import find_sources
+from jaxlm.text.job import (
+    PARTIAL,
+    Job,
+    asked,
+    begin,
+    check_unchanged,
+    difference,
+    locked,
+    writing,
+)
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
 from jaxlm.text.sample import sample
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
-from jaxlm.text.vocabulary import read_json, write_json
 from jaxlm.types import UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
 UNIT = 64 << 20  # bytes of text after which the parts are journalled
 SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
-PARTIAL = ".partial"
 
 
 class Progress(NamedTuple):
@@ -53,40 +59,7 @@ class Progress(NamedTuple):
     tokens: int = 0  # stored so far
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is prepared, from what, how."""
-
-    sources: tuple[Source, ...]
-    recipe: Recipe
-    sentences: Sentences
-    report: Callable[[Progress], None]
-
-    @property
-    def total(self) -> int:
-        """Bytes of the sources on disk."""
-        return sum(source.size for source in self.sources)
-
-    def fragments(
-        self, stage: str, source: int = 0, offset: int = 0, tokens=lambda: 0
-    ) -> Iterator[tuple[int, Fragment]]:
-        """(number of the source, fragment) of the text from a place on; reports."""
-        done = sum(each.size for each in self.sources[:source])
-        for number in range(source, len(self.sources)):
-            each, reported = self.sources[number], -BLOCK
-            start = offset if number == source else 0
-            for fragment in read_fragments(
-                each,
-                start=start,
-                sentences=self.sentences,
-                language=self.recipe.language,
-            ):
-                yield number, fragment
-                if fragment.read >= reported + BLOCK:
-                    reported = fragment.read
-                    self.report(Progress(stage, done + reported, self.total, tokens()))
-            done += each.size
-        self.report(Progress(stage, self.total, self.total, tokens()))
+Report = Callable[[Progress], None]
 
 
 def prepare(
@@ -99,7 +72,7 @@ def prepare(
     errors: Errors = "strict",
     holdout: float = 0.0,
     processes: int = 1,
-    report: Callable[[Progress], None] | None = None,
+    report: Report | None = None,
 ) -> Manifest:
     """Make the corpus of `sources` in `directory`, or finish one that was begun.
 
@@ -123,37 +96,58 @@ def prepare(
         raise UserError(f"holdout = {holdout} is not in [0, 1)")
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
-    job = Job(
-        sources=tuple(find_sources(sources)),
-        recipe=Recipe(config.text.language, errors, config.seed, holdout),
-        sentences=sentences,
-        report=report or (lambda progress: None),
-    )
+    found = tuple(find_sources(sources))
+    recipe = Recipe(config.text.language, errors, config.seed, holdout)
     given = None if tokenizer is None else _given(tokenizer, config)
-    asked = _asked(job, config, given)
+    what = asked(config, recipe, sentences, given)
+    job = Job(found, recipe, sentences, what)
+    report = report or (lambda progress: None)
     path = Path(directory)
-    with _writing(directory):
+    with writing(directory):
         if (path / manifests.NAME).exists():
-            manifest = manifests.read_manifest(path)
-            since = (path / manifests.NAME).stat().st_ctime_ns
-            _compare(manifest.recipe, manifest.sources, asked, job, since, directory)
-            return manifest
-        with _locked(path) as partial:
-            recorded = _begun(partial, asked, job, directory)
-            model = _vocabulary(partial, given, config, job)
-            parts = Parts(partial, model.vocab_size, model.end_of_document)
-            with contextlib.closing(parts):
-                _tokenise(parts, partial, job, processes)
-                for done in parts.write_arrays(path):
-                    job.report(
-                        Progress("arrays", done, parts.size, parts.journal.tokens)
-                    )
-            shutil.rmtree(path / "tokenizer", ignore_errors=True)
-            shutil.copytree(partial / "tokenizer", path / "tokenizer")
-            _check_unchanged(partial, sources, recorded)
-            manifest = _manifest(path, parts, model, asked, recorded)
-            manifests.write_manifest(manifest, path)
-            shutil.rmtree(partial)
+            return _complete(path, job)
+        with locked(path) as partial:
+            return _prepare(path, partial, job, config, given, processes, report)
+
+
+def _complete(path: Path, job: Job) -> Manifest:
+    manifest = manifests.read_manifest(path)
+    since = (path / manifests.NAME).stat().st_ctime_ns
+    if change := difference(manifest.recipe, manifest.sources, job, since):
+        raise UserError(
+            f"{change}; the corpus in {path} was made without: delete it, or name "
+            "another directory"
+        )
+    shutil.rmtree(path / PARTIAL, ignore_errors=True)
+    return manifest
+
+
+def _prepare(
+    path: Path,
+    partial: Path,
+    job: Job,
+    config: RunConfig,
+    given: Tokenizer | None,
+    processes: int,
+    report: Report,
+) -> Manifest:
+    recorded = begin(partial, job)
+    lines = [each["lines"] for each in recorded]
+    model = _vocabulary(partial, given, config, job, lines, report)
+    parts = Parts(partial, model.vocab_size, model.end_of_document)
+    with contextlib.closing(parts):
+        if not parts.journal.finished:
+            # Small text is done before another process has started.
+            processes = min(processes, 1 + 4 * job.total // BLOCK)
+            _tokenise(parts, partial, job, lines, processes, report)
+        for done in parts.write_arrays(path):
+            report(Progress("arrays", done, parts.size, parts.journal.tokens))
+    shutil.rmtree(path / "tokenizer", ignore_errors=True)
+    shutil.copytree(partial / "tokenizer", path / "tokenizer")
+    check_unchanged(partial, job, recorded)
+    manifest = _manifest(path, parts.journal, model, job.asked, recorded)
+    manifests.write_manifest(manifest, path)
+    shutil.rmtree(partial)
     return manifest
 
 
@@ -167,133 +161,56 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
     return model
 
 
-def _asked(job: Job, config: RunConfig, given: Tokenizer | None) -> dict:
-    """Everything but the sources that decides the corpus; the manifest's `recipe`."""
-    asked = {"sentences": job.sentences, **asdict(job.recipe)}
-    if given is not None:
-        asked["tokenizer"] = given.sha256
-        if not job.recipe.holdout:
-            del asked["seed"]  # decides nothing
-    else:
-        asked["tokenizer"] = f"trained {config.text.tokenizer}"
-        asked["vocab_size"] = config.model.vocab_size
-        asked["lowercase"] = config.text.lowercase
-    return asked
-
-
-@contextlib.contextmanager
-def _writing(directory: str) -> Iterator[None]:
-    """Say in one line why the directory cannot be written."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        full = "RESOURCE_EXHAUSTED" in str(error)
-        if isinstance(error, ValueError) and not full:
-            raise
-        reason = "no space left" if full else getattr(error, "strerror", "") or error
-        raise UserError(
-            f"corpus {directory} cannot be written: {reason}; what is there is sound, "
-            "the same command goes on"
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[Path]:
-    """The place for the parts, made, for this process alone."""
-    partial = directory / PARTIAL
-    if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
-        raise UserError(
-            f"{directory} holds other files and no corpus: name another directory"
-        )
-    partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is preparing {directory}") from None
-        yield partial
-
-
-def _check_unchanged(
-    partial: Path, sources: Sequence[str], recorded: Sequence[dict]
-) -> None:
-    since = (partial / "job.json").stat().st_ctime_ns
-    for each, source in zip(recorded, find_sources(sources), strict=True):
-        if source.changed >= since and digest(source) != each["sha256"]:
-            raise UserError(
-                f"{source.name} was changed while it was read: delete "
-                f"{partial.parent} and prepare it again"
-            )
-
-
-def _begun(partial: Path, asked: dict, job: Job, directory: str) -> list[dict]:
-    """What is recorded of the sources; begins the job where it is new."""
-    path = partial / "job.json"
-    if path.is_file():
-        begun = read_json(path)
-        since = path.stat().st_ctime_ns
-        _compare(begun["recipe"], begun["sources"], asked, job, since, directory)
-        return begun["sources"]
-    recorded = [
-        {"name": each.name, "bytes": each.size, "sha256": digest(each)}
-        for each in job.sources
-    ]
-    write_json(partial / "job.new", {"recipe": asked, "sources": recorded})
-    (partial / "job.new").replace(path)
-    return recorded
-
-
-def _compare(
-    recipe: dict, recorded: Sequence[dict], asked: dict, job: Job, since: int, at: str
-) -> None:
-    """Raise UserError unless the corpus at `at` is that of the job.
-
-    A source is compared by its digest if its size is another, or if it was touched
-    `since` (nanoseconds) it was recorded.
-    """
-    remedy = f"{at} is another corpus; delete it, or name another directory"
-    for name in sorted({*recipe, *asked}):
-        if recipe.get(name) != asked.get(name):
-            raise UserError(
-                f"{name} was {recipe.get(name)!r}, is {asked.get(name)!r}: {remedy}"
-            )
-    if len(recorded) != len(job.sources):
-        before = {each["name"] for each in recorded}
-        now = {each.name for each in job.sources}
-        other = min(before ^ now, default="a source")
-        raise UserError(
-            f"sources are {len(job.sources)}, were {len(recorded)} ({other}): {remedy}"
-        )
-    for each, source in zip(recorded, job.sources, strict=True):
-        same = each["bytes"] == source.size
-        if not (same and source.changed < since) and each["sha256"] != digest(source):
-            raise UserError(f"{source.name} has changed: {remedy}")
+def _fragments(
+    job: Job,
+    lines: Sequence[bool],
+    report: Callable[[int], None],
+    source: int = 0,
+    offset: int = 0,
+) -> Iterator[tuple[int, Fragment]]:
+    """(number of its source, fragment) from a place on; reports bytes on disk."""
+    before = sum(each.size for each in job.sources[:source])
+    for number in range(source, len(job.sources)):
+        reported = -BLOCK
+        start = offset if number == source else 0
+        for fragment in read_fragments(
+            job.sources[number], start=start, lines=lines[number]
+        ):
+            yield number, fragment
+            if fragment.read >= reported + BLOCK:
+                reported = fragment.read
+                report(before + reported)
+        before += job.sources[number].size
+    report(job.total)
 
 
 def _vocabulary(
-    partial: Path, given: Tokenizer | None, config: RunConfig, job: Job
+    partial: Path,
+    given: Tokenizer | None,
+    config: RunConfig,
+    job: Job,
+    lines: Sequence[bool],
+    report: Report,
 ) -> Tokenizer:
     """The tokenizer of the job, saved in it: given, trained before, or trained now."""
     directory = partial / "tokenizer"
     if directory.is_dir():
         return load_tokenizer(directory)
-    model = given
-    if model is None:
-        fragments = (each for _, each in job.fragments("vocabulary"))
-        kept = sample(fragments, job.recipe, SAMPLE)
-        recipe = job.recipe
-        model = train_tokenizer(
-            config.text.tokenizer,
-            (
-                sentence
-                for fragment in kept
-                for sentence in sentences_of(fragment, recipe.language, recipe.errors)[
-                    0
-                ]
-            ),
-            vocab_size=config.model.vocab_size,
-            lowercase=config.text.lowercase,
-        )
+
+    def read(done: int) -> None:
+        report(Progress("vocabulary", done, job.total))
+
+    def texts() -> Iterator[str]:
+        fragments = (each for _, each in _fragments(job, lines, read))
+        for each in sample(fragments, job.recipe, SAMPLE):
+            yield from sentences_of(each, job.recipe.language, job.recipe.errors)[0]
+
+    model = given or train_tokenizer(
+        config.text.tokenizer,
+        texts(),
+        vocab_size=config.model.vocab_size,
+        lowercase=config.text.lowercase,
+    )
     fresh = partial / "tokenizer.new"
     shutil.rmtree(fresh, ignore_errors=True)
     model.save(fresh)
@@ -301,14 +218,21 @@ def _vocabulary(
     return model
 
 
-def _tokenise(parts: Parts, partial: Path, job: Job, processes: int) -> None:
+def _tokenise(
+    parts: Parts,
+    partial: Path,
+    job: Job,
+    lines: Sequence[bool],
+    processes: int,
+    report: Report,
+) -> None:
     """Append the text's tokens to the parts, from the journal's place on."""
+
+    def read(done: int) -> None:
+        report(Progress("tokens", done, job.total, parts.journal.tokens))
+
     journal = parts.journal
-    if journal.finished:
-        return
-    text = job.fragments(
-        "tokens", journal.source, journal.offset, lambda: parts.journal.tokens
-    )
+    text = _fragments(job, lines, read, journal.source, journal.offset)
     units: deque[tuple[int, int] | None] = deque()
 
     def work() -> Iterator[list[Fragment]]:
@@ -353,12 +277,11 @@ def in_blocks(
 
 def _manifest(
     path: Path,
-    parts: Parts,
+    journal: Journal,
     model: Tokenizer,
-    asked: dict,
+    recipe: dict,
     recorded: Sequence[dict],
 ) -> Manifest:
-    journal = parts.journal
     return Manifest(
         format=manifests.FORMAT,
         tokens=journal.tokens,
@@ -373,18 +296,18 @@ def _manifest(
         tokenizer_sha256=model.sha256,
         special=model.special,
         end_of_document=model.end_of_document,
-        languages=(asked["language"],),
-        recipe=asked,
+        languages=(recipe["language"],),
+        recipe=recipe,
         sources=tuple(recorded),
         files={
             name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
             for name, file in files_below(path)
         },
-        notes=tuple(_notes(journal, model, asked)),
+        notes=tuple(_notes(journal, model, recipe)),
     )
 
 
-def _notes(journal: Journal, model: Tokenizer, asked: dict) -> Iterator[str]:
+def _notes(journal: Journal, model: Tokenizer, recipe: dict) -> Iterator[str]:
     """What a user may not have meant."""
     found = model.training or {}
     if unused := found.get("unused"):
@@ -406,8 +329,8 @@ def _notes(journal: Journal, model: Tokenizer, asked: dict) -> Iterator[str]:
             f"a document has {mean:.1f} sentences on average: is there a blank line "
             "after each? Blank lines separate documents"
         )
-    if asked["holdout"] and not journal.held_out:
+    if recipe["holdout"] and not journal.held_out:
         yield (
             f"no document of {journal.documents:,} is held out: raise "
-            f"holdout = {asked['holdout']}"
+            f"holdout = {recipe['holdout']}"
         )

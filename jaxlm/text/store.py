@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,18 +61,28 @@ def write_array(
         yield at + len(part)
 
 
-def open_array(path: Path) -> ts.TensorStore:
-    """An array for reading, from any thread.
-
-    Raises:
-        UserError: there is none, or its metadata cannot be read.
-    """
-    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
+@contextlib.contextmanager
+def damage(path: Path | str) -> Iterator[None]:
+    """Say in one line what TensorStore finds wrong with a file."""
     try:
-        return ts.open(_spec(path), read=True, context=context).result()
+        yield
     except (ValueError, OSError) as error:
         reason = str(error).split(" [")[0]
-        raise UserError(f"corpus array {path} cannot be opened: {reason}") from None
+        raise UserError(f"corpus files in {path} are damaged: {reason}") from None
+
+
+def open_array(path: Path) -> ts.TensorStore:
+    """An array for reading, from any thread; UserError if there is none."""
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
+    with damage(path):
+        return ts.open(_spec(path), read=True, context=context).result()
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A whole array; UserError if it cannot be read."""
+    array = open_array(path)
+    with damage(path):
+        return array.read().result()
 
 
 def files_below(directory: Path) -> Iterator[tuple[str, Path]]:

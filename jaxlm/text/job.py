@@ -1,0 +1,174 @@
+"""One preparation: what was asked, from which sources, where it stands on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxlm.config import RunConfig
+from jaxlm.text.blocks import Recipe
+from jaxlm.text.documents import Sentences, lines_are_sentences
+from jaxlm.text.files import Source, digest, is_remote, touched
+from jaxlm.text.parts import read_journal
+from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
+from jaxlm.types import UserError
+
+PARTIAL = ".partial"  # the folder of what is not finished, in the corpus's own
+_RECORD = "job.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is prepared, from what, how."""
+
+    sources: tuple[Source, ...]
+    recipe: Recipe
+    sentences: Sentences
+    asked: dict  # everything but the sources that decides the corpus
+
+    @property
+    def total(self) -> int:
+        """Bytes of the sources on disk."""
+        return sum(source.size for source in self.sources)
+
+    def record(self) -> list[dict]:
+        """What the manifest says of each source; reads them all."""
+        return [
+            {
+                "name": each.name,
+                "bytes": each.size,
+                "sha256": digest(each),
+                "lines": lines_are_sentences(
+                    each, self.sentences, self.recipe.language
+                ),
+            }
+            for each in self.sources
+        ]
+
+
+def asked(
+    config: RunConfig, recipe: Recipe, sentences: Sentences, given: Tokenizer | None
+) -> dict:
+    """What decides the corpus, beside the sources; `recipe` in the manifest.
+
+    How errors are taken is not of it: text that has none is the same either way.
+    """
+    what = {"sentences": sentences, **asdict(recipe)}
+    del what["errors"]
+    if given is None:
+        what["tokenizer"] = f"trained {config.text.tokenizer}"
+        what["vocab_size"] = config.model.vocab_size
+        what["lowercase"] = config.text.lowercase
+    else:
+        what["tokenizer"] = given.sha256
+        if not recipe.holdout:
+            del what["seed"]  # decides nothing
+    return what
+
+
+@contextlib.contextmanager
+def writing(directory: str) -> Iterator[None]:
+    """Say in one line why the directory cannot be written."""
+    if is_remote(directory):
+        raise UserError(
+            f"{directory}: a corpus is prepared locally; copy it afterwards"
+        )
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore has ValueErrors that quote the system's.
+        full = "No space left" in str(error)
+        if isinstance(error, ValueError) and not full:
+            raise
+        reason = "No space left" if full else getattr(error, "strerror", "") or error
+        raise UserError(
+            f"corpus {directory} cannot be written: {reason}; what is there is sound, "
+            "the same command goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """The folder of what is not finished, for this process alone."""
+    partial = directory / PARTIAL
+    if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
+        raise UserError(
+            f"{directory} holds other files and no corpus: name another directory"
+        )
+    partial.mkdir(parents=True, exist_ok=True)
+    with open(partial / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is preparing {directory}") from None
+        yield partial
+
+
+def begin(partial: Path, job: Job) -> list[dict]:
+    """What is recorded of the sources; where the job is new, it is recorded now.
+
+    A job that is not this one is begun anew unless some of its text is done.
+
+    Raises:
+        UserError: some is done, and sources or recipe have changed: which.
+    """
+    path = partial / _RECORD
+    if path.is_file():
+        begun = read_json(path)
+        recorded = begun["sources"]
+        since = path.stat().st_ctime_ns
+        change = difference(begun["recipe"], recorded, job, since)
+        if change is None:
+            return recorded
+        if read_journal(partial).tokens:
+            raise UserError(
+                f"{change}; {partial.parent} was begun without: delete it, or name "
+                "another directory"
+            )
+        for each in partial.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each)
+            elif each.name != "lock":
+                each.unlink()
+    recorded = job.record()
+    write_json(partial / "job.new", {"recipe": job.asked, "sources": recorded})
+    (partial / "job.new").replace(path)
+    return recorded
+
+
+def difference(
+    recipe: dict, recorded: Sequence[dict], job: Job, since: int
+) -> str | None:
+    """What about a recorded job differs from `job`; None: nothing.
+
+    A source is compared by its digest only if its size is another, or if it was touched
+    after `since` (nanoseconds), when it was recorded.
+    """
+    for name in sorted({*recipe, *job.asked}):
+        before, now = recipe.get(name), job.asked.get(name)
+        if before != now:
+            return f"{name} is {now!r}, was {before!r}"
+    if len(recorded) != len(job.sources):
+        names = {each["name"] for each in recorded} ^ {s.name for s in job.sources}
+        example = f", as {min(names)}" if names else ""
+        return f"there are {len(job.sources)} sources, were {len(recorded)}{example}"
+    for each, source in zip(recorded, job.sources, strict=True):
+        same = each["bytes"] == source.size and source.changed < since
+        if not same and each["sha256"] != digest(source):
+            return f"{source.name} has changed"
+    return None
+
+
+def check_unchanged(partial: Path, job: Job, recorded: Sequence[dict]) -> None:
+    """Raise UserError if a source was changed while it was read."""
+    since = (partial / _RECORD).stat().st_ctime_ns
+    for each, source in zip(recorded, map(touched, job.sources), strict=True):
+        if source.changed >= since and digest(source) != each["sha256"]:
+            raise UserError(
+                f"{source.name} was changed while it was read: delete "
+                f"{partial.parent} and prepare it again"
+            )
