@@ -49,12 +49,11 @@ def run(argv: list[str]) -> int:
 def _config(config) -> None:
     import math
 
-    import jax
     from rich.console import Console
     from rich.table import Table
 
     from jaxlm.models.bert import Bert
-    from jaxlm.models.flops import step_flops
+    from jaxlm.models.flops import bert_train_flops, num_parameters
     from jaxlm.sharding import RULES
     from jaxlm.train.optim import DECAY
     from jaxlm.train.state import abstract_params
@@ -70,13 +69,18 @@ def _config(config) -> None:
         table.add_row(path, shape, count, names, "yes" if decay[path] else "")
     console = Console()
     console.print(table)
-    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    total = num_parameters(params)
     console.print(f"\n{total:,} parameters, {total * 4 / 1e6:,.0f} MB in float32")
     begin = 0
     for i, phase in enumerate(config.stretches):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
-        flops = step_flops(config.model, phase)
+        flops = bert_train_flops(
+            config.model,
+            batch=phase.batch,
+            length=phase.length,
+            predictions=phase.predictions,
+        )
         console.print(
             f"phase {i}: steps {begin:,} to {phase.until:,}, {phase.batch} rows x "
             f"{phase.length} tokens = {tokens:,} a step, {steps * tokens:,} in all; "

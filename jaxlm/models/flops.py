@@ -1,26 +1,43 @@
-"""The arithmetic of a training step, counted from the shapes.
+"""Config and row shape → the arithmetic of a step, for MFU and for planning.
 
-Forward and backward of every matrix product (3 × 2 FLOP a multiply-add), nothing that
-is computed again, no attention that the mask throws away left out: full rows.
+Matrix products only, a multiplication and an addition each, without recomputation:
+compilers also count element-wise work, and a scanned layer once.
 """
 
 from __future__ import annotations
 
-from jaxlm.config import BertConfig, Phase
+import math
+from typing import Any
+
+import jax
+
+from jaxlm.config.model import BertConfig
 
 
-def step_flops(config: BertConfig, phase: Phase) -> float:
-    """FLOP of one update: all positions through the layers, predictions through the
-    head.
+def bert_forward_flops(config: BertConfig, *, length: int, predictions: int) -> int:
+    """Of one row through encoder, pooler and both heads.
 
     Args:
         config: of the model.
-        phase: rows of the global batch, their length, and predictions in each.
+        length: L, all of it, padding too; attention is full.
+        predictions: P, the positions that the MLM head scores.
     """
-    d, f, length = config.d_model, config.d_ff, phase.length
-    block = 4 * d * d + 2 * d * f + 2 * length * d
-    row = length * config.num_layers * block
-    row += phase.predictions * (d * d + d * config.vocab_size)
+    d, f = config.d_model, config.d_ff
+    token = config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
+    row = length * token + predictions * (d * d + d * config.vocab_size)
     if config.nsp:
         row += d * d + 2 * d
-    return 6.0 * phase.batch * row
+    return 2 * row
+
+
+def bert_train_flops(
+    config: BertConfig, *, batch: int, length: int, predictions: int
+) -> int:
+    """Of one update on `batch` rows: the backward pass costs two forward ones."""
+    row = bert_forward_flops(config, length=length, predictions=predictions)
+    return 3 * batch * row
+
+
+def num_parameters(params: Any) -> int:
+    """Numbers in a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

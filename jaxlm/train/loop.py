@@ -33,7 +33,7 @@ from jaxlm.data.pipeline import batches, open_source
 from jaxlm.digests import state_sha256
 from jaxlm.evaluate import open_evaluation
 from jaxlm.models.bert import Bert
-from jaxlm.models.flops import step_flops
+from jaxlm.models.flops import bert_train_flops
 from jaxlm.objectives import masked_lm
 from jaxlm.sharding import batch_sharding, check_batch, make_mesh
 from jaxlm.text.corpus import Corpus
@@ -217,7 +217,13 @@ def _feed_phase(
     for each in rows:
         batch = transform(to_devices(each, local, run.sharding, phase.batch))
         if compiled is None:
-            with run.log.compiling(phase, step_flops(config.model, phase)):
+            flops = bert_train_flops(
+                config.model,
+                batch=phase.batch,
+                length=phase.length,
+                predictions=phase.predictions,
+            )
+            with run.log.compiling(phase, flops):
                 jitted = jax.jit(train_step, donate_argnums=0)
                 compiled = jitted.lower(abstract, batch).compile()
         yield compiled, batch
