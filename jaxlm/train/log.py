@@ -119,7 +119,7 @@ class Log:
             self._screen.say(text)
 
     @contextmanager
-    def compiling(self, phase: Phase, flops: float = math.nan) -> Iterator[None]:
+    def compiling(self, phase: Phase, flops: int | float = math.nan) -> Iterator[None]:
         """Time a compilation, say so, and count rates from its end.
 
         Args:
@@ -195,7 +195,7 @@ class Log:
         self.flush()
         return {"sums": {name: list(each) for name, each in self._sums.items()}}
 
-    def evaluation(self, step: int, result: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         """Figures of an evaluation, as `eval_…` in the line of its step."""
         self.flush()
         self._write(step, {f"eval_{name}": each for name, each in result.items()})
