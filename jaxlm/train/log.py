@@ -138,7 +138,7 @@ class Log:
         self.say(f"compiled {what} in {now - start:.1f} s")
         self._rates = _Rates(
             tokens=phase.batch * phase.length,
-            flops=flops,
+            flops=float(flops),
             peak=peak,
             run=(self._clock(), self._step),
             line=(self._clock(), self._step),

@@ -235,7 +235,7 @@ def test_cut_drops_later_and_torn_lines_only(tmp_path):
 def test_rates_leave_out_compiling_and_pauses_and_the_eta_does_not(tmp_path):
     clock, stream = Clock(), io.StringIO()
     log = opened(tmp_path, last=20, clock=clock, stream=stream)
-    with log.compiling(PHASE, flops=3e9):
+    with log.compiling(PHASE, flops=3_000_000_000):
         clock.now += 100
     for step in range(1, 10):
         log.defer(step, metrics(step))
