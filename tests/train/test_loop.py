@@ -158,7 +158,8 @@ def command(tmp_path, corpus, workdir, **changes) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    flags = "--xla_backend_optimization_level=0"
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
 
 
 def state_of(output: str) -> str:
