@@ -23,6 +23,7 @@ from jaxlm.text.vocabulary import (
     encoded,
     read_json,
     write_json,
+    write_library,
 )
 from jaxlm.types import UserError
 
@@ -88,7 +89,7 @@ class ByteBpe(Tokenizer):
         (directory / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
         library = Library.from_str(self._library.to_str())
         library.add_special_tokens(list(dict.fromkeys(self.special_names.values())))
-        library.save(str(directory / "tokenizer.json"))
+        write_library(directory, library)
         self._save_config(directory, "PreTrainedTokenizerFast")
 
 

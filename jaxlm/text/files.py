@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import zstandard
 
@@ -126,7 +126,7 @@ def _source(name: str, kind: str, files: tuple[str, ...]) -> Source:
             if is_remote(file):
                 remote = _remote(file).stat()
                 size += remote.length
-                changed = max(changed, int(remote.mtime) * 10**9)
+                changed = max(changed, int(remote.mtime) * 10**9 or 1 << 62)
             else:
                 status = os.stat(file)
                 size += status.st_size
@@ -206,11 +206,11 @@ def _explained(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str) -> io.IOBase:
     return _remote(path).open("rb") if is_remote(path) else open(path, "rb")
 
 
-def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:
+def _unpacked(path: str, raw: Any) -> Any:
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)
     if path.endswith(".xz"):
@@ -223,7 +223,7 @@ def _unpacked(path: str, raw: BinaryIO) -> BinaryIO:
 class _Zstd(io.RawIOBase):
     """The library's own reader takes a truncated file for a complete one."""
 
-    def __init__(self, raw: BinaryIO):
+    def __init__(self, raw: Any):
         self._raw, self._frame, self._ready = raw, None, b""
 
     def readable(self) -> bool:

@@ -19,7 +19,7 @@ import sentencepiece
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from jaxlm.text.vocabulary import Encoded, Tokenizer, encoded
+from jaxlm.text.vocabulary import Encoded, Tokenizer, encoded, write_library
 from jaxlm.text.wordpiece import CJK
 from jaxlm.types import UserError
 
@@ -75,7 +75,7 @@ class SentencePiece(Tokenizer):
     def _save_files(self, directory: Path) -> None:
         (directory / MODEL_FILE).write_bytes(self._model)
         if library := self._as_library:
-            library.save(str(directory / "tokenizer.json"))
+            write_library(directory, library)
         self._save_config(directory, "PreTrainedTokenizerFast")
 
     @cached_property

@@ -6,6 +6,7 @@ Only the array_record format, which is read by number and without TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from jaxlm.types import UserError
 
@@ -18,8 +19,10 @@ def _builder(spec: str):
 
     name = spec.removeprefix("tfds:")
     try:
-        if ("/" in name and name[0] in "/.~") or name.startswith("gs://"):
-            builder = tfds.builder_from_directory(name)
+        # A dataset's directory holds dataset_info.json, or a version that does.
+        info = [*Path(name).glob("dataset_info.json"), *Path(name).glob("*/*info.json")]
+        if info or name.startswith("gs://"):
+            builder = tfds.builder_from_directory(info[-1].parent if info else name)
         else:
             builder = tfds.builder(name, try_gcs=False)
     except (OSError, ValueError, RuntimeError, LookupError) as error:

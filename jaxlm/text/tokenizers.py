@@ -133,7 +133,9 @@ def _load_library(path: Path) -> Tokenizer:
     """A `tokenizer.json` of the kinds that are ours too."""
     content = read_json(path)
     model = content.get("model") or {}
-    match model.get("type"):
+    # Old files do not name the type.
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    match kind:
         case "WordPiece":
             rules = content.get("normalizer") or {}
             usual = {"type": "BertNormalizer", "clean_text": True}
@@ -143,7 +145,7 @@ def _load_library(path: Path) -> Tokenizer:
                 rules.get("strip_accents") not in (None, lowercase)
             ):
                 raise UserError(f"{path}: not BERT's normaliser: {json.dumps(rules)}")
-            tokens = in_order_of_id(model["vocab"], path)
+            tokens = in_order_of_id(model.get("vocab") or {}, path)
             limit = model.get("max_input_chars_per_word", MAX_WORD)
             return WordPiece(tokens, lowercase=lowercase, max_word=limit)
         case "BPE":
@@ -156,6 +158,4 @@ def _load_library(path: Path) -> Tokenizer:
                 ids.setdefault(token["content"], token["id"])
             tokens = in_order_of_id(ids, path)
             return bpe(tokens, pairs, path, prefix_space=rules["add_prefix_space"])
-    raise UserError(
-        f"{path} has a model of type {model.get('type')!r}, not WordPiece or BPE"
-    )
+    raise UserError(f"{path} has a model of type {kind!r}, not WordPiece or BPE")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer as Library
 
 from jaxlm.types import SpecialTokens, UserError
 
@@ -99,8 +100,9 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each text's ids (int32) and word starts (bool)."""
         ids, word_start, counts = self.encode_flat(texts)
-        at = np.cumsum(counts)[:-1]
-        return list(zip(np.split(ids, at), np.split(word_start, at), strict=True))
+        ends = np.cumsum(counts).tolist()
+        ranges = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        return [(ids[each], word_start[each]) for each in ranges]
 
     def encode(self, text: str, *, specials: bool = False) -> Encoded:
         """The tokens of one text; `specials`: "[MASK]" and its like mean their ids."""
@@ -121,7 +123,7 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Readable text; special tokens stay as they are spelled."""
 
-    def token(self, id: int) -> str:
+    def token(self, id: int | np.integer) -> str:
         """The token of an id; IndexError outside the vocabulary."""
         if not 0 <= id < self.vocab_size:
             raise IndexError(f"id {id} is not in [0, {self.vocab_size})")
@@ -172,6 +174,13 @@ def write_json(path: Path, content: dict) -> None:
     """Readable JSON with a final newline, the same bytes for equal content."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_library(directory: Path, library: Library) -> None:
+    """The `tokenizer.json` that Hugging Face's clients read."""
+    # The library's own `save` raises bare exceptions.
+    text = library.to_str(pretty=True)
+    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict:

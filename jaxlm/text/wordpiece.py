@@ -32,6 +32,7 @@ from jaxlm.text.vocabulary import (
     Tokenizer,
     checked_tokens,
     encoded,
+    write_library,
 )
 from jaxlm.types import UserError
 
@@ -182,7 +183,7 @@ class WordPiece(Tokenizer):
     def _save_files(self, directory: Path) -> None:
         lines = "".join(f"{token}\n" for token in self.tokens)
         (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
-        self.library().save(str(directory / "tokenizer.json"))
+        write_library(directory, self.library())
         self._save_config(
             directory,
             "BertTokenizer",

@@ -1,0 +1,341 @@
+"""Sources, fragments and sentences: every form of text, packed or broken."""
+
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+from typing import ClassVar
+
+import pytest
+import zstandard
+
+from jaxlm.text import documents
+from jaxlm.text.documents import lines_are_sentences, read_fragments, sentences_of
+from jaxlm.text.files import find_sources
+from jaxlm.types import UserError
+
+
+def read(*specs, sentences="split", errors="strict", language="en"):
+    """Documents as lists of sentences, and how many byte sequences were replaced."""
+    found, replaced = [], 0
+    for source in find_sources([str(spec) for spec in specs]):
+        lines = lines_are_sentences(source, sentences, language)
+        for fragment in read_fragments(source, lines=lines):
+            if fragment.starts:
+                found.append([])
+            more, bad = sentences_of(fragment, language, errors)
+            found[-1] += more
+            replaced += bad
+    return found, replaced
+
+
+def written(path, content):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+TEXT = "One here. Two there.\nThree.\n\nFour!\n \t\r\n\n  Five? Six.  \n"
+SPLIT = [["One here.", "Two there.", "Three."], ["Four!"], ["Five?", "Six."]]
+LINES = [["One here. Two there.", "Three."], ["Four!"], ["Five? Six."]]
+
+
+def test_blank_lines_separate_documents_and_lines_or_the_splitter_sentences(tmp_path):
+    path = written(tmp_path / "a.txt", TEXT)
+    assert read(path) == (SPLIT, 0)
+    assert read(path, sentences="lines") == (LINES, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\n \n" + TEXT,
+        TEXT.rstrip(),
+        TEXT + "\n\n\u3000\n\n",
+        TEXT.replace("\n", "\r\n"),
+        "\ufeff" + TEXT,
+        TEXT.replace("\n \t\r\n\n", "\n\u00a0\n"),
+    ],
+    ids=["leading", "no end", "trailing", "windows", "bom", "no-break space"],
+)
+def test_line_ends_and_blanks_of_any_kind(tmp_path, text):
+    assert read(written(tmp_path / "a.txt", text))[0] == SPLIT
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = written(tmp_path / "a.txt", "a\u2028b\x0bc\x85d\x00e\rf\n")
+    assert read(path, sentences="lines")[0] == [["a\u2028b\x0bc\x85d\x00e\rf"]]
+
+
+def test_chinese_is_split_at_its_own_stops(tmp_path):
+    path = written(tmp_path / "a.txt", "今天很好。明天呢？好！")
+    assert read(path, language="zh")[0] == [["今天很好。", "明天呢？", "好！"]]
+
+
+@pytest.mark.parametrize("limit", [2, 3, 7, 16, 64])
+def test_where_a_file_is_cut_changes_no_document_and_no_line(
+    tmp_path, monkeypatch, limit
+):
+    monkeypatch.setattr(documents, "FRAGMENT", limit)
+    monkeypatch.setattr(documents, "_READ", 5)
+    texts = [TEXT, TEXT.replace("\n", "\r\n"), "\n\nab cd\n\n\nef\n", "a\n \nb\n\n"]
+    for text in texts:
+        found, _ = read(written(tmp_path / "a.txt", text), sentences="lines")
+        words = [" ".join(document).split() for document in found]
+        want = [part.split() for part in text.replace("\r", "").split("\n\n")]
+        if limit >= 16:
+            monkeypatch.setattr(documents, "FRAGMENT", 1 << 16)
+            whole, _ = read(tmp_path / "a.txt", sentences="lines")
+            monkeypatch.setattr(documents, "FRAGMENT", limit)
+            assert words == [" ".join(document).split() for document in whole]
+        assert "".join(map("".join, words)) == "".join(map("".join, want))
+
+
+def test_a_long_line_is_cut_at_a_space_and_a_long_word_at_a_character(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(documents, "FRAGMENT", 10)
+    path = written(tmp_path / "a.txt", "aaa bbb ccc ddd\n")
+    assert read(path, sentences="lines")[0] == [["aaa bbb", "ccc ddd"]]
+    path = written(tmp_path / "b.txt", "é" * 12)
+    assert read(path, sentences="lines")[0] == [["é" * 5, "é" * 5, "é" * 2]]
+    path = written(tmp_path / "c.jsonl", json.dumps({"text": "aaa bbb ccc ddd"}))
+    assert read(path, sentences="lines")[0] == [["aaa bbb", "ccc ddd"]]
+
+
+def test_fragments_can_be_read_from_any_start(tmp_path):
+    for name in ("a.txt", "a.txt.gz", "a.txt.xz", "a.txt.zst"):
+        (source,) = find_sources([str(packed(tmp_path, name, TEXT.encode()))])
+        fragments = list(read_fragments(source, lines=True))
+        for at, fragment in enumerate(fragments):
+            rest = read_fragments(source, start=fragment.offset, lines=True)
+            assert [f[:6] for f in rest] == [f[:6] for f in fragments[at:]]
+
+
+def packed(folder, name, data):
+    pack = {
+        ".txt": lambda data: data,
+        ".gz": gzip.compress,
+        ".xz": lzma.compress,
+        # Two frames, as parallel compressors write them.
+        ".zst": lambda data: b"".join(
+            zstandard.ZstdCompressor().compress(half)
+            for half in (data[: len(data) // 2], data[len(data) // 2 :])
+        ),
+    }[os.path.splitext(name)[1]]
+    return written(folder / name, pack(data))
+
+
+@pytest.mark.parametrize("packing", ["gz", "xz", "zst"])
+def test_packed_files_are_read_and_damaged_ones_named(tmp_path, packing):
+    path = packed(tmp_path, f"a.txt.{packing}", TEXT.encode() * 1000)
+    assert len(read(path)[0]) == 2001
+    whole = path.read_bytes()
+    written(path, whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=rf"a\.txt\.{packing} is damaged"):
+        read(path)
+    written(path, b"this is plain text, whatever its name says")
+    with pytest.raises(UserError, match=rf"a\.txt\.{packing} is damaged"):
+        read(path)
+
+
+def test_records_of_strings_and_of_lists(tmp_path):
+    records = [
+        {"text": "One. Two.\n\nThree."},
+        {"text": ["One. Two.", "", " Three. "], "id": 7},
+        {"text": ""},
+    ]
+    lines = "\n\n".join(json.dumps(record) for record in records)
+    path = written(tmp_path / "a.jsonl", lines + "\n")
+    assert read(path)[0] == [["One.", "Two.", "Three."], ["One. Two.", "Three."], []]
+    assert read(path, sentences="lines")[0][0] == ["One. Two.", "Three."]
+    assert read(path, sentences="auto") == read(path)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "record at byte 15 is not JSON"),
+        ('"text"', 'has no "text"'),
+        ('{"body": "x"}', 'has no "text"'),
+        ('{"text": ["a", 1]}', 'has no "text"'),
+    ],
+)
+def test_a_bad_record_is_named(tmp_path, line, message):
+    path = written(tmp_path / "a.jsonl", '{"text": "ok"}\n' + line + "\n")
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_a_record_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "LONGEST_RECORD", 1000)
+    monkeypatch.setattr(documents, "_READ", 100)
+    path = written(tmp_path / "a.jsonl", json.dumps({"text": "a " * 1000}))
+    with pytest.raises(UserError, match="write such documents as"):
+        read(path)
+
+
+def test_half_a_character_in_json_is_replaced(tmp_path):
+    path = written(tmp_path / "a.jsonl", '{"text": "a \\ud800 b \\ud83d\\ude00"}\n')
+    assert read(path)[0] == [["a \ufffd b 😀"]]
+
+
+@pytest.mark.parametrize(
+    "bad, byte, offset, sequences",
+    [
+        (b"\xff", "ff", 0, 1),
+        (b"\xc0\xaf", "c0", 0, 2),  # overlong
+        (b"\xed\xa0\x80", "ed", 0, 3),  # a lone surrogate
+        (b"\xe4\xbd", "e4", 0, 1),  # cut short
+    ],
+    ids=["invalid", "overlong", "surrogate", "short"],
+)
+def test_bytes_that_are_not_utf8(tmp_path, bad, byte, offset, sequences):
+    before = "Tout va bien.\n\nTrès bien: ".encode()
+    path = written(tmp_path / "a.txt", before + bad + " \ufffd.\n".encode())
+    where = rf"a\.txt: byte 0x{byte} at offset {len(before) + offset} is not UTF-8"
+    with pytest.raises(UserError, match=where):
+        read(path)
+    found, replaced = read(path, errors="replace")
+    assert replaced == sequences  # and not the U+FFFD that was there
+    assert found[1] == ["Très bien: " + "\ufffd" * sequences + " \ufffd."]
+
+
+def test_utf16_is_not_utf8(tmp_path):
+    path = written(tmp_path / "a.txt", "Hello.".encode("utf-16"))
+    with pytest.raises(UserError, match="offset 0 is not UTF-8"):
+        read(path)
+
+
+def test_auto_looks_whether_lines_are_paragraphs(tmp_path):
+    prose = written(tmp_path / "prose.txt", "It rains. He goes. Mr. X stays.\n" * 50)
+    lines = written(tmp_path / "lines.txt", "It rains.\nHe goes.\nMr. X stays.\n" * 50)
+    by_name = {"prose": read(prose, sentences="auto")[0], "lines": read(lines)[0]}
+    assert by_name["prose"] == by_name["lines"]
+    (source,) = find_sources([str(lines)])
+    assert lines_are_sentences(source, "auto", "en")
+    (source,) = find_sources([str(prose)])
+    assert not lines_are_sentences(source, "auto", "en")
+    (source,) = find_sources([str(written(tmp_path / "empty.txt", "\n \n"))])
+    assert not lines_are_sentences(source, "auto", "en")
+
+
+def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
+    for name in ("b.txt", "a/z.txt.gz", "a/b.jsonl", "a/readme.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        written(tmp_path / name, gzip.compress(b"x") if "gz" in name else b"")
+    monkeypatch.chdir(tmp_path)
+
+    def names(*specs):
+        return [source.name for source in find_sources(specs)]
+
+    assert names(".") == ["a/b.jsonl", "a/z.txt.gz", "b.txt"]
+    assert names("**/*.txt*") == ["a/z.txt.gz", "b.txt"]
+    assert names("b.txt", "a") == ["b.txt", "a/b.jsonl", "a/z.txt.gz"]
+    for specs, message in [
+        (["c.txt"], "no text file matches 'c.txt'"),
+        (["*.csv"], r"no text file matches '\*.csv'"),
+        ([], "no text given"),
+        (["a/readme.md"], "a/readme.md is none of"),
+        (["b.txt", "*.txt"], "b.txt is named 2 times"),
+        (["shipped:hamlet"], "there are austen, classics-zh"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            names(*specs)
+
+
+def test_the_shipped_corpora_have_their_documents():
+    english, _ = read("shipped:austen", sentences="lines")
+    chinese, _ = read("shipped:classics-zh", sentences="lines")
+    assert (len(english), sum(map(len, english))) == (270, 10_012)
+    assert len(chinese) == 259
+
+
+BUILD = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {sys.argv[2]: tfds.features.Text(), "number": np.int64}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(300):
+            text = f"This is {i}. It ends.\\n\\nSo it does."
+            yield i, {sys.argv[2]: text, "number": i}
+
+Toy(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+def test_a_tfds_dataset_is_read_without_tensorflow(tmp_path):
+    for field in ("text", "body"):
+        command = [sys.executable, "-c", BUILD, str(tmp_path / field), field]
+        subprocess.run(command, check=True, capture_output=True)
+    code = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_documents import read
+found, _ = read("tfds:{tmp_path}/text/toy/1.0.0")
+assert sorted(found) == sorted(
+    [f"This is {{i}}.", "It ends.", "So it does."] for i in range(300)
+)
+assert found == read("tfds:{tmp_path}/text/toy")[0]
+from jaxlm.text.files import digest, find_sources
+from jaxlm.text.documents import read_fragments
+(source,) = find_sources(["tfds:{tmp_path}/text/toy"])
+rest = list(read_fragments(source, start=290, lines=False))
+assert [fragment.offset for fragment in rest] == list(range(290, 300))
+assert len(digest(source)) == 64 and source.size > 1000
+from jaxlm.types import UserError
+for spec, message in [
+    ("tfds:{tmp_path}/body/toy", 'has no field "text"'),
+    ("tfds:no_such_dataset", "is no TFDS dataset"),
+    ("tfds:wikipedia/20230601.simple", "file_format=array_record"),
+]:
+    try:
+        read(spec)
+    except UserError as error:
+        assert message in str(error), error
+        assert "\\n" not in str(error)
+    else:
+        raise AssertionError(spec)
+assert "tensorflow" not in sys.modules and "jax" not in sys.modules
+"""
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "none")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bucket_is_read_like_a_folder(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):
+        protocol = ("gs",)
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(path.replace("gs://", "/"))
+
+    files = Bucket()
+    monkeypatch.setattr("fsspec.filesystem", lambda name, **options: files)
+    files.pipe("/bucket/books/a.txt", TEXT.encode())
+    files.pipe("/bucket/books/b.txt.gz", gzip.compress(TEXT.encode()))
+    assert read("gs://bucket/books/a.txt")[0] == SPLIT
+    assert read("gs://bucket/books/*")[0] == SPLIT * 2
+    with pytest.raises(UserError, match="no text file matches"):
+        read("gs://bucket/books/c.txt")
