@@ -287,8 +287,10 @@ class Checkpoints:
             else:
                 if jax.process_index() == 0:
                     for bad in passed:
-                        path = self.directory / str(bad)
-                        path.rename(self.directory / f"{bad}.unsound")
+                        aside = self.directory / f"{bad}.unsound"
+                        if aside.exists():
+                            aside.rmtree()
+                        (self.directory / str(bad)).rename(aside)
                 return restored._replace(notes=notes)
         if not notes:
             return None

@@ -327,6 +327,8 @@ def test_fallback_takes_the_step_before_says_so_and_puts_the_bad_one_aside(run):
     assert Checkpoints(run).steps() == [10]
     assert (run / "checkpoints/20.unsound").is_dir()
     assert write(run, 20).restore(ABSTRACT).step == 20
+    leaf_file(run, "step").write_bytes(b"")  # and a second time
+    assert Checkpoints(run).restore(ABSTRACT, fallback=True).step == 10
 
 
 def test_where_nothing_is_sound_nothing_is_moved(run):
