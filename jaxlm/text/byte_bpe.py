@@ -41,7 +41,7 @@ class ByteBpe(Tokenizer):
     def __init__(
         self,
         tokens: Sequence[str],
-        merges: Sequence[tuple[str, str]],
+        merges: Sequence[Sequence[str]],
         *,
         prefix_space: bool = False,
     ):
@@ -118,7 +118,7 @@ def bpe(
             raise UserError(
                 f"{path}: the merge {' '.join(pair)!r} gives no known token"
             )
-    return ByteBpe(tokens, [(left, right) for left, right in pairs], **options)
+    return ByteBpe(tokens, pairs, **options)
 
 
 def in_order_of_id(ids: dict, path: Path) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from jaxlm.types import UserError
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
+_VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
 _SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 _DAMAGED = (
     EOFError,
@@ -87,7 +88,8 @@ def _shipped(spec: str) -> Source:
 def _local_paths(spec: str) -> list[str]:
     if os.path.isdir(spec):
         below = (path for path in Path(spec).rglob("*") if path.is_file())
-        return [str(path) for path in below if path.name.endswith(_SUFFIXES)]
+        text = (path for path in below if path.name.endswith(_SUFFIXES))
+        return [str(path) for path in text if path.name not in _VOCABULARIES]
     if os.path.exists(spec):
         return [spec]
     return [path for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]

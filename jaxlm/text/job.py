@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -81,10 +82,10 @@ def writing(directory: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         # TensorStore has ValueErrors that quote the system's.
-        full = "No space left" in str(error)
-        if isinstance(error, ValueError) and not full:
+        quoted = re.search(r": ([^:]+) \[os_error_code", str(error))
+        if isinstance(error, ValueError) and not quoted:
             raise
-        reason = "No space left" if full else getattr(error, "strerror", "") or error
+        reason = quoted[1] if quoted else getattr(error, "strerror", "") or error
         raise UserError(
             f"corpus {directory} cannot be written: {reason}; what is there is sound, "
             "the same command goes on"
@@ -148,7 +149,7 @@ def difference(
     A source is compared by its digest only if its size is another, or if it was touched
     after `since` (nanoseconds), when it was recorded.
     """
-    for name in sorted({*recipe, *job.asked}):
+    for name in dict.fromkeys(["tokenizer", *recipe, *job.asked]):
         before, now = recipe.get(name), job.asked.get(name)
         if before != now:
             return f"{name} is {now!r}, was {before!r}"

@@ -1,0 +1,585 @@
+"""A corpus on disk: what it holds, that any way of making it gives the same bytes."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlm.config import BertConfig, RunConfig, TextConfig
+from jaxlm.text import corpus as corpora
+from jaxlm.text import prepare as preparing
+from jaxlm.text.corpus import open_corpus
+from jaxlm.text.prepare import in_blocks, prepare
+from jaxlm.text.tokenizers import load_tokenizer
+from jaxlm.types import Mark, UserError
+
+VOCABULARY = 600
+CONFIG = RunConfig(model=BertConfig(vocab_size=VOCABULARY))
+
+
+def novel(chapters, seed=0):
+    """Text of `chapters` documents of paragraphs of sentences."""
+    rng = np.random.default_rng(seed)
+    words = [
+        "".join(rng.choice(list("aeioubcdfghlmnprst"), rng.integers(1, 9)))
+        for _ in range(400)
+    ]
+    out = []
+    for _ in range(chapters):
+        for _ in range(rng.integers(1, 6)):
+            sentences = [
+                " ".join(rng.choice(words, rng.integers(3, 12))).capitalize() + "."
+                for _ in range(rng.integers(1, 5))
+            ]
+            out.append(" ".join(sentences))
+        out.append("")
+    return "\n".join(out) + "\n"
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """Three files of text, and a corpus made of them."""
+    folder = tmp_path_factory.mktemp("books")
+    for i, chapters in enumerate((40, 3, 60)):
+        (folder / f"{i}.txt").write_text(novel(chapters, seed=i))
+    # In the folder of text, as people will: its vocab.txt is no text.
+    prepare(CONFIG, [str(folder)], str(folder / "corpus"), holdout=0.2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(books):
+    return open_corpus(str(books / "corpus"), verify=True)
+
+
+def contents(directory):
+    """Relative path → bytes of all files."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(Path(directory).rglob("*"))
+        if path.is_file()
+    }
+
+
+def everything(corpus):
+    """All tokens and marks, as one row."""
+    tokens, marks = corpus.read(np.array([0]), corpus.num_tokens)
+    return tokens[0], marks[0]
+
+
+def test_the_corpus_is_what_the_text_says(books, corpus):
+    """Against the tokenizer and the splitter, sentence by sentence."""
+    import sentencex
+
+    tokens, marks, sentences, documents = [], [], [], []
+    for file in sorted(books.glob("*.txt")):
+        for chapter in file.read_text().strip().split("\n\n"):
+            documents.append(len(tokens))
+            start = Mark.DOCUMENT
+            for paragraph in chapter.split("\n"):
+                for sentence in sentencex.segment("en", paragraph):
+                    encoded = corpus.tokenizer.encode(sentence)
+                    sentences.append(len(tokens))
+                    tokens += encoded.ids.tolist()
+                    begins = [Mark.WORD if w else 0 for w in encoded.word_start]
+                    begins[0] |= Mark.SENTENCE | start
+                    start = 0
+                    marks += begins
+    got_tokens, got_marks = everything(corpus)
+    assert got_tokens.tolist() == tokens
+    assert got_marks.tolist() == [int(mark) for mark in marks]
+    assert corpus.sentences.tolist() == sentences
+    assert corpus.documents[:, 0].tolist() == documents
+    assert (corpus.documents[:, 1] == 0).all()
+    manifest = corpus.manifest
+    assert manifest.tokens == len(tokens) and manifest.sentences == len(sentences)
+    assert manifest.documents == len(documents) == 103
+    assert manifest.text_bytes == pytest.approx(
+        sum(file.stat().st_size for file in books.glob("*.txt")), rel=0.01
+    )
+    assert manifest.languages == ("en",) and manifest.token_dtype == "uint16"
+    assert manifest.vocab_size == VOCABULARY == corpus.tokenizer.vocab_size
+    assert manifest.tokenizer_sha256 == corpus.tokenizer.sha256
+    assert manifest.special == corpus.special == corpus.tokenizer.special
+
+
+def test_any_zarr_reader_opens_the_arrays(books, corpus):
+    array = json.loads((books / "corpus/tokens/zarr.json").read_text())
+    assert (array["zarr_format"], array["data_type"]) == (3, "uint16")
+    assert array["shape"] == [corpus.num_tokens]
+    assert array["codecs"][0]["name"] == "sharding_indexed"
+    digests = corpus.manifest.files
+    for name, data in contents(books / "corpus").items():
+        if name != "manifest.json":
+            assert digests[name]["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_manifest_names_sources_by_their_digests(books, corpus):
+    for source, file in zip(
+        corpus.manifest.sources, sorted(books.glob("*.txt")), strict=True
+    ):
+        data = file.read_bytes()
+        assert source["name"] == str(file) and source["bytes"] == len(data)
+        assert source["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_held_out_documents_are_chosen_by_content(books, corpus, tmp_path):
+    held = corpus.documents[:, 2] == 1
+    assert 8 <= held.sum() == corpus.manifest.held_out <= 35  # 0.2 of 103
+    # Other files before it, another vocabulary, another name: the same choice.
+    (tmp_path / "a.txt").write_text(novel(5, seed=9))
+    shutil.copy(books / "2.txt", tmp_path / "b.txt")
+    config = RunConfig(model=BertConfig(vocab_size=500))
+    prepare(config, [str(tmp_path)], str(tmp_path / "corpus"), holdout=0.2)
+    other = open_corpus(str(tmp_path / "corpus"))
+    assert (other.documents[-60:, 2] == corpus.documents[-60:, 2]).all()
+    config = RunConfig(model=BertConfig(vocab_size=500), seed=1)
+    prepare(config, [str(tmp_path)], str(tmp_path / "seed1"), holdout=0.2)
+    other = open_corpus(str(tmp_path / "seed1"))
+    assert (other.documents[-60:, 2] != corpus.documents[-60:, 2]).any()
+
+
+def test_a_vocabulary_is_not_learnt_from_held_out_documents(tmp_path):
+    odd = [f"odd{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(50)]
+    texts = [f"Common words here. Here {(word + ' ') * 4}.\n\n" for word in odd]
+    (tmp_path / "a.txt").write_text("".join(texts))
+    prepare(CONFIG, [str(tmp_path)], str(tmp_path / "corpus"), holdout=0.3)
+    corpus = open_corpus(str(tmp_path / "corpus"))
+    held = np.flatnonzero(corpus.documents[:, 2])
+    assert len(held) > 5
+    for i, word in enumerate(odd):
+        assert (corpus.tokenizer.id(word) is None) == (i in held)
+
+
+def test_reading_equals_slicing(corpus, books, monkeypatch):
+    tokens, marks = everything(corpus)
+    width, n = 50, corpus.num_tokens
+    starts = np.array([0, 1, n // 2, n - 50, n - 49, n - 1, n, n + 7, 3])
+    padded = [np.concatenate([each, np.zeros(2 * width)]) for each in (tokens, marks)]
+    want = [np.stack([p[min(s, n) :][:width] for s in starts]) for p in padded]
+    monkeypatch.setattr(corpora, "IN_MEMORY", 10)
+    stored = open_corpus(str(books / "corpus"))
+    assert corpus.in_memory and not stored.in_memory
+    for each in (corpus, stored):
+        got = each.read(starts, width)
+        assert [g.dtype for g in got] == [np.int32, np.uint8]
+        assert all((g == w).all() for g, w in zip(got, want, strict=True))
+        empty = each.read(np.array([], np.int64), width)
+        assert [e.shape for e in empty] == [(0, width), (0, width)]
+
+
+def test_many_threads_may_read(books, monkeypatch):
+    monkeypatch.setattr(corpora, "IN_MEMORY", 10)
+    corpus = open_corpus(str(books / "corpus"))
+    starts = np.arange(0, corpus.num_tokens, 97)
+    want = corpus.read(starts, 30)
+    wrong = []
+
+    def work():
+        for _ in range(5):
+            got = corpus.read(starts, 30)
+            if any((g != w).any() for g, w in zip(got, want, strict=True)):
+                wrong.append(got)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Blocks, units and files small enough that there are many."""
+    monkeypatch.setattr(preparing, "BLOCK", 1000)
+    monkeypatch.setattr(preparing, "UNIT", 4000)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_units_and_processes_change_no_byte(books, tmp_path, small_units, processes):
+    prepare(
+        CONFIG,
+        [str(books)],
+        str(tmp_path / "corpus"),
+        holdout=0.2,
+        processes=processes,
+    )
+    assert contents(tmp_path / "corpus") == contents(books / "corpus")
+
+
+SLOWLY = """
+import sys, time
+from jaxlm.text import prepare as preparing
+preparing.BLOCK, preparing.UNIT = 1000, 4000
+class Slow(preparing.Parts):
+    def append(self, block):
+        time.sleep(0.03)
+        super().append(block)
+preparing.Parts = Slow
+from jaxlm.config import BertConfig, RunConfig
+preparing.prepare(
+    RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
+    holdout=0.2, processes=int(sys.argv[3]),
+)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_run_again_it_continues(
+    books, tmp_path, small_units, monkeypatch, processes
+):
+    command = [sys.executable, "-c", SLOWLY, str(books), str(tmp_path / "corpus")]
+    journal = tmp_path / "corpus/.partial/journal.json"
+    stood = 0
+    for units in (1, 3):
+        with subprocess.Popen([*command, str(processes)]) as child:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and child.poll() is None:
+                with contextlib.suppress(OSError):
+                    now = json.loads(journal.read_text())
+                    if now["text_bytes"] >= stood + units * 4000:
+                        stood = now["text_bytes"]
+                        break
+                time.sleep(0.005)
+            assert child.poll() is None, "it ended before it could be killed"
+            child.send_signal(signal.SIGKILL)
+        with pytest.raises(UserError, match="no complete corpus"):
+            open_corpus(str(tmp_path / "corpus"))
+    read = []
+    tokenise = preparing.tokenise_all
+
+    def watched(work, *args, **options):
+        return tokenise((read.append(each) or each for each in work), *args, **options)
+
+    monkeypatch.setattr(preparing, "tokenise_all", watched)
+    prepare(CONFIG, [str(books)], str(tmp_path / "corpus"), holdout=0.2)
+    assert contents(tmp_path / "corpus") == contents(books / "corpus")
+    again = sum(len(fragment.data) for block in read for fragment in block)
+    total = open_corpus(str(books / "corpus")).manifest.text_bytes
+    assert again == total - stood
+
+
+def test_a_killed_worker_is_reported(books, tmp_path, small_units, monkeypatch):
+    from jaxlm.text import blocks
+
+    collect = blocks._collect
+
+    def killing(worker):
+        worker.kill()
+        return collect(worker)
+
+    monkeypatch.setattr(blocks, "_collect", killing)
+    directory = str(tmp_path / "corpus")
+    with pytest.raises(UserError, match=r"was killed \(exit code -9\): run it again"):
+        prepare(CONFIG, [str(books)], directory, holdout=0.2, processes=2)
+    monkeypatch.undo()
+    prepare(CONFIG, [str(books)], directory, holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
+
+
+def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
+    shutil.copytree(books, tmp_path / "books")
+    here, directory = str(tmp_path / "books"), str(tmp_path / "corpus")
+    first = prepare(CONFIG, [here], directory, holdout=0.2)
+    before = contents(directory)
+    monkeypatch.setattr(preparing, "_prepare", None)
+    assert prepare(CONFIG, [here], directory, holdout=0.2) == first
+    os.utime(tmp_path / "books/0.txt")  # touched, not changed
+    assert prepare(CONFIG, [here], directory, holdout=0.2, errors="replace") == first
+    for change, message in [
+        ({"holdout": 0.3}, "holdout is 0.3, was 0.2"),
+        ({"sentences": "lines"}, "sentences is 'lines', was 'auto'"),
+        ({"config": RunConfig(model=CONFIG.model, seed=3)}, "seed is 3, was 0"),
+        (
+            {"config": RunConfig(model=BertConfig(vocab_size=99))},
+            "vocab_size is 99, was 600",
+        ),
+        (
+            {"config": RunConfig(text=TextConfig(language="fr"), model=CONFIG.model)},
+            "language is 'fr', was 'en'",
+        ),
+        ({"tokenizer": f"{directory}/tokenizer"}, "tokenizer is '[0-9a-f]{64}', was"),
+        ({"sources": [f"{here}/0.txt"]}, "there are 1 sources, were 3"),
+    ]:
+        asked = {"config": CONFIG, "sources": [here], "holdout": 0.2, **change}
+        with pytest.raises(UserError, match=message) as caught:
+            prepare(directory=directory, **asked)
+        assert "delete it, or name another" in str(caught.value)
+    text = (tmp_path / "books/1.txt").read_text()
+    (tmp_path / "books/1.txt").write_text(text[:-3] + "!!\n")
+    with pytest.raises(UserError, match=r"books/1\.txt has changed"):
+        prepare(CONFIG, [here], directory, holdout=0.2)
+    assert contents(directory) == before
+
+
+def test_a_job_without_finished_units_may_change_its_mind(tmp_path):
+    (tmp_path / "a.txt").write_bytes(novel(5).encode() + b"\xff")
+    directory = str(tmp_path / "corpus")
+    with pytest.raises(UserError, match="not UTF-8"):
+        prepare(CONFIG, [str(tmp_path / "a.txt")], directory)
+    manifest = prepare(CONFIG, [str(tmp_path / "a.txt")], directory, errors="replace")
+    assert manifest.replaced == 1
+    assert any("1 byte sequences" in note for note in manifest.notes)
+
+
+def test_a_job_with_finished_units_may_not(books, tmp_path, small_units):
+    text = (books / "0.txt").read_bytes()
+    (tmp_path / "a.txt").write_bytes(text)
+    (tmp_path / "b.txt").write_bytes(b"Bad \xff byte.")
+    tokenizer, directory = str(books / "corpus/tokenizer"), str(tmp_path / "corpus")
+    asked = {"config": CONFIG, "sources": [str(tmp_path)], "directory": directory}
+    for message in ("offset 4 is not UTF-8", "offset 4 is not UTF-8"):
+        with pytest.raises(UserError, match=message):
+            prepare(tokenizer=tokenizer, **asked)
+    with pytest.raises(UserError, match="was begun without: delete it"):
+        prepare(tokenizer=tokenizer, holdout=0.5, **asked)
+    manifest = prepare(tokenizer=tokenizer, errors="replace", **asked)
+    assert manifest.documents == 41 and manifest.replaced == 1
+
+
+def test_two_jobs_cannot_share_a_directory(books, tmp_path):
+    directory = str(tmp_path / "corpus")
+    refused = []
+
+    def interfere(progress):
+        if not refused:
+            with pytest.raises(UserError, match="another process is preparing"):
+                prepare(CONFIG, [str(books)], directory)
+            refused.append(progress)
+
+    prepare(CONFIG, [str(books)], directory, report=interfere)
+    assert refused
+
+
+def test_a_folder_of_other_files_is_not_written(books, tmp_path):
+    (tmp_path / "tokens").mkdir()
+    with pytest.raises(UserError, match="holds other files and no corpus"):
+        prepare(CONFIG, [str(books)], str(tmp_path))
+    with pytest.raises(UserError, match="a corpus is prepared locally"):
+        prepare(CONFIG, [str(books)], "gs://bucket/corpus")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        prepare(CONFIG, [str(books)], str(tmp_path / "file/corpus"))
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+from jaxlm.config import BertConfig, RunConfig
+from jaxlm.text.prepare import prepare
+from jaxlm.types import UserError
+try:
+    prepare(RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
+            holdout=0.2)
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("limit", [3_000, 12_000, 40_000])
+def test_a_full_disk_is_one_line_and_loses_nothing(books, tmp_path, limit):
+    """Files may not grow past `limit`: vocabulary, parts or arrays fail."""
+    directory = str(tmp_path / "corpus")
+    command = [sys.executable, "-c", FULL, str(books), directory, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("\n") == 1 and "cannot be written" in done.stdout
+    prepare(CONFIG, [str(books)], directory, holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
+
+
+@pytest.mark.parametrize("text", [b"", b" \n\n \r\n", b"\x00\x01", "\ufeff".encode()])
+def test_text_without_a_word_is_refused(books, tmp_path, text):
+    (tmp_path / "empty.txt").write_bytes(text)
+    source, directory = str(tmp_path / "empty.txt"), str(tmp_path / "corpus")
+    with pytest.raises(UserError, match="no text to learn a vocabulary from"):
+        prepare(CONFIG, [source], directory)
+    tokenizer = str(books / "corpus/tokenizer")
+    with pytest.raises(UserError, match=r"there is no text in .*empty\.txt"):
+        prepare(CONFIG, [source], directory, tokenizer=tokenizer)
+
+
+def test_documents_and_sentences_without_tokens_leave_no_trace(books, tmp_path):
+    text = "\x01\x02\n\nEmma.\n\x03\nHere.\n\n\x04\n\n\x05\nThere.\n\n\x06\n"
+    (tmp_path / "a.txt").write_text(text)
+    for block in (1, 1 << 20):
+        directory = str(tmp_path / f"corpus{block}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preparing, "BLOCK", block)
+            manifest = prepare(
+                CONFIG,
+                [str(tmp_path / "a.txt")],
+                directory,
+                tokenizer=str(books / "corpus/tokenizer"),
+                sentences="lines",
+            )
+        assert (manifest.documents, manifest.sentences) == (2, 3)
+        corpus = open_corpus(directory)
+        _, marks = everything(corpus)
+        assert np.flatnonzero(marks & Mark.DOCUMENT).tolist() == (
+            corpus.documents[:, 0].tolist()
+        )
+        starts = np.flatnonzero(marks & Mark.SENTENCE).tolist()
+        assert starts == corpus.sentences.tolist()
+        assert corpus.documents[1, 0] == corpus.sentences[2]
+
+
+def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_path):
+    from jaxlm.text.training import train_byte_bpe
+
+    trained = train_byte_bpe(["One two three."] * 3, vocab_size=299)
+    tokens = (*trained.tokens, "<|endoftext|>")
+    type(trained)(tokens, trained.merges).save(tmp_path / "tokenizer")
+    (tmp_path / "a.txt").write_text("One.\nTwo.\n\n\nThree.\n\nOne.")
+    config = RunConfig(model=BertConfig(vocab_size=300))
+    found = []
+    for block in (1, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(preparing, "BLOCK", block)
+            patch.setattr(preparing, "UNIT", block)
+            directory = str(tmp_path / f"corpus{block}")
+            manifest = prepare(
+                config,
+                [str(tmp_path / "a.txt")],
+                directory,
+                tokenizer=str(tmp_path / "tokenizer"),
+            )
+        found.append(open_corpus(directory))
+        assert manifest.end_of_document == 299
+    for corpus in found:
+        row, marks = everything(corpus)
+        assert corpus.tokenizer.decode(row) == (
+            "One.Two.<|endoftext|>Three.<|endoftext|>One.<|endoftext|>"
+        )
+        assert marks[row == 299].tolist() == [Mark.WORD] * 3
+        ends = np.flatnonzero(row == 299)
+        assert corpus.documents[:, 0].tolist() == [0, *(ends[:-1] + 1)]
+        starts = np.flatnonzero(marks & Mark.SENTENCE)
+        assert corpus.sentences.tolist() == starts.tolist() and len(starts) == 4
+    assert found[0].sha256 == found[1].sha256
+
+
+def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path, books):
+    tokenizer = load_tokenizer(books / "corpus/tokenizer")
+    many = [f"[unused{i}]" for i in range(70_000 - VOCABULARY)]
+    type(tokenizer)((*many, *tokenizer.tokens), lowercase=True).save(tmp_path / "t")
+    config = RunConfig(model=BertConfig(vocab_size=70_000))
+    source, directory = str(books / "1.txt"), str(tmp_path / "corpus")
+    prepare(config, [source], directory, tokenizer=str(tmp_path / "t"))
+    corpus = open_corpus(directory)
+    row, _ = everything(corpus)
+    assert corpus.manifest.token_dtype == "uint32" and row.max() > 1 << 16
+
+
+def test_a_vocabulary_of_another_size_is_refused(books, tmp_path):
+    config = RunConfig(model=BertConfig(vocab_size=1000))
+    tokenizer = str(books / "corpus/tokenizer")
+    with pytest.raises(UserError, match=r"600 entries.*--model\.vocab_size 600"):
+        prepare(config, [str(books)], str(tmp_path / "c"), tokenizer=tokenizer)
+
+
+def test_a_damaged_corpus_is_refused(books, tmp_path):
+    def damaged(name, change, verify=False):
+        directory = tmp_path / "corpus"
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(books / "corpus", directory)
+        change(directory / name)
+        with pytest.raises(UserError) as caught:
+            corpus = open_corpus(str(directory), verify=verify)
+            corpus.read(np.array([0]), corpus.num_tokens)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def flip(path):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:-5])
+
+    assert "tokens/c/0 has" in damaged("tokens/c/0", cut)
+    assert "lacks its file marks/c/0" in damaged("marks/c/0", Path.unlink)
+    assert "lacks its file tokens/c/0" in damaged("tokens", shutil.rmtree)
+    assert "was changed" in damaged("marks/c/0", flip, verify=True)
+    assert "are damaged" in damaged("tokens/c/0", flip)  # by the chunks' checksums
+    assert "was changed" in damaged("tokenizer/vocab.txt", flip, verify=True)
+    assert "no complete corpus" in damaged("manifest.json", Path.unlink)
+    assert "cannot be read as JSON" in damaged("manifest.json", cut)
+
+    def edit(**changes):
+        def change(path):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+        return change
+
+    assert "format 0, this version reads 1" in damaged("manifest.json", edit(format=0))
+    assert "tokens is not" in damaged("manifest.json", edit(tokens=5))
+    assert "its vocabulary 50 entries" in damaged("manifest.json", edit(vocab_size=50))
+    assert "not a manifest" in damaged("manifest.json", edit(colour="blue"))
+
+
+def test_progress_reaches_the_total(books, tmp_path):
+    seen = []
+    sources = [str(books)]
+    prepare(CONFIG, sources, str(tmp_path / "corpus"), report=seen.append)
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages == ["vocabulary", "tokens", "arrays"]
+    for stage in stages:
+        steps = [progress for progress in seen if progress.stage == stage]
+        assert steps[-1].done == steps[-1].total > 0
+        assert all(a.done <= b.done for a, b in itertools.pairwise(steps))
+
+
+def test_what_may_not_be_meant_is_noted(tmp_path):
+    (tmp_path / "a.txt").write_text("One two.\n\nThree four.\n\nFive.\n")
+    directory = str(tmp_path / "corpus")
+    manifest = prepare(CONFIG, [str(tmp_path)], directory, holdout=0.001)
+    notes = " ".join(manifest.notes)
+    assert "entries of the vocabulary are [unusedN]" in notes
+    assert "a document has 1.0 sentences on average" in notes
+    assert "no document of 3 is held out" in notes
+    for bad in ({"holdout": 1.0}, {"processes": 0}):
+        with pytest.raises(UserError, match=next(iter(bad))):
+            prepare(CONFIG, [str(tmp_path)], directory, **bad)
+
+
+def test_units_end_with_documents():
+    from jaxlm.text.documents import Fragment
+
+    def fragment(offset, starts):
+        return Fragment("s", offset, starts, False, "text", b"x" * 100, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "BLOCK", 200)
+        patch.setattr(preparing, "UNIT", 300)
+        starts = [True, False, False, False, True, True, True, True]
+        text = [(0, fragment(100 * i, start)) for i, start in enumerate(starts)]
+        blocks = list(in_blocks(text))
+    assert [len(block) for block, _ in blocks] == [2, 2, 2, 1, 1]
+    assert [follows for _, follows in blocks] == [None, (0, 400), None, (0, 700), None]
+
+
+def test_text_is_prepared_without_jax():
+    code = """
+import sys
+import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.records, jaxlm.text.tokenizers
+assert not {"jax", "flax", "tensorflow_datasets"} & set(sys.modules)
+import jaxlm.text.blocks
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, jaxlm.text.blocks; assert 'tensorstore' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
