@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlm.models.layers import ACTIVATIONS, Dense, Dtype, Init, LayerNorm, trailing
+from jaxlm.models.activations import ACTIVATIONS
+from jaxlm.models.layers import Dense, Dtype, Init, LayerNorm, affine
 
 
 class MlmHead(nn.Module):
@@ -30,13 +31,7 @@ class MlmHead(nn.Module):
         x_BPD = ACTIVATIONS[self.activation](x_BPD)
         x_BPD = LayerNorm(self.norm_eps, self.dtype, name="norm")(x_BPD)
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-        logits_BPV = jnp.einsum(
-            "bpd,vd->bpv",
-            x_BPD,
-            table_VD.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return logits_BPV + trailing(bias, logits_BPV)
+        return affine(x_BPD, table_VD.T, bias, jnp.float32)
 
 
 class Pooler(nn.Module):
