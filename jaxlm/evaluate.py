@@ -116,7 +116,6 @@ def mlm_figures(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
     if "nsp_loss" in sums:
         by_label = [sums["nsp_next_accuracy"], sums["nsp_random_accuracy"]]
         right, rows = np.array(by_label).T
-        out["nsp_accuracy"] = float(right.sum() / rows.sum())
         out["nsp_balanced_accuracy"] = balanced_accuracy(right, rows)
         out["nsp_majority_accuracy"] = majority_accuracy(rows)
     return out

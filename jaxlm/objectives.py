@@ -131,6 +131,7 @@ def masked_lm(
             nsp, count, _ = cross_entropy(out.nsp_logits, labels, rows)
             right = (jnp.argmax(out.nsp_logits, axis=-1) == labels).astype(jnp.float32)
             sums["nsp_loss"] = Mean(nsp, count)
+            sums["nsp_accuracy"] = Mean(jnp.sum(right * rows), count)
             for label, name in enumerate(("next", "random")):
                 of_label = rows * (labels == label)
                 sums[f"nsp_{name}_accuracy"] = Mean(
