@@ -3,13 +3,15 @@
     tokens     [ s0 | s1 | s2 | s3 | s4 | s5 | s6 | s7 ]      one document
     pairs      `------------------'          row 0: a chunk of `length - 3` tokens
                               `------------------'   row 1 begins ¾ of a chunk later
-    blocks     `-----------'`-----------'`----'      `length - 2` tokens each, no overlap
+    blocks     `-----------'`-----------'`----'     `length - 2` tokens each, no overlap
 
-*pairs*: a row with a random second segment uses, on average, half of its chunk, so a pass
-over rows that lie end to end would lose a quarter of the text. The reference puts the
-unused sentences back, which moves its next chunk by ¾ of a chunk on average; a plan must
-not depend on coins, so here every row moves by ¾: the same number of rows a token and the
-same average use of each token, with coins that are fresh in every pass.
+*pairs*: a row with a random second segment uses, on average, half of its chunk, so a
+pass over rows that lie end to end would lose a quarter of the text. The reference puts
+the unused sentences back, which moves its next chunk by ¾ of a chunk on average; a plan
+must not depend on coins, so here every row moves by ¾: as many rows and uses of a token
+(within 6 %), with coins that are fresh in every pass. The price: what a random row
+leaves out waits for another pass. One pass shows 83 % of the tokens and not 93 %, eight
+passes 99.9 % of them as the reference's do (tests/transforms/test_pairs.py).
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ def _chunks(
     document_end = np.searchsorted(sentences, end)
     this = np.searchsorted(sentences, first)
     out = []
+    ends = 0
     while len(this):
         out.append(this)
         chunk = np.searchsorted(sentences, sentences[this] + target)
@@ -106,8 +109,14 @@ def _chunks(
         # Half of the time by the whole chunk, half by a uniform part of its sentences:
         # ¾ of it, rounded up and down in turn so that the average holds for short ones.
         size = chunk - this
-        step = (3 * size + len(out) % 4) // 4
-        this = this + np.maximum(step, 1)
+        turn = len(out) + np.arange(len(this))
+        step = np.maximum((3 * size + turn % 4) // 4, 1)
+        # At a document's end, where no later row evens that out, the one or the other.
+        last = chunk == document_end
+        nth = ends + np.cumsum(last)
+        ends = nth[-1]
+        part = 1 + nth // 2 % np.maximum(size - 1, 1)
+        this = this + np.where(last, np.where(nth % 2, size, part), step)
         alive = this < document_end
         this, document_end = this[alive], document_end[alive]
     return sentences[np.sort(np.concatenate(out))] if out else np.zeros(0, np.int64)

@@ -1,19 +1,19 @@
 """Position → rows: what the host reads for step s, through Grain → `device.py`.
 
-Everything here is a pure function of (corpus, seed, stream, position): row g of a stream
-is window `order[g]`, where `order` shuffles the windows anew in each pass. Resuming is
+Everything here is a pure function of (corpus, seed, stream, position): pass p of a
+stream holds every window once, in the order that (seed, stream, p) names. Resuming is
 asking for another step; any number of threads or hosts reads the same rows.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
+from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.layouts import document_ends, plan
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import Rows, Span, UserError
@@ -31,7 +31,7 @@ class Source(NamedTuple):
     draws: int
     seed: int
     stream: str
-    order: grain.MapDataset | None  # None: the plan's own order, once (evaluation)
+    shuffle: bool  # False: the plan's own order, once (evaluation)
 
     @property
     def rows(self) -> int:
@@ -77,10 +77,6 @@ def open_source(
     windows = plan(corpus, split, "pairs" if pairs else "blocks", length)
     if 0 < limit < len(windows):
         windows = windows[np.arange(limit) * len(windows) // limit]
-    order = None
-    if shuffle:
-        shuffle_seed = zlib.crc32(f"{seed}/{stream}/order".encode())
-        order = grain.MapDataset.range(len(windows)).shuffle(seed=shuffle_seed)
     return Source(
         corpus=corpus,
         windows=windows,
@@ -93,7 +89,7 @@ def open_source(
         draws=draws,
         seed=seed,
         stream=stream,
-        order=order,
+        shuffle=shuffle,
     )
 
 
@@ -106,18 +102,19 @@ def read_rows(source: Source, rows: np.ndarray) -> Rows:
             source they repeat its last window and are not valid.
     """
     passes, places = np.divmod(rows, source.rows)
-    if source.order is not None:
-        window = np.array([source.order[int(row)] for row in rows], np.int64)
+    if source.shuffle:
+        keys = hashes(source.seed, f"{source.stream}/order", passes)
+        window = permuted(places, source.rows, keys)
         valid = np.ones(len(rows), bool)
     else:
         window = np.where(passes == 0, places, source.rows - 1)
         valid = passes == 0
     if source.draws:
         identity = np.stack([window, passes % source.draws], axis=1)
-    elif source.order is None:
-        identity = np.stack([window, np.zeros_like(window)], axis=1)
-    else:
+    elif source.shuffle:
         identity = np.stack([rows >> 32, rows & 0xFFFFFFFF], axis=1)
+    else:
+        identity = np.stack([window, np.zeros_like(window)], axis=1)
     identity = identity.astype(np.uint32)
 
     starts = np.asarray(source.windows[window])
@@ -142,26 +139,17 @@ def _span(source: Source, starts: np.ndarray, ends: np.ndarray) -> Span:
 
 
 def _second_candidates(source: Source, document: np.ndarray, identity: np.ndarray):
-    """Another document, uniform, and in it a sentence, uniform, for each row.
-
-    Philox is a counter-based generator: the row's name is its counter, so a draw needs
-    no state and is the same on any host.
-    """
-    key = zlib.crc32(f"{source.seed}/{source.stream}/second".encode())
-    words = np.array(
-        [
-            np.random.Philox(key=key, counter=[high, low, 0, 0]).random_raw(2)
-            for high, low in identity.tolist()
-        ],
-        np.uint64,
-    )
+    """Another document, uniform, and in it a sentence, uniform, for each row."""
+    stream = f"{source.stream}/second"
+    which = hashes(source.seed, stream, *identity.T)
+    where = hashes(source.seed, f"{stream}/sentence", *identity.T)
     others = len(source.first) - 1
-    other = (words[:, 0] % np.uint64(others)).astype(np.int64)
+    other = (which % others).astype(np.int64)
     other += other >= document
     sentences = source.corpus.sentences
-    low = np.searchsorted(sentences, source.first[other])
-    high = np.searchsorted(sentences, source.end[other])
-    pick = low + (words[:, 1] % (high - low).astype(np.uint64)).astype(np.int64)
+    begin = np.searchsorted(sentences, source.first[other])
+    end = np.searchsorted(sentences, source.end[other])
+    pick = begin + (where % (end - begin).astype(np.uint64)).astype(np.int64)
     return other, np.asarray(sentences[pick])
 
 

@@ -9,10 +9,10 @@ create_masked_lm_predictions), drawn from the row's own key:
                                                             unit of two is skipped …
     chosen      .     .      .    .     x     .      .      … and the next one tried
 
-Exact: the number of targets (Python's rounding of rate · length, [CLS] and [SEP] counted,
-at least 1, at most P), the skip of a unit that would overrun it, and 80 % [MASK] / 10 %
-unchanged / 10 % a token drawn from the whole vocabulary, decided for each token, even
-inside one word.
+Exact: the number of targets (Python's rounding of rate · length, [CLS] and [SEP]
+counted, at least 1, at most P), the skip of a unit that would overrun it, and 80 %
+[MASK] / 10 % unchanged / 10 % a token drawn from the whole vocabulary, decided for each
+token, even inside one word.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def choose_units(
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
     size_U = jnp.zeros(length, jnp.int32).at[unit_L].add(candidate, mode="drop")
-    order_U = jnp.argsort(_scores(key, size_U > 0))
+    order_U = _place(jnp.sort(_lots(key, size_U > 0)))
 
     def take(left, size):
         fits = (size > 0) & (size <= left)
@@ -77,14 +77,26 @@ def choose_tokens(
     key: Key[Array, ""], candidate: Bool[Array, "L"], budget: Int[Array, ""]
 ) -> Bool[Array, "L"]:
     """`choose_units` where every token is its own unit: the first in random order."""
-    rank = jnp.argsort(jnp.argsort(_scores(key, candidate)))
-    return candidate & (rank < budget)
+    lots_L = _lots(key, candidate)
+    return candidate & (lots_L <= jnp.sort(lots_L)[budget - 1])
 
 
-def _scores(key, candidate):
-    """Random order of the candidates, all others last. Ties keep the row's order."""
-    bits = jax.random.bits(key, candidate.shape, jnp.uint32) >> 1
-    return jnp.where(candidate, bits, jnp.uint32(2**32 - 1))
+def _lots(key, candidate):
+    """A number for each place, no two alike: random for candidates, else above them.
+
+    The low bits are the place itself (`_place`), so that one array is sorted: on CPU a
+    sort that carries indices takes six times as long.
+    """
+    length = candidate.shape[-1]
+    low = (length - 1).bit_length()
+    random = jax.random.bits(key, (length,), jnp.uint32) >> (low + 1) << low
+    other = jnp.where(candidate, 0, jnp.uint32(1 << 31))
+    return other | random | jnp.arange(length, dtype=jnp.uint32)
+
+
+def _place(lots):
+    low = (lots.shape[-1] - 1).bit_length()
+    return (lots & (2**low - 1)).astype(jnp.int32)
 
 
 def mask_row(
@@ -106,16 +118,18 @@ def mask_row(
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)
-    draw = jax.random.uniform(which, (length,))
-    random = jax.random.randint(other, (length,), 0, special.vocab_size)
-    replaced = jnp.where(draw < 0.8, special.mask, jnp.where(draw < 0.9, tokens, random))
-    at = jnp.where(chosen, jnp.arange(length), length)
-    positions = jnp.sort(at)[:predictions]
-    there = positions < length
-    positions = jnp.where(there, positions, 0)
+    # The p-th target is where the count of chosen tokens reaches p; `length`: none.
+    at_P = jnp.searchsorted(jnp.cumsum(chosen), jnp.arange(predictions) + 1)
+    there_P = at_P < length
+    targets = tokens.at[at_P].get(mode="fill", fill_value=0)
+    draw = jax.random.uniform(which, (predictions,))
+    random = jax.random.randint(other, (predictions,), 0, special.vocab_size)
+    stay = jnp.where(draw < 0.9, targets, random)
     return Masked(
-        tokens=jnp.where(chosen, replaced, tokens),
-        positions=positions,
-        targets=jnp.where(there, tokens[positions], 0),
-        weights=there.astype(jnp.float32),
+        tokens=tokens.at[at_P].set(
+            jnp.where(draw < 0.8, special.mask, stay), mode="drop"
+        ),
+        positions=jnp.where(there_P, at_P, 0),
+        targets=targets,
+        weights=there_P.astype(jnp.float32),
     )

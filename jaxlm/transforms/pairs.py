@@ -1,27 +1,27 @@
 """Spans of stored tokens → one row `[CLS] A [SEP] B [SEP]` → `mask.py`.
 
 The sentence pairs of BERT (google-research/bert, create_pretraining_data.py:
-create_instances_from_document, truncate_seq_pair), with every choice drawn from the row's
-own key. One row, W = width of the spans read, L = width of the row:
+create_instances_from_document, truncate_seq_pair), with every choice drawn from the
+row's own key. One row, W = width of the spans read, L = width of the row:
 
     first   s0 . . s1 . . . s2 . . | s3 . . .     sentences from the window's start
             `------ chunk ------'                 whole sentences until `target` tokens
             `-- A --'`--- rest --'                split after a_end sentences
     second  t0 . . . t1 . .                       sentences of another document
 
-    is next:  B = rest          random (half of the rows; all with one sentence):  B = t…
+    is next:  B = rest         random (half of the rows; all with one sentence):  B = t…
 
 Exact: target length, split, coin, filling B by whole sentences, both truncations, label
 0 = is next. Different, because rows are read by position and not replayed in order:
 
 * The reference draws the short target once per pass over a document, which then yields
-  more, shorter rows; here each row draws its own.
+  more, shorter rows (a fifth of all, in long documents); here each row draws its own.
 * After a random B the reference starts the next chunk at the unused sentences. Here the
   windows overlap by what that gives back on average (`data/layouts.py`).
-* The reference redraws the other document up to ten times and may keep this one; here it
-  is never this one (`data/layouts.py`).
-* A sentence is seen up to W tokens. What lies past that is at least L tokens beyond the
-  target, where the reference's own truncation leaves next to nothing.
+* The reference redraws the other document up to ten times and may keep this one; here
+  it is never this one (`data/pipeline.py`).
+* A sentence is seen up to W tokens. Truncation takes from both ends alike, so of a very
+  long sentence the reference leaves the middle, and here the middle of its first W.
 """
 
 from __future__ import annotations

@@ -1,0 +1,403 @@
+"""Masks against the plain-Python reference: exact where it is, else in law."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.bert_data import Reference
+from reference.numbered import FIRST, lifelike, numbered
+from reference.observed import differences, road, unmasked
+from scipy.stats import binom, chisquare
+
+from jaxlm.config import DataConfig
+from jaxlm.keys import key_for
+from jaxlm.transforms.mask import (
+    _lots,
+    _place,
+    choose_tokens,
+    choose_units,
+    mask_row,
+    target_counts,
+)
+from jaxlm.types import Mark, SpecialTokens
+
+RARE = 1e-8  # how unlikely a sound draw must be before a test calls it wrong
+
+
+def keys(count: int):
+    return key_for(0, "test", np.arange(count))
+
+
+# How many tokens are predicted.
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"), [(0.15, 20), (0.15, 80), (0.3, 40), (0.5, 1)]
+)
+def test_the_number_of_targets_is_the_published_rounding(rate, most):
+    reference = Reference(mask_rate=rate, predictions=most)
+    expected = [reference.budget(length) for length in range(513)]
+    assert target_counts(512, rate, most).tolist() == expected
+
+
+def test_the_rounding_is_pythons():
+    assert target_counts(30, 0.15, 20)[[0, 3, 10, 30]].tolist() == [1, 1, 2, 4]
+
+
+# Which units are chosen.
+
+
+def compositions(length: int) -> np.ndarray:
+    """Every way to cut `length` tokens into units, as flags of where units begin."""
+    rest = itertools.product((False, True), repeat=length - 1)
+    return np.array([(True, *flags) for flags in rest])
+
+
+def units_of(start_L: np.ndarray, candidate_L: np.ndarray) -> list[list[int]]:
+    """Positions of each unit, by the reference's joining of pieces to what precedes."""
+    units: list[list[int]] = []
+    for position in np.nonzero(candidate_L)[0].tolist():
+        if start_L[position] or not units:
+            units.append([])
+        units[-1].append(position)
+    return units
+
+
+class Stop(Reference):
+    """Ends at the first unit that does not fit."""
+
+    def choose(self, order, budget):
+        chosen: list[int] = []
+        for unit in order:
+            if len(chosen) + len(unit) > budget:
+                break
+            chosen.extend(unit)
+        return sorted(chosen)
+
+
+class Overrun(Reference):
+    """Takes the unit that crosses the budget."""
+
+    def choose(self, order, budget):
+        chosen: list[int] = []
+        for unit in order:
+            if len(chosen) >= budget:
+                break
+            chosen.extend(unit)
+        return sorted(chosen)
+
+
+def choices(length: int, draws: int):
+    """Every composition, budget and `draws` orders: (units in order, budget, ours)."""
+    start_BL = np.repeat(compositions(length), length * draws, axis=0)
+    rows = len(start_BL)
+    budget_B = np.resize(np.arange(1, length + 1, dtype=np.int32), rows)
+    everything = np.ones((rows, length), bool)
+    keys_B = keys(rows)
+    chosen_BL = np.asarray(
+        jax.jit(jax.vmap(choose_units))(keys_B, start_BL, everything, budget_B)
+    )
+    size_BU = np.stack(
+        [np.bincount(np.cumsum(s) - 1, minlength=length) for s in start_BL]
+    )
+    order_BU = np.asarray(
+        jax.vmap(lambda key, unit: _place(jnp.sort(_lots(key, unit))))(
+            keys_B, size_BU > 0
+        )
+    )
+    for start, order, budget, chosen in zip(
+        start_BL, order_BU, budget_B, chosen_BL, strict=True
+    ):
+        units = units_of(start, everything[0])
+        yield (
+            [units[u] for u in order if u < len(units)],
+            int(budget),
+            np.nonzero(chosen)[0].tolist(),
+        )
+
+
+def test_units_are_tried_as_published():
+    ours = list(choices(8, 3))
+    assert len(ours) == 128 * 8 * 3
+    for order, budget, chosen in ours:
+        assert chosen == Reference().choose(order, budget)
+    for wrong in (Stop(), Overrun()):
+        assert any(chosen != wrong.choose(*asked) for *asked, chosen in ours)
+
+
+@st.composite
+def rows_of_units(draw):
+    length = draw(st.sampled_from([16, 64]))
+    flags = st.lists(st.booleans(), min_size=length, max_size=length).map(np.array)
+    candidate = draw(flags)
+    start = draw(flags)
+    # A stretch of candidates begins a unit, as A and B do.
+    start = start | (candidate & ~np.roll(candidate, 1))
+    start[0] |= candidate[0]
+    return start, candidate, draw(st.integers(1, length)), draw(st.integers(0, 2**31))
+
+
+choose_units_jitted = jax.jit(choose_units)
+choose_tokens_jitted = jax.jit(choose_tokens)
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(rows_of_units())
+def test_words_are_never_split_and_the_budget_is_used(row):
+    start, candidate, budget, seed = row
+    key = jax.random.key(seed)
+    chosen = np.asarray(choose_units_jitted(key, start, candidate, jnp.int32(budget)))
+    assert not (chosen & ~candidate).any()
+    units = units_of(start, candidate)
+    whole = [unit for unit in units if chosen[unit].all()]
+    assert chosen.sum() == sum(map(len, whole)) <= budget
+    left = budget - chosen.sum()
+    assert all(len(unit) > left for unit in units if unit not in whole)
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(rows_of_units())
+def test_single_tokens_use_the_budget_exactly(row):
+    _, candidate, budget, seed = row
+    key = jax.random.key(seed)
+    chosen = np.asarray(choose_tokens_jitted(key, candidate, jnp.int32(budget)))
+    assert not (chosen & ~candidate).any()
+    assert chosen.sum() == min(budget, candidate.sum())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_candidate_and_every_pair_is_as_likely(whole):
+    rows, budget = 60_000, jnp.int32(4)
+    candidate = jnp.arange(12) % 4 != 0  # 9 of 12
+
+    def choose(key):
+        if whole:
+            return choose_units(key, candidate, candidate, budget)
+        return choose_tokens(key, candidate, budget)
+
+    chosen = np.asarray(jax.jit(jax.vmap(choose))(keys(rows)))
+    chosen = chosen[:, np.asarray(candidate)].astype(int)
+    together = (chosen.T @ chosen)[np.triu_indices(9, 1)]
+    assert all(within(each, rows, 4 / 9) for each in chosen.sum(axis=0))
+    assert all(within(each, rows, 4 * 3 / (9 * 8)) for each in together)
+
+
+def within(count: int, of: int, share: float) -> bool:
+    """Whether so many of so many is a likely draw."""
+    law = binom(of, share)
+    return min(law.cdf(count), law.sf(count - 1)) > RARE
+
+
+# What stands in their place.
+
+SMALL = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4, vocab_size=50)
+
+
+def replaced(rows: int, length: int = 32) -> tuple[np.ndarray, ...]:
+    """Original tokens and what came of them, every token a target."""
+    tokens = np.resize(np.arange(5, 50), (rows, length))
+    chosen = jnp.ones(length, bool)
+
+    @jax.jit
+    @jax.vmap
+    def mask(key, row):
+        return mask_row(key, row, chosen, predictions=length, special=SMALL)
+
+    masked = mask(keys(rows), tokens)
+    np.testing.assert_array_equal(masked.targets, tokens)
+    every = np.resize(np.arange(length), tokens.shape)
+    np.testing.assert_array_equal(masked.positions, every)
+    return tokens, np.asarray(masked.tokens)
+
+
+def check_replaced(tokens: np.ndarray, out: np.ndarray) -> None:
+    """80 % [MASK], 10 % unchanged, 10 % from the whole vocabulary, token by token."""
+    of, size = tokens.size, SMALL.vocab_size
+    masked, kept = out == SMALL.mask, out == tokens
+    assert within(masked.sum(), of, 0.8 + 0.1 / size)  # [MASK] may be drawn as well
+    assert within(kept.sum(), of, 0.1 + 0.1 / size)
+    other = out[~masked & ~kept]
+    drawn = np.bincount(other, minlength=size)
+    assert (np.delete(drawn, SMALL.mask) > 0).all()
+    # Each id is left out where it would be the token itself.
+    seen = np.bincount(tokens.reshape(-1), minlength=size)
+    expected = np.delete(of - seen, SMALL.mask).astype(float)
+    counts = np.delete(drawn, SMALL.mask)
+    expected *= counts.sum() / expected.sum()
+    assert chisquare(counts, expected).pvalue > RARE
+    # Neighbours do not know of each other.
+    both = masked[:, 0::2] & masked[:, 1::2]
+    assert within(both.sum(), both.size, (0.8 + 0.1 / size) ** 2)
+
+
+def test_replacements_are_80_10_10_for_each_token():
+    check_replaced(*replaced(4096))
+
+
+def by_reference(reference: Reference, tokens: np.ndarray, joined: int) -> np.ndarray:
+    """The same by the reference, which decides for `joined` neighbours at once."""
+    rng = random.Random(0)
+    out = []
+    for at, token in enumerate(tokens.reshape(-1).tolist()):
+        if at % joined == 0:
+            fate = rng.getrandbits(64)
+        own = random.Random(fate)
+        vocabulary = lambda own=own: own.randrange(SMALL.vocab_size)  # noqa: E731
+        out.append(reference.replace(token, SMALL.mask, vocabulary, own))
+    return np.array(out).reshape(tokens.shape)
+
+
+class NoneFromTheVocabulary(Reference):
+    def replace(self, token, mask, vocabulary, rng):
+        return mask if rng.random() < 0.9 else token
+
+
+class NoSpecials(Reference):
+    def replace(self, token, mask, vocabulary, rng):
+        out = super().replace(token, mask, vocabulary, rng)
+        return max(out, FIRST) if out not in (mask, token) else out
+
+
+def test_the_check_of_replacements_tells_right_from_wrong():
+    tokens, _ = replaced(512)
+    check_replaced(tokens, by_reference(Reference(), tokens, 1))
+    for wrong, joined in (
+        (Reference(), 2),  # one decision for a word
+        (NoneFromTheVocabulary(), 1),
+        (NoSpecials(), 1),
+    ):
+        with pytest.raises(AssertionError):
+            check_replaced(tokens, by_reference(wrong, tokens, joined))
+
+
+# Whole rows: what a batch holds, beside the reference's masks of the same rows.
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tokens", "whole words"])
+def batch(request, tmp_path_factory):
+    rng = random.Random(1)
+    words = [rng.choice([1, 1, 1, 2, 3, 5]) for _ in range(200_000)]
+    corpus = numbered(
+        lifelike(2, 300, (10, 20, 40)), tmp_path_factory.mktemp("corpus"), words=words
+    )
+    drawn = road(corpus, data=DataConfig(whole_words=request.param))
+    return corpus, request.param, drawn.passes(1)
+
+
+def test_boundaries_and_padding_are_never_masked(batch):
+    for each in batch[2]:
+        tokens = unmasked(each)
+        assert (each.targets[each.weights > 0] >= FIRST).all()
+        never = tokens < FIRST
+        np.testing.assert_array_equal(each.tokens[never], tokens[never])
+
+
+def test_targets_are_ascending_then_empty(batch):
+    for each in batch[2]:
+        there = each.weights > 0
+        np.testing.assert_array_equal(there, -np.sort(-there.astype(int), axis=1) > 0)
+        gaps = np.diff(each.positions, axis=1)
+        assert (gaps[there[:, 1:]] > 0).all()
+        assert not each.positions[~there].any()
+        assert not each.targets[~there].any()
+
+
+def test_only_targets_are_changed(batch):
+    for each in batch[2]:
+        changed = each.tokens != unmasked(each)
+        row, column = np.nonzero(each.weights)
+        changed[row, each.positions[row, column]] = False
+        assert not changed.any()
+
+
+def figures(rows: list[tuple[list[list[int]], set[int], int]]) -> dict[str, np.ndarray]:
+    """Numbers of each row's mask, from (units, chosen positions, length)."""
+    out = {"targets": [], "share": [], "unit": [], "place": []}
+    for units, chosen, length in rows:
+        out["targets"].append(len(chosen))
+        out["share"].append(round(len(chosen) / length, 3))
+        out["unit"].extend(len(u) for u in units if u[0] in chosen)
+        out["place"].extend(round(p / length, 3) for p in chosen)
+    return {name: np.array(each) for name, each in out.items()}
+
+
+def masks(batch) -> tuple[list, list]:
+    """(units, positions, length) of each row, ours; and the rows' tokens."""
+    corpus, whole, passes = batch
+    ours, rows = [], []
+    for each in passes:
+        tokens, lengths = unmasked(each), each.mask.sum(axis=1)
+        begins = np.ones(tokens.shape, bool)
+        if whole:
+            words = (corpus.marks & Mark.WORD) > 0
+            begins = np.where(tokens >= FIRST, words[tokens - FIRST], False)
+            begins[:, 1:] |= tokens[:, :-1] < FIRST  # A and B begin with a unit
+        for row, start, length, at, weight in zip(
+            tokens, begins, lengths, each.positions, each.weights, strict=True
+        ):
+            ours.append(
+                (units_of(start, row >= FIRST), set(at[weight > 0].tolist()), length)
+            )
+            rows.append(row[:length].tolist())
+    return ours, rows
+
+
+def by_rule(reference: Reference, ours: list, rows: list) -> dict[str, np.ndarray]:
+    rng = random.Random(3)
+    out = []
+    for (units, _, length), row in zip(ours, rows, strict=True):
+        hidden = reference.hide(row, units, mask=4, vocabulary=rng.random, rng=rng)
+        out.append((units, set(hidden.positions), length))
+    return figures(out)
+
+
+class Bernoulli(Reference):
+    """Each token for itself: the number of targets is binomial."""
+
+    coins = random.Random(0)
+
+    def budget(self, length):
+        drawn = sum(self.coins.random() < self.mask_rate for _ in range(length))
+        return min(self.predictions, max(1, drawn))
+
+
+class BoundariesNotCounted(Reference):
+    def budget(self, length):
+        return super().budget(length - 3)
+
+
+def test_masks_of_the_same_rows_have_the_law_of_the_reference(batch):
+    ours, rows = masks(batch)
+    mine = figures(ours)
+    assert not differences(mine, by_rule(Reference(), ours, rows))
+    wrong = [Bernoulli(), BoundariesNotCounted()]
+    if batch[1]:
+        wrong += [Stop(), Overrun()]
+    for each in wrong:
+        assert differences(mine, by_rule(each, ours, rows)), each
+
+
+def test_rows_meet_the_published_number(batch):
+    _, whole, passes = batch
+    for each in passes:
+        lengths = each.mask.sum(axis=1)
+        counts = each.weights.sum(axis=1)
+        expected = np.array([Reference().budget(int(n)) for n in lengths])
+        if whole:
+            assert (counts <= expected).all()
+            assert (counts == expected).mean() > 0.9
+        else:
+            np.testing.assert_array_equal(counts, expected)
+
+
+def test_words_of_a_batch_are_whole(batch):
+    for units, chosen, _ in masks(batch)[0]:
+        for unit in units:
+            assert chosen.issuperset(unit) or chosen.isdisjoint(unit)
