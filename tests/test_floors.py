@@ -1,0 +1,65 @@
+"""The floors of the house: imports go downwards, never between rooms of one floor."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
+FLOORS = (
+    "types __version__",
+    "keys tree config",
+    "text transforms models losses metrics digests devices",
+    "data objectives sharding checkpoints",
+    "evaluate",
+    "train",
+    "tasks generate probe convert",
+    "open",
+    "cli",
+    "__init__ __main__",
+)
+FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
+DEVICES = {"jax", "jaxlib", "flax", "optax", "orbax"}  # text and config live without
+OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "gguf", "spacy"}
+OPTIONAL |= {"rjieba", "libtpu"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(node: ast.AST, inside: bool = False):
+    """(dotted name, whether a function must run first) of every import that runs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: a relative import"
+            yield from ((f"{child.module}.{a.name}", inside) for a in child.names)
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from imports(child, inside or function)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert room in FLOOR_OF, f"{room} has no floor yet"
+    for name, inside in imports(ast.parse(path.read_text())):
+        package, *below = name.split(".")
+        if package == "jaxlm":
+            other = below[0] if below else "open"  # `import jaxlm`: what a user calls
+            assert other == room or FLOOR_OF[other] < FLOOR_OF[room], name
+            assert room != "text" or other in ("types", "config", "text"), name
+        assert inside or package not in OPTIONAL, f"{name} is optional"
+        assert room not in ("text", "config") or package not in DEVICES, name
+
+
+def test_a_wrong_import_is_noticed():
+    found = "import torch\nfrom jaxlm import cli\ndef f():\n  from jaxlm.train import x"
+    assert list(imports(ast.parse(found))) == [
+        ("torch", False),
+        ("jaxlm.cli", False),
+        ("jaxlm.train.x", True),
+    ]
