@@ -152,7 +152,7 @@ class Checkpoints:
             with _context():
                 response = ocp.save_async(
                     self.directory / str(step),
-                    flat,
+                    flat,  # pyrefly: ignore
                     checkpointable_name=_STATE,
                     custom_metadata=manifest,
                 )

@@ -110,6 +110,7 @@ class Bert(nn.Module):
         if not logits:
             return out
         if config.nsp:
+            assert out.pooled is not None
             nsp = Dense((config.d_model,), (2,), init, jnp.float32, name="nsp")
             out = out._replace(nsp_logits=nsp(out.pooled.astype(jnp.float32)))
         mlm = MlmHead(

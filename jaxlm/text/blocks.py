@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def tokenise_all(
     recipe: Recipe,
     *,
     processes: int,
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """The block of each list of fragments, in their order, by `processes` processes.
 
     Args:

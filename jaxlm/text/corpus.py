@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Corpus:
         return load_tokenizer(Path(self.directory) / "tokenizer")
 
     @cached_property
-    def _arrays(self):
+    def _arrays(self) -> list[Any]:
         read = read_array if self.in_memory else open_array
         return [read(Path(self.directory) / name) for name in ("tokens", "marks")]
 

@@ -186,7 +186,7 @@ def _pieces(line: str) -> Iterator[str]:
 def _split(language: str, line: str) -> list[str]:
     if not line or line.isspace():
         return []
-    stripped = (sentence.strip() for sentence in sentencex.segment(language, line))
+    stripped = (sentence.strip() for sentence in sentencex.segment(language, line))  # pyrefly: ignore
     return [sentence for sentence in stripped if sentence]
 
 

@@ -208,7 +208,7 @@ def _explained(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: str) -> io.IOBase:
+def _open(path: str) -> Any:
     return _remote(path).open("rb") if is_remote(path) else open(path, "rb")
 
 
@@ -226,7 +226,8 @@ class _Zstd(io.RawIOBase):
     """The library's own reader takes a truncated file for a complete one."""
 
     def __init__(self, raw: Any):
-        self._raw, self._frame, self._ready = raw, None, b""
+        self._raw, self._ready = raw, b""
+        self._frame: Any = None
 
     def readable(self) -> bool:
         return True

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxlm.config import RunConfig
 from jaxlm.text.blocks import Recipe
@@ -58,7 +59,7 @@ def asked(
 
     How errors are taken is not of it: text that has none is the same either way.
     """
-    what = {"sentences": sentences, **asdict(recipe)}
+    what: dict[str, Any] = {"sentences": sentences, **asdict(recipe)}
     del what["errors"]
     if given is None:
         what["tokenizer"] = f"trained {config.text.tokenizer}"

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -81,8 +82,9 @@ class SentencePiece(Tokenizer):
     @cached_property
     def _as_library(self) -> Library | None:
         """A unigram model for the `tokenizers` library, as transformers reads it."""
-        from sentencepiece import sentencepiece_model_pb2 as proto
+        from sentencepiece import sentencepiece_model_pb2
 
+        proto: Any = sentencepiece_model_pb2
         model = proto.ModelProto.FromString(self._model)
         if model.trainer_spec.model_type != proto.TrainerSpec.UNIGRAM:
             return None
@@ -92,7 +94,10 @@ class SentencePiece(Tokenizer):
                 pieces, self._processor.unk_id(), model.trainer_spec.byte_fallback
             )
         )
-        rules = [normalizers.Replace(Regex(" {2,}"), " ")]
+        rules: list[Any] = [
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
         if charsmap := model.normalizer_spec.precompiled_charsmap:
             rules.insert(0, normalizers.Precompiled(charsmap))
         library.normalizer = normalizers.Sequence(rules)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxlm.types import UserError
 
@@ -58,7 +59,7 @@ def record_files(spec: str) -> list[str]:
 
 def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
     """(number, of how many, text) of each record from number `start` on."""
-    records = _builder(spec).as_data_source(split=_SPLIT)
+    records: Any = _builder(spec).as_data_source(split=_SPLIT)
     for first in range(start, len(records), _AT_ONCE):
         numbers = range(first, min(first + _AT_ONCE, len(records)))
         for number, record in zip(numbers, records.__getitems__(numbers), strict=True):

@@ -58,9 +58,10 @@ class Tokenizer(abc.ABC):
     @cached_property
     def special(self) -> SpecialTokens | None:
         """BERT's five; None where the vocabulary lacks one (GPT-2's lacks all)."""
-        ids = [self._ids.get(self.special_names.get(role, "")) for role in SPECIAL]
-        if None in ids:
+        names = [self.special_names.get(role, "") for role in SPECIAL]
+        if any(name not in self._ids for name in names):
             return None
+        ids = [self._ids[name] for name in names]
         return SpecialTokens(*ids, vocab_size=self.vocab_size)
 
     @cached_property

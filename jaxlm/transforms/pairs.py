@@ -123,7 +123,8 @@ def pair_row(
 def _sentence_starts(span: Span) -> Bool[Array, "W"]:
     at = jnp.arange(span.tokens.shape[-1])
     # A span begins a sentence by construction, whatever its first mark says.
-    return ((span.marks & Mark.SENTENCE) > 0) & (at < span.length) | (at == 0)
+    marked = jnp.asarray(span.marks & Mark.SENTENCE) > 0
+    return marked & (at < span.length) | (at == 0)
 
 
 def _boundary_after(
