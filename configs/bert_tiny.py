@@ -13,12 +13,13 @@ from jaxlm.config import OptimConfig, RunConfig, bert
 
 def get_config() -> RunConfig:
     return RunConfig(
-        model=bert("tiny", vocab_size=8192, max_length=128, dropout=0.1),
-        optim=OptimConfig(name="adamw", peak=1e-3, warmup=100, decay="linear"),
-        steps=1000,
+        model=bert("tiny", vocab_size=8192, max_length=128, dropout=0.0),
+        optim=OptimConfig(name="adamw", peak=2e-3, warmup=100, decay="linear"),
+        steps=800,
         batch=32,
-        length=64,
-        predictions=10,
-        save_every=500,
-        eval_every=250,
+        length=128,
+        predictions=20,
+        save_every=400,
+        eval_every=200,
+        eval_rows=512,
     )

@@ -13,6 +13,7 @@ environment() {
     [[ $("$python" -V) == "Python 3.11."* ]] && pins=(-c tools/constraints.txt)
     "$directory/bin/python" -m pip install --quiet "${pins[@]}" -e ".${extras:+[$extras]}"
     echo "$inputs" > "$directory/.inputs"
+    echo "$extras" > "$directory/.extras"
   fi
 }
 
