@@ -24,7 +24,7 @@ MOST_WORDS = 1 << 18  # distinct words that are learnt from
 BYTES_FOR_BPE = 16 << 20
 DISTINCT_FOR_BPE = 2 << 20  # bytes of different words
 BYTES_FOR_SENTENCEPIECE = 8 << 20
-_LONGEST = 1 << 16  # bytes of a sentence; SentencePiece leaves longer ones out
+_LONGEST = 1 << 13  # bytes of a sentence; SentencePiece leaves longer ones out
 
 
 def train_wordpiece(

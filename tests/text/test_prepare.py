@@ -219,6 +219,20 @@ def test_units_and_processes_change_no_byte(books, tmp_path, small_units, proces
     assert contents(tmp_path / "corpus") == contents(books / "corpus")
 
 
+def descendants(pid):
+    """Processes that `pid` started."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def gone(pids):
+    """Whether all of `pids` end within some seconds."""
+    for _ in range(500):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
 SLOWLY = """
 import sys, time
 from jaxlm.text import prepare as preparing
@@ -254,7 +268,10 @@ def test_killed_and_run_again_it_continues(
                         break
                 time.sleep(0.005)
             assert child.poll() is None, "it ended before it could be killed"
+            workers = descendants(child.pid)
             child.send_signal(signal.SIGKILL)
+        assert len(workers) == (processes if processes > 1 else 0)
+        assert gone(workers), "a worker outlived its caller"
         with pytest.raises(UserError, match="no complete corpus"):
             open_corpus(str(tmp_path / "corpus"))
     read = []
