@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,16 @@ class Job:
         """Bytes of the sources on disk."""
         return sum(source.size for source in self.sources)
 
-    def record(self) -> list[dict]:
-        """What the manifest says of each source; reads them all."""
-        return [
-            {
-                "name": each.name,
-                "bytes": each.size,
-                "sha256": digest(each),
-                "lines": lines_are_sentences(
-                    each, self.sentences, self.recipe.language
-                ),
-            }
-            for each in self.sources
-        ]
+    def record(self, report: Callable[[int], None]) -> list[dict]:
+        """What the manifest says of each source; reads them all, reports bytes."""
+        records, done = [], 0
+        for each in self.sources:
+            lines = lines_are_sentences(each, self.sentences, self.recipe.language)
+            what = {"name": each.name, "bytes": each.size, "sha256": digest(each)}
+            records.append({**what, "lines": lines})
+            done += each.size
+            report(done)
+        return records
 
 
 def asked(
@@ -110,7 +107,7 @@ def locked(directory: Path) -> Iterator[Path]:
         yield partial
 
 
-def begin(partial: Path, job: Job) -> list[dict]:
+def begin(partial: Path, job: Job, report: Callable[[int], None]) -> list[dict]:
     """What is recorded of the sources; where the job is new, it is recorded now.
 
     A job that is not this one is begun anew unless some of its text is done.
@@ -136,7 +133,7 @@ def begin(partial: Path, job: Job) -> list[dict]:
                 shutil.rmtree(each)
             elif each.name != "lock":
                 each.unlink()
-    recorded = job.record()
+    recorded = job.record(report)
     write_json(partial / "job.new", {"recipe": job.asked, "sources": recorded})
     (partial / "job.new").replace(path)
     return recorded

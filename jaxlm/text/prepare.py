@@ -53,7 +53,7 @@ SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
 class Progress(NamedTuple):
     """How far `prepare` is; `done` and `total` are bytes of the files that it reads."""
 
-    stage: str  # "vocabulary" | "tokens" | "arrays"
+    stage: str  # "sources" | "vocabulary" | "tokens" | "arrays"
     done: int
     total: int
     tokens: int = 0  # stored so far
@@ -131,7 +131,9 @@ def _prepare(
     processes: int,
     report: Report,
 ) -> Manifest:
-    recorded = begin(partial, job)
+    recorded = begin(
+        partial, job, lambda done: report(Progress("sources", done, job.total))
+    )
     lines = [each["lines"] for each in recorded]
     model = _vocabulary(partial, given, config, job, lines, report)
     parts = Parts(partial, model.vocab_size, model.end_of_document)

@@ -14,8 +14,8 @@ import tensorstore as ts
 from jaxlm.types import UserError
 
 ARRAYS = ("tokens", "marks", "sentences", "documents")
-SHARD = 1 << 24  # elements of a shard, which is one file
-CHUNK = 1 << 13  # elements that are packed together, hence read together
+SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
+CHUNK = 1 << 13  # rows that are packed together, hence read together
 _CACHE = 32 << 20  # bytes kept for random reads: the shards' indices above all
 
 
@@ -31,6 +31,8 @@ def write_array(
     path: Path, dtype: np.dtype, shape: tuple[int, ...], rows: BinaryIO
 ) -> Iterator[int]:
     """Write the raw rows of a file as an array; yields how many are written so far."""
+    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=int))
+    shard = SHARD // row_bytes // CHUNK * CHUNK
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     packed = [
         little,
@@ -48,14 +50,13 @@ def write_array(
         "data_type": dtype.name,
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": [SHARD, *shape[1:]]},
+            "configuration": {"chunk_shape": [shard, *shape[1:]]},
         },
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
     array = ts.open(_spec(path, metadata), create=True, delete_existing=True).result()
-    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=int))
-    for at in range(0, shape[0], SHARD):
-        part = np.frombuffer(rows.read(SHARD * row_bytes), dtype)
+    for at in range(0, shape[0], shard):
+        part = np.frombuffer(rows.read(shard * row_bytes), dtype)
         part = part.reshape(-1, *shape[1:])
         array[at : at + len(part)].write(part).result()
         yield at + len(part)

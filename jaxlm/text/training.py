@@ -6,7 +6,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 
 import sentencepiece
 from tokenizers import Tokenizer as Library
@@ -89,8 +88,8 @@ def train_wordpiece(
 def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
     """The words of the texts, most frequent first; bounded: some of the rarest lack."""
     runs: Counter[str] = Counter()
-    texts, rarest = iter(texts), 0
-    while batch := list(islice(texts, 10_000)):
+    rarest = 0
+    for batch in _batches(texts):
         runs.update(separated(batch))
         while len(runs) > MOST_RUNS:
             rarest += 1
@@ -102,6 +101,18 @@ def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
                 words[word] += count
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
     return dict(ordered[:MOST_WORDS])
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts by the million characters."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= 1_000_000:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:

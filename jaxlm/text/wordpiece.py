@@ -9,6 +9,7 @@ The rules are those of google-research/bert `tokenization.py` (eedf571), to the 
 5. cut each word greedily into the longest pieces of the vocabulary, "##" before all but
    the first; a word that cannot be cut, or is longer than 200 characters, is `[UNK]`.
 
+What a character is, Python's `unicodedata` says, as it does in Google's code.
 Nothing in a word's pieces depends on its neighbours, and words recur, so the pieces of
 a word are worked out once and remembered. A word, for masking and for `word_start`, is
 what step 4 leaves: pieces with "##" continue one, all others start one.
