@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny
 
@@ -103,14 +104,14 @@ def test_phases_share_the_optimiser_and_restart_the_rows(corpus, tmp_path):
     assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
 
 
-def test_static_masks_repeat_and_fresh_ones_do_not(corpus, tmp_path):
+def test_static_draws_name_each_window_as_often_as_asked(corpus):
     from jaxlm.data.pipeline import open_source, read_rows
 
     source = open_source(
         corpus, split=0, length=32, pairs=True, seed=3, stream="s", draws=2
     )
     rows = source.rows
-    first = read_rows(source, __import__("numpy").arange(rows * 4))
+    first = read_rows(source, np.arange(rows * 4))
     names = {tuple(each) for each in first.identity.tolist()}
     assert len(names) == 2 * rows
 
@@ -119,7 +120,9 @@ def test_aborts_after_gradients_that_are_never_finite(corpus, tmp_path):
     from jaxlm.config import OptimConfig
 
     config = tiny(
-        optim=OptimConfig(name="adamw", peak=1e30, warmup=0, decay="constant", clip=0),
+        optim=OptimConfig(
+            name="adamw", peak=1e30, warmup=0, decay="constant", clip=0.0
+        ),
         max_skipped=3,
         steps=40,
         save_every=100,
