@@ -16,9 +16,12 @@ Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def _activation(function: Activation, slope: Activation) -> Activation:
-    inner = jax.custom_jvp(function)
-    inner.defjvps(lambda dx, _, x: dx * slope(x))
-    return lambda x: inner(x.astype(jnp.float32)).astype(x.dtype)
+    def in_float32(function, x):
+        return function(x.astype(jnp.float32)).astype(x.dtype)
+
+    activation = jax.custom_jvp(lambda x: in_float32(function, x))
+    activation.defjvps(lambda dx, _, x: dx * in_float32(slope, x))
+    return activation
 
 
 def _normal_cdf(x):

@@ -166,10 +166,39 @@ class LayerNorm(nn.Module):
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width)
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        y = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
-        return (y * trailing(scale, y) + trailing(bias, y)).astype(self.dtype)
+        return _normalise(x, scale, bias, self.eps).astype(self.dtype)
+
+
+# By hand, so that a layer keeps x in its own dtype and not float32 intermediates.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(x, scale, bias, eps):
+    unit, _ = _unit(x, eps)
+    return unit * trailing(scale, unit) + trailing(bias, unit)
+
+
+def _unit(x, eps):
+    """`x` with mean 0 and variance 1 in float32, and what it was multiplied by."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + eps)
+    return x * factor, factor
+
+
+def _normalise_forward(x, scale, bias, eps):
+    return _normalise(x, scale, bias, eps), (x, scale)
+
+
+def _normalise_backward(eps, saved, dy):
+    x, scale = saved
+    unit, factor = _unit(x, eps)
+    d = dy * trailing(scale, dy)
+    along = (d * unit).mean(-1, keepdims=True)
+    dx = factor * (d - d.mean(-1, keepdims=True) - unit * along)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), (dy * unit).sum(rows), dy.sum(rows)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def trailing(vector: Float[Array, "..."], x: Float[Array, "..."]) -> Array:
@@ -200,9 +229,30 @@ def attend(
     """
     scale = 1 / math.sqrt(q_BLHK.shape[-1])
     score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
-    score_BHLT = jnp.where(mask[:, None], score_BHLT.astype(jnp.float32), NEG_INF)
-    p_BHLT = drop(jax.nn.softmax(score_BHLT).astype(v_BTHK.dtype))
+    p_BHLT = drop(_masked_softmax(score_BHLT, mask[:, None]))
     return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+
+
+# By hand, so that a layer keeps the probabilities once, in the dtype of the scores.
+@jax.custom_vjp
+def _masked_softmax(score_BHLT, mask):
+    exact_BHLT = jnp.where(mask, score_BHLT.astype(jnp.float32), NEG_INF)
+    return jax.nn.softmax(exact_BHLT).astype(score_BHLT.dtype)
+
+
+def _masked_softmax_forward(score_BHLT, mask):
+    p_BHLT = _masked_softmax(score_BHLT, mask)
+    return p_BHLT, p_BHLT
+
+
+def _masked_softmax_backward(p_BHLT, dp_BHLT):
+    # A masked score has p = 0 and so no gradient.
+    p, dp = p_BHLT.astype(jnp.float32), dp_BHLT.astype(jnp.float32)
+    dscore = p * (dp - (p * dp).sum(-1, keepdims=True))
+    return dscore.astype(p_BHLT.dtype), None
+
+
+_masked_softmax.defvjp(_masked_softmax_forward, _masked_softmax_backward)
 
 
 class Attention(nn.Module):
