@@ -265,7 +265,6 @@ def test_eight_passes_show_every_token_of_sentences_that_fit(tmp_path):
     short = [[min(size, 30) for size in each] for each in lifelike(4, 60, (20, 40))]
     corpus = numbered(short, tmp_path)
     drawn = Drawn(corpus, short_rate=0.1, passes=8)
-    print((drawn.uses(drawn.ours).sum(axis=0) == 0).mean())
     assert drawn.uses(drawn.ours).sum(axis=0).all()
 
 
