@@ -197,7 +197,7 @@ class TestMistakes:
         error = mistake(
             capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0")
         )
-        assert "optim.peak: 0.001 in" in error and "0.5 asked" in error
+        assert "optim.peak: 0.002 in" in error and "0.5 asked" in error
         assert "model.dropout" in error
 
     def test_another_vocabulary(self, run, capsys, tmp_path):
