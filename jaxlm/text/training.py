@@ -22,6 +22,7 @@ MOST_WORDS = 1 << 18  # distinct words that are learnt from
 # Bytes of text that the costlier learners read, so that all stay below 600 MB.
 BYTES_FOR_BPE = 16 << 20
 DISTINCT_FOR_BPE = 2 << 20  # bytes of different words
+LONGEST_BYTE_WORD = 256  # bytes; the learner takes the square of their number in time
 BYTES_FOR_SENTENCEPIECE = 8 << 20
 _LONGEST = 1 << 13  # bytes of a sentence; SentencePiece leaves longer ones out
 
@@ -172,6 +173,8 @@ def _count_byte_words(texts: Iterable[str]) -> dict[str, int]:
     distinct = 0
     for text in texts:
         for word, _ in cut(text):
+            if len(word) > LONGEST_BYTE_WORD:
+                continue
             if word not in words:
                 distinct += len(word)
             words[word] += 1

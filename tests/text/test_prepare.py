@@ -1,6 +1,5 @@
 """A corpus on disk: what it holds, that any way of making it gives the same bytes."""
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -233,16 +232,28 @@ def gone(pids):
     return False
 
 
-SLOWLY = """
-import sys, time
-from jaxlm.text import prepare as preparing
-preparing.BLOCK, preparing.UNIT = 1000, 4000
-class Slow(preparing.Parts):
-    def append(self, block):
-        time.sleep(0.03)
-        super().append(block)
-preparing.Parts = Slow
+STALLED = """
+import pathlib, sys, time
 from jaxlm.config import BertConfig, RunConfig
+from jaxlm.text import prepare as preparing
+
+class Parts(preparing.Parts):
+    commits = appends = 0
+
+    def commit(self, *place):
+        super().commit(*place)
+        self.commits += 1
+
+    def append(self, block):
+        super().append(block)
+        self.appends += self.commits >= int(sys.argv[4])
+        if self.appends == 2:  # in the midst of a unit, with some of it written
+            for file in self._files.values():
+                file.flush()
+            pathlib.Path(sys.argv[2], "../stalled").touch()
+            time.sleep(600)
+
+preparing.BLOCK, preparing.UNIT, preparing.Parts = 1000, 4000, Parts
 preparing.prepare(
     RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
     holdout=0.2, processes=int(sys.argv[3]),
@@ -254,26 +265,22 @@ preparing.prepare(
 def test_killed_and_run_again_it_continues(
     books, tmp_path, small_units, monkeypatch, processes
 ):
-    command = [sys.executable, "-c", SLOWLY, str(books), str(tmp_path / "corpus")]
-    journal = tmp_path / "corpus/.partial/journal.json"
-    stood = 0
-    for units in (1, 3):
-        with subprocess.Popen([*command, str(processes)]) as child:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and child.poll() is None:
-                with contextlib.suppress(OSError):
-                    now = json.loads(journal.read_text())
-                    if now["text_bytes"] >= stood + units * 4000:
-                        stood = now["text_bytes"]
-                        break
-                time.sleep(0.005)
-            assert child.poll() is None, "it ended before it could be killed"
+    directory, stalled = tmp_path / "corpus", tmp_path / "stalled"
+    command = [sys.executable, "-c", STALLED, str(books), str(directory)]
+    for commits in (1, 2):
+        with subprocess.Popen([*command, str(processes), str(commits)]) as child:
+            while not stalled.exists():
+                assert child.poll() is None, "it ended before it could be killed"
+                time.sleep(0.02)
             workers = descendants(child.pid)
             child.send_signal(signal.SIGKILL)
+        stalled.unlink()
         assert len(workers) == (processes if processes > 1 else 0)
         assert gone(workers), "a worker outlived its caller"
         with pytest.raises(UserError, match="no complete corpus"):
-            open_corpus(str(tmp_path / "corpus"))
+            open_corpus(str(directory))
+    stood = json.loads((directory / ".partial/journal.json").read_text())["text_bytes"]
+    assert stood >= 3 * 4000
     read = []
     tokenise = preparing.tokenise_all
 
@@ -281,8 +288,8 @@ def test_killed_and_run_again_it_continues(
         return tokenise((read.append(each) or each for each in work), *args, **options)
 
     monkeypatch.setattr(preparing, "tokenise_all", watched)
-    prepare(CONFIG, [str(books)], str(tmp_path / "corpus"), holdout=0.2)
-    assert contents(tmp_path / "corpus") == contents(books / "corpus")
+    prepare(CONFIG, [str(books)], str(directory), holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
     again = sum(len(fragment.data) for block in read for fragment in block)
     total = open_corpus(str(books / "corpus")).manifest.text_bytes
     assert again == total - stood
