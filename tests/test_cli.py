@@ -195,7 +195,7 @@ class TestMistakes:
 
     def test_another_config(self, run, capsys):
         error = mistake(
-            capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0")
+            capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0.2")
         )
         assert "optim.peak: 0.002 in" in error and "0.5 asked" in error
         assert "model.dropout" in error
