@@ -17,6 +17,7 @@ import pytest
 
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text import corpus as corpora
+from jaxlm.text import documents
 from jaxlm.text import prepare as preparing
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import in_blocks, prepare
@@ -459,6 +460,24 @@ def test_documents_and_sentences_without_tokens_leave_no_trace(books, tmp_path):
         starts = np.flatnonzero(marks & Mark.SENTENCE).tolist()
         assert starts == corpus.sentences.tolist()
         assert corpus.documents[1, 0] == corpus.sentences[2]
+
+
+def test_a_document_may_start_a_block_before_its_first_token(books, tmp_path):
+    (tmp_path / "a.txt").write_text("Emma.\n\n" + "\x05" * 10 + "\nThere.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "FRAGMENT", 12)
+        patch.setattr(preparing, "BLOCK", 1)
+        manifest = prepare(
+            CONFIG,
+            [str(tmp_path / "a.txt")],
+            str(tmp_path / "corpus"),
+            tokenizer=str(books / "corpus/tokenizer"),
+        )
+    corpus = open_corpus(str(tmp_path / "corpus"))
+    assert manifest.documents == 2
+    assert corpus.documents[:, 0].tolist() == corpus.sentences.tolist()
+    _, marks = everything(corpus)
+    assert (marks & Mark.DOCUMENT).sum() == 2
 
 
 def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_path):

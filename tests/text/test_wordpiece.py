@@ -41,6 +41,9 @@ NASTY = [
     "   ",
     "\x00",
     "\ue000the \U000f0000",
+    # Each range of ideographs, from one before to one after.
+    *(f"e{chr(c)}e" for low, high in google.CJK for c in range(low - 1, low + 2)),
+    *(f"e{chr(c)}e" for low, high in google.CJK for c in range(high - 1, high + 2)),
 ]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data"
