@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import ctypes
 import math
 import os
 import statistics
@@ -30,17 +29,7 @@ THREADS = len(os.sched_getaffinity(0))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, in one heap; before any thread starts.
-
-    By default it gives each large block back to the kernel and takes it again in the
-    next step: 200,000 page faults, a sixth of the CPU time of a step.
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        arena_max, mmap_max, trim_threshold = -8, -4, -1
-        for name, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
-            ctypes.CDLL(None).mallopt(name, value)
-
+from jaxlm.cli.start import keep_freed_memory  # noqa: E402
 
 if "--system-malloc" not in sys.argv:
     keep_freed_memory()
