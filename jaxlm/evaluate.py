@@ -60,7 +60,7 @@ def open_evaluation(
         corpus,
         split=split,
         length=phase.length,
-        pairs=config.model.nsp,
+        layout="pairs" if config.model.nsp else "blocks",
         seed=seed,
         stream=stream,
         shuffle=False,

@@ -21,7 +21,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
         corpus,
         split=0,
         length=phase.length,
-        pairs=config.model.nsp,
+        layout="pairs" if config.model.nsp else "blocks",
         seed=config.seed,
         stream=stream,
     )

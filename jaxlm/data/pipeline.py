@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.layouts import document_ends, plan
+from jaxlm.data.layouts import Layout, document_ends, plan
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import Rows, Span, UserError
 
@@ -27,7 +27,7 @@ class Source(NamedTuple):
     first: np.ndarray  # int64 [d], first token of each document of the split
     end: np.ndarray  # int64 [d], token after its last
     width: int  # tokens of a span
-    pairs: bool
+    layout: Layout
     draws: int
     seed: int
     stream: str
@@ -44,7 +44,7 @@ def open_source(
     *,
     split: int,
     length: int,
-    pairs: bool,
+    layout: Layout,
     seed: int,
     stream: str,
     draws: int = 0,
@@ -57,7 +57,7 @@ def open_source(
         corpus: an open corpus.
         split: 0 training documents, 1 held out.
         length: L of the rows.
-        pairs: with a second span from another document, for NSP.
+        layout: "pairs": with a second span from another document, for NSP; "blocks".
         seed: the run's.
         stream: name of the phase; each stream has its own order and its own chance.
         draws: draws of a window before they repeat; 0: always fresh.
@@ -68,13 +68,13 @@ def open_source(
         UserError: the split is empty, or has one document where pairs need two.
     """
     inside = corpus.documents[:, 2] == split
-    if pairs and np.sum(inside) == 1:
+    if layout == "pairs" and np.sum(inside) == 1:
         raise UserError(
             f"corpus {corpus.directory} has 1 document in split {split}, and next-"
             "sentence prediction draws from another one: separate documents by blank "
             "lines, or train without it (--model.nsp false)"
         )
-    windows = plan(corpus, split, "pairs" if pairs else "blocks", length)
+    windows = plan(corpus, split, layout, length)
     if 0 < limit < len(windows):
         windows = windows[np.arange(limit) * len(windows) // limit]
     return Source(
@@ -84,8 +84,8 @@ def open_source(
         end=document_ends(corpus)[inside],
         # A chunk ends with the sentence that reaches the target: twice the length holds
         # it whole but for sentences of more than `length` tokens.
-        width=2 * length if pairs else length - 2,
-        pairs=pairs,
+        width=2 * length if layout == "pairs" else length - 2,
+        layout=layout,
         draws=draws,
         seed=seed,
         stream=stream,
@@ -120,7 +120,7 @@ def read_rows(source: Source, rows: np.ndarray) -> Rows:
     starts = np.asarray(source.windows[window])
     document = np.searchsorted(source.first, starts, side="right") - 1
     second = None
-    if source.pairs:
+    if source.layout == "pairs":
         other, start = _second_candidates(source, document, identity)
         second = _span(source, start, source.end[other])
     return Rows(

@@ -195,7 +195,7 @@ def _feed_phase(
         run.corpus,
         split=0,
         length=phase.length,
-        pairs=config.model.nsp,
+        layout="pairs" if config.model.nsp else "blocks",
         seed=config.seed,
         stream=stream,
         draws=config.data.draws,

@@ -22,7 +22,7 @@ def corpus(tmp_path) -> Numbered:
 
 
 def source_of(corpus, **options):
-    options = {"split": 0, "pairs": True, "seed": 3, "stream": "test", **options}
+    options = {"split": 0, "layout": "pairs", "seed": 3, "stream": "test", **options}
     return open_source(corpus, length=64, **options)
 
 
@@ -136,7 +136,7 @@ def test_one_document_has_no_second(tmp_path):
     for split in (0, 1):
         with pytest.raises(UserError, match="has 1 document in split"):
             source_of(corpus, split=split)
-    assert source_of(corpus, pairs=False).rows == 3
+    assert source_of(corpus, layout="blocks").rows == 3
 
 
 def test_training_never_reads_what_is_held_out(tmp_path):
@@ -144,10 +144,10 @@ def test_training_never_reads_what_is_held_out(tmp_path):
     corpus = numbered(lifelike(0, 60, (1, 3, 9, 40)), tmp_path, held_out=held_out)
     bound = corpus.documents[:, 0]
     for split in (0, 1):
-        for pairs in (True, False):
-            source = source_of(corpus, split=split, pairs=pairs)
+        for layout in ("pairs", "blocks"):
+            source = source_of(corpus, split=split, layout=layout)
             rows = read_rows(source, np.arange(3 * source.rows))
-            for span in (rows.first, rows.second) if pairs else (rows.first,):
+            for span in (rows.first, rows.second) if rows.second else (rows.first,):
                 for tokens, length in zip(span.tokens, span.length, strict=True):
                     at = tokens[[0, length - 1]] - FIRST
                     document = np.searchsorted(bound, at, side="right") - 1

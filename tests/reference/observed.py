@@ -101,7 +101,8 @@ def road(
     transform = _transform(
         length, predictions, nsp, data, seed, options["stream"], corpus.special
     )
-    opened = open_source(corpus, length=length, pairs=nsp, seed=seed, **options)
+    layout = "pairs" if nsp else "blocks"
+    opened = open_source(corpus, length=length, layout=layout, seed=seed, **options)
     return Road(opened, transform, corpus)
 
 

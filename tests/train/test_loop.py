@@ -108,7 +108,7 @@ def test_static_draws_name_each_window_as_often_as_asked(corpus):
     from jaxlm.data.pipeline import open_source, read_rows
 
     source = open_source(
-        corpus, split=0, length=32, pairs=True, seed=3, stream="s", draws=2
+        corpus, split=0, length=32, layout="pairs", seed=3, stream="s", draws=2
     )
     rows = source.rows
     first = read_rows(source, np.arange(rows * 4))

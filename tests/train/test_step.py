@@ -40,7 +40,7 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
             corpus,
             split=0,
             length=phase.length,
-            pairs=config.model.nsp,
+            layout="pairs" if config.model.nsp else "blocks",
             seed=config.seed,
             stream="train.0",
         )

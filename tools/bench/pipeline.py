@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from jaxlm.config import BertConfig, DataConfig, Phase, load_config
+from jaxlm.data.layouts import Layout
 from jaxlm.data.pipeline import Source, batches, open_source, read_rows
 from jaxlm.objectives import masked_lm
 from jaxlm.text.corpus import Corpus, open_corpus
@@ -44,9 +45,9 @@ def milliseconds(run: Callable[[], object], rounds: int) -> float:
     return 1e3 * statistics.median(times)
 
 
-def source_of(corpus: Corpus, length: int, pairs: bool = True) -> Source:
+def source_of(corpus: Corpus, length: int, layout: Layout = "pairs") -> Source:
     return open_source(
-        corpus, split=0, length=length, pairs=pairs, seed=0, stream="bench"
+        corpus, split=0, length=length, layout=layout, seed=0, stream="bench"
     )
 
 
@@ -83,7 +84,7 @@ def transform(corpus: Corpus, shape: tuple[int, int, int], rounds: int, **option
         seed=0,
         stream="bench",
     )
-    source = source_of(corpus, length, pairs=nsp)
+    source = source_of(corpus, length, "pairs" if nsp else "blocks")
     rows = jax.device_put(read_rows(source, np.arange(batch)))
     draw = jax.jit(objective.transform)
     return milliseconds(lambda: jax.block_until_ready(draw(rows)), rounds)
