@@ -60,9 +60,7 @@ class Span(NamedTuple):
 
     tokens: Int[AnyArray, "B W"]
     marks: UInt[AnyArray, "B W"]
-    length: Int[
-        AnyArray, "B"
-    ]  # tokens that are there: to the document's end, at most W
+    length: Int[AnyArray, "B"]  # tokens that are there, at most W
 
 
 class Rows(NamedTuple):
@@ -90,3 +88,13 @@ class MlmBatch(NamedTuple):
     weights: Float[Array, "B P"]
     nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
     nsp_weights: Float[Array, "B"]
+
+
+class GptBatch(NamedTuple):
+    """What a decoder is trained on: at each place, the token that comes next."""
+
+    tokens: Int[Array, "B L"]
+    targets: Int[Array, "B L"]
+    weights: Float[Array, "B L"]  # 0 where there is no next token
+    positions: Int[Array, "B L"]
+    segments: Int[Array, "B L"]  # 1, 2, …; 0 where there is no next token

@@ -1,0 +1,54 @@
+"""A stretch of the text → a row and, one place on, what it predicts → the decoder.
+
+    span        ↵   a   b   c   ↵   d   e         L + 1 tokens; ↵ ends a document
+    tokens      ↵   a   b   c   ↵   d
+    targets     a   b   c   ↵   d   e
+
+    packed:
+    segments    1   1   1   1   2   2             attention stays inside a segment
+    positions   0   1   2   3   0   1
+
+↵ ends one document and begins the next, as GPT-2's `<|endoftext|>` does: it is the last
+target of its document and the first token of the next one's segment. So a packed row is
+its documents [↵ a b c] → [a b c ↵] one by one. A row that begins in the midst of a
+document has its first segment, positions from 0, without a ↵.
+
+Nothing is drawn: a row is the same in every pass.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.types import GptBatch, Span
+
+
+def shift_row(
+    span: Span, *, length: int, end_of_document: int, packed: bool
+) -> GptBatch:
+    """One row of a batch; vmapped, each field gains its leading B.
+
+    Args:
+        span: one row of it, [L + 1], as the layout "stream" reads it.
+        length: L.
+        end_of_document: id of the token that is stored after each document.
+        packed: documents are segments; False: the row is one, positions 0 … L - 1.
+    """
+    text = jnp.asarray(span.tokens)
+    tokens_L, targets_L = text[:length], text[1:]
+    at = jnp.arange(length)
+    if packed:
+        starts_L = (tokens_L == end_of_document) | (at == 0)
+        segments_L = jnp.cumsum(starts_L)
+        positions_L = at - jax.lax.cummax(jnp.where(starts_L, at, 0))
+    else:
+        segments_L, positions_L = jnp.ones_like(at), at
+    inside_L = at < span.length - 1
+    return GptBatch(
+        tokens=tokens_L,
+        targets=targets_L,
+        weights=inside_L.astype(jnp.float32),
+        positions=positions_L,
+        segments=jnp.where(inside_L, segments_L, 0),
+    )
