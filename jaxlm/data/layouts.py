@@ -5,6 +5,11 @@
                               `------------------'   row 1 begins ¾ of a chunk later
     blocks     `-----------'`-----------'`----'     `length - 2` tokens each, no overlap
 
+    tokens     [ d0 . . ↵ | d1 . ↵ | d2 . . ↵ | d3 . . . ↵ ]  documents; d2 is held out
+    stream   ↵ [ d0 . . ↵   d1 . ↵   d3 . . . ↵ ]             end to end, ↵ before them
+             `-----------'                row 0: `length` tokens to predict, and the one
+                         `------------'   before the first of them; row 1 …
+
 *pairs*: a row with a random second segment uses, on average, half of its chunk, so a
 pass over rows that lie end to end would lose a quarter of the text. The reference puts
 the unused sentences back, which moves its next chunk by ¾ of a chunk on average; a plan
@@ -25,7 +30,7 @@ import numpy as np
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
-Layout = Literal["pairs", "blocks"]
+Layout = Literal["pairs", "blocks", "stream"]
 
 _SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
 
@@ -33,6 +38,7 @@ _SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounde
 def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
     """First token of every row, int64 [rows], in the corpus's order.
 
+    Of a stream: where in the stream, that is how many tokens of the split are before.
     Cached beside the corpus under its digest and memory-mapped; a corpus that cannot be
     written to is planned in memory each time.
 
@@ -66,10 +72,25 @@ def document_ends(corpus: Corpus) -> np.ndarray:
     return np.append(corpus.documents[1:, 0], corpus.num_tokens)
 
 
+def stretches(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first token, token after the last) of what a stream reads, int64 [s] each.
+
+    Documents that lie side by side are one stretch. Before them, as a stretch of its
+    own, comes the token that ends the last one: the first is told from it.
+    """
+    inside = corpus.documents[:, 2] == split
+    before, after = np.append(False, inside[:-1]), np.append(inside[1:], False)
+    first = corpus.documents[inside & ~before, 0]
+    end = document_ends(corpus)[inside & ~after]
+    return np.insert(first, 0, end[-1] - 1), np.insert(end, 0, end[-1])
+
+
 def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
     inside = corpus.documents[:, 2] == split
     first = corpus.documents[inside, 0]
     end = document_ends(corpus)[inside]
+    if layout == "stream":
+        return np.arange(0, np.sum(end - first), length)
     if layout == "blocks":
         return _blocks(first, end, length - 2)
     sentences = corpus.sentences

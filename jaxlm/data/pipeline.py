@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.layouts import Layout, document_ends, plan
+from jaxlm.data.layouts import Layout, document_ends, plan, stretches
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import Rows, Span, UserError
 
@@ -23,9 +23,10 @@ class Source(NamedTuple):
     """One stream of rows: a split of a corpus in rows of one length."""
 
     corpus: Corpus
-    windows: np.ndarray  # int64 [windows], first token of each
-    first: np.ndarray  # int64 [d], first token of each document of the split
+    windows: np.ndarray  # int64 [windows], of `layouts.plan`
+    first: np.ndarray  # int64 [d], first token of each document (stream: stretch)
     end: np.ndarray  # int64 [d], token after its last
+    before: np.ndarray  # int64 [d], tokens of those before it
     width: int  # tokens of a span
     layout: Layout
     draws: int
@@ -57,7 +58,8 @@ def open_source(
         corpus: an open corpus.
         split: 0 training documents, 1 held out.
         length: L of the rows.
-        layout: "pairs": with a second span from another document, for NSP; "blocks".
+        layout: "pairs", with a second span from another document, for NSP; "blocks";
+            "stream", documents end to end, with the token before each row.
         seed: the run's.
         stream: name of the phase; each stream has its own order and its own chance.
         draws: draws of a window before they repeat; 0: always fresh.
@@ -65,9 +67,16 @@ def open_source(
         limit: keep that many windows, evenly spaced over the plan; 0: all.
 
     Raises:
-        UserError: the split is empty, or has one document where pairs need two.
+        UserError: the split is empty, or has one document where pairs need two, or its
+            documents do not end with a token where a stream needs one.
     """
     inside = corpus.documents[:, 2] == split
+    if layout == "stream" and corpus.end_of_document is None:
+        raise UserError(
+            f"corpus {corpus.directory} has no end-of-text token after its documents, "
+            "which a decoder needs: prepare it again, with a decoder's recipe and a "
+            "vocabulary that has <|endoftext|>"
+        )
     if layout == "pairs" and np.sum(inside) == 1:
         raise UserError(
             f"corpus {corpus.directory} has 1 document in split {split}, and next-"
@@ -77,14 +86,19 @@ def open_source(
     windows = plan(corpus, split, layout, length)
     if 0 < limit < len(windows):
         windows = windows[np.arange(limit) * len(windows) // limit]
+    first, end = corpus.documents[inside, 0], document_ends(corpus)[inside]
+    if layout == "stream":
+        first, end = stretches(corpus, split)
+    # A chunk ends with the sentence that reaches the target: twice the length holds
+    # it whole but for sentences of more than `length` tokens.
+    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}[layout]
     return Source(
         corpus=corpus,
         windows=windows,
-        first=corpus.documents[inside, 0],
-        end=document_ends(corpus)[inside],
-        # A chunk ends with the sentence that reaches the target: twice the length holds
-        # it whole but for sentences of more than `length` tokens.
-        width=2 * length if layout == "pairs" else length - 2,
+        first=first,
+        end=end,
+        before=np.cumsum(end - first) - (end - first),
+        width=width,
         layout=layout,
         draws=draws,
         seed=seed,
@@ -118,6 +132,8 @@ def read_rows(source: Source, rows: np.ndarray) -> Rows:
     identity = identity.astype(np.uint32)
 
     starts = np.asarray(source.windows[window])
+    if source.layout == "stream":
+        return Rows(_stitched(source, starts), None, identity, valid)
     document = np.searchsorted(source.first, starts, side="right") - 1
     second = None
     if source.layout == "pairs":
@@ -132,10 +148,39 @@ def read_rows(source: Source, rows: np.ndarray) -> Rows:
 
 
 def _span(source: Source, starts: np.ndarray, ends: np.ndarray) -> Span:
-    length = np.minimum(ends - starts, source.width).astype(np.int32)
-    tokens, marks = source.corpus.read(starts, source.width)
-    inside = np.arange(source.width) < length[:, None]
-    return Span(np.where(inside, tokens, 0), np.where(inside, marks, 0), length)
+    length = np.minimum(ends - starts, source.width)
+    tokens, marks = source.corpus.read(starts, source.width, length)
+    return Span(tokens, marks, length.astype(np.int32))
+
+
+def _stitched(source: Source, windows: np.ndarray) -> Span:
+    """Tokens of the stream from the one before each window on.
+
+    Documents of another split lie between its own, so a row may be several pieces of
+    the corpus: they are read together and put where they belong.
+    """
+    # With the token that stands before the stream, the one before a window is at
+    # `windows`; the row ends at most at the stream's end.
+    ends = source.before + source.end - source.first
+    end = np.minimum(windows + source.width, ends[-1])
+    low = np.searchsorted(ends, windows, side="right")
+    pieces = np.searchsorted(source.before, end, side="left") - low
+    row = np.repeat(np.arange(len(windows)), pieces)
+    nth = np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    of = low[row] + nth  # the stretch of each piece
+    start = np.maximum(source.before[of], windows[row])
+    length = np.minimum(ends[of], end[row]) - start
+
+    width = int(length.max(initial=0))
+    first = source.first[of] + start - source.before[of]
+    parts = source.corpus.read(first, width, length)
+    inside = np.arange(width) < length[:, None]
+    at = (row * source.width + start - windows[row])[:, None] + np.arange(width)
+    shape = len(windows), source.width
+    tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
+    for out, part in zip((tokens, marks), parts, strict=True):
+        out.reshape(-1)[at[inside]] = part[inside]
+    return Span(tokens, marks, (end - windows).astype(np.int32))
 
 
 def _second_candidates(source: Source, document: np.ndarray, identity: np.ndarray):

@@ -42,6 +42,11 @@ class Corpus:
         """BERT's special tokens; None where the vocabulary lacks one."""
         return self.manifest.special
 
+    @property
+    def end_of_document(self) -> int | None:
+        """Id of the token after each document; None where none is stored."""
+        return self.manifest.end_of_document
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""
@@ -52,16 +57,22 @@ class Corpus:
         read = read_array if self.in_memory else open_array
         return [read(Path(self.directory) / name) for name in ("tokens", "marks")]
 
-    def read(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, starts: np.ndarray, width: int, lengths: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
-        `starts` is int64 [R], none negative; positions past the corpus's end are 0.
+        Args:
+            starts: int64 [R], none negative; positions past the corpus's end are 0.
+            width: of what is returned.
+            lengths: int64 [R], at most `width`: that many are read, the rest is 0.
 
         Raises:
             UserError: the files are damaged, or hold ids outside the vocabulary.
         """
         starts = np.minimum(starts, self.num_tokens)
-        ends = np.minimum(starts + width, self.num_tokens)
+        lengths = np.full_like(starts, width) if lengths is None else lengths
+        ends = np.minimum(starts + lengths, self.num_tokens)
         shape = len(starts), width
         tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
         if self.in_memory:

@@ -84,6 +84,6 @@ def test_a_corpus_that_cannot_be_written_is_planned_in_memory(tmp_path):
 
 def test_an_empty_split_is_an_error_with_the_numbers(tmp_path):
     corpus = numbered([[5, 5]] * 4, tmp_path)
-    for layout in ("pairs", "blocks"):
+    for layout in ("pairs", "blocks", "stream"):
         with pytest.raises(UserError, match=r"no held-out rows: 0 documents"):
             plan(corpus, 1, layout, 128)

@@ -16,6 +16,7 @@ from jaxlm.text.corpus import Corpus
 from jaxlm.types import Mark, SpecialTokens
 
 FIRST = 5  # ids below are special
+END = 1  # the last token of each document, where asked
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Numbered(Corpus):
     """Token i of the corpus has the id i + FIRST."""
 
     marks: np.ndarray = None  # uint8, one a token
+    ended: bool = False  # each document's last token is `END`
 
     @property
     def num_tokens(self) -> int:
@@ -32,13 +34,21 @@ class Numbered(Corpus):
     def sha256(self) -> str:
         return "0" * 64
 
-    def read(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, starts: np.ndarray, width: int, lengths: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.full_like(starts, width) if lengths is None else lengths
         at = starts[:, None] + np.arange(width)
-        there = at < self.num_tokens
+        there = at < np.minimum(starts + lengths, self.num_tokens)[:, None]
         marks = self.marks[np.where(there, at, 0)]
-        return np.where(there, at + FIRST, 0).astype(np.int32), np.where(
-            there, marks, 0
-        )
+        tokens = np.where(there, at + FIRST, 0).astype(np.int32)
+        if self.ended:
+            tokens[there & np.isin(at, self.ends - 1)] = END
+        return tokens, np.where(there, marks, 0)
+
+    @property
+    def end_of_document(self) -> int | None:
+        return END if self.ended else None
 
     @property
     def special(self) -> SpecialTokens:
@@ -67,6 +77,7 @@ def numbered(
     *,
     words: list[int] | None = None,
     held_out: tuple[int, ...] = (),
+    ended: bool = False,
 ) -> Numbered:
     """A corpus of documents of sentences of so many tokens.
 
@@ -75,6 +86,7 @@ def numbered(
         directory: where plans may be cached.
         words: tokens of each word, cut at the ends of sentences; None: all of one.
         held_out: numbers of the documents in split 1.
+        ended: the last token of each document has the id `END`, as a decoder's corpus.
     """
     lengths = [length for sentences in documents for length in sentences]
     sentences = np.cumsum([0, *lengths], dtype=np.int64)
@@ -87,7 +99,9 @@ def numbered(
     marks[starts[starts < len(marks)]] |= int(Mark.WORD)
     marks[sentences[:-1]] |= int(Mark.SENTENCE | Mark.WORD)
     marks[table[:, 0]] |= int(Mark.DOCUMENT)
-    return Numbered(str(directory), None, sentences[:-1], table, marks=marks)
+    return Numbered(
+        str(directory), None, sentences[:-1], table, marks=marks, ended=ended
+    )
 
 
 def lifelike(seed: int, documents: int, sentences: tuple[int, ...]) -> list[list[int]]:
