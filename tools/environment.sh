@@ -11,7 +11,8 @@ environment() {
     local pins=()
     # The pins are those of the Python 3.11 lane; other versions take the newest.
     [[ $("$python" -V) == "Python 3.11."* ]] && pins=(-c tools/constraints.txt)
-    "$directory/bin/python" -m pip install --quiet "${pins[@]}" -e ".${extras:+[$extras]}"
+    # Modules are compiled when they are first imported; most never are.
+    "$directory/bin/python" -m pip install --quiet --no-compile "${pins[@]}" -e ".${extras:+[$extras]}"
     echo "$inputs" > "$directory/.inputs"
     echo "$extras" > "$directory/.extras"
   fi
@@ -27,5 +28,17 @@ find_python() {
     fi
   done
   echo "jaxlm needs Python 3.11 or newer" >&2
+  return 1
+}
+
+# A Python 3.12 that runs; pyenv's `python3.12` may be a name without a version behind it.
+find_python_312() {
+  local name
+  for name in python3.12 "$(pyenv root 2>/dev/null)"/versions/3.12*/bin/python3.12; do
+    if "$name" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
   return 1
 }
