@@ -25,7 +25,7 @@ from jaxlm.metrics import (
     perplexity,
     unigram_loss,
 )
-from jaxlm.objectives import Sums, masked_lm
+from jaxlm.objectives import Sums, objective_of
 from jaxlm.text.corpus import Corpus
 
 
@@ -55,25 +55,17 @@ def open_evaluation(
     Raises:
         UserError: the split is empty, or has one document where pairs need two.
     """
-    stream, seed = "evaluate", config.seed
+    stream = "evaluate"
+    objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
     source = open_source(
         corpus,
         split=split,
         length=phase.length,
-        layout="pairs" if config.model.nsp else "blocks",
-        seed=seed,
+        layout=objective.layout,
+        seed=config.seed,
         stream=stream,
         shuffle=False,
         limit=limit,
-    )
-    objective = masked_lm(
-        module,
-        config.model,
-        config.data,
-        phase,
-        corpus.manifest.special,
-        seed=seed,
-        stream=stream,
     )
 
     @jax.jit
@@ -93,23 +85,24 @@ def open_evaluation(
             sums = sums_of(params, to_devices(rows, local, sharding, batch))
             total = sums if total is None else jax.tree.map(operator.add, total, sums)
         sums, counts_V = jax.device_get(total)
-        return mlm_figures(sums, counts_V)
+        return with_baselines(sums, counts_V)
 
     return evaluate
 
 
-def mlm_figures(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
+def with_baselines(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
     """Figures of an evaluation with their baselines.
 
     The unigram baselines are fitted on the held-out targets themselves: no model that
     is blind to context can do better on them.
 
     Args:
-        sums: of `objectives.masked_lm`.
+        sums: of an objective.
         counts_V: how often each token was the target.
     """
     out = figures(sums)
-    out["mlm_perplexity"] = perplexity(out["mlm_loss"])
+    name = "mlm" if "mlm_loss" in sums else "lm"
+    out[f"{name}_perplexity"] = perplexity(out[f"{name}_loss"])
     out["unigram_loss"] = unigram_loss(counts_V)
     out["unigram_accuracy"] = majority_accuracy(counts_V)
     out["targets"] = float(counts_V.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -62,3 +63,104 @@ def _backward(saved, cotangents):
 
 
 _cross_entropy.defvjp(_save, _backward)
+
+
+# Logits of one chunk, in numbers: 128 MB in float32.
+_AT_ONCE = 1 << 25
+
+
+def head_cross_entropy(
+    x_BLD: Float[Array, "B L D"],
+    head_RD: Float[Array, "R D"],
+    targets_BL: Int[Array, "B L"],
+    weights_BL: Float[Array, "B L"],
+    *,
+    classes: int,
+    at_once: int = _AT_ONCE,
+) -> CrossEntropy:
+    """`cross_entropy` of the logits x · headᵀ, without ever holding all of them.
+
+    They are made for a stretch of each row's positions at a time. The pass that makes
+    them forms the gradients of `x` and `head` too, where those are asked for: nothing
+    is computed twice, and what is kept is as large as `x` and `head`.
+
+    Args:
+        x_BLD: of the last layer.
+        head_RD: the table that logits are products with.
+        targets_BL: below `classes`.
+        weights_BL: of each target.
+        classes: rows of the head that the softmax ranges over; more only pad it.
+        at_once: most logits in memory.
+    """
+    batch, length, _ = x_BLD.shape
+    fits = max(1, at_once // (batch * head_RD.shape[0]))
+    stretch = next(n for n in range(min(fits, length), 0, -1) if length % n == 0)
+    loss, correct = _head_loss(
+        x_BLD, head_RD, targets_BL, weights_BL, classes, length // stretch
+    )
+    return CrossEntropy(loss, weights_BL.sum(), correct)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _head_loss(x_BLD, head_RD, targets_BL, weights_BL, classes, chunks):
+    sums, _ = _by_chunks(
+        x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, gradient=False
+    )
+    return sums
+
+
+def _head_forward(x_BLD, head_RD, targets_BL, weights_BL, classes, chunks):
+    return _by_chunks(
+        x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, gradient=True
+    )
+
+
+def _head_backward(classes, chunks, gradients, cotangents):
+    dx_BLD, dhead_RD = gradients
+    scale = cotangents[0]
+    return (dx_BLD * scale).astype(dx_BLD.dtype), dhead_RD * scale, None, None
+
+
+_head_loss.defvjp(_head_forward, _head_backward)
+
+
+def _by_chunks(
+    x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, *, gradient: bool
+):
+    """((loss, correct), (dx, dhead) of the loss), a stretch of positions at a time."""
+    table_RD = head_RD.astype(x_BLD.dtype)
+    padding = jnp.arange(head_RD.shape[0]) >= classes
+
+    def cut(x):
+        rows, length, *rest = x.shape
+        return jnp.moveaxis(x.reshape(rows, chunks, length // chunks, *rest), 1, 0)
+
+    def one(carry, chunk):
+        loss, correct, dhead_RD = carry
+        x_BCD, targets_BC, weights_BC = chunk
+        logits_BCR = jnp.einsum(
+            "bcd,rd->bcr", x_BCD, table_RD, preferred_element_type=jnp.float32
+        )
+        logits_BCR = jnp.where(padding[None, None], -jnp.inf, logits_BCR)
+        (losses_BC, correct_BC), total_BC = _forward(logits_BCR, targets_BC)
+        loss += (weights_BC * losses_BC).sum()
+        correct += (weights_BC * correct_BC).sum()
+        if not gradient:
+            return (loss, correct, None), None
+        saved = logits_BCR, targets_BC, total_BC
+        d_BCR = _backward(saved, (weights_BC,))[0].astype(x_BCD.dtype)
+        dx_BCD = jnp.einsum("bcr,rd->bcd", d_BCR, table_RD)
+        dhead_RD += jnp.einsum(
+            "bcr,bcd->rd", d_BCR, x_BCD, preferred_element_type=jnp.float32
+        )
+        return (loss, correct, dhead_RD), dx_BCD
+
+    zero = jnp.zeros(())
+    dhead_RD = jnp.zeros(head_RD.shape, jnp.float32) if gradient else None
+    (loss, correct, dhead_RD), dx_KBCD = jax.lax.scan(
+        one, (zero, zero, dhead_RD), jax.tree.map(cut, (x_BLD, targets_BL, weights_BL))
+    )
+    if dx_KBCD is None:
+        return (loss, correct), None
+    dx_BLD = jnp.moveaxis(dx_KBCD, 0, 1).reshape(x_BLD.shape)
+    return (loss, correct), (dx_BLD, dhead_RD)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.config import BertConfig, DataConfig, GptConfig, Phase, RunConfig
 from jaxlm.keys import key_for
-from jaxlm.losses import cross_entropy
+from jaxlm.losses import cross_entropy, head_cross_entropy
 from jaxlm.metrics import Mean
+from jaxlm.models.gpt import head_rows
+from jaxlm.models.layers import causal_mask
+from jaxlm.text.manifest import Manifest
 from jaxlm.transforms.mask import choose_tokens, choose_units, mask_row, target_counts
 from jaxlm.transforms.pairs import pair_row, single_row
-from jaxlm.types import Mark, MlmBatch, Rows, SpecialTokens, UserError
+from jaxlm.transforms.shift import shift_row
+from jaxlm.types import GptBatch, Mark, MlmBatch, Rows, SpecialTokens, UserError
 
 Sums = dict[str, Mean]
+Layout = Literal["pairs", "blocks", "stream"]  # of `data/layouts.py`
 
 
 class Objective(NamedTuple):
-    """The two functions in which families differ.
+    """In what families differ: how their rows lie in a corpus, and three functions.
 
     `transform(rows)` draws a whole global batch; `loss(params, batch, key)` gives sums
     of a micro-batch of it, with dropout where a key is given. `weights(batch)` are the
@@ -29,9 +35,105 @@ class Objective(NamedTuple):
     before any forward pass: the loss is Σ_k sum_k / weight_k, however the batch is cut.
     """
 
+    layout: Layout
     transform: Callable[[Rows], Any]
     weights: Callable[[Any], dict[str, jax.Array]]
     loss: Callable[..., Sums]
+
+
+def objective_of(
+    config: RunConfig,
+    module: nn.Module,
+    manifest: Manifest,
+    phase: Phase,
+    *,
+    stream: str,
+) -> Objective:
+    """What a run's family is pretrained on.
+
+    Args:
+        config: of the run.
+        module: its model.
+        manifest: of the corpus.
+        phase: shape of the rows.
+        stream: name of the phase, as for `data.pipeline.open_source`.
+
+    Raises:
+        UserError: the vocabulary lacks a token that the family needs.
+    """
+    model, data, seed = config.model, config.data, config.seed
+    match model:
+        case BertConfig():
+            return masked_lm(
+                module, model, data, phase, manifest.special, seed=seed, stream=stream
+            )
+        case GptConfig():
+            return causal_lm(module, model, data, phase, manifest.end_of_document)
+
+
+def causal_lm(
+    module: nn.Module,
+    config: GptConfig,
+    data: DataConfig,
+    phase: Phase,
+    end_of_document: int | None,
+) -> Objective:
+    """GPT's: each next token, with documents end to end in a stream.
+
+    Args:
+        module: a decoder.
+        config: of the model.
+        data: whether documents see each other.
+        phase: shape of the rows.
+        end_of_document: id of the token after each document.
+
+    Raises:
+        UserError: the corpus has no such token.
+    """
+    if end_of_document is None:
+        raise UserError(
+            "the corpus does not mark where its documents end, which a GPT needs: "
+            "prepare it with the recipe of one"
+        )
+
+    def transform(rows: Rows) -> GptBatch:
+        one = functools.partial(
+            shift_row,
+            length=phase.length,
+            end_of_document=end_of_document,
+            packed=data.packed,
+        )
+        batch = jax.vmap(one)(rows.first)
+        valid = jnp.asarray(rows.valid, jnp.float32)[:, None]
+        return batch._replace(weights=batch.weights * valid)
+
+    def weights(batch: GptBatch) -> dict[str, jax.Array]:
+        return {"lm_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
+
+    def loss(params, batch: GptBatch, key=None) -> Sums:
+        positions = mask = None
+        if data.packed:
+            positions = batch.positions
+            mask = causal_mask(phase.length, batch.segments)
+        out: Any = module.apply(
+            {"params": params},
+            batch.tokens,
+            positions,
+            mask,
+            logits=False,
+            deterministic=key is None,
+            rngs={} if key is None else {"dropout": key},
+        )
+        total, weight, correct = head_cross_entropy(
+            out.last,
+            out.head,
+            batch.targets,
+            batch.weights,
+            classes=head_rows(config),
+        )
+        return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}
+
+    return Objective("stream", transform, weights, loss)
 
 
 def masked_lm(
@@ -139,4 +241,5 @@ def masked_lm(
                 )
         return sums
 
-    return Objective(transform, weights, loss)
+    layout: Layout = "pairs" if config.nsp else "blocks"
+    return Objective(layout, transform, weights, loss)

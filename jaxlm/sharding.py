@@ -38,11 +38,11 @@ MESH_AXIS_OF = {
     None: None,
 }
 
-# Every parameter of an encoder matches exactly one rule (`tree.match`).
+# Every parameter of every family matches exactly one rule (`tree.match`).
 RULES = (
     (r"embed/token/table", ("vocab", "embed")),
     (r"embed/(position|token_type)/table", (None, "embed")),
-    (r"(embed|mlm)/norm/(scale|bias)", (None,)),
+    (r"(embed/norm|mlm/norm|final_norm)/(scale|bias)", (None,)),
     (r"layers/attention/(query|key|value)/kernel", ("layers", "embed", "heads", "kv")),
     (r"layers/attention/(query|key|value)/bias", ("layers", "heads", "kv")),
     (r"layers/attention/out/kernel", ("layers", "heads", "kv", "embed")),
@@ -126,7 +126,7 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
 
 def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
     """A NamedSharding for each parameter, by the total rules above."""
-    logical = match(RULES, params)
+    logical = match(RULES, params, families=True)
 
     def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
         spec = [

@@ -38,12 +38,16 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
-def match(rules: Sequence[tuple[str, Any]], tree: Any) -> Any:
+def match(
+    rules: Sequence[tuple[str, Any]], tree: Any, *, families: bool = False
+) -> Any:
     """The value of the one rule whose pattern matches each leaf's whole path.
 
     Args:
         rules: (regular expression, value) pairs.
         tree: any tree of leaves.
+        families: the rules are those of several families of models, of which the tree
+            is one: a rule may match nothing.
 
     Returns:
         A tree of the same structure that holds the values.
@@ -67,7 +71,7 @@ def match(rules: Sequence[tuple[str, Any]], tree: Any) -> Any:
 
     values = map_with_path(value_of, tree)
     for i, (pattern, _) in enumerate(rules):
-        if i not in used:
+        if i not in used and not families:
             near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
             hint = f" (nearest leaf: {near[0]})" if near else ""
             problems.append(f"  rule {pattern!r} matches no leaf{hint}")

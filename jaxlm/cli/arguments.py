@@ -44,7 +44,7 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
         else:
             raise UserError(f"jaxlm {verb} needs a config first; see jaxlm show")
     positional = [f.name for f in dataclasses.fields(kind) if _is_positional(kind, f)]  # type: ignore[arg-type]
-    _refuse_unknown(kind, verb, argv)
+    _refuse_unknown(verb, argv, _flags(kind, defaults.get("config")))
     _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
     lists = [name for name, hint in hints.items() if typing.get_origin(hint) is tuple]
     printed = io.StringIO()
@@ -93,21 +93,23 @@ def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
             raise UserError(f"jaxlm {verb} needs --{field.name}")
 
 
-def _flags(kind: Any, at: str = "") -> list[str]:
+def _flags(kind: Any, config: Any, at: str = "") -> list[str]:
+    """Dotted names of all fields; a union of families is the one that `config` has."""
     hints = typing.get_type_hints(kind)
     out = []
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            inner = "" if field.name == "config" and not at else f"{at}{field.name}."
-            out += _flags(hint, inner)
+        top = field.name == "config" and not at
+        value = config if top else getattr(config, field.name, None)
+        if dataclasses.is_dataclass(value) or dataclasses.is_dataclass(hint):
+            inner = "" if top else f"{at}{field.name}."
+            out += _flags(type(value) if value else hint, value, inner)
         elif not _is_positional(kind, field):
             out.append(at + field.name)
     return out
 
 
-def _refuse_unknown(kind: Any, verb: str, argv: list[str]) -> None:
-    known = _flags(kind)
+def _refuse_unknown(verb: str, argv: list[str], known: list[str]) -> None:
     for arg in argv:
         if not arg.startswith("--") or arg == "--help" or arg.startswith("--phases."):
             continue

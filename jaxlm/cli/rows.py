@@ -9,28 +9,23 @@ from rich.text import Text
 
 from jaxlm.config import RunConfig
 from jaxlm.data.pipeline import open_source, read_rows
-from jaxlm.models.bert import Bert
-from jaxlm.objectives import masked_lm
+from jaxlm.models import build
+from jaxlm.objectives import objective_of
 from jaxlm.text.corpus import Corpus
+from jaxlm.types import GptBatch, MlmBatch
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
-    """The first rows of training: [MASK] and replaced tokens with what they were."""
+    """The first rows of training: [MASK] and replaced tokens with what they were, or
+    the text that a decoder reads."""
     phase, stream = config.stretches[0], "train.0"
+    module = build(config.model)
+    objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
     source = open_source(
         corpus,
         split=0,
         length=phase.length,
-        layout="pairs" if config.model.nsp else "blocks",
-        seed=config.seed,
-        stream=stream,
-    )
-    objective = masked_lm(
-        Bert(config.model),
-        config.model,
-        config.data,
-        phase,
-        corpus.manifest.special,
+        layout=objective.layout,
         seed=config.seed,
         stream=stream,
     )
@@ -38,23 +33,42 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
     for i in range(count):
-        targets = {
-            int(at): int(target)
-            for at, target, weight in zip(
-                batch.positions[i], batch.targets[i], batch.weights[i], strict=True
-            )
-            if weight
-        }
-        line = Text()
-        for at in range(int(batch.mask[i].sum())):
-            token = corpus.tokenizer.token(int(batch.tokens[i, at]))
-            style = "cyan" if batch.token_types[i, at] else ""
-            if at in targets:
-                was = corpus.tokenizer.token(targets[at])
-                line.append(f"{token}", style="bold reverse")
-                line.append(f"={was} ", style="bold green")
-            else:
-                line.append(f"{token} ", style=style)
-        label = ("B follows A", "B is random")[int(batch.nsp_labels[i])]
-        console.print(f"row {i}" + (f": {label}" if config.model.nsp else ""))
-        console.print(line)
+        row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
+        if isinstance(batch, GptBatch):
+            console.print(f"row {i}")
+            console.print(_decoder_row(corpus, row))
+            continue
+        label = ("B follows A", "B is random")[int(row.nsp_labels)]
+        pairs = objective.layout == "pairs"
+        console.print(f"row {i}" + (f": {label}" if pairs else ""))
+        console.print(_masked_row(corpus, row))
+
+
+def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
+    targets = {
+        int(at): int(target)
+        for at, target, weight in zip(
+            row.positions, row.targets, row.weights, strict=True
+        )
+        if weight
+    }
+    line = Text()
+    for at in range(int(row.mask.sum())):
+        token = corpus.tokenizer.token(int(row.tokens[at]))
+        if at in targets:
+            was = corpus.tokenizer.token(targets[at])
+            line.append(f"{token}", style="bold reverse")
+            line.append(f"={was} ", style="bold green")
+        else:
+            line.append(f"{token} ", style="cyan" if row.token_types[at] else "")
+    return line
+
+
+def _decoder_row(corpus: Corpus, row: GptBatch) -> Text:
+    """The text of a row: documents that do not see each other in turning colours."""
+    line = Text()
+    styles = ("", "cyan", "magenta", "yellow")
+    for segment in range(1, int(row.segments.max()) + 1):
+        text = corpus.tokenizer.decode(np.asarray(row.tokens)[row.segments == segment])
+        line.append(text, style=styles[segment % len(styles)])
+    return line

@@ -52,15 +52,18 @@ def _config(config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxlm.models.bert import Bert
-    from jaxlm.models.flops import bert_train_flops, num_parameters
+    from jaxlm.models import build
+    from jaxlm.models.flops import num_parameters, train_flops
     from jaxlm.sharding import RULES
     from jaxlm.train.optim import DECAY
     from jaxlm.train.state import abstract_params
     from jaxlm.tree import leaves, match
 
-    params = abstract_params(Bert(config.model))
-    axes, decay = dict(_paths(match(RULES, params))), dict(_paths(match(DECAY, params)))
+    params = abstract_params(build(config.model))
+    axes, decay = (
+        dict(_paths(match(RULES, params, families=True))),
+        dict(_paths(match(DECAY, params))),
+    )
     table = Table("parameter", "shape", "count", "axes", "decay", box=None)
     for path, leaf in leaves(params):
         names = ", ".join(axis or "-" for axis in axes[path])
@@ -69,18 +72,17 @@ def _config(config) -> None:
         table.add_row(path, shape, count, names, "yes" if decay[path] else "")
     console = Console()
     console.print(table)
-    total = num_parameters(params)
-    console.print(f"\n{total:,} parameters, {total * 4 / 1e6:,.0f} MB in float32")
+    total = num_parameters(params, config.model)
+    stored = num_parameters(params)
+    padding = f" (and {stored - total:,} that pad the vocabulary)" * (stored > total)
+    console.print(
+        f"\n{total:,} parameters{padding}, {stored * 4 / 1e6:,.0f} MB in float32"
+    )
     begin = 0
     for i, phase in enumerate(config.stretches):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
-        flops = bert_train_flops(
-            config.model,
-            batch=phase.batch,
-            length=phase.length,
-            predictions=phase.predictions,
-        )
+        flops = train_flops(config.model, phase)
         console.print(
             f"phase {i}: steps {begin:,} to {phase.until:,}, {phase.batch} rows x "
             f"{phase.length} tokens = {tokens:,} a step, {steps * tokens:,} in all; "

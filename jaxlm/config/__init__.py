@@ -5,7 +5,16 @@ overrides them by dotted names, and the run directory keeps the result as JSON.
 """
 
 from jaxlm.config.files import difference, from_json, load_config, to_json
-from jaxlm.config.model import BERT_SIZES, BertConfig, bert
+from jaxlm.config.model import (
+    BERT_SIZES,
+    GPT2_SIZES,
+    BertConfig,
+    GptConfig,
+    ModelConfig,
+    bert,
+    gpt1,
+    gpt2,
+)
 from jaxlm.config.run import (
     DataConfig,
     LogConfig,
@@ -18,10 +27,13 @@ from jaxlm.config.run import (
 
 __all__ = [
     "BERT_SIZES",
+    "GPT2_SIZES",
     "BertConfig",
     "DataConfig",
+    "GptConfig",
     "LogConfig",
     "MeshConfig",
+    "ModelConfig",
     "OptimConfig",
     "Phase",
     "RunConfig",
@@ -29,6 +41,8 @@ __all__ = [
     "bert",
     "difference",
     "from_json",
+    "gpt1",
+    "gpt2",
     "load_config",
     "to_json",
 ]

@@ -84,8 +84,17 @@ def _value(kind: Any, value: Any, at: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(_build(typing.get_args(kind)[0], v, at) for v in value)
     if isinstance(kind, types.UnionType):
-        raise TypeError(f"{at} is a union: name its family")
+        kind = _family(typing.get_args(kind), value, at)
     return _build(kind, value, at)
+
+
+def _family(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
+    """The dataclass whose field `family` has the value's name."""
+    by_name = {str(dataclasses.fields(kind)[0].default): kind for kind in kinds}
+    name = value.get("family", "bert")
+    if name not in by_name:
+        raise UserError(f"{at}family = {name!r}: there are {', '.join(by_name)}")
+    return by_name[name]
 
 
 def difference(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,8 @@ from jaxlm.types import UserError
 class BertConfig:
     """BERT (Devlin et al. 2018); the defaults are BERT-base, uncased."""
 
+    family: Literal["bert"] = "bert"
+    """Which dataclass this is, in JSON."""
     vocab_size: int = 30_522
     """Entries of the vocabulary; equals the tokenizer's."""
     num_layers: int = 12
@@ -40,18 +42,64 @@ class BertConfig:
     second head in the model."""
 
     def __post_init__(self) -> None:
-        if self.d_model % self.num_heads:
-            raise UserError(
-                f"model.d_model = {self.d_model} is not a multiple of "
-                f"model.num_heads = {self.num_heads}"
-            )
-        for name in ("vocab_size", "num_layers", "d_model", "d_ff", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"model.{name} = {getattr(self, name)} must be positive"
-                )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout = {self.dropout} is not in [0, 1)")
+        _check_shape(self)
+
+
+@dataclass(frozen=True)
+class GptConfig:
+    """GPT-1 and GPT-2 (Radford et al. 2018, 2019); the defaults are GPT-2 124M."""
+
+    family: Literal["gpt"] = "gpt"
+    """Which dataclass this is, in JSON."""
+    vocab_size: int = 50_257
+    """Entries of the vocabulary; equals the tokenizer's."""
+    num_layers: int = 12
+    """Transformer blocks."""
+    num_heads: int = 12
+    """Attention heads of a block."""
+    d_model: int = 768
+    """Width of the hidden states."""
+    d_ff: int = 3072
+    """Width inside the MLP of a block."""
+    max_length: int = 1024
+    """Rows of the position table, in tokens: the longest context."""
+    norm: Literal["pre", "post"] = "pre"
+    """Norms before attention and MLP and one at the end (GPT-2), or after (GPT-1)."""
+    one_matrix: bool = False
+    """GPT-1's original: token and position tables are one matrix, dropout falls on it
+    and not on its sums, and the softmax ranges over its position rows too."""
+    dropout: float = 0.1
+    """Share of hidden units and of attention probabilities dropped in training."""
+    activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_tanh"
+    """Of the MLP; all GPTs use tanh."""
+    norm_eps: float = 1e-5
+    """Added to the variance in LayerNorm."""
+    init_std: float = 0.02
+    """Scale of the normal that kernels and the token table start from."""
+    position_std: float = 0.01
+    """Scale of the normal that the position table starts from."""
+    scale_residual: bool = True
+    """Start the projections into the residual stream 1 / sqrt(2 num_layers) as large
+    (GPT-2's paper)."""
+
+    def __post_init__(self) -> None:
+        _check_shape(self)
+
+
+ModelConfig = BertConfig | GptConfig
+
+
+def _check_shape(config: ModelConfig) -> None:
+    if config.d_model % config.num_heads:
+        raise UserError(
+            f"model.d_model = {config.d_model} is not a multiple of "
+            f"model.num_heads = {config.num_heads}"
+        )
+    for name in ("vocab_size", "num_layers", "d_model", "d_ff", "max_length"):
+        if getattr(config, name) < 1:
+            raise UserError(f"model.{name} = {getattr(config, name)} must be positive")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"model.dropout = {config.dropout} is not in [0, 1)")
 
 
 # num_layers, d_model of the published sizes (google-research/bert README); heads are
@@ -76,3 +124,40 @@ def bert(size: str, **changes: Any) -> BertConfig:
         "d_ff": 4 * d_model,
     }
     return BertConfig(**{**shape, **changes})
+
+
+# num_layers, d_model, heads of the released sizes (openai/gpt-2; its paper's counts of
+# parameters, 117M to 1542M, were wrong) and of a laptop's.
+GPT2_SIZES = {
+    "tiny": (4, 128, 4),
+    "mini": (4, 256, 4),
+    "small": (12, 768, 12),
+    "medium": (24, 1024, 16),
+    "large": (36, 1280, 20),
+    "xl": (48, 1600, 25),
+}
+
+
+def gpt1(**changes: Any) -> GptConfig:
+    """GPT-1 as published, 117M parameters, with `changes` to its fields."""
+    shape: dict[str, Any] = {
+        "vocab_size": 40_478,
+        "max_length": 512,
+        "norm": "post",
+        "one_matrix": True,
+        "position_std": 0.02,
+        "scale_residual": False,
+    }
+    return GptConfig(**{**shape, **changes})
+
+
+def gpt2(size: str, **changes: Any) -> GptConfig:
+    """The size `tiny` … `xl` of GPT-2, with `changes` to its fields."""
+    num_layers, d_model, num_heads = GPT2_SIZES[size]
+    shape: dict[str, Any] = {
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "d_model": d_model,
+        "d_ff": 4 * d_model,
+    }
+    return GptConfig(**{**shape, **changes})

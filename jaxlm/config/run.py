@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxlm.config.model import BertConfig
+from jaxlm.config.model import BertConfig, ModelConfig
 from jaxlm.types import UserError
 
 
@@ -34,6 +34,8 @@ class DataConfig:
     draws: int = 0
     """Mask and pair draws of a row before they repeat (Google's dupe_factor);
     0: fresh ones in every pass."""
+    packed: bool = False
+    """Decoders: attention stays inside a document, and positions start anew in each."""
     threads: int = 4
     """Threads that read rows ahead of the device."""
 
@@ -108,7 +110,7 @@ class Phase:
     batch: int
     """Rows in the global batch."""
     predictions: int
-    """Most tokens predicted in a row."""
+    """Most masked tokens predicted in a row; a decoder predicts all of them."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
 
@@ -117,7 +119,7 @@ class Phase:
 class RunConfig:
     """One pretraining run, all of it."""
 
-    model: BertConfig = field(default_factory=BertConfig)
+    model: ModelConfig = field(default_factory=BertConfig)
     text: TextConfig = field(default_factory=TextConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -134,7 +136,7 @@ class RunConfig:
     length: int = 128
     """Tokens in a row."""
     predictions: int = 20
-    """Most tokens predicted in a row."""
+    """Most masked tokens predicted in a row; a decoder predicts all of them."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
     phases: tuple[Phase, ...] = ()

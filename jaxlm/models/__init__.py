@@ -1,1 +1,31 @@
-"""Flax Linen modules, a file a family; they know nothing of data, losses or meshes."""
+"""Token ids → hidden states and logits, a file a family; `build` picks it by config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.models.bert import Bert
+from jaxlm.models.gpt import Gpt
+from jaxlm.models.stack import Remat
+
+LanguageModel = Bert | Gpt
+
+
+def build(
+    config: ModelConfig, *, dtype: Any = jnp.float32, remat: Remat = "none"
+) -> LanguageModel:
+    """The module of a config's family.
+
+    Args:
+        config: its shape.
+        dtype: of the matrix products.
+        remat: what the backward pass computes again.
+    """
+    match config:
+        case BertConfig():
+            return Bert(config, dtype=dtype, remat=remat)
+        case GptConfig():
+            return Gpt(config, dtype=dtype, remat=remat)

@@ -10,6 +10,8 @@ host: an id outside a table would be clamped silently here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -62,6 +64,11 @@ class Bert(nn.Module):
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
 
+    def example(self) -> tuple[Any, ...]:
+        """A row to initialise on; no shape depends on its length."""
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return tokens, tokens, jnp.ones((1, 2), bool)
+
     @nn.compact
     def __call__(
         self,
@@ -100,9 +107,11 @@ class Bert(nn.Module):
             activation=config.activation,
             dropout=dropout,
             kernel_init=init,
+            out_init=init,
             dtype=self.dtype,
         )
-        last_BLD, layers_NBLD = layers(x_BLD, mask if mask.ndim == 3 else mask[:, None])
+        mask = mask if mask.ndim == 3 else mask[:, None]
+        last_BLD, (layers_NBLD, _) = layers(x_BLD, mask)
         out = Encoded(hidden=with_embedding(x_BLD, layers_NBLD))
         if config.nsp:
             pooled_BD = Pooler(init, self.dtype, name="pooler")(last_BLD)

@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-from jaxlm.config.model import BertConfig
+from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.config.run import Phase
+from jaxlm.models.gpt import table_rows
 
 
 def bert_forward_flops(config: BertConfig, *, length: int, predictions: int) -> int:
@@ -38,6 +40,35 @@ def bert_train_flops(
     return 3 * batch * row
 
 
-def num_parameters(params: Any) -> int:
-    """Numbers in a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+def gpt_forward_flops(config: GptConfig, *, length: int) -> int:
+    """Of one row through decoder and head, every position scored.
+
+    Args:
+        config: of the model.
+        length: L; attention is counted in full, as it is computed, not its causal half.
+    """
+    d, f = config.d_model, config.d_ff
+    token = config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
+    return 2 * length * (token + d * config.vocab_size)
+
+
+def train_flops(config: ModelConfig, phase: Phase) -> int:
+    """Of one update on a phase's batch."""
+    match config:
+        case BertConfig():
+            return bert_train_flops(
+                config,
+                batch=phase.batch,
+                length=phase.length,
+                predictions=phase.predictions,
+            )
+        case GptConfig():
+            return 3 * phase.batch * gpt_forward_flops(config, length=phase.length)
+
+
+def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
+    """Numbers in a tree of arrays or shapes, without those that pad a vocabulary."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    if isinstance(config, GptConfig):
+        count -= (table_rows(config) - config.vocab_size) * config.d_model
+    return count

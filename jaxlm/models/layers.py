@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm.models.activations import ACTIVATIONS
 
@@ -210,7 +210,7 @@ def attend(
     q_BLHK: Float[Array, "B L H K"],
     k_BTHK: Float[Array, "B T H K"],
     v_BTHK: Float[Array, "B T H K"],
-    mask: Bool[Array, "B #L T"],
+    mask: Bool[Array, "#B #L T"],
     drop: Callable[[Array], Array] = lambda probability: probability,
 ) -> Float[Array, "B L H K"]:
     """Softmax attention; causal, padded and packed attention differ in the mask only.
@@ -255,27 +255,64 @@ def _masked_softmax_backward(p_BHLT, dp_BHLT):
 _masked_softmax.defvjp(_masked_softmax_forward, _masked_softmax_backward)
 
 
+def causal_mask(
+    length: int, segments_BL: Int[Array, "B L"] | None = None
+) -> Bool[Array, "#B L L"]:
+    """True where position l sees t: t ≤ l and, where given, in the same segment."""
+    mask = jnp.tril(jnp.ones((1, length, length), bool))
+    if segments_BL is None:
+        return mask
+    return mask & (segments_BL[:, :, None] == segments_BL[:, None, :])
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer for the tokens so far, in T slots."""
+
+    k: Float[Array, "B T H K"]
+    v: Float[Array, "B T H K"]
+    slot: Int[Array, ""]  # where the next token's go, for all rows
+
+    def append(self, k_BLHK: Array, v_BLHK: Array) -> Cache:
+        """With L more tokens."""
+        k, v = (
+            jax.lax.dynamic_update_slice_in_dim(old, new, self.slot, axis=1)
+            for old, new in ((self.k, k_BLHK), (self.v, v_BLHK))
+        )
+        return Cache(k, v, self.slot + k_BLHK.shape[1])
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
     num_heads: int
     dropout: float
     kernel_init: Init
+    out_init: Init
     dtype: Dtype
 
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask: Bool[Array, "B #L L"]
-    ) -> Float[Array, "B L D"]:
-        """What each position gathers from those that `mask` lets it attend to."""
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask: Bool[Array, "#B #L T"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B L D"], Cache | None]:
+        """What each position gathers from those that `mask` lets it attend to.
+
+        With a cache these are its T slots, once the L tokens are in it; it comes back.
+        """
         width = x_BLD.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         q, k, v = (
             Dense((width,), heads, self.kernel_init, self.dtype, name=name)(x_BLD)
             for name in ("query", "key", "value")
         )
+        if cache is not None:
+            cache = cache.append(k, v)
+            k, v = cache.k, cache.v
         y_BLHK = attend(q, k, v, mask, Dropout(self.dropout))
-        return Dense(heads, (width,), self.kernel_init, self.dtype, name="out")(y_BLHK)
+        out = Dense(heads, (width,), self.out_init, self.dtype, name="out")
+        return out(y_BLHK), cache
 
 
 class Mlp(nn.Module):
@@ -284,6 +321,7 @@ class Mlp(nn.Module):
     d_ff: int
     activation: str
     kernel_init: Init
+    out_init: Init
     dtype: Dtype
 
     @nn.compact
@@ -294,6 +332,6 @@ class Mlp(nn.Module):
             x_BLD
         )
         h_BLF = ACTIVATIONS[self.activation](h_BLF)
-        return Dense((self.d_ff,), (width,), self.kernel_init, self.dtype, name="wo")(
+        return Dense((self.d_ff,), (width,), self.out_init, self.dtype, name="wo")(
             h_BLF
         )

@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxlm.models.layers import PRODUCT, Attention, Dropout, Dtype, Init, LayerNorm, Mlp
+from jaxlm.models.layers import (
+    PRODUCT,
+    Attention,
+    Cache,
+    Dropout,
+    Dtype,
+    Init,
+    LayerNorm,
+    Mlp,
+)
 
 Remat = Literal["none", "dots", "full"]
 
@@ -30,6 +39,11 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "B D"] | None = None
     logits: Float[Array, "B P V"] | None = None
     nsp_logits: Float[Array, "B 2"] | None = None
+    # Of a decoder: what its logits are the product of, for a loss that never holds all
+    # of them, and the caches that it was given, one token or more longer.
+    last: Float[Array, "B L D"] | None = None
+    head: Float[Array, "R D"] | None = None
+    caches: tuple[Cache, ...] | None = None
 
 
 class Block(nn.Module):
@@ -46,31 +60,49 @@ class Block(nn.Module):
     activation: str
     dropout: float
     kernel_init: Init
+    out_init: Init  # of the two products that end in the residual stream
     dtype: Dtype
 
     @nn.compact
     def __call__(
-        self, x_BLD: Float[Array, "B L D"], mask: Bool[Array, "B #L L"]
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"]]:
-        """The block's output twice: what a scan carries on and what it stacks."""
+        self,
+        x_BLD: Float[Array, "B L D"],
+        mask: Bool[Array, "#B #L T"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
+        """What a scan carries on, and what it stacks: the output and the cache."""
         attention = Attention(
-            self.num_heads, self.dropout, self.kernel_init, self.dtype, name="attention"
+            self.num_heads,
+            self.dropout,
+            self.kernel_init,
+            self.out_init,
+            self.dtype,
+            name="attention",
         )
-        mlp = Mlp(self.d_ff, self.activation, self.kernel_init, self.dtype, name="mlp")
-        x_BLD = self._residual("attention_norm", x_BLD, lambda x: attention(x, mask))
-        x_BLD = self._residual("mlp_norm", x_BLD, mlp)
-        return x_BLD, x_BLD
-
-    def _residual(self, name, x_BLD, function):
-        norm = LayerNorm(self.norm_eps, self.dtype, name=name)
+        mlp = Mlp(
+            self.d_ff,
+            self.activation,
+            self.kernel_init,
+            self.out_init,
+            self.dtype,
+            name="mlp",
+        )
+        attention_norm, mlp_norm = (
+            LayerNorm(self.norm_eps, self.dtype, name=name)
+            for name in ("attention_norm", "mlp_norm")
+        )
         drop = Dropout(self.dropout)
-        if self.norm == "pre":
-            return x_BLD + drop(function(norm(x_BLD)))
-        return norm(x_BLD + drop(function(x_BLD)))
+        pre = self.norm == "pre"
+        y_BLD, cache = attention(attention_norm(x_BLD) if pre else x_BLD, mask, cache)
+        x_BLD = x_BLD + drop(y_BLD)
+        x_BLD = x_BLD if pre else attention_norm(x_BLD)
+        x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD) if pre else x_BLD))
+        x_BLD = x_BLD if pre else mlp_norm(x_BLD)
+        return x_BLD, (x_BLD, cache)
 
 
 def stack(num_layers: int, *, remat: Remat, name: str | None = None, **block) -> Block:
-    """A `Block` scanned `num_layers` times: (x, mask) → (last hidden, all hidden).
+    """A `Block` scanned `num_layers` times: (x, mask) → (last, (all hidden, None)).
 
     Args:
         num_layers: blocks.

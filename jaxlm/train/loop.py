@@ -32,9 +32,9 @@ from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import batches, open_source
 from jaxlm.digests import state_sha256
 from jaxlm.evaluate import open_evaluation
-from jaxlm.models.bert import Bert
-from jaxlm.models.flops import bert_train_flops
-from jaxlm.objectives import masked_lm
+from jaxlm.models import LanguageModel, build
+from jaxlm.models.flops import train_flops
+from jaxlm.objectives import objective_of
 from jaxlm.sharding import batch_sharding, check_batch, make_mesh
 from jaxlm.text.corpus import Corpus
 from jaxlm.train.log import Log
@@ -58,7 +58,7 @@ class Run(NamedTuple):
 
     config: RunConfig
     corpus: Corpus
-    module: Bert
+    module: LanguageModel
     optimizer: optax.GradientTransformation
     schedule: Schedule
     sharding: NamedSharding  # of a batch
@@ -83,7 +83,7 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     last = min(config.stop or config.steps, config.steps)
-    module = Bert(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
+    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(module)
     )
@@ -182,20 +182,14 @@ def _feed_phase(
     run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
-    objective = masked_lm(
-        run.module,
-        config.model,
-        config.data,
-        phase,
-        run.corpus.manifest.special,
-        seed=config.seed,
-        stream=stream,
+    objective = objective_of(
+        config, run.module, run.corpus.manifest, phase, stream=stream
     )
     source = open_source(
         run.corpus,
         split=0,
         length=phase.length,
-        layout="pairs" if config.model.nsp else "blocks",
+        layout=objective.layout,
         seed=config.seed,
         stream=stream,
         draws=config.data.draws,
@@ -217,12 +211,7 @@ def _feed_phase(
     for each in rows:
         batch = transform(to_devices(each, local, run.sharding, phase.batch))
         if compiled is None:
-            flops = bert_train_flops(
-                config.model,
-                batch=phase.batch,
-                length=phase.length,
-                predictions=phase.predictions,
-            )
+            flops = train_flops(config.model, phase)
             with run.log.compiling(phase, flops):
                 jitted = jax.jit(train_step, donate_argnums=0)
                 compiled = jitted.lower(abstract, batch).compile()
@@ -233,7 +222,7 @@ def _evaluation(run: Run) -> Callable[[Any], dict[str, float]] | None:
     """Evaluation on the held-out documents, in rows of the first phase's shape."""
     config, phase = run.config, run.config.stretches[0]
     held_out = int(np.sum(run.corpus.documents[:, 2] == 1))
-    needed = 2 if config.model.nsp else 1
+    needed = 2 if getattr(config.model, "nsp", False) else 1
     if not config.eval_every:
         return None
     if held_out < needed:

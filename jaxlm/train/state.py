@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from jaxlm.keys import key_for
+from jaxlm.models import LanguageModel
 from jaxlm.sharding import opt_state_shardings, param_shardings, replicated
 
 
@@ -26,20 +26,18 @@ class TrainState(NamedTuple):
     skipped_in_row: Int[Array, ""]
 
 
-def init_params(module: nn.Module, seed: int) -> Any:
-    """Random weights; no shape depends on the row they are initialised on."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    mask = jnp.ones((1, 2), bool)
-    return module.init(key_for(seed, "init"), tokens, tokens, mask)["params"]
+def init_params(module: LanguageModel, seed: int) -> Any:
+    """Random weights."""
+    return module.init(key_for(seed, "init"), *module.example())["params"]
 
 
-def abstract_params(module: nn.Module) -> Any:
+def abstract_params(module: LanguageModel) -> Any:
     """Shapes of the parameters."""
     return jax.eval_shape(lambda: init_params(module, 0))
 
 
 def abstract_state(
-    module: nn.Module,
+    module: LanguageModel,
     optimizer: optax.GradientTransformation,
     mesh: Mesh | AbstractMesh,
     *,
@@ -48,7 +46,7 @@ def abstract_state(
     """(the function that makes the state, its shapes with shardings).
 
     Args:
-        module: an encoder.
+        module: a language model.
         optimizer: of the run.
         mesh: devices, real or abstract.
         seed: names the initial weights.

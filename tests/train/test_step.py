@@ -10,8 +10,8 @@ from tiny import tiny
 from jaxlm.config import MeshConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import open_source, read_rows
-from jaxlm.models.bert import Bert
-from jaxlm.objectives import masked_lm
+from jaxlm.models import build
+from jaxlm.objectives import objective_of
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
@@ -22,25 +22,19 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
     """(state before, state after, metrics) of the first updates of a run."""
     mesh = make_mesh(config.mesh)
     phase = config.stretches[0]
-    module = Bert(config.model)
+    module = build(config.model)
     optimizer, schedule = make_optimizer(config.optim, 100, abstract_params(module))
     sharding = batch_sharding(mesh)
     with jax.set_mesh(mesh):
         make, _ = abstract_state(module, optimizer, mesh, seed=config.seed)
-        objective = masked_lm(
-            module,
-            config.model,
-            config.data,
-            phase,
-            corpus.special,
-            seed=config.seed,
-            stream="train.0",
+        objective = objective_of(
+            config, module, corpus.manifest, phase, stream="train.0"
         )
         source = open_source(
             corpus,
             split=0,
             length=phase.length,
-            layout="pairs" if config.model.nsp else "blocks",
+            layout=objective.layout,
             seed=config.seed,
             stream="train.0",
         )
