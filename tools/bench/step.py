@@ -3,27 +3,29 @@
     python -m tools.bench.step                       # CPU, as in the README
     python -m tools.bench.step --no-torch --dtype bfloat16 --size base --batch 256
 
-Both sides take the same weights, batch, loss, clipping, AdamW and hyperparameters, and
-must agree on the loss for some steps without dropout before anything is timed. Rounds
-are interleaved in one process: ours, theirs, our matmuls alone; ratios are per round.
+Ours is the step of `jaxlm pretrain`. Both sides take the same weights, batch, loss,
+clipping, AdamW and hyperparameters, and must agree on the loss for some steps without
+dropout before anything is timed. Rounds are interleaved in one process: ours, theirs,
+our matmuls alone; ratios are per round.
 
 Freed memory stays with the process for both sides (see `keep_freed_memory`).
 
 The matmul share is the time of the step's own matrix products, each run alone in its
-plainest layout with nothing else around it, over the time of the step.
+plainest layout with nothing else around it, over the time of the step. The last lines
+hold both steps against what the machine can do: a large square product by XLA and by
+torch. Where those are equal, the ratio cannot exceed the reciprocal of torch's share.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 THREADS = len(os.sched_getaffinity(0))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
@@ -35,81 +37,65 @@ if "--system-malloc" not in sys.argv:
     keep_freed_memory()
 
 import jax  # noqa: E402
-import jax.extend  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
 
-from jaxlm.config import BertConfig, bert  # noqa: E402
-from jaxlm.losses import cross_entropy  # noqa: E402
+from jaxlm.config import (  # noqa: E402
+    BertConfig,
+    DataConfig,
+    OptimConfig,
+    Phase,
+    bert,
+)
 from jaxlm.models.bert import Bert  # noqa: E402
 from jaxlm.models.flops import bert_train_flops  # noqa: E402
-from jaxlm.types import MlmBatch  # noqa: E402
+from jaxlm.objectives import masked_lm  # noqa: E402
+from jaxlm.train.optim import make_optimizer  # noqa: E402
+from jaxlm.train.state import TrainState  # noqa: E402
+from jaxlm.train.step import make_train_step  # noqa: E402
+from jaxlm.types import MlmBatch, SpecialTokens  # noqa: E402
+from tools.bench.matmuls import (  # noqa: E402
+    MatmulsAlone,
+    matmuls_of,
+    square_rates,
+)
 from tools.goldens import (  # noqa: E402
     random_batch,
     to_transformers,
     transformers_inputs,
 )
 
-RATE, BETAS, EPS, DECAY, CLIP = 1e-4, (0.9, 0.999), 1e-6, 0.01, 1.0
-
-
-def decays(path: str) -> bool:
-    """Biases and norms do not decay."""
-    return not path.lower().endswith(("bias", "scale", "layernorm.weight"))
+OPTIM = OptimConfig(name="adamw", peak=1e-4, warmup=0, decay="constant")
 
 
 # --- ours ---------------------------------------------------------------------------
 
 
-def make_step(
-    config: BertConfig, params: Any, *, dtype: Any, remat: Any, deterministic: bool
-) -> tuple[Callable, Any]:
-    """(step, state) with step(state, batch) → (state, loss), not yet jitted."""
-    module = Bert(config, dtype=dtype, remat=remat)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(CLIP),
-        optax.adamw(
-            RATE,
-            *BETAS,
-            eps=EPS,
-            weight_decay=DECAY,
-            mask=jax.tree_util.tree_map_with_path(
-                lambda keys, _: decays(keys[-1].key), params
-            ),
-        ),
-    )
-
-    def step(state, batch: MlmBatch):
-        params, opt_state, number = state
-
-        def loss(params):
-            out = module.apply(
-                {"params": params},
-                batch.tokens,
-                batch.token_types,
-                batch.mask,
-                batch.positions,
-                deterministic=deterministic,
-                rngs={"dropout": jax.random.fold_in(jax.random.key(0), number)},
-            )
-            mlm = cross_entropy(out.logits, batch.targets, batch.weights)
-            nsp = cross_entropy(out.nsp_logits, batch.nsp_labels, batch.nsp_weights)
-            return mlm.loss / batch.weights.sum() + nsp.loss / batch.nsp_weights.sum()
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, number + 1), value
-
-    params = jax.tree.map(jnp.array, params)  # the step donates its own copy
-    return step, (params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-
 class Ours:
-    """Our step, compiled, and its state."""
+    """The step of `jaxlm pretrain`, compiled, and its state."""
 
-    def __init__(self, config, params, batch, **choices):
-        step, self.state = make_step(config, params, **choices)
+    def __init__(self, config, params, batch, *, dtype, remat, deterministic):
+        rows, length = batch.tokens.shape
+        objective = masked_lm(
+            Bert(config, dtype=dtype, remat=remat),
+            config,
+            DataConfig(),
+            Phase(1, length, rows, batch.positions.shape[1]),
+            SpecialTokens(0, 1, 2, 3, 4, config.vocab_size),
+            seed=0,
+            stream="bench",
+        )
+        optimizer, schedule = make_optimizer(OPTIM, 1, params)
+        step = make_train_step(
+            objective,
+            optimizer,
+            schedule,
+            accumulate=1,
+            seed=0,
+            dropout=not deterministic,
+        )
+        params = jax.tree.map(jnp.array, params)  # the step donates its own copy
+        zeros = (jnp.zeros((), jnp.int32) for _ in range(3))
+        self.state = TrainState(next(zeros), params, optimizer.init(params), *zeros)
         self.batch = batch
         self.matmuls = matmuls_of(jax.make_jaxpr(step)(self.state, batch).jaxpr)
         start = time.perf_counter()
@@ -121,8 +107,8 @@ class Ours:
         """Of `count` steps."""
         out = []
         for _ in range(count):
-            self.state, loss = self.step(self.state, self.batch)
-            out.append(loss)
+            self.state, metrics = self.step(self.state, self.batch)
+            out.append(metrics["loss"].total)
         return [float(loss) for loss in out]
 
 
@@ -141,15 +127,16 @@ class Theirs:
         self.model.train(not deterministic)
         groups = {True: [], False: []}
         for name, parameter in self.model.named_parameters():
-            groups[decays(name)].append(parameter)
+            still = name.lower().endswith(("bias", "layernorm.weight"))
+            groups[not still].append(parameter)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": groups[True], "weight_decay": DECAY},
+                {"params": groups[True], "weight_decay": OPTIM.weight_decay},
                 {"params": groups[False], "weight_decay": 0.0},
             ],
-            lr=RATE,
-            betas=BETAS,
-            eps=EPS,
+            lr=OPTIM.peak,
+            betas=(OPTIM.b1, OPTIM.b2),
+            eps=OPTIM.eps,
         )
         self.inputs = transformers_inputs(batch)
 
@@ -159,122 +146,11 @@ class Theirs:
         for _ in range(count):
             loss = self.model(**self.inputs).loss
             loss.backward()
-            self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIM.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             out.append(loss.item())
         return out
-
-
-# --- the step's matrix products -----------------------------------------------------
-
-
-class Matmul(NamedTuple):
-    """lhs [batch, m, k] or [batch, k, m] times rhs [batch, k, n] or [batch, n, k]."""
-
-    batch: int
-    m: int
-    n: int
-    k: int
-    lhs_last: bool  # whether k is the last axis of lhs
-    rhs_last: bool
-    dtype: str
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions."""
-        return 2 * self.batch * self.m * self.n * self.k
-
-
-def matmuls_of(jaxpr: Any) -> collections.Counter[Matmul]:
-    """Every matrix product of a traced function and how often it runs.
-
-    Products with a vector are left out: the sums that they are written for are no
-    matrix work.
-    """
-    found = collections.Counter()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            each = _matmul(eqn)
-            if min(each.m, each.n) > 1:
-                found[each] += 1
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            for matmul, count in matmuls_of(inner).items():
-                found[matmul] += count * times
-    return found
-
-
-def _matmul(eqn: Any) -> Matmul:
-    lhs, rhs = (v.aval for v in eqn.invars)
-    (lhs_k, rhs_k), (lhs_b, _) = eqn.params["dimension_numbers"]
-    batch = math.prod(lhs.shape[i] for i in lhs_b)
-    k = math.prod(lhs.shape[i] for i in lhs_k)
-    return Matmul(
-        batch,
-        m=lhs.size // (batch * k),
-        n=rhs.size // (batch * k),
-        k=k,
-        lhs_last=lhs.ndim - 1 in lhs_k,
-        rhs_last=rhs.ndim - 1 in rhs_k,
-        dtype=str(lhs.dtype),
-    )
-
-
-class MatmulsAlone:
-    """Each kind of product, compiled by itself on random operands."""
-
-    def __init__(self, matmuls: collections.Counter[Matmul]):
-        self.counts = matmuls
-        self.ready = {each: self._compile(each) for each in matmuls}
-
-    @staticmethod
-    def _compile(each: Matmul) -> tuple[Callable, Any, Any]:
-        b, m, n, k = each[:4]
-        lhs = (b, m, k) if each.lhs_last else (b, k, m)
-        rhs = (b, n, k) if each.rhs_last else (b, k, n)
-        contract = (((2 if each.lhs_last else 1,), (2 if each.rhs_last else 1,)),)
-        numbers = (*contract, ((0,), (0,)))
-        if b == 1:
-            lhs, rhs = lhs[1:], rhs[1:]
-            numbers = (
-                ((int(each.lhs_last),), (int(each.rhs_last),)),
-                ((), ()),
-            )
-        random = np.random.default_rng(0)
-        operands = [
-            jnp.asarray(random.standard_normal(s, np.float32), each.dtype)
-            for s in (lhs, rhs)
-        ]
-        function = jax.jit(lambda x, y: jax.lax.dot_general(x, y, numbers))
-        jax.block_until_ready(function(*operands))
-        return function, *operands
-
-    def seconds(self) -> dict[Matmul, float]:
-        """Time of one run of each kind, the lesser of two."""
-        return {each: min(self._time(each) for _ in range(2)) for each in self.counts}
-
-    def _time(self, each: Matmul, repeat: int = 2) -> float:
-        function, lhs, rhs = self.ready[each]
-        start = time.perf_counter()
-        for _ in range(repeat):
-            out = function(lhs, rhs)
-        jax.block_until_ready(out)
-        return (time.perf_counter() - start) / repeat
-
-
-def square_rate(dtype: Any) -> float:
-    """FLOP/s of a large square product on this device."""
-    size = 8192 if jax.default_backend() == "gpu" else 2048
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((size, size)), dtype)
-    product = jax.jit(lambda x: x @ x)
-    jax.block_until_ready(product(x))
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(product(x))
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 # --- the comparison -----------------------------------------------------------------
@@ -323,6 +199,8 @@ def main() -> None:
     )
     parser.add_argument("--each", action="store_true", help="list the matmuls")
     args = parser.parse_args()
+    if args.dtype != "float32" and not args.no_torch:
+        parser.error("torch's side runs in float32: add --no-torch")
 
     config = bert(args.size, dropout=args.dropout)
     params = Bert(config).init(
@@ -381,11 +259,14 @@ def main() -> None:
     print(f"matmuls {spread((1e3 * t for t in total), '.0f')} ms alone")
     shares = [t / r[0] for t, r in zip(total, rows, strict=True)]
     print(f"share   {spread(shares, '.1%')} of the step")
-    rate, best = square_rate(jnp.dtype(args.dtype)), min(r[0] for r in rows)
-    print(
-        f"{flops / best / 1e12:.3f} TFLOP/s in matmuls, {flops / best / rate:.1%} of "
-        f"the measured square matmul rate of {rate / 1e12:.3f}"
-    )
+    rates = square_rates(args.dtype, torch_too=theirs is not None)
+    best = {"ours": min(r[0] for r in rows), "torch": min(r[1] for r in rows)}
+    for name, rate in rates.items():
+        done = flops / best[name]
+        print(
+            f"{name:7} {done / 1e12:.3f} TFLOP/s in the step's matmuls, "
+            f"{done / rate:.1%} of its own {rate / 1e12:.3f} in a large square product"
+        )
     if args.each:
         for each, seconds in rows[-1][2].items():
             print(f"  {ours.matmuls[each]:4d} × {1e3 * seconds:7.2f} ms  {each}")
