@@ -17,15 +17,12 @@ file that knows Orbax. Next: `train/loop.py`, and `open.py` for reading.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -87,8 +84,8 @@ class Checkpoints:
     def open(self) -> list[str]:
         """Make the directory and remove what killed saves left; returns their names.
 
-        Only for the process that trains here (see `lock`): a reader would remove the
-        save that is under way.
+        Only for the process that trains here (see `train/workdir.py`): a reader would
+        remove the save that is under way.
 
         Raises:
             UserError: the directory cannot be written.
@@ -384,36 +381,3 @@ def _line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     text = (str(error).strip().splitlines() or [""])[0].partition(" [tensorstore_")[0]
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def lock(workdir: str | os.PathLike) -> Iterator[None]:
-    """Hold a local run directory alone; the kernel lets go when the process ends.
-
-    Raises:
-        UserError: another process holds it (with its id), or it cannot be written.
-    """
-    if str(workdir).startswith("gs://") or jax.process_index() != 0:
-        yield
-        return
-    path = Path(workdir) / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {_line(error)}") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(handle, 200).decode(errors="replace").strip()
-            raise UserError(
-                f"{workdir} is in use by {holder or 'another process'}"
-            ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(
-            handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0
-        )
-        yield
-    finally:
-        os.close(handle)

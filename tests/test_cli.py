@@ -285,7 +285,7 @@ class TestMistakes:
         assert main([*argv, "--fallback", "true"]) == 0
 
     def test_workdir_in_use(self, run, capsys):
-        from jaxlm.checkpoints import lock
+        from jaxlm.train.workdir import lock
 
         with lock(run):
             assert f"process {os.getpid()}" in mistake(capsys, *again(run))

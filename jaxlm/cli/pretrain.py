@@ -33,10 +33,9 @@ def run(argv: list[str]) -> int:
     from jaxlm.cli.start import start_jax
 
     start_jax()
-    from jaxlm.checkpoints import lock
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train
-    from jaxlm.train.workdir import corpus_of, open_workdir
+    from jaxlm.train.workdir import corpus_of, lock, open_workdir
     from jaxlm.types import UserError
 
     with lock(args.workdir):

@@ -1,5 +1,6 @@
 """A run directory: what was asked, from where, and whether it fits what is asked now.
 
+.lock             held by the process that trains here
 config.json       the resolved configuration; compared when the run goes on
 provenance.json   one record for each invocation: versions, commit, command, devices
 tokenizer/        as the corpus has it
@@ -8,13 +9,17 @@ checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import fnmatch
 import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +56,38 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
 )
+
+
+@contextlib.contextmanager
+def lock(workdir: str | Path) -> Iterator[None]:
+    """Hold a local run directory alone; the kernel lets go when the process ends.
+
+    Raises:
+        UserError: another process holds it (with its id), or it cannot be written.
+    """
+    if str(workdir).startswith("gs://") or jax.process_index() != 0:
+        yield
+        return
+    path = Path(workdir) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 200).decode(errors="replace").strip()
+            raise UserError(
+                f"{workdir} is in use by {holder or 'another process'}"
+            ) from error
+        os.ftruncate(handle, 0)
+        holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+        os.pwrite(handle, holder.encode(), 0)
+        yield
+    finally:
+        os.close(handle)
 
 
 def open_workdir(

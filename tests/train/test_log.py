@@ -3,22 +3,15 @@
 import io
 import json
 import math
-import struct
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from logs import PHASE, lines, metrics, opened
 
-from jaxlm.config import LogConfig, Phase, RunConfig
+from jaxlm.config import Phase
 from jaxlm.metrics import Mean
 from jaxlm.train import log as log_module
-from jaxlm.train.files import cut
-from jaxlm.train.log import Log
-from jaxlm.train.screen import clock, shown
-
-PHASE = Phase(until=40, length=64, batch=8, predictions=10)
 
 
 class Clock:
@@ -29,42 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def config(every: int = 4, tensorboard: bool = False, **fields) -> RunConfig:
-    log = LogConfig(every=every, tensorboard=tensorboard)
-    return RunConfig(log=log, steps=40, **fields)
-
-
-def metrics(step: int, *, skipped: int = 0, loss: float | None = None) -> dict:
-    draw = np.random.default_rng(step)
-    total = float(draw.uniform(10, 30)) if loss is None else loss
-    return {
-        "mlm_loss": Mean(jnp.float32(total), jnp.float32(draw.integers(4, 9))),
-        "mlm_accuracy": Mean(jnp.float32(draw.integers(4)), jnp.float32(5)),
-        "nsp_loss": Mean(jnp.float32(draw.uniform(1, 3)), jnp.float32(4)),
-        "learning_rate": jnp.float32(0.25),
-        "grad_norm": jnp.float32(step),
-        "skipped": jnp.int32(skipped),
-    }
-
-
-def lines(workdir: Path) -> list[dict]:
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def opened(
-    workdir, *, start=0, last=40, carry=None, stream=None, every=4, **more
-) -> Log:
-    log = Log(workdir, config(every), stream=stream or io.StringIO(), **more)
-    log.begin(start, last, carry)
-    return log
 
 
 # -- what is fetched, and when ---------------------------------------------------
@@ -217,18 +174,6 @@ def test_a_step_without_a_finite_loss_poisons_no_line(tmp_path):
     np.testing.assert_allclose(lines(tmp_path)[-1]["mlm_loss"], 24.0 / float(sum(sums)))
 
 
-def test_cut_drops_later_and_torn_lines_only(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert cut(path, 5) == 0
-    whole = b'{"step": 1, "loss": 3}\n{"step": 5}\n'
-    path.write_bytes(whole)
-    assert cut(path, 5) == 0 and path.read_bytes() == whole
-    path.write_bytes(whole + b'{"step": 6}\nnot json\n{"step": 4, "lo')
-    assert cut(path, 5) == 3 and path.read_bytes() == whole
-    assert cut(path, 0) == 2 and path.read_bytes() == b""
-    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
-
-
 # -- rates -----------------------------------------------------------------------
 
 
@@ -272,175 +217,6 @@ def test_a_new_phase_has_rates_of_its_own(tmp_path):
     speeds = {line["step"]: line["tokens_per_second"] for line in lines(tmp_path)}
     np.testing.assert_allclose([speeds[4], speeds[8]], [512 / 1, 512 / 4], rtol=0.01)
     assert lines(tmp_path)[-1]["mfu"] is None  # its FLOPs were not given
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (7.0, "0:07"),
-        (187.0, "3:07"),
-        (3725.0, "1:02:05"),
-        (266_400.0, "3d 2:00:00"),
-        (math.nan, "–"),
-    ],
-)
-def test_times_as_people_read_them(seconds, text):
-    assert clock(seconds) == text
-
-
-def test_figures_as_people_read_them():
-    assert shown("mlm_accuracy", 0.27149) == "27.1%"
-    assert shown("tokens_per_second", 41210.4) == "41,210"
-    assert shown("loss", 4.31234) == "4.312"
-    assert shown("loss", math.nan) == shown("loss", None) == "–"
-
-
-# -- the screen ------------------------------------------------------------------
-
-
-def test_plain_lines_where_there_is_no_terminal(tmp_path):
-    stream = io.StringIO()
-    with opened(tmp_path, stream=stream, last=4) as log:
-        log.say("resuming at step 0")
-        for step in range(1, 5):
-            log.defer(step, metrics(step, skipped=step // 4))
-        log.evaluation(4, {"mlm_accuracy": 0.5})
-    text = stream.getvalue().splitlines()
-    assert text[0] == "resuming at step 0"
-    assert text[1].startswith("step 1/4  loss ") and "  mlm " in text[1]
-    assert "  skipped 1  " in text[2]
-    assert text[3] == "step 4  evaluation  mlm_accuracy 50.0%"
-    assert "\x1b" not in stream.getvalue() and len(text) == 4
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    stream = Terminal()
-    with opened(tmp_path, stream=stream, last=8) as log:
-        with log.compiling(PHASE, flops=1e9):
-            pass
-        for step in range(1, 9):
-            log.defer(step, metrics(step))
-        log.say("a line with [brackets] and 学习")
-        log.evaluation(8, {"mlm_accuracy": 0.5})
-    screen = stream.getvalue()
-    assert "\x1b[" in screen and "step 8/8" not in screen
-    assert "a line with [brackets] and 学习\n" in screen
-    plain = __import__("re").sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
-    bar, below = plain.rstrip().splitlines()[-2:]
-    assert bar.startswith("step 8/8 ━") and "tokens/s" in bar and "ETA 0:00" in bar
-    assert below.startswith("loss ") and "mlm " in below
-    assert len(bar) <= width and len(below) <= width
-
-
-def test_other_processes_write_and_print_nothing_but_get_the_figures(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    stream = Terminal()
-    with opened(tmp_path / "run", stream=stream) as log:
-        log.say("hello")
-        with log.compiling(PHASE):
-            pass
-        log.defer(1, metrics(1))
-        assert log.defer(2, metrics(2))["grad_norm"] == 1
-        log.evaluation(2, {"loss": 1.0})
-        assert log.carry()["sums"]
-    assert stream.getvalue() == "" and not (tmp_path / "run").exists()
-
-
-# -- TensorBoard -----------------------------------------------------------------
-
-
-def events(workdir: Path):
-    """The events of a directory, by the TFRecord format's own description."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[12 + length + 4 :]
-
-
-def test_tensorboard_gets_what_the_lines_have(tmp_path):
-    log = Log(tmp_path, config(tensorboard=True), stream=io.StringIO())
-    log.begin(3, 40)
-    for step in range(4, 9):
-        log.defer(step, metrics(step), batch_sha256="ab")
-    log.evaluation(8, {"mlm_loss": 2.5})
-    log.close()
-    first, start, *rest = events(tmp_path)
-    assert first.file_version == "brain.Event:2"
-    assert start.step == 4 and start.session_log.status == 1  # hides what came later
-    values = {(e.step, v.tag): v.simple_value for e in rest for v in e.summary.value}
-    for line in lines(tmp_path):
-        for name in ("loss", "grad_norm", "mlm_accuracy"):
-            written = values[line["step"], f"train/{name}"]
-            np.testing.assert_allclose(written, line[name], rtol=1e-6)
-    assert values[8, "eval/mlm_loss"] == 2.5
-    assert (8, "train/step") not in values and (8, "train/batch_sha256") not in values
-
-
-def test_training_goes_on_without_tensorboard_and_says_so_once(tmp_path):
-    (tmp_path / "tensorboard").write_text("a file where a directory should be")
-    stream = io.StringIO()
-    with Log(tmp_path, config(tensorboard=True), stream=stream) as log:
-        log.begin(0, 8)
-        for step in range(1, 9):
-            log.defer(step, metrics(step))
-    assert len(lines(tmp_path)) == 3
-    said = stream.getvalue().splitlines()
-    assert said[0].startswith("warning: no TensorBoard events: ")
-    assert sum("warning" in line for line in said) == 1
-
-
-def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
-    stream = io.StringIO()
-    with opened(tmp_path, stream=stream) as log:
-        log.defer(1, metrics(1))
-        log.flush()
-
-        def full(step, record):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(log._writers[0], "write", full)
-        for step in range(2, 9):
-            log.defer(step, metrics(step))
-        assert log.flush()["step"] == 8
-    warnings = [line for line in stream.getvalue().splitlines() if "warning" in line]
-    (warning,) = warnings
-    assert f"{tmp_path}/metrics.jsonl is written no further" in warning
-    assert len(lines(tmp_path)) == 1
-
-
-# -- gs:// -----------------------------------------------------------------------
-
-
-def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch):
-    def bucket(path):
-        return tmp_path / str(path).removeprefix("gs://")
-
-    monkeypatch.setattr(log_module.epath, "Path", bucket)
-    where = tmp_path / "bucket/run"
-    log = opened("gs://bucket/run")
-    for step in range(1, 9):
-        log.defer(step, metrics(step))
-    assert not where.exists()
-    log.carry()
-    log.upload()
-    assert [line["step"] for line in lines(where)] == [1, 4, 8]
-    local = log._local
-    log.close()
-    assert not local.exists()
-    with opened("gs://bucket/run", start=4) as log:  # killed after the save at 4
-        for step in range(5, 13):
-            log.defer(step, metrics(step))
-    assert [line["step"] for line in lines(where)] == [1, 4, 8, 12]
 
 
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_log(tmp_path):

@@ -1,0 +1,90 @@
+"""Several hosts write one checkpoint and agree on what is sound."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from states import ROOT
+
+TWO_HOSTS = """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxlm import checkpoints as module
+from jaxlm.types import UserError
+
+mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+host = {"table": np.arange(64, dtype=np.float32).reshape(8, 8), "step": np.int32(4)}
+parts = {"table": NamedSharding(mesh, P("d")), "step": NamedSharding(mesh, P())}
+state = {
+    name: jax.make_array_from_callback(x.shape, parts[name], lambda i, x=x: x[i])
+    for name, x in host.items()
+}
+abstract = {
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parts[name])
+    for name, x in host.items()
+}
+checkpoints = module.Checkpoints(sys.argv[3], keep=2)
+checkpoints.open()
+multihost_utils.sync_global_devices("open")
+for step in (1, 2, 3):
+    digests = checkpoints.save(step, state, {"at": step})
+checkpoints.close()
+multihost_utils.sync_global_devices("saved")
+restored = checkpoints.restore(abstract)
+assert restored.digests == digests == module.digest(host) and restored.step == 3
+real = module._read
+if jax.process_index() == 1:
+    def module_read(path, leaf):
+        if path.parts[-3] == "3":
+            raise OSError("stale file handle")
+        return real(path, leaf)
+    module._read = module_read
+try:
+    checkpoints.restore(abstract)
+except UserError as error:
+    print(error)
+restored = checkpoints.restore(abstract, fallback=True)
+print(restored.step, checkpoints.steps())
+multihost_utils.sync_global_devices("end")
+"""
+
+
+def test_two_hosts_write_one_checkpoint_and_agree_on_damage(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_HOSTS, address, str(rank), str(tmp_path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [host.communicate(timeout=120) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    reasons = (
+        "another host cannot read it",
+        "leaf step cannot be read: OSError: stale",
+    )
+    for host, (out, err), reason in zip(hosts, said, reasons, strict=True):
+        assert host.returncode == 0, err
+        lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        assert f"checkpoints/3 is damaged: {reason}" in lines[0]
+        assert lines[1].startswith("2 ")
+    assert sorted(each.name for each in (tmp_path / "checkpoints").iterdir()) == [
+        "2",
+        "3.unsound",
+    ]

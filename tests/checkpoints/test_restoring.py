@@ -1,0 +1,197 @@
+"""What comes back is what was saved, on any mesh, or does not fit and says so."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from states import ABSTRACT, leaf_file, same, state_of
+
+from jaxlm.checkpoints import Checkpoints
+from jaxlm.digests import UnsoundError, digest, state_sha256
+from jaxlm.tree import leaves
+from jaxlm.types import UserError
+
+
+def test_a_state_comes_back_as_it_was(run):
+    restored = Checkpoints(run).restore(ABSTRACT)
+    assert restored.step == 20 and restored.meta == {"at": 20} and not restored.notes
+    assert jax.tree.structure(restored.state) == jax.tree.structure(state_of(20))
+    assert same(restored.state, state_of(20))
+    assert restored.digests == digest(state_of(20))
+    older = Checkpoints(run).restore(ABSTRACT, step=10)
+    assert older.step == 10 and same(older.state, state_of(10))
+
+
+def test_meta_is_any_json(tmp_path):
+    meta = {
+        "sums": {"a": [0.1, 3e-320]},
+        "text": "学习 ü",
+        "none": None,
+        "n": [1, True],
+    }
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.open()
+    checkpoints.save(1, {"x": jnp.ones(2)}, meta)
+    checkpoints.close()
+    assert checkpoints.manifest(1).meta == meta
+
+
+def test_nothing_saved_is_none_and_a_missing_step_is_an_error(run, tmp_path):
+    assert Checkpoints(tmp_path / "new").restore(ABSTRACT) is None
+    with pytest.raises(UserError, match=r"no step 15 in .*; there is 10, 20"):
+        Checkpoints(run).restore(ABSTRACT, step=15)
+
+
+def test_a_part_of_the_state_can_be_read_alone(run):
+    restored = Checkpoints(run).restore(ABSTRACT.params, part="params/")
+    assert same(restored.state, state_of(20).params)
+    assert all(path.startswith("params/") for path in restored.digests)
+    # Damage elsewhere does not matter then.
+    leaf_file(run, "opt_state/0/mu/half").unlink()
+    Checkpoints(run).restore(ABSTRACT.params, part="params/")
+
+
+def test_a_leaf_is_a_zarr_array_that_others_can_read(run):
+    import tensorstore
+
+    path = run / "checkpoints/20/state/params/layers/mlp/wi/kernel"
+    kvstore = {"driver": "file", "path": f"{path}/"}
+    array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
+    np.testing.assert_array_equal(
+        array.read().result(), state_of(20).params["layers"]["mlp"]["wi"]["kernel"]
+    )
+
+
+def test_orbax_itself_reads_it(run):
+    from orbax.checkpoint import v1 as ocp
+
+    flat = {f"params/{path}": leaf for path, leaf in leaves(state_of(20).params)}
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one)
+        for path, leaf in flat.items()
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        restored = ocp.load(
+            run / "checkpoints/20", abstract, checkpointable_name="state"
+        )
+    assert same(restored, flat)
+
+
+def test_a_state_can_be_donated_as_soon_as_save_returns(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    checkpoints.open()
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 3 + 1, s), donate_argnums=0)
+    state = {"a": jnp.ones((512, 512)), "b": {"c": jnp.arange(100_000)}}
+    abstract = jax.eval_shape(lambda: state)
+    expected = {}
+    for i in range(4):
+        expected[i] = checkpoints.save(i, state, {})
+        state = step(state)  # overwrites the very buffers
+    checkpoints.close()
+    for i, digests in expected.items():
+        assert checkpoints.restore(abstract, step=i).digests == digests
+    assert len({state_sha256(each) for each in expected.values()}) == 4
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_another_mesh_restores_the_same_bits(tmp_path, devices):
+    def sharded(count, spec):
+        mesh = Mesh(
+            np.array(jax.devices()[:count]), ("d",), axis_types=(AxisType.Auto,)
+        )
+        return NamedSharding(mesh, spec)
+
+    host = {
+        "table": np.random.default_rng(0).standard_normal((64, 16)),
+        "n": np.ones(8),
+    }
+    host = jax.tree.map(np.float32, host)
+    saved = jax.device_put(host, sharded(4, P("d")))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.open()
+    digests = checkpoints.save(1, saved, {})
+    checkpoints.close()
+    placed = {"table": sharded(devices, P(None, "d")), "n": sharded(devices, P())}
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), host, placed
+    )
+    restored = checkpoints.restore(abstract)
+    assert restored.digests == digests == digest(host)
+    assert restored.state["table"].sharding == placed["table"]
+    np.testing.assert_array_equal(restored.state["table"], host["table"])
+
+
+# -- what a checkpoint must fit -------------------------------------------------
+
+
+def test_a_state_that_does_not_fit_is_shown_from_both_sides(run):
+    params = {
+        **ABSTRACT.params,
+        "nsp": {"kernel": jax.ShapeDtypeStruct((4,), "float32")},
+    }
+    del params["half"]
+    params["embed"] = {"token": {"table": jax.ShapeDtypeStruct((99, 16), "float32")}}
+    with pytest.raises(UserError) as error:
+        Checkpoints(run).restore(ABSTRACT._replace(params=params))
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("20 does not fit this run:")
+    assert lines[1:] == [
+        "  ≠ params/embed/token/table  expected float32[99, 16], "
+        "the checkpoint has float32[96, 16]",
+        "  + params/half  bfloat16[24] in the checkpoint, not expected",
+        "  - params/nsp/kernel  expected float32[4], not in the checkpoint",
+    ]
+    # That is no damage: falling back would lose sound steps for nothing.
+    with pytest.raises(UserError, match="does not fit"):
+        Checkpoints(run).restore(ABSTRACT._replace(params=params), fallback=True)
+    assert Checkpoints(run).steps() == [10, 20]
+
+
+def change_manifest(run: Path, change) -> None:
+    path = run / "checkpoints/20/_CHECKPOINT_METADATA"
+    data = json.loads(path.read_text())
+    data["custom_metadata"] = change(data["custom_metadata"])
+    path.write_text(json.dumps(data))
+
+
+def test_another_format_version_is_refused(run, monkeypatch):
+    from jaxlm import digests
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "FORMAT", 7)
+        sealed = Checkpoints(run).manifest
+        manifest = digests.Manifest(20, digest(state_of(20)), {}).seal()
+        with pytest.raises(UserError, match="has format 1; this jaxlm reads 7"):
+            sealed(20)
+    change_manifest(run, lambda _: manifest)
+    with pytest.raises(UserError, match="has format 7; this jaxlm reads 1"):
+        Checkpoints(run).restore(ABSTRACT, fallback=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: {**m, "meta": {"at": 21}}, "was changed after it was written"),
+        (lambda m: None, "is not the manifest of a jaxlm checkpoint"),
+        (lambda m: {}, "is not the manifest of a jaxlm checkpoint"),
+    ],
+)
+def test_a_changed_manifest_is_no_checkpoint(run, change, message):
+    change_manifest(run, change)
+    with pytest.raises(UnsoundError, match=message):
+        Checkpoints(run).restore(ABSTRACT)
+    assert Checkpoints(run).restore(ABSTRACT, fallback=True).step == 10
+
+
+def test_a_step_under_another_number_is_seen(run):
+    (run / "checkpoints/20").rename(run / "checkpoints/30")
+    with pytest.raises(UnsoundError, match="is of step 20, not 30"):
+        Checkpoints(run).restore(ABSTRACT)

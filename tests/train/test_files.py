@@ -1,0 +1,115 @@
+"""metrics.jsonl, TensorBoard events, a bucket: each may fail, training goes on."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+from logs import config, lines, metrics, opened
+
+from jaxlm.train import log as log_module
+from jaxlm.train.files import cut
+from jaxlm.train.log import Log
+
+
+def test_cut_drops_later_and_torn_lines_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert cut(path, 5) == 0
+    whole = b'{"step": 1, "loss": 3}\n{"step": 5}\n'
+    path.write_bytes(whole)
+    assert cut(path, 5) == 0 and path.read_bytes() == whole
+    path.write_bytes(whole + b'{"step": 6}\nnot json\n{"step": 4, "lo')
+    assert cut(path, 5) == 3 and path.read_bytes() == whole
+    assert cut(path, 0) == 2 and path.read_bytes() == b""
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+# -- TensorBoard -----------------------------------------------------------------
+
+
+def events(workdir: Path):
+    """The events of a directory, by the TFRecord format's own description."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[12 + length + 4 :]
+
+
+def test_tensorboard_gets_what_the_lines_have(tmp_path):
+    log = Log(tmp_path, config(tensorboard=True), stream=io.StringIO())
+    log.begin(3, 40)
+    for step in range(4, 9):
+        log.defer(step, metrics(step), batch_sha256="ab")
+    log.evaluation(8, {"mlm_loss": 2.5})
+    log.close()
+    first, start, *rest = events(tmp_path)
+    assert first.file_version == "brain.Event:2"
+    assert start.step == 4 and start.session_log.status == 1  # hides what came later
+    values = {(e.step, v.tag): v.simple_value for e in rest for v in e.summary.value}
+    for line in lines(tmp_path):
+        for name in ("loss", "grad_norm", "mlm_accuracy"):
+            written = values[line["step"], f"train/{name}"]
+            np.testing.assert_allclose(written, line[name], rtol=1e-6)
+    assert values[8, "eval/mlm_loss"] == 2.5
+    assert (8, "train/step") not in values and (8, "train/batch_sha256") not in values
+
+
+def test_training_goes_on_without_tensorboard_and_says_so_once(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file where a directory should be")
+    stream = io.StringIO()
+    with Log(tmp_path, config(tensorboard=True), stream=stream) as log:
+        log.begin(0, 8)
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+    assert len(lines(tmp_path)) == 3
+    said = stream.getvalue().splitlines()
+    assert said[0].startswith("warning: no TensorBoard events: ")
+    assert sum("warning" in line for line in said) == 1
+
+
+def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
+    stream = io.StringIO()
+    with opened(tmp_path, stream=stream) as log:
+        log.defer(1, metrics(1))
+        log.flush()
+
+        def full(step, record):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(log._writers[0], "write", full)
+        for step in range(2, 9):
+            log.defer(step, metrics(step))
+        assert log.flush()["step"] == 8
+    warnings = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    (warning,) = warnings
+    assert f"{tmp_path}/metrics.jsonl is written no further" in warning
+    assert len(lines(tmp_path)) == 1
+
+
+# -- gs:// -----------------------------------------------------------------------
+
+
+def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch):
+    def bucket(path):
+        return tmp_path / str(path).removeprefix("gs://")
+
+    monkeypatch.setattr(log_module.epath, "Path", bucket)
+    where = tmp_path / "bucket/run"
+    log = opened("gs://bucket/run")
+    for step in range(1, 9):
+        log.defer(step, metrics(step))
+    assert not where.exists()
+    log.carry()
+    log.upload()
+    assert [line["step"] for line in lines(where)] == [1, 4, 8]
+    local = log._local
+    log.close()
+    assert not local.exists()
+    with opened("gs://bucket/run", start=4) as log:  # killed after the save at 4
+        for step in range(5, 13):
+            log.defer(step, metrics(step))
+    assert [line["step"] for line in lines(where)] == [1, 4, 8, 12]

@@ -1,0 +1,90 @@
+"""What a person sees of a run: a bar on a terminal, plain lines else."""
+
+import io
+import math
+
+import jax
+import pytest
+from logs import PHASE, metrics, opened
+
+from jaxlm.train.screen import clock, shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (7.0, "0:07"),
+        (187.0, "3:07"),
+        (3725.0, "1:02:05"),
+        (266_400.0, "3d 2:00:00"),
+        (math.nan, "–"),
+    ],
+)
+def test_times_as_people_read_them(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_figures_as_people_read_them():
+    assert shown("mlm_accuracy", 0.27149) == "27.1%"
+    assert shown("tokens_per_second", 41210.4) == "41,210"
+    assert shown("loss", 4.31234) == "4.312"
+    assert shown("loss", math.nan) == shown("loss", None) == "–"
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path):
+    stream = io.StringIO()
+    with opened(tmp_path, stream=stream, last=4) as log:
+        log.say("resuming at step 0")
+        for step in range(1, 5):
+            log.defer(step, metrics(step, skipped=step // 4))
+        log.evaluation(4, {"mlm_accuracy": 0.5})
+    text = stream.getvalue().splitlines()
+    assert text[0] == "resuming at step 0"
+    assert text[1].startswith("step 1/4  loss ") and "  mlm " in text[1]
+    assert "  skipped 1  " in text[2]
+    assert text[3] == "step 4  evaluation  mlm_accuracy 50.0%"
+    assert "\x1b" not in stream.getvalue() and len(text) == 4
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    with opened(tmp_path, stream=stream, last=8) as log:
+        with log.compiling(PHASE, flops=1e9):
+            pass
+        for step in range(1, 9):
+            log.defer(step, metrics(step))
+        log.say("a line with [brackets] and 学习")
+        log.evaluation(8, {"mlm_accuracy": 0.5})
+    screen = stream.getvalue()
+    assert "\x1b[" in screen and "step 8/8" not in screen
+    assert "a line with [brackets] and 学习\n" in screen
+    plain = __import__("re").sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
+    bar, below = plain.rstrip().splitlines()[-2:]
+    assert bar.startswith("step 8/8 ━") and "tokens/s" in bar and "ETA 0:00" in bar
+    assert below.startswith("loss ") and "mlm " in below
+    assert len(bar) <= width and len(below) <= width
+
+
+def test_other_processes_write_and_print_nothing_but_get_the_figures(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    stream = Terminal()
+    with opened(tmp_path / "run", stream=stream) as log:
+        log.say("hello")
+        with log.compiling(PHASE):
+            pass
+        log.defer(1, metrics(1))
+        assert log.defer(2, metrics(2))["grad_norm"] == 1
+        log.evaluation(2, {"loss": 1.0})
+        assert log.carry()["sums"]
+    assert stream.getvalue() == "" and not (tmp_path / "run").exists()
