@@ -13,6 +13,7 @@ import io
 import re
 import sys
 import typing
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import tyro
@@ -44,7 +45,7 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
         else:
             raise UserError(f"jaxlm {verb} needs a config first; see jaxlm show")
     positional = [f.name for f in dataclasses.fields(kind) if _is_positional(kind, f)]  # type: ignore[arg-type]
-    _refuse_unknown(verb, argv, _flags(kind, defaults.get("config")))
+    _refuse_unknown(verb, argv, _flags(kind, SimpleNamespace(**defaults)))
     _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
     lists = [name for name, hint in hints.items() if typing.get_origin(hint) is tuple]
     printed = io.StringIO()
@@ -93,17 +94,16 @@ def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
             raise UserError(f"jaxlm {verb} needs --{field.name}")
 
 
-def _flags(kind: Any, config: Any, at: str = "") -> list[str]:
-    """Dotted names of all fields; a union of families is the one that `config` has."""
+def _flags(kind: Any, value: Any, at: str = "") -> list[str]:
+    """Dotted names of all fields; a union of families is the one that `value` has."""
     hints = typing.get_type_hints(kind)
     out = []
     for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        top = field.name == "config" and not at
-        value = config if top else getattr(config, field.name, None)
-        if dataclasses.is_dataclass(value) or dataclasses.is_dataclass(hint):
-            inner = "" if top else f"{at}{field.name}."
-            out += _flags(type(value) if value else hint, value, inner)
+        hint, inner = hints[field.name], getattr(value, field.name, None)
+        if dataclasses.is_dataclass(inner) or dataclasses.is_dataclass(hint):
+            top = field.name == "config" and not at
+            under = "" if top else f"{at}{field.name}."
+            out += _flags(type(inner) if inner else hint, inner, under)
         elif not _is_positional(kind, field):
             out.append(at + field.name)
     return out
