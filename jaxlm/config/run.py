@@ -19,6 +19,9 @@ class TextConfig:
     """Lower-case and strip accents before WordPiece."""
     language: str = "en"
     """ISO 639-1 code by which sentences are split."""
+    verbatim: bool = False
+    """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
+    that is trained has <|endoftext|>, its last entry, as its only special token."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.text.documents import Errors, Fragment, sentences_of
+from jaxlm.text.documents import Errors, Fragment, sentences_of, verbatim_of
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -34,6 +34,7 @@ class Recipe:
     errors: Errors = "strict"
     seed: int = 0
     holdout: float = 0.0  # share of documents
+    verbatim: bool = False  # spaces and line ends are text, lines are sentences
 
 
 class Block(NamedTuple):
@@ -66,6 +67,13 @@ def split_of(start: bytes, recipe: Recipe) -> int:
     return int(hashed(start, recipe.seed, "holdout") < recipe.holdout)
 
 
+def texts_of(fragment: Fragment, recipe: Recipe) -> tuple[list[str], int]:
+    """What of a fragment is tokenised, and how many byte sequences were replaced."""
+    if recipe.verbatim:
+        return verbatim_of(fragment, recipe.errors)
+    return sentences_of(fragment, recipe.language, recipe.errors)
+
+
 def tokenise(
     fragments: Sequence[Fragment], tokenizer: Tokenizer, recipe: Recipe
 ) -> Block:
@@ -75,17 +83,20 @@ def tokenise(
         UserError: a fragment cannot be read (see `sentences_of`).
     """
     texts: list[str] = []
-    documents: list[tuple[int, int]] = []  # (its first sentence, split)
+    documents: list[tuple[int, int]] = []  # (its first text, split)
     replaced = 0
     for fragment in fragments:
         if fragment.starts:
             documents.append((len(texts), split_of(fragment.data, recipe)))
-        sentences, bad = sentences_of(fragment, recipe.language, recipe.errors)
-        texts += sentences
+        more, bad = texts_of(fragment, recipe)
+        texts += more
         replaced += bad
     ids, word_start, counts = tokenizer.encode_flat(texts)
     starts = np.concatenate([[0], np.cumsum(counts)])
     sentence_starts = starts[:-1][counts > 0]
+    if recipe.verbatim and len(ids):
+        ends_line = tokenizer.ends_line[ids[:-1]]
+        sentence_starts = np.union1d(sentence_starts, np.flatnonzero(ends_line) + 1)
     marks = word_start * np.uint8(Mark.WORD)
     marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
     table = np.array(documents, np.int64).reshape(-1, 2)

@@ -37,6 +37,7 @@ class ByteBpe(Tokenizer):
     """A `vocab.json` and a `merges.txt`."""
 
     kind = "byte_bpe"
+    line_end = "Ċ"
 
     def __init__(
         self,

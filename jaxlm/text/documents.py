@@ -1,6 +1,7 @@
 """Sources of text → fragments of documents → sentences, whatever the size of a file.
 
     "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ sentences_of
+                                                                        └ verbatim_of
 
 A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl` (field
 "text": a string, or a list of sentences), at the end of the record in TFDS. A **line**
@@ -8,10 +9,16 @@ of text is a paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and their 
 white space). Memory is bounded because nothing is read beyond a fragment: 64 KiB of a
 document, cut at the last line end, else (a longer line) at the last space, else (a
 longer word) at the last character. A line that was cut is two lines.
+
+*Verbatim*, for decoders, spaces and line ends are text too: the pieces of a document,
+joined, are its text. "\\r\\n" is read as "\\n"; a list of sentences has one a line;
+blank lines between documents of `.txt` belong to none. Fragments are cut where GPT-2's
+pattern cuts whatever follows, so that their ids are those of the whole document.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +26,7 @@ from typing import Literal, NamedTuple
 
 import sentencex
 
+from jaxlm.text.cuts import cut, cut_verbatim
 from jaxlm.text.files import Source, Stream, open_source
 from jaxlm.text.records import read_records
 from jaxlm.types import UserError
@@ -26,12 +34,13 @@ from jaxlm.types import UserError
 FRAGMENT = 1 << 16  # bytes
 LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
 _READ = 1 << 18
+_AHEAD = 1 << 12  # bytes read behind a fragment, to see the blank line that ends it
 
 # White space that may stand alone in a line that separates documents.
 _BLANK = rb"(?:[ \t\r\x0b\x0c]|\xc2\xa0|\xe3\x80\x80)*"
+_BLANK_LINE = re.compile(_BLANK)
 _SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
 _BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
-_SPACE = re.compile(rb".*[ \t\r\x0b\x0c]", re.DOTALL)
 
 # More sentences a line than this, in the head of a file, and its lines are paragraphs.
 # Splitting a file of single sentences again is nearly harmless, the reverse is not.
@@ -54,23 +63,33 @@ class Fragment(NamedTuple):
 
 
 def read_fragments(
-    source: Source, *, start: int = 0, lines: bool
+    source: Source, *, start: int = 0, lines: bool, verbatim: bool = False
 ) -> Iterator[Fragment]:
     """The fragments of one source, from `start` (the `offset` of one that starts).
 
-    `lines`: lines are sentences (see `lines_are_sentences`).
+    Args:
+        source: what is read.
+        start: the `offset` of a fragment that starts a document.
+        lines: lines are sentences (see `lines_are_sentences`).
+        verbatim: spaces and line ends are text (see `verbatim_of`).
 
     Raises:
         UserError: the source cannot be read or unpacked, or a record is too long.
     """
     if source.kind == "tfds":
         for number, of, data in read_records(source.name, start):
+            if not data or data.isspace():
+                continue
             read = source.size * number // of
             yield Fragment(source.name, number, True, lines, "text", data, read)
         return
-    pieces, form = (_jsonl, "json") if source.kind == "jsonl" else (_txt, "text")
+    form = "json" if source.kind == "jsonl" else "text"
     with open_source(source, start) as stream:
-        for offset, starts, data in pieces(source.name, stream, start):
+        if form == "json":
+            pieces = _jsonl(source.name, stream, start)
+        else:
+            pieces = _txt(stream, start, verbatim)
+        for offset, starts, data in pieces:
             read = stream.packed_bytes_read
             yield Fragment(source.name, offset, starts, lines, form, data, read)
 
@@ -93,14 +112,20 @@ def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> 
     return bool(counts) and sum(counts) <= PARAGRAPHS * len(counts)
 
 
-def _txt(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
+def _txt(
+    stream: Stream, start: int, verbatim: bool
+) -> Iterator[tuple[int, bool, bytes]]:
     """(offset, starts a document, bytes) of each fragment of a text file."""
     buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
     starts, in_line = True, False  # next: a new document; the rest of a cut line
     while True:
-        while len(buffer) - at <= FRAGMENT and (more := stream.read(_READ)):
+        while len(buffer) - at <= FRAGMENT + _AHEAD and (more := stream.read(_READ)):
             buffer, at = buffer[at:] + more, 0
-        if blank := _BLANK_LINES.match(buffer, at):
+        if verbatim and offset == 0 and buffer.startswith(codecs.BOM_UTF8):
+            offset = at = len(codecs.BOM_UTF8)
+        # The rest of a line is text to a decoder even where nothing is in it.
+        separates = not (verbatim and in_line)
+        if separates and (blank := _BLANK_LINES.match(buffer, at)):
             lines = blank.group().count(b"\n")
             starts, in_line = starts or lines > in_line, False
             offset, at = offset + len(blank.group()), blank.end()
@@ -109,29 +134,22 @@ def _txt(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, byt
             return
         whole = len(buffer) - at <= FRAGMENT
         end = len(buffer) if whole else at + FRAGMENT
+        line = buffer.rfind(b"\n", at, end)  # the only one that may separate past `end`
         if separator := _SEPARATOR.search(buffer, at, end):
             end = separator.start() + 1
+        elif line >= 0 and _SEPARATOR.match(buffer, line):
+            end = line + 1
         elif not whole:
-            end = _cut(buffer, at, end)
+            end = (cut_verbatim if verbatim else cut)(buffer, at, end)
         data = buffer[at:end]
-        if not data.isspace():
+        empty = data.isspace()
+        if verbatim:  # only what follows the last document is none of it
+            empty = starts and whole and bool(_BLANK_LINE.fullmatch(data))
+        if not empty:
             yield offset, starts, data
             starts = False
         in_line = not data.endswith(b"\n")
         offset, at = offset + end - at, end
-
-
-def _cut(buffer: bytes, at: int, end: int) -> int:
-    """Where buffer[at:end] is best cut: after a line, a space, a character."""
-    line = buffer.rfind(b"\n", at, end)
-    if line >= 0:
-        return line + 1
-    if space := _SPACE.match(buffer, at, end):
-        return space.end()
-    for back in range(4):  # a character of UTF-8 has at most 4 bytes
-        if buffer[end - back] & 0xC0 != 0x80:
-            return end - back
-    return end
 
 
 def _jsonl(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
@@ -172,6 +190,30 @@ def sentences_of(
     if fragment.lines:
         return [line.strip() for line in lines if line and not line.isspace()], replaced
     return [s for line in lines for s in _split(language, line)], replaced
+
+
+def verbatim_of(fragment: Fragment, errors: Errors = "strict") -> tuple[list[str], int]:
+    """The text of a fragment as it stands, and how many byte sequences were replaced.
+
+    In pieces of at most `FRAGMENT` bytes, none empty.
+
+    Raises:
+        UserError: as `sentences_of`.
+    """
+    text, replaced = _decoded(fragment, errors)
+    if fragment.form == "json":
+        content = _record(fragment, text)
+        text = content if isinstance(content, str) else "\n".join([*content, ""])
+        if text.isspace():
+            return [], replaced
+    data = text.replace("\r\n", "\n").encode()
+    pieces, at = [], 0
+    while len(data) - at > FRAGMENT:
+        end = cut_verbatim(data, at, at + FRAGMENT)
+        pieces.append(data[at:end])
+        at = end
+    pieces.append(data[at:])
+    return [piece.decode() for piece in pieces if piece], replaced
 
 
 def _pieces(line: str) -> Iterator[str]:

@@ -41,7 +41,9 @@ class Job:
         """What the manifest says of each source; reads them all, reports bytes."""
         records, done = [], 0
         for each in self.sources:
-            lines = lines_are_sentences(each, self.sentences, self.recipe.language)
+            lines = self.recipe.verbatim or lines_are_sentences(
+                each, self.sentences, self.recipe.language
+            )
             what = {"name": each.name, "bytes": each.size, "sha256": digest(each)}
             records.append({**what, "lines": lines})
             done += each.size
@@ -58,6 +60,8 @@ def asked(
     """
     what: dict[str, Any] = {"sentences": sentences, **asdict(recipe)}
     del what["errors"]
+    if not recipe.verbatim:
+        del what["verbatim"]  # not known to corpora of earlier versions
     if given is None:
         what["tokenizer"] = f"trained {config.text.tokenizer}"
         what["vocab_size"] = config.model.vocab_size

@@ -19,14 +19,8 @@ from typing import NamedTuple
 
 from jaxlm.config import RunConfig
 from jaxlm.text import manifest as manifests
-from jaxlm.text.blocks import Recipe, token_dtype, tokenise_all
-from jaxlm.text.documents import (
-    Errors,
-    Fragment,
-    Sentences,
-    read_fragments,
-    sentences_of,
-)
+from jaxlm.text.blocks import Recipe, texts_of, token_dtype, tokenise_all
+from jaxlm.text.documents import Errors, Fragment, Sentences, read_fragments
 from jaxlm.text.files import find_sources
 from jaxlm.text.job import (
     PARTIAL,
@@ -97,7 +91,14 @@ def prepare(
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
     found = tuple(find_sources(sources))
-    recipe = Recipe(config.text.language, errors, config.seed, holdout)
+    if config.text.verbatim and sentences != "auto":
+        raise UserError(
+            f"sentences = {sentences!r}, but text.verbatim splits no line and takes "
+            "none for a sentence: leave it out"
+        )
+    recipe = Recipe(
+        config.text.language, errors, config.seed, holdout, config.text.verbatim
+    )
     given = None if tokenizer is None else _given(tokenizer, config)
     what = asked(config, recipe, sentences, given)
     job = Job(found, recipe, sentences, what)
@@ -160,6 +161,11 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
             f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "
             f"{config.model.vocab_size}: pass --model.vocab_size {model.vocab_size}"
         )
+    if config.text.verbatim and model.end_of_document is None:
+        raise UserError(
+            f"tokenizer {path} has no <|endoftext|>, which ends a document for a "
+            "decoder (text.verbatim): name another vocabulary, or none to train one"
+        )
     return model
 
 
@@ -176,7 +182,10 @@ def _fragments(
         reported = -BLOCK
         start = offset if number == source else 0
         for fragment in read_fragments(
-            job.sources[number], start=start, lines=lines[number]
+            job.sources[number],
+            start=start,
+            lines=lines[number],
+            verbatim=job.recipe.verbatim,
         ):
             yield number, fragment
             if fragment.read >= reported + BLOCK:
@@ -205,13 +214,14 @@ def _vocabulary(
     def texts() -> Iterator[str]:
         fragments = (each for _, each in _fragments(job, lines, read))
         for each in sample(fragments, job.recipe, SAMPLE):
-            yield from sentences_of(each, job.recipe.language, job.recipe.errors)[0]
+            yield from texts_of(each, job.recipe)[0]
 
     model = given or train_tokenizer(
         config.text.tokenizer,
         texts(),
         vocab_size=config.model.vocab_size,
         lowercase=config.text.lowercase,
+        verbatim=config.text.verbatim,
     )
     fresh = partial / "tokenizer.new"
     shutil.rmtree(fresh, ignore_errors=True)

@@ -26,24 +26,36 @@ _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 def train_tokenizer(
-    kind: Kind, texts: Iterable[str], *, vocab_size: int, lowercase: bool = True
+    kind: Kind,
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    lowercase: bool = True,
+    verbatim: bool = False,
 ) -> Tokenizer:
     """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
 
     Args:
         kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
-        texts: sentences; read once, not kept.
+        texts: sentences, or whole texts; read once, not kept.
         vocab_size: `[unusedN]` at the end where the texts yield fewer.
         lowercase: lower-case and strip accents; WordPiece only.
+        verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
 
     Raises:
-        UserError: the texts are empty, or their characters do not fit.
+        UserError: the texts are empty, or their characters do not fit, or the kind
+            loses spaces and line ends where they are text.
     """
+    if verbatim and kind != "byte_bpe":
+        raise UserError(
+            f"a {kind} vocabulary loses spaces and line ends, which text.verbatim "
+            "keeps: pass --text.tokenizer byte_bpe"
+        )
     match kind:
         case "wordpiece":
             return train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
         case "byte_bpe":
-            return train_byte_bpe(texts, vocab_size=vocab_size)
+            return train_byte_bpe(texts, vocab_size=vocab_size, verbatim=verbatim)
         case "sentencepiece":
             return train_sentencepiece(texts, vocab_size=vocab_size)
 

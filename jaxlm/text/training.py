@@ -13,7 +13,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from jaxlm.text.byte_bpe import ByteBpe
 from jaxlm.text.pieces import SentencePiece, with_unused
-from jaxlm.text.vocabulary import SPECIAL, padded
+from jaxlm.text.vocabulary import END_OF_DOCUMENT, SPECIAL, padded
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, basic_words, separated
 from jaxlm.types import UserError
 
@@ -135,34 +135,40 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
             yield f"{word} " * min(1000, count - done)
 
 
-def train_byte_bpe(texts: Iterable[str], *, vocab_size: int) -> ByteBpe:
+def train_byte_bpe(
+    texts: Iterable[str], *, vocab_size: int, verbatim: bool = False
+) -> ByteBpe:
     """Byte-level BPE: [PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
 
-    The learner keeps about 100 bytes for each byte of a distinct word, and a word of
+    `verbatim`, for a decoder: 256 bytes, pieces, <|endoftext|>, as GPT-2 has them. The
+    learner keeps about 100 bytes for each byte of a distinct word, and a word of
     Chinese is a whole clause: the text is read until the words have 2 MB.
 
     Raises:
         UserError: the vocabulary cannot hold the bytes.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    least = len(SPECIAL) + len(alphabet)
+    first, last = ((), (END_OF_DOCUMENT,)) if verbatim else (SPECIAL, ())
+    least = len(first) + len(alphabet) + len(last)
     if vocab_size < least:
         raise UserError(f"model.vocab_size = {vocab_size} is below {least}, for bytes")
     words = _count_byte_words(_up_to(texts, BYTES_FOR_BPE))
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(last),
         min_frequency=2,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(first),
         initial_alphabet=alphabet,
         show_progress=False,
     )
     library.train_from_iterator(_repeated(words), trainer)
     model = json.loads(library.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    tokenizer = ByteBpe(padded(tokens, vocab_size), model["merges"])
-    tokenizer.training = {"unused": vocab_size - len(tokens)}
+    unused = vocab_size - len(last) - len(tokens)
+    tokens = (*padded(tokens, len(tokens) + unused), *last)
+    tokenizer = ByteBpe(tokens, model["merges"])
+    tokenizer.training = {"unused": unused}
     return tokenizer
 
 

@@ -44,6 +44,7 @@ class Tokenizer(abc.ABC):
     """
 
     kind: ClassVar[Kind]
+    line_end: ClassVar[str] = "\n"  # as tokens spell it
 
     def __init__(self, tokens: Sequence[str]):
         self.tokens = tuple(tokens)
@@ -79,6 +80,11 @@ class Tokenizer(abc.ABC):
     def end_of_document(self) -> int | None:
         """Id of `<|endoftext|>`, which a corpus stores after each document."""
         return self._ids.get(END_OF_DOCUMENT)
+
+    @cached_property
+    def ends_line(self) -> np.ndarray:
+        """bool [V]: tokens that hold a line end; none where it is mere white space."""
+        return np.array([self.line_end in token for token in self.tokens])
 
     @cached_property
     def sha256(self) -> str:
@@ -156,6 +162,8 @@ class Tokenizer(abc.ABC):
         }
         if self.end_of_document is not None:
             named["eos_token"] = END_OF_DOCUMENT
+            if self.special is None:  # a decoder's: it begins a text, too
+                named["bos_token"] = END_OF_DOCUMENT
         config = {"tokenizer_class": name, **more, **named}
         write_json(directory / "tokenizer_config.json", config)
 
