@@ -110,7 +110,8 @@ class Gpt(nn.Module):
             tokens_BL: ids below `vocab_size`.
             positions_BL: rows of the position table; None: 0 … L - 1.
             mask: True where token l may attend to t; None: causal.
-            caches: of each layer, what came before: `mask` is over their T slots.
+            caches: of each layer, what came before: `mask` is over their T slots. The
+                parameters are `unstacked` then.
             logits: False leaves out the head; `last` and `head` are what it multiplies.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
@@ -176,21 +177,33 @@ class Gpt(nn.Module):
     def _cached(self, x_BLD, mask, caches):
         """The blocks one after another: a scan would copy every cache at each token."""
         block = Block(**self._block(0.0), parent=None)
-        stacked = self.variables["params"]["layers"]
+        layers = self.variables["params"]["layers"]
         hidden, grown = [], []
         for i, cache in enumerate(caches):
-            params = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+            params = layers[str(i)]
             x_BLD, (_, cache) = block.apply({"params": params}, x_BLD, mask, cache)
             hidden.append(x_BLD)
             grown.append(cache)
         return x_BLD, jnp.stack(hidden), tuple(grown)
 
 
+def unstacked(params: Any) -> Any:
+    """The parameters with each layer's by themselves, `layers/0/mlp/wi/kernel` ….
+
+    A token at a time reads every weight once; cut out of a stack, it would be copied
+    each time.
+    """
+    stacked = params["layers"]
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+    return {**params, "layers": {str(i): layer for i, layer in enumerate(each)}}
+
+
 def empty_caches(
     config: GptConfig, batch: int, slots: int, dtype: Dtype = jnp.float32
 ) -> tuple[Cache, ...]:
     """Room for `slots` tokens of `batch` rows in every layer."""
-    heads = config.num_heads
-    shape = (batch, slots, heads, config.d_model // heads)
-    zeros, slot = jnp.zeros(shape, dtype), jnp.zeros((), jnp.int32)
-    return (Cache(zeros, zeros, slot),) * config.num_layers
+    heads, width = config.num_heads, config.d_model // config.num_heads
+    k_BHKT = jnp.zeros((batch, heads, width, slots), dtype)
+    v_BHTK = jnp.zeros((batch, heads, slots, width), dtype)
+    return (Cache(k_BHKT, v_BHTK, jnp.zeros((), jnp.int32)),) * config.num_layers

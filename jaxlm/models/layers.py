@@ -208,10 +208,11 @@ def trailing(vector: Float[Array, "..."], x: Float[Array, "..."]) -> Array:
 
 def attend(
     q_BLHK: Float[Array, "B L H K"],
-    k_BTHK: Float[Array, "B T H K"],
-    v_BTHK: Float[Array, "B T H K"],
+    k: Float[Array, "B _ _ _"],
+    v: Float[Array, "B _ _ _"],
     mask: Bool[Array, "#B #L T"],
     drop: Callable[[Array], Array] = lambda probability: probability,
+    axes: tuple[str, str] = ("bthk", "bthk"),
 ) -> Float[Array, "B L H K"]:
     """Softmax attention; causal, padded and packed attention differ in the mask only.
 
@@ -221,16 +222,17 @@ def attend(
 
     Args:
         q_BLHK: queries.
-        k_BTHK: keys.
-        v_BTHK: values.
+        k: keys.
+        v: values.
         mask: True where query l may attend to t; L may be 1, the same for all queries.
         drop: applied to the probabilities. BERT drops each element by itself; a mask
             shared by heads or rows, as in Hugging Face's Flax port, is another model.
+        axes: in which order those of keys and values lie.
     """
     scale = 1 / math.sqrt(q_BLHK.shape[-1])
-    score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
+    score_BHLT = jnp.einsum(f"blhk,{axes[0]}->bhlt", q_BLHK * scale, k)
     p_BHLT = drop(_masked_softmax(score_BHLT, mask[:, None]))
-    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+    return jnp.einsum(f"bhlt,{axes[1]}->blhk", p_BHLT, v)
 
 
 # By hand, so that a layer keeps the probabilities once, in the dtype of the scores.
@@ -266,18 +268,20 @@ def causal_mask(
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer for the tokens so far, in T slots."""
+    """Keys and values of one layer for the tokens so far, in T slots.
 
-    k: Float[Array, "B T H K"]
-    v: Float[Array, "B T H K"]
+    Each lies as the product that reads it wants it: no token moves what came before.
+    """
+
+    k: Float[Array, "B H K T"]
+    v: Float[Array, "B H T K"]
     slot: Int[Array, ""]  # where the next token's go, for all rows
 
     def append(self, k_BLHK: Array, v_BLHK: Array) -> Cache:
         """With L more tokens."""
-        k, v = (
-            jax.lax.dynamic_update_slice_in_dim(old, new, self.slot, axis=1)
-            for old, new in ((self.k, k_BLHK), (self.v, v_BLHK))
-        )
+        put = jax.lax.dynamic_update_slice_in_dim
+        k = put(self.k, jnp.transpose(k_BLHK, (0, 2, 3, 1)), self.slot, axis=3)
+        v = put(self.v, jnp.transpose(v_BLHK, (0, 2, 1, 3)), self.slot, axis=2)
         return Cache(k, v, self.slot + k_BLHK.shape[1])
 
 
@@ -307,10 +311,12 @@ class Attention(nn.Module):
             Dense((width,), heads, self.kernel_init, self.dtype, name=name)(x_BLD)
             for name in ("query", "key", "value")
         )
-        if cache is not None:
+        drop = Dropout(self.dropout)
+        if cache is None:
+            y_BLHK = attend(q, k, v, mask, drop)
+        else:
             cache = cache.append(k, v)
-            k, v = cache.k, cache.v
-        y_BLHK = attend(q, k, v, mask, Dropout(self.dropout))
+            y_BLHK = attend(q, cache.k, cache.v, mask, drop, axes=("bhkt", "bhtk"))
         out = Dense(heads, (width,), self.out_init, self.dtype, name="out")
         return out(y_BLHK), cache
 

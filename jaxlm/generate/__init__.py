@@ -1,0 +1,1 @@
+"""Prompts → continuations of a decoder: sampled, greedy or by beam search."""
