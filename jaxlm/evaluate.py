@@ -6,6 +6,7 @@ The same function serves the loop and the verb.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
-from jaxlm.data.pipeline import batches, open_source
+from jaxlm.data.pipeline import Source, batches, open_source, read_rows
 from jaxlm.metrics import (
     balanced_accuracy,
     figures,
@@ -27,6 +28,7 @@ from jaxlm.metrics import (
 )
 from jaxlm.objectives import Sums, objective_of
 from jaxlm.text.corpus import Corpus
+from jaxlm.types import UserError
 
 
 def open_evaluation(
@@ -112,3 +114,105 @@ def with_baselines(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
         out["nsp_balanced_accuracy"] = balanced_accuracy(right, rows)
         out["nsp_majority_accuracy"] = majority_accuracy(rows)
     return out
+
+
+def evaluate_stream(
+    run: RunConfig,
+    module: nn.Module,
+    params: Any,
+    corpus: Corpus,
+    *,
+    split: int,
+    length: int,
+    stride: int,
+    batch: int,
+    limit: int = 0,
+) -> dict[str, float]:
+    """A decoder's loss on all of a text, by a window that slides over it.
+
+    Each token is predicted once. Windows of `length` tokens move by `stride` and score
+    their last `stride` tokens, so each token but the first ones sees at least
+    `length - stride` before it. Documents lie end to end, with <|endoftext|> between
+    them as in training: those tokens are predicted too and count in the loss of the
+    text, but not among its words and bytes.
+
+    Args:
+        run: that the parameters are of.
+        module: its model.
+        params: of it.
+        corpus: text, with the run's vocabulary.
+        split: of the corpus.
+        length: of the window, at most the model's context.
+        stride: of its steps, at most `length`.
+        batch: windows at a time.
+        limit: most windows, from the start of the text; 0: all.
+
+    Returns:
+        Figures by name: loss in nats and perplexity of a token, perplexity of a word
+        (what white space separates), bits a byte (UTF-8), and how many of each.
+    """
+    if not 1 <= stride <= length <= run.model.max_length:
+        raise UserError(
+            f"stride = {stride} and length = {length} are not 1 ≤ stride ≤ length ≤ "
+            f"model.max_length = {run.model.max_length}"
+        )
+    shape = Phase(until=1, length=length, batch=batch, predictions=1)
+    objective = objective_of(run, module, corpus.manifest, shape, stream="evaluate")
+    source = open_source(
+        corpus,
+        split=split,
+        length=length,
+        layout=objective.layout,
+        seed=run.seed,
+        stream="evaluate",
+        shuffle=False,
+    )
+    total = int(source.end[-1] - source.first[-1] + source.before[-1]) - 1
+    scored_from = np.arange(0, total, stride)
+    scored_from = scored_from[: limit or None]
+    source = source._replace(windows=np.maximum(scored_from + stride - length, 0))
+
+    @jax.jit
+    def sums_of(params, rows, first, last):
+        drawn = objective.transform(rows)
+        at = jnp.arange(length)[None]
+        scored = (at >= first[:, None]) & (at < last[:, None])
+        drawn = drawn._replace(weights=drawn.weights * scored)
+        counts_V = jnp.zeros(run.model.vocab_size)
+        counts_V = counts_V.at[drawn.targets].add(drawn.weights)
+        return objective.loss(params, drawn), counts_V
+
+    sums = None
+    for start in range(0, source.rows, batch):
+        numbers = np.arange(start, start + batch)
+        rows = read_rows(source, numbers)
+        at = np.minimum(numbers, source.rows - 1)
+        first = scored_from[at] - source.windows[at]
+        each = jax.device_get(sums_of(params, rows, first, first + stride))
+        # Python's floats: float32 would lose the tail of a long text.
+        each = jax.tree.map(np.float64, each)
+        sums = each if sums is None else jax.tree.map(operator.add, sums, each)
+    assert sums is not None
+    out = with_baselines(*sums)
+    words, size = _words_and_bytes(
+        corpus, source, min(total, len(scored_from) * stride)
+    )
+    nats = out["lm_loss"] * out["targets"]
+    out["word_perplexity"] = perplexity(nats / words) if words else math.nan
+    out["bits_per_byte"] = nats / math.log(2) / size if size else math.nan
+    return {**out, "words": float(words), "bytes": float(size)}
+
+
+def _words_and_bytes(corpus: Corpus, source: Source, tokens: int) -> tuple[int, int]:
+    """Of the first `tokens` of a stream, its text without <|endoftext|>."""
+    words = size = 0
+    end = corpus.end_of_document
+    for first, stop in zip(source.first[1:], source.end[1:], strict=True):
+        stop = min(stop, first + tokens)
+        ids = corpus.read(np.array([first]), int(stop - first))[0][0]
+        for document in np.split(ids, np.flatnonzero(ids == end)):
+            text = corpus.tokenizer.decode(document[document != end])
+            words += len(text.split())
+            size += len(text.encode())
+        tokens -= int(stop - first)
+    return words, size

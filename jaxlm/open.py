@@ -1,10 +1,11 @@
-"""A run directory → a model to use: forward, fill. `jaxlm.load(directory)`."""
+"""`jaxlm.load`: a run directory → a model to use: forward, fill, generate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.config import BertConfig, RunConfig
-from jaxlm.models.bert import Bert
+from jaxlm.config import BertConfig, GptConfig, ModelConfig, RunConfig
+from jaxlm.generate.decode import decode
+from jaxlm.generate.sampling import Sampling
+from jaxlm.generate.text import Generated, Stream, cut_prompt
+from jaxlm.models import build
+from jaxlm.models.gpt import unstacked
+from jaxlm.models.layers import causal_mask
 from jaxlm.models.stack import Encoded
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.state import abstract_params
@@ -37,18 +43,22 @@ class Model:
         self, run: RunConfig, params: Any, tokenizer: Tokenizer, step: int
     ) -> None:
         self.run, self.params, self.tokenizer, self.step = run, params, tokenizer, step
-        self.module = Bert(run.model)
+        self.module = build(run.model)
 
     @property
-    def config(self) -> BertConfig:
+    def config(self) -> ModelConfig:
         """Of the model."""
         return self.run.model
 
     @cached_property
-    def _forward(self):
+    def _forward(self) -> Callable[..., Encoded]:
         return jax.jit(
             lambda params, *args: self.module.apply({"params": params}, *args)
         )
+
+    @cached_property
+    def _unstacked(self) -> Any:
+        return jax.jit(unstacked)(self.params)
 
     def forward(
         self,
@@ -56,12 +66,14 @@ class Model:
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> Encoded:
-        """Hidden states [N+1, B, L, D], pooled [B, D], logits, NSP logits; no dropout.
+        """Hidden states [N+1, B, L, D], logits [B, L, V]; no dropout.
+
+        A BERT adds the pooled vector [B, D] and NSP logits [B, 2].
 
         Args:
             tokens: [B, L], ids below the vocabulary's size.
             token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by
-            default.
+                default. BERT only.
             mask: [B, L], True where a token is not padding; all of them by default.
 
         Raises:
@@ -76,29 +88,34 @@ class Model:
                 f"token ids run from {tokens.min()} to {tokens.max()}, the vocabulary "
                 f"has {self.config.vocab_size}"
             )
-        if tokens.shape[1] > self.config.max_length:
+        length = tokens.shape[1]
+        if length > self.config.max_length:
             raise UserError(
-                f"{tokens.shape[1]} tokens, the model has {self.config.max_length} "
-                "positions: shorten the text"
+                f"{length} tokens, the model has {self.config.max_length} positions: "
+                "shorten the text"
             )
-        if token_types is None:
-            token_types = np.zeros_like(tokens)
         if mask is None:
             mask = np.ones(tokens.shape, bool)
+        ids, real = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
         with jax.default_matmul_precision("float32"):
-            return self._forward(
-                self.params,
-                jnp.asarray(tokens, jnp.int32),
-                jnp.asarray(token_types, jnp.int32),
-                jnp.asarray(mask, bool),
-            )
+            if isinstance(self.config, GptConfig):
+                if token_types is not None:
+                    raise UserError("a GPT has no token types")
+                seen = causal_mask(length) & real[:, None]
+                return self._forward(self.params, ids, None, seen)
+            if token_types is None:
+                token_types = np.zeros_like(tokens)
+            types = jnp.asarray(token_types, jnp.int32)
+            return self._forward(self.params, ids, types, real)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] of a text, best first.
 
         Raises:
-            UserError: the text has no [MASK], or is too long.
+            UserError: the text has no [MASK], or is too long; the model is no BERT.
         """
+        if not isinstance(self.config, BertConfig):
+            raise UserError("a GPT fills no blanks: jaxlm generate continues a text")
         special = self.tokenizer.special
         assert special is not None
         ids = self.tokenizer.encode(text, specials=True).ids
@@ -120,6 +137,81 @@ class Model:
             for order, score in zip(best, scores, strict=True)
         ]
 
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        top_p_rule: Literal["hf", "openai"] = "hf",
+        repetition_penalty: float = 1.0,
+        samples: int = 1,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        scored: bool = False,
+        stream: Callable[[str], None] | None = None,
+    ) -> list[Generated]:
+        """Continue each prompt, `samples` times in turn; a GPT's.
+
+        A continuation ends at `max_tokens`, at <|endoftext|> or before a stop string.
+        Of a prompt that does not fit the context together with `max_tokens`, the end is
+        read that does. The same prompt, sample number and seed give the same text,
+        whatever else is in the call.
+
+        Args:
+            prompts: texts; an empty one starts from <|endoftext|>.
+            max_tokens: most tokens of a continuation.
+            temperature: 0 takes the likeliest token each time (greedy).
+            top_k: see `generate/sampling.py`, as the next three.
+            top_p: likewise.
+            top_p_rule: likewise.
+            repetition_penalty: likewise.
+            samples: continuations of each prompt.
+            seed: names all chance.
+            stop: strings that end a continuation.
+            scored: give log-probabilities.
+            stream: called with each stretch of the first continuation as it comes.
+
+        Raises:
+            UserError: the model is no GPT, or a setting is out of range.
+        """
+        if not isinstance(self.config, GptConfig):
+            raise UserError("a BERT continues no text: jaxlm fill fills its blanks")
+        if not 1 <= max_tokens < self.config.max_length:
+            raise UserError(
+                f"max_tokens = {max_tokens} is not in [1, {self.config.max_length - 1}]"
+                ": the prompt needs a place in the context too"
+            )
+        if not prompts or samples < 1:
+            raise UserError("there is nothing to generate: no prompt, or no sample")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed = {seed} is not in [0, 2**32)")
+        sampling = Sampling(
+            temperature,
+            top_k,
+            top_p,
+            top_p_rule,
+            repetition_penalty,
+        )
+        room = self.config.max_length - max_tokens
+        rows = [cut_prompt(self.tokenizer, prompt, room) for prompt in prompts]
+        watcher = Stream(self.tokenizer, tuple(stop), stream)
+        found = decode(
+            self.module,  # pyrefly: ignore
+            self._unstacked,
+            rows,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            samples=samples,
+            seed=seed,
+            end=self.tokenizer.end_of_document,
+            scored=scored,
+            watch=watcher.watch,
+        )
+        return [watcher.finish(i, each) for i, each in enumerate(found)]
+
 
 def load(directory: str | Path) -> Model:
     """The newest checkpoint of a run directory, verified, on the default device.
@@ -128,7 +220,7 @@ def load(directory: str | Path) -> Model:
         UserError: it is no run directory, holds no checkpoint, or a damaged one.
     """
     config = read_config(directory)
-    abstract = abstract_params(Bert(config.model))
+    abstract = abstract_params(build(config.model))
     restored = Checkpoints(directory).restore(abstract, part="params/")
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet")

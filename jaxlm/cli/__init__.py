@@ -15,7 +15,8 @@ VERBS = {
     "pretrain": "train a model on a corpus, or go on with a run",
     "show": "what a config, a corpus or a run is",
     "evaluate": "held-out loss and accuracy beside their baselines",
-    "fill": "words for the [MASK]s of a sentence",
+    "fill": "words for the [MASK]s of a sentence, by a BERT",
+    "generate": "continue a text, by a GPT",
 }
 
 FINISHED, OTHER, MISTAKE, INTERRUPTED = 0, 1, 2, 75
@@ -74,7 +75,7 @@ def _run(argv: list[str]) -> int:
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return f"""\
-jaxlm: text to a pretrained BERT, reproducible from its seed
+jaxlm: text to a pretrained BERT or GPT, reproducible from its seed
 
 usage: jaxlm VERB … ; jaxlm VERB --help says more
 

@@ -34,6 +34,8 @@ class Evaluate:
     """Rows of a batch."""
     length: int = 0
     """Tokens in a row; 0: as in the first phase of training."""
+    stride: int = 0
+    """Decoders: tokens that the window moves by; 0: half of --length."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -71,7 +73,8 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(json.dumps({"step": model.step, **figures}))
         return 0
-    print(f"step {model.step}: {figures['targets']:,.0f} masked words")
+    what = "masked words" if "mlm_loss" in figures else "tokens"
+    print(f"step {model.step}: {figures['targets']:,.0f} {what}")
     for line in report(figures):
         print(line)
     return 0
@@ -79,6 +82,17 @@ def run(argv: list[str]) -> int:
 
 def report(figures: dict[str, float]) -> list[str]:
     """A line a figure, its baseline beside it."""
+    if "lm_loss" in figures:
+        return [
+            f"loss           {figures['lm_loss']:8.3f}   "
+            f"perplexity {figures['lm_perplexity']:,.2f} a token, "
+            f"{figures['word_perplexity']:,.2f} a word   "
+            f"unigram {figures['unigram_loss']:.3f}",
+            f"bits per byte  {figures['bits_per_byte']:8.4f}   "
+            f"{figures['words']:,.0f} words, {figures['bytes']:,.0f} bytes",
+            f"accuracy       {figures['lm_accuracy']:8.1%}   "
+            f"commonest token {figures['unigram_accuracy']:.1%}",
+        ]
     lines = [
         f"MLM loss       {figures['mlm_loss']:8.3f}   "
         f"perplexity {figures['mlm_perplexity']:,.1f}   "
@@ -99,10 +113,23 @@ def report(figures: dict[str, float]) -> list[str]:
 def _figures(model, corpus, split: int, args: Evaluate) -> dict[str, float]:
     import jax
 
-    from jaxlm.config import MeshConfig
-    from jaxlm.evaluate import open_evaluation
+    from jaxlm.config import GptConfig, MeshConfig
+    from jaxlm.evaluate import evaluate_stream, open_evaluation
     from jaxlm.sharding import batch_sharding, make_mesh
 
+    if isinstance(model.config, GptConfig):
+        length = args.length or model.run.stretches[0].length
+        return evaluate_stream(
+            model.run,
+            model.module,
+            model.params,
+            corpus,
+            split=split,
+            length=length,
+            stride=args.stride or max(1, length // 2),
+            batch=args.batch,
+            limit=args.rows,
+        )
     phase = model.run.stretches[0]
     if args.length:
         phase = dataclasses.replace(phase, length=args.length)
