@@ -11,10 +11,11 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from jaxlm.text.byte_bpe import ByteBpe
+from jaxlm.text.byte_bpe import ByteBpe, spelled
 from jaxlm.text.pieces import SentencePiece, with_unused
 from jaxlm.text.vocabulary import END_OF_DOCUMENT, SPECIAL, padded
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, basic_words, separated
+from jaxlm.text.words import Gpt2Words
 from jaxlm.types import UserError
 
 MOST_RUNS = 1 << 19  # distinct runs of characters that are counted
@@ -174,16 +175,21 @@ def train_byte_bpe(
 
 def _count_byte_words(texts: Iterable[str]) -> dict[str, int]:
     """Words as byte-level BPE cuts and spells them: " the" is "Ġthe"."""
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    cut, in_python = pre_tokenizers.ByteLevel(add_prefix_space=False), Gpt2Words()
     words: Counter[str] = Counter()
     distinct = 0
     for text in texts:
-        for word, _ in cut(text):
+        found = in_python(text)
+        if found is None:
+            counts = Counter(word for word, _ in cut.pre_tokenize_str(text))
+        else:
+            counts = {spelled(each): n for each, n in Counter(found).items()}
+        for word, count in counts.items():
             if len(word) > LONGEST_BYTE_WORD:
                 continue
             if word not in words:
                 distinct += len(word)
-            words[word] += 1
+            words[word] += count
         if distinct > DISTINCT_FOR_BPE:
             break
     return dict(sorted(words.items(), key=lambda item: (-item[1], item[0])))

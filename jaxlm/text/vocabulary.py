@@ -168,7 +168,9 @@ class Tokenizer(abc.ABC):
         write_json(directory / "tokenizer_config.json", config)
 
 
-def encoded(parts: Sequence[tuple[Sequence[int], np.ndarray]]) -> Encoded:
+def encoded(
+    parts: Sequence[tuple[Sequence[int] | np.ndarray, np.ndarray]],
+) -> Encoded:
     """(ids, word starts) of each text as one run."""
     if not parts:
         return Encoded(*(np.empty(0, kind) for kind in (np.int32, bool, np.int64)))

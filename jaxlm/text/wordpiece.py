@@ -20,13 +20,14 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from jaxlm.text.memory import Memory
 from jaxlm.text.vocabulary import (
     SPECIAL,
     Encoded,
@@ -38,7 +39,6 @@ from jaxlm.text.vocabulary import (
 from jaxlm.types import UserError
 
 MAX_WORD = 200  # characters; Google's since 2019 (100 before, and in HF's Python code)
-REMEMBERED = 1 << 17  # words kept; the memory is emptied when it is full
 
 CJK = (
     "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
@@ -107,26 +107,6 @@ def separated(texts: Sequence[str]) -> list[str]:
     return _RUN.findall(joined) if _FAR_EAST.search(joined) else joined.split()
 
 
-class _Memory(dict):
-    """What `work_out` made of a run, for the last `REMEMBERED` or more runs."""
-
-    def __init__(self, work_out: Callable[[str], tuple[int, ...]]):
-        super().__init__()
-        self.work_out = work_out
-        self.older: dict[str, tuple[int, ...]] = {}
-
-    def __missing__(self, run: str) -> tuple[int, ...]:
-        if len(self) >= REMEMBERED:
-            self.older = dict(self)
-            self.clear()
-        ids = self.older.get(run)
-        if ids is None:
-            ids = self.work_out(run)
-        if len(run) <= MAX_WORD:
-            self[run] = ids
-        return ids
-
-
 class WordPiece(Tokenizer):
     """A `vocab.txt` and whether text is lower-cased and stripped of accents first."""
 
@@ -143,8 +123,8 @@ class WordPiece(Tokenizer):
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
-        self._pieces = _Memory(self._cut)
-        self._runs = _Memory(self._cut_run)
+        self._pieces = Memory(self._cut)
+        self._runs = Memory(self._cut_run)
         self._starts = np.array([not token.startswith("##") for token in self.tokens])
 
     @property

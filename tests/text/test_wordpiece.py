@@ -89,7 +89,7 @@ def test_every_character_gives_google_s_ids():
 
 
 def test_memory_that_overflows_changes_nothing(monkeypatch):
-    monkeypatch.setattr("jaxlm.text.wordpiece.REMEMBERED", 2)
+    monkeypatch.setattr("jaxlm.text.memory.REMEMBERED", 2)
     check(WordPiece(TOKENS, lowercase=True), NASTY * 3)
 
 
