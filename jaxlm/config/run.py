@@ -13,12 +13,17 @@ from jaxlm.types import UserError
 class TextConfig:
     """How text becomes tokens; fixed once a corpus is prepared."""
 
-    tokenizer: Literal["wordpiece", "byte_bpe", "sentencepiece"] = "wordpiece"
-    """Kind of vocabulary that `prepare` trains when none is given."""
+    tokenizer: Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe"] = (
+        "wordpiece"
+    )
+    """Kind of vocabulary that `prepare` trains when none is given; gpt1_bpe must be."""
     lowercase: bool = True
     """Lower-case and strip accents before WordPiece."""
     language: str = "en"
     """ISO 639-1 code by which sentences are split."""
+    words: Literal["basic", "spacy"] = "basic"
+    """How words are cut for GPT-1's BPE: by BERT's rules, which transformers takes, or
+    as published, which needs ftfy and spaCy."""
     verbatim: bool = False
     """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
     that is trained has <|endoftext|>, its last entry, as its only special token."""

@@ -155,7 +155,8 @@ def _prepare(
 
 
 def _given(path: str, config: RunConfig) -> Tokenizer:
-    model = load_tokenizer(path, lowercase=config.text.lowercase)
+    text = config.text
+    model = load_tokenizer(path, lowercase=text.lowercase, words=text.words)
     if model.vocab_size != config.model.vocab_size:
         raise UserError(
             f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from jaxlm.text.byte_bpe import ByteBpe, bpe, in_order_of_id, read_bpe
+from jaxlm.text.bpe import checked_merges, in_order_of_id, read_pair
+from jaxlm.text.byte_bpe import ByteBpe
+from jaxlm.text.gpt1_bpe import WORD_END, Gpt1Bpe
 from jaxlm.text.pieces import MODEL_FILE, SentencePiece, read_model
 from jaxlm.text.training import train_byte_bpe, train_sentencepiece, train_wordpiece
-from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, read_json
+from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, Words, read_json
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, looks_cased, read_vocabulary
 from jaxlm.types import UserError
 
 __all__ = [
     "ByteBpe",
+    "Gpt1Bpe",
     "SentencePiece",
     "Tokenizer",
     "WordPiece",
@@ -22,7 +26,11 @@ __all__ = [
     "train_tokenizer",
 ]
 
-_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_PAIRS = (
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
 
 
 def train_tokenizer(
@@ -46,6 +54,12 @@ def train_tokenizer(
         UserError: the texts are empty, or their characters do not fit, or the kind
             loses spaces and line ends where they are text.
     """
+    if kind == "gpt1_bpe":
+        raise UserError(
+            "GPT-1's vocabulary is not learnt here: pass --tokenizer and a directory "
+            "with encoder_bpe_40000.json and vocab_40000.bpe, or vocab.json and "
+            "merges.txt"
+        )
     if verbatim and kind != "byte_bpe":
         raise UserError(
             f"a {kind} vocabulary loses spaces and line ends, which text.verbatim "
@@ -60,15 +74,19 @@ def train_tokenizer(
             return train_sentencepiece(texts, vocab_size=vocab_size)
 
 
-def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: str | Path, *, lowercase: bool | None = None, words: Words | None = None
+) -> Tokenizer:
     """The tokenizer in a directory or file.
 
     Args:
         path: a directory that `Tokenizer.save` or Hugging Face wrote, a `vocab.txt`, a
             `tokenizer.json`, a SentencePiece `.model`, or a directory with `vocab.json`
-            and `merges.txt` (OpenAI: `encoder.json` and `vocab.bpe`).
+            and `merges.txt` (OpenAI: `encoder.json` and `vocab.bpe`; GPT-1:
+            `encoder_bpe_40000.json` and `vocab_40000.bpe`).
         lowercase: for a `vocab.txt`, which does not say; None: as its
             `tokenizer_config.json` says, else as its entries suggest.
+        words: how GPT-1's BPE cuts them; None: as it was saved, else "basic".
 
     Raises:
         UserError: there is none, or its files are damaged or of an unknown kind.
@@ -79,16 +97,17 @@ def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> Tokeni
     if not path.is_dir():
         return _load_file(path, lowercase)
     if (path / OPTIONS_FILE).is_file():
-        return _load_ours(path)
+        return _load_ours(path, words)
     for vocabulary, merges in _PAIRS:
         if (path / vocabulary).is_file() and (path / merges).is_file():
-            return read_bpe(path / vocabulary, path / merges)
+            return _load_pair(path / vocabulary, path / merges, words or "basic")
     for name in ("vocab.txt", "tokenizer.json", MODEL_FILE, "tokenizer.model"):
         if (path / name).is_file():
             return _load_file(path / name, lowercase)
     raise UserError(
         f"no tokenizer in {path}: it has none of vocab.txt, tokenizer.json, "
-        "vocab.json + merges.txt, encoder.json + vocab.bpe, spiece.model"
+        "vocab.json + merges.txt, encoder.json + vocab.bpe, encoder_bpe_40000.json + "
+        "vocab_40000.bpe, spiece.model"
     )
 
 
@@ -102,7 +121,14 @@ def _load_file(path: Path, lowercase: bool | None) -> Tokenizer:
     raise UserError(f"tokenizer {path} is none of .txt, .json, .model or a directory")
 
 
-def _load_ours(directory: Path) -> Tokenizer:
+def _load_pair(vocabulary: Path, merges: Path, words: Words) -> Tokenizer:
+    tokens, pairs = read_pair(vocabulary, merges)
+    if any(token.endswith(WORD_END) for token in tokens):
+        return Gpt1Bpe(tokens, pairs, words=words)
+    return ByteBpe(tokens, pairs)
+
+
+def _load_ours(directory: Path, words: Words | None) -> Tokenizer:
     options = read_json(directory / OPTIONS_FILE)
     match options.get("kind"):
         case "wordpiece":
@@ -112,9 +138,18 @@ def _load_ours(directory: Path) -> Tokenizer:
                 max_word=options.get("max_word", MAX_WORD),
             )
         case "byte_bpe":
-            read = read_bpe(directory / "vocab.json", directory / "merges.txt")
+            pair = read_pair(directory / "vocab.json", directory / "merges.txt")
             prefix_space = bool(options.get("prefix_space"))
-            tokenizer = ByteBpe(read.tokens, read.merges, prefix_space=prefix_space)
+            tokenizer = ByteBpe(*pair, prefix_space=prefix_space)
+        case "gpt1_bpe":
+            pair = read_pair(directory / "vocab.json", directory / "merges.txt")
+            saved: Any = options.get("words")
+            if words not in (None, saved):
+                raise UserError(
+                    f"tokenizer {directory} cuts words by {saved!r}: pass "
+                    f"--text.words {saved}"
+                )
+            tokenizer = Gpt1Bpe(*pair, words=saved)
         case "sentencepiece":
             tokenizer = read_model(directory / MODEL_FILE)
         case other:
@@ -169,5 +204,6 @@ def _load_library(path: Path) -> Tokenizer:
             for token in content.get("added_tokens") or ():
                 ids.setdefault(token["content"], token["id"])
             tokens = in_order_of_id(ids, path)
-            return bpe(tokens, pairs, path, prefix_space=rules["add_prefix_space"])
+            merges = checked_merges(tokens, pairs, path)
+            return ByteBpe(tokens, merges, prefix_space=rules["add_prefix_space"])
     raise UserError(f"{path} has a model of type {kind!r}, not WordPiece or BPE")

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer as Library
 
 from jaxlm.types import SpecialTokens, UserError
 
-Kind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
+Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe"]
+Words = Literal["basic", "spacy"]  # how GPT-1's BPE cuts words: see gpt1_bpe.py
 
 # Of a vocabulary trained here, in this order, as ids 0 … 4.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -160,7 +161,7 @@ class Tokenizer(abc.ABC):
             for role, special in zip(roles, SPECIAL, strict=True)
             if special in self.special_names
         }
-        if self.end_of_document is not None:
+        if END_OF_DOCUMENT in self._ids:
             named["eos_token"] = END_OF_DOCUMENT
             if self.special is None:  # a decoder's: it begins a text, too
                 named["bos_token"] = END_OF_DOCUMENT

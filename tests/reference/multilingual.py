@@ -1,0 +1,38 @@
+"""The first sentence of the Universal Declaration of Human Rights, and odd text."""
+
+LINES = (
+    "All human beings are born free and equal in dignity and rights.",
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
+    "Todos los seres humanos nacen libres e iguales en dignidad y derechos.",
+    "Todos os seres humanos nascem livres e iguais em dignidade e em direitos.",
+    "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw.",
+    "Minden emberi lény szabadon születik és egyenlő méltósága és joga van.",
+    "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar.",
+    "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm.",
+    "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια.",
+    "Բոլոր մարդիկ ծնվում են ազատ ու հավասար:",
+    "ყველა ადამიანი იბადება თავისუფალი და თანასწორი.",
+    "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם.",
+    "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق.",
+    "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता प्राप्त है।",
+    "সমস্ত মানুষ স্বাধীনভাবে সমান মর্যাদা এবং অধিকার নিয়ে জন্মগ্রহণ করে।",
+    "மனிதப் பிறிவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்.",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ",
+    "人人生而自由，在尊严和权利上一律平等。",
+    "すべての人間は、生れながらにして自由であり、平等である。",
+    "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "ሰው ሁሉ ነፃና እኩል በመሆን ይወለዳል።",
+)
+ODD = (
+    "It's 3 o'clock — “naïve” 你好，世界！ 👩\u200d🔬\u2028end",
+    "  two  spaces \n\n\tand\r\nlines\n",
+    "don't DON'T we'll he'S 'tis 1,000.5 x² ½ Ⅷ ٣ a_b [x] {y} <|endoftext|>",
+    "\u00a0a\u3000b\u2003c\u200bd\ufeffe\x0bf\x1cg\x85h\x7fi\ufffdj",
+    "e\u0301 ﬁ Ǆ ß ẞ İ ı ΣΑΣ ſ K Å 𝔘𝔫𝔦 🇫🇷 👍🏽",
+    "x" * 300,
+    " ",
+    "\n",
+    "",
+)
