@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import BertConfig, DataConfig, GptConfig, Phase, RunConfig
+from jaxlm.config import (
+    BertConfig,
+    DataConfig,
+    ElmoConfig,
+    GptConfig,
+    Phase,
+    RunConfig,
+)
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy, head_cross_entropy
 from jaxlm.metrics import Mean
@@ -69,6 +76,8 @@ def objective_of(
             )
         case GptConfig():
             return causal_lm(module, model, data, phase, manifest.end_of_document)
+        case ElmoConfig():
+            raise UserError("an ELMo cannot be pretrained yet")
 
 
 def causal_lm(

@@ -7,11 +7,14 @@ overrides them by dotted names, and the run directory keeps the result as JSON.
 from jaxlm.config.files import difference, from_json, load_config, to_json
 from jaxlm.config.model import (
     BERT_SIZES,
+    ELMO_SIZES,
     GPT2_SIZES,
     BertConfig,
+    ElmoConfig,
     GptConfig,
     ModelConfig,
     bert,
+    elmo,
     gpt1,
     gpt2,
 )
@@ -27,9 +30,11 @@ from jaxlm.config.run import (
 
 __all__ = [
     "BERT_SIZES",
+    "ELMO_SIZES",
     "GPT2_SIZES",
     "BertConfig",
     "DataConfig",
+    "ElmoConfig",
     "GptConfig",
     "LogConfig",
     "MeshConfig",
@@ -40,6 +45,7 @@ __all__ = [
     "TextConfig",
     "bert",
     "difference",
+    "elmo",
     "from_json",
     "gpt1",
     "gpt2",

@@ -86,16 +86,76 @@ class GptConfig:
         _check_shape(self)
 
 
-ModelConfig = BertConfig | GptConfig
+@dataclass(frozen=True)
+class ElmoConfig:
+    """ELMo's bidirectional language model (Peters et al. 2018); the defaults are the
+    original, 93.6M parameters and a softmax over 793,471 words."""
+
+    family: Literal["elmo"] = "elmo"
+    """Which dataclass this is, in JSON."""
+    vocab_size: int = 793_471
+    """Words that the softmax tells apart, commonest first; 0: no softmax, as in the
+    released files, which serve for features only."""
+    num_layers: int = 2
+    """LSTM layers of each direction."""
+    d_model: int = 512
+    """Width of a layer's output in one direction; hidden states are twice as wide."""
+    d_ff: int = 4096
+    """Cells of a layer in one direction, projected down to `d_model`."""
+    max_characters: int = 50
+    """Slots of a word: its UTF-8 bytes between a begin and an end mark; the rest of a
+    longer word is not read."""
+    d_character: int = 16
+    """Width of a character's vector."""
+    filters: tuple[int, ...] = (32, 32, 64, 128, 256, 512, 1024)
+    """Convolution filters over 1, 2, 3 … characters."""
+    num_highways: int = 2
+    """Highway layers on the pooled filters."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Of the pooled filters."""
+    skip: bool = True
+    """Add the input of each layer but the first to its output."""
+    cell_clip: float = 3.0
+    """Bound of a cell's value; 0: none."""
+    proj_clip: float = 3.0
+    """Bound of a layer's projected output; 0: none."""
+    dropout: float = 0.1
+    """Share dropped of the input of each layer and of the softmax's, in training."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "num_layers", "d_model", "d_ff", "d_character")
+        for name in ("vocab_size", "num_highways", "cell_clip", "proj_clip"):
+            if getattr(self, name) < 0:
+                raise UserError(f"model.{name} = {getattr(self, name)} is negative")
+        widest = len(self.filters)
+        if min(self.filters, default=-1) < 0 or not any(self.filters):
+            raise UserError(f"model.filters = {self.filters} are no numbers of filters")
+        if self.max_characters < max(3, widest):
+            raise UserError(
+                f"model.max_characters = {self.max_characters} must be at least 3 and "
+                f"the widest filter, {widest}"
+            )
+
+    @property
+    def max_length(self) -> int:
+        """No limit: a recurrence has no table of positions."""
+        return 2**31 - 1
 
 
-def _check_shape(config: ModelConfig) -> None:
+ModelConfig = BertConfig | GptConfig | ElmoConfig
+
+
+def _check_shape(config: BertConfig | GptConfig) -> None:
     if config.d_model % config.num_heads:
         raise UserError(
             f"model.d_model = {config.d_model} is not a multiple of "
             f"model.num_heads = {config.num_heads}"
         )
-    for name in ("vocab_size", "num_layers", "d_model", "d_ff", "max_length"):
+    _check_positive(config, "vocab_size", "num_layers", "d_model", "d_ff", "max_length")
+
+
+def _check_positive(config: ModelConfig, *names: str) -> None:
+    for name in names:
         if getattr(config, name) < 1:
             raise UserError(f"model.{name} = {getattr(config, name)} must be positive")
     if not 0 <= config.dropout < 1:
@@ -161,3 +221,22 @@ def gpt2(size: str, **changes: Any) -> GptConfig:
         "d_ff": 4 * d_model,
     }
     return GptConfig(**{**shape, **changes})
+
+
+# What differs from the original in its released small sister (13.6M parameters) and in
+# a laptop's.
+ELMO_SIZES: dict[str, dict[str, Any]] = {
+    "original": {},
+    "small": {"d_model": 128, "d_ff": 1024, "num_highways": 1},
+    "tiny": {
+        "d_model": 128,
+        "d_ff": 512,
+        "filters": (16, 16, 32, 64, 128),
+        "num_highways": 1,
+    },
+}
+
+
+def elmo(size: str, **changes: Any) -> ElmoConfig:
+    """The size `original`, `small` or `tiny`, with `changes` to its fields."""
+    return ElmoConfig(**{**ELMO_SIZES[size], **changes})

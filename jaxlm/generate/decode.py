@@ -76,8 +76,10 @@ def prefill(
     positions_1P = jnp.minimum(at, module.config.max_length - 1)[None]
     mask = jnp.arange(slots)[None, None] <= at[None, :, None]
     caches = empty_caches(module.config, batch, slots, module.dtype)
-    out = _apply(module, params, tokens_BP, positions_1P, mask, caches)
-    last_BD = jnp.take_along_axis(out.last, (prompt_B - 1)[:, None, None], axis=1)[:, 0]
+    last_BPD, head_RD, caches = read_on(
+        module, params, tokens_BP, positions_1P, mask, caches
+    )
+    last_BD = jnp.take_along_axis(last_BPD, (prompt_B - 1)[:, None, None], axis=1)[:, 0]
     seen_BV = None
     if penalty:
         rows = jnp.arange(batch)[:, None]
@@ -85,8 +87,8 @@ def prefill(
         seen_BV = jnp.zeros((batch, module.config.vocab_size), bool)
         seen_BV = seen_BV.at[rows, tokens_BP].max(real)
     return State(
-        caches=out.caches,
-        logits=_logits(module, out.head, last_BD),
+        caches=caches,
+        logits=head_logits(module, head_RD, last_BD),
         prompt=prompt_B,
         made=jnp.zeros((), jnp.int32),
         done=jnp.zeros(batch, bool),
@@ -144,8 +146,8 @@ def advance(
                 scores_BN, score_B, (jnp.zeros_like(state.made), state.made)
             )
         written = (at_T >= bucket) & (at_T <= bucket + state.made)
-        mask = (at_T < state.prompt[:, None]) | written
-        out = _apply(
+        mask = (at_T[None] < state.prompt[:, None]) | written[None]
+        last_B1D, head_RD, caches = read_on(
             module,
             params,
             token_B[:, None],
@@ -156,8 +158,8 @@ def advance(
         rows = jnp.arange(len(token_B))
         seen_BV = state.seen
         return State(
-            caches=out.caches,
-            logits=_logits(module, out.head, out.last[:, 0]),
+            caches=caches,
+            logits=head_logits(module, head_RD, last_B1D[:, 0]),
             prompt=state.prompt,
             made=state.made + 1,
             done=state.done if end is None else state.done | (token_B == end),
@@ -175,15 +177,28 @@ def advance(
     )
 
 
-def _apply(module, params, tokens, positions, mask, caches):
-    return module.apply(
-        {"params": params}, tokens, positions, mask, caches, logits=False
+def read_on(
+    module: Gpt,
+    params: Any,
+    tokens_BL: Int[Array, "B L"],
+    positions_BL: Int[Array, "#B L"],
+    mask: Bool[Array, "#B #L T"],
+    caches: tuple[Cache, ...],
+) -> tuple[Float[Array, "B L D"], Float[Array, "R D"], tuple[Cache, ...]]:
+    """The decoder on L more tokens: its last layer, its head's table, the caches."""
+    out = module.apply(
+        {"params": params}, tokens_BL, positions_BL, mask, caches, logits=False
     )
+    return out.last, out.head, out.caches  # pyrefly: ignore
 
 
-def _logits(module, head_RD, last_BD):
-    table_VD = head_RD[: module.config.vocab_size].astype(last_BD.dtype)
-    return jnp.matmul(last_BD, table_VD.T, preferred_element_type=jnp.float32)
+def head_logits(
+    module: Gpt, head_RD: Float[Array, "R D"], last_BD: Float[Array, "B D"]
+) -> Float[Array, "B V"]:
+    """Float32 logits of the vocabulary's own rows."""
+    head_RD = head_RD.astype(last_BD.dtype)
+    logits_BR = jnp.matmul(last_BD, head_RD.T, preferred_element_type=jnp.float32)
+    return logits_BR[:, : module.config.vocab_size]
 
 
 class Continuation(NamedTuple):

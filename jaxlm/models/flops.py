@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.config.run import Phase
 from jaxlm.models.gpt import table_rows
 
@@ -52,6 +52,23 @@ def gpt_forward_flops(config: GptConfig, *, length: int) -> int:
     return 2 * length * (token + d * config.vocab_size)
 
 
+def elmo_forward_flops(config: ElmoConfig, *, length: int, classes: int) -> int:
+    """Of one row through characters, both directions and the softmax of each.
+
+    Args:
+        config: of the model.
+        length: L; the characters of each of the L words are read once.
+        classes: words that a position is scored against: all, or a sample.
+    """
+    d, f, filters = config.d_model, config.d_ff, sum(config.filters)
+    word = 2 * config.num_highways * filters**2 + filters * d * (filters != d)
+    for width, number in enumerate(config.filters, start=1):
+        places = config.max_characters - width + 1
+        word += places * width * config.d_character * number
+    layer = 2 * d * 4 * f + f * d
+    return 2 * length * (word + 2 * (config.num_layers * layer + d * classes))
+
+
 def train_flops(config: ModelConfig, phase: Phase) -> int:
     """Of one update on a phase's batch."""
     match config:
@@ -64,6 +81,10 @@ def train_flops(config: ModelConfig, phase: Phase) -> int:
             )
         case GptConfig():
             return 3 * phase.batch * gpt_forward_flops(config, length=phase.length)
+        case ElmoConfig():
+            classes = config.vocab_size
+            row = elmo_forward_flops(config, length=phase.length, classes=classes)
+            return 3 * phase.batch * row
 
 
 def num_parameters(params: Any, config: ModelConfig | None = None) -> int:

@@ -1,0 +1,100 @@
+"""Words → character ids, ELMo's: UTF-8 bytes between marks, in a fixed number of slots.
+
+    cat   259  100 98 117  260  261 261 261 …      begin, bytes + 1, end, padding
+    <S>   259  257         260  261 261 261 …
+          0    0   0       0    0   0   0   …      no word: a row that has ended
+
+allenai/bilm-tf (bilm/data.py: UnicodeCharsVocabulary, Batcher) numbers characters from
+0 to 260 in training and adds 1 to use a model, so that 0 can mean no word. Here they
+are the second kind everywhere, 1 to 261 and 0; the weights of the first kind serve as
+they are, behind a zero row. `check_characters` tells the two apart.
+
+A word is read up to `slots` - 2 bytes, even within a character, as by the original; an
+empty word is a begin and an end (AllenNLP's rule; the original fails). Bytes make any
+language fit. Next: `models/elmo.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxlm.types import UserError
+
+SLOTS = 50
+NO_WORD = 0
+# Bytes 0 to 255 are 1 to 256.
+BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PAD = range(257, 262)
+NUM_CHARACTERS = 262
+# Words that are spelled so are boundaries of a sentence, in bilm-tf and AllenNLP too.
+BEGIN, END = "<S>", "</S>"
+
+
+def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
+    """uint16 [words, slots], one row a word.
+
+    Args:
+        words: any strings; what UTF-8 cannot encode in them is left out.
+        slots: at least 3.
+    """
+    spelled = [word.encode("utf-8", "ignore")[: slots - 2] for word in words]
+    counts = np.array([len(each) for each in spelled], np.int64)
+    rows = np.arange(len(words))
+    ids = np.full((len(words), slots), PAD, np.uint16)
+    ids[:, 0] = BEGIN_WORD
+    starts = np.cumsum(counts) - counts
+    slot = 1 + np.arange(counts.sum()) - np.repeat(starts, counts)
+    text = np.frombuffer(b"".join(spelled), np.uint8)
+    ids[np.repeat(rows, counts), slot] = text.astype(np.uint16) + 1
+    ids[rows, counts + 1] = END_WORD
+    for row, word in enumerate(words):
+        if word in (BEGIN, END):
+            mark = BEGIN_SENTENCE if word == BEGIN else END_SENTENCE
+            ids[row] = PAD
+            ids[row, :3] = BEGIN_WORD, mark, END_WORD
+    return ids
+
+
+def sentence_characters(
+    sentences: Sequence[Sequence[str]], *, slots: int = SLOTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """`<S>` words `</S>` of each sentence: (uint16 [B, L, slots], mask bool [B, L]).
+
+    An empty sentence is its two boundaries.
+    """
+    rows = [(BEGIN, *sentence, END) for sentence in sentences]
+    length = max(map(len, rows), default=0)
+    mask = np.zeros((len(rows), length), bool)
+    for row, words in zip(mask, rows, strict=True):
+        row[: len(words)] = True
+    ids = np.full((len(rows), length, slots), NO_WORD, np.uint16)
+    ids[mask] = word_characters([word for row in rows for word in row], slots=slots)
+    return ids, mask
+
+
+def check_characters(ids: np.ndarray) -> None:
+    """Refuse what no word spells, before a table would be read beyond its end.
+
+    Args:
+        ids: [..., slots] integers.
+
+    Raises:
+        UserError: another numbering, or an id that there is not.
+    """
+    if not ids.size:
+        return
+    first = ids[..., 0]
+    if ids.min() < 0 or ids.max() >= NUM_CHARACTERS:
+        raise UserError(
+            f"character ids run from {ids.min()} to {ids.max()}: they are 1 to "
+            f"{NUM_CHARACTERS - 1}, or 0 where there is no word"
+        )
+    wrong = first[(first != BEGIN_WORD) & (first != NO_WORD)]
+    if wrong.size:
+        hint = ""
+        if wrong[0] == BEGIN_WORD - 1:
+            hint = ": these are the 261 ids of bilm-tf's training, add 1 to all of them"
+        raise UserError(
+            f"a word's character ids begin with {wrong[0]}, not with {BEGIN_WORD}{hint}"
+        )

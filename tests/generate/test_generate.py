@@ -1,0 +1,206 @@
+"""Generation: a prompt among others as alone, and as transformers continues it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.generate.beam import beam_search
+from jaxlm.generate.decode import decode, prefill
+from jaxlm.generate.sampling import Sampling, among_top, choose, nucleus
+from jaxlm.models.gpt import Gpt, unstacked
+from jaxlm.types import UserError
+from tools import goldens_gpt as goldens
+
+CONFIG = goldens.gpt2("tiny", **{**goldens.SHAPE, "max_length": 40})
+END = 7
+
+
+@pytest.fixture(scope="module")
+def model():
+    params = goldens.random_params(CONFIG)
+    return Gpt(CONFIG), params, unstacked(params)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [goldens.random_tokens(CONFIG, 1, n, seed=n)[0] for n in (1, 5, 12)]
+
+
+def continued(model, prompts, **changes):
+    module, _, params = model
+    settings = {"max_tokens": 9, "sampling": Sampling(temperature=0.0)} | changes
+    return [
+        each.tokens.tolist() for each in decode(module, params, prompts, **settings)
+    ]
+
+
+def test_greedy_is_the_argmax_of_the_whole_row_each_time(model, prompts):
+    module, params, _ = model
+    apply = jax.jit(module.apply)
+    for prompt, found in zip(prompts, continued(model, prompts), strict=True):
+        row = np.zeros(32, np.int32)
+        row[: len(prompt)] = prompt
+        for i, token in enumerate(found):
+            n = len(prompt) + i
+            logits = apply({"params": params}, jnp.asarray(row)[None]).logits
+            assert int(logits[0, n - 1].argmax()) == token
+            row[n] = token
+
+
+SAMPLED = Sampling(temperature=0.9, top_k=20, top_p=0.9, repetition_penalty=1.3)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED])
+def test_a_prompt_among_others_gives_what_it_gives_alone(model, prompts, sampling):
+    kind = {"sampling": sampling, "samples": 2, "seed": 3, "end": END}
+    together = continued(model, prompts, **kind)
+    alone = [row for prompt in prompts for row in continued(model, [prompt], **kind)]
+    assert together == alone
+
+
+def test_the_seed_and_the_sample_name_the_text(model, prompts):
+    kind = {"sampling": SAMPLED, "samples": 2}
+    first = continued(model, prompts, seed=1, **kind)
+    assert first == continued(model, prompts, seed=1, **kind)
+    assert first != continued(model, prompts, seed=2, **kind)
+    assert first[0] != first[1]
+
+
+def test_log_probabilities_are_those_of_the_whole_row(model, prompts):
+    module, params, single = model
+    found = decode(module, single, prompts, max_tokens=6, sampling=SAMPLED, scored=True)
+    for prompt, each in zip(prompts, found, strict=True):
+        row = np.concatenate([prompt, each.tokens])
+        logits = module.apply({"params": params}, jnp.asarray(row, jnp.int32)[None])
+        log_p = np.asarray(jax.nn.log_softmax(logits.logits[0]))
+        at = np.arange(len(prompt) - 1, len(row) - 1)
+        np.testing.assert_allclose(each.scores, log_p[at, each.tokens], atol=1e-5)
+
+
+def test_every_token_runs_the_same_program(model):
+    """One more token costs the same wherever it stands: all shapes are fixed."""
+    module, _, params = model
+    state = jax.eval_shape(
+        lambda: prefill(
+            module,
+            params,
+            jnp.zeros((1, 16), jnp.int32),
+            jnp.array([3], jnp.int32),
+            slots=48,
+            room=32,
+            penalty=False,
+        )
+    )
+    assert state.caches[0].k.shape == (1, CONFIG.num_heads, 8, 48)
+    assert state.tokens.shape == (1, 32)
+
+
+def sorted_rule(scores, k, p, rule):
+    """Top-k and top-p by sorting, as both references write them; no equal scores."""
+    order = np.argsort(-scores)
+    keep = np.zeros(len(scores), bool)
+    order = order[:k] if k else order
+    shares = np.exp(scores[order] - scores[order].max())
+    shares /= shares.sum()
+    sums = np.cumsum(shares)
+    count = np.sum(sums - shares < p) if rule == "hf" else max(1, np.sum(sums <= p))
+    keep[order[:count]] = True
+    return keep
+
+
+@pytest.mark.parametrize("rule", ["hf", "openai"])
+@pytest.mark.parametrize("k", [0, 1, 5, 400])
+@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.93])
+def test_what_is_kept_is_what_sorting_would_keep(rule, k, p):
+    random = np.random.RandomState(int(100 * p) + k)
+    scores = random.standard_normal((3, 500)).astype(np.float32) * 3
+    kept = jnp.asarray(scores)
+    if k:
+        kept = jnp.where(among_top(kept, k), kept, -jnp.inf)
+    mine = np.asarray(nucleus(kept, p, rule) & (kept > -jnp.inf))
+    want = np.stack([sorted_rule(row.astype(np.float64), k, p, rule) for row in scores])
+    np.testing.assert_array_equal(mine, want)
+
+
+def test_ties_with_the_kth_are_kept():
+    scores = jnp.array([[3.0, 1.0, 2.0, 2.0, -jnp.inf, 2.0]])
+    assert among_top(scores, 2)[0].tolist() == [True, False, True, True, False, True]
+    assert among_top(scores, 1)[0].tolist() == [True] + [False] * 5
+
+
+def test_draws_follow_the_shares():
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))
+    rows = 4000
+    keys = jax.random.split(jax.random.key(0), rows)
+    drawn = choose(jnp.tile(logits, (rows, 1)), keys, Sampling(top_k=3))
+    counts = np.bincount(np.asarray(drawn), minlength=4)
+    assert counts[3] == 0
+    want = np.array([0.5, 0.25, 0.15]) / 0.9
+    deviation = np.sqrt(rows * want * (1 - want))
+    assert (np.abs(counts[:3] - rows * want) < 4.5 * deviation).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"temperature": -0.1}],
+)
+def test_settings_out_of_range(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Sampling(**wrong)
+
+
+def theirs(prompt, end, **settings):
+    torch = pytest.importorskip("torch")
+    model = goldens.to_transformers(CONFIG, goldens.random_params(CONFIG)).eval()
+    pad = CONFIG.vocab_size - 1
+    found = model.generate(
+        torch.tensor(prompt)[None],
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=pad,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **settings,
+    )
+    rows = [row[len(prompt) :].tolist() for row in found.sequences]
+    if end is not None:
+        rows = [row[: row.index(end)] if end in row else row for row in rows]
+    return rows, found
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_equals_transformers(model, prompts, penalty):
+    sampling = Sampling(temperature=0.0, repetition_penalty=penalty)
+    mine = continued(model, prompts, sampling=sampling, end=END)
+    for prompt, row in zip(prompts, mine, strict=True):
+        assert theirs(prompt, END, repetition_penalty=penalty)[0] == [row]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("end", [None, END])
+@pytest.mark.parametrize("length_penalty", [1.0, 0.3])
+def test_beam_search_equals_transformers(model, prompts, end, length_penalty):
+    module, _, params = model
+    found = beam_search(
+        module,
+        params,
+        prompts,
+        max_tokens=9,
+        num_beams=3,
+        length_penalty=length_penalty,
+        end=end,
+    )
+    for prompt, beams in zip(prompts, found, strict=True):
+        rows, output = theirs(
+            prompt,
+            end,
+            num_beams=3,
+            num_return_sequences=3,
+            length_penalty=length_penalty,
+        )
+        assert [beam.tokens.tolist() for beam in beams] == rows
+        scores = np.concatenate([beam.scores for beam in beams])
+        np.testing.assert_allclose(scores, output.sequences_scores, atol=1e-5)

@@ -1,0 +1,183 @@
+"""Remake tests/goldens/gpt*.npz: what transformers computes for weights of ours.
+
+    python -m tools.goldens_gpt        # needs transformers and torch
+
+Two cases: "gpt1" against OpenAIGPTLMHeadModel, "gpt2" against GPT2LMHeadModel. Both
+libraries keep kernels as inputs × outputs, and theirs joins query, key and value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import GptConfig, gpt1, gpt2
+from jaxlm.models.gpt import Gpt
+from jaxlm.tree import leaves, map_with_path
+from tools.goldens import FOLDER
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 61,
+    "num_layers": 2,
+    "num_heads": 2,
+    "d_model": 16,
+    "d_ff": 24,
+    "max_length": 13,
+}
+# transformers' OpenAIGPTLMHeadModel has two tables, where the original has one matrix.
+CASES = {"gpt1": gpt1(**SHAPE, one_matrix=False), "gpt2": gpt2("tiny", **SHAPE)}
+TABLES = {
+    "gpt1": {"token": "tokens_embed", "position": "positions_embed"},
+    "gpt2": {"token": "wte", "position": "wpe"},
+}
+PARTS = {
+    "attention/out": "attn.c_proj",
+    "mlp/wi": "mlp.c_fc",
+    "mlp/wo": "mlp.c_proj",
+    "attention_norm": "ln_1",
+    "mlp_norm": "ln_2",
+}
+LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
+
+
+def family(config: GptConfig) -> str:
+    """The name of its case."""
+    return "gpt2" if config.norm == "pre" else "gpt1"
+
+
+def shapes(config: GptConfig) -> Any:
+    """The parameter tree of `config`, as shapes."""
+    module = Gpt(config)
+    return jax.eval_shape(module.init, jax.random.key(0), *module.example())["params"]
+
+
+def random_params(config: GptConfig, seed: int = 0, std: float = 0.2) -> Any:
+    """Weights without a zero bias or a unit scale, so that a swapped leaf shows.
+
+    The rows that pad the vocabulary are large: nothing may read them.
+    """
+    random = np.random.RandomState(seed)
+    values = {}
+    for path, leaf in leaves(shapes(config)):
+        value = random.standard_normal(leaf.shape).astype(np.float32) * std
+        values[path] = value + path.endswith("scale")
+    values["embed/token/table"][config.vocab_size :] = 100
+    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes(config))
+
+
+def random_tokens(config: GptConfig, batch: int, length: int, seed: int = 0) -> Any:
+    """Ids [batch, length]."""
+    return np.random.RandomState(seed).randint(0, config.vocab_size, (batch, length))
+
+
+def tensors(config: GptConfig, params: Any) -> dict[str, np.ndarray]:
+    """Ours (weights or gradients) by transformers' names, without their head."""
+    flat = {path: np.asarray(leaf) for path, leaf in leaves(params)}
+    out = {}
+    for ours, theirs in TABLES[family(config)].items():
+        table = flat[f"embed/{ours}/table"]
+        out[f"transformer.{theirs}.weight"] = (
+            table[: config.vocab_size] if ours == "token" else table
+        )
+    for i in range(config.num_layers):
+        at = f"transformer.h.{i}"
+        for ours, theirs in PARTS.items():
+            for leaf in ("kernel", "bias", "scale"):
+                value = flat.get(f"layers/{ours}/{leaf}")
+                if value is None:
+                    continue
+                value = value[i]
+                if leaf == "kernel":
+                    value = value.reshape(-1, value.shape[-1])
+                out[f"{at}.{theirs}.{LEAVES[leaf]}"] = value
+        for leaf in ("kernel", "bias"):
+            joined = [
+                flat[f"layers/attention/{name}/{leaf}"][i]
+                for name in ("query", "key", "value")
+            ]
+            width = (config.d_model, -1) if leaf == "kernel" else (-1,)
+            out[f"{at}.attn.c_attn.{LEAVES[leaf]}"] = np.concatenate(
+                [each.reshape(width) for each in joined], axis=-1
+            )
+    if config.norm == "pre":
+        for leaf in ("scale", "bias"):
+            out[f"transformer.ln_f.{LEAVES[leaf]}"] = flat[f"final_norm/{leaf}"]
+    return out
+
+
+def to_transformers(config: GptConfig, params: Any) -> Any:
+    """An `OpenAIGPTLMHeadModel` or `GPT2LMHeadModel` that holds `params`."""
+    import torch
+    import transformers
+
+    shape: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_length,
+        "n_embd": config.d_model,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "layer_norm_epsilon": config.norm_eps,
+        "resid_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    if family(config) == "gpt2":
+        theirs = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(**shape, n_inner=config.d_ff)
+        )
+    else:
+        theirs = transformers.OpenAIGPTLMHeadModel(
+            transformers.OpenAIGPTConfig(**shape, afn="gelu")
+        )
+        for block in theirs.transformer.h:  # it has no setting for this
+            block.mlp = type(block.mlp)(config.d_ff, theirs.config)
+    state = theirs.state_dict()
+    for name, value in tensors(config, params).items():
+        state.pop(name).copy_(torch.tensor(value))
+    state.pop("lm_head.weight")  # tied
+    assert all(name.endswith(".bias") or "position_ids" in name for name in state)
+    return theirs
+
+
+def transformers_results(
+    config: GptConfig, params: Any, tokens: np.ndarray, *, double: bool = False
+) -> dict[str, Any]:
+    """Hidden states, logits, loss of each next token, and gradients, by their names."""
+    import torch
+
+    theirs = to_transformers(config, params).eval()
+    theirs = theirs.double() if double else theirs
+    ids = torch.tensor(tokens)
+    out = theirs(ids, labels=ids, output_hidden_states=True)
+    out.loss.backward()
+    results = {
+        "hidden": torch.stack(out.hidden_states),
+        "logits": out.logits,
+        "loss": out.loss,
+    }
+    results = {name: x.detach().float().numpy() for name, x in results.items()}
+    grads = {
+        f"grads/{name}": p.grad.float().numpy() for name, p in theirs.named_parameters()
+    }
+    return {**results, **grads}
+
+
+def main() -> None:
+    """Write every golden file."""
+    for name, config in CASES.items():
+        tokens = random_tokens(config, 3, 11)
+        results = transformers_results(
+            config, random_params(config), tokens, double=True
+        )
+        path = FOLDER / f"{name}.npz"
+        np.savez_compressed(path, **results)
+        print(f"{path.name}  {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
