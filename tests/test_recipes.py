@@ -1,6 +1,6 @@
 """Every shipped recipe: published sizes, total rules, and a pod it lowers for."""
 
-import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +8,34 @@ import pytest
 
 from jaxlm.config import load_config
 from jaxlm.config.files import recipes
-from jaxlm.models.bert import Bert
-from jaxlm.objectives import masked_lm
-from jaxlm.sharding import abstract_mesh, batch_sharding
+from jaxlm.models import build
+from jaxlm.models.flops import num_parameters
+from jaxlm.objectives import objective_of
+from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
+from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
-from jaxlm.types import MlmBatch, SpecialTokens
+from jaxlm.tree import leaves
+from jaxlm.types import Rows, Span, SpecialTokens
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
-PUBLISHED = {"bert_base": 110_106_428, "bert_large": 336_226_108}
-
-
-def count(params) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+# openai/gpt-2 and openai/finetune-transformer-lm, from their shapes.
+PUBLISHED = {
+    "bert_base": 110_106_428,
+    "bert_large": 336_226_108,
+    "gpt1": 116_534_784,
+    "gpt2_small": 124_439_808,
+    "gpt2_medium": 354_823_168,
+    "gpt2_large": 774_030_080,
+    "gpt2_xl": 1_557_611_200,
+}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes(name):
-    assert count(abstract_params(Bert(load_config(name).model))) == PUBLISHED[name]
+    config = load_config(name).model
+    assert num_parameters(abstract_params(build(config)), config) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -42,15 +51,14 @@ def test_every_recipe_lowers_for_256_devices(name):
     """All phases, on a mesh of machines that are not here, with no device touched."""
     config = load_config(name)
     mesh = abstract_mesh(config.mesh, 256)
-    module = Bert(config.model, jnp.dtype(config.precision), config.remat)
+    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(module)
     )
     _, state = abstract_state(module, optimizer, mesh, seed=0)
-    special = SpecialTokens(0, 1, 2, 3, 4, config.model.vocab_size)
     for phase in config.stretches:
-        objective = masked_lm(
-            module, config.model, config.data, phase, special, seed=0, stream="s"
+        objective = objective_of(
+            config, module, manifest(config.model.vocab_size), phase, stream="s"
         )
         step = make_train_step(
             objective,
@@ -60,29 +68,67 @@ def test_every_recipe_lowers_for_256_devices(name):
             seed=0,
             dropout=config.model.dropout > 0,
         )
-        # The small recipes have fewer rows than the pod has devices.
-        rows = max(phase.batch, 256 * phase.accumulate)
+        # Rows enough for the pod's devices.
+        rows = 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
         lowered = (
             jax.jit(step, donate_argnums=0)
-            .trace(state, batch_of(rows, phase.length, phase.predictions, mesh))
+            .trace(state, batch_of(objective, rows, phase.length, mesh))
             .lower(lowering_platforms=("tpu",))
         )
         assert f"num_partitions = {256}" in lowered.as_text()
 
 
-def batch_of(rows, length, predictions, mesh) -> MlmBatch:
-    sharding = batch_sharding(mesh)
-
-    def field(dtype, *shape):
-        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
-
-    return MlmBatch(
-        tokens=field(jnp.int32, length),
-        token_types=field(jnp.int32, length),
-        mask=field(jnp.bool_, length),
-        positions=field(jnp.int32, predictions),
-        targets=field(jnp.int32, predictions),
-        weights=field(jnp.float32, predictions),
-        nsp_labels=field(jnp.int32),
-        nsp_weights=field(jnp.float32),
+def manifest(vocab_size):
+    """Of a corpus that is not there: an objective reads its special tokens only."""
+    return Manifest(
+        format=1,
+        tokens=0,
+        sentences=0,
+        documents=0,
+        held_out=0,
+        text_bytes=0,
+        replaced=0,
+        token_dtype="uint16",
+        vocab_size=vocab_size,
+        tokenizer_kind="wordpiece",
+        tokenizer_sha256="",
+        special=SpecialTokens(0, 1, 2, 3, 4, vocab_size),
+        end_of_document=vocab_size - 1,
+        languages=("en",),
+        recipe={},
+        sources=(),
+        files={},
     )
+
+
+def batch_of(objective, rows, length, mesh):
+    """Shapes of a batch, sharded, by way of the transform."""
+    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
+    shape = rows, width[objective.layout]
+
+    def span():
+        return Span(*(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one)
+
+    def struct(dtype, shape):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    one = struct(jnp.int32, (rows,))
+    second = span() if objective.layout == "pairs" else None
+    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
+    batch = jax.eval_shape(objective.transform, Rows(span(), second, identity, valid))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=batch_sharding(mesh)
+        ),
+        batch,
+    )
+
+
+def test_every_sharding_rule_has_a_parameter_of_some_recipe():
+    paths = [
+        path
+        for name in recipes()
+        for path, _ in leaves(abstract_params(build(load_config(name).model)))
+    ]
+    unused = [r for r, _ in RULES if not any(re.fullmatch(r, path) for path in paths)]
+    assert not unused
