@@ -1,4 +1,4 @@
-"""Token ids → hidden states and logits, a file a family; `build` picks it by config."""
+"""Tokens → hidden states and logits, a file a family; `build` picks it by config."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models.bert import Bert
+from jaxlm.models.elmo import Elmo
 from jaxlm.models.gpt import Gpt
 from jaxlm.models.stack import Remat
 
-LanguageModel = Bert | Gpt
+LanguageModel = Bert | Gpt | Elmo
 
 
 def build(
@@ -29,3 +30,5 @@ def build(
             return Bert(config, dtype=dtype, remat=remat)
         case GptConfig():
             return Gpt(config, dtype=dtype, remat=remat)
+        case ElmoConfig():
+            return Elmo(config, dtype=dtype, remat=remat)

@@ -125,15 +125,15 @@ def _forward(
     directions, width, length, rows = x_GELB.shape
     cells = cell_GFB.shape[1]
     # The barrier keeps XLA from doing the transposes again at each step.
-    into_GQE, again_GQD, down_GDF = jax.lax.optimization_barrier(
+    again_GQD, down_GDF = jax.lax.optimization_barrier(
         (
-            _swap(kernel_GIQ[:, :width]).astype(dtype),
             _swap(kernel_GIQ[:, width:]).astype(dtype),
             _swap(projection_GFD).astype(dtype),
         )
     )
     split = (directions, 4, cells)
-    x_G4FLB = _product("gqe,gelb->gqlb", into_GQE, x_GELB, dtype)
+    into_GEQ = kernel_GIQ[:, :width].astype(dtype)
+    x_G4FLB = _product("geq,gelb->gqlb", into_GEQ, x_GELB, dtype)
     x_G4FLB = x_G4FLB.reshape(*split, length, rows)
     bias_G4F1 = bias_G4F[..., None] + _FORGET
 
@@ -141,7 +141,7 @@ def _forward(
         cell_GFB, out_GDB, gates_G4FLB, cells_GFTB, projected_GDLB = carry
         again = _product("gqd,gdb->gqb", again_GQD, out_GDB.astype(dtype))
         sum_G4FB = _at(x_G4FLB, t) + again.reshape(*split, rows) + bias_G4F1
-        gate_G4FB = _SHIFT + _SCALE * jnp.tanh(_SCALE * sum_G4FB)
+        gate_G4FB = jnp.tanh(sum_G4FB * _SCALE) * _SCALE + _SHIFT
         i, j, f, o = (gate_G4FB[:, k] for k in range(4))
         new_cell_GFB = _clip(f * cell_GFB + i * j, options.cell_clip)
         open_GFB = o * jnp.tanh(new_cell_GFB)
@@ -225,6 +225,7 @@ def _backward(options, saved, cotangents):
         dgate_GQB = _at(dgates_G4FLB, t, jnp.dtype(dtype)).reshape(*gates[:2], rows)
         before = dsum_GFB * f, _product("gdq,gqb->gdb", again_GDQ, dgate_GQB)
         if lengths_GB is not None:
+            reads_G1B = t < lengths_GB[:, None]
             before = (
                 jnp.where(reads_G1B, before[0], dcell_GFB),
                 jnp.where(reads_G1B, before[1], dout_GDB),
@@ -255,9 +256,9 @@ def _backward(options, saved, cotangents):
     dbias_GQ = _product("gqlb,lb->gq", dgates_GQLB, ones_LB)
     return (
         _product("geq,gqlb->gelb", into_GEQ, dgates_GQLB, dtype),
-        _product("gilb,gqlb->giq", both_GILB, dgates_GQLB),
+        _over_positions(both_GILB, dgates_GQLB),
         dbias_GQ.reshape(directions, 4, -1),
-        _product("gflb,gdlb->gfd", opens_GFLB, dprojected_GDLB),
+        _over_positions(opens_GFLB, dprojected_GDLB),
         dcell_GFB,
         dout_GDB,
         None,
@@ -270,6 +271,23 @@ _lstm.defvjp(_forward, _backward)
 def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:
     """A matrix product that sums in float32, given in the dtype `out`."""
     return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32).astype(out)
+
+
+def _over_positions(a_GILB: Array, b_GQLB: Array) -> Array:
+    """[G, I, Q], the product that sums over positions and rows."""
+
+    def as_two_axes(a, b):
+        return _product("gilb,gqlb->giq", a, b)
+
+    def as_one_axis(a, b):
+        a, b = (x.reshape(*x.shape[:2], -1) for x in (a, b))
+        return _product("gim,gqm->giq", a, b)
+
+    # XLA's CPU backend copies both arrays to sum over two axes. Elsewhere it does not,
+    # and rows that lie on several devices could not be part of one axis.
+    return jax.lax.platform_dependent(
+        a_GILB, b_GQLB, cpu=as_one_axis, default=as_two_axes
+    )
 
 
 def _swap(x: Array) -> Array:

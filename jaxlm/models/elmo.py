@@ -1,0 +1,286 @@
+"""Characters of words → hidden states and next-word logits in both directions: ELMo.
+
+Peters et al. 2018 as in allenai/bilm-tf (bilm/training.py to train, bilm/model.py to
+use). Characters are those of `text/characters.py`.
+
+    characters ── CNN ── max ── highways ── projection ─┬─ LSTM ── LSTM + ─── softmax
+                                                        └─ LSTM ── LSTM + ──── (same)
+
+The directions share characters and softmax and nothing else; they are an axis of size 2
+in front (forward, backward), each in its own order of reading, so that one loop runs
+both (`recurrence.py`).
+
+    out = Elmo(config).apply({"params": params}, characters, words, mask, state)
+                            one text in both directions: features
+    out = Elmo(config).apply({"params": params}, characters, words, mask, state,
+                             method="read")
+                            two texts, each in its own order: training
+
+What was read before is an argument and a result, never kept in the module. Dropout is
+where the original has it: on the input of each layer, outside its skip connection,
+which so carries the dropped input; and on what the softmax multiplies.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from jaxlm.config.model import ElmoConfig
+from jaxlm.models.layers import Dropout, Dtype, affine
+from jaxlm.models.recurrence import Carry, Weights, lstm
+from jaxlm.models.stack import Remat
+from jaxlm.models.words import WordEncoder, uniform
+
+
+class State(NamedTuple):
+    """What both directions know of what each row has read, float32; zeros at first."""
+
+    cell: Float[Array, "B N 2 F"]
+    out: Float[Array, "B N 2 D"]
+
+
+class Head(NamedTuple):
+    """The softmax that both directions share; rows past the vocabulary only pad it."""
+
+    table: Float[Array, "R D"]
+    bias: Float[Array, "R"]
+
+
+class Read(NamedTuple):
+    """Two texts, each in its own order of reading."""
+
+    hidden: Float[Array, "N+1 2 B L D"]  # the words' vectors, then every layer
+    state: State
+    last: Float[Array, "2 B L D"]  # of the top layer, as the softmax multiplies it
+    head: Head | None
+
+
+class BiEncoded(NamedTuple):
+    """One text in both directions; all that was computed."""
+
+    hidden: Float[Array, "N+1 B L 2*D"]  # layer 0: a word's vector, twice
+    state: State
+    logits: Float[Array, "2 B L V"] | None  # of the next word, of the one before
+
+
+def head_rows(config: ElmoConfig) -> int:
+    """Rows of the softmax: the vocabulary and what makes it a multiple of 128."""
+    return -(-config.vocab_size // 128) * 128
+
+
+def zero_state(config: ElmoConfig, batch: int) -> State:
+    """Of `batch` rows that have read nothing."""
+    shape = batch, config.num_layers, 2
+    return State(jnp.zeros((*shape, config.d_ff)), jnp.zeros((*shape, config.d_model)))
+
+
+class Elmo(nn.Module):
+    """The language model of both directions."""
+
+    config: ElmoConfig
+    dtype: Dtype = jnp.float32
+    remat: Remat = "none"  # "dots" and "full": what the loops keep is made again
+
+    def example(self) -> tuple[Any, ...]:
+        """A row to initialise on."""
+        return (jnp.zeros((1, 2, self.config.max_characters), jnp.int32),)
+
+    def __call__(
+        self,
+        characters: Integer[Array, "B L C"] | Integer[Array, "U C"],
+        words_BL: Int[Array, "B L"] | None = None,
+        mask_BL: Bool[Array, "B L"] | None = None,
+        state: State | None = None,
+        *,
+        logits: bool = True,
+        deterministic: bool = True,
+    ) -> BiEncoded:
+        """Read each row forwards, and backwards from its own end.
+
+        Args:
+            characters: of every word; or of the distinct ones, which `words_BL` names.
+            words_BL: rows of `characters`.
+            mask_BL: True at a row's words, which come first; None: at all. Hidden
+                states are 0 elsewhere.
+            state: of the batch before, or None. It may have more rows: those stay as
+                they are.
+            logits: False leaves out the softmax; so does a vocabulary of 0.
+            deterministic: True switches dropout off; else pass rngs={"dropout": key}.
+        """
+        lengths_B = None if mask_BL is None else mask_BL.sum(axis=1)
+        both = functools.partial(_both_ways, lengths_B=lengths_B)
+        read = self._read(
+            characters,
+            words_BL,
+            lambda x_BLD: both(jnp.stack([x_BLD, x_BLD])),
+            None if lengths_B is None else jnp.stack([lengths_B, lengths_B]),
+            state,
+            deterministic=deterministic,
+            softmax=logits and self.config.vocab_size > 0,
+        )
+        hidden = jax.vmap(both)(read.hidden)
+        hidden = jnp.concatenate([hidden[:, 0], hidden[:, 1]], axis=-1)
+        out = BiEncoded(hidden, read.state, None)
+        if read.head is None:
+            return out
+        table_VD, bias_V = (x[: self.config.vocab_size] for x in read.head)
+        scores = affine(both(read.last), table_VD.T, bias_V, jnp.float32)
+        return out._replace(logits=scores)
+
+    def read(
+        self,
+        characters: Integer[Array, "2 B L C"] | Integer[Array, "U C"],
+        words_2BL: Int[Array, "2 B L"] | None = None,
+        mask_2BL: Bool[Array, "2 B L"] | None = None,
+        state: State | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Read:
+        """Read two texts, the second of which the caller has turned round.
+
+        Args:
+            characters: of every word; or of the distinct ones, which `words_2BL` names.
+            words_2BL: rows of `characters`.
+            mask_2BL: True at a row's words, which come first; None: at all.
+            state: of the batch before, or None; as in `__call__`.
+            deterministic: True switches dropout off; else pass rngs={"dropout": key}.
+        """
+        lengths_2B = None if mask_2BL is None else mask_2BL.sum(axis=2)
+        return self._read(
+            characters,
+            words_2BL,
+            lambda x_2BLD: x_2BLD,
+            lengths_2B,
+            state,
+            deterministic=deterministic,
+            softmax=self.config.vocab_size > 0,
+        )
+
+    @nn.compact
+    def _read(
+        self,
+        characters: Array,
+        words: Array | None,
+        order: Callable[[Array], Array],
+        lengths_2B: Array | None,
+        state: State | None,
+        *,
+        deterministic: bool,
+        softmax: bool,
+    ) -> Read:
+        config = self.config
+        if characters.shape[-1] != config.max_characters:
+            raise ValueError(
+                f"{characters.shape[-1]} characters a word, model.max_characters = "
+                f"{config.max_characters}"
+            )
+        drop = Dropout(0.0 if deterministic else config.dropout)
+        x = WordEncoder(config, self.dtype, name="words")(characters)
+        x_2BLD = order(x if words is None else x[words])
+        _, batch, length, _ = x_2BLD.shape
+        if lengths_2B is not None:
+            reads_2BL = jnp.arange(length)[None, None] < lengths_2B[..., None]
+            x_2BLD = jnp.where(reads_2BL[..., None], x_2BLD, 0)
+        if state is None:
+            state = zero_state(config, batch)
+        one_layer = functools.partial(
+            lstm,
+            cell_clip=config.cell_clip,
+            proj_clip=config.proj_clip,
+            dtype=self.dtype,
+        )
+        if self.remat != "none":
+            one_layer = jax.checkpoint(one_layer)
+        weights = Layers(config, name="layers")()
+        hidden, carries = [x_2BLD], []
+        for n in range(config.num_layers):
+            before = jax.tree.map(lambda x, n=n: x[:batch, n].swapaxes(0, 1), state)
+            x_2BLD = drop(x_2BLD)
+            y_2BLD, carry = one_layer(
+                x_2BLD,
+                Weights(*(x[n] for x in weights)),
+                Carry(*before),
+                lengths_2B,
+            )
+            x_2BLD = x_2BLD + y_2BLD if config.skip and n > 0 else y_2BLD
+            hidden.append(x_2BLD)
+            carries.append(carry)
+        return Read(
+            hidden=jnp.stack(hidden),
+            state=_carried(state, carries),
+            last=drop(x_2BLD),
+            head=Softmax(config, name="softmax")() if softmax else None,
+        )
+
+
+class Layers(nn.Module):
+    """The weights of all layers and directions."""
+
+    config: ElmoConfig
+
+    @nn.compact
+    def __call__(self) -> Weights:
+        """With axes N, 2 in front, float32."""
+        config = self.config
+        lead, d, f = (config.num_layers, 2), config.d_model, config.d_ff
+        # Glorot's, TensorFlow's default, of each matrix by itself.
+        kernel, projection = (
+            uniform(math.sqrt(6 / (2 * d + 4 * f))),
+            uniform(math.sqrt(6 / (f + d))),
+        )
+        return Weights(
+            self.param("kernel", kernel, (*lead, 2 * d, 4, f)),
+            self.param("bias", nn.initializers.zeros, (*lead, 4, f)),
+            self.param("projection", projection, (*lead, f, d)),
+        )
+
+
+class Softmax(nn.Module):
+    """The weights of the softmax."""
+
+    config: ElmoConfig
+
+    @nn.compact
+    def __call__(self) -> Head:
+        """The whole of it, float32."""
+        rows, width = head_rows(self.config), self.config.d_model
+
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
+            table = jax.random.normal(key, shape) / math.sqrt(width)
+            return table.at[self.config.vocab_size :].set(0)
+
+        return Head(
+            self.param("table", init, (rows, width)),
+            self.param("bias", nn.initializers.zeros, (rows,)),
+        )
+
+
+def _both_ways(x_2BLD: Array, *, lengths_B: Array | None) -> Array:
+    """With the second of the two turned round, each row within its own length."""
+    forward_BLD, back_BLD = x_2BLD
+    if lengths_B is None:
+        return jnp.stack([forward_BLD, back_BLD[:, ::-1]])
+    at_BL = jnp.arange(x_2BLD.shape[2])[None]
+    end_B1 = lengths_B[:, None]
+    at_BL = jnp.where(at_BL < end_B1, end_B1 - 1 - at_BL, at_BL)
+    turned_BLD = jnp.take_along_axis(back_BLD, at_BL[..., None], axis=1)
+    return jnp.stack([forward_BLD, turned_BLD])
+
+
+def _carried(state: State, carries: list[Carry]) -> State:
+    """The layers' carries, and the rows of `state` that none of them read."""
+
+    def one(old: Array, *layers: Array) -> Array:
+        new = jnp.stack(layers).transpose(2, 0, 1, 3)
+        return new if len(new) == len(old) else old.at[: len(new)].set(new)
+
+    cells, outs = zip(*carries, strict=True)
+    return State(one(state.cell, *cells), one(state.out, *outs))
