@@ -7,23 +7,55 @@ import os
 import sys
 from pathlib import Path
 
+from jaxlm.types import UserError
+
 # Where a job runs as several processes, each launcher says so in its own way.
-_PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# Without a launcher: the same in all processes but for the last.
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def start_jax() -> None:
-    """Join the other hosts, if there are any, and keep compiled programs on disk."""
+    """Join the other hosts, if there are any, and keep compiled programs on disk.
+
+    Raises:
+        UserError: the variables that name the hosts by hand make no sense.
+    """
     keep_freed_memory()
     import jax
 
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    counts = [int(os.environ.get(name, "1")) for name in _PROCESS_COUNTS]
-    if max(hosts, *counts) > 1:
-        jax.distributed.initialize()
+    if not jax.distributed.is_initialized():
+        _join_hosts()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxlm/xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _join_hosts() -> None:
+    import jax
+    from jax.experimental import multihost_utils
+
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    counts = [int(os.environ.get(name, "1")) for name in _PROCESS_COUNTS]
+    if "JAX_NUM_PROCESSES" in os.environ:
+        # jax itself reads the first of them only.
+        missing = [name for name in _BY_HAND if not os.environ.get(name)]
+        if missing:
+            raise UserError(f"JAX_NUM_PROCESSES is set without {', '.join(missing)}")
+        address, count, number = (os.environ[name] for name in _BY_HAND)
+        if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
+            raise UserError(
+                f"JAX_PROCESS_ID={number} is not one of JAX_NUM_PROCESSES={count}"
+            )
+        jax.distributed.initialize(address, int(count), int(number))
+    elif max(hosts, *counts) > 1:
+        jax.distributed.initialize()
+    else:
+        return
+    # Now that all are here: the first collective of CPUs fails where a host comes 30 s
+    # after another, as it may that has to compile first. Later ones wait.
+    multihost_utils.sync_global_devices("start")
 
 
 def keep_freed_memory() -> None:

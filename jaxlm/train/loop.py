@@ -256,22 +256,27 @@ def _sha256_of(batch: Any) -> str:
 def _signals() -> Iterator[Callable[[int], bool]]:
     """Whether SIGTERM or Ctrl-C has asked to stop; a second one ends at once.
 
-    With several hosts all stop after the same step, wherever the signal arrived.
+    With several hosts all stop after the same step, wherever the signal arrived. It is
+    jax's own handler of SIGTERM that tells the others: ours would replace it, so it
+    stays, and Ctrl-C is passed on to it.
     """
-    asked = False
+    asked, several = False, jax.process_count() > 1
 
     def note(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
             os._exit(128 + number)
         asked = True
+        if several:
+            signal.raise_signal(signal.SIGTERM)
 
     def interrupted(step: int) -> bool:
-        if jax.process_count() > 1:
+        if several:
             return multihost_utils.reached_preemption_sync_point(step)
         return asked
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    caught = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in caught}
     try:
         yield interrupted
     finally:

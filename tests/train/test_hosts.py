@@ -1,0 +1,96 @@
+"""Two hosts are one run: a signal to either stops both after the same step."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from states import ROOT
+
+TINY = """
+    --model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 --model.d_model 16
+    --model.d_ff 32 --model.dropout 0 --model.nsp false --batch 8 --length 32
+    --predictions 5 --log.tensorboard false --steps 100000 --save_every 2 --eval_every 0
+""".split()  # noqa: SIM905
+
+# Runs one command after another in one process, which saves half of their time.
+COMMANDS = """
+import sys
+from jaxlm.cli import main
+for command in " ".join(sys.argv[1:]).split(" AND "):
+    status = main(command.split())
+sys.exit(status)
+"""
+
+
+def hosts(*commands: list[str]) -> list[subprocess.Popen]:
+    """Two processes of one CPU device each that run the same commands."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    words = " AND ".join(" ".join(command) for command in commands).split()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMANDS, *words],
+            env={**environment, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """(status, output, errors) of each."""
+    try:
+        said = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
+
+
+@pytest.mark.timeout(1200)
+def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
+    tmp_path: Path, corpus_directory
+):
+    pretrain = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    cut, whole = (["--workdir", str(tmp_path / name)] for name in ("cut", "whole"))
+    processes = hosts([*pretrain, *cut])
+    try:
+        deadline = time.monotonic() + 400
+        while not (tmp_path / "cut/checkpoints/2").exists():
+            assert all(process.poll() is None for process in processes)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    except AssertionError:
+        pytest.fail(str(finish(processes)))
+    processes[1].send_signal(signal.SIGTERM)  # not the one that writes
+    ended = finish(processes)
+    assert [status for status, *_ in ended] == [75, 75], ended
+    steps = {re.search(r"stopped at step (\d+) after saving", e)[1] for *_, e in ended}
+    assert len(steps) == 1, ended
+    (step,) = map(int, steps)
+    saved = {int(each.name) for each in (tmp_path / "cut/checkpoints").iterdir()}
+    assert max(saved) == step > 2
+
+    stop = ["--stop", str(step + 2)]
+    ended = finish(hosts([*pretrain, *cut, *stop], [*pretrain, *whole, *stop]))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert f"resuming at step {step}\n" in ended[0][1]
+    states = [re.findall("state sha256 .*", output) for _, output, _ in ended]
+    assert [len(each) for each in states] == [2, 2]
+    assert len({state for each in states for state in each}) == 1
