@@ -11,8 +11,10 @@ PREPARE = """
 import json, sys
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text.prepare import prepare
+kind, verbatim, _ = sys.argv[3].partition(" verbatim")
 config = RunConfig(
-    model=BertConfig(vocab_size=2000), text=TextConfig(tokenizer=sys.argv[3])
+    model=BertConfig(vocab_size=2000),
+    text=TextConfig(tokenizer=kind, verbatim=bool(verbatim)),
 )
 manifest = prepare(config, [sys.argv[1]], sys.argv[2], holdout=0.01)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -59,7 +61,13 @@ def test_a_line_of_100_mb_in_bounded_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind, megabytes", [("wordpiece", 10), ("byte_bpe", 2), ("sentencepiece", 2)]
+    "kind, megabytes",
+    [
+        ("wordpiece", 10),
+        ("byte_bpe", 2),
+        ("byte_bpe verbatim", 2),
+        ("sentencepiece", 2),
+    ],
 )
 def test_one_long_word_in_bounded_memory_and_time(tmp_path, kind, megabytes):
     (tmp_path / "word.txt").write_text(
@@ -69,6 +77,18 @@ def test_one_long_word_in_bounded_memory_and_time(tmp_path, kind, megabytes):
     assert peak < 500, peak
     if kind == "wordpiece":  # each piece of 64 KiB is one [UNK]
         assert 20_000 <= tokens < 60_000
+
+
+def test_a_long_line_of_a_decoder_s_in_bounded_memory(tmp_path):
+    part = " ".join(words(20_000)) + " "
+    record = json.dumps({"text": part * 50})
+    (tmp_path / "line.jsonl").write_text(record)
+    (tmp_path / "line.txt").write_text(part * 50)
+    size = 2 * 50 * len(part)
+    assert size > 10e6
+    peak, tokens, sentences = prepared(tmp_path, tmp_path / "c", "byte_bpe verbatim")
+    assert peak < 500, peak
+    assert tokens > 2_000_000 and sentences == pytest.approx(size / (1 << 16), rel=0.05)
 
 
 def test_words_that_never_recur_in_bounded_memory(tmp_path):
