@@ -270,7 +270,18 @@ _lstm.defvjp(_forward, _backward)
 
 def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:
     """A matrix product that sums in float32, given in the dtype `out`."""
-    return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32).astype(out)
+
+    def product(a, b):
+        return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+
+    def widened(a, b):
+        return product(a.astype(jnp.float32), b.astype(jnp.float32))
+
+    if a.dtype == jnp.float32:
+        return product(a, b).astype(out)
+    # XLA's CPU backend has not all of these products in bfloat16.
+    y = jax.lax.platform_dependent(a, b, cpu=widened, default=product)
+    return y.astype(out)
 
 
 def _over_positions(a_GILB: Array, b_GQLB: Array) -> Array:
