@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Pretrain, "pretrain", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.start import in_turn, start_jax
 
     start_jax()
     from jaxlm.text.corpus import open_corpus
@@ -38,14 +39,20 @@ def run(argv: list[str]) -> int:
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
     from jaxlm.types import UserError
 
-    with lock(args.workdir):
-        directory = args.corpus or corpus_of(args.workdir)
-        if args.text:
-            prepare_corpus(args.config, args, directory)
-        elif not os.path.exists(os.path.join(directory, "manifest.json")):
-            raise UserError(f"no corpus in {directory}: give --text to prepare one")
-        corpus = open_corpus(directory)
-        open_workdir(args.workdir, args.config, corpus, argv=["pretrain", *argv])
+    with contextlib.ExitStack() as held:
+
+        def opened():
+            held.enter_context(lock(args.workdir))
+            directory = args.corpus or corpus_of(args.workdir)
+            if args.text:
+                prepare_corpus(args.config, args, directory)
+            elif not os.path.exists(os.path.join(directory, "manifest.json")):
+                raise UserError(f"no corpus in {directory}: give --text to prepare one")
+            corpus = open_corpus(directory)
+            open_workdir(args.workdir, args.config, corpus, ["pretrain", *argv])
+            return corpus
+
+        corpus = in_turn(opened)
         outcome = train(args.config, corpus, args.workdir, fallback=args.fallback)
     print(f"state sha256 {outcome.sha256}")
     sys.stdout.flush()

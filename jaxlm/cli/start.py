@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from jaxlm.types import UserError
 
@@ -13,6 +15,8 @@ from jaxlm.types import UserError
 _PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 # Without a launcher: the same in all processes but for the last.
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+T = TypeVar("T")
 
 
 def start_jax() -> None:
@@ -56,6 +60,30 @@ def _join_hosts() -> None:
     # Now that all are here: the first collective of CPUs fails where a host comes 30 s
     # after another, as it may that has to compile first. Later ones wait.
     multihost_utils.sync_global_devices("start")
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """`work()` on the first host, then on the others: of a disk that they share they
+    find it done, on disks of their own each does it.
+
+    Raises:
+        UserError: it failed on the first host, which raises what `work` did.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return work()
+    done, mistake = [], None
+    if jax.process_index() == 0:
+        try:
+            done = [work()]
+        except Exception as error:
+            mistake = error
+    failed = multihost_utils.broadcast_one_to_all(mistake is not None)
+    if failed:
+        raise mistake or UserError("the first host has stopped; it says why")
+    return done[0] if done else work()
 
 
 def keep_freed_memory() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from states import ROOT
 
+from jaxlm.train.workdir import lock
+
 TINY = """
     --model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 --model.d_model 16
     --model.d_ff 32 --model.dropout 0 --model.nsp false --batch 8 --length 32
@@ -67,9 +69,10 @@ def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     tmp_path: Path, corpus_directory
 ):
-    pretrain = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    pretrain = ["pretrain", "bert_tiny", "--corpus", str(tmp_path / "corpus"), *TINY]
     cut, whole = (["--workdir", str(tmp_path / name)] for name in ("cut", "whole"))
-    processes = hosts([*pretrain, *cut])
+    text = Path(corpus_directory).parent / "austen.txt"
+    processes = hosts([*pretrain, *cut, "--text", str(text), "--processes", "1"])
     try:
         deadline = time.monotonic() + 400
         while not (tmp_path / "cut/checkpoints/2").exists():
@@ -94,3 +97,12 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     states = [re.findall("state sha256 .*", output) for _, output, _ in ended]
     assert [len(each) for each in states] == [2, 2]
     assert len({state for each in states for state in each}) == 1
+
+
+def test_a_mistake_ends_all_hosts(tmp_path: Path):
+    """Here only the first of them looks: the others would wait for it for ever."""
+    with lock(tmp_path):
+        ended = finish(hosts(["pretrain", "bert_tiny", "--workdir", str(tmp_path)]))
+    assert [status for status, *_ in ended] == [2, 2], ended
+    assert f"in use by process {os.getpid()} on " in ended[0][2]
+    assert "the first host has stopped" in ended[1][2]
