@@ -148,6 +148,8 @@ def test_a_batch_is_read_at_once(corpus, monkeypatch):
     rows = read_rows(source, np.arange(source.rows))
     assert len(calls) == 1
     assert calls[0].sum() == rows.first.length.sum()  # and nothing that is thrown away
+    # A row is more than one piece only where something held out lies in it.
+    assert len(calls[0]) <= source.rows + len(HELD_OUT) + 1
 
 
 def test_evaluation_rows_are_fixed_and_a_limit_spreads_them(corpus):
