@@ -13,6 +13,7 @@ import jax
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.config.run import Phase
+from jaxlm.models.elmo import head_rows
 from jaxlm.models.gpt import table_rows
 
 
@@ -92,4 +93,6 @@ def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     if isinstance(config, GptConfig):
         count -= (table_rows(config) - config.vocab_size) * config.d_model
+    if isinstance(config, ElmoConfig):
+        count -= (head_rows(config) - config.vocab_size) * (config.d_model + 1)
     return count

@@ -1,0 +1,382 @@
+"""ELMo equals a plain torch model, reads on where it stopped, has the paper's size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.config import elmo
+from jaxlm.models import build
+from jaxlm.models.elmo import Elmo, State, head_rows, zero_state
+from jaxlm.models.flops import elmo_forward_flops, num_parameters
+from jaxlm.text.characters import word_characters
+from jaxlm.tree import leaves
+
+B, L = 3, 5
+LENGTHS = (5, 2, 0)
+TINY = elmo(
+    "tiny",
+    vocab_size=7,
+    d_model=6,
+    d_ff=9,
+    d_character=4,
+    max_characters=9,
+    filters=(3, 0, 5),
+    num_highways=2,
+    cell_clip=0.4,
+    proj_clip=0.3,
+)
+WORDS = [
+    *("a", "bc", "Die", "Katze", "好", "好猫", "<S>", "</S>", "overlong-word", "!")
+]
+TABLE = jnp.asarray(word_characters(WORDS, slots=TINY.max_characters), jnp.int32)
+
+
+def random_params(config, seed=0):
+    """Like a trained model's: nothing zero, clips at work."""
+    module = Elmo(config)
+    shapes = jax.eval_shape(
+        lambda: module.init(jax.random.key(0), *module.example())["params"]
+    )
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.7, leaf.shape), jnp.float32), shapes
+    )
+
+
+def random_state(config, rows=B):
+    random = np.random.default_rng(3)
+    return State(
+        *(jnp.asarray(random.normal(0, 0.2, x.shape)) for x in zero_state(config, rows))
+    )
+
+
+def batch(rows=B, length=L, seed=1):
+    ids = np.random.default_rng(seed).integers(0, len(WORDS), (rows, length))
+    return jnp.asarray(ids, jnp.int32)
+
+
+def mask_of(lengths, length=L):
+    return jnp.arange(length)[None] < jnp.asarray(lengths)[:, None]
+
+
+def assert_close(a, b, path="", within=1e-5):
+    worst = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+    assert worst < within, f"{path}: {worst:.1e}"
+
+
+# --- against torch --------------------------------------------------------------------
+
+
+def results_of_torch(config, params, words, state, factors):
+    """What `ours` gives, from tests/reference/torch_elmo.py."""
+    import torch
+    from reference import torch_elmo
+
+    params = jax.tree.map(
+        lambda x: torch.tensor(np.asarray(x)).requires_grad_(), params
+    )
+    table, state = torch.tensor(np.asarray(TABLE)), State(*map(np.array, state))
+    begin = State(*(torch.tensor(each).requires_grad_() for each in state))
+    hidden = np.zeros((config.num_layers + 1, B, L, 2 * config.d_model))
+    logits = np.zeros((2, B, L, config.vocab_size))
+    loss, after = torch.zeros(()), State(*map(np.copy, state))
+    for b, length in enumerate(LENGTHS):
+        states = [
+            [(begin.cell[b, n, g], begin.out[b, n, g]) for g in range(2)]
+            for n in range(config.num_layers)
+        ]
+        at = slice(None), b, slice(length)
+        if length:
+            h, scores, ends = torch_elmo.row(
+                config, params, table[words[b, :length].tolist()], states
+            )
+            hidden[at], logits[at] = h.detach(), scores.detach()
+            loss = loss + (h * torch.tensor(factors[0][at])).sum()
+            loss = loss + (scores * torch.tensor(factors[1][at])).sum()
+        for g in range(2):
+            for n in range(config.num_layers):
+                end = ends[g][n] if length else states[n][g]
+                for part, x, factor in zip(after, end, factors[2:], strict=True):
+                    part[b, n, g] = x.detach()
+                    loss = loss + (x * torch.tensor(factor[b, n, g])).sum()
+    loss.backward()
+    grads = jax.tree.map(lambda x: x.grad.numpy(), (params, begin))
+    return {"hidden": hidden, "logits": logits, "state": after, "grads": grads}
+
+
+def ours(config, params, words, state, factors):
+    """Outputs, and the gradients of a random linear function of all of them."""
+    module = Elmo(config)
+    mask = mask_of(LENGTHS)
+
+    def loss(params, state):
+        out = module.apply({"params": params}, TABLE, jnp.asarray(words), mask, state)
+        real = mask[None, :, :, None]
+        parts = (out.hidden, jnp.where(real, out.logits, 0), *out.state)
+        return sum((a * b).sum() for a, b in zip(parts, factors, strict=True)), out
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    grads, out = run(params, state)
+    logits = jnp.where(mask[None, :, :, None], out.logits, 0)
+    return {"hidden": out.hidden, "logits": logits, "state": out.state, "grads": grads}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"activation": "tanh", "skip": False, "num_highways": 0, "filters": (2, 4)},
+    ],
+    ids=["original", "other choices"],
+)
+def test_outputs_states_and_gradients_equal_a_plain_torch_model(changes):
+    config = elmo("tiny", **{**vars(TINY), **changes})
+    params, state, words = random_params(config), random_state(config), batch()
+    random = np.random.default_rng(5)
+    shapes = (
+        (config.num_layers + 1, B, L, 2 * config.d_model),
+        (2, B, L, config.vocab_size),
+        *(x.shape for x in state),
+    )
+    factors = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    mine = dict(leaves(ours(config, params, words, state, factors)))
+    theirs = results_of_torch(config, params, words, state, factors)
+    for path, want in leaves(theirs):
+        assert_close(mine.pop(path), want, path)
+    assert not mine
+    clipped = np.abs(theirs["state"].cell[:2]) == np.float32(config.cell_clip)
+    assert 0.05 < clipped.mean() < 0.95
+
+
+# --- reading --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run():
+    """(params, out of all arguments of `__call__` but the parameters)."""
+    module, params = Elmo(TINY), random_params(TINY)
+    call = jax.jit(lambda *args: module.apply({"params": params}, *args))
+    return params, call
+
+
+def test_distinct_words_and_their_places_are_the_words_themselves(run):
+    _, call = run
+    words = batch()
+    whole = call(TABLE[words], None, mask_of(LENGTHS))
+    named = call(TABLE, words, mask_of(LENGTHS))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, named)
+
+
+def test_two_halves_read_forwards_as_the_whole(run):
+    _, call = run
+    words = batch()
+    whole = call(TABLE, words)
+    first = call(TABLE, words[:, :2])
+    second = call(TABLE, words[:, 2:], None, first.state)
+    halves = np.concatenate([first.hidden, second.hidden], axis=2)
+    d = TINY.d_model
+    np.testing.assert_allclose(halves[..., :d], whole.hidden[..., :d], atol=1e-5)
+    assert np.abs(halves[1:, ..., d:] - whole.hidden[1:, ..., d:]).max() > 0.01
+    np.testing.assert_allclose(
+        second.state.cell[:, :, 0], whole.state.cell[:, :, 0], atol=1e-6
+    )
+
+
+def test_rows_of_the_state_that_are_not_in_the_batch_stay(run):
+    _, call = run
+    state = random_state(TINY, B + 2)
+    few = State(*(x[:B] for x in state))
+    long, short = (call(TABLE, batch(), None, s).state for s in (state, few))
+    for before, after, want in zip(state, long, short, strict=True):
+        np.testing.assert_array_equal(after[B:], before[B:])
+        np.testing.assert_array_equal(after[:B], want)
+
+
+def test_padding_does_not_touch_what_is_read(run):
+    _, call = run
+    words, state = batch(), random_state(TINY)
+    out = call(TABLE, words, mask_of(LENGTHS), state)
+    for b, n in enumerate(LENGTHS):
+        assert not np.asarray(out.hidden[:, b, n:]).any()
+        if n:
+            alone = call(
+                TABLE,
+                words[b : b + 1, :n],
+                None,
+                jax.tree.map(lambda x, b=b: x[b : b + 1], state),
+            )
+            np.testing.assert_allclose(
+                out.hidden[:, b, :n], alone.hidden[:, 0], atol=1e-5
+            )
+    for before, after in zip(state, out.state, strict=True):
+        np.testing.assert_array_equal(after[LENGTHS.index(0)], before[2])
+
+
+def test_neither_direction_peeks(run):
+    _, call = run
+    words, d = batch(), TINY.d_model
+    for at in range(L):
+        other = words.at[:, at].set((words[:, at] + 1) % len(WORDS))
+        moved = np.abs(call(TABLE, words).hidden - call(TABLE, other).hidden)
+        moved = moved[1:].max(axis=(0, 1))
+        forward, back = moved[:, :d].max(1) > 0, moved[:, d:].max(1) > 0
+        assert forward.tolist() == [t >= at for t in range(L)]
+        assert back.tolist() == [t <= at for t in range(L)]
+
+
+def test_two_texts_in_their_own_order_are_one_text_in_both(run):
+    params, call = run
+    words, state = batch(), random_state(TINY)
+    both = call(TABLE, words, None, state)
+    read = jax.jit(
+        lambda *args: Elmo(TINY).apply({"params": params}, *args, method="read")
+    )(TABLE, jnp.stack([words, words[:, ::-1]]), None, state)
+    hidden = np.concatenate([read.hidden[:, 0], read.hidden[:, 1, :, ::-1]], axis=-1)
+    np.testing.assert_allclose(hidden, both.hidden, atol=1e-5)
+    np.testing.assert_array_equal(read.last, read.hidden[-1])
+    scores = read.last @ read.head.table.T + read.head.bias.reshape(1, 1, 1, -1)
+    scores = np.stack([scores[0], scores[1, :, ::-1]])[..., : TINY.vocab_size]
+    np.testing.assert_allclose(scores, both.logits, atol=1e-5)
+
+
+# --- parameters -----------------------------------------------------------------------
+
+
+def shapes_of(config):
+    module = build(config)
+    return jax.eval_shape(
+        lambda: module.init(jax.random.key(0), *module.example())["params"]
+    )
+
+
+@pytest.mark.parametrize(
+    "size, encoder", [("original", 93_600_848), ("small", 13_593_296)]
+)
+def test_published_sizes(size, encoder):
+    config = elmo(size)
+    shapes = shapes_of(config)
+    head = shapes.pop("softmax")
+    assert num_parameters(shapes) == encoder
+    softmax = 793_471 * (config.d_model + 1)
+    assert num_parameters({**shapes, "softmax": head}, config) == encoder + softmax
+
+
+def test_names_and_shapes():
+    names = {path: leaf.shape for path, leaf in leaves(shapes_of(TINY))}
+    assert names == {
+        "layers/bias": (2, 2, 4, 9),
+        "layers/kernel": (2, 2, 12, 4, 9),
+        "layers/projection": (2, 2, 9, 6),
+        "softmax/bias": (128,),
+        "softmax/table": (128, 6),
+        "words/embed/table": (261, 4),
+        "words/filters_1/bias": (3,),
+        "words/filters_1/kernel": (1, 4, 3),
+        "words/filters_3/bias": (5,),
+        "words/filters_3/kernel": (3, 4, 5),
+        "words/highways/carry/bias": (2, 8),
+        "words/highways/carry/kernel": (2, 8, 8),
+        "words/highways/transform/bias": (2, 8),
+        "words/highways/transform/kernel": (2, 8, 8),
+        "words/projection/bias": (6,),
+        "words/projection/kernel": (8, 6),
+    }
+    without = shapes_of(elmo("tiny", **{**vars(TINY), "vocab_size": 0}))
+    assert "softmax" not in without
+
+
+def test_weights_start_as_the_originals():
+    config = elmo("tiny", vocab_size=300)
+    module = Elmo(config)
+    params = jax.jit(module.init)(jax.random.key(1), *module.example())["params"]
+    d, f, total = config.d_model, config.d_ff, sum(config.filters)
+    root3 = 3**0.5
+    wanted = {  # mean, deviation
+        "layers/bias": (0, 0),
+        "layers/kernel": (0, (6 / (2 * d + 4 * f)) ** 0.5 / root3),
+        "layers/projection": (0, (6 / (d + f)) ** 0.5 / root3),
+        "softmax/bias": (0, 0),
+        "softmax/table": (0, (300 / head_rows(config) / d) ** 0.5),
+        "words/embed/table": (0, 1 / root3),
+        "words/highways/carry/bias": (-2, 0),
+        "words/highways/carry/kernel": (0, total**-0.5),
+        "words/highways/transform/bias": (0, 0),
+        "words/highways/transform/kernel": (0, total**-0.5),
+        "words/projection/bias": (0, 0),
+        "words/projection/kernel": (0, total**-0.5),
+    }
+    for width in range(1, 6):
+        wanted[f"words/filters_{width}/bias"] = (0, 0)
+        wanted[f"words/filters_{width}/kernel"] = (0, 0.05 / root3)
+    got = dict(leaves(params))
+    assert set(got) == set(wanted)
+    for path, (mean, deviation) in wanted.items():
+        x = np.asarray(got[path])
+        noise = 5 * deviation / x.size**0.5
+        assert abs(x.mean() - mean) <= noise, path
+        assert abs(x.std() - deviation) <= noise, path
+    assert not np.asarray(params["softmax"]["table"][300:]).any()
+
+
+def test_flops_of_the_original_with_its_sampled_softmax():
+    # facts: 110.5M products a token, 663 MFLOP forward and backward.
+    flops = 3 * elmo_forward_flops(elmo("original"), length=20, classes=8192) / 20
+    assert round(flops / 1e6) == 663
+
+
+# --- training -------------------------------------------------------------------------
+
+
+def test_the_skip_carries_the_dropped_input_and_the_softmax_its_own():
+    config = elmo("tiny", **{**vars(TINY), "dropout": 0.5})
+    params = random_params(config)
+    # The upper layer gives nothing: what leaves it is what its skip carries.
+    layers = params["layers"]
+    layers["projection"] = layers["projection"].at[1].set(0)
+    read = Elmo(config).apply(
+        {"params": params},
+        TABLE,
+        jnp.stack([batch(), batch(seed=2)]),
+        method="read",
+        deterministic=False,
+        rngs={"dropout": jax.random.key(0)},
+    )
+    words, lower, upper, last = (np.asarray(x) for x in (*read.hidden, read.last))
+    plain = Elmo(config).apply({"params": params}, TABLE, batch(), logits=False)
+    np.testing.assert_allclose(
+        words[0], plain.hidden[0, ..., : config.d_model], atol=1e-5
+    )
+    for before, after in ((lower, upper), (upper, last)):
+        kept = after != 0
+        np.testing.assert_allclose(after[kept], 2 * before[kept], rtol=1e-6)
+        share = kept[before != 0].mean()
+        assert 0.35 < share < 0.65, share
+
+
+@pytest.mark.parametrize("choice", [{"remat": "full"}, {"dtype": jnp.bfloat16}])
+def test_other_ways_to_compute_give_the_same_gradient(choice):
+    params, words = random_params(TINY), batch()
+
+    def gradient(**choices):
+        module = build(TINY, **choices)
+
+        def loss(params):
+            out = module.apply({"params": params}, TABLE, words, mask_of(LENGTHS))
+            return (out.logits**2).mean()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    (loss, grads), (want, wanted) = gradient(**choice), gradient()
+    within = 1e-6 if "remat" in choice else 0.1
+    assert_close(loss, want, within=within)
+    norm = lambda tree: sum((x**2).sum() for x in jax.tree.leaves(tree)) ** 0.5  # noqa: E731
+    assert norm(jax.tree.map(jnp.subtract, grads, wanted)) < within * norm(wanted)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def test_words_of_another_number_of_characters_are_refused(run):
+    _, call = run
+    with pytest.raises(ValueError, match="8 characters a word, model"):
+        call(TABLE[:, :8], batch())
