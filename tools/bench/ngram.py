@@ -1,0 +1,108 @@
+"""A strong n-gram on a decoder's corpus: what a GPT's perplexity stands beside.
+
+    python -m tools.bench.ngram corpora/books --order 4
+
+Interpolated Kneser-Ney (Chen & Goodman 1999, section 3) over the same tokens, trained
+on the training documents and scored on the held-out ones, end to end as the decoder
+reads them. One discount an order, n1 / (n1 + 2 n2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import numpy as np
+
+from jaxlm.data.pipeline import open_source
+from jaxlm.text.corpus import Corpus, open_corpus
+
+
+def stream(corpus: Corpus, split: int) -> np.ndarray:
+    """All tokens of a split, end to end, after the one that ends its last document."""
+    source = open_source(
+        corpus, split=split, length=8, layout="stream", seed=0, stream="ngram"
+    )
+    parts = [
+        corpus.read(np.array([first]), int(end - first))[0][0]
+        for first, end in zip(source.first, source.end, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def keys(tokens: np.ndarray, order: int, bits: int) -> np.ndarray:
+    """The n-gram that ends at each token from number order - 1 on, as one integer."""
+    out = np.zeros(len(tokens) - order + 1, np.int64)
+    for i in range(order):
+        out = out << bits | tokens[i : len(tokens) - order + 1 + i]
+    return out
+
+
+class Order:
+    """Counts of one order, and how much of them is discounted."""
+
+    def __init__(self, grams: np.ndarray, counts: np.ndarray, bits: int):
+        self.grams, self.counts, self.bits = grams, counts, bits
+        once, twice = np.sum(counts == 1), np.sum(counts == 2)
+        self.discount = once / max(1, once + 2 * twice)
+        self.contexts, first = np.unique(grams >> bits, return_index=True)
+        self.totals = np.add.reduceat(counts, first)
+        self.kinds = np.diff(np.append(first, len(grams)))
+
+    def mix(self, grams: np.ndarray, lower: np.ndarray) -> np.ndarray:
+        """Probability of each n-gram's last token, given that of the order below."""
+        count = _looked_up(self.grams, self.counts, grams)
+        total = _looked_up(self.contexts, self.totals, grams >> self.bits)
+        kinds = _looked_up(self.contexts, self.kinds, grams >> self.bits)
+        seen = total > 0
+        total = np.maximum(total, 1)
+        own = np.maximum(count - self.discount, 0) / total
+        return np.where(seen, own + self.discount * kinds / total * lower, lower)
+
+
+def _looked_up(where: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    at = np.minimum(np.searchsorted(where, wanted), len(where) - 1)
+    return np.where(where[at] == wanted, values[at], 0)
+
+
+def cross_entropy(
+    train: np.ndarray, test: np.ndarray, *, order: int, vocab_size: int
+) -> float:
+    """Nats a token of `test`, its first `order` - 1 tokens left out.
+
+    Raises:
+        ValueError: n-grams of this order do not fit 63 bits.
+    """
+    bits = max(1, (vocab_size - 1).bit_length())
+    if bits * order > 63:
+        raise ValueError(f"order {order} × {bits} bits do not fit an integer")
+    grams, counts = np.unique(keys(train, order, bits), return_counts=True)
+    orders = [Order(grams, counts, bits)]
+    for shorter in range(order - 1, 0, -1):
+        # Below the top, what counts is after how many different tokens a gram stood.
+        suffix = grams & ((1 << bits * shorter) - 1)
+        grams, counts = np.unique(suffix, return_counts=True)
+        orders.append(Order(grams, counts, bits))
+    p = np.full(len(test) - order + 1, 1 / vocab_size)
+    for n, each in enumerate(reversed(orders), 1):
+        p = each.mix(keys(test, n, bits)[order - n :], p)
+    return float(-np.log(p).mean())
+
+
+def main() -> None:
+    """Parse, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus")
+    parser.add_argument("--order", type=int, default=4)
+    args = parser.parse_args()
+    corpus = open_corpus(args.corpus)
+    train, test = stream(corpus, 0), stream(corpus, 1)
+    for order in range(1, args.order + 1):
+        loss = cross_entropy(
+            train, test, order=order, vocab_size=corpus.manifest.vocab_size
+        )
+        print(f"order {order}  loss {loss:.3f}  perplexity {math.exp(loss):,.1f}")
+
+
+if __name__ == "__main__":
+    main()
