@@ -108,14 +108,24 @@ def test_load_from_python_gives_every_layer(run):
     assert isinstance(model.params, dict)
 
 
-@pytest.mark.parametrize("what", ["bert_tiny", "bert_base_modern", "corpus", "run"])
-def test_show(run, capsys, what):
-    place = {"corpus": str(run.parent / "corpus"), "run": str(run)}.get(what, what)
-    rows = ["--rows", "2"] if what == "corpus" else []
-    assert main(["show", place, *rows]) == 0
+@pytest.mark.parametrize("name", ["bert_base", "gpt2_small"])
+def test_show_a_config(name, capsys):
+    assert main(["show", name]) == 0
     out = capsys.readouterr().out
-    expected = {"corpus": "row 1", "run": "state sha256"}.get(what, "parameters")
-    assert expected in out
+    count = {"bert_base": "110,106,428", "gpt2_small": "124,439,808"}[name]
+    assert f"\n{count} parameters" in out
+    line = next(x for x in out.splitlines() if x.startswith("layers/mlp/wi/kernel "))
+    words = ["12", "×", "768", "×", "3072", "28,311,552", "layers,", "embed,", "mlp"]
+    assert line.split()[1:] == [*words, "yes"]
+
+
+def test_show_a_corpus_and_a_run_with_rows(run, capsys):
+    for place in (run.parent / "corpus", run):
+        assert main(["show", str(place), "--rows", "2"]) == 0
+        out = capsys.readouterr().out
+        first, second = out[out.index("row 0: ") :].split("row 1: ")
+        assert "[CLS] " in first and second.count("[SEP]") == 2 and "]=" in out
+    assert "checkpoint 4  state sha256 " in out and "step 4  held out  loss " in out
 
 
 def test_help_is_instant_and_imports_no_jax():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 from rich.console import Console
@@ -32,16 +34,18 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     rows = read_rows(source, np.arange(count))
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
+    # What is not read on a terminal has a line a row, however long.
+    show = functools.partial(console.print, soft_wrap=not console.is_terminal)
     for i in range(count):
         row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
         if isinstance(batch, GptBatch):
-            console.print(f"row {i}")
-            console.print(_decoder_row(corpus, row))
+            show(f"row {i}")
+            show(_decoder_row(corpus, row))
             continue
         label = ("B follows A", "B is random")[int(row.nsp_labels)]
         pairs = objective.layout == "pairs"
-        console.print(f"row {i}" + (f": {label}" if pairs else ""))
-        console.print(_masked_row(corpus, row))
+        show(f"row {i}" + (f": {label}" if pairs else ""))
+        show(_masked_row(corpus, row))
 
 
 def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:

@@ -22,7 +22,7 @@ class Show:
     config: str = "bert_tiny"
     """Config by which the rows of a corpus are masked."""
     rows: int = 0
-    """Rows of a corpus to show as a model would see them."""
+    """Rows of a corpus, or of that of a run, to show as a model would see them."""
 
 
 def run(argv: list[str]) -> int:
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     if (path / "manifest.json").is_file():
         _corpus(args)
     elif (path / "config.json").is_file():
-        _run(path)
+        _run(path, args.rows)
     elif path.is_dir():
         raise UserError(f"{path} is neither a corpus nor a run directory")
     else:
@@ -49,49 +49,64 @@ def run(argv: list[str]) -> int:
 def _config(config) -> None:
     import math
 
-    from rich.console import Console
-    from rich.table import Table
-
     from jaxlm.models import build
-    from jaxlm.models.flops import num_parameters, train_flops
     from jaxlm.sharding import RULES
     from jaxlm.train.optim import DECAY
     from jaxlm.train.state import abstract_params
     from jaxlm.tree import leaves, match
 
     params = abstract_params(build(config.model))
-    axes, decay = (
-        dict(_paths(match(RULES, params, families=True))),
-        dict(_paths(match(DECAY, params))),
-    )
-    table = Table("parameter", "shape", "count", "axes", "decay", box=None)
+    axes = dict(_paths(match(RULES, params, families=True)))
+    decay = dict(_paths(match(DECAY, params)))
+    rows = [("parameter", "shape", "count", "axes", "decay")]
     for path, leaf in leaves(params):
+        shape = " × ".join(map(str, leaf.shape))
         names = ", ".join(axis or "-" for axis in axes[path])
-        shape = " x ".join(map(str, leaf.shape))
         count = f"{math.prod(leaf.shape):,}"
-        table.add_row(path, shape, count, names, "yes" if decay[path] else "")
-    console = Console()
-    console.print(table)
+        rows.append((path, shape, count, names, "yes" if decay[path] else ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for path, shape, count, names, decays in rows:
+        cells = (path, shape, count.rjust(widths[2]), names, decays)
+        padded = (cell.ljust(n) for cell, n in zip(cells, widths, strict=True))
+        print("  ".join(padded).rstrip())
+    print()
+    _arithmetic(config, params)
+
+
+def _arithmetic(config, params) -> None:
+    """How large the model is, and what its training reads and computes."""
+    from jaxlm.config import BertConfig
+    from jaxlm.models.flops import num_parameters, train_flops
+
     total = num_parameters(params, config.model)
     stored = num_parameters(params)
     padding = f" (and {stored - total:,} that pad the vocabulary)" * (stored > total)
-    console.print(
-        f"\n{total:,} parameters{padding}, {stored * 4 / 1e6:,.0f} MB in float32"
-    )
+    print(f"{total:,} parameters{padding}, {_si(stored * 4)}B in float32")
     begin = 0
     for i, phase in enumerate(config.stretches):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
         flops = train_flops(config.model, phase)
-        console.print(
-            f"phase {i}: steps {begin:,} to {phase.until:,}, {phase.batch} rows x "
-            f"{phase.length} tokens = {tokens:,} a step, {steps * tokens:,} in all; "
-            f"{phase.batch // phase.accumulate} rows a micro-batch, at most "
-            f"{phase.predictions} predictions a row; {flops / 1e12:.3g} TFLOP a step, "
-            f"{flops * steps / 1e18:.3g} EFLOP in all",
-            highlight=False,
+        shape = f"{phase.batch} rows × {phase.length} tokens"
+        if isinstance(config.model, BertConfig):
+            shape += f", at most {phase.predictions} predictions a row"
+        if phase.accumulate > 1:
+            micro = phase.batch // phase.accumulate
+            shape += f", in {phase.accumulate} micro-batches of {micro} rows"
+        print(f"phase {i}, steps {begin:,} to {phase.until:,}: {shape}")
+        print(
+            f"  a step {tokens:,} tokens, {_si(flops)}FLOP; "
+            f"in all {steps * tokens:,} tokens, {_si(flops * steps)}FLOP"
         )
         begin = phase.until
+
+
+def _si(value: int | float) -> str:
+    """Three digits and a prefix: 498 M."""
+    power = 1
+    while value >= 999.5 * 1000**power and power < 6:
+        power += 1
+    return f"{value / 1000**power:.3g} {'kMGTPE'[power - 1]}"
 
 
 def _paths(tree):
@@ -105,25 +120,50 @@ def _paths(tree):
     return [(path_of(keys), value) for keys, value in flat]
 
 
-def _run(path: Path) -> None:
+def _run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
     from jaxlm.digests import state_sha256
+    from jaxlm.models import build
+    from jaxlm.train.state import abstract_params
     from jaxlm.train.workdir import read_config
 
     config = read_config(path)
     checkpoints = Checkpoints(path)
     records = json.loads((path / "provenance.json").read_text())
-    print(f"{path}: {config.steps:,} steps, seed {config.seed}, {len(records)} starts")
-    print(f"corpus {records[-1]['corpus']} {records[-1]['corpus_sha256'][:16]}")
+    starts = f"{len(records)} start" + "s" * (len(records) > 1)
+    print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
+    _arithmetic(config, abstract_params(build(config.model)))
+    print(f"corpus {records[-1]['corpus']}  sha256 {records[-1]['corpus_sha256']}")
     for step in checkpoints.steps():
         digests = checkpoints.manifest(step).digests
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
-    metrics = path / "metrics.jsonl"
+    _figures(path / "metrics.jsonl")
+    if rows:
+        from jaxlm.cli.rows import print_rows
+        from jaxlm.text.corpus import open_corpus
+
+        print_rows(open_corpus(records[-1]["corpus"]), config, rows)
+
+
+def _figures(metrics: Path) -> None:
+    """The newest figures of training, and the newest of an evaluation."""
+    from jaxlm.train.screen import evaluated, shown, trained
+
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    if lines:
-        record = json.loads(lines[-1])
-        shown = {k: v for k, v in record.items() if isinstance(v, (int, float))}
-        print("  ".join(f"{k} {v:.6g}" for k, v in shown.items()))
+    records = [json.loads(line) for line in lines]
+    if records:
+        newest, name = records[-1], "tokens_per_second"
+        speed = f"{shown(name, newest[name])} tokens/s"
+        print("  ".join([f"step {newest['step']}", *trained(newest), speed]))
+    for record in reversed(records):
+        held_out = {
+            name.removeprefix("eval_"): value
+            for name, value in record.items()
+            if name.startswith("eval_")
+        }
+        if held_out:
+            print("  ".join([f"step {record['step']}  held out", *evaluated(held_out)]))
+            break
 
 
 def _corpus(args: Show) -> None:
@@ -134,7 +174,8 @@ def _corpus(args: Show) -> None:
     manifest = corpus.manifest
     print(
         f"{args.what}: {manifest.tokens:,} tokens of {manifest.vocab_size:,}, "
-        f"{manifest.sentences:,} sentences, {manifest.documents:,} documents"
+        f"{manifest.sentences:,} sentences, {manifest.documents:,} documents "
+        f"({manifest.held_out:,} held out)"
     )
     print(f"sha256 {corpus.sha256}")
     if args.rows:

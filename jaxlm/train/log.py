@@ -36,7 +36,7 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Mean, add, figures
 from jaxlm.train.files import Events, Lines, cut
-from jaxlm.train.screen import Screen, shown
+from jaxlm.train.screen import Screen
 
 METRICS = "metrics.jsonl"
 
@@ -199,8 +199,8 @@ class Log:
         """Figures of an evaluation, as `eval_…` in the line of its step."""
         self.flush()
         self._write(step, {f"eval_{name}": each for name, each in result.items()})
-        figures_ = "  ".join(f"{name} {shown(name, v)}" for name, v in result.items())
-        self.say(f"step {step}  evaluation  {figures_}")
+        if self._leads:
+            self._screen.evaluation(step, result)
 
     def upload(self) -> None:
         """Copy the files of a `gs://` run there, whole; nothing where it is local."""

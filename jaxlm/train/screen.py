@@ -76,14 +76,7 @@ class Screen:
         self, record: Mapping[str, Any], seconds_left: float, *, line: bool = False
     ) -> None:
         """Put figures on the bar, or print them as a line that is due."""
-        quality = [f"loss {shown('loss', record['loss'])}"]
-        quality += [
-            f"{name.removesuffix('_accuracy').replace('_', ' ')} {shown(name, value)}"
-            for name, value in record.items()
-            if name.endswith("_accuracy") and not name.startswith("eval_")
-        ]
-        if record["skipped"]:
-            quality += [f"skipped {record['skipped']}"]
+        quality = trained(record)
         name = "tokens_per_second"
         speed = [f"{shown(name, record[name])} tokens/s"]
         speed += [f"MFU {shown('mfu', record['mfu'])}", f"ETA {clock(seconds_left)}"]
@@ -96,11 +89,57 @@ class Screen:
             step = f"step {record['step']}/{self._last}"
             self.say("  ".join([step, *quality, *speed]))
 
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Print held-out figures: one line, which a terminal breaks between figures."""
+        width = self._live.console.width if self._live else math.inf
+        lines = [f"step {step}  evaluation"]
+        for each in evaluated(figures):
+            if len(lines[-1]) + 2 + len(each) > width:
+                lines.append("")
+            lines[-1] += f"  {each}"
+        for line in lines:
+            self.say(line)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._live:
             self._live.stop()
             self._live = None
+
+
+# Held-out figures that stand in brackets behind others.
+_BASELINES = {
+    "mlm_loss": "unigram_loss",
+    "mlm_accuracy": "unigram_accuracy",
+    "lm_loss": "unigram_loss",
+    "lm_accuracy": "unigram_accuracy",
+    "nsp_accuracy": "nsp_majority_accuracy",
+}
+_BEHIND = {*_BASELINES.values(), "nsp_next_accuracy", "nsp_random_accuracy", "targets"}
+
+
+def trained(record: Mapping[str, Any]) -> list[str]:
+    """Loss and accuracies of training in a line of `metrics.jsonl`, for people."""
+    out = [f"loss {shown('loss', record['loss'])}"]
+    out += [
+        f"{name.removesuffix('_accuracy').replace('_', ' ')} {shown(name, value)}"
+        for name, value in record.items()
+        if name.endswith("_accuracy") and not name.startswith("eval_")
+    ]
+    return out + [f"skipped {record['skipped']}"] * bool(record["skipped"])
+
+
+def evaluated(figures: Mapping[str, float]) -> list[str]:
+    """Held-out figures, each beside its baseline: `mlm loss 5.7 (unigram 6.3)`."""
+    out = []
+    for name, value in figures.items():
+        other = _BASELINES.get(name, "")
+        if name not in _BEHIND:
+            out.append(f"{name.replace('_', ' ')} {shown(name, value)}")
+        if other in figures:
+            what = other.removeprefix("nsp_").partition("_")[0]
+            out[-1] += f" ({what} {shown(other, figures[other])})"
+    return out
 
 
 def shown(name: str, value: float | None) -> str:

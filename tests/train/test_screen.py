@@ -7,7 +7,7 @@ import jax
 import pytest
 from logs import PHASE, metrics, opened
 
-from jaxlm.train.screen import clock, shown
+from jaxlm.train.screen import clock, evaluated, shown
 
 
 class Terminal(io.StringIO):
@@ -47,8 +47,19 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
     assert text[0] == "resuming at step 0"
     assert text[1].startswith("step 1/4  loss ") and "  mlm " in text[1]
     assert "  skipped 1  " in text[2]
-    assert text[3] == "step 4  evaluation  mlm_accuracy 50.0%"
+    assert text[3] == "step 4  evaluation  mlm accuracy 50.0%"
     assert "\x1b" not in stream.getvalue() and len(text) == 4
+
+
+def test_held_out_figures_stand_beside_their_baselines():
+    figures = {"loss": 7.0, "mlm_loss": 6.3, "mlm_accuracy": 0.2, "targets": 90.0}
+    figures |= {"unigram_loss": 6.5, "unigram_accuracy": 0.1, "lm_perplexity": 20.0}
+    assert evaluated(figures) == [
+        "loss 7",
+        "mlm loss 6.3 (unigram 6.5)",
+        "mlm accuracy 20.0% (unigram 10.0%)",
+        "lm perplexity 20",
+    ]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -63,10 +74,12 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
         for step in range(1, 9):
             log.defer(step, metrics(step))
         log.say("a line with [brackets] and 学习")
-        log.evaluation(8, {"mlm_accuracy": 0.5})
+        log.evaluation(8, {f"a{i}_loss": 0.5 for i in range(20)})
     screen = stream.getvalue()
     assert "\x1b[" in screen and "step 8/8" not in screen
     assert "a line with [brackets] and 学习\n" in screen
+    for i in range(20):  # none is broken in two
+        assert f" a{i} loss 0.5" in screen
     plain = __import__("re").sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
     bar, below = plain.rstrip().splitlines()[-2:]
     assert bar.startswith("step 8/8 ━") and "tokens/s" in bar and "ETA 0:00" in bar
