@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import elmo
+from jaxlm.config import RunConfig, elmo, from_json, to_json
 from jaxlm.models import build
 from jaxlm.models.elmo import Elmo, State, head_rows, zero_state
 from jaxlm.models.flops import elmo_forward_flops, num_parameters
 from jaxlm.text.characters import word_characters
 from jaxlm.tree import leaves
+from jaxlm.types import UserError
 
 B, L = 3, 5
 LENGTHS = (5, 2, 0)
@@ -324,6 +325,22 @@ def test_flops_of_the_original_with_its_sampled_softmax():
     # facts: 110.5M products a token, 663 MFLOP forward and backward.
     flops = 3 * elmo_forward_flops(elmo("original"), length=20, classes=8192) / 20
     assert round(flops / 1e6) == 663
+
+
+def test_a_config_survives_json_and_refuses_what_is_no_elmo():
+    config = RunConfig(model=elmo("tiny"))
+    assert from_json(to_json(config)) == config
+    for changes, message in (
+        ({"filters": ()}, r"model.filters = \(\) are no numbers"),
+        ({"filters": (0, 0)}, r"model.filters = \(0, 0\) are no numbers"),
+        ({"filters": (1,) * 51}, "must be at least 3 and the widest filter, 51"),
+        ({"max_characters": 2}, "model.max_characters = 2 must be at least 3"),
+        ({"d_ff": 0}, "model.d_ff = 0 must be positive"),
+        ({"cell_clip": -1.0}, "model.cell_clip = -1.0 is negative"),
+        ({"dropout": 1.0}, "model.dropout = 1.0 is not in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            elmo("tiny", **changes)
 
 
 # --- training -------------------------------------------------------------------------

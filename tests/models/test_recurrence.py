@@ -167,3 +167,24 @@ def test_bfloat16_products_keep_float32_states_and_gradients():
     for name, a, b in zip(Weights._fields, half, full, strict=True):
         worst = np.abs(a - b).max() / np.abs(b).max()
         assert 0 < worst < 0.1, f"{name}: {worst:.1e}"
+
+
+def test_rows_on_several_devices_are_not_gathered(monkeypatch):
+    """Elsewhere than on a CPU, whose form of the last product would."""
+    choose = lambda *operands, cpu, default: default(*operands)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    axis = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((B,), ("data",), axis, devices=jax.devices()[:B])
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    x, weights, carry = arguments()
+    x, carry = jax.device_put((x, carry), rows)
+    weights = jax.device_put(weights, whole)
+
+    def loss(weights, x, carry):
+        out, last = lstm(x, weights, carry, jnp.asarray(LENGTHS), **CLIPS)
+        return (out**2).sum() + last.cell.sum()
+
+    text = jax.jit(jax.grad(loss)).lower(weights, x, carry).compile().as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text

@@ -40,7 +40,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxlm.losses import cross_entropy  # noqa: E402
+from jaxlm.losses import head_cross_entropy  # noqa: E402
 from jaxlm.models.recurrence import Carry, Weights, lstm  # noqa: E402
 
 RATE = 1e-3
@@ -131,9 +131,12 @@ def make_step(kernel: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
             h_2BLD = y_2BLD if n == 0 else y_2BLD + h_2BLD
         if "table" not in params:
             return (h_2BLD.astype(jnp.float32) ** 2).mean()
-        table_VD = params["table"].astype(dtype)
-        logits = jnp.matmul(h_2BLD, table_VD.T, preferred_element_type=jnp.float32)
-        sums = cross_entropy(logits, targets_2BL, jnp.ones(targets_2BL.shape))
+        # One row a row and direction.
+        h_BLD = h_2BLD.reshape(2 * batch, *h_2BLD.shape[2:])
+        targets_BL = targets_2BL.reshape(2 * batch, -1)
+        ones = jnp.ones(targets_BL.shape)
+        table, classes = params["table"], len(params["table"])
+        sums = head_cross_entropy(h_BLD, table, targets_BL, ones, classes=classes)
         return sums.loss / sums.weight
 
     def step(params, x_2BLD, targets_2BL):
