@@ -175,6 +175,10 @@ def test_reading_equals_slicing(corpus, books, monkeypatch):
         got = each.read(starts, width)
         assert [g.dtype for g in got] == [np.int32, np.uint8]
         assert all((g == w).all() for g, w in zip(got, want, strict=True))
+        lengths = np.array([0, 1, width, 7, 49, 50, 3, 1, width])
+        got = each.read(starts, width, lengths)
+        inside = np.arange(width) < lengths[:, None]
+        assert all((g == w * inside).all() for g, w in zip(got, want, strict=True))
         empty = each.read(np.array([], np.int64), width)
         assert [e.shape for e in empty] == [(0, width), (0, width)]
 
