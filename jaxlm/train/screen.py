@@ -30,11 +30,12 @@ class Screen:
         self._below = ""
         self._shown = -math.inf
         self._last = 0
+        self._idle = False
 
     def begin(self, start: int, last: int) -> None:
         """Set up the bar, where the stream is a terminal that can move its cursor."""
-        self._last = last
-        if not self._stream.isatty():
+        self._last, self._idle = last, start >= last
+        if self._idle or not self._stream.isatty():
             return
         from rich.console import Console, Group
         from rich.live import Live
@@ -55,6 +56,7 @@ class Screen:
             console=console,
             refresh_per_second=4,
         )
+        self._below = "starting"
         self._live.start()
 
     def say(self, text: str) -> None:
@@ -101,7 +103,9 @@ class Screen:
             self.say(line)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it stands; say so where there was nothing to do."""
+        if self._idle:
+            self.say(f"nothing left to train: step {self._last} is reached")
         if self._live:
             self._live.stop()
             self._live = None

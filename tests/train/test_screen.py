@@ -62,6 +62,14 @@ def test_held_out_figures_stand_beside_their_baselines():
     ]
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_run_that_is_done_says_so(tmp_path, stream):
+    said = stream()
+    with opened(tmp_path, stream=said, start=8, last=8):
+        pass
+    assert said.getvalue() == "nothing left to train: step 8 is reached\n"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
     monkeypatch.setenv("TERM", "xterm-256color")
