@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(directory: "str | os.PathLike[str]") -> Model:
+def load(directory: str | Path) -> Model:
     """The model of a run directory: see `jaxlm.open.Model`."""
     from jaxlm.open import load
 

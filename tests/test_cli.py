@@ -207,7 +207,7 @@ class TestMistakes:
         error = mistake(
             capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0.2")
         )
-        assert "optim.peak: 0.002 in" in error and "0.5 asked" in error
+        assert "optim.peak: 0.0015 in" in error and "0.5 asked" in error
         assert "model.dropout" in error
 
     def test_another_vocabulary(self, run, capsys, tmp_path):
@@ -257,9 +257,7 @@ class TestMistakes:
         assert "no [MASK]" in mistake(capsys, "fill", str(run), "Nothing to fill.")
 
     def test_fill_of_too_long_a_text(self, run, capsys):
-        assert "128 positions" in mistake(
-            capsys, "fill", str(run), "[MASK] word " * 200
-        )
+        assert "64 positions" in mistake(capsys, "fill", str(run), "[MASK] word " * 200)
 
     def test_truncated_corpus(self, run, capsys, tmp_path):
         import shutil
