@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
-from jaxlm.data.pipeline import Source, batches, open_source, read_rows
+from jaxlm.data.pipeline import Source, batches, open_rows, open_source, read_rows
 from jaxlm.metrics import (
     balanced_accuracy,
     figures,
@@ -26,6 +26,7 @@ from jaxlm.metrics import (
     perplexity,
     unigram_loss,
 )
+from jaxlm.models import zero_carry
 from jaxlm.objectives import Sums, objective_of
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
@@ -59,32 +60,36 @@ def open_evaluation(
     """
     stream = "evaluate"
     objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
-    source = open_source(
+    source = open_rows(
+        config,
         corpus,
+        objective.layout,
         split=split,
         length=phase.length,
-        layout=objective.layout,
-        seed=config.seed,
+        batch=batch,
         stream=stream,
         shuffle=False,
         limit=limit,
     )
 
     @jax.jit
-    def sums_of(params, rows):
+    def sums_of(params, rows, carry):
         drawn = objective.transform(rows)
         counts_V = (
             jnp.zeros(config.model.vocab_size).at[drawn.targets].add(drawn.weights)
         )
-        return objective.loss(params, drawn), counts_V
+        sums, carry = objective.loss(params, drawn, carry)
+        return (sums, counts_V), carry
 
     local = local_rows(sharding, batch)
     steps = -(-source.rows // batch)
 
     def evaluate(params: Any) -> dict[str, float]:
-        total = None
+        total, carry = None, zero_carry(config.model, batch)
         for rows in batches(source, batch, local, start=0, stop=steps, threads=2):
-            sums = sums_of(params, to_devices(rows, local, sharding, batch))
+            sums, carry = sums_of(
+                params, to_devices(rows, local, sharding, batch), carry
+            )
             total = sums if total is None else jax.tree.map(operator.add, total, sums)
         sums, counts_V = jax.device_get(total)
         return with_baselines(sums, counts_V)
@@ -103,8 +108,12 @@ def with_baselines(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
         counts_V: how often each token was the target.
     """
     out = figures(sums)
-    name = "mlm" if "mlm_loss" in sums else "lm"
-    out[f"{name}_perplexity"] = perplexity(out[f"{name}_loss"])
+    if "forward_loss" in sums:
+        out["loss"] = (out["forward_loss"] + out["backward_loss"]) / 2
+        out["lm_loss"] = out["loss"]
+    for name in ("mlm", "lm", "forward", "backward"):
+        if f"{name}_loss" in out:
+            out[f"{name}_perplexity"] = perplexity(out[f"{name}_loss"])
     out["unigram_loss"] = unigram_loss(counts_V)
     out["unigram_accuracy"] = majority_accuracy(counts_V)
     out["targets"] = float(counts_V.sum())
@@ -180,7 +189,7 @@ def evaluate_stream(
         drawn = drawn._replace(weights=drawn.weights * scored)
         counts_V = jnp.zeros(run.model.vocab_size)
         counts_V = counts_V.at[drawn.targets].add(drawn.weights)
-        return objective.loss(params, drawn), counts_V
+        return objective.loss(params, drawn)[0], counts_V
 
     sums = None
     for start in range(0, source.rows, batch):

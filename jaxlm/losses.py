@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class CrossEntropy(NamedTuple):
@@ -16,6 +16,14 @@ class CrossEntropy(NamedTuple):
     loss: Float[Array, ""]  # Σ weight · cross-entropy, in nats
     weight: Float[Array, ""]  # Σ weight
     correct: Float[Array, ""]  # Σ weight · (no logit is above the target's)
+
+
+class Sample(NamedTuple):
+    """Classes that stand for all others; rows of K that a step has at hand."""
+
+    classes: Int[Array, "S"]
+    drawn: Bool[Array, "S"]  # False: a slot that no draw has filled
+    log_expected: Float[Array, "K"]  # how often each class is in such a sample
 
 
 def cross_entropy(
@@ -74,11 +82,12 @@ def head_cross_entropy(
     head_RD: Float[Array, "R D"],
     targets_BL: Int[Array, "B L"],
     weights_BL: Float[Array, "B L"],
+    bias_R: Float[Array, "R"] | None = None,
     *,
     classes: int,
     at_once: int = _AT_ONCE,
 ) -> CrossEntropy:
-    """`cross_entropy` of the logits x · headᵀ, without ever holding all of them.
+    """`cross_entropy` of the logits x · headᵀ + bias, without ever holding all of them.
 
     They are made for a stretch of each row's positions at a time. The pass that makes
     them forms the gradients of `x` and `head` too, where those are asked for: nothing
@@ -89,6 +98,7 @@ def head_cross_entropy(
         head_RD: the table that logits are products with.
         targets_BL: below `classes`.
         weights_BL: of each target.
+        bias_R: of each logit; None: 0.
         classes: rows of the head that the softmax ranges over; more only pad it.
         at_once: most logits in memory.
     """
@@ -96,38 +106,38 @@ def head_cross_entropy(
     fits = max(1, at_once // (batch * head_RD.shape[0]))
     stretch = next(n for n in range(min(fits, length), 0, -1) if length % n == 0)
     loss, correct = _head_loss(
-        x_BLD, head_RD, targets_BL, weights_BL, classes, length // stretch
+        x_BLD, (head_RD, bias_R), targets_BL, weights_BL, classes, length // stretch
     )
     return CrossEntropy(loss, weights_BL.sum(), correct)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _head_loss(x_BLD, head_RD, targets_BL, weights_BL, classes, chunks):
+def _head_loss(x_BLD, head, targets_BL, weights_BL, classes, chunks):
     sums, _ = _by_chunks(
-        x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, gradient=False
+        x_BLD, head, targets_BL, weights_BL, classes, chunks, gradient=False
     )
     return sums
 
 
-def _head_forward(x_BLD, head_RD, targets_BL, weights_BL, classes, chunks):
+def _head_forward(x_BLD, head, targets_BL, weights_BL, classes, chunks):
     return _by_chunks(
-        x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, gradient=True
+        x_BLD, head, targets_BL, weights_BL, classes, chunks, gradient=True
     )
 
 
 def _head_backward(classes, chunks, gradients, cotangents):
-    dx_BLD, dhead_RD = gradients
+    dx_BLD, dhead = gradients
     scale = cotangents[0]
-    return (dx_BLD * scale).astype(dx_BLD.dtype), dhead_RD * scale, None, None
+    dhead = jax.tree.map(lambda d: d * scale, dhead)
+    return (dx_BLD * scale).astype(dx_BLD.dtype), dhead, None, None
 
 
 _head_loss.defvjp(_head_forward, _head_backward)
 
 
-def _by_chunks(
-    x_BLD, head_RD, targets_BL, weights_BL, classes, chunks, *, gradient: bool
-):
+def _by_chunks(x_BLD, head, targets_BL, weights_BL, classes, chunks, *, gradient: bool):
     """((loss, correct), (dx, dhead) of the loss), a stretch of positions at a time."""
+    head_RD, bias_R = head
     table_RD = head_RD.astype(x_BLD.dtype)
     padding = jnp.arange(head_RD.shape[0]) >= classes
 
@@ -136,31 +146,71 @@ def _by_chunks(
         return jnp.moveaxis(x.reshape(rows, chunks, length // chunks, *rest), 1, 0)
 
     def one(carry, chunk):
-        loss, correct, dhead_RD = carry
+        loss, correct, (dhead_RD, dbias_R) = carry
         x_BCD, targets_BC, weights_BC = chunk
         logits_BCR = jnp.einsum(
             "bcd,rd->bcr", x_BCD, table_RD, preferred_element_type=jnp.float32
         )
+        if bias_R is not None:
+            logits_BCR += bias_R[None, None]
         logits_BCR = jnp.where(padding[None, None], -jnp.inf, logits_BCR)
         (losses_BC, correct_BC), total_BC = _forward(logits_BCR, targets_BC)
         loss += (weights_BC * losses_BC).sum()
         correct += (weights_BC * correct_BC).sum()
         if not gradient:
-            return (loss, correct, None), None
+            return (loss, correct, (None, None)), None
         saved = logits_BCR, targets_BC, total_BC
         d_BCR = _backward(saved, (weights_BC,))[0].astype(x_BCD.dtype)
         dx_BCD = jnp.einsum("bcr,rd->bcd", d_BCR, table_RD)
         dhead_RD += jnp.einsum(
             "bcr,bcd->rd", d_BCR, x_BCD, preferred_element_type=jnp.float32
         )
-        return (loss, correct, dhead_RD), dx_BCD
+        if dbias_R is not None:
+            dbias_R += d_BCR.astype(jnp.float32).sum((0, 1))
+        return (loss, correct, (dhead_RD, dbias_R)), dx_BCD
 
     zero = jnp.zeros(())
-    dhead_RD = jnp.zeros(head_RD.shape, jnp.float32) if gradient else None
-    (loss, correct, dhead_RD), dx_KBCD = jax.lax.scan(
-        one, (zero, zero, dhead_RD), jax.tree.map(cut, (x_BLD, targets_BL, weights_BL))
+    dhead = None, None
+    if gradient:
+        dhead = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), head)
+    (loss, correct, dhead), dx_KBCD = jax.lax.scan(
+        one, (zero, zero, dhead), jax.tree.map(cut, (x_BLD, targets_BL, weights_BL))
     )
     if dx_KBCD is None:
         return (loss, correct), None
     dx_BLD = jnp.moveaxis(dx_KBCD, 0, 1).reshape(x_BLD.shape)
-    return (loss, correct), (dx_BLD, dhead_RD)
+    return (loss, correct), (dx_BLD, dhead)
+
+
+def sampled_cross_entropy(
+    x_BLD: Float[Array, "B L D"],
+    table_KD: Float[Array, "K D"],
+    bias_K: Float[Array, "K"],
+    targets_BL: Int[Array, "B L"],
+    weights_BL: Float[Array, "B L"],
+    sample: Sample,
+) -> CrossEntropy:
+    """Cross-entropy of each target against a sample of other classes.
+
+    As `tf.nn.sampled_softmax_loss` (TensorFlow 1.15): from each logit the logarithm of
+    how often its class is expected in the sample is taken away, and a target that is in
+    the sample too is left out of it. Its mean is no perplexity: evaluate with all
+    classes.
+
+    Args:
+        x_BLD: of the last layer.
+        table_KD: rows of the softmax that targets and sample lie in.
+        bias_K: of the same rows.
+        targets_BL: rows of `table_KD`.
+        weights_BL: of each target.
+        sample: of the same rows.
+    """
+    x_BLD = x_BLD.astype(jnp.float32)
+    right_BL = jnp.einsum("bld,bld->bl", x_BLD, table_KD[targets_BL])
+    right_BL += (bias_K - sample.log_expected)[targets_BL]
+    others_BLS = jnp.einsum("bld,sd->bls", x_BLD, table_KD[sample.classes])
+    others_BLS += (bias_K - sample.log_expected)[sample.classes][None, None]
+    hit_BLS = targets_BL[..., None] == sample.classes[None, None]
+    others_BLS = jnp.where(hit_BLS | ~sample.drawn[None, None], -jnp.inf, others_BLS)
+    logits = jnp.concatenate([right_BL[..., None], others_BLS], axis=-1)
+    return cross_entropy(logits, jnp.zeros_like(targets_BL), weights_BL)

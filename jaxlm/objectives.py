@@ -1,10 +1,14 @@
-"""What a family is trained on: rows → batch, batch → sums. One Objective a family."""
+"""What a family is trained on: rows → batch, batch → sums. One Objective a family.
+
+Families differ in how their rows lie in a corpus and in a few functions; only an ELMo
+carries state from batch to batch, and reads a few rows of a large table at a step.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,33 +23,70 @@ from jaxlm.config import (
     RunConfig,
 )
 from jaxlm.keys import key_for
-from jaxlm.losses import cross_entropy, head_cross_entropy
+from jaxlm.losses import (
+    Sample,
+    cross_entropy,
+    head_cross_entropy,
+    sampled_cross_entropy,
+)
 from jaxlm.metrics import Mean
+from jaxlm.models import elmo
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.layers import causal_mask
 from jaxlm.text.manifest import Manifest
 from jaxlm.transforms.mask import choose_tokens, choose_units, mask_row, target_counts
+from jaxlm.transforms.negatives import Negatives, draw_negatives, log_expected
 from jaxlm.transforms.pairs import pair_row, single_row
 from jaxlm.transforms.shift import shift_row
-from jaxlm.types import GptBatch, Mark, MlmBatch, Rows, SpecialTokens, UserError
+from jaxlm.types import (
+    ElmoBatch,
+    GptBatch,
+    Layout,
+    Mark,
+    MlmBatch,
+    Rows,
+    SpecialTokens,
+    UserError,
+    WordRows,
+)
 
 Sums = dict[str, Mean]
-Layout = Literal["pairs", "blocks", "stream"]  # of `data/layouts.py`
+
+
+class Touched(NamedTuple):
+    """The rows of large tables that a step reads; all others have no gradient."""
+
+    tables: tuple[str, ...]  # ends of paths
+    rows: jax.Array  # int32 [K], rising; past the tables' end: padding
+    drawn: Any  # what else was drawn for this batch
 
 
 class Objective(NamedTuple):
-    """In what families differ: how their rows lie in a corpus, and three functions.
+    """In what families differ: how their rows lie in a corpus, and some functions.
 
-    `transform(rows)` draws a whole global batch; `loss(params, batch, key)` gives sums
-    of a micro-batch of it, with dropout where a key is given. `weights(batch)` are the
-    denominators of those sums that are minimised, taken over the whole global batch
-    before any forward pass: the loss is Σ_k sum_k / weight_k, however the batch is cut.
+    `transform(rows)` draws a whole global batch. `loss(params, batch, carry, key,
+    touched)` gives sums of a micro-batch of it and what goes on to the next batch, with
+    dropout where a key is given. `weights(batch)` are the denominators of those sums
+    that are minimised, taken over the whole global batch before any forward pass: the
+    loss is Σ_k sum_k / weight_k, however the batch is cut. With `touched(batch, key)`
+    a step trains those rows only, and `loss` gets them in the tables' place.
     """
 
     layout: Layout
-    transform: Callable[[Rows], Any]
+    transform: Callable[[Any], Any]
     weights: Callable[[Any], dict[str, jax.Array]]
-    loss: Callable[..., Sums]
+    loss: Callable[..., tuple[Sums, Any]]
+    touched: Callable[[Any, jax.Array], Touched] | None = None
+
+
+def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
+    """The `loss` of an objective from one of (params, batch, key)."""
+
+    def with_carry(params, batch, carry=(), key=None, touched=None):
+        del touched
+        return loss(params, batch, key), carry
+
+    return with_carry
 
 
 def objective_of(
@@ -77,7 +118,8 @@ def objective_of(
         case GptConfig():
             return causal_lm(module, model, data, phase, manifest.end_of_document)
         case ElmoConfig():
-            raise UserError("an ELMo cannot be pretrained yet")
+            few_rows = config.optim.name == "adagrad"
+            return bidirectional_lm(module, model, data, few_rows=few_rows)
 
 
 def causal_lm(
@@ -142,7 +184,92 @@ def causal_lm(
         )
         return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}
 
-    return Objective("stream", transform, weights, loss)
+    return Objective("stream", transform, weights, stateless(loss))
+
+
+def bidirectional_lm(
+    module: nn.Module, config: ElmoConfig, data: DataConfig, *, few_rows: bool
+) -> Objective:
+    """ELMo's: each next word and each one before, half of the mean of either.
+
+    Args:
+        module: an Elmo.
+        config: of the model.
+        data: how many words a target is told from in training.
+        few_rows: the optimiser leaves rows without a gradient as they are (Adagrad), so
+            that only the rows of the softmax that a sample reads need be updated.
+    """
+    ways = ("forward", "backward")
+    count, known = data.negatives, config.vocab_size
+
+    def transform(rows: WordRows) -> ElmoBatch:
+        return ElmoBatch(
+            characters=jnp.asarray(rows.characters),
+            targets=jnp.asarray(rows.targets),
+            weights=jnp.asarray(rows.valid, jnp.float32),
+        )
+
+    def weights(batch: ElmoBatch) -> dict[str, jax.Array]:
+        kind = "sampled_loss" if count else "loss"
+        totals = jnp.maximum(batch.weights.sum((0, 2)), 1.0)
+        return {f"{way}_{kind}": 2 * totals[i] for i, way in enumerate(ways)}
+
+    def negatives(key: jax.Array) -> tuple[Negatives, Negatives]:
+        forward, backward = jax.random.split(key)
+        return (
+            draw_negatives(forward, count, known),
+            draw_negatives(backward, count, known),
+        )
+
+    def touched(batch: ElmoBatch, key: jax.Array) -> Touched:
+        drawn = negatives(key)
+        words = [batch.targets.ravel(), *(each.words for each in drawn)]
+        size = sum(each.size for each in words)
+        every = elmo.head_rows(config)
+        rows = jnp.arange(every)
+        if few_rows and size < every:
+            rows = jnp.unique(jnp.concatenate(words), size=size, fill_value=every)
+        return Touched(("softmax/table", "softmax/bias"), rows, drawn)
+
+    def loss(params, batch: ElmoBatch, carry=None, key=None, touched=None):
+        characters_2BLC, targets_2BL, weights_2BL = (x.swapaxes(0, 1) for x in batch)
+        out: Any = module.apply(
+            {"params": params},
+            characters_2BLC,
+            None,
+            None,
+            carry,
+            softmax=False,
+            deterministic=key is None,
+            rngs={} if key is None else {"dropout": key},
+            method="read",
+        )
+        table, bias = params["softmax"]["table"], params["softmax"]["bias"]
+        sums: Sums = {}
+        for i, way in enumerate(ways):
+            x_BLD, weights_BL = out.last[i], weights_2BL[i]
+            if touched is None:
+                total, weight, correct = head_cross_entropy(
+                    x_BLD, table, targets_2BL[i], weights_BL, bias, classes=known
+                )
+                sums[f"{way}_loss"] = Mean(total, weight)
+                sums[f"{way}_accuracy"] = Mean(correct, weight)
+                continue
+            # Both targets and sample by their places among the rows at hand.
+            drawn = touched.drawn[i]
+            sample = Sample(
+                jnp.searchsorted(touched.rows, drawn.words),
+                drawn.drawn,
+                log_expected(touched.rows, drawn.draws, known),
+            )
+            places_BL = jnp.searchsorted(touched.rows, targets_2BL[i])
+            total, weight, _ = sampled_cross_entropy(
+                x_BLD, table, bias, places_BL, weights_BL, sample
+            )
+            sums[f"{way}_sampled_loss"] = Mean(total, weight)
+        return sums, out.state
+
+    return Objective("two_way", transform, weights, loss, touched if count else None)
 
 
 def masked_lm(
@@ -251,4 +378,4 @@ def masked_lm(
         return sums
 
     layout: Layout = "pairs" if config.nsp else "blocks"
-    return Objective(layout, transform, weights, loss)
+    return Objective(layout, transform, weights, stateless(loss))

@@ -1,8 +1,8 @@
-"""`jaxlm.load`: a run directory → a model to use: forward, fill, generate."""
+"""`jaxlm.load`: a run directory → a model to use: forward, embed, fill, generate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.config import BertConfig, GptConfig, ModelConfig, RunConfig
+from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig, RunConfig
+from jaxlm.embed import Embedded, Layers, Pooling, embed
 from jaxlm.generate.decode import decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.text import Generated, Stream, cut_prompt
 from jaxlm.models import build
+from jaxlm.models.elmo import BiEncoded
 from jaxlm.models.gpt import unstacked
 from jaxlm.models.layers import causal_mask
 from jaxlm.models.stack import Encoded
+from jaxlm.text.characters import check_characters
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
@@ -50,8 +53,21 @@ class Model:
         """Of the model."""
         return self.run.model
 
+    @property
+    def _an(self) -> str:
+        return {"bert": "a BERT", "gpt": "a GPT", "elmo": "an ELMo"}[self.config.family]
+
+    @property
+    def _verb(self) -> str:
+        """What its family is for."""
+        return {
+            "bert": "fill fills its blanks",
+            "gpt": "generate continues a text",
+            "elmo": "embed gives its vectors",
+        }[self.config.family]
+
     @cached_property
-    def _forward(self) -> Callable[..., Encoded]:
+    def _forward(self) -> Callable[..., Any]:
         return jax.jit(
             lambda params, *args: self.module.apply({"params": params}, *args)
         )
@@ -65,13 +81,16 @@ class Model:
         tokens: ArrayLike,
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> Encoded:
+    ) -> Encoded | BiEncoded:
         """Hidden states [N+1, B, L, D], logits [B, L, V]; no dropout.
 
-        A BERT adds the pooled vector [B, D] and NSP logits [B, 2].
+        A BERT adds the pooled vector [B, D] and NSP logits [B, 2]. An ELMo's hidden
+        states are 2 D wide, forward and backward; it has logits [2, B, L, V], of the
+        next word and of the one before, and its state.
 
         Args:
-            tokens: [B, L], ids below the vocabulary's size.
+            tokens: [B, L], ids below the vocabulary's size; an ELMo's are characters
+                [B, L, C] as `text/characters.py` numbers them.
             token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by
                 default. BERT only.
             mask: [B, L], True where a token is not padding; all of them by default.
@@ -80,6 +99,8 @@ class Model:
             UserError: an id outside the vocabulary, or more tokens than positions.
         """
         tokens = np.asarray(tokens)
+        if isinstance(self.config, ElmoConfig):
+            return self._forward_elmo(tokens, token_types, mask)
         if (
             tokens.size
             and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size
@@ -108,6 +129,56 @@ class Model:
             types = jnp.asarray(token_types, jnp.int32)
             return self._forward(self.params, ids, types, real)
 
+    def _forward_elmo(
+        self, characters: np.ndarray, token_types: Any, mask: ArrayLike | None
+    ) -> BiEncoded:
+        assert isinstance(self.config, ElmoConfig)
+        if token_types is not None:
+            raise UserError("an ELMo has no token types")
+        if characters.ndim != 3 or characters.shape[2] != self.config.max_characters:
+            raise UserError(
+                f"characters of shape {characters.shape} are not [B, L, "
+                f"{self.config.max_characters}]: see jaxlm.text.characters"
+            )
+        check_characters(characters)
+        real = None if mask is None else jnp.asarray(mask, bool)
+        with jax.default_matmul_precision("float32"):
+            ids = jnp.asarray(characters, jnp.int32)
+            return self._forward(self.params, ids, None, real)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Layers = "last",
+        pooling: Pooling = "mean",
+        batch: int = 16,
+        stateful: bool = False,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Vectors of texts: [texts, D], or [texts, M, D] of all M layers.
+
+        Without pooling a list, of each text [L, D] or [M, L, D]. See `jaxlm.embed`.
+
+        Args:
+            texts: any strings.
+            layers: "last", "all", "mix" (their plain mean) or a number (0: embedding).
+            pooling: "none", "mean" over the text's tokens, or "cls" (BERT's).
+            batch: texts at a time.
+            stateful: an ELMo goes on from text to text, as in the original.
+
+        Raises:
+            UserError: the family has no such layer, pooling or state.
+        """
+        found = self.embed_each(
+            texts, layers=layers, pooling=pooling, batch=batch, stateful=stateful
+        )
+        vectors = [each.vectors for each in found]
+        return vectors if pooling == "none" or not vectors else np.stack(vectors)
+
+    def embed_each(self, texts: Iterable[str], **options: Any) -> Iterator[Embedded]:
+        """`embed` one after the other, with the tokens of each text."""
+        return embed(self.module, self.params, self.tokenizer, texts, **options)
+
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] of a text, best first.
 
@@ -115,7 +186,7 @@ class Model:
             UserError: the text has no [MASK], or is too long; the model is no BERT.
         """
         if not isinstance(self.config, BertConfig):
-            raise UserError("a GPT fills no blanks: jaxlm generate continues a text")
+            raise UserError(f"{self._an} fills no blanks: jaxlm {self._verb}")
         special = self.tokenizer.special
         assert special is not None
         ids = self.tokenizer.encode(text, specials=True).ids
@@ -178,7 +249,7 @@ class Model:
             UserError: the model is no GPT, or a setting is out of range.
         """
         if not isinstance(self.config, GptConfig):
-            raise UserError("a BERT continues no text: jaxlm fill fills its blanks")
+            raise UserError(f"{self._an} continues no text: jaxlm {self._verb}")
         if not 1 <= max_tokens < self.config.max_length:
             raise UserError(
                 f"max_tokens = {max_tokens} is not in [1, {self.config.max_length - 1}]"

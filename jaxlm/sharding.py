@@ -53,6 +53,18 @@ RULES = (
     (r"(pooler|mlm/dense|nsp)/kernel", ("embed", None)),
     (r"(pooler|mlm/dense|nsp)/bias", (None,)),
     (r"mlm/bias", ("vocab",)),
+    # ELMo's; the second axis of its layers is the direction.
+    (r"words/embed/table", (None, None)),
+    (r"words/filters_\d+/kernel", (None, None, None)),
+    (r"words/(filters_\d+|projection)/bias", (None,)),
+    (r"words/highways/(carry|transform)/kernel", ("layers", "embed", None)),
+    (r"words/highways/(carry|transform)/bias", ("layers", None)),
+    (r"words/projection/kernel", ("embed", None)),
+    (r"layers/kernel", ("layers", None, "embed", None, "mlp")),
+    (r"layers/bias", ("layers", None, None, "mlp")),
+    (r"layers/projection", ("layers", None, "mlp", "embed")),
+    (r"softmax/table", ("vocab", "embed")),
+    (r"softmax/bias", ("vocab",)),
 )
 
 

@@ -17,13 +17,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Array, Bool, Float, Int, UInt
 
     AnyArray = Array | np.ndarray  # numpy where the host reads it, jax on the devices
+
+
+# How a family's rows lie in a corpus: `data/layouts.py`, the last one `two_way.py`.
+Layout = Literal["pairs", "blocks", "stream", "two_way"]
 
 
 class UserError(Exception):
@@ -77,6 +81,19 @@ class Rows(NamedTuple):
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
 
 
+class WordRows(NamedTuple):
+    """What the host reads for one global batch of a text in both directions.
+
+    The second axis is (forward, backward): other text in both, each in its own order of
+    reading.
+    """
+
+    tokens: Int[AnyArray, "B 2 L"]  # corpus's types: those beyond the vocabulary too
+    targets: Int[AnyArray, "B 2 L"]  # of the vocabulary
+    characters: UInt[AnyArray, "B 2 L C"]  # of `tokens`
+    valid: Bool[AnyArray, "B 2 L"]  # False: past the end of an evaluation
+
+
 class MlmBatch(NamedTuple):
     """What a masked-language-model encoder is trained on."""
 
@@ -88,6 +105,14 @@ class MlmBatch(NamedTuple):
     weights: Float[Array, "B P"]
     nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
     nsp_weights: Float[Array, "B"]
+
+
+class ElmoBatch(NamedTuple):
+    """What a bidirectional language model is trained on, as `WordRows` has it."""
+
+    characters: UInt[Array, "B 2 L C"]
+    targets: Int[Array, "B 2 L"]
+    weights: Float[Array, "B 2 L"]
 
 
 class GptBatch(NamedTuple):

@@ -13,7 +13,7 @@ FLOORS = (
     "keys tree config",
     "text transforms models losses metrics digests devices",
     "data objectives sharding checkpoints",
-    "evaluate",
+    "evaluate embed",
     "train",
     "tasks generate probe convert",
     "open",

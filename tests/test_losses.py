@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.losses import cross_entropy, head_cross_entropy
+from jaxlm.losses import (
+    Sample,
+    cross_entropy,
+    head_cross_entropy,
+    sampled_cross_entropy,
+)
 
 
 def example(seed=0, shape=(3, 5), classes=11, scale=4.0):
@@ -133,3 +138,61 @@ def test_all_logits_never_exist_at_once():
     text = jax.jit(jax.grad(loss, (0, 1))).lower(x, head).as_text()
     assert "3x2x16xf32" in text  # two of eight positions
     assert "3x8x16xf32" not in text and "24x16xf32" not in text
+
+
+def test_a_bias_in_chunks_equals_all_logits_at_once():
+    x, head, targets, weights = head_example()
+    bias = jnp.linspace(-2, 2, 16)
+
+    def plain(x, head, bias):
+        logits = x @ head.T + bias[None, None]
+        return cross_entropy(logits[..., :11], targets, weights)
+
+    def chunked(x, head, bias):
+        return head_cross_entropy(
+            x, head, targets, weights, bias, classes=11, at_once=100
+        )
+
+    arguments = x, head, bias
+    for mine, want in zip(chunked(*arguments), plain(*arguments), strict=True):
+        np.testing.assert_allclose(mine, want, rtol=1e-6)
+    for mine, want in zip(
+        jax.grad(lambda *a: chunked(*a).loss, (0, 1, 2))(*arguments),
+        jax.grad(lambda *a: plain(*a).loss, (0, 1, 2))(*arguments),
+        strict=True,
+    ):
+        assert np.abs(mine - want).max() < 1e-6 * np.abs(want).max()
+
+
+def test_a_sampled_softmax_is_tensorflows():
+    """`_compute_sampled_logits` of TensorFlow's nn_impl.py, a position at a time."""
+    x, head, _, weights = head_example()
+    random = np.random.RandomState(4)
+    bias = jnp.asarray(random.standard_normal(16), jnp.float32)
+    log_expected = jnp.asarray(random.standard_normal(16), jnp.float32)
+    classes, drawn = np.array([0, 3, 4, 9, 12]), np.array([1, 1, 1, 1, 0], bool)
+    targets = random.choice([0, 3, 7, 8], (3, 8))
+    got = sampled_cross_entropy(
+        x,
+        head,
+        bias,
+        jnp.asarray(targets),
+        weights,
+        Sample(jnp.asarray(classes), jnp.asarray(drawn), log_expected),
+    )
+    total = 0.0
+    for vector, target, weight in zip(
+        np.asarray(x, float).reshape(24, 5),
+        targets.ravel(),
+        np.ravel(weights),
+        strict=True,
+    ):
+
+        def logit(k, vector=vector):
+            return vector @ np.asarray(head[k], float) + bias[k] - log_expected[k]
+
+        others = [logit(k) for k in classes[drawn] if k != target]
+        both = np.array([logit(target), *others])
+        total += weight * (np.log(np.exp(both).sum()) - both[0])
+    assert float(got.loss) == pytest.approx(total, rel=1e-5)
+    assert float(got.weight) == pytest.approx(float(weights.sum()))

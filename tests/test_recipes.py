@@ -17,13 +17,15 @@ from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
-from jaxlm.types import Rows, Span, SpecialTokens
+from jaxlm.types import Rows, Span, SpecialTokens, WordRows
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
+# allenai/bilm-tf: its biLM and its softmax.
 # openai/gpt-2 and openai/finetune-transformer-lm, from their shapes.
 PUBLISHED = {
     "bert_base": 110_106_428,
     "bert_large": 336_226_108,
+    "elmo_original": 93_600_848 + 407_050_623,
     "gpt1": 116_534_784,
     "gpt2_small": 124_439_808,
     "gpt2_medium": 354_823_168,
@@ -55,7 +57,9 @@ def test_every_recipe_lowers_for_256_devices(name):
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(module)
     )
-    _, state = abstract_state(module, optimizer, mesh, seed=0)
+    _, state = abstract_state(
+        module, optimizer, mesh, seed=0, rows=rows_for_pod(config.stretches[0])
+    )
     for phase in config.stretches:
         objective = objective_of(
             config, module, manifest(config.model.vocab_size), phase, stream="s"
@@ -68,14 +72,18 @@ def test_every_recipe_lowers_for_256_devices(name):
             seed=0,
             dropout=config.model.dropout > 0,
         )
-        # Rows enough for the pod's devices.
-        rows = 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
+        rows = rows_for_pod(phase)
         lowered = (
             jax.jit(step, donate_argnums=0)
             .trace(state, batch_of(objective, rows, phase.length, mesh))
             .lower(lowering_platforms=("tpu",))
         )
         assert f"num_partitions = {256}" in lowered.as_text()
+
+
+def rows_for_pod(phase):
+    """Rows of a batch, enough for its devices."""
+    return 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
 
 
 def manifest(vocab_size):
@@ -103,25 +111,37 @@ def manifest(vocab_size):
 
 def batch_of(objective, rows, length, mesh):
     """Shapes of a batch, sharded, by way of the transform."""
-    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
-    shape = rows, width[objective.layout]
-
-    def span():
-        return Span(*(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one)
-
-    def struct(dtype, shape):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    one = struct(jnp.int32, (rows,))
-    second = span() if objective.layout == "pairs" else None
-    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
-    batch = jax.eval_shape(objective.transform, Rows(span(), second, identity, valid))
+    batch = jax.eval_shape(objective.transform, rows_of(objective, rows, length))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=batch_sharding(mesh)
         ),
         batch,
     )
+
+
+def rows_of(objective, rows, length):
+    """Shapes of what the host reads."""
+    if objective.layout == "two_way":
+        shape = rows, 2, length
+        words = (struct(jnp.int32, shape), struct(jnp.int32, shape))
+        slots = 50
+        characters = struct(jnp.uint16, (*shape, slots))
+        return WordRows(*words, characters, struct(jnp.bool_, shape))
+    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
+    shape = rows, width[objective.layout]
+
+    def span():
+        return Span(*(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one)
+
+    one = struct(jnp.int32, (rows,))
+    second = span() if objective.layout == "pairs" else None
+    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
+    return Rows(span(), second, identity, valid)
+
+
+def struct(dtype, shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def test_every_sharding_rule_has_a_parameter_of_some_recipe():

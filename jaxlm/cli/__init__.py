@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "held-out loss and accuracy beside their baselines",
     "fill": "words for the [MASK]s of a sentence, by a BERT",
     "generate": "continue a text, by a GPT",
+    "embed": "vectors of texts, any layer of any family",
 }
 
 FINISHED, OTHER, MISTAKE, INTERRUPTED = 0, 1, 2, 75
@@ -75,7 +76,7 @@ def _run(argv: list[str]) -> int:
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return f"""\
-jaxlm: text to a pretrained BERT or GPT, reproducible from its seed
+jaxlm: text to a pretrained ELMo, BERT or GPT, reproducible from its seed
 
 usage: jaxlm VERB … ; jaxlm VERB --help says more
 

@@ -74,6 +74,8 @@ def run(argv: list[str]) -> int:
         print(json.dumps({"step": model.step, **figures}))
         return 0
     what = "masked words" if "mlm_loss" in figures else "tokens"
+    if "forward_loss" in figures:
+        what = "words, each from before and from behind,"
     print(f"step {model.step}: {figures['targets']:,.0f} {what}")
     for line in report(figures):
         print(line)
@@ -82,6 +84,20 @@ def run(argv: list[str]) -> int:
 
 def report(figures: dict[str, float]) -> list[str]:
     """A line a figure, its baseline beside it."""
+    if "forward_loss" in figures:
+        ways = [
+            f"{way:<13}  {figures[f'{way}_loss']:8.3f}   "
+            f"perplexity {figures[f'{way}_perplexity']:,.2f}   "
+            f"accuracy {figures[f'{way}_accuracy']:.1%}"
+            for way in ("forward", "backward")
+        ]
+        return [
+            *ways,
+            f"mean           {figures['lm_loss']:8.3f}   "
+            f"perplexity {figures['lm_perplexity']:,.2f}   "
+            f"unigram {figures['unigram_loss']:.3f}, commonest word "
+            f"{figures['unigram_accuracy']:.1%}",
+        ]
     if "lm_loss" in figures:
         return [
             f"loss           {figures['lm_loss']:8.3f}   "

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxlm.config import RunConfig
-from jaxlm.data.pipeline import open_source, read_rows
+from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.models import build
 from jaxlm.objectives import objective_of
 from jaxlm.text.corpus import Corpus
@@ -23,12 +23,13 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     phase, stream = config.stretches[0], "train.0"
     module = build(config.model)
     objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
-    source = open_source(
+    source = open_rows(
+        config,
         corpus,
+        objective.layout,
         split=0,
         length=phase.length,
-        layout=objective.layout,
-        seed=config.seed,
+        batch=phase.batch,
         stream=stream,
     )
     rows = read_rows(source, np.arange(count))

@@ -86,7 +86,7 @@ def _arithmetic(config, params) -> None:
     for i, phase in enumerate(config.stretches):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
-        flops = train_flops(config.model, phase)
+        flops = train_flops(config.model, phase, config.data.negatives)
         shape = f"{phase.batch} rows × {phase.length} tokens"
         if isinstance(config.model, BertConfig):
             shape += f", at most {phase.predictions} predictions a row"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxlm.config.model import BertConfig, ModelConfig
+from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.types import UserError
 
 
@@ -13,20 +13,28 @@ from jaxlm.types import UserError
 class TextConfig:
     """How text becomes tokens; fixed once a corpus is prepared."""
 
-    tokenizer: Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe"] = (
-        "wordpiece"
-    )
+    tokenizer: Literal[
+        "wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"
+    ] = "wordpiece"
     """Kind of vocabulary that `prepare` trains when none is given; gpt1_bpe must be."""
     lowercase: bool = True
-    """Lower-case and strip accents before WordPiece."""
+    """Lower-case and strip accents, for WordPiece and words."""
     language: str = "en"
     """ISO 639-1 code by which sentences are split."""
-    words: Literal["basic", "spacy"] = "basic"
-    """How words are cut for GPT-1's BPE: by BERT's rules, which transformers takes, or
-    as published, which needs ftfy and spaCy."""
+    words: Literal["basic", "spacy", "space"] = "basic"
+    """How words are cut. basic: by BERT's rules; spacy: as published for GPT-1's BPE,
+    needs ftfy and spaCy; space: at white space, for text that is cut already."""
     verbatim: bool = False
     """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
     that is trained has <|endoftext|>, its last entry, as its only special token."""
+
+    def __post_init__(self) -> None:
+        rule = {"gpt1_bpe": "space", "words": "spacy"}.get(self.tokenizer)
+        if self.words == rule:
+            raise UserError(
+                f"text.words = {self.words} cannot be with text.tokenizer = "
+                f"{self.tokenizer}: take basic"
+            )
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,9 @@ class DataConfig:
     0: fresh ones in every pass."""
     packed: bool = False
     """Decoders: attention stays inside a document, and positions start anew in each."""
+    negatives: int = 0
+    """ELMo: words that a target is told from in training, drawn anew at each step;
+    0: all of the vocabulary."""
     threads: int = 4
     """Threads that read rows ahead of the device."""
 
@@ -54,14 +65,16 @@ class DataConfig:
             raise UserError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
         if self.draws < 0:
             raise UserError(f"data.draws = {self.draws} is negative")
+        if self.negatives < 0:
+            raise UserError(f"data.negatives = {self.negatives} is negative")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["bert_adam", "adamw", "lamb"] = "adamw"
-    """bert_adam: Google's Adam without bias correction."""
+    name: Literal["bert_adam", "adamw", "lamb", "adagrad"] = "adamw"
+    """bert_adam: Google's Adam without bias correction; adagrad: TensorFlow's."""
     peak: float = 1e-4
     """Highest learning rate."""
     warmup: int = 10_000
@@ -79,6 +92,11 @@ class OptimConfig:
     """Decay of the squared gradient's running mean."""
     eps: float = 1e-6
     """Added to the root of the second moment."""
+    accumulator: float = 1.0
+    """Adagrad's squared gradients at first."""
+    factor: float = 1.0
+    """What the gradient is multiplied by before it is clipped; ELMo's original takes
+    the length of a row."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +197,11 @@ class RunConfig:
             if phase.until <= done:
                 raise UserError(f"{at}until = {phase.until} does not follow {done}")
             done = phase.until
+            if isinstance(self.model, ElmoConfig) and phase.batch != self.rows:
+                raise UserError(
+                    f"{at}batch = {phase.batch} is not {self.rows}: an ELMo carries "
+                    "its state from batch to batch, row by row"
+                )
             if phase.length > self.model.max_length:
                 raise UserError(
                     f"{at}length = {phase.length} exceeds "
@@ -198,6 +221,11 @@ class RunConfig:
                 )
         if done != self.steps:
             raise UserError(f"the last phase ends at step {done}, steps = {self.steps}")
+
+    @property
+    def rows(self) -> int:
+        """Of a global batch of the first phase."""
+        return self.stretches[0].batch
 
     @property
     def stretches(self) -> tuple[Phase, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.types import Rows
+from jaxlm.types import Rows, WordRows
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
@@ -18,8 +18,11 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
 
 
 def to_devices(
-    rows: Rows, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
-) -> Rows:
+    rows: Rows | WordRows,
+    local: np.ndarray,
+    sharding: jax.sharding.Sharding,
+    batch: int,
+) -> Rows | WordRows:
     """Global arrays [batch, ...] from this host's rows of them.
 
     Args:

@@ -23,14 +23,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import UserError
-
-Layout = Literal["pairs", "blocks", "stream"]
+from jaxlm.types import Layout, UserError
 
 _SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
 

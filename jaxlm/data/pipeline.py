@@ -13,10 +13,12 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from jaxlm.config import ElmoConfig, RunConfig
 from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.layouts import Layout, document_ends, plan, stretches
+from jaxlm.data.layouts import document_ends, plan, stretches
+from jaxlm.data.two_way import TwoWay, open_two_way, read_two_way
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import Rows, Span, UserError
+from jaxlm.types import Layout, Rows, Span, UserError, WordRows
 
 
 class Source(NamedTuple):
@@ -38,6 +40,60 @@ class Source(NamedTuple):
     def rows(self) -> int:
         """Rows of one pass."""
         return len(self.windows)
+
+
+def open_rows(
+    config: RunConfig,
+    corpus: Corpus,
+    layout: Layout,
+    *,
+    split: int,
+    length: int,
+    batch: int,
+    stream: str,
+    shuffle: bool = True,
+    limit: int = 0,
+) -> Source | TwoWay:
+    """The rows that a run reads of a corpus, in its family's layout.
+
+    Args:
+        config: the run.
+        corpus: an open corpus.
+        layout: of the run's objective.
+        split: 0 training documents, 1 held out.
+        length: L of the rows.
+        batch: rows of a global batch.
+        stream: name of the phase.
+        shuffle: order the rows anew in each pass.
+        limit: most rows; 0: all.
+
+    Raises:
+        UserError: the corpus or its split will not do for this layout.
+    """
+    if layout == "two_way":
+        assert isinstance(config.model, ElmoConfig)
+        return open_two_way(
+            corpus,
+            split=split,
+            length=length,
+            batch=batch,
+            seed=config.seed,
+            stream=stream,
+            slots=config.model.max_characters,
+            shuffle=shuffle,
+            limit=limit,
+        )
+    return open_source(
+        corpus,
+        split=split,
+        length=length,
+        layout=layout,
+        seed=config.seed,
+        stream=stream,
+        draws=config.data.draws if shuffle else 0,
+        shuffle=shuffle,
+        limit=limit,
+    )
 
 
 def open_source(
@@ -107,7 +163,7 @@ def open_source(
     )
 
 
-def read_rows(source: Source, rows: np.ndarray) -> Rows:
+def read_rows(source: Source | TwoWay, rows: np.ndarray) -> Rows | WordRows:
     """The rows of these numbers, as numpy arrays.
 
     Args:
@@ -115,6 +171,12 @@ def read_rows(source: Source, rows: np.ndarray) -> Rows:
         rows: int64 [B], counted from the stream's start; past the end of an unshuffled
             source they repeat its last window and are not valid.
     """
+    if isinstance(source, TwoWay):
+        return read_two_way(source, rows)
+    return _read_rows(source, rows)
+
+
+def _read_rows(source: Source, rows: np.ndarray) -> Rows:
     passes, places = np.divmod(rows, source.rows)
     if source.shuffle:
         keys = hashes(source.seed, f"{source.stream}/order", passes)
@@ -199,14 +261,14 @@ def _second_candidates(source: Source, document: np.ndarray, identity: np.ndarra
 
 
 def batches(
-    source: Source,
+    source: Source | TwoWay,
     batch: int,
     local: np.ndarray,
     *,
     start: int,
     stop: int,
     threads: int,
-) -> Iterator[Rows]:
+) -> Iterator[Rows | WordRows]:
     """This host's rows of the batches `start` … `stop` - 1 of a stream, read ahead.
 
     Args:

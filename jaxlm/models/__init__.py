@@ -8,11 +8,16 @@ import jax.numpy as jnp
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models.bert import Bert
-from jaxlm.models.elmo import Elmo
+from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.models.gpt import Gpt
 from jaxlm.models.stack import Remat
 
 LanguageModel = Bert | Gpt | Elmo
+
+
+def zero_carry(config: ModelConfig, rows: int) -> Any:
+    """What a family carries from batch to batch, before the first; () for most."""
+    return zero_state(config, rows) if isinstance(config, ElmoConfig) else ()
 
 
 def build(

@@ -142,6 +142,7 @@ class Elmo(nn.Module):
         mask_2BL: Bool[Array, "2 B L"] | None = None,
         state: State | None = None,
         *,
+        softmax: bool = True,
         deterministic: bool = True,
     ) -> Read:
         """Read two texts, the second of which the caller has turned round.
@@ -151,6 +152,7 @@ class Elmo(nn.Module):
             words_2BL: rows of `characters`.
             mask_2BL: True at a row's words, which come first; None: at all.
             state: of the batch before, or None; as in `__call__`.
+            softmax: False leaves its weights alone.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         lengths_2B = None if mask_2BL is None else mask_2BL.sum(axis=2)
@@ -161,7 +163,7 @@ class Elmo(nn.Module):
             lengths_2B,
             state,
             deterministic=deterministic,
-            softmax=self.config.vocab_size > 0,
+            softmax=softmax and self.config.vocab_size > 0,
         )
 
     @nn.compact

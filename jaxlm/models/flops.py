@@ -70,8 +70,8 @@ def elmo_forward_flops(config: ElmoConfig, *, length: int, classes: int) -> int:
     return 2 * length * (word + 2 * (config.num_layers * layer + d * classes))
 
 
-def train_flops(config: ModelConfig, phase: Phase) -> int:
-    """Of one update on a phase's batch."""
+def train_flops(config: ModelConfig, phase: Phase, negatives: int = 0) -> int:
+    """Of one update on a phase's batch; `negatives` words scored by an ELMo, 0: all."""
     match config:
         case BertConfig():
             return bert_train_flops(
@@ -83,7 +83,7 @@ def train_flops(config: ModelConfig, phase: Phase) -> int:
         case GptConfig():
             return 3 * phase.batch * gpt_forward_flops(config, length=phase.length)
         case ElmoConfig():
-            classes = config.vocab_size
+            classes = negatives or config.vocab_size
             row = elmo_forward_flops(config, length=phase.length, classes=classes)
             return 3 * phase.batch * row
 

@@ -46,11 +46,13 @@ class Block(NamedTuple):
     documents: np.ndarray  # int64 [d, 2]: token offset, split; empty ones too
     text_bytes: int
     replaced: int
+    strangers: tuple[str, ...] = ()  # words of ids from `vocab_size` on, in this block
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 when the vocabulary fits, else uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+def token_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """uint16 when all ids surely fit, else uint32."""
+    fits = tokenizer.vocab_size <= 1 << 16 and not tokenizer.keeps_strangers
+    return np.dtype(np.uint16 if fits else np.uint32)
 
 
 def hashed(data: bytes, seed: int, name: str) -> float:
@@ -91,7 +93,7 @@ def tokenise(
         more, bad = texts_of(fragment, recipe)
         texts += more
         replaced += bad
-    ids, word_start, counts = tokenizer.encode_flat(texts)
+    ids, word_start, counts, strangers = tokenizer.encode_flat(texts)
     starts = np.concatenate([[0], np.cumsum(counts)])
     sentence_starts = starts[:-1][counts > 0]
     if recipe.verbatim and len(ids):
@@ -102,12 +104,13 @@ def tokenise(
     table = np.array(documents, np.int64).reshape(-1, 2)
     table[:, 0] = starts[table[:, 0]]
     return Block(
-        tokens=ids.astype(token_dtype(tokenizer.vocab_size)),
+        tokens=ids.astype(token_dtype(tokenizer)),
         marks=marks,
         sentences=sentence_starts.astype(np.int64),
         documents=table,
         text_bytes=sum(len(fragment.data) for fragment in fragments),
         replaced=replaced,
+        strangers=strangers,
     )
 
 

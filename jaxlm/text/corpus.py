@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.text.manifest import Manifest, read_manifest
-from jaxlm.text.store import damage, files_below, open_array, read_array, sha256
+from jaxlm.text.store import TYPES, damage, files_below, open_array, read_array, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import SpecialTokens, UserError
 
@@ -53,6 +53,13 @@ class Corpus:
         return load_tokenizer(Path(self.directory) / "tokenizer")
 
     @cached_property
+    def types(self) -> tuple[str, ...]:
+        """The word of each id: the vocabulary, then the corpus's own strangers."""
+        path = Path(self.directory) / TYPES
+        strangers = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return (*self.tokenizer.tokens, *strangers)
+
+    @cached_property
     def _arrays(self) -> list[Any]:
         read = read_array if self.in_memory else open_array
         return [read(Path(self.directory) / name) for name in ("tokens", "marks")]
@@ -91,10 +98,11 @@ class Corpus:
             with damage(self.directory):
                 for row, read in reads:
                     row[:] = read.result()
-        if tokens.max(initial=0) >= self.manifest.vocab_size:
+        known = self.manifest.vocab_size + self.manifest.strangers
+        if tokens.max(initial=0) >= known:
             raise UserError(
                 f"corpus {self.directory} has token {tokens.max()}, its vocabulary "
-                f"{self.manifest.vocab_size} entries: delete it and prepare it again"
+                f"{known} entries: delete it and prepare it again"
             )
         return tokens, marks
 

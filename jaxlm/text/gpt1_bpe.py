@@ -24,7 +24,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.text.bpe import Bpe, Pairs
-from jaxlm.text.vocabulary import END_OF_DOCUMENT, Words, write_library
+from jaxlm.text.vocabulary import END_OF_DOCUMENT, WordRule, write_library
 from jaxlm.types import UserError
 
 UNKNOWN = "<unk>"
@@ -40,7 +40,9 @@ class Gpt1Bpe(Bpe):
 
     kind = "gpt1_bpe"
 
-    def __init__(self, tokens: Sequence[str], merges: Pairs, *, words: Words = "basic"):
+    def __init__(
+        self, tokens: Sequence[str], merges: Pairs, *, words: WordRule = "basic"
+    ):
         super().__init__(tokens, merges)
         if UNKNOWN not in self._ids:
             raise UserError(f"a vocabulary of GPT-1's has an entry {UNKNOWN}")

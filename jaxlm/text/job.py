@@ -66,6 +66,8 @@ def asked(
         what["tokenizer"] = f"trained {config.text.tokenizer}"
         what["vocab_size"] = config.model.vocab_size
         what["lowercase"] = config.text.lowercase
+        if config.text.tokenizer == "words":
+            what["words"] = config.text.words
     else:
         what["tokenizer"] = given.sha256
         if not recipe.holdout:

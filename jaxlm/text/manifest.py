@@ -37,6 +37,8 @@ class Manifest:
     sources: tuple[dict, ...]  # name, bytes, sha256 of each, in order
     files: dict  # relative path → bytes, sha256, of arrays and tokenizer
     notes: tuple[str, ...] = ()  # what a user may want to know
+    boundaries: tuple[int, int] | None = None  # stored round each sentence
+    strangers: int = 0  # words beyond the vocabulary, with ids from `vocab_size` on
 
     @property
     def sha256(self) -> str:
@@ -76,6 +78,8 @@ def read_manifest(directory: Path) -> Manifest:
         special = content.pop("special")
         for name in ("languages", "sources", "notes"):
             content[name] = tuple(content[name])
+        if content.get("boundaries"):
+            content["boundaries"] = tuple(content["boundaries"])
         return Manifest(**content, special=special and SpecialTokens(**special))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a manifest: {error}") from None

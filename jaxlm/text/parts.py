@@ -2,13 +2,15 @@
 
 A unit is journalled when its bytes are on disk; whatever lies beyond the journal is cut
 off when the job goes on. Where the tokenizer has an end-of-document token, it is stored
-after each document.
+after each document. Where it keeps words that its vocabulary lacks, they are numbered
+here in order of appearance, and `types.txt` lists them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.text.blocks import Block, token_dtype
-from jaxlm.text.store import write_array
+from jaxlm.text.store import TYPES, write_array
+from jaxlm.text.vocabulary import Tokenizer
+from jaxlm.text.word_list import MOST_STRANGERS, UNKNOWN_ID
 from jaxlm.types import Mark
 
 _JOURNAL = "journal.json"
@@ -35,6 +39,8 @@ class Journal:
     held_out: int = 0
     text_bytes: int = 0
     replaced: int = 0
+    strangers: int = 0  # words that the vocabulary lacks
+    stranger_bytes: int = 0  # of the list of them
     finished: bool = False
 
 
@@ -47,11 +53,12 @@ def read_journal(directory: Path) -> Journal:
 class Parts:
     """The growing files of one job."""
 
-    def __init__(self, directory: Path, vocab_size: int, end_of_document: int | None):
+    def __init__(self, directory: Path, tokenizer: Tokenizer):
         self._directory = directory
-        self._end_of_document = end_of_document
+        self._end_of_document = tokenizer.end_of_document
+        self._vocab_size = tokenizer.vocab_size
         self._dtypes = {
-            "tokens": (token_dtype(vocab_size), ()),
+            "tokens": (token_dtype(tokenizer), ()),
             "marks": (np.dtype(np.uint8), ()),
             "sentences": (np.dtype(np.int64), ()),
             "documents": (np.dtype(np.int64), (3,)),
@@ -59,6 +66,14 @@ class Parts:
         self.journal = read_journal(directory)
         self._pending: np.ndarray | None = None  # a document without tokens as yet
         self._files = {name: self._open(name) for name in self._dtypes}
+        self._strangers: dict[str, int] = {}
+        if tokenizer.keeps_strangers:
+            path = directory / TYPES
+            path.touch()
+            os.truncate(path, self.journal.stranger_bytes)
+            words = path.read_text(encoding="utf-8").split("\n")[:-1]
+            self._strangers = {word: i for i, word in enumerate(words)}
+            self._files[TYPES] = path.open("ab")
 
     def _rows(self, name: str) -> int:
         return self.journal.tokens if name == "marks" else getattr(self.journal, name)
@@ -84,7 +99,8 @@ class Parts:
         if len(documents) and documents[-1, 0] == len(block.tokens):
             self._pending = np.array([[0, documents[-1, 1]]])
         documents = documents[documents[:, 0] < end]
-        sentences, tokens, marks = block.sentences, block.tokens, block.marks.copy()
+        sentences, marks = block.sentences, block.marks.copy()
+        tokens, strangers = self._numbered(block)
         starts, splits = documents[:, 0], documents[:, 1]
         marks[starts] |= np.uint8(Mark.DOCUMENT)
         if self._end_of_document is not None:
@@ -104,7 +120,27 @@ class Parts:
             held_out=self.journal.held_out + int(splits.sum()),
             text_bytes=self.journal.text_bytes + block.text_bytes,
             replaced=self.journal.replaced + block.replaced,
+            strangers=len(self._strangers),
+            stranger_bytes=self.journal.stranger_bytes + strangers,
         )
+
+    def _numbered(self, block: Block) -> tuple[np.ndarray, int]:
+        """The block's tokens by the numbers of all blocks; bytes added to the list."""
+        if not block.strangers:
+            return block.tokens, 0
+        fresh = [w for w in block.strangers if w not in self._strangers]
+        fresh = fresh[: MOST_STRANGERS - len(self._strangers)]
+        for word in fresh:
+            self._strangers[word] = len(self._strangers)
+        written = "".join(f"{word}\n" for word in fresh).encode()
+        self._files[TYPES].write(written)
+        numbers = [self._strangers.get(word, -1) for word in block.strangers]
+        numbers = np.array(numbers, np.int64) + self._vocab_size
+        numbers[numbers < self._vocab_size] = UNKNOWN_ID
+        tokens = block.tokens.copy()
+        stranger = tokens >= self._vocab_size
+        tokens[stranger] = numbers[tokens[stranger] - self._vocab_size]
+        return tokens, len(written)
 
     def _write(self, *arrays: np.ndarray) -> None:
         for name, array in zip(self._dtypes, arrays, strict=True):
@@ -148,6 +184,8 @@ class Parts:
                 for rows in write_array(directory / name, dtype, shape, file):
                     yield done + rows * self._row_bytes(name)
             done += shape[0] * self._row_bytes(name)
+        if TYPES in self._files:
+            shutil.copyfile(self._directory / TYPES, directory / TYPES)
 
     @property
     def size(self) -> int:

@@ -137,7 +137,7 @@ def _prepare(
     )
     lines = [each["lines"] for each in recorded]
     model = _vocabulary(partial, given, config, job, lines, report)
-    parts = Parts(partial, model.vocab_size, model.end_of_document)
+    parts = Parts(partial, model)
     with contextlib.closing(parts):
         if not parts.journal.finished:
             # Small text is done before another process has started.
@@ -223,6 +223,7 @@ def _vocabulary(
         vocab_size=config.model.vocab_size,
         lowercase=config.text.lowercase,
         verbatim=config.text.verbatim,
+        words=config.text.words,
     )
     fresh = partial / "tokenizer.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -303,7 +304,7 @@ def _manifest(
         held_out=journal.held_out,
         text_bytes=journal.text_bytes,
         replaced=journal.replaced,
-        token_dtype=token_dtype(model.vocab_size).name,
+        token_dtype=token_dtype(model).name,
         vocab_size=model.vocab_size,
         tokenizer_kind=model.kind,
         tokenizer_sha256=model.sha256,
@@ -317,6 +318,8 @@ def _manifest(
             for name, file in files_below(path)
         },
         notes=tuple(_notes(journal, model, recipe)),
+        boundaries=model.boundaries,
+        strangers=journal.strangers,
     )
 
 

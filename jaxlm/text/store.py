@@ -14,6 +14,7 @@ import tensorstore as ts
 from jaxlm.types import UserError
 
 ARRAYS = ("tokens", "marks", "sentences", "documents")
+TYPES = "types.txt"  # words of ids from `vocab_size` on, one a line
 SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
 CHUNK = 1 << 13  # rows that are packed together, hence read together
 _CACHE = 32 << 20  # bytes kept for random reads: the shards' indices above all
@@ -88,6 +89,8 @@ def read_array(path: Path) -> np.ndarray:
 
 def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
     """(relative path, path) of each file of the arrays and the tokenizer, in order."""
+    if (directory / TYPES).is_file():
+        yield TYPES, directory / TYPES
     for name in (*ARRAYS, "tokenizer"):
         for path in sorted((directory / name).rglob("*")):
             if path.is_file():

@@ -11,8 +11,14 @@ from jaxlm.text.bpe import checked_merges, in_order_of_id, read_pair
 from jaxlm.text.byte_bpe import ByteBpe
 from jaxlm.text.gpt1_bpe import WORD_END, Gpt1Bpe
 from jaxlm.text.pieces import MODEL_FILE, SentencePiece, read_model
-from jaxlm.text.training import train_byte_bpe, train_sentencepiece, train_wordpiece
-from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, Words, read_json
+from jaxlm.text.training import (
+    train_byte_bpe,
+    train_sentencepiece,
+    train_wordpiece,
+    train_words,
+)
+from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, WordRule, read_json
+from jaxlm.text.word_list import MARKS, WordList
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, looks_cased, read_vocabulary
 from jaxlm.types import UserError
 
@@ -21,6 +27,7 @@ __all__ = [
     "Gpt1Bpe",
     "SentencePiece",
     "Tokenizer",
+    "WordList",
     "WordPiece",
     "load_tokenizer",
     "train_tokenizer",
@@ -40,6 +47,7 @@ def train_tokenizer(
     vocab_size: int,
     lowercase: bool = True,
     verbatim: bool = False,
+    words: WordRule = "basic",
 ) -> Tokenizer:
     """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
 
@@ -47,8 +55,9 @@ def train_tokenizer(
         kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
         texts: sentences, or whole texts; read once, not kept.
         vocab_size: `[unusedN]` at the end where the texts yield fewer.
-        lowercase: lower-case and strip accents; WordPiece only.
+        lowercase: lower-case and strip accents; WordPiece and words only.
         verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
+        words: how a vocabulary of words cuts them.
 
     Raises:
         UserError: the texts are empty, or their characters do not fit, or the kind
@@ -72,10 +81,14 @@ def train_tokenizer(
             return train_byte_bpe(texts, vocab_size=vocab_size, verbatim=verbatim)
         case "sentencepiece":
             return train_sentencepiece(texts, vocab_size=vocab_size)
+        case "words":
+            return train_words(
+                texts, vocab_size=vocab_size, lowercase=lowercase, words=words
+            )
 
 
 def load_tokenizer(
-    path: str | Path, *, lowercase: bool | None = None, words: Words | None = None
+    path: str | Path, *, lowercase: bool | None = None, words: WordRule | None = None
 ) -> Tokenizer:
     """The tokenizer in a directory or file.
 
@@ -86,7 +99,8 @@ def load_tokenizer(
             `encoder_bpe_40000.json` and `vocab_40000.bpe`).
         lowercase: for a `vocab.txt`, which does not say; None: as its
             `tokenizer_config.json` says, else as its entries suggest.
-        words: how GPT-1's BPE cuts them; None: as it was saved, else "basic".
+        words: how GPT-1's BPE and a list of words cut them; None: as it was saved,
+            else "basic".
 
     Raises:
         UserError: there is none, or its files are damaged or of an unknown kind.
@@ -95,7 +109,7 @@ def load_tokenizer(
     if not path.exists():
         raise UserError(f"no tokenizer at {path}")
     if not path.is_dir():
-        return _load_file(path, lowercase)
+        return _load_file(path, lowercase, words)
     if (path / OPTIONS_FILE).is_file():
         return _load_ours(path, words)
     for vocabulary, merges in _PAIRS:
@@ -103,7 +117,7 @@ def load_tokenizer(
             return _load_pair(path / vocabulary, path / merges, words or "basic")
     for name in ("vocab.txt", "tokenizer.json", MODEL_FILE, "tokenizer.model"):
         if (path / name).is_file():
-            return _load_file(path / name, lowercase)
+            return _load_file(path / name, lowercase, words)
     raise UserError(
         f"no tokenizer in {path}: it has none of vocab.txt, tokenizer.json, "
         "vocab.json + merges.txt, encoder.json + vocab.bpe, encoder_bpe_40000.json + "
@@ -111,24 +125,24 @@ def load_tokenizer(
     )
 
 
-def _load_file(path: Path, lowercase: bool | None) -> Tokenizer:
+def _load_file(path: Path, lowercase: bool | None, words: WordRule | None) -> Tokenizer:
     if path.suffix == ".model":
         return read_model(path)
     if path.suffix == ".json":
         return _load_library(path)
     if path.suffix == ".txt":
-        return _load_google(path, lowercase)
+        return _load_google(path, lowercase, words)
     raise UserError(f"tokenizer {path} is none of .txt, .json, .model or a directory")
 
 
-def _load_pair(vocabulary: Path, merges: Path, words: Words) -> Tokenizer:
+def _load_pair(vocabulary: Path, merges: Path, words: WordRule) -> Tokenizer:
     tokens, pairs = read_pair(vocabulary, merges)
     if any(token.endswith(WORD_END) for token in tokens):
         return Gpt1Bpe(tokens, pairs, words=words)
     return ByteBpe(tokens, pairs)
 
 
-def _load_ours(directory: Path, words: Words | None) -> Tokenizer:
+def _load_ours(directory: Path, words: WordRule | None) -> Tokenizer:
     options = read_json(directory / OPTIONS_FILE)
     match options.get("kind"):
         case "wordpiece":
@@ -152,6 +166,12 @@ def _load_ours(directory: Path, words: Words | None) -> Tokenizer:
             tokenizer = Gpt1Bpe(*pair, words=saved)
         case "sentencepiece":
             tokenizer = read_model(directory / MODEL_FILE)
+        case "words":
+            tokenizer = WordList(
+                read_vocabulary(directory / "vocab.txt"),
+                lowercase=bool(options.get("lowercase")),
+                words=options.get("words", "basic"),
+            )
         case other:
             raise UserError(f"{directory}: no tokenizer kind {other!r}")
     tokenizer.training = options.get("training")
@@ -160,8 +180,13 @@ def _load_ours(directory: Path, words: Words | None) -> Tokenizer:
     return tokenizer
 
 
-def _load_google(path: Path, lowercase: bool | None) -> WordPiece:
+def _load_google(
+    path: Path, lowercase: bool | None, words: WordRule | None
+) -> WordPiece | WordList:
     tokens = read_vocabulary(path)
+    if tokens[: len(MARKS)] == MARKS:
+        # ELMo's; its case is that of the text that it was counted in.
+        return WordList(tokens, lowercase=bool(lowercase), words=words or "basic")
     config = path.parent / "tokenizer_config.json"
     if lowercase is None and config.is_file():
         lowercase = read_json(config).get("do_lower_case")

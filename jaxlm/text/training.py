@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,8 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from jaxlm.text.byte_bpe import ByteBpe, spelled
 from jaxlm.text.pieces import SentencePiece, with_unused
-from jaxlm.text.vocabulary import END_OF_DOCUMENT, SPECIAL, padded
+from jaxlm.text.vocabulary import END_OF_DOCUMENT, SPECIAL, WordRule, padded
+from jaxlm.text.word_list import MARKS, WordList
 from jaxlm.text.wordpiece import MAX_WORD, WordPiece, basic_words, separated
 from jaxlm.text.words import Gpt2Words
 from jaxlm.types import UserError
@@ -87,18 +89,27 @@ def train_wordpiece(
     return tokenizer
 
 
-def count_words(texts: Iterable[str], *, lowercase: bool) -> dict[str, int]:
-    """The words of the texts, most frequent first; bounded: some of the rarest lack."""
+def count_words(
+    texts: Iterable[str], *, lowercase: bool, whole: bool = False
+) -> dict[str, int]:
+    """The words of the texts, most frequent first; bounded: some of the rarest lack.
+
+    `whole`: a word is what white space separates.
+    """
     runs: Counter[str] = Counter()
     rarest = 0
     for batch in _batches(texts):
-        runs.update(separated(batch))
+        runs.update(" ".join(batch).split() if whole else separated(batch))
         while len(runs) > MOST_RUNS:
             rarest += 1
             runs = Counter({run: n for run, n in runs.items() if n > rarest})
     words: Counter[str] = Counter()
     for run, count in runs.items():
-        for word in basic_words(run, lowercase=lowercase):
+        if whole:
+            found = [run.lower() if lowercase else run]
+        else:
+            found = basic_words(run, lowercase=lowercase)
+        for word in found:
             if len(word) <= MAX_WORD:
                 words[word] += count
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
@@ -134,6 +145,31 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
     for word, count in words.items():
         for done in range(0, count, 1000):
             yield f"{word} " * min(1000, count - done)
+
+
+def train_words(
+    texts: Iterable[str], *, vocab_size: int, lowercase: bool, words: WordRule
+) -> WordList:
+    """`<S>` `</S>` `<UNK>` and the commonest words, in falling frequency.
+
+    Raises:
+        UserError: the texts hold no word.
+    """
+    counts = count_words(texts, lowercase=lowercase, whole=words == "space")
+    for mark in MARKS:
+        counts.pop(mark, None)
+    if not counts:
+        raise UserError("there is no text to learn a vocabulary from")
+    if vocab_size < len(MARKS) + 1:
+        raise UserError(f"model.vocab_size = {vocab_size} is below {len(MARKS) + 1}")
+    tokens = (*MARKS, *counts)[:vocab_size]
+    tokenizer = WordList(padded(tokens, vocab_size), lowercase=lowercase, words=words)
+    tokenizer.training = {
+        "words": sum(counts.values()),
+        "words_unknown": sum(itertools.islice(counts.values(), vocab_size - 3, None)),
+        "unused": vocab_size - len(tokens),
+    }
+    return tokenizer
 
 
 def train_byte_bpe(

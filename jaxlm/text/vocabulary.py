@@ -16,8 +16,8 @@ from tokenizers import Tokenizer as Library
 
 from jaxlm.types import SpecialTokens, UserError
 
-Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe"]
-Words = Literal["basic", "spacy"]  # how GPT-1's BPE cuts words: see gpt1_bpe.py
+Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
+WordRule = Literal["basic", "spacy", "space"]  # see gpt1_bpe.py and word_list.py
 
 # Of a vocabulary trained here, in this order, as ids 0 … 4.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -35,6 +35,7 @@ class Encoded(NamedTuple):
     ids: np.ndarray  # int32 [n]
     word_start: np.ndarray  # bool [n]
     counts: np.ndarray  # int64 [texts]
+    strangers: tuple[str, ...] = ()  # words of ids from `vocab_size` on
 
 
 class Tokenizer(abc.ABC):
@@ -82,6 +83,16 @@ class Tokenizer(abc.ABC):
         """Id of `<|endoftext|>`, which a corpus stores after each document."""
         return self._ids.get(END_OF_DOCUMENT)
 
+    @property
+    def boundaries(self) -> tuple[int, int] | None:
+        """Ids stored before and after each sentence; None: none are."""
+        return None
+
+    @property
+    def keeps_strangers(self) -> bool:
+        """Whether words outside the vocabulary have ids of their own, beyond it."""
+        return False
+
     @cached_property
     def ends_line(self) -> np.ndarray:
         """bool [V]: tokens that hold a line end; none where it is mere white space."""
@@ -107,7 +118,7 @@ class Tokenizer(abc.ABC):
 
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Each text's ids (int32) and word starts (bool)."""
-        ids, word_start, counts = self.encode_flat(texts)
+        ids, word_start, counts, _ = self.encode_flat(texts)
         ends = np.cumsum(counts).tolist()
         ranges = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         return [(ids[each], word_start[each]) for each in ranges]
@@ -174,7 +185,8 @@ def encoded(
 ) -> Encoded:
     """(ids, word starts) of each text as one run."""
     if not parts:
-        return Encoded(*(np.empty(0, kind) for kind in (np.int32, bool, np.int64)))
+        ids, word_start, counts = (np.empty(0, t) for t in (np.int32, bool, np.int64))
+        return Encoded(ids, word_start, counts)
     return Encoded(
         np.concatenate([np.array(ids, np.int32) for ids, _ in parts]),
         np.concatenate([word_start for _, word_start in parts]),

@@ -48,7 +48,7 @@ _FAR_EAST = re.compile("[\u3400-\U0002fa1f]")  # a quick look: may have ideograp
 _RUN = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
 # Controls that `str.split` takes for white space and Google drops, and our separator.
 _CONTROL_SPACE = re.compile("[\x00\x0b\x0c\x1c-\x1f\x85]")
-_SEPARATOR = "\x00"
+SEPARATOR = "\x00"  # what `separated` puts behind each text
 
 
 _ASCII_WORD = re.compile("[A-Za-z0-9]+|[!-~]")
@@ -103,7 +103,7 @@ def separated(texts: Sequence[str]) -> list[str]:
     joined = "\n".join(text.replace("\n", " ") for text in texts) + "\n"
     if _CONTROL_SPACE.search(joined):
         joined = _CONTROL_SPACE.sub("", joined)
-    joined = joined.replace("\n", f" {_SEPARATOR} ")
+    joined = joined.replace("\n", f" {SEPARATOR} ")
     return _RUN.findall(joined) if _FAR_EAST.search(joined) else joined.split()
 
 
@@ -136,7 +136,7 @@ class WordPiece(Tokenizer):
         return tuple(piece.id for piece in self._model.tokenize(word))
 
     def _cut_run(self, run: str) -> tuple[int, ...]:
-        if run == _SEPARATOR:
+        if run == SEPARATOR:
             return (-1,)
         words = basic_words(run, lowercase=self.lowercase)
         return tuple(id for word in words for id in self._pieces[word])

@@ -29,7 +29,7 @@ from jax.sharding import NamedSharding
 from jaxlm.checkpoints import Checkpoints, Restored
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
-from jaxlm.data.pipeline import batches, open_source
+from jaxlm.data.pipeline import batches, open_rows
 from jaxlm.digests import state_sha256
 from jaxlm.evaluate import open_evaluation
 from jaxlm.models import LanguageModel, build
@@ -94,7 +94,9 @@ def train(
         _signals() as interrupted,
         Log(workdir, config) as log,
     ):
-        make, abstract = abstract_state(module, optimizer, mesh, seed=config.seed)
+        make, abstract = abstract_state(
+            module, optimizer, mesh, seed=config.seed, rows=config.rows
+        )
         first = _first_state(config.init, checkpoints, abstract, make, fallback)
         state, start, digests, figures = first.state, first.step, first.digests, {}
         log.begin(start, last, first.meta.get("log"))
@@ -185,14 +187,14 @@ def _feed_phase(
     objective = objective_of(
         config, run.module, run.corpus.manifest, phase, stream=stream
     )
-    source = open_source(
+    source = open_rows(
+        config,
         run.corpus,
+        objective.layout,
         split=0,
         length=phase.length,
-        layout=objective.layout,
-        seed=config.seed,
+        batch=phase.batch,
         stream=stream,
-        draws=config.data.draws,
     )
     local = local_rows(run.sharding, phase.batch)
     rows = batches(
@@ -211,7 +213,7 @@ def _feed_phase(
     for each in rows:
         batch = transform(to_devices(each, local, run.sharding, phase.batch))
         if compiled is None:
-            flops = train_flops(config.model, phase)
+            flops = train_flops(config.model, phase, config.data.negatives)
             with run.log.compiling(phase, flops):
                 jitted = jax.jit(train_step, donate_argnums=0)
                 compiled = jitted.lower(abstract, batch).compile()

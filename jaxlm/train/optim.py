@@ -1,6 +1,6 @@
 """OptimConfig and parameter paths in → an optax transformation and its schedule out.
 
-    gradient ─ clip by global norm ─ bert_adam | adamw | lamb ─ × −rate(step) → update
+    gradient ─ clip by global norm ─ bert_adam | adamw | … ─ × −rate(step) → update
 
 The transformation's own count is the step: the first update uses `schedule(0)`, which
 is 0 wherever there is a warm-up. What decays is said by path, totally, so a new kind of
@@ -23,7 +23,7 @@ from jaxlm.tree import map_with_path, match
 # Google's code excludes "LayerNorm|layer_norm|bias" by regular expression, which by
 # these names is: kernels and all three tables decay, biases and norms do not.
 DECAY = (
-    (r".*\b(kernel|table)", True),
+    (r".*\b(kernel|table)|layers/projection", True),
     (r".*\b(bias|scale)", False),
 )
 
@@ -54,9 +54,13 @@ def make_optimizer(
             scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
         case "adamw" | "lamb":
             scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
+        case "adagrad":
+            scaled = optax.scale_by_rss(config.accumulator, eps=0.0)
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     trust = scale_by_layer_trust() if config.name == "lamb" else optax.identity()
     decay = optax.add_decayed_weights(config.weight_decay, decayed)
+    if config.factor != 1:
+        clip = optax.chain(optax.scale(config.factor), clip)
     return optax.chain(
         clip, scaled, decay, trust, optax.scale_by_learning_rate(rate)
     ), rate

@@ -12,8 +12,13 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from jaxlm.keys import key_for
-from jaxlm.models import LanguageModel
-from jaxlm.sharding import opt_state_shardings, param_shardings, replicated
+from jaxlm.models import LanguageModel, zero_carry
+from jaxlm.sharding import (
+    batch_sharding,
+    opt_state_shardings,
+    param_shardings,
+    replicated,
+)
 
 
 class TrainState(NamedTuple):
@@ -24,6 +29,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     skipped: Int[Array, ""]  # steps whose gradient was not finite
     skipped_in_row: Int[Array, ""]
+    carry: Any = ()  # what the model has read, by row of the batch; ELMo's only
 
 
 def init_params(module: LanguageModel, seed: int) -> Any:
@@ -42,6 +48,7 @@ def abstract_state(
     mesh: Mesh | AbstractMesh,
     *,
     seed: int,
+    rows: int,
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """(the function that makes the state, its shapes with shardings).
 
@@ -50,12 +57,14 @@ def abstract_state(
         optimizer: of the run.
         mesh: devices, real or abstract.
         seed: names the initial weights.
+        rows: of the global batch.
     """
 
     def make() -> TrainState:
         params = init_params(module, seed)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, optimizer.init(params), zero, zero)
+        carry = zero_carry(module.config, rows)
+        return TrainState(zero, params, optimizer.init(params), zero, zero, carry)
 
     shapes = jax.eval_shape(make)
     by_param = param_shardings(mesh, shapes.params)
@@ -66,6 +75,7 @@ def abstract_state(
         opt_state=opt_state_shardings(mesh, optimizer, shapes.opt_state, by_param),
         skipped=whole,
         skipped_in_row=whole,
+        carry=jax.tree.map(lambda _: batch_sharding(mesh), shapes.carry),
     )
     abstract = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(

@@ -3,6 +3,10 @@
 Every denominator is taken over the whole global batch first, so a micro-batch's loss is
 Σ_k sum_k / weight_k with the global weights: gradients of micro-batches add up to that
 of the batch, also with two losses of different weights.
+
+Of tables of which a step reads only some rows (`Objective.touched`) these rows are
+taken out, trained as if they were the table, and put back: exact where the optimiser
+leaves a row without a gradient as it is, and no gradient is as large as the table.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ import optax
 
 from jaxlm.keys import key_for
 from jaxlm.metrics import Mean
-from jaxlm.objectives import Objective
+from jaxlm.objectives import Objective, Touched
 from jaxlm.train.state import TrainState
+from jaxlm.tree import map_with_path
 
 Metrics = dict[str, Any]
 
@@ -46,33 +51,44 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         weights = objective.weights(batch)
+        touched = None
+        if objective.touched:
+            key = key_for(seed, "negatives", state.step)
+            touched = objective.touched(batch, key)
+        old = _rows_of((state.params, state.opt_state), touched)
+        old_params, old_opt_state = old
 
-        def micro_loss(params, micro_batch, micro):
+        def micro_loss(params, micro_batch, micro_carry, micro):
             key = key_for(seed, "dropout", state.step, micro) if dropout else None
-            sums = objective.loss(params, micro_batch, key)
+            sums, carry = objective.loss(params, micro_batch, micro_carry, key, touched)
             parts = [sums[name].total / weights[name] for name in weights]
             loss = functools.reduce(operator.add, parts)
-            return loss, {"loss": loss, **sums}
+            return loss, ({"loss": loss, **sums}, carry)
 
         gradient = jax.grad(micro_loss, has_aux=True)
         if accumulate == 1:
-            grads, sums = gradient(state.params, batch, 0)
+            grads, (sums, carry) = gradient(old_params, batch, state.carry, 0)
         else:
-            grads, sums = _add_up(gradient, state.params, batch, accumulate)
+            grads, sums, carry = _add_up(
+                gradient, old_params, batch, state.carry, accumulate
+            )
 
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(grads, old_opt_state, old_params)
+        params = optax.apply_updates(old_params, updates)
 
         finite = jnp.isfinite(grad_norm)
         skipped = (~finite).astype(jnp.int32)
         keep: Any = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        new = jax.tree.map(keep, (params, opt_state), old)
+        params, opt_state = _with_rows((state.params, state.opt_state), new, touched)
         new_state = TrainState(
             step=state.step + 1,
-            params=jax.tree.map(keep, params, state.params),
-            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            params=params,
+            opt_state=opt_state,
             skipped=state.skipped + skipped,
             skipped_in_row=(state.skipped_in_row + 1) * skipped,
+            carry=jax.tree.map(keep, carry, state.carry),
         )
         metrics = {
             **sums,
@@ -87,8 +103,8 @@ def make_train_step(
     return train_step
 
 
-def _add_up(gradient, params, batch, accumulate):
-    """Gradients and sums of the micro-batches, added.
+def _add_up(gradient, params, batch, carry, accumulate):
+    """Gradients and sums of the micro-batches, added; the carry of all rows.
 
     Micro-batch m is rows m, m + accumulate, …: each device cuts up the rows it holds,
     and no row moves.
@@ -97,16 +113,46 @@ def _add_up(gradient, params, batch, accumulate):
         lambda x: jnp.moveaxis(
             x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0
         ),
-        batch,
+        (batch, carry),
     )
+
+    def one(micro):
+        grads, (sums, carry) = gradient(params, *micro)
+        return (grads, sums), carry
 
     def add(total, micro):
-        return jax.tree.map(operator.add, total, gradient(params, *micro)), None
+        each, carry = one(micro)
+        return jax.tree.map(operator.add, total, each), carry
 
-    numbers = jnp.arange(accumulate)
-    shapes = jax.eval_shape(
-        lambda: gradient(params, jax.tree.map(lambda x: x[0], cut), numbers[0])
-    )
+    micros = (*cut, jnp.arange(accumulate))
+    shapes, _ = jax.eval_shape(lambda: one(jax.tree.map(lambda x: x[0], micros)))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (cut, numbers))
-    return total
+    (grads, sums), carries = jax.lax.scan(add, zeros, micros)
+    whole = jax.tree.map(
+        lambda x, c: jnp.moveaxis(x, 0, 1).reshape(c.shape), carries, carry
+    )
+    return grads, sums, whole
+
+
+def _rows_of(tree, touched: Touched | None):
+    """`tree` with the touched rows of its large tables in their place."""
+    if touched is None:
+        return tree
+
+    def one(path, leaf):
+        return leaf[touched.rows] if path.endswith(touched.tables) else leaf
+
+    return map_with_path(one, tree)
+
+
+def _with_rows(tree, new, touched: Touched | None):
+    """What `_rows_of` took from `tree`, changed, put back."""
+    if touched is None:
+        return new
+
+    def one(path, leaf, small):
+        if not path.endswith(touched.tables):
+            return small
+        return leaf.at[touched.rows].set(small, mode="drop", indices_are_sorted=True)
+
+    return map_with_path(one, tree, new)

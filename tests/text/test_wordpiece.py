@@ -116,7 +116,7 @@ def test_decoding_joins_pieces_and_ideographs():
 def test_encoding_nothing():
     tokenizer = WordPiece(TOKENS, lowercase=True)
     assert tokenizer.encode_batch([]) == []
-    ids, starts, counts = tokenizer.encode_flat(["", "the", ""])
+    ids, starts, counts, _ = tokenizer.encode_flat(["", "the", ""])
     assert (len(ids), len(starts), counts.tolist()) == (1, 1, [0, 1, 0])
 
 

@@ -26,7 +26,9 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
     optimizer, schedule = make_optimizer(config.optim, 100, abstract_params(module))
     sharding = batch_sharding(mesh)
     with jax.set_mesh(mesh):
-        make, _ = abstract_state(module, optimizer, mesh, seed=config.seed)
+        make, _ = abstract_state(
+            module, optimizer, mesh, seed=config.seed, rows=phase.batch
+        )
         objective = objective_of(
             config, module, corpus.manifest, phase, stream="train.0"
         )

@@ -1,0 +1,27 @@
+"""ELMo's architecture as one would train it now: AdamW, bfloat16, a larger batch.
+
+Paper: Peters et al. 2018 (arXiv 1802.05365) for the architecture; optimiser, rate and
+batch are ours and have not been run at this size.
+Cost: not measured; the FLOPs are those of `jaxlm show elmo_original_modern`.
+
+    jaxlm pretrain elmo_original_modern --text '1b/*.txt' --workdir runs/elmo
+"""
+
+from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, elmo
+
+
+def get_config() -> RunConfig:
+    return RunConfig(
+        model=elmo("original"),
+        text=TextConfig(tokenizer="words", lowercase=False, words="space"),
+        data=DataConfig(negatives=8192),
+        optim=OptimConfig(
+            name="adamw", peak=1e-3, warmup=2000, decay="cosine", weight_decay=0.01
+        ),
+        steps=150_000,
+        batch=1024,
+        length=50,
+        save_every=1000,
+        eval_every=5000,
+        precision="bfloat16",
+    )

@@ -1,0 +1,212 @@
+"""Position → rows of text read both ways, state going from row to row: ELMo.
+
+    forward   <S> the cat sat  │ <S> it   purr    →    the cat sat </S> │ it   purr </S>
+    backward  </S> sat cat the │ </S> purr it     →    sat cat the <S>  │ purr it   <S>
+
+A pass lays the documents end to end in an order that (seed, stream, pass) names, each
+direction in its own, and cuts what there is to predict into B parts, a row of the batch
+each: row r of step s is slice s of part r, so that it goes on where row r of the step
+before ended. No boundary is predicted from the one that it follows. What is left when B
+parts of whole slices are cut, less than a batch, waits for another pass.
+
+allenai/bilm-tf (bilm/data.py): its rows draw sentences, here they draw documents, so
+that a text's sentences stay together. The two halves of a batch are other text in both.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlm.data.chance import hashes, permuted
+from jaxlm.data.layouts import document_ends
+from jaxlm.text.characters import word_characters
+from jaxlm.text.corpus import Corpus
+from jaxlm.text.word_list import UNKNOWN_ID
+from jaxlm.types import UserError, WordRows
+
+_LOOKED_AT = 1 << 20  # tokens by which a vocabulary's order is judged
+
+
+@dataclass(frozen=True, eq=False)
+class TwoWay:
+    """A split of a corpus of words, in rows of one length, batches of one size."""
+
+    corpus: Corpus
+    length: int
+    batch: int
+    seed: int
+    stream: str
+    shuffle: bool  # False: the corpus's order, once, and all of it (evaluation)
+    slices: int  # of a part
+    before: np.ndarray  # int64 [m + 1], predictions in the corpus before each sentence
+    first: np.ndarray  # int64 [d], first sentence of each document of the split
+    size: np.ndarray  # int64 [d], predictions in it
+    characters: np.ndarray  # uint16 [types, C]
+
+    @property
+    def rows(self) -> int:
+        """Rows of one pass."""
+        return self.slices * self.batch
+
+
+def open_two_way(
+    corpus: Corpus,
+    *,
+    split: int,
+    length: int,
+    batch: int,
+    seed: int,
+    stream: str,
+    slots: int,
+    shuffle: bool = True,
+    limit: int = 0,
+) -> TwoWay:
+    """Plan a split of a corpus as B parts of rows of `length` predictions.
+
+    Args:
+        corpus: an open corpus of words with boundaries round sentences.
+        split: 0 training documents, 1 held out.
+        length: L of the rows.
+        batch: B of the global batch.
+        seed: the run's.
+        stream: name of the phase; each has its own order.
+        slots: characters of a word.
+        shuffle: order the documents anew in each pass.
+        limit: most rows; the parts are then shorter. 0: all.
+
+    Raises:
+        UserError: the corpus has no words or no boundaries, its split is too small for
+            one batch, or its vocabulary is not in order of frequency.
+    """
+    if corpus.manifest.boundaries is None or corpus.manifest.tokenizer_kind != "words":
+        raise UserError(
+            f"corpus {corpus.directory} has no whole words between <S> and </S>, which "
+            "an ELMo reads: prepare it with an ELMo's recipe"
+        )
+    inside = corpus.documents[:, 2] == split
+    low = np.searchsorted(corpus.sentences, corpus.documents[inside, 0])
+    high = np.searchsorted(corpus.sentences, document_ends(corpus)[inside])
+    starts = np.append(corpus.sentences, corpus.num_tokens)
+    before = starts - np.arange(len(starts))
+    size = before[high] - before[low]
+    total = int(size.sum())
+    slices = total // (batch * length) if shuffle else -(-total // (batch * length))
+    if not slices:
+        raise UserError(
+            f"corpus {corpus.directory} has {total} words to predict in split {split}, "
+            f"a batch takes batch x length = {batch} x {length}"
+        )
+    if shuffle:
+        _check_order(corpus)
+    elif limit:
+        slices = min(slices, max(1, limit // batch))
+    return TwoWay(
+        corpus=corpus,
+        length=length,
+        batch=batch,
+        seed=seed,
+        stream=stream,
+        shuffle=shuffle,
+        slices=slices,
+        before=before,
+        first=low,
+        size=size,
+        characters=word_characters(corpus.types, slots=slots),
+    )
+
+
+def read_two_way(source: TwoWay, rows: np.ndarray) -> WordRows:
+    """The rows of these numbers, forward and backward, as numpy arrays.
+
+    Args:
+        source: the stream.
+        rows: int64 [b], counted from the stream's start; beyond the end of an
+            unshuffled source nothing is valid.
+    """
+    step, part = np.divmod(rows, source.batch)
+    passes, slice_ = np.divmod(step, source.slices)
+    begins = (part * source.slices + slice_) * source.length
+    tokens, targets, valid = (
+        np.zeros((len(rows), 2, source.length), kind)
+        for kind in (np.int32, np.int32, bool)
+    )
+    for number in np.unique(passes):
+        here = np.flatnonzero(passes == number)
+        if number and not source.shuffle:
+            continue
+        for way in range(2):
+            read = _read(source, int(number), way, begins[here])
+            for out, array in zip((tokens, targets, valid), read, strict=True):
+                out[here, way] = array
+    known = source.corpus.manifest.vocab_size
+    return WordRows(
+        tokens=tokens,
+        targets=np.where(targets < known, targets, UNKNOWN_ID).astype(np.int32),
+        characters=source.characters[tokens],
+        valid=valid,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _order(source: TwoWay, number: int, way: int) -> tuple[np.ndarray, np.ndarray]:
+    """(documents in the order of a pass, predictions before each and in all)."""
+    documents = np.arange(len(source.size))
+    if source.shuffle:
+        name = f"{source.stream}/order/{('forward', 'backward')[way]}"
+        key = hashes(source.seed, name, np.array([number]))
+        documents = permuted(documents, len(documents), np.tile(key, len(documents)))
+    return documents, np.append(0, np.cumsum(source.size[documents]))
+
+
+def _read(source: TwoWay, number: int, way: int, begins: np.ndarray):
+    """(tokens, targets, valid), each [b, L], of one pass and direction."""
+    documents, before = _order(source, number, way)
+    place = begins[:, None] + np.arange(source.length)
+    valid = place < before[-1]
+    place = np.minimum(place, before[-1] - 1)
+    # Documents without a prediction take no room: the last of equal bounds is meant.
+    nth = np.searchsorted(before, place, side="right") - 1
+    inside = source.before[source.first[documents[nth]]] + place - before[nth]
+    sentence = np.searchsorted(source.before, inside, side="right") - 1
+    step = inside - source.before[sentence]
+    starts = source.before + np.arange(len(source.before))  # of sentences, in tokens
+    if way == 0:
+        at = starts[sentence] + step
+        low = at
+    else:
+        at = starts[sentence + 1] - 1 - step
+        low = at - 1
+    # A sentence's part of a row is a stretch of the corpus, read in one piece.
+    new = np.ones(sentence.shape, bool)
+    new[:, 1:] = np.diff(sentence, axis=1) != 0
+    piece = np.cumsum(new.ravel()) - 1
+    heads = np.flatnonzero(new)
+    lowest = np.minimum.reduceat(low.ravel(), heads)
+    lengths = np.maximum.reduceat(low.ravel(), heads) + 2 - lowest
+    text, _ = source.corpus.read(lowest, int(lengths.max()), lengths)
+    here = low.ravel() - lowest[piece]
+    pair = text[piece, here], text[piece, here + 1]
+    tokens, targets = (
+        x.reshape(place.shape) for x in (pair if way == 0 else pair[::-1])
+    )
+    return np.where(valid, tokens, 0), np.where(valid, targets, 0), valid
+
+
+def _check_order(corpus: Corpus) -> None:
+    """Refuse a vocabulary whose first tenth is rarer, word for word, than the rest.
+
+    A sampled softmax takes the number of a word for its rank (T22).
+    """
+    known = corpus.manifest.vocab_size
+    tokens, _ = corpus.read(np.zeros(1, np.int64), min(corpus.num_tokens, _LOOKED_AT))
+    counts = np.bincount(tokens[0], minlength=known)[3:known]
+    tenth = len(counts) // 10
+    if tenth and counts[:tenth].mean() <= counts[tenth:].mean():
+        raise UserError(
+            f"the vocabulary of corpus {corpus.directory} is not in falling frequency:"
+            f" its first {tenth} words stand {counts[:tenth].sum():,} times in it, "
+            f"the other {len(counts) - tenth} {counts[tenth:].sum():,} times; sort it"
+        )

@@ -1,0 +1,179 @@
+"""An ELMo from a text file to vectors, by the command line alone."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm.cli import main
+from jaxlm.text.characters import sentence_characters
+from jaxlm.types import UserError
+
+SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
+TINY = """
+    --model.vocab_size 400 --model.d_model 12 --model.d_ff 16 --model.filters 4 8
+    --model.max_characters 12 --model.dropout 0.1 --data.negatives 50
+    --optim.name adagrad --optim.peak 0.2 --optim.factor 10
+    --batch 8 --accumulate 2 --length 10 --log.tensorboard false --log.batches true
+    --mesh.data 1 --steps 6 --save_every 2 --eval_every 3 --eval_rows 32 --log.every 2
+    --optim.warmup 0
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A corpus, and beside it a run that was never interrupted."""
+    here = tmp_path_factory.mktemp("elmo")
+    with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
+        (here / "novel.txt").write_text(file.read(60_000))
+    assert main(["pretrain", *road(here, "run")]) == 0
+    return here
+
+
+def road(here: Path, run: str, *more: str) -> list[str]:
+    text = ["--text", str(here / "novel.txt"), "--holdout", "0.3", "--processes", "1"]
+    where = ["--corpus", str(here / "corpus"), "--workdir", str(here / run)]
+    return ["elmo_tiny", *text, *where, *TINY, *more]
+
+
+def digest(capsys) -> str:
+    return capsys.readouterr().out.split("state sha256 ")[1].split()[0]
+
+
+def mistake(capsys, *argv: str) -> str:
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxlm: ") and error.count("\n") == 1, error
+    return error
+
+
+def lines(run: Path) -> list[dict]:
+    return [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+
+
+def test_resume_is_bitwise_with_the_carried_state(here, capsys):
+    """Dropout, sampled words and accumulation on."""
+    assert main(["pretrain", *road(here, "run")]) == 0
+    whole = digest(capsys)
+    for stop in ("1", "3", "5", "6"):
+        capsys.readouterr()
+        assert main(["pretrain", *road(here, "parts", "--stop", stop)]) == 0
+    assert digest(capsys) == whole
+
+
+def test_every_mesh_reads_the_same_batches(here):
+    assert (
+        main(
+            ["pretrain", *road(here, "eight", "--mesh.data", "-1", "--accumulate", "1")]
+        )
+        == 0
+    )
+    assert main(["pretrain", *road(here, "one", "--accumulate", "1")]) == 0
+    one, eight = lines(here / "one"), lines(here / "eight")
+    assert [r.get("batch_sha256") for r in one] == [
+        r.get("batch_sha256") for r in eight
+    ]
+    # Dropout is drawn by row, so losses are alike too.
+    for a, b in zip(one, eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_a_sampled_loss_is_not_called_a_perplexity(here):
+    records = lines(here / "run")
+    assert "forward_sampled_loss" in records[-1] and "forward_loss" not in records[-1]
+    assert records[-1]["eval_forward_perplexity"] == pytest.approx(
+        math.exp(records[-1]["eval_forward_loss"])
+    )
+
+
+def test_evaluate_gives_both_directions_and_their_mean(here, capsys):
+    capsys.readouterr()
+    argv = ["evaluate", str(here / "run"), "--text", str(here / "novel.txt")]
+    assert main([*argv, "--batch", "4", "--json", "true"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    mean = (found["forward_loss"] + found["backward_loss"]) / 2
+    assert found["lm_loss"] == pytest.approx(mean)
+    assert found["lm_perplexity"] == pytest.approx(math.exp(mean))
+    # Every word and end of a sentence once, in both directions.
+    text = (here / "novel.txt").read_text()
+    assert found["targets"] % 2 == 0 and found["targets"] > 2 * len(text.split())
+    assert main([*argv, "--batch", "16", "--json", "true"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["targets"] == found["targets"]
+    # Rows are other parts of the text: only where they begin is anything different.
+    assert other["lm_loss"] == pytest.approx(found["lm_loss"], abs=0.02)
+    assert main(argv) == 0
+    assert "forward" in capsys.readouterr().out
+
+
+def test_embed_writes_what_the_model_computes(here, capsys):
+    (here / "s.txt").write_text("The bank of the river .\n\nA bank, lending.\n")
+    run = str(here / "run")
+    for name in ("v.h5", "v.npz"):
+        argv = ["embed", run, "--text", str(here / "s.txt"), "--out", str(here / name)]
+        assert main([*argv, "--layers", "all"]) == 0
+    assert "3 lines, 11 tokens" in capsys.readouterr().out
+    model = jaxlm.load(run)
+    words = [
+        ["The", "bank", "of", "the", "river", "."],
+        [],
+        ["A", "bank", ",", "lending", "."],
+    ]
+    ids, mask = sentence_characters(words, slots=12)
+    hidden = np.asarray(model.forward(ids, mask=mask).hidden)
+    packed = np.load(here / "v.npz")
+    with h5py.File(here / "v.h5") as file:
+        for i, each in enumerate(words):
+            want = hidden[:, i, 1 : 1 + len(each)]
+            assert file[str(i)].shape == (3, len(each), 24)
+            np.testing.assert_allclose(file[str(i)][()], want, atol=1e-6)
+            np.testing.assert_array_equal(file[str(i)][()], packed[str(i)])
+            assert [w.decode() for w in file[f"tokens/{i}"][()]] == each
+            assert packed[f"tokens/{i}"].tolist() == each
+
+
+def test_mistakes(here, capsys, tmp_path):
+    run = str(here / "run")
+    assert "an ELMo continues no text" in mistake(capsys, "generate", run)
+    assert "an ELMo fills no blanks" in mistake(capsys, "fill", run, "a [MASK]")
+    text = str(here / "novel.txt")
+    embed = ["embed", run, "--text", text, "--out"]
+    assert "none of .h5, .hdf5 and .npz" in mistake(
+        capsys, *embed, str(tmp_path / "v.txt")
+    )
+    out = str(tmp_path / "v.h5")
+    assert "layer 3: there are 0 (embedding) to 2" in mistake(
+        capsys, *embed, out, "--layers", "3"
+    )
+    assert "pooling is none or mean" in mistake(capsys, *embed, out, "--pooling", "cls")
+    assert not list(tmp_path.iterdir())
+    assert "at most half of model.vocab_size = 400" in mistake(
+        capsys, "pretrain", *road(here, "half", "--data.negatives", "201")
+    )
+    phases = "an ELMo carries its state from batch to batch"
+    from jaxlm.config import Phase, RunConfig, elmo
+
+    with pytest.raises(UserError, match=phases):
+        RunConfig(
+            model=elmo("tiny"),
+            steps=2,
+            phases=(
+                Phase(until=1, length=10, batch=8, predictions=1),
+                Phase(until=2, length=10, batch=4, predictions=1),
+            ),
+        )
+    model = jaxlm.load(run)
+    with pytest.raises(UserError, match="these are the 261 ids"):
+        ids, _ = sentence_characters([["a"]], slots=12)
+        model.forward(ids.astype(int) - 1)

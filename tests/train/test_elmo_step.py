@@ -1,0 +1,197 @@
+"""An ELMo's update: the carried state, sampled words, and only the rows they touch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.config import DataConfig, OptimConfig, RunConfig, elmo
+from jaxlm.models import build
+from jaxlm.models.elmo import head_rows
+from jaxlm.objectives import bidirectional_lm
+from jaxlm.sharding import make_mesh
+from jaxlm.train.optim import make_optimizer
+from jaxlm.train.state import TrainState, abstract_state
+from jaxlm.train.step import make_train_step
+from jaxlm.tree import leaves
+from jaxlm.types import ElmoBatch
+
+B, L = 4, 6
+MODEL = elmo(
+    "tiny",
+    vocab_size=300,
+    d_model=6,
+    d_ff=8,
+    d_character=4,
+    max_characters=7,
+    filters=(4, 6),
+    dropout=0.0,
+)
+ADAGRAD = OptimConfig(
+    name="adagrad",
+    peak=0.2,
+    warmup=0,
+    decay="constant",
+    weight_decay=0.0,
+    clip=10.0,
+    factor=20.0,
+)
+
+
+def batch_of(seed: int, rows: int = B) -> ElmoBatch:
+    random = np.random.default_rng(seed)
+    shape = rows, 2, L
+    return ElmoBatch(
+        characters=jnp.asarray(random.integers(1, 262, (*shape, 7)), jnp.uint16),
+        targets=jnp.asarray(random.integers(0, 300, shape), jnp.int32),
+        weights=jnp.ones(shape),
+    )
+
+
+def states_of(
+    steps: int, *, negatives=20, few_rows=True, accumulate=1, spoil=None, optim=ADAGRAD
+) -> list[TrainState]:
+    """The state before each of `steps` updates, and after the last."""
+    config = RunConfig(model=MODEL, optim=optim)
+    module = build(MODEL)
+    objective = bidirectional_lm(
+        module, MODEL, DataConfig(negatives=negatives), few_rows=few_rows
+    )
+    mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
+    with jax.set_mesh(mesh):
+        params = jax.eval_shape(
+            lambda: module.init(jax.random.key(0), *module.example())
+        )
+        optimizer, schedule = make_optimizer(config.optim, 100, params["params"])
+        make, _ = abstract_state(module, optimizer, mesh, seed=3, rows=B)
+        step = jax.jit(
+            make_train_step(
+                objective,
+                optimizer,
+                schedule,
+                accumulate=accumulate,
+                seed=3,
+                dropout=False,
+            )
+        )
+        states = [make()]
+        for i in range(steps):
+            batch = batch_of(i)
+            if i == spoil:
+                batch = batch._replace(weights=batch.weights * jnp.inf)
+            states.append(step(states[-1], batch)[0])
+    return states
+
+
+def close(a, b, tolerance):
+    for (path, x), (_, y) in zip(leaves(a), leaves(b), strict=True):
+        error = np.abs(np.asarray(x) - np.asarray(y)).max(initial=0)
+        assert error <= tolerance, (path, error)
+
+
+def test_updating_the_touched_rows_is_updating_all_of_them():
+    few, every = states_of(4)[-1], states_of(4, few_rows=False)[-1]
+    close(few, every, 1e-6)
+    tables = dict(leaves(few.params))
+    start = dict(leaves(states_of(0)[0].params))
+    moved = np.any(tables["softmax/table"] != start["softmax/table"], axis=1)
+    # 4 steps of at most 2 × 20 words drawn and 48 targets.
+    assert 60 < moved[:300].sum() < 300 and not moved[300:].any()
+    accumulators = dict(leaves(few.opt_state))
+    name = next(path for path in accumulators if path.endswith("softmax/table"))
+    changed = np.any(np.asarray(accumulators[name]) != 1.0, axis=1)
+    np.testing.assert_array_equal(changed, moved)
+
+
+def test_no_gradient_is_as_large_as_the_table():
+    module = build(MODEL)
+    big = dataclasses.replace(MODEL, vocab_size=5000)
+    objective = bidirectional_lm(
+        build(big), big, DataConfig(negatives=20), few_rows=True
+    )
+    params = jax.eval_shape(
+        lambda: build(big).init(jax.random.key(0), *module.example())["params"]
+    )
+    optimizer, schedule = make_optimizer(ADAGRAD, 100, params)
+    mesh = make_mesh(RunConfig().mesh)
+    _, state = abstract_state(build(big), optimizer, mesh, seed=3, rows=8)
+    step = make_train_step(
+        objective, optimizer, schedule, accumulate=1, seed=3, dropout=False
+    )
+    jaxpr = jax.make_jaxpr(step)(state, batch_of(0, 8)).jaxpr
+    shape = head_rows(big), big.d_model
+    made = [
+        e.primitive.name
+        for e in jaxpr.eqns
+        if any(getattr(v.aval, "shape", ()) == shape for v in e.outvars)
+    ]
+    # Parameters and accumulators with their rows put back; nothing is computed on them.
+    assert made == ["scatter", "scatter"], made
+
+
+def test_the_state_goes_on_and_is_kept_where_a_step_is_skipped():
+    states = states_of(3, spoil=1)
+    assert [int(s.skipped) for s in states] == [0, 0, 1, 1]
+    assert not np.asarray(states[0].carry.cell).any()
+    assert np.asarray(states[1].carry.cell).any()
+    close(states[2].carry, states[1].carry, 0)
+    close(states[2].params, states[1].params, 0)
+    assert (np.asarray(states[3].carry.out) != np.asarray(states[2].carry.out)).any()
+
+
+def test_the_carry_is_what_the_model_read():
+    states = states_of(2)
+    first, second = states[0], states[1]
+    module = build(MODEL)
+    batch = batch_of(1)
+    characters = batch.characters.swapaxes(0, 1)
+    out = module.apply(
+        {"params": second.params}, characters, None, None, second.carry, method="read"
+    )
+    close(out.state, states[2].carry, 1e-6)
+    afresh = module.apply({"params": second.params}, characters, method="read")
+    assert np.abs(afresh.state.out - out.state.out).max() > 1e-4
+    assert np.asarray(first.carry.out).shape == (B, 2, 2, 6)
+
+
+@pytest.mark.parametrize("negatives", [0, 20])
+def test_micro_batches_add_up_to_the_batch(negatives):
+    whole = states_of(3, negatives=negatives)[-1]
+    parts = states_of(3, negatives=negatives, accumulate=2)[-1]
+    close(whole, parts, 1e-5)
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no torch")
+def test_adagrad_is_tensorflows():
+    """torch's with eps 0 and TensorFlow's accumulator; the original's scaling first."""
+    import optax
+    import torch
+
+    random = np.random.default_rng(0)
+    start = random.standard_normal((5, 3)).astype(np.float32)
+    bias = jnp.zeros(5)
+    params = {"softmax": {"table": jnp.asarray(start), "bias": bias}}
+    optimizer, _ = make_optimizer(ADAGRAD, 10, params)
+    state = optimizer.init(params)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    adagrad = torch.optim.Adagrad(
+        [theirs], lr=0.2, initial_accumulator_value=1.0, eps=0.0
+    )
+    for scale in (0.01, 0.2, 3.0):
+        grad = (scale * random.standard_normal((5, 3))).astype(np.float32)
+        updates, state = optimizer.update(
+            {"softmax": {"table": jnp.asarray(grad), "bias": bias}}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+        theirs.grad = torch.tensor(grad * 20.0)
+        torch.nn.utils.clip_grad_norm_([theirs], 10.0)
+        adagrad.step()
+        np.testing.assert_allclose(
+            params["softmax"]["table"], theirs.detach().numpy(), rtol=2e-6, atol=2e-6
+        )
