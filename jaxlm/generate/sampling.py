@@ -1,8 +1,9 @@
 """Logits of the next token → a token: penalty, temperature, top-k, top-p, draw.
 
 The order is that of openai/gpt-2 (src/sample.py) and transformers. Nothing here sorts
-the vocabulary: what top-k and top-p keep is found by bisection over the floats, which
-also keeps or drops equal tokens together, as both references mean to.
+the vocabulary. With top-k, all that follows is done on k tokens (of equal ones at the
+edge, the first are taken; both references take k or more). Without, what top-p keeps is
+found by bisection over the floats, which keeps or drops equal tokens together.
 
 The two rules of top-p, for the token whose probability takes the sum past p:
 
@@ -30,7 +31,7 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits; 0: the likeliest token, nothing is drawn."""
     top_k: int = 0
-    """Keep the k likeliest tokens and those that equal the k-th; 0: all."""
+    """Keep the k likeliest tokens; 0: all."""
     top_p: float = 1.0
     """Keep the likeliest tokens that make up this probability; 1: all."""
     top_p_rule: Literal["hf", "openai"] = "hf"
@@ -72,10 +73,20 @@ def choose(
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     scores = logits_BV / sampling.temperature
     if 0 < sampling.top_k < logits_BV.shape[-1]:
-        scores = jnp.where(among_top(scores, sampling.top_k), scores, -jnp.inf)
+        scores_BK, tokens_BK = jax.lax.top_k(scores, sampling.top_k)
+        if sampling.top_p < 1:
+            kept = first_of(scores_BK, sampling.top_p, sampling.top_p_rule)
+            scores_BK = jnp.where(kept, scores_BK, -jnp.inf)
+        place_B1 = _draw(scores_BK, keys_B)[:, None]
+        return jnp.take_along_axis(tokens_BK, place_B1, axis=1)[:, 0]
     if sampling.top_p < 1:
         kept = nucleus(scores, sampling.top_p, sampling.top_p_rule)
         scores = jnp.where(kept, scores, -jnp.inf)
+    return _draw(scores, keys_B)
+
+
+def _draw(scores: Float[Array, "B n"], keys_B: Key[Array, "B"]) -> Int[Array, "B"]:
+    """A place of each row, with probabilities softmax(scores)."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(keys_B)
     return jnp.argmax(scores + noise, axis=-1).astype(jnp.int32)
 
@@ -88,10 +99,14 @@ def penalised(
     return jnp.where(seen_BV, lower, logits_BV)
 
 
-def among_top(scores_BV: Float[Array, "B V"], k: int) -> Bool[Array, "B V"]:
-    """True for the k highest scores and those that equal the k-th."""
-    order_BV = _order(scores_BV)
-    return order_BV >= _least(order_BV, lambda x_B1: (order_BV > x_B1).sum(-1) < k)
+def first_of(
+    scores_BK: Float[Array, "B K"], p: float, rule: Literal["hf", "openai"]
+) -> Bool[Array, "B K"]:
+    """True for those of falling scores that top-p keeps; the first one always."""
+    share_BK = jax.nn.softmax(scores_BK, axis=-1)
+    sum_BK = jnp.cumsum(share_BK, axis=-1)
+    kept = sum_BK - share_BK < p if rule == "hf" else sum_BK <= p
+    return kept.at[:, 0].set(True)
 
 
 def nucleus(

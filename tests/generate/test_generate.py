@@ -7,7 +7,7 @@ import pytest
 
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import decode, prefill
-from jaxlm.generate.sampling import Sampling, among_top, choose, nucleus
+from jaxlm.generate.sampling import Sampling, choose, first_of, nucleus
 from jaxlm.models.gpt import Gpt, unstacked
 from jaxlm.types import UserError
 from tools import goldens_gpt as goldens
@@ -115,30 +115,36 @@ def sorted_rule(scores, k, p, rule):
 def test_what_is_kept_is_what_sorting_would_keep(rule, k, p):
     random = np.random.RandomState(int(100 * p) + k)
     scores = random.standard_normal((3, 500)).astype(np.float32) * 3
-    kept = jnp.asarray(scores)
     if k:
-        kept = jnp.where(among_top(kept, k), kept, -jnp.inf)
-    mine = np.asarray(nucleus(kept, p, rule) & (kept > -jnp.inf))
+        falling, tokens = jax.lax.top_k(jnp.asarray(scores), k)
+        mine = np.zeros(scores.shape, bool)
+        np.put_along_axis(mine, np.asarray(tokens), first_of(falling, p, rule), axis=1)
+    else:
+        mine = np.asarray(nucleus(jnp.asarray(scores), p, rule))
     want = np.stack([sorted_rule(row.astype(np.float64), k, p, rule) for row in scores])
     np.testing.assert_array_equal(mine, want)
 
 
-def test_ties_with_the_kth_are_kept():
-    scores = jnp.array([[3.0, 1.0, 2.0, 2.0, -jnp.inf, 2.0]])
-    assert among_top(scores, 2)[0].tolist() == [True, False, True, True, False, True]
-    assert among_top(scores, 1)[0].tolist() == [True] + [False] * 5
-
-
-def test_draws_follow_the_shares():
-    logits = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))
+@pytest.mark.parametrize(
+    "sampling, want",
+    [
+        (Sampling(), [0.15, 0.1, 0.5, 0.25]),
+        (Sampling(top_k=3), [0.15, 0, 0.5, 0.25]),
+        (Sampling(top_k=3, top_p=0.6), [0, 0, 0.5, 0.25]),
+        (Sampling(top_p=0.6), [0, 0, 0.5, 0.25]),
+        (Sampling(top_k=3, top_p=0.6, top_p_rule="openai"), [0, 0, 1, 0]),
+        (Sampling(temperature=0.5), [0.15**2, 0.1**2, 0.5**2, 0.25**2]),
+    ],
+)
+def test_draws_follow_the_shares(sampling, want):
+    logits = jnp.log(jnp.array([0.15, 0.1, 0.5, 0.25]))
     rows = 4000
     keys = jax.random.split(jax.random.key(0), rows)
-    drawn = choose(jnp.tile(logits, (rows, 1)), keys, Sampling(top_k=3))
+    drawn = choose(jnp.tile(logits, (rows, 1)), keys, sampling)
     counts = np.bincount(np.asarray(drawn), minlength=4)
-    assert counts[3] == 0
-    want = np.array([0.5, 0.25, 0.15]) / 0.9
-    deviation = np.sqrt(rows * want * (1 - want))
-    assert (np.abs(counts[:3] - rows * want) < 4.5 * deviation).all()
+    share = np.array(want) / np.sum(want)
+    deviation = np.sqrt(rows * share * (1 - share))
+    assert (np.abs(counts - rows * share) <= 4.5 * deviation).all()
 
 
 @pytest.mark.parametrize(
