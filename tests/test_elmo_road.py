@@ -3,84 +3,51 @@
 from __future__ import annotations
 
 import json
-import lzma
 import math
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from roads import Road, digest, mistake
 
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.text.characters import sentence_characters
 from jaxlm.types import UserError
 
-SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
+    elmo_tiny
     --model.vocab_size 400 --model.d_model 12 --model.d_ff 16 --model.filters 4 8
     --model.max_characters 12 --model.dropout 0.1 --data.negatives 50
     --optim.name adagrad --optim.peak 0.2 --optim.factor 10
     --batch 8 --accumulate 2 --length 10 --log.tensorboard false --log.batches true
     --mesh.data 1 --steps 6 --save_every 2 --eval_every 3 --eval_rows 32 --log.every 2
     --optim.warmup 0
-""".split()  # noqa: SIM905
+"""
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory) -> Path:
-    """A corpus, and beside it a run that was never interrupted."""
-    here = tmp_path_factory.mktemp("elmo")
-    with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
-        (here / "novel.txt").write_text(file.read(60_000))
-    assert main(["pretrain", *road(here, "run")]) == 0
-    return here
+def road(tmp_path_factory) -> Road:
+    return Road(tmp_path_factory.mktemp("elmo"), TINY)
 
 
-def road(here: Path, run: str, *more: str) -> list[str]:
-    text = ["--text", str(here / "novel.txt"), "--holdout", "0.3", "--processes", "1"]
-    where = ["--corpus", str(here / "corpus"), "--workdir", str(here / run)]
-    return ["elmo_tiny", *text, *where, *TINY, *more]
-
-
-def digest(capsys) -> str:
-    return capsys.readouterr().out.split("state sha256 ")[1].split()[0]
-
-
-def mistake(capsys, *argv: str) -> str:
-    capsys.readouterr()
-    assert main(list(argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("jaxlm: ") and error.count("\n") == 1, error
-    return error
-
-
-def lines(run: Path) -> list[dict]:
-    return [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]
-    ]
-
-
-def test_resume_is_bitwise_with_the_carried_state(here, capsys):
+def test_resume_is_bitwise_with_the_carried_state(road, capsys):
     """Dropout, sampled words and accumulation on."""
-    assert main(["pretrain", *road(here, "run")]) == 0
+    assert main(["pretrain", *road("run")]) == 0
     whole = digest(capsys)
     for stop in ("1", "3", "5", "6"):
         capsys.readouterr()
-        assert main(["pretrain", *road(here, "parts", "--stop", stop)]) == 0
+        assert main(["pretrain", *road("parts", "--stop", stop)]) == 0
     assert digest(capsys) == whole
 
 
-def test_every_mesh_reads_the_same_batches(here):
+def test_every_mesh_reads_the_same_batches(road):
     assert (
-        main(
-            ["pretrain", *road(here, "eight", "--mesh.data", "-1", "--accumulate", "1")]
-        )
+        main(["pretrain", *road("eight", "--mesh.data", "-1", "--accumulate", "1")])
         == 0
     )
-    assert main(["pretrain", *road(here, "one", "--accumulate", "1")]) == 0
-    one, eight = lines(here / "one"), lines(here / "eight")
+    assert main(["pretrain", *road("one", "--accumulate", "1")]) == 0
+    one, eight = road.lines("one"), road.lines("eight")
     assert [r.get("batch_sha256") for r in one] == [
         r.get("batch_sha256") for r in eight
     ]
@@ -89,24 +56,24 @@ def test_every_mesh_reads_the_same_batches(here):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
-def test_a_sampled_loss_is_not_called_a_perplexity(here):
-    records = lines(here / "run")
+def test_a_sampled_loss_is_not_called_a_perplexity(road):
+    records = road.lines("run")
     assert "forward_sampled_loss" in records[-1] and "forward_loss" not in records[-1]
     assert records[-1]["eval_forward_perplexity"] == pytest.approx(
         math.exp(records[-1]["eval_forward_loss"])
     )
 
 
-def test_evaluate_gives_both_directions_and_their_mean(here, capsys):
+def test_evaluate_gives_both_directions_and_their_mean(road, capsys):
     capsys.readouterr()
-    argv = ["evaluate", str(here / "run"), "--text", str(here / "novel.txt")]
+    argv = ["evaluate", road.run, "--text", str(road.novel)]
     assert main([*argv, "--batch", "4", "--json", "true"]) == 0
     found = json.loads(capsys.readouterr().out)
     mean = (found["forward_loss"] + found["backward_loss"]) / 2
     assert found["lm_loss"] == pytest.approx(mean)
     assert found["lm_perplexity"] == pytest.approx(math.exp(mean))
     # Every word and end of a sentence once, in both directions.
-    text = (here / "novel.txt").read_text()
+    text = road.novel.read_text()
     assert found["targets"] % 2 == 0 and found["targets"] > 2 * len(text.split())
     assert main([*argv, "--batch", "16", "--json", "true"]) == 0
     other = json.loads(capsys.readouterr().out)
@@ -117,12 +84,12 @@ def test_evaluate_gives_both_directions_and_their_mean(here, capsys):
     assert "forward" in capsys.readouterr().out
 
 
-def test_embed_writes_what_the_model_computes(here, capsys):
-    (here / "s.txt").write_text("The bank of the river .\n\nA bank, lending.\n")
-    run = str(here / "run")
+def test_embed_writes_what_the_model_computes(road, capsys):
+    (road.here / "s.txt").write_text("The bank of the river .\n\nA bank, lending.\n")
+    run = road.run
     for name in ("v.h5", "v.npz"):
-        argv = ["embed", run, "--text", str(here / "s.txt"), "--out", str(here / name)]
-        assert main([*argv, "--layers", "all"]) == 0
+        files = ["--text", str(road.here / "s.txt"), "--out", str(road.here / name)]
+        assert main(["embed", run, *files, "--layers", "all"]) == 0
     assert "3 lines, 11 tokens" in capsys.readouterr().out
     model = jaxlm.load(run)
     words = [
@@ -132,8 +99,8 @@ def test_embed_writes_what_the_model_computes(here, capsys):
     ]
     ids, mask = sentence_characters(words, slots=12)
     hidden = np.asarray(model.forward(ids, mask=mask).hidden)
-    packed = np.load(here / "v.npz")
-    with h5py.File(here / "v.h5") as file:
+    packed = np.load(road.here / "v.npz")
+    with h5py.File(road.here / "v.h5") as file:
         for i, each in enumerate(words):
             want = hidden[:, i, 1 : 1 + len(each)]
             assert file[str(i)].shape == (3, len(each), 24)
@@ -143,11 +110,11 @@ def test_embed_writes_what_the_model_computes(here, capsys):
             assert packed[f"tokens/{i}"].tolist() == each
 
 
-def test_mistakes(here, capsys, tmp_path):
-    run = str(here / "run")
+def test_mistakes(road, capsys, tmp_path):
+    run = road.run
     assert "an ELMo continues no text" in mistake(capsys, "generate", run)
     assert "an ELMo fills no blanks" in mistake(capsys, "fill", run, "a [MASK]")
-    text = str(here / "novel.txt")
+    text = str(road.novel)
     embed = ["embed", run, "--text", text, "--out"]
     assert "none of .h5, .hdf5 and .npz" in mistake(
         capsys, *embed, str(tmp_path / "v.txt")
@@ -159,7 +126,7 @@ def test_mistakes(here, capsys, tmp_path):
     assert "pooling is none or mean" in mistake(capsys, *embed, out, "--pooling", "cls")
     assert not list(tmp_path.iterdir())
     assert "at most half of model.vocab_size = 400" in mistake(
-        capsys, "pretrain", *road(here, "half", "--data.negatives", "201")
+        capsys, "pretrain", *road("half", "--data.negatives", "201")
     )
     phases = "an ELMo carries its state from batch to batch"
     from jaxlm.config import Phase, RunConfig, elmo

@@ -1,14 +1,13 @@
 """A GPT from a text file to its own texts, by the command line alone."""
 
 import json
-import lzma
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from roads import Road, digest, mistake
 
 import jaxlm
 from jaxlm.cli import main
@@ -16,67 +15,44 @@ from jaxlm.evaluate import evaluate_stream
 from jaxlm.text.corpus import open_corpus
 from jaxlm.types import UserError
 
-SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
+    gpt2_tiny
     --model.vocab_size 400 --model.num_layers 2 --model.num_heads 2 --model.d_model 16
     --model.d_ff 32 --model.max_length 48 --model.dropout 0.1 --data.packed true
     --batch 8 --accumulate 2 --length 32 --log.tensorboard false --log.batches true
     --mesh.data 1 --steps 6 --save_every 2 --eval_every 3 --log.every 2
     --optim.warmup 2
-""".split()  # noqa: SIM905
+"""
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory) -> Path:
-    """A corpus, and beside it a run that was never interrupted."""
-    here = tmp_path_factory.mktemp("gpt")
-    with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
-        (here / "novel.txt").write_text(file.read(60_000))
-    assert main(["pretrain", *road(here, "run")]) == 0
-    return here
+def road(tmp_path_factory) -> Road:
+    return Road(tmp_path_factory.mktemp("gpt"), TINY)
 
 
-def road(here: Path, run: str, *more: str) -> list[str]:
-    text = ["--text", str(here / "novel.txt"), "--holdout", "0.3", "--processes", "1"]
-    where = ["--corpus", str(here / "corpus"), "--workdir", str(here / run)]
-    return ["gpt2_tiny", *text, *where, *TINY, *more]
-
-
-def digest(capsys) -> str:
-    return capsys.readouterr().out.split("state sha256 ")[1].split()[0]
-
-
-def mistake(capsys, *argv: str) -> str:
-    capsys.readouterr()
-    assert main(list(argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("jaxlm: ") and error.count("\n") == 1, error
-    return error
-
-
-def test_resume_is_bitwise(here, capsys):
+def test_resume_is_bitwise(road, capsys):
     """Dropout, packing and accumulation on."""
-    assert main(["pretrain", *road(here, "run")]) == 0
+    assert main(["pretrain", *road("run")]) == 0
     whole = digest(capsys)
     for stop in ("1", "3"):
-        assert main(["pretrain", *road(here, "parts", "--stop", stop)]) == 0
+        assert main(["pretrain", *road("parts", "--stop", stop)]) == 0
     capsys.readouterr()
-    assert main(["pretrain", *road(here, "parts")]) == 0
+    assert main(["pretrain", *road("parts")]) == 0
     assert digest(capsys) == whole
 
 
-def test_figures_stand_beside_their_baselines(here):
-    records = map(json.loads, (here / "run" / "metrics.jsonl").read_text().splitlines())
-    last = list(records)[-1]
+def test_figures_stand_beside_their_baselines(road):
+    records = road.lines("run")
+    last = records[-1]
     assert last["eval_lm_loss"] > last["eval_unigram_loss"] > 0
     assert last["eval_lm_perplexity"] == pytest.approx(math.exp(last["eval_lm_loss"]))
 
 
-def test_samples_are_reproducible_and_end_before_a_stop(here, capsys):
+def test_samples_are_reproducible_and_end_before_a_stop(road, capsys):
     def generate(*more: str) -> str:
         words = ["--prompt", "She", "--max-tokens", "12", "--samples", "2"]
         capsys.readouterr()
-        assert main(["generate", str(here / "run"), *words, *more]) == 0
+        assert main(["generate", road.run, *words, *more]) == 0
         return capsys.readouterr().out
 
     one = generate("--seed", "1")
@@ -90,8 +66,8 @@ def test_samples_are_reproducible_and_end_before_a_stop(here, capsys):
     assert cut.strip("\n") == ("She" + record["text"].split(letter)[0]).strip("\n")
 
 
-def test_an_empty_prompt_starts_a_document_and_a_long_one_keeps_its_end(here):
-    model = jaxlm.load(here / "run")
+def test_an_empty_prompt_starts_a_document_and_a_long_one_keeps_its_end(road):
+    model = jaxlm.load(road.run)
     end = "<|endoftext|>"
     greedy = {"max_tokens": 5, "temperature": 0.0}
     from_empty, from_end = (model.generate([p], **greedy)[0] for p in ("", end))
@@ -104,23 +80,23 @@ def test_an_empty_prompt_starts_a_document_and_a_long_one_keeps_its_end(here):
     )
 
 
-def test_mistakes_are_one_line(here, capsys):
-    run = str(here / "run")
+def test_mistakes_are_one_line(road, capsys):
+    run = road.run
     assert "jaxlm generate" in mistake(capsys, "fill", run, "a [MASK]")
     assert "top_p = 1.5" in mistake(
         capsys, "generate", run, "--max-tokens", "9", "--top_p", "1.5"
     )
     assert "max_tokens = 48" in mistake(capsys, "generate", run, "--max-tokens", "48")
     assert "stride" in mistake(
-        capsys, "evaluate", run, "--text", str(here / "novel.txt"), "--stride", "33"
+        capsys, "evaluate", run, "--text", str(road.novel), "--stride", "33"
     )
     with pytest.raises(UserError, match="ids run from 0 to 400"):
         jaxlm.load(run).forward([[0, 400]])
 
 
-def test_a_sliding_window_scores_each_token_once_with_context(here):
+def test_a_sliding_window_scores_each_token_once_with_context(road):
     """Against one window after another, written out."""
-    model, corpus = jaxlm.load(here / "run"), open_corpus(str(here / "corpus"))
+    model, corpus = jaxlm.load(road.run), open_corpus(str(road.here / "corpus"))
     length, stride, windows = 32, 12, 30
     mine = evaluate_stream(
         model.run,
