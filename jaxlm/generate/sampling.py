@@ -1,9 +1,10 @@
 """Logits of the next token → a token: penalty, temperature, top-k, top-p, draw.
 
 The order is that of openai/gpt-2 (src/sample.py) and transformers. Nothing here sorts
-the vocabulary. With top-k, all that follows is done on k tokens (of equal ones at the
-edge, the first are taken; both references take k or more). Without, what top-p keeps is
-found by bisection over the floats, which keeps or drops equal tokens together.
+the vocabulary. With top-k, all that follows is done on the k tokens and on those that
+equal the k-th, which both references keep (of very many equal ones, the first 64).
+Without, what top-p keeps is found by bisection over the floats, which keeps or drops
+equal tokens together.
 
 The two rules of top-p, for the token whose probability takes the sum past p:
 
@@ -23,6 +24,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm.types import UserError
 
+_TIES = 64  # tokens beyond the k-th that may equal it
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -31,7 +34,7 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits; 0: the likeliest token, nothing is drawn."""
     top_k: int = 0
-    """Keep the k likeliest tokens; 0: all."""
+    """Keep the k likeliest tokens and those that equal the k-th; 0: all."""
     top_p: float = 1.0
     """Keep the likeliest tokens that make up this probability; 1: all."""
     top_p_rule: Literal["hf", "openai"] = "hf"
@@ -73,7 +76,9 @@ def choose(
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     scores = logits_BV / sampling.temperature
     if 0 < sampling.top_k < logits_BV.shape[-1]:
-        scores_BK, tokens_BK = jax.lax.top_k(scores, sampling.top_k)
+        k = sampling.top_k
+        scores_BK, tokens_BK = jax.lax.top_k(scores, min(k + _TIES, scores.shape[1]))
+        scores_BK = jnp.where(scores_BK >= scores_BK[:, k - 1 : k], scores_BK, -jnp.inf)
         if sampling.top_p < 1:
             kept = first_of(scores_BK, sampling.top_p, sampling.top_p_rule)
             scores_BK = jnp.where(kept, scores_BK, -jnp.inf)

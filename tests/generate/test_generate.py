@@ -125,6 +125,14 @@ def test_what_is_kept_is_what_sorting_would_keep(rule, k, p):
     np.testing.assert_array_equal(mine, want)
 
 
+def test_ties_with_the_kth_are_kept():
+    logits = jnp.array([[3.0, 1.0, 2.0, 2.0, -jnp.inf, 2.0]])
+    keys = jax.random.split(jax.random.key(0), 300)
+    for k, want in ((2, {0, 2, 3, 5}), (1, {0}), (5, {0, 1, 2, 3, 5})):
+        drawn = choose(jnp.tile(logits, (300, 1)), keys, Sampling(top_k=k))
+        assert set(np.asarray(drawn).tolist()) == want
+
+
 @pytest.mark.parametrize(
     "sampling, want",
     [
