@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig, RunConfig
 from jaxlm.embed import Embedded, Layers, Pooling, embed
+from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.text import Generated, Stream, cut_prompt
@@ -223,8 +224,14 @@ class Model:
         stop: Sequence[str] = (),
         scored: bool = False,
         stream: Callable[[str], None] | None = None,
+        beams: int = 0,
+        length_penalty: float = 1.0,
     ) -> list[Generated]:
         """Continue each prompt, `samples` times in turn; a GPT's.
+
+        With `beams` the `samples` best of so many beams, and nothing is drawn: only
+        `max_tokens`, `stop` and `length_penalty` count, and the one score of each is
+        what `beam_search` ranks by.
 
         A continuation ends at `max_tokens`, at <|endoftext|> or before a stop string.
         Of a prompt that does not fit the context together with `max_tokens`, the end is
@@ -244,6 +251,8 @@ class Model:
             stop: strings that end a continuation.
             scored: give log-probabilities.
             stream: called with each stretch of the first continuation as it comes.
+            beams: of a beam search; 0: none.
+            length_penalty: see `generate/beam.py`.
 
         Raises:
             UserError: the model is no GPT, or a setting is out of range.
@@ -266,9 +275,28 @@ class Model:
             top_p_rule,
             repetition_penalty,
         )
+        if beams and not samples <= beams:
+            raise UserError(f"samples = {samples} of beams = {beams}: at most as many")
         room = self.config.max_length - max_tokens
         rows = [cut_prompt(self.tokenizer, prompt, room) for prompt in prompts]
         watcher = Stream(self.tokenizer, tuple(stop), stream)
+        if beams:
+            best = beam_search(
+                self.module,  # pyrefly: ignore
+                self._unstacked,
+                rows,
+                max_tokens=max_tokens,
+                num_beams=beams,
+                length_penalty=length_penalty,
+                end=self.tokenizer.end_of_document,
+            )
+            ranked = [each for of_prompt in best for each in of_prompt[:samples]]
+            return [
+                watcher.finish(i, each._replace(scores=None))._replace(
+                    scores=each.scores
+                )
+                for i, each in enumerate(ranked)
+            ]
         found = decode(
             self.module,  # pyrefly: ignore
             self._unstacked,

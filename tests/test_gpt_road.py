@@ -80,6 +80,22 @@ def test_an_empty_prompt_starts_a_document_and_a_long_one_keeps_its_end(road):
     )
 
 
+def test_beams_find_likelier_texts_than_greedy_and_are_ranked(road, capsys):
+    capsys.readouterr()
+    words = ["--prompt", "She", "--max-tokens", "8", "--json", "true"]
+    beams = ["--beams", "4", "--samples", "3", "--length-penalty", "0"]
+    assert main(["generate", road.run, *words, *beams]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    scores = [each["score"] for each in found]
+    assert len(found) == 3 and scores == sorted(scores, reverse=True)
+    assert main(["generate", road.run, *words, "--temperature", "0"]) == 0
+    greedy = json.loads(capsys.readouterr().out)
+    assert scores[0] >= sum(greedy["log_probabilities"]) - 1e-4
+    assert "samples = 5 of beams = 4" in mistake(
+        capsys, "generate", road.run, *words, "--beams", "4", "--samples", "5"
+    )
+
+
 def test_mistakes_are_one_line(road, capsys):
     run = road.run
     assert "jaxlm generate" in mistake(capsys, "fill", run, "a [MASK]")

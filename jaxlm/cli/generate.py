@@ -39,6 +39,11 @@ class Generate:
     """Names all chance."""
     stop: tuple[str, ...] = ()
     """Strings before which a continuation ends."""
+    beams: int = 0
+    """Beam search with so many beams, of which the --samples best are shown; nothing is
+    drawn. 0: none."""
+    length_penalty: float = 1.0
+    """Beam search: above 0 favours long texts, below short ones."""
     json: bool = False
     """A line of JSON a continuation, with tokens and their log-probabilities."""
 
@@ -72,6 +77,8 @@ def run(argv: list[str]) -> int:
         stop=args.stop,
         scored=args.json,
         stream=None if args.json else show,
+        beams=args.beams,
+        length_penalty=args.length_penalty,
     )
     for i, each in enumerate(found):
         prompt = args.prompt[i // args.samples]
@@ -81,8 +88,12 @@ def run(argv: list[str]) -> int:
                 "prompt": prompt,
                 "text": each.text,
                 "tokens": each.tokens.tolist(),
-                "log_probabilities": [round(float(s), 6) for s in each.scores],
             }
+            scores = [round(float(s), 6) for s in each.scores]
+            if args.beams:
+                record["score"] = scores[0]
+            else:
+                record["log_probabilities"] = scores
             print(json.dumps(record, ensure_ascii=False))
         elif i:
             print(f"\n---\n{prompt}{each.text}", end="")
