@@ -233,12 +233,13 @@ def bidirectional_lm(
 
     def loss(params, batch: ElmoBatch, carry=None, key=None, touched=None):
         characters_2BLC, targets_2BL, weights_2BL = (x.swapaxes(0, 1) for x in batch)
+        mask_2BL = None if data.carry else weights_2BL > 0
         out: Any = module.apply(
             {"params": params},
             characters_2BLC,
             None,
-            None,
-            carry,
+            mask_2BL,
+            carry if data.carry else None,
             softmax=False,
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
@@ -267,7 +268,7 @@ def bidirectional_lm(
                 x_BLD, table, bias, places_BL, weights_BL, sample
             )
             sums[f"{way}_sampled_loss"] = Mean(total, weight)
-        return sums, out.state
+        return sums, out.state if data.carry else carry
 
     return Objective("two_way", transform, weights, loss, touched if count else None)
 

@@ -55,6 +55,9 @@ class DataConfig:
     negatives: int = 0
     """ELMo: words that a target is told from in training, drawn anew at each step;
     0: all of the vocabulary."""
+    carry: bool = True
+    """ELMo: documents end to end in streams, the state going from batch to batch;
+    false: each row a sentence by itself, a long one in several rows."""
     threads: int = 4
     """Threads that read rows ahead of the device."""
 

@@ -82,6 +82,7 @@ def open_rows(
             slots=config.model.max_characters,
             shuffle=shuffle,
             limit=limit,
+            carry=config.data.carry,
         )
     return open_source(
         corpus,

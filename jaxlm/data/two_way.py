@@ -9,6 +9,9 @@ each: row r of step s is slice s of part r, so that it goes on where row r of th
 before ended. No boundary is predicted from the one that it follows. What is left when B
 parts of whole slices are cut, less than a batch, waits for another pass.
 
+With `carry` off a row is a sentence instead, the same one in both directions, or the
+next `length` predictions of a long one; sentences come in a keyed order.
+
 allenai/bilm-tf (bilm/data.py): its rows draw sentences, here they draw documents, so
 that a text's sentences stay together. The two halves of a batch are other text in both.
 """
@@ -45,10 +48,13 @@ class TwoWay:
     first: np.ndarray  # int64 [d], first sentence of each document of the split
     size: np.ndarray  # int64 [d], predictions in it
     characters: np.ndarray  # uint16 [types, C]
+    windows: np.ndarray | None  # int64 [w, 2]: sentence, first prediction; no carry
 
     @property
     def rows(self) -> int:
         """Rows of one pass."""
+        if self.windows is not None:
+            return len(self.windows)
         return self.slices * self.batch
 
 
@@ -63,6 +69,7 @@ def open_two_way(
     slots: int,
     shuffle: bool = True,
     limit: int = 0,
+    carry: bool = True,
 ) -> TwoWay:
     """Plan a split of a corpus as B parts of rows of `length` predictions.
 
@@ -76,6 +83,7 @@ def open_two_way(
         slots: characters of a word.
         shuffle: order the documents anew in each pass.
         limit: most rows; the parts are then shorter. 0: all.
+        carry: rows go on from batch to batch; False: each is a sentence.
 
     Raises:
         UserError: the corpus has no words or no boundaries, its split is too small for
@@ -94,6 +102,12 @@ def open_two_way(
     size = before[high] - before[low]
     total = int(size.sum())
     slices = total // (batch * length) if shuffle else -(-total // (batch * length))
+    windows = None
+    if not carry:
+        windows = _windows(before, low, high, length)
+        slices = len(windows)
+        if 0 < limit < slices:
+            windows = windows[np.arange(limit) * slices // limit]
     if not slices:
         raise UserError(
             f"corpus {corpus.directory} has {total} words to predict in split {split}, "
@@ -115,7 +129,23 @@ def open_two_way(
         first=low,
         size=size,
         characters=word_characters(corpus.types, slots=slots),
+        windows=windows,
     )
+
+
+def _windows(
+    before: np.ndarray, low: np.ndarray, high: np.ndarray, length: int
+) -> np.ndarray:
+    """(sentence, first prediction) of every row of documents that begin at sentence
+    `low` and end before `high`."""
+    inside = np.zeros(len(before), np.int64)
+    np.add.at(inside, low, 1)
+    np.add.at(inside, high, -1)
+    sentences = np.flatnonzero(np.cumsum(inside)[:-1])
+    rows = -(-np.diff(before)[sentences] // length)
+    which = np.repeat(sentences, rows)
+    nth = np.arange(len(which)) - np.repeat(np.cumsum(rows) - rows, rows)
+    return np.stack([which, nth * length], axis=1)
 
 
 def read_two_way(source: TwoWay, rows: np.ndarray) -> WordRows:
@@ -126,19 +156,22 @@ def read_two_way(source: TwoWay, rows: np.ndarray) -> WordRows:
         rows: int64 [b], counted from the stream's start; beyond the end of an
             unshuffled source nothing is valid.
     """
-    step, part = np.divmod(rows, source.batch)
-    passes, slice_ = np.divmod(step, source.slices)
-    begins = (part * source.slices + slice_) * source.length
     tokens, targets, valid = (
         np.zeros((len(rows), 2, source.length), kind)
         for kind in (np.int32, np.int32, bool)
     )
+    passes = rows // source.rows
     for number in np.unique(passes):
         here = np.flatnonzero(passes == number)
         if number and not source.shuffle:
             continue
         for way in range(2):
-            read = _read(source, int(number), way, begins[here])
+            inside = rows[here] % source.rows
+            if source.windows is None:
+                places = _stream_places(source, int(number), way, inside)
+            else:
+                places = _sentence_places(source, int(number), inside)
+            read = _read(source, way, *places)
             for out, array in zip((tokens, targets, valid), read, strict=True):
                 out[here, way] = array
     known = source.corpus.manifest.vocab_size
@@ -161,17 +194,38 @@ def _order(source: TwoWay, number: int, way: int) -> tuple[np.ndarray, np.ndarra
     return documents, np.append(0, np.cumsum(source.size[documents]))
 
 
-def _read(source: TwoWay, number: int, way: int, begins: np.ndarray):
-    """(tokens, targets, valid), each [b, L], of one pass and direction."""
+def _stream_places(source: TwoWay, number: int, way: int, rows: np.ndarray):
+    """(sentence, prediction in it, valid), each [b, L], of rows of one pass."""
+    slice_, part = np.divmod(rows, source.batch)
+    begin = (part * source.slices + slice_) * source.length
+    place = begin[:, None] + np.arange(source.length)
     documents, before = _order(source, number, way)
-    place = begins[:, None] + np.arange(source.length)
     valid = place < before[-1]
     place = np.minimum(place, before[-1] - 1)
     # Documents without a prediction take no room: the last of equal bounds is meant.
     nth = np.searchsorted(before, place, side="right") - 1
     inside = source.before[source.first[documents[nth]]] + place - before[nth]
     sentence = np.searchsorted(source.before, inside, side="right") - 1
-    step = inside - source.before[sentence]
+    return sentence, inside - source.before[sentence], valid
+
+
+def _sentence_places(source: TwoWay, number: int, rows: np.ndarray):
+    """The same, where each row is a sentence."""
+    assert source.windows is not None
+    if source.shuffle:
+        key = hashes(source.seed, f"{source.stream}/order", np.array([number]))
+        rows = permuted(rows, source.rows, np.tile(key, len(rows)))
+    sentence, first = source.windows[rows].T[..., None]
+    step = first + np.arange(source.length)
+    last = np.diff(source.before)[sentence] - 1
+    sentence = np.broadcast_to(sentence, step.shape)
+    return sentence, np.minimum(step, last), step <= last
+
+
+def _read(
+    source: TwoWay, way: int, sentence: np.ndarray, step: np.ndarray, valid: np.ndarray
+):
+    """(tokens, targets, valid), each [b, L]."""
     starts = source.before + np.arange(len(source.before))  # of sentences, in tokens
     if way == 0:
         at = starts[sentence] + step
@@ -190,7 +244,7 @@ def _read(source: TwoWay, number: int, way: int, begins: np.ndarray):
     here = low.ravel() - lowest[piece]
     pair = text[piece, here], text[piece, here + 1]
     tokens, targets = (
-        x.reshape(place.shape) for x in (pair if way == 0 else pair[::-1])
+        x.reshape(step.shape) for x in (pair if way == 0 else pair[::-1])
     )
     return np.where(valid, tokens, 0), np.where(valid, targets, 0), valid
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.config import RunConfig, TextConfig, elmo
+from jaxlm.config import DataConfig, RunConfig, TextConfig, elmo
 from jaxlm.data.pipeline import batches, open_rows, read_rows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
@@ -160,6 +160,44 @@ def test_rows_go_on_where_the_step_before_ended(corpus):
             follows += (last, first) in pairs
     # But where a document ends just there.
     assert follows >= 0.8 * B * (len(steps) - 1)
+
+
+def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
+    alone = dataclasses.replace(CONFIG, data=DataConfig(carry=False))
+
+    def opened(**options):
+        options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}
+        return open_rows(alone, corpus, "two_way", **options)
+
+    def rows_of(split, way):
+        """Pieces of at most L predictions, sentence after sentence."""
+        rows = []
+        for pairs in documents_of(corpus, split, way):
+            starts = [i for i, (a, _) in enumerate(pairs) if a == way]
+            for start, end in zip(starts, [*starts[1:], len(pairs)], strict=True):
+                sentence = known(pairs[start:end], 12)
+                rows += [sentence[i : i + L] for i in range(0, len(sentence), L)]
+        return rows
+
+    def read(source, way):
+        rows = read_rows(source, np.arange(source.rows))
+        return [
+            [[a, b] for a, b, v in zip(*row, strict=True) if v]
+            for row in zip(
+                *(x[:, way].tolist() for x in (rows.tokens, rows.targets, rows.valid)),
+                strict=True,
+            )
+        ]
+
+    for way in (0, 1):
+        assert read(opened(split=1, shuffle=False), way) == rows_of(1, way)
+        found = read(opened(), way)
+        assert found != rows_of(0, way) and sorted(found) == sorted(rows_of(0, way))
+    few = opened(split=1, shuffle=False, limit=2)
+    assert few.rows == 2
+    source = opened()
+    last = read_rows(source, source.rows - 1 + np.arange(2))
+    assert last.valid[:, 0].any(axis=1).all()  # a pass follows another without a gap
 
 
 def test_characters_are_the_spelling_also_of_strangers(corpus):

@@ -12,7 +12,7 @@ import pytest
 
 from jaxlm.config import DataConfig, OptimConfig, RunConfig, elmo
 from jaxlm.models import build
-from jaxlm.models.elmo import head_rows
+from jaxlm.models.elmo import head_rows, zero_state
 from jaxlm.objectives import bidirectional_lm
 from jaxlm.sharding import make_mesh
 from jaxlm.train.optim import make_optimizer
@@ -157,6 +157,23 @@ def test_the_carry_is_what_the_model_read():
     afresh = module.apply({"params": second.params}, characters, method="read")
     assert np.abs(afresh.state.out - out.state.out).max() > 1e-4
     assert np.asarray(first.carry.out).shape == (B, 2, 2, 6)
+
+
+def test_without_carry_rows_stand_alone_and_padding_is_not_read():
+    module = build(MODEL)
+    params = module.init(jax.random.key(0), *module.example())["params"]
+    objective = bidirectional_lm(module, MODEL, DataConfig(carry=False), few_rows=True)
+    batch = batch_of(0)
+    weights = batch.weights.at[:, :, 4:].set(0)
+    noise = batch_of(9)
+    junk = batch.characters.at[:, :, 4:].set(noise.characters[:, :, 4:])
+    carry = jax.tree.map(lambda x: x + 0.3, zero_state(MODEL, B))
+    one, same = objective.loss(params, batch._replace(weights=weights), carry)
+    two, _ = objective.loss(params, ElmoBatch(junk, batch.targets, weights))
+    close(same, carry, 0)
+    for name in ("forward_loss", "backward_loss"):
+        assert float(one[name].total) == pytest.approx(float(two[name].total))
+        assert float(one[name].weight) == B * 4
 
 
 @pytest.mark.parametrize("negatives", [0, 20])
