@@ -84,6 +84,15 @@ def test_evaluate_gives_both_directions_and_their_mean(road, capsys):
     assert "forward" in capsys.readouterr().out
 
 
+def test_show_gives_both_directions_of_a_row(road, capsys):
+    capsys.readouterr()
+    assert main(["show", road.run, "--rows", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "row 1 forward\n" in shown and "row 1 backward\n" in shown
+    forward = shown.split("row 0 forward\n")[1].splitlines()[0]
+    assert len(forward.replace(" →", "→").split()) >= 10
+
+
 def test_embed_writes_what_the_model_computes(road, capsys):
     (road.here / "s.txt").write_text("The bank of the river .\n\nA bank, lending.\n")
     run = road.run

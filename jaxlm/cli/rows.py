@@ -14,7 +14,7 @@ from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.models import build
 from jaxlm.objectives import objective_of
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import GptBatch, MlmBatch
+from jaxlm.types import ElmoBatch, GptBatch, MlmBatch, WordRows
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
@@ -43,6 +43,13 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
             show(f"row {i}")
             show(_decoder_row(corpus, row))
             continue
+        if isinstance(batch, ElmoBatch):
+            for way, name in enumerate(("forward", "backward")):
+                at = (i, way)
+                words = jax.tree.map(lambda leaf, at=at: leaf[at], rows)
+                show(f"row {i} {name}")
+                show(_word_row(corpus, words))
+            continue
         label = ("B follows A", "B is random")[int(row.nsp_labels)]
         pairs = objective.layout == "pairs"
         show(f"row {i}" + (f": {label}" if pairs else ""))
@@ -66,6 +73,19 @@ def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
             line.append(f"={was} ", style="bold green")
         else:
             line.append(f"{token} ", style="cyan" if row.token_types[at] else "")
+    return line
+
+
+def _word_row(corpus: Corpus, row: WordRows) -> Text:
+    """Words read, with the target behind each that is not simply the next one read."""
+    line = Text()
+    known = corpus.manifest.vocab_size
+    count = int(row.valid.sum())
+    for at in range(count):
+        token, target = int(row.tokens[at]), int(row.targets[at])
+        line.append(f"{corpus.types[token]} ", style="cyan" if token >= known else "")
+        if at + 1 == count or int(row.tokens[at + 1]) != target:
+            line.append(f"→{corpus.types[target]} ", style="bold green")
     return line
 
 
