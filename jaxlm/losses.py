@@ -32,12 +32,19 @@ def cross_entropy(
     weights: Float[Array, "*n"],
 ) -> CrossEntropy:
     """Weighted cross-entropy of integer targets, in float32."""
-    loss, correct = _cross_entropy(logits, targets)
+    loss, correct = each_cross_entropy(logits, targets)
     return CrossEntropy(
         loss=(weights * loss).sum(),
         weight=weights.sum(),
         correct=(weights * correct).sum(),
     )
+
+
+def each_cross_entropy(
+    logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """(cross-entropy of each target, 1 where no logit is above the target's)."""
+    return _cross_entropy(logits, targets)
 
 
 # By hand, because autodiff would keep several arrays as large as the logits: here the

@@ -26,6 +26,7 @@ from jaxlm.keys import key_for
 from jaxlm.losses import (
     Sample,
     cross_entropy,
+    each_cross_entropy,
     head_cross_entropy,
     sampled_cross_entropy,
 )
@@ -34,7 +35,14 @@ from jaxlm.models import elmo
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.layers import causal_mask
 from jaxlm.text.manifest import Manifest
-from jaxlm.transforms.mask import choose_tokens, choose_units, mask_row, target_counts
+from jaxlm.transforms.mask import (
+    choose_each,
+    choose_tokens,
+    choose_units,
+    mask_row,
+    target_counts,
+    unit_starts,
+)
 from jaxlm.transforms.negatives import Negatives, draw_negatives, log_expected
 from jaxlm.transforms.pairs import pair_row, single_row
 from jaxlm.transforms.shift import shift_row
@@ -300,6 +308,7 @@ def masked_lm(
     if special is None:
         raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
     counts = target_counts(phase.length, data.mask_rate, phase.predictions)
+    levels = phase.levels or data.levels
 
     def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
         if config.nsp:
@@ -316,9 +325,20 @@ def masked_lm(
             row = single_row(rows.first, length=phase.length, special=special)
         choose, replace = jax.random.split(mask_key)
         budget = jnp.asarray(counts)[row.length]
-        if data.whole_words:
-            word_start = (row.marks & Mark.WORD) > 0
-            chosen = choose_units(choose, word_start, row.candidate, budget)
+        level, unit_start = None, jnp.ones(phase.length, bool)
+        if levels:
+            choose, which = jax.random.split(choose)
+            shares = jnp.log(jnp.asarray(levels))
+            level = jax.random.categorical(which, shares).astype(jnp.int32)
+            unit_start = unit_starts(row.marks, level)
+        elif data.whole_words:
+            unit_start = (row.marks & Mark.WORD) > 0
+        if data.choice == "each":
+            chosen = choose_each(
+                choose, unit_start, row.candidate, data.mask_rate, phase.predictions
+            )
+        elif levels or data.whole_words:
+            chosen = choose_units(choose, unit_start, row.candidate, budget)
         else:
             chosen = choose_tokens(choose, row.candidate, budget)
         masked = mask_row(
@@ -327,6 +347,7 @@ def masked_lm(
             chosen,
             predictions=phase.predictions,
             special=special,
+            unit_start=unit_start if data.replace == "unit" else None,
         )
         valid = jnp.asarray(rows.valid, jnp.float32)
         return MlmBatch(
@@ -338,6 +359,7 @@ def masked_lm(
             weights=masked.weights * valid,
             nsp_labels=row.nsp_label,
             nsp_weights=valid,
+            levels=level,
         )
 
     def transform(rows: Rows) -> MlmBatch:
@@ -363,8 +385,23 @@ def masked_lm(
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
         )
-        mlm, weight, correct = cross_entropy(out.logits, batch.targets, batch.weights)
-        sums = {"mlm_loss": Mean(mlm, weight), "mlm_accuracy": Mean(correct, weight)}
+        each, correct = each_cross_entropy(out.logits, batch.targets)
+        weights = batch.weights
+        weight, correct = weights.sum(), correct * weights
+        sums = {
+            "mlm_loss": Mean((each * weights).sum(), weight),
+            "mlm_accuracy": Mean(correct.sum(), weight),
+        }
+        if batch.levels is not None:
+            for level, name in enumerate(("token", "phrase", "entity")):
+                rows = (batch.levels == level).astype(jnp.float32)
+                of_level = rows[:, None]
+                sums[f"mlm_{name}_accuracy"] = Mean(
+                    (correct * of_level).sum(), (weights * of_level).sum()
+                )
+                sums[f"{name}_rows"] = Mean(
+                    (rows * batch.nsp_weights).sum(), batch.nsp_weights.sum()
+                )
         if config.nsp:
             labels, rows = batch.nsp_labels, batch.nsp_weights
             nsp, count, _ = cross_entropy(out.nsp_logits, labels, rows)

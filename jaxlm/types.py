@@ -105,6 +105,7 @@ class MlmBatch(NamedTuple):
     weights: Float[Array, "B P"]
     nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
     nsp_weights: Float[Array, "B"]
+    levels: Int[Array, "B"] | None = None  # of the masked units; see `mask.unit_starts`
 
 
 class ElmoBatch(NamedTuple):

@@ -18,13 +18,16 @@ class Road:
     Args:
         here: an empty folder.
         words: name of a config and its flags.
+        text: what to read; pages of Jane Austen by default.
     """
 
-    def __init__(self, here: Path, words: str):
+    def __init__(self, here: Path, words: str, text: str = ""):
         self.here, (self.recipe, *self.flags) = here, words.split()
         self.novel, self.run = here / "novel.txt", str(here / "run")
-        with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
-            self.novel.write_text(file.read(60_000))
+        if not text:
+            with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
+                text = file.read(60_000)
+        self.novel.write_text(text)
         assert main(["pretrain", *self("run")]) == 0
 
     def __call__(self, run: str, *more: str) -> list[str]:

@@ -26,6 +26,8 @@ PUBLISHED = {
     "bert_base": 110_106_428,
     "bert_large": 336_226_108,
     "elmo_original": 93_600_848 + 407_050_623,
+    # PaddlePaddle/ERNIE: encoder and pooler, and both heads.
+    "ernie1": 99_866_112 + 611_666,
     "gpt1": 116_534_784,
     "gpt2_small": 124_439_808,
     "gpt2_medium": 354_823_168,

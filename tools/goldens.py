@@ -105,13 +105,13 @@ def _theirs(path: str) -> tuple[str, bool]:
     return f"{MODULES[module]}.{LEAVES[leaf]}", leaf == "kernel"
 
 
-def to_transformers(config: BertConfig, params: Any) -> Any:
-    """A `BertForPreTraining` that holds `params`."""
+def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> Any:
+    """A `BertForPreTraining` that holds `params`, or an `ErnieForPreTraining`."""
     import torch
     import transformers
 
-    theirs = transformers.BertForPreTraining(
-        transformers.BertConfig(
+    theirs = getattr(transformers, f"{family}ForPreTraining")(
+        getattr(transformers, f"{family}Config")(
             vocab_size=config.vocab_size,
             hidden_size=config.d_model,
             num_hidden_layers=config.num_layers,
@@ -128,6 +128,7 @@ def to_transformers(config: BertConfig, params: Any) -> Any:
     state = theirs.state_dict()
     for path, leaf in leaves(params):
         name, transpose = _theirs(path)
+        name = name.replace("bert.", f"{family.lower()}.")
         stacked = "{i}" in name
         for i, value in enumerate(np.asarray(leaf) if stacked else [np.asarray(leaf)]):
             target = state.pop(name.format(i=i))
@@ -155,7 +156,12 @@ def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any
 
 
 def transformers_results(
-    config: BertConfig, params: Any, batch: MlmBatch, *, double: bool = False
+    config: BertConfig,
+    params: Any,
+    batch: MlmBatch,
+    *,
+    double: bool = False,
+    family: str = "Bert",
 ) -> dict[str, Any]:
     """Outputs, loss and gradients of transformers without dropout.
 
@@ -164,16 +170,20 @@ def transformers_results(
         params: ours.
         batch: ours.
         double: compute in float64.
+        family: "Bert" or "Ernie".
     """
     import torch
 
-    theirs = to_transformers(config, params).eval()
+    theirs = to_transformers(config, params, family).eval()
     theirs = theirs.double() if double else theirs
     inputs = transformers_inputs(batch)
     out = theirs(**inputs, output_hidden_states=True)
     out.loss.backward()
-    pooled = theirs.bert.pooler(out.hidden_states[-1])
-    grads = {name: p.grad.float().numpy() for name, p in theirs.named_parameters()}
+    pooled = theirs.base_model.pooler(out.hidden_states[-1])
+    grads = {
+        name.replace(f"{family.lower()}.", "bert."): p.grad.float().numpy()
+        for name, p in theirs.named_parameters()
+    }
     results = {
         "hidden": torch.stack(out.hidden_states),
         "pooled": pooled,

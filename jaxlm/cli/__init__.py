@@ -76,7 +76,7 @@ def _run(argv: list[str]) -> int:
 def _usage() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return f"""\
-jaxlm: text to a pretrained ELMo, BERT or GPT, reproducible from its seed
+jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
 
 usage: jaxlm VERB … ; jaxlm VERB --help says more
 

@@ -22,6 +22,10 @@ class TextOptions:
     """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
     errors: Literal["strict", "replace"] = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
+    spans: Literal["none", "rjieba"] = "none"
+    """What finds words, phrases and entities, for ERNIE's masks and whole words."""
+    lexicon: str = ""
+    """Your own entities, one a line; they come before those of --spans."""
     holdout: float = 0.01
     """Share of documents, chosen by hash, that are never trained on."""
     processes: int = 0
@@ -67,5 +71,7 @@ def prepare_corpus(config, options: TextOptions, directory: str):
             errors=options.errors,
             holdout=options.holdout,
             processes=options.processes or os.cpu_count() or 1,
+            spans=options.spans,
+            lexicon=options.lexicon,
             report=report,
         )

@@ -14,7 +14,7 @@ from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.models import build
 from jaxlm.objectives import objective_of
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import ElmoBatch, GptBatch, MlmBatch, WordRows
+from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, Rows, Span, WordRows
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
@@ -51,9 +51,14 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
                 show(_word_row(corpus, words))
             continue
         label = ("B follows A", "B is random")[int(row.nsp_labels)]
-        pairs = objective.layout == "pairs"
-        show(f"row {i}" + (f": {label}" if pairs else ""))
+        said = [label] if objective.layout == "pairs" else []
+        if row.levels is not None:
+            kind = ("tokens", "phrases", "entities")[int(row.levels)]
+            said.append(f"{kind} are masked whole")
+        show(": ".join([f"row {i}", "; ".join(said)] if said else [f"row {i}"]))
         show(_masked_row(corpus, row))
+        if corpus.marks_spans and isinstance(rows, Rows):
+            show(_spans_row(corpus, rows.first, i))
 
 
 def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
@@ -73,6 +78,27 @@ def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
             line.append(f"={was} ", style="bold green")
         else:
             line.append(f"{token} ", style="cyan" if row.token_types[at] else "")
+    return line
+
+
+def _spans_row(corpus: Corpus, span: Span, i: int) -> Text:
+    """What the row was drawn from: words apart, (phrases), [entities]."""
+    line = Text()
+    marks = np.append(span.marks[i, : span.length[i]], 0)
+    kinds = (
+        (Mark.ENTITY, Mark.IN_ENTITY, "[]"),
+        (Mark.PHRASE, Mark.IN_PHRASE, "()"),
+    )
+    for at, mark in enumerate(marks[:-1]):
+        after = marks[at + 1]
+        ends = {b: mark & i and (after & s or not after & i) for s, i, b in kinds}
+        if mark & Mark.WORD:
+            line.append(" ")
+        opened = "".join(brackets[0] for start, _, brackets in kinds if mark & start)
+        style = "magenta" if mark & Mark.IN_ENTITY else "dim"
+        text = corpus.tokenizer.token(int(span.tokens[i, at])).removeprefix("##")
+        closed = "".join(b[1] for _, _, b in reversed(kinds) if ends[b])
+        line.append(opened + text + closed, style=style)
     return line
 
 

@@ -24,6 +24,9 @@ class TextConfig:
     words: Literal["basic", "spacy", "space"] = "basic"
     """How words are cut. basic: by BERT's rules; spacy: as published for GPT-1's BPE,
     needs ftfy and spaCy; space: at white space, for text that is cut already."""
+    unused: int = 0
+    """[unusedN] entries added to a given vocabulary, for a model whose table has more
+    rows than it has words (ERNIE 1.0: 36)."""
     verbatim: bool = False
     """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
     that is trained has <|endoftext|>, its last entry, as its only special token."""
@@ -47,6 +50,15 @@ class DataConfig:
     """Share of sentence pairs built to a random shorter length."""
     whole_words: bool = False
     """Mask all pieces of a word together."""
+    levels: tuple[float, ...] = ()
+    """ERNIE: shares of rows in which tokens, phrases and entities are the units that
+    are masked whole; empty: one kind of unit in all rows."""
+    choice: Literal["budget", "each"] = "budget"
+    """Units are masked in random order up to mask_rate of the row (BERT's), or each
+    with that probability (ERNIE's)."""
+    replace: Literal["token", "unit"] = "token"
+    """What 80 % [MASK], 10 % another, 10 % the same are decided for; as published for
+    both models, token by token."""
     draws: int = 0
     """Mask and pair draws of a row before they repeat (Google's dupe_factor);
     0: fresh ones in every pass."""
@@ -66,6 +78,7 @@ class DataConfig:
             raise UserError(f"data.mask_rate = {self.mask_rate} is not in (0, 1)")
         if not 0 <= self.short_rate <= 1:
             raise UserError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
+        _check_levels("data.levels", self.levels)
         if self.draws < 0:
             raise UserError(f"data.draws = {self.draws} is negative")
         if self.negatives < 0:
@@ -142,6 +155,18 @@ class Phase:
     """Most masked tokens predicted in a row; a decoder predicts all of them."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
+    levels: tuple[float, ...] = ()
+    """As data.levels, in this phase; empty: those."""
+
+    def __post_init__(self) -> None:
+        _check_levels("phases.levels", self.levels)
+
+
+def _check_levels(name: str, levels: tuple[float, ...]) -> None:
+    if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
+        raise UserError(
+            f"{name} = {levels} are not three shares (tokens, phrases, entities) of 1"
+        )
 
 
 @dataclass(frozen=True)

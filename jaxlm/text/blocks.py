@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.text.documents import Errors, Fragment, sentences_of, verbatim_of
+from jaxlm.text.spans import Finder, Library, Marked, mark_spans, open_finders
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -35,6 +36,8 @@ class Recipe:
     seed: int = 0
     holdout: float = 0.0  # share of documents
     verbatim: bool = False  # spaces and line ends are text, lines are sentences
+    spans: Library = "none"  # what finds words, phrases and entities
+    lexicon: str = ""  # file of the user's entities
 
 
 class Block(NamedTuple):
@@ -47,6 +50,8 @@ class Block(NamedTuple):
     text_bytes: int
     replaced: int
     strangers: tuple[str, ...] = ()  # words of ids from `vocab_size` on, in this block
+    spans: int = 0  # phrases and entities that are marked
+    spans_dropped: int = 0
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -77,9 +82,12 @@ def texts_of(fragment: Fragment, recipe: Recipe) -> tuple[list[str], int]:
 
 
 def tokenise(
-    fragments: Sequence[Fragment], tokenizer: Tokenizer, recipe: Recipe
+    fragments: Sequence[Fragment],
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    finders: Sequence[Finder] = (),
 ) -> Block:
-    """The tokens of some fragments.
+    """The tokens of some fragments; `finders` are the recipe's.
 
     Raises:
         UserError: a fragment cannot be read (see `sentences_of`).
@@ -99,7 +107,10 @@ def tokenise(
     if recipe.verbatim and len(ids):
         ends_line = tokenizer.ends_line[ids[:-1]]
         sentence_starts = np.union1d(sentence_starts, np.flatnonzero(ends_line) + 1)
-    marks = word_start * np.uint8(Mark.WORD)
+    marked = Marked(word_start * np.uint8(Mark.WORD), 0, 0)
+    if finders:
+        marked = mark_spans(texts, ids, counts, word_start, tokenizer, finders)
+    marks = marked.marks
     marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
     table = np.array(documents, np.int64).reshape(-1, 2)
     table[:, 0] = starts[table[:, 0]]
@@ -111,6 +122,8 @@ def tokenise(
         text_bytes=sum(len(fragment.data) for fragment in fragments),
         replaced=replaced,
         strangers=strangers,
+        spans=marked.found,
+        spans_dropped=marked.dropped,
     )
 
 
@@ -134,8 +147,9 @@ def tokenise_all(
     """
     if processes == 1:
         model = load_tokenizer(tokenizer)
+        finders = open_finders(recipe.spans, recipe.lexicon)
         for fragments in work:
-            yield tokenise(fragments, model, recipe)
+            yield tokenise(fragments, model, recipe, finders)
         return
     # Fresh interpreters, not forks (the caller may have threads) and not
     # `multiprocessing` (it runs the caller's script again). Each holds the end of one
@@ -197,13 +211,14 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     directory, recipe = pickle.load(read)
     model = load_tokenizer(directory)
+    finders = open_finders(recipe.spans, recipe.lexicon)
     while True:
         try:
             fragments = pickle.load(read)
         except EOFError:
             return
         try:
-            result = tokenise(fragments, model, recipe)
+            result = tokenise(fragments, model, recipe, finders)
         except Exception as error:
             result = error
         try:

@@ -47,6 +47,11 @@ class Corpus:
         """Id of the token after each document; None where none is stored."""
         return self.manifest.end_of_document
 
+    @property
+    def marks_spans(self) -> bool:
+        """Whether phrases or entities are marked."""
+        return bool({"spans", "lexicon"} & set(self.manifest.recipe))
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""

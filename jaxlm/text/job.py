@@ -16,6 +16,7 @@ from jaxlm.text.blocks import Recipe
 from jaxlm.text.documents import Sentences, lines_are_sentences
 from jaxlm.text.files import Source, digest, is_remote, touched
 from jaxlm.text.parts import read_journal
+from jaxlm.text.spans import lexicon_sha256
 from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
 from jaxlm.types import UserError
 
@@ -60,8 +61,12 @@ def asked(
     """
     what: dict[str, Any] = {"sentences": sentences, **asdict(recipe)}
     del what["errors"]
-    if not recipe.verbatim:
-        del what["verbatim"]  # not known to corpora of earlier versions
+    # Not known to corpora of earlier versions.
+    for name, usual in (("verbatim", False), ("spans", "none"), ("lexicon", "")):
+        if what[name] == usual:
+            del what[name]
+    if recipe.lexicon:
+        what["lexicon"] = lexicon_sha256(recipe.lexicon)
     if given is None:
         what["tokenizer"] = f"trained {config.text.tokenizer}"
         what["vocab_size"] = config.model.vocab_size

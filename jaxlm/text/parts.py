@@ -41,6 +41,8 @@ class Journal:
     replaced: int = 0
     strangers: int = 0  # words that the vocabulary lacks
     stranger_bytes: int = 0  # of the list of them
+    spans: int = 0  # phrases and entities
+    spans_dropped: int = 0
     finished: bool = False
 
 
@@ -122,6 +124,8 @@ class Parts:
             replaced=self.journal.replaced + block.replaced,
             strangers=len(self._strangers),
             stranger_bytes=self.journal.stranger_bytes + strangers,
+            spans=self.journal.spans + block.spans,
+            spans_dropped=self.journal.spans_dropped + block.spans_dropped,
         )
 
     def _numbered(self, block: Block) -> tuple[np.ndarray, int]:

@@ -35,8 +35,15 @@ from jaxlm.text.job import (
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
 from jaxlm.text.sample import sample
+from jaxlm.text.spans import Library, open_finders
 from jaxlm.text.store import files_below, sha256
-from jaxlm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from jaxlm.text.tokenizers import (
+    Tokenizer,
+    WordPiece,
+    load_tokenizer,
+    train_tokenizer,
+)
+from jaxlm.text.vocabulary import padded
 from jaxlm.types import UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
@@ -66,6 +73,8 @@ def prepare(
     errors: Errors = "strict",
     holdout: float = 0.0,
     processes: int = 1,
+    spans: Library = "none",
+    lexicon: str = "",
     report: Report | None = None,
 ) -> Manifest:
     """Make the corpus of `sources` in `directory`, or finish one that was begun.
@@ -81,6 +90,8 @@ def prepare(
         errors: bytes that are not UTF-8 stop it, or are replaced and counted.
         holdout: share of documents, chosen by hash, that get split 1.
         processes: that tokenise; the result does not depend on it.
+        spans: the library that finds words, phrases and entities (see `spans`).
+        lexicon: file of the user's own entities, one a line; empty: none.
         report: is told how far it is, about each megabyte.
 
     Raises:
@@ -96,8 +107,21 @@ def prepare(
             f"sentences = {sentences!r}, but text.verbatim splits no line and takes "
             "none for a sentence: leave it out"
         )
+    marked = spans != "none" or bool(lexicon)
+    if marked and (config.text.verbatim or config.text.tokenizer != "wordpiece"):
+        raise UserError(
+            "phrases and entities are marked on WordPiece's tokens: take an encoder's "
+            "recipe, or leave --spans and --lexicon out"
+        )
+    open_finders(spans, lexicon)  # what they lack is told before any work
     recipe = Recipe(
-        config.text.language, errors, config.seed, holdout, config.text.verbatim
+        language=config.text.language,
+        errors=errors,
+        seed=config.seed,
+        holdout=holdout,
+        verbatim=config.text.verbatim,
+        spans=spans,
+        lexicon=lexicon,
     )
     given = None if tokenizer is None else _given(tokenizer, config)
     what = asked(config, recipe, sentences, given)
@@ -157,6 +181,12 @@ def _prepare(
 def _given(path: str, config: RunConfig) -> Tokenizer:
     text = config.text
     model = load_tokenizer(path, lowercase=text.lowercase, words=text.words)
+    if text.unused and isinstance(model, WordPiece):
+        model = WordPiece(
+            padded(model.tokens, model.vocab_size + text.unused),
+            lowercase=model.lowercase,
+            max_word=model.max_word,
+        )
     if model.vocab_size != config.model.vocab_size:
         raise UserError(
             f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "
@@ -337,6 +367,13 @@ def _notes(journal: Journal, model: Tokenizer, recipe: dict) -> Iterator[str]:
             f"{left_out:,} of {found['characters']:,} characters are not in the "
             f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
         )
+    if journal.spans_dropped:
+        yield (
+            f"{journal.spans_dropped:,} spans were dropped: they lie across words of "
+            f"the vocabulary, or hold none; {journal.spans:,} phrases and entities kept"
+        )
+    if {"spans", "lexicon"} & set(recipe) and not journal.spans:
+        yield "no phrase and no entity was found: is the text in the right script?"
     if journal.replaced:
         yield f"{journal.replaced:,} byte sequences that are not UTF-8 were replaced"
     # GPT-1's words leave no line ends to tell lines by.

@@ -13,6 +13,10 @@ Exact: the number of targets (Python's rounding of rate · length, [CLS] and [SE
 counted, at least 1, at most P), the skip of a unit that would overrun it, and 80 %
 [MASK] / 10 % unchanged / 10 % a token drawn from the whole vocabulary, decided for each
 token, even inside one word.
+
+ERNIE's rule (PaddlePaddle/ERNIE, batching.py: mask) differs: every unit is hidden with
+probability .15 by itself (`choose_each`), and units are the tokens, phrases or entities
+of a row, one level in all of it (`unit_starts`).
 """
 
 from __future__ import annotations
@@ -22,9 +26,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
-from jaxlm.types import SpecialTokens
+from jaxlm.types import Mark, SpecialTokens
 
 
 class Masked(NamedTuple):
@@ -73,6 +77,57 @@ def choose_units(
     return taken_U[unit_L] & candidate
 
 
+def choose_each(
+    key: Key[Array, ""],
+    unit_start: Bool[Array, "L"],
+    candidate: Bool[Array, "L"],
+    rate: float,
+    most: int,
+) -> Bool[Array, "L"]:
+    """Every unit with probability `rate`; from the first that overruns `most`, none.
+
+    Args:
+        key: the row's own.
+        unit_start: True where a unit begins; a unit runs to the next start.
+        candidate: True where a token may be chosen.
+        rate: of each unit.
+        most: tokens to choose, the static shape of what is predicted.
+    """
+    length = unit_start.shape[-1]
+    unit_L = jnp.cumsum(unit_start & candidate) - 1
+    drawn_U = jax.random.uniform(key, (length,)) < rate
+    chosen_L = drawn_U[unit_L] & candidate & (unit_L >= 0)
+    size_U = jnp.zeros(length, jnp.int32).at[unit_L].add(chosen_L, mode="drop")
+    fits_U = jnp.cumsum(size_U) <= most
+    return chosen_L & fits_U[unit_L]
+
+
+def unit_starts(marks: UInt[Array, "L"], level: Int[Array, ""]) -> Bool[Array, "L"]:
+    """Where units begin: tokens (level 0), phrases (1) or entities (2).
+
+    Outside of phrases or entities, a word is a unit.
+
+    Args:
+        marks: of the row's tokens, as `types.Mark` has them.
+        level: of the row.
+    """
+
+    def cut(start: Mark, inside: Mark) -> Array:
+        within = (marks & inside) > 0
+        changes = within != jnp.concatenate([jnp.zeros(1, bool), within[:-1]])
+        word = (marks & Mark.WORD) > 0
+        return ((marks & start) > 0) | changes | (~within & word)
+
+    levels = jnp.stack(
+        [
+            jnp.ones(marks.shape, bool),
+            cut(Mark.PHRASE, Mark.IN_PHRASE),
+            cut(Mark.ENTITY, Mark.IN_ENTITY),
+        ]
+    )
+    return levels[level]
+
+
 def choose_tokens(
     key: Key[Array, ""], candidate: Bool[Array, "L"], budget: Int[Array, ""]
 ) -> Bool[Array, "L"]:
@@ -106,6 +161,7 @@ def mask_row(
     *,
     predictions: int,
     special: SpecialTokens,
+    unit_start: Bool[Array, "L"] | None = None,
 ) -> Masked:
     """Replace the chosen tokens and gather what they were.
 
@@ -115,6 +171,7 @@ def mask_row(
         chosen: at most `predictions` of them True.
         predictions: P.
         special: the id of [MASK] and the size of the vocabulary.
+        unit_start: where the 80 / 10 / 10 are decided anew; None: for each token.
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)
@@ -122,7 +179,12 @@ def mask_row(
     at_P = jnp.searchsorted(jnp.cumsum(chosen), jnp.arange(predictions) + 1)
     there_P = at_P < length
     targets = tokens.at[at_P].get(mode="fill", fill_value=0)
-    draw = jax.random.uniform(which, (predictions,))
+    if unit_start is None:
+        draw = jax.random.uniform(which, (predictions,))
+    else:
+        unit_L = jnp.maximum(jnp.cumsum(unit_start) - 1, 0)
+        unit_P = unit_L.at[at_P].get(mode="fill", fill_value=0)
+        draw = jax.random.uniform(which, (length,))[unit_P]
     random = jax.random.randint(other, (predictions,), 0, special.vocab_size)
     stay = jnp.where(draw < 0.9, targets, random)
     return Masked(

@@ -21,10 +21,12 @@ from jaxlm.keys import key_for
 from jaxlm.transforms.mask import (
     _lots,
     _place,
+    choose_each,
     choose_tokens,
     choose_units,
     mask_row,
     target_counts,
+    unit_starts,
 )
 from jaxlm.types import Mark, SpecialTokens
 
@@ -160,6 +162,85 @@ def test_words_are_never_split_and_the_budget_is_used(row):
     assert chosen.sum() == sum(map(len, whole)) <= budget
     left = budget - chosen.sum()
     assert all(len(unit) > left for unit in units if unit not in whole)
+
+
+choose_each_jitted = jax.jit(choose_each, static_argnums=(3, 4))
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(rows_of_units())
+def test_each_unit_is_hidden_whole_and_at_most_so_many_tokens(row):
+    start, candidate, most, seed = row
+    most = max(1, most // 8) * 8  # few programs
+    key = jax.random.key(seed)
+    chosen = np.asarray(choose_each_jitted(key, start, candidate, 0.5, most))
+    assert not (chosen & ~candidate).any() and chosen.sum() <= most
+    every = np.asarray(choose_each_jitted(key, start, candidate, 0.5, 10_000))
+    units = units_of(start, candidate)
+    taken = [unit for unit in units if every[unit].all()]
+    assert every.sum() == sum(map(len, taken))
+    fits, total = [], 0
+    for unit in taken:  # in the order of the row, to the first that overruns
+        total += len(unit)
+        if total > most:
+            break
+        fits += unit
+    assert np.flatnonzero(chosen).tolist() == fits
+
+
+def test_each_unit_is_hidden_as_often_as_any_other():
+    start = jnp.array([1, 0, 1, 1, 0, 0, 1, 1], bool)
+    candidate = jnp.array([0, 0, 1, 1, 1, 1, 1, 0], bool)
+    draw = jax.jit(jax.vmap(lambda key: choose_each(key, start, candidate, 0.15, 8)))
+    chosen = np.asarray(draw(keys(20_000)))
+    units = units_of(np.asarray(start), np.asarray(candidate))
+    counts = [chosen[:, unit].all(1).sum() for unit in units]
+    assert all(within(count, 20_000, 0.15) for count in counts)
+    both = (chosen[:, units[0]].all(1) & chosen[:, units[1]].all(1)).sum()
+    assert within(both, 20_000, 0.15**2)
+
+
+def test_units_of_a_level_are_cut_at_its_starts_and_edges():
+    w, p, q, e, i = (
+        Mark.WORD,
+        Mark.PHRASE,
+        Mark.IN_PHRASE,
+        Mark.ENTITY,
+        Mark.IN_ENTITY,
+    )
+    #        的   中        国             银   行   ，   GP ##T
+    marks = [w, w | p | q | e | i, q | i, w | p | q, q, w, w, 0]
+    marks = jnp.asarray([int(m) for m in marks], jnp.uint8)
+    starts = [
+        np.flatnonzero(unit_starts(marks, jnp.int32(k))).tolist() for k in range(3)
+    ]
+    assert starts == [
+        list(range(8)),
+        [0, 1, 3, 5, 6],
+        [0, 1, 3, 5, 6],
+    ]
+    # Without the second phrase's own start its tokens join the first one's.
+    merged = marks.at[3].set(int(q))
+    assert np.flatnonzero(unit_starts(merged, jnp.int32(1))).tolist() == [0, 1, 5, 6]
+    assert np.flatnonzero(unit_starts(merged, jnp.int32(2))).tolist() == [0, 1, 3, 5, 6]
+
+
+def test_replacements_of_a_unit_are_of_one_kind():
+    special = SpecialTokens(0, 1, 2, 3, 4, 10**9)  # no chance of the same token
+    tokens = jnp.arange(500, 532)
+    start = jnp.arange(32) % 4 == 0
+    chosen = jnp.ones(32, bool)
+
+    def one(key):
+        return mask_row(
+            key, tokens, chosen, predictions=32, special=special, unit_start=start
+        ).tokens
+
+    out = np.asarray(jax.jit(jax.vmap(one))(keys(2000))).reshape(2000, 8, 4)
+    hidden, same = out == 4, out == np.asarray(tokens).reshape(1, 8, 4)
+    assert (hidden.all(2) | ~hidden.any(2)).all()
+    assert within(hidden.all(2).sum(), 16_000, 0.8)
+    assert within(same.all(2).sum(), 16_000, 0.1)
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)
