@@ -42,6 +42,7 @@ import numpy as np  # noqa: E402
 
 from jaxlm.losses import head_cross_entropy  # noqa: E402
 from jaxlm.models.recurrence import Carry, Weights, lstm  # noqa: E402
+from tools.bench.step import spread  # noqa: E402
 
 RATE = 1e-3
 LAYERS = 2
@@ -293,12 +294,6 @@ def timed(side: Any, steps: int) -> float:
     for _ in range(steps):
         side.run()
     return (time.perf_counter() - start) / steps
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median (least to greatest)."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def main() -> None:
