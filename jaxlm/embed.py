@@ -210,6 +210,7 @@ def _inputs(
     """Arguments of a family's module: `batch` rows, of a length that recurs."""
     rows = [*rows, *[()] * (batch - len(rows))]
     longest = max(map(len, rows)) + (0 if isinstance(config, GptConfig) else 2)
+    longest = max(1, longest)
     length = longest if exact else -(-longest // _BUCKET) * _BUCKET
     if isinstance(config, ElmoConfig):
         ids, mask = sentence_characters(rows, slots=config.max_characters)
