@@ -34,7 +34,7 @@ from jaxlm.text.job import (
 )
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
-from jaxlm.text.sample import sample
+from jaxlm.text.sample import not_held_out, sample
 from jaxlm.text.spans import Library, open_finders
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import (
@@ -243,8 +243,15 @@ def _vocabulary(
         report(Progress("vocabulary", done, job.total))
 
     def texts() -> Iterator[str]:
-        fragments = (each for _, each in _fragments(job, lines, read))
-        for each in sample(fragments, job.recipe, SAMPLE):
+        fragments: Iterable[Fragment] = (
+            each for _, each in _fragments(job, lines, read)
+        )
+        # Words are counted, in all of the text; pieces are learnt, from a part of it.
+        if config.text.tokenizer == "words":
+            fragments = not_held_out(fragments, job.recipe)
+        else:
+            fragments = sample(fragments, job.recipe, SAMPLE)
+        for each in fragments:
             yield from texts_of(each, job.recipe)[0]
 
     model = given or train_tokenizer(

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jaxlm.text.blocks import Recipe, hashed, split_of
 from jaxlm.text.documents import Fragment
+
+
+def not_held_out(fragments: Iterable[Fragment], recipe: Recipe) -> Iterator[Fragment]:
+    """The fragments of documents that are trained on."""
+    inside = True
+    for fragment in fragments:
+        if fragment.starts:
+            inside = split_of(fragment.data, recipe) == 0
+        if inside:
+            yield fragment
 
 
 def sample(fragments: Iterable[Fragment], recipe: Recipe, limit: int) -> list[Fragment]:
@@ -17,12 +27,8 @@ def sample(fragments: Iterable[Fragment], recipe: Recipe, limit: int) -> list[Fr
     that the first of them are a sample too. Of a small corpus everything is kept.
     """
     kept: list[tuple[float, int, Fragment]] = []  # a heap: the largest hash first
-    size, inside = 0, True
-    for number, fragment in enumerate(fragments):
-        if fragment.starts:
-            inside = split_of(fragment.data, recipe) == 0
-        if not inside:
-            continue
+    size = 0
+    for number, fragment in enumerate(not_held_out(fragments, recipe)):
         name = f"sample/{fragment.offset}"
         heapq.heappush(
             kept, (-hashed(fragment.data, recipe.seed, name), number, fragment)

@@ -90,17 +90,18 @@ def train_wordpiece(
 
 
 def count_words(
-    texts: Iterable[str], *, lowercase: bool, whole: bool = False
+    texts: Iterable[str], *, lowercase: bool, whole: bool = False, room: int = 0
 ) -> dict[str, int]:
     """The words of the texts, most frequent first; bounded: some of the rarest lack.
 
-    `whole`: a word is what white space separates.
+    `whole`: a word is what white space separates. `room`: words that are wanted, where
+    that may be more than are learnt from.
     """
     runs: Counter[str] = Counter()
     rarest = 0
     for batch in _batches(texts):
         runs.update(" ".join(batch).split() if whole else separated(batch))
-        while len(runs) > MOST_RUNS:
+        while len(runs) > max(MOST_RUNS, 4 * room):
             rarest += 1
             runs = Counter({run: n for run, n in runs.items() if n > rarest})
     words: Counter[str] = Counter()
@@ -113,7 +114,7 @@ def count_words(
             if len(word) <= MAX_WORD:
                 words[word] += count
     ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
-    return dict(ordered[:MOST_WORDS])
+    return dict(ordered[: max(MOST_WORDS, room)])
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -155,7 +156,9 @@ def train_words(
     Raises:
         UserError: the texts hold no word.
     """
-    counts = count_words(texts, lowercase=lowercase, whole=words == "space")
+    counts = count_words(
+        texts, lowercase=lowercase, whole=words == "space", room=vocab_size
+    )
     for mark in MARKS:
         counts.pop(mark, None)
     if not counts:

@@ -190,7 +190,8 @@ def draws_by_window(drawn, passes: int) -> dict[int, list[bytes]]:
         rows = np.arange(number * n, (number + 1) * n)
         batch = drawn.batch(rows)
         for i, window in enumerate(windows_of(drawn.source, rows).tolist()):
-            row = b"".join(np.ascontiguousarray(field[i]).tobytes() for field in batch)
+            fields = jax.tree.leaves(batch)
+            row = b"".join(np.ascontiguousarray(x[i]).tobytes() for x in fields)
             out.setdefault(window, []).append(row)
     return out
 

@@ -82,6 +82,16 @@ def test_saved_and_loaded(tmp_path):
         WordList(["a", "b"])
 
 
+def test_all_of_the_text_is_counted(tmp_path, monkeypatch):
+    """Pieces are learnt from a sample; a word that comes late is still counted."""
+    monkeypatch.setattr(preparing, "SAMPLE", 100)
+    text = "\n\n".join([f"a{n} b{n}." for n in range(200)] + ["rare " * 50])
+    (tmp_path / "t.txt").write_text(text)
+    directory = str(tmp_path / "c")
+    prepare(config_of(5), [str(tmp_path / "t.txt")], directory, sentences="lines")
+    assert open_corpus(directory).tokenizer.tokens[3:] == (".", "rare")
+
+
 def test_no_text_and_no_room():
     with pytest.raises(UserError, match="no text to learn"):
         trained([""])
