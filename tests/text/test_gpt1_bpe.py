@@ -43,7 +43,7 @@ def bpe(words="basic"):
 
 def words_of(tokenizer, text):
     """Words as lists of tokens."""
-    ids, starts, _ = tokenizer.encode(text)
+    ids, starts, *_ = tokenizer.encode(text)
     tokens = [tokenizer.token(i) for i in ids]
     cuts = np.flatnonzero(starts)
     assert len(cuts) == 0 or cuts[0] == 0

@@ -98,7 +98,7 @@ def test_text_goes_to_ids_and_back(trained, text):
 
 
 def test_words_are_not_cut_in_the_middle(trained):
-    ids, starts, _ = trained.encode("An unmistakable acknowledgement, 你好。")
+    ids, starts, *_ = trained.encode("An unmistakable acknowledgement, 你好。")
     tokens = [trained.token(i) for i in ids]
     words, current = [], ""
     for token, start in zip(tokens, starts, strict=True):
