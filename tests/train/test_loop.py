@@ -172,7 +172,7 @@ def state_of(output: str) -> str:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_runs_end_as_uninterrupted_ones(tmp_path, corpus_directory, how):
     """SIGTERM saves and exits 75, SIGKILL exits at once: the same command goes on."""
-    changes = {"steps": 400, "save_every": 25, "accumulate": 1}
+    changes = {"steps": 150, "save_every": 15, "accumulate": 1}
     whole = subprocess.run(
         command(tmp_path, corpus_directory, tmp_path / "whole", **changes),
         env=environment(),
@@ -184,7 +184,7 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path, corpus_directory, how):
     process = subprocess.Popen(
         killed, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    saved = tmp_path / "killed" / "checkpoints" / "50"
+    saved = tmp_path / "killed" / "checkpoints" / "30"
     deadline = time.monotonic() + 120
     while not saved.exists() and process.poll() is None:
         assert time.monotonic() < deadline
