@@ -52,6 +52,7 @@ from jaxlm.config import (  # noqa: E402
     bert,
     gpt2,
 )
+from jaxlm.losses import head_cross_entropy  # noqa: E402
 from jaxlm.models import build  # noqa: E402
 from jaxlm.models.flops import train_flops  # noqa: E402
 from jaxlm.objectives import Objective, causal_lm, masked_lm  # noqa: E402
@@ -211,6 +212,27 @@ def agree(case: Case, steps: int) -> float:
     return worst
 
 
+def loss_bytes(case: Case, at_once: int) -> int:
+    """What a decoder's loss and its gradients need beside arguments and results."""
+    rows, length = case.batch.tokens.shape
+    config = case.config
+
+    def loss(x, head, targets, weights):
+        classes = config.vocab_size
+        return head_cross_entropy(
+            x, head, targets, weights, classes=classes, at_once=at_once
+        ).loss
+
+    shapes = (
+        jax.ShapeDtypeStruct((rows, length, config.d_model), jnp.float32),
+        jax.ShapeDtypeStruct((config.vocab_size, config.d_model), jnp.float32),
+        case.batch.targets,
+        case.batch.weights,
+    )
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def timed(side: Any, steps: int) -> float:
     """Seconds a step."""
     start = time.perf_counter()
@@ -295,6 +317,12 @@ def main() -> None:
         f"our step compiles in {ours.compile_seconds:.1f} s, needs "
         f"{ours.temporary_bytes / 1e6:,.0f} MB beside its state"
     )
+    if args.family == "gpt":
+        cut, whole = loss_bytes(case, 1 << 25), loss_bytes(case, 1 << 62)
+        print(
+            f"the loss alone needs {cut / 1e6:,.0f} MB, with all logits at once "
+            f"{whole / 1e6:,.0f} MB"
+        )
     alone = MatmulsAlone(ours.matmuls)
     theirs = None
     if not args.no_torch:
