@@ -25,6 +25,7 @@ from jaxlm.generate.decode import (
     prefill,
     read_on,
 )
+from jaxlm.generate.sampling import largest
 from jaxlm.models.gpt import Gpt
 from jaxlm.models.layers import Cache
 
@@ -67,7 +68,7 @@ def _search(
     def step(beams: Beams) -> Beams:
         log_p = jax.nn.log_softmax(beams.logits) + beams.scores[..., None]
         vocab = log_p.shape[-1]
-        best, where = jax.lax.top_k(log_p.reshape(batch, -1), 2 * k)
+        best, where = largest(log_p.reshape(batch, -1), 2 * k)
         parent, token = where // vocab, (where % vocab).astype(jnp.int32)
         tokens = _pick(beams.tokens, parent).at[:, :, beams.made].set(token)
         length = beams.made + 1
@@ -83,10 +84,10 @@ def _search(
             jnp.concatenate([beams.done_scores, jnp.where(taken, final, _NEVER)], 1),
             jnp.concatenate([beams.is_done, taken], 1),
         )
-        _, keep = jax.lax.top_k(everyone.scores, k)
+        _, keep = largest(everyone.scores, k)
         done = jax.tree.map(lambda x: _pick(x, keep), everyone)
 
-        scores, on = jax.lax.top_k(jnp.where(ends, best + _NEVER, best), k)
+        scores, on = largest(jnp.where(ends, best + _NEVER, best), k)
         parent, token = _pick(parent, on), _pick(token, on)
         caches = tuple(_reordered(cache, parent) for cache in beams.caches)
         written = (at_T >= bucket) & (at_T <= bucket + beams.made)
