@@ -16,9 +16,9 @@ def get_config() -> RunConfig:
         model=gpt2("tiny", vocab_size=8192, max_length=256, dropout=0.0),
         text=TextConfig(tokenizer="byte_bpe", lowercase=False, verbatim=True),
         optim=OptimConfig(
-            name="adamw", peak=2e-3, warmup=200, decay="cosine", weight_decay=0.1
+            name="adamw", peak=3e-3, warmup=200, decay="cosine", weight_decay=0.1
         ),
-        steps=8000,
+        steps=7000,
         batch=16,
         length=128,
         save_every=1000,
