@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -184,7 +183,6 @@ def test_micro_batches_add_up_to_the_batch(negatives):
 
 
 @pytest.mark.oracle
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no torch")
 def test_adagrad_is_tensorflows():
     """torch's with eps 0 and TensorFlow's accumulator; the original's scaling first."""
     import optax
