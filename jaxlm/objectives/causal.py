@@ -1,0 +1,84 @@
+"""GPT's objective: each next token, with documents end to end in a stream."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm.config import DataConfig, GptConfig, Phase
+from jaxlm.losses import head_cross_entropy
+from jaxlm.metrics import Mean
+from jaxlm.models.gpt import head_rows
+from jaxlm.models.layers import causal_mask
+from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.transforms.shift import shift_row
+from jaxlm.types import GptBatch, Rows, UserError
+
+
+def causal_lm(
+    module: nn.Module,
+    config: GptConfig,
+    data: DataConfig,
+    phase: Phase,
+    end_of_document: int | None,
+) -> Objective:
+    """GPT's: each next token, with documents end to end in a stream.
+
+    Args:
+        module: a decoder.
+        config: of the model.
+        data: whether documents see each other.
+        phase: shape of the rows.
+        end_of_document: id of the token after each document.
+
+    Raises:
+        UserError: the corpus has no such token.
+    """
+    if end_of_document is None:
+        raise UserError(
+            "the corpus does not mark where its documents end, which a GPT needs: "
+            "prepare it with the recipe of one"
+        )
+
+    def transform(rows: Rows) -> GptBatch:
+        one = functools.partial(
+            shift_row,
+            length=phase.length,
+            end_of_document=end_of_document,
+            packed=data.packed,
+        )
+        batch = jax.vmap(one)(rows.first)
+        valid = jnp.asarray(rows.valid, jnp.float32)[:, None]
+        return batch._replace(weights=batch.weights * valid)
+
+    def weights(batch: GptBatch) -> dict[str, jax.Array]:
+        return {"lm_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
+
+    def loss(params, batch: GptBatch, key=None) -> Sums:
+        positions = mask = None
+        if data.packed:
+            positions = batch.positions
+            mask = causal_mask(phase.length, batch.segments)
+        out: Any = module.apply(
+            {"params": params},
+            batch.tokens,
+            positions,
+            mask,
+            logits=False,
+            deterministic=key is None,
+            rngs={} if key is None else {"dropout": key},
+        )
+        total, weight, correct = head_cross_entropy(
+            out.last,
+            out.head,
+            batch.targets,
+            batch.weights,
+            classes=head_rows(config),
+        )
+        return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}
+
+    return Objective("stream", transform, weights, stateless(loss))

@@ -1,0 +1,209 @@
+"""BERT's and ERNIE's objective: masked words and, where asked for, next sentences.
+
+A row is put together (`transforms/pairs.py`), then units of it are hidden
+(`transforms/mask.py`); the model tells what they were, and whether B follows A.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.keys import key_for
+from jaxlm.losses import cross_entropy, each_cross_entropy
+from jaxlm.metrics import Mean
+from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.transforms.mask import (
+    choose_each,
+    choose_tokens,
+    choose_units,
+    mask_row,
+    target_counts,
+    unit_starts,
+)
+from jaxlm.transforms.pairs import Row, pair_row, single_row
+from jaxlm.types import (
+    Layout,
+    Mark,
+    MlmBatch,
+    Rows,
+    SpecialTokens,
+    UserError,
+)
+
+
+def masked_lm(
+    module: nn.Module,
+    config: BertConfig,
+    data: DataConfig,
+    phase: Phase,
+    special: SpecialTokens | None,
+    *,
+    seed: int,
+    stream: str,
+) -> Objective:
+    """BERT's: masked words and, with `config.nsp`, next sentences, summed unweighted.
+
+    Args:
+        module: an encoder with an MLM head.
+        config: of the model.
+        data: rates and kinds of masking.
+        phase: shape of the rows.
+        special: ids that rows are put together from.
+        seed: the run's.
+        stream: name of the phase, as for `data.pipeline.open_source`.
+
+    Raises:
+        UserError: the vocabulary has no [CLS], [SEP], [MASK] and [PAD].
+    """
+    if special is None:
+        raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
+    counts = target_counts(phase.length, data.mask_rate, phase.predictions)
+    levels = phase.levels or data.levels
+
+    def assemble(key, rows: Rows) -> Row:
+        if not config.nsp:
+            return single_row(rows.first, length=phase.length, special=special)
+        assert rows.second is not None
+        return pair_row(
+            key,
+            rows.first,
+            rows.second,
+            length=phase.length,
+            short_rate=data.short_rate,
+            special=special,
+        )
+
+    def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
+        row = assemble(pair_key, rows)
+        choose, replace = jax.random.split(mask_key)
+        budget = jnp.asarray(counts)[row.length]
+        chosen = _choose(choose, row, budget, data, levels, phase.predictions)
+        masked = mask_row(
+            replace,
+            row.tokens,
+            chosen.tokens,
+            predictions=phase.predictions,
+            special=special,
+            unit_start=chosen.unit_start if data.replace == "unit" else None,
+        )
+        valid = jnp.asarray(rows.valid, jnp.float32)
+        return MlmBatch(
+            tokens=masked.tokens,
+            token_types=row.token_types,
+            mask=jnp.arange(phase.length) < row.length,
+            positions=masked.positions,
+            targets=masked.targets,
+            weights=masked.weights * valid,
+            nsp_labels=row.nsp_label,
+            nsp_weights=valid,
+            levels=chosen.level,
+        )
+
+    def transform(rows: Rows) -> MlmBatch:
+        high, low = rows.identity[:, 0], rows.identity[:, 1]
+        pair_keys = key_for(seed, f"{stream}/pair", high, low)
+        mask_keys = key_for(seed, f"{stream}/mask", high, low)
+        return jax.vmap(one)(pair_keys, mask_keys, rows)
+
+    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
+        # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
+        totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
+        if config.nsp:
+            totals["nsp_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
+        return totals
+
+    def loss(params, batch: MlmBatch, key=None) -> Sums:
+        out: Any = module.apply(
+            {"params": params},
+            batch.tokens,
+            batch.token_types,
+            batch.mask,
+            batch.positions,
+            deterministic=key is None,
+            rngs={} if key is None else {"dropout": key},
+        )
+        sums = _word_sums(out.logits, batch)
+        if config.nsp:
+            sums |= _pair_sums(out.nsp_logits, batch)
+        return sums
+
+    layout: Layout = "pairs" if config.nsp else "blocks"
+    return Objective(layout, transform, weights, stateless(loss))
+
+
+class Chosen(NamedTuple):
+    """What of a row is hidden."""
+
+    tokens: Bool[Array, "L"]
+    unit_start: Bool[Array, "L"]  # where a unit begins; a unit runs to the next start
+    level: Int[Array, ""] | None  # of the units, where rows differ in it
+
+
+def _choose(
+    key: jax.Array,
+    row: Row,
+    budget: jax.Array,
+    data: DataConfig,
+    levels: tuple[float, ...],
+    most: int,
+) -> Chosen:
+    """Units of a row by the rule that `data` names; `levels`: shares of rows."""
+    level, unit_start = None, jnp.ones(row.tokens.shape, bool)
+    if levels:
+        key, which = jax.random.split(key)
+        shares = jnp.log(jnp.asarray(levels))
+        level = jax.random.categorical(which, shares).astype(jnp.int32)
+        unit_start = unit_starts(row.marks, level)
+    elif data.whole_words:
+        unit_start = (row.marks & Mark.WORD) > 0
+    if data.choice == "each":
+        tokens = choose_each(key, unit_start, row.candidate, data.mask_rate, most)
+    elif levels or data.whole_words:
+        tokens = choose_units(key, unit_start, row.candidate, budget)
+    else:
+        tokens = choose_tokens(key, row.candidate, budget)
+    return Chosen(tokens, unit_start, level)
+
+
+def _word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
+    each, correct = each_cross_entropy(logits_BPV, batch.targets)
+    weights = batch.weights
+    weight, correct = weights.sum(), correct * weights
+    sums = {
+        "mlm_loss": Mean((each * weights).sum(), weight),
+        "mlm_accuracy": Mean(correct.sum(), weight),
+    }
+    if batch.levels is None:
+        return sums
+    for level, name in enumerate(("token", "phrase", "entity")):
+        rows = (batch.levels == level).astype(jnp.float32)
+        of_level = rows[:, None]
+        sums[f"mlm_{name}_accuracy"] = Mean(
+            (correct * of_level).sum(), (weights * of_level).sum()
+        )
+        sums[f"{name}_rows"] = Mean(
+            (rows * batch.nsp_weights).sum(), batch.nsp_weights.sum()
+        )
+    return sums
+
+
+def _pair_sums(logits_B2: jax.Array, batch: MlmBatch) -> Sums:
+    labels, rows = batch.nsp_labels, batch.nsp_weights
+    loss, count, _ = cross_entropy(logits_B2, labels, rows)
+    right = (jnp.argmax(logits_B2, axis=-1) == labels).astype(jnp.float32) * rows
+    sums = {
+        "nsp_loss": Mean(loss, count),
+        "nsp_accuracy": Mean(right.sum(), count),
+    }
+    for label, name in enumerate(("next", "random")):
+        of_label = labels == label
+        sums[f"nsp_{name}_accuracy"] = Mean(
+            (right * of_label).sum(), (rows * of_label).sum()
+        )
+    return sums

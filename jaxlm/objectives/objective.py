@@ -1,0 +1,53 @@
+"""What a family is: rows → batch, batch → sums.
+
+Families differ in how their rows lie in a corpus and in a few functions; only an ELMo
+carries state from batch to batch, and reads a few rows of a large table at a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlm.metrics import Mean
+from jaxlm.types import Layout
+
+Sums = dict[str, Mean]
+
+
+class Touched(NamedTuple):
+    """The rows of large tables that a step reads; all others have no gradient."""
+
+    tables: tuple[str, ...]  # ends of paths
+    rows: jax.Array  # int32 [K], rising; past the tables' end: padding
+    drawn: Any  # what else was drawn for this batch
+
+
+class Objective(NamedTuple):
+    """In what families differ: how their rows lie in a corpus, and some functions.
+
+    `transform(rows)` draws a whole global batch. `loss(params, batch, carry, key,
+    touched)` gives sums of a micro-batch of it and what goes on to the next batch, with
+    dropout where a key is given. `weights(batch)` are the denominators of those sums
+    that are minimised, taken over the whole global batch before any forward pass: the
+    loss is Σ_k sum_k / weight_k, however the batch is cut. With `touched(batch, key)`
+    a step trains those rows only, and `loss` gets them in the tables' place.
+    """
+
+    layout: Layout
+    transform: Callable[[Any], Any]
+    weights: Callable[[Any], dict[str, jax.Array]]
+    loss: Callable[..., tuple[Sums, Any]]
+    touched: Callable[[Any, jax.Array], Touched] | None = None
+
+
+def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
+    """The `loss` of an objective from one of (params, batch, key)."""
+
+    def with_carry(params, batch, carry=(), key=None, touched=None):
+        del touched
+        return loss(params, batch, key), carry
+
+    return with_carry
