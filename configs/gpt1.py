@@ -18,7 +18,7 @@ def get_config() -> RunConfig:
         model=gpt1(),
         text=TextConfig(verbatim=True),
         optim=OptimConfig(
-            name="adamw", peak=2.5e-4, warmup=2000, decay="cosine", eps=1e-8
+            name="gpt1_adam", peak=2.5e-4, warmup=2000, decay="cosine", eps=1e-8
         ),
         steps=3_000_000,
         batch=64,

@@ -89,8 +89,9 @@ class DataConfig:
 class OptimConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["bert_adam", "adamw", "lamb", "adagrad"] = "adamw"
-    """bert_adam: Google's Adam without bias correction; adagrad: TensorFlow's."""
+    name: Literal["bert_adam", "gpt1_adam", "adamw", "lamb", "adagrad"] = "adamw"
+    """bert_adam: Google's Adam without bias correction; gpt1_adam: OpenAI's, whose bias
+    correction is part of the rate; adagrad: TensorFlow's."""
     peak: float = 1e-4
     """Highest learning rate."""
     warmup: int = 10_000

@@ -9,6 +9,7 @@ leaf is an error here and never a silent default. Next: `train/step.py` applies 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -49,20 +50,26 @@ def make_optimizer(
     """
     rate = make_schedule(config, steps)
     decayed = match(DECAY, params)
+    last = optax.identity()
     match config.name:
         case "bert_adam":
             scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
-        case "adamw" | "lamb":
+        case "gpt1_adam":
+            scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
+            last = optax.scale_by_schedule(bias_correction(config.b1, config.b2))
+        case "lamb":
+            scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
+            last = scale_by_layer_trust()
+        case "adamw":
             scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
         case "adagrad":
             scaled = optax.scale_by_rss(config.accumulator, eps=0.0)
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    trust = scale_by_layer_trust() if config.name == "lamb" else optax.identity()
     decay = optax.add_decayed_weights(config.weight_decay, decayed)
     if config.factor != 1:
         clip = optax.chain(optax.scale(config.factor), clip)
     return optax.chain(
-        clip, scaled, decay, trust, optax.scale_by_learning_rate(rate)
+        clip, scaled, decay, last, optax.scale_by_learning_rate(rate)
     ), rate
 
 
@@ -116,6 +123,22 @@ def scale_by_bert_adam(
         return updates, BertAdamState(mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def bias_correction(b1: float, b2: float) -> Schedule:
+    """√(1 − b2ᵗ) / (1 − b1ᵗ) of update t = 1, 2, …: Adam's correction of both means.
+
+    As a factor of the rate, as openai/finetune-transformer-lm has it (opt.py:adam), it
+    makes eps the paper's ε̂, and the decay is multiplied by it too.
+    """
+
+    def correction(count: ArrayLike) -> Float[Array, ""]:
+        t = jnp.asarray(count, jnp.float32) + 1
+        # 1 − bᵗ without the cancellation of the first updates.
+        left1, left2 = (-jnp.expm1(t * math.log(b)) for b in (b1, b2))
+        return jnp.sqrt(left2) / left1
+
+    return correction
 
 
 def scale_by_layer_trust() -> optax.GradientTransformation:

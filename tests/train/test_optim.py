@@ -260,12 +260,47 @@ def test_adamw_equals_torchs():
         close(ours, {p: t.detach().numpy() for p, t in theirs.items()}, 5e-6)
 
 
+@pytest.mark.oracle
+def test_gpt1_adam_is_openais():
+    """Its step is torch's AdamW whose eps and decay change with the step.
+
+    m̂ / (√v̂ + ε / √(1 − b2ᵗ)) is the correction times m / (√v + ε).
+    """
+    import torch
+
+    config = OptimConfig(
+        name="gpt1_adam", peak=1e-2, warmup=0, decay="constant", clip=0.0, eps=1e-3
+    )
+    theirs = {p: torch.nn.Parameter(torch.tensor(v)) for p, v in draw(0, 0.5).items()}
+    groups = [
+        {"params": [t for p, t in theirs.items() if (p in DECAYED) == decays]}
+        for decays in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999))
+    for step, ours in enumerate(run(config, 6, 10)):
+        left1, left2 = 1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)
+        decaying, constant = optimizer.param_groups
+        decaying["eps"] = constant["eps"] = 1e-3 / left2**0.5
+        decaying["weight_decay"] = 0.01 * left2**0.5 / left1
+        constant["weight_decay"] = 0.0
+        for p, g in draw(step + 1).items():
+            theirs[p].grad = torch.tensor(g)
+        optimizer.step()
+        close(ours, {p: t.detach().numpy() for p, t in theirs.items()}, 5e-6)
+
+
 # -- what decays ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name, nsp",
-    [("bert_adam", True), ("bert_adam", False), ("adamw", True), ("lamb", True)],
+    [
+        ("bert_adam", True),
+        ("bert_adam", False),
+        ("gpt1_adam", True),
+        ("adamw", True),
+        ("lamb", True),
+    ],
 )
 def test_exactly_kernels_and_tables_decay(name, nsp):
     flat = {
