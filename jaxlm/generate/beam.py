@@ -62,7 +62,7 @@ def _search(
     end: int | None,
 ) -> Beams:
     batch, k, _ = beams.logits.shape
-    slots = beams.caches[0].k.shape[-1]
+    slots, heads = beams.caches[0].k.shape[-1], module.config.num_heads
     at_T = jnp.arange(slots)
 
     def step(beams: Beams) -> Beams:
@@ -89,7 +89,8 @@ def _search(
 
         scores, on = largest(jnp.where(ends, best + _NEVER, best), k)
         parent, token = _pick(parent, on), _pick(token, on)
-        caches = tuple(_reordered(cache, parent) for cache in beams.caches)
+        rows = (parent + k * jnp.arange(batch)[:, None]).reshape(-1)
+        caches = tuple(cache.of_rows(rows, heads) for cache in beams.caches)
         written = (at_T >= bucket) & (at_T <= bucket + beams.made)
         mask_BT = (at_T[None] < prompt_B[:, None]) | written[None]
         last, head_RD, caches = read_on(
@@ -135,12 +136,6 @@ def _pick(x: Array, which_BK: Int[Array, "B K"]) -> Array:
     return jnp.take_along_axis(x, index, axis=1)
 
 
-def _reordered(cache: Cache, parent_BK: Int[Array, "B K"]) -> Cache:
-    batch, k = parent_BK.shape
-    rows = (parent_BK + k * jnp.arange(batch)[:, None]).reshape(-1)
-    return Cache(cache.k[rows], cache.v[rows], cache.slot)
-
-
 def beam_search(
     module: Gpt,
     params: Any,
@@ -183,11 +178,10 @@ def beam_search(
     k, batch = num_beams, len(prompts)
     blank = jnp.zeros((batch, k, room), jnp.int32)
     none = jnp.full((batch, k), _NEVER)
+    each = jnp.repeat(jnp.arange(batch), k)
+    heads = module.config.num_heads
     beams = Beams(
-        caches=tuple(
-            Cache(jnp.repeat(c.k, k, 0), jnp.repeat(c.v, k, 0), c.slot)
-            for c in state.caches
-        ),
+        caches=tuple(cache.of_rows(each, heads) for cache in state.caches),
         logits=jnp.repeat(state.logits[:, None], k, axis=1),
         made=state.made,
         tokens=blank,

@@ -204,6 +204,6 @@ def empty_caches(
 ) -> tuple[Cache, ...]:
     """Room for `slots` tokens of `batch` rows in every layer."""
     heads, width = config.num_heads, config.d_model // config.num_heads
-    k_BHKT = jnp.zeros((batch, heads, width, slots), dtype)
-    v_BHTK = jnp.zeros((batch, heads, slots, width), dtype)
-    return (Cache(k_BHKT, v_BHTK, jnp.zeros((), jnp.int32)),) * config.num_layers
+    k = jnp.zeros((batch * heads, width, slots), dtype)
+    v = jnp.zeros((batch * heads, slots, width), dtype)
+    return (Cache(k, v, jnp.zeros((), jnp.int32)),) * config.num_layers

@@ -270,19 +270,37 @@ def causal_mask(
 class Cache(NamedTuple):
     """Keys and values of one layer for the tokens so far, in T slots.
 
-    Each lies as the product that reads it wants it: no token moves what came before.
+    Each lies as the product that reads it wants it, heads of all rows in one axis: no
+    token moves what came before. (With rows and heads apart, XLA's CPU backend copies
+    the whole of both at each token.)
     """
 
-    k: Float[Array, "B H K T"]
-    v: Float[Array, "B H T K"]
+    k: Float[Array, "B*H K T"]
+    v: Float[Array, "B*H T K"]
     slot: Int[Array, ""]  # where the next token's go, for all rows
 
     def append(self, k_BLHK: Array, v_BLHK: Array) -> Cache:
         """With L more tokens."""
         put = jax.lax.dynamic_update_slice_in_dim
-        k = put(self.k, jnp.transpose(k_BLHK, (0, 2, 3, 1)), self.slot, axis=3)
-        v = put(self.v, jnp.transpose(v_BLHK, (0, 2, 1, 3)), self.slot, axis=2)
-        return Cache(k, v, self.slot + k_BLHK.shape[1])
+        batch, length, heads, width = k_BLHK.shape
+        k = k_BLHK.transpose(0, 2, 3, 1).reshape(batch * heads, width, length)
+        v = v_BLHK.transpose(0, 2, 1, 3).reshape(batch * heads, length, width)
+        return Cache(
+            put(self.k, k, self.slot, axis=2),
+            put(self.v, v, self.slot, axis=1),
+            self.slot + length,
+        )
+
+    def apart(self, heads: int) -> tuple[Array, Array]:
+        """Keys [B, H, K, T] and values [B, H, T, K]."""
+        k, v = (x.reshape(-1, heads, *x.shape[1:]) for x in (self.k, self.v))
+        return k, v
+
+    def of_rows(self, rows: Int[Array, "R"], heads: int) -> Cache:
+        """The cache of rows number `rows` of this one."""
+        k, v = (x[rows] for x in self.apart(heads))
+        k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))
+        return Cache(k, v, self.slot)
 
 
 class Attention(nn.Module):
@@ -316,7 +334,8 @@ class Attention(nn.Module):
             y_BLHK = attend(q, k, v, mask, drop)
         else:
             cache = cache.append(k, v)
-            y_BLHK = attend(q, cache.k, cache.v, mask, drop, axes=("bhkt", "bhtk"))
+            k, v = cache.apart(self.num_heads)
+            y_BLHK = attend(q, k, v, mask, drop, axes=("bhkt", "bhtk"))
         out = Dense(heads, (width,), self.out_init, self.dtype, name="out")
         return out(y_BLHK), cache
 

@@ -92,7 +92,7 @@ def test_every_token_runs_the_same_program(model):
             penalty=False,
         )
     )
-    assert state.caches[0].k.shape == (1, CONFIG.num_heads, 8, 48)
+    assert state.caches[0].k.shape == (CONFIG.num_heads, 8, 48)
     assert state.tokens.shape == (1, 32)
 
 
