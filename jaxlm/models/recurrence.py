@@ -14,18 +14,21 @@ What makes it fast:
 - x · kernel is one product over all positions, before the loop.
 - The gradient is by hand. Autodiff of a scan adds to an array as large as the weights
   at every step; here the loop keeps the gradients of the gates, and one product after
-  it gives that of the weights.
+  it gives that of the weights. The forward pass keeps what the gradient is multiplied
+  by on its way through a cell, and not the gates, so that the way back is a product,
+  two multiplications and a product.
 - All arrays have features before positions before rows, so that a step's product is
   weights · [features, rows], three quarters faster than its transpose on a CPU, a gate
   is a block of memory, and what is stacked over positions is a matrix already.
-- Directions are a leading axis: one product of a batch of two on an accelerator.
+- Directions are a leading axis: one product of a batch of two on an accelerator. On a
+  CPU each has a loop of its own, and the loops run side by side.
 
 The gradient of a clip is the original's: 1 up to the bound and on it, 0 beyond
 (TensorFlow's of `minimum` and `maximum`, torch's of `clamp`), so a cell that is clipped
 passes nothing back at that step.
 
-With `dtype` bfloat16 the operands of products, the gates that are kept for the gradient
-and the outputs are bfloat16; sums of products, cells, states and all weight gradients
+With `dtype` bfloat16 the operands of products, what is kept for the gradient and the
+outputs are bfloat16; sums of products, cells, states and all weight gradients
 are float32.
 
 Letters beyond `types.py`: G LSTMs side by side (directions), E width of the input, F
@@ -45,6 +48,7 @@ from jaxtyping import Array, Float, Int
 _FORGET = np.array([0, 0, 1, 0], np.float32).reshape(1, 4, 1, 1)
 # σ(x) = ½ + ½ tanh(½ x): all four gates are one tanh.
 _SCALE = np.array([0.5, 1, 0.5, 0.5], np.float32).reshape(1, 4, 1, 1)
+_OUT = np.array([0, 0, 0, 1], np.float32).reshape(1, 4, 1, 1)
 _SHIFT = np.array([0.5, 0, 0.5, 0.5], np.float32).reshape(1, 4, 1, 1)
 
 
@@ -61,6 +65,14 @@ class Carry(NamedTuple):
 
     cell: Float[Array, "G B F"]
     out: Float[Array, "G B D"]
+
+
+class Through(NamedTuple):
+    """What the forward pass keeps of its cells, besides the slopes of the gates."""
+
+    cell: Float[Array, "G F L B"]  # gradient of a cell in the cell before
+    out: Float[Array, "G F L B"]  # of what goes to the projection in the cell
+    opened: Float[Array, "G F L B"]  # what goes to the projection
 
 
 class _Options(NamedTuple):
@@ -94,12 +106,13 @@ def lstm(
         unroll: steps in one turn of the loop; None: 1 on a CPU, where a longer body
             runs slower, else 20, ELMo's whole row.
     """
+    on_cpu = jax.default_backend() == "cpu"
     if unroll is None:
-        unroll = 1 if jax.default_backend() == "cpu" else 20
+        unroll = 1 if on_cpu else 20
     unroll = max(1, min(unroll, x_GBLE.shape[2]))
     options = _Options(cell_clip, proj_clip, jnp.dtype(dtype), unroll)
     directions, inputs, _, cells = weights.kernel.shape
-    out_GDLB, cell_GFB, last_GDB = _lstm(
+    given = (
         x_GBLE.transpose(0, 3, 2, 1).astype(dtype),
         weights.kernel.reshape(directions, inputs, 4 * cells),
         weights.bias,
@@ -107,8 +120,16 @@ def lstm(
         _swap(carry.cell.astype(jnp.float32)),
         _swap(carry.out.astype(jnp.float32)),
         lengths_GB,
-        options,
     )
+    if on_cpu:
+        each = [
+            _lstm(*jax.tree.map(lambda leaf, g=g: leaf[g : g + 1], given), options)
+            for g in range(directions)
+        ]
+        found = jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
+    else:
+        found = _lstm(*given, options)
+    out_GDLB, cell_GFB, last_GDB = found
     out_GBLD = out_GDLB.transpose(0, 3, 2, 1)
     return out_GBLD, Carry(_swap(cell_GFB), _swap(last_GDB))
 
@@ -121,7 +142,7 @@ def _lstm(x, kernel, bias, projection, cell, out, lengths, options):
 def _forward(
     x_GELB, kernel_GIQ, bias_G4F, projection_GFD, cell_GFB, out_GDB, lengths_GB, options
 ):
-    dtype = options.dtype
+    dtype, clip = options.dtype, options.cell_clip
     directions, width, length, rows = x_GELB.shape
     cells = cell_GFB.shape[1]
     # The barrier keeps XLA from doing the transposes again at each step.
@@ -138,52 +159,75 @@ def _forward(
     bias_G4F1 = bias_G4F[..., None] + _FORGET
 
     def step(carry, t):
-        cell_GFB, out_GDB, gates_G4FLB, cells_GFTB, projected_GDLB = carry
+        cell_GFB, out_GDB, slopes_G4FLB, kept, projected_GDLB = carry
         again = _product("gqd,gdb->gqb", again_GQD, out_GDB.astype(dtype))
-        sum_G4FB = _at(x_G4FLB, t) + again.reshape(*split, rows) + bias_G4F1
+        sum_G4FB = _at(slopes_G4FLB, t) + again.reshape(*split, rows) + bias_G4F1
         gate_G4FB = jnp.tanh(sum_G4FB * _SCALE) * _SCALE + _SHIFT
         i, j, f, o = (gate_G4FB[:, k] for k in range(4))
-        new_cell_GFB = _clip(f * cell_GFB + i * j, options.cell_clip)
-        open_GFB = o * jnp.tanh(new_cell_GFB)
+        free_GFB = f * cell_GFB + i * j
+        new_cell_GFB = _clip(free_GFB, clip)
+        squashed_GFB = jnp.tanh(new_cell_GFB)
+        open_GFB = o * squashed_GFB
         projected_GDB = _product("gdf,gfb->gdb", down_GDF, open_GFB.astype(dtype))
         new_out_GDB = _clip(projected_GDB, options.proj_clip)
+        # What the gradient is multiplied by on its way through the cell.
+        slopes = (
+            j * i * (1 - i),
+            i * (1 - j * j),
+            cell_GFB * f * (1 - f),
+            squashed_GFB * o * (1 - o),
+        )
+        through = Through(f, o * (1 - squashed_GFB * squashed_GFB), open_GFB)
+        if clip:
+            inside_GFB = jnp.abs(free_GFB) <= clip
+            *of_cell, of_out = slopes
+            slopes = (*(jnp.where(inside_GFB, x, 0) for x in of_cell), of_out)
+            through = through._replace(cell=jnp.where(inside_GFB, f, 0))
         if lengths_GB is not None:
             reads_G1B = t < lengths_GB[:, None]
+            slopes = tuple(jnp.where(reads_G1B, x, 0) for x in slopes)
+            through = Through(
+                jnp.where(reads_G1B, through.cell, 1),
+                jnp.where(reads_G1B, through.out, 0),
+                open_GFB,
+            )
             new_cell_GFB = jnp.where(reads_G1B, new_cell_GFB, cell_GFB)
             new_out_GDB = jnp.where(reads_G1B, new_out_GDB, out_GDB)
+        for k, each_GFB in enumerate(slopes):
+            slopes_G4FLB = _put_gate(slopes_G4FLB, each_GFB, k, t)
         return (
             new_cell_GFB,
             new_out_GDB,
-            _put(gates_G4FLB, gate_G4FB, t),
-            _put(cells_GFTB, new_cell_GFB, t + 1),
+            slopes_G4FLB,
+            jax.tree.map(lambda x, at_t: _put(x, at_t, t), kept, through),
             _put(projected_GDLB, projected_GDB, t),
         ), None
 
-    # Cells from before the first position to after the last: L + 1 of them.
-    cells_GFTB = jnp.zeros((directions, cells, length + 1, rows), jnp.float32)
+    # A position's slopes take the place of what the input gave to its gates.
+    cells_GFLB = jnp.zeros((directions, cells, length, rows), dtype)
     carry = (
         cell_GFB,
         out_GDB,
-        jnp.zeros(x_G4FLB.shape, dtype),
-        _put(cells_GFTB, cell_GFB, 0),
+        x_G4FLB,
+        Through(cells_GFLB, cells_GFLB, cells_GFLB),
         jnp.zeros((directions, down_GDF.shape[1], length, rows), jnp.float32),
     )
     carry, _ = jax.lax.scan(step, carry, jnp.arange(length), unroll=options.unroll)
-    last_cell_GFB, last_GDB, gates_G4FLB, cells_GFTB, projected_GDLB = carry
+    last_cell_GFB, last_GDB, slopes_G4FLB, kept, projected_GDLB = carry
     out_GDLB = _clip(projected_GDLB, options.proj_clip)
     if lengths_GB is not None:
         reads_G1LB = _reads(lengths_GB, length)
         out_GDLB = jnp.where(reads_G1LB, out_GDLB, 0)
     saved = (
         (x_GELB, kernel_GIQ, projection_GFD, out_GDB, lengths_GB),
-        (gates_G4FLB, cells_GFTB, projected_GDLB),
+        (slopes_G4FLB, kept, projected_GDLB),
     )
     return (out_GDLB.astype(dtype), last_cell_GFB, last_GDB), saved
 
 
 def _backward(options, saved, cotangents):
     """Letters as above; `d` before a name is the gradient of the loss in it."""
-    inputs, (gates_G4FLB, cells_GFTB, projected_GDLB) = saved
+    inputs, (slopes_G4FLB, kept, projected_GDLB) = saved
     x_GELB, kernel_GIQ, projection_GFD, out_GDB, lengths_GB = inputs
     dout_GDLB, dcell_GFB, dout_GDB = cotangents
     dtype = options.dtype
@@ -199,66 +243,48 @@ def _backward(options, saved, cotangents):
     )
 
     def step(carry, t):
-        dcell_GFB, dout_GDB, dgates_G4FLB, opens_GFLB, dprojected_GDLB = carry
-        i, j, f, o = (_gate(gates_G4FLB, k, t) for k in range(4))
-        before_GFB = _at(cells_GFTB, t)
-        squashed_GFB = jnp.tanh(_at(cells_GFTB, t + 1))
+        dcell_GFB, dout_GDB, dgates_G4FLB, dprojected_GDLB = carry
         inside_GDB = _inside(_at(projected_GDLB, t), options.proj_clip)
-        inside_GFB = _inside(f * before_GFB + i * j, options.cell_clip)
         if lengths_GB is not None:
-            reads_G1B = t < lengths_GB[:, None]
-            inside_GDB, inside_GFB = inside_GDB & reads_G1B, inside_GFB & reads_G1B
+            inside_GDB = inside_GDB & (t < lengths_GB[:, None])
         dprojected_GDB = jnp.where(inside_GDB, dout_GDB + _at(dout_GDLB, t), 0)
         dopen_GFB = _product("gfd,gdb->gfb", down_GFD, dprojected_GDB.astype(dtype))
-        dsum_GFB = dcell_GFB + dopen_GFB * o * (1 - squashed_GFB * squashed_GFB)
-        dsum_GFB = jnp.where(inside_GFB, dsum_GFB, 0)
-        dgate = (
-            dsum_GFB * j * i * (1 - i),
-            dsum_GFB * i * (1 - j * j),
-            dsum_GFB * before_GFB * f * (1 - f),
-            dopen_GFB * squashed_GFB * o * (1 - o),
+        dsum_GFB = dcell_GFB + dopen_GFB * _at(kept.out, t)
+        dgate_G4FB = _at(slopes_G4FLB, t) * jnp.where(
+            _OUT > 0, dopen_GFB[:, None], dsum_GFB[:, None]
         )
-        # Four blocks into one array and out again: together in one expression XLA's
-        # CPU backend computes them element by element.
-        for k, each_GFB in enumerate(dgate):
-            dgates_G4FLB = _put_gate(dgates_G4FLB, each_GFB, k, t)
-        dgate_GQB = _at(dgates_G4FLB, t, jnp.dtype(dtype)).reshape(*gates[:2], rows)
-        before = dsum_GFB * f, _product("gdq,gqb->gdb", again_GDQ, dgate_GQB)
+        dgate_GQB = dgate_G4FB.reshape(*gates[:2], rows).astype(dtype)
+        before_GDB = _product("gdq,gqb->gdb", again_GDQ, dgate_GQB)
         if lengths_GB is not None:
             reads_G1B = t < lengths_GB[:, None]
-            before = (
-                jnp.where(reads_G1B, before[0], dcell_GFB),
-                jnp.where(reads_G1B, before[1], dout_GDB),
-            )
+            before_GDB = jnp.where(reads_G1B, before_GDB, dout_GDB)
         return (
-            *before,
-            dgates_G4FLB,
-            _put(opens_GFLB, o * squashed_GFB, t),
+            dsum_GFB * _at(kept.cell, t),
+            before_GDB,
+            _put(dgates_G4FLB, dgate_G4FB, t),
             _put(dprojected_GDLB, dprojected_GDB, t),
         ), None
 
     carry = (
         dcell_GFB,
         dout_GDB,
-        jnp.zeros(gates_G4FLB.shape, dtype),
-        jnp.zeros((*cells_GFTB.shape[:2], length, rows), dtype),
+        jnp.zeros(slopes_G4FLB.shape, dtype),
         jnp.zeros(projected_GDLB.shape, dtype),
     )
     carry, _ = jax.lax.scan(
         step, carry, jnp.arange(length), unroll=options.unroll, reverse=True
     )
-    dcell_GFB, dout_GDB, dgates_G4FLB, opens_GFLB, dprojected_GDLB = carry
+    dcell_GFB, dout_GDB, dgates_G4FLB, dprojected_GDLB = carry
     dgates_GQLB = dgates_G4FLB.reshape(gates)
     outs_GDLB = _clip(projected_GDLB, options.proj_clip)[:, :, :-1]
     before_GDLB = jnp.concatenate([out_GDB[:, :, None], outs_GDLB], axis=2)
     both_GILB = jnp.concatenate([x_GELB, before_GDLB.astype(dtype)], axis=1)
-    ones_LB = jnp.ones((length, rows), dtype)
-    dbias_GQ = _product("gqlb,lb->gq", dgates_GQLB, ones_LB)
+    ones_G1LB = jnp.ones((directions, 1, length, rows), dtype)
     return (
         _product("geq,gqlb->gelb", into_GEQ, dgates_GQLB, dtype),
         _over_positions(both_GILB, dgates_GQLB),
-        dbias_GQ.reshape(directions, 4, -1),
-        _over_positions(opens_GFLB, dprojected_GDLB),
+        _over_positions(ones_G1LB, dgates_GQLB).reshape(directions, 4, -1),
+        _over_positions(kept.opened, dprojected_GDLB),
         dcell_GFB,
         dout_GDB,
         None,

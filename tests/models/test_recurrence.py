@@ -139,7 +139,7 @@ def gradient_loops(kernel):
 
 def test_no_loop_carries_or_forms_a_gradient_of_the_weights():
     found = gradient_loops(lstm)
-    assert len(found) == 2  # forward and back, both directions in each
+    assert len(found) == 4  # forward and back, each direction by itself on a CPU
     for carried, made in found:
         assert not weight_sizes() & set(carried)
         assert not weight_sizes() & set(made)
