@@ -27,7 +27,7 @@ from jaxlm.text.tokenizers import Tokenizer, WordList
 from jaxlm.types import UserError
 
 Layers = int | Literal["last", "all", "mix"]
-Pooling = Literal["none", "mean", "cls"]
+Pooling = Literal["none", "mean", "cls", "sentence"]
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
 _ELMO_WINDOW = 1024  # words; a recurrence has no context of its own
@@ -68,7 +68,9 @@ def embed(
         layers: the last one, all (the embedding first), one by its number (0: the
             embedding, negative ones from the end), or the plain mean of all, where
             `ScalarMix` starts.
-        pooling: a vector a token ("none"), their mean, or that of BERT's [CLS].
+        pooling: a vector a token ("none"), their mean, that of BERT's [CLS], or the
+            mean of all with [CLS] and [SEP], of length 1 ("sentence"), as
+            sentence-transformers has it.
         batch: windows at a time.
         stateful: ELMo: text n goes on, in both directions, from the state in which text
             n - `batch` ended, as allenai/bilm-tf does; texts are then read whole.
@@ -80,7 +82,7 @@ def embed(
     count = config.num_layers + 1
     if isinstance(layers, int) and not -count <= layers < count:
         raise UserError(f"layer {layers}: there are 0 (embedding) to {count - 1}")
-    if pooling == "cls" and not isinstance(config, BertConfig):
+    if pooling in ("cls", "sentence") and not isinstance(config, BertConfig):
         raise UserError("only a BERT has a [CLS]: pooling is none or mean")
     if stateful and not isinstance(config, ElmoConfig):
         raise UserError("only an ELMo has a state from text to text")
@@ -90,7 +92,7 @@ def embed(
     windows = _windows(config, tokenizer, texts, whole=stateful)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
-    for window, vectors, cls in _by_batches(windows, read, batch):
+    for window, vectors, cls, sep in _by_batches(windows, read, batch):
         parts.append(vectors)
         tokens += _spelled(tokenizer, window.tokens[window.keep])
         if not window.last:
@@ -100,6 +102,9 @@ def embed(
             whole = whole.sum(-2) / max(1, whole.shape[-2])
         elif pooling == "cls":
             whole = cls
+        elif pooling == "sentence":
+            total = whole.sum(-2) + cls + sep
+            whole = total / np.linalg.norm(total, axis=-1, keepdims=True)
         yield Embedded(tuple(tokens), whole)
         parts, tokens = [], []
 
@@ -135,14 +140,21 @@ def _by_batches(
     windows: Iterator[_Window],
     read: Callable[[list[Sequence[Any]]], tuple[np.ndarray, np.ndarray]],
     batch: int,
-) -> Iterator[tuple[_Window, np.ndarray, np.ndarray]]:
-    """(window, vectors that it keeps [(M,) l, D], that of its first place [(M,) D])."""
+) -> Iterator[tuple[_Window, np.ndarray, np.ndarray, np.ndarray]]:
+    """(window, vectors that it keeps [(M,) l, D], those of the places before and behind
+    its tokens [(M,) D])."""
     waiting: list[_Window] = []
 
     def done():
         hidden, first = read([window.tokens for window in waiting])
         for row, window in enumerate(waiting):
-            yield window, hidden[..., row, window.keep, :], first[..., row, :]
+            behind = min(len(window.tokens), hidden.shape[-2] - 1)
+            yield (
+                window,
+                hidden[..., row, window.keep, :],
+                first[..., row, :],
+                hidden[..., row, behind, :],
+            )
         waiting.clear()
 
     for window in windows:
@@ -178,7 +190,7 @@ def _reader(
             if isinstance(config, ElmoConfig):
                 characters, mask = inputs
                 inputs = characters, None, mask, carry
-            out: Any = module.apply({"params": params}, *inputs)
+            out: Any = module.apply({"params": params}, *inputs, logits=False)
             return chosen(out.hidden), getattr(out, "state", carry)
 
     carry = zero_carry(config, batch)
@@ -229,7 +241,7 @@ def _inputs(
         real[: len(row)] = True
     if isinstance(config, GptConfig):
         return tokens, None, causal_mask(length) & mask[:, None]
-    return tokens, np.zeros_like(tokens), mask, np.zeros((batch, 1), np.int32)
+    return tokens, np.zeros_like(tokens), mask
 
 
 def _spelled(tokenizer: Tokenizer, tokens: Sequence[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`jaxlm.load`: a run directory → a model to use: forward, embed, fill, generate."""
+"""`jaxlm.load`: a run or model directory → a model: forward, embed, fill, generate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig, RunConfig
+from jaxlm.config import (
+    BertConfig,
+    ElmoConfig,
+    GptConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+)
+from jaxlm.convert.directory import Loaded, is_model, read_model
 from jaxlm.embed import Embedded, Layers, Pooling, embed
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import decode
@@ -28,6 +36,7 @@ from jaxlm.text.characters import check_characters
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
+from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
@@ -41,12 +50,22 @@ class Guess(NamedTuple):
 
 
 class Model:
-    """A trained model with its tokenizer; `params` is a plain nested dict."""
+    """A trained model with its tokenizer; `params` is a plain nested dict.
+
+    Of a model directory `step` is None, `run` has the model and defaults, and `params`
+    lacks the heads that its files lack.
+    """
 
     def __init__(
-        self, run: RunConfig, params: Any, tokenizer: Tokenizer, step: int
+        self,
+        run: RunConfig,
+        params: Any,
+        tokenizer: Tokenizer,
+        step: int | None,
+        files: Path,
     ) -> None:
         self.run, self.params, self.tokenizer, self.step = run, params, tokenizer, step
+        self.files = files  # where the tokenizer is
         self.module = build(run.model)
 
     @property
@@ -67,10 +86,25 @@ class Model:
             "elmo": "embed gives its vectors",
         }[self.config.family]
 
+    def check_heads(self) -> None:
+        """Refuse what needs a head that is not there.
+
+        Raises:
+            UserError: the model was imported without one.
+        """
+        if isinstance(self.config, BertConfig) and "mlm" not in self.params:
+            raise UserError(
+                f"{self.files} has no head of masked words, its files hold none: embed "
+                "gives its vectors; pretrain --init trains one"
+            )
+
     @cached_property
     def _forward(self) -> Callable[..., Any]:
+        whole = not isinstance(self.config, BertConfig) or "mlm" in self.params
         return jax.jit(
-            lambda params, *args: self.module.apply({"params": params}, *args)
+            lambda params, *args: self.module.apply(
+                {"params": params}, *args, logits=whole
+            )
         )
 
     @cached_property
@@ -163,7 +197,8 @@ class Model:
         Args:
             texts: any strings.
             layers: "last", "all", "mix" (their plain mean) or a number (0: embedding).
-            pooling: "none", "mean" over the text's tokens, or "cls" (BERT's).
+            pooling: "none", "mean" over the text's tokens, "cls" (BERT's), or
+                "sentence", as sentence-transformers: see `jaxlm.embed`.
             batch: texts at a time.
             stateful: an ELMo goes on from text to text, as in the original.
 
@@ -188,6 +223,7 @@ class Model:
         """
         if not isinstance(self.config, BertConfig):
             raise UserError(f"{self._an} fills no blanks: jaxlm {self._verb}")
+        self.check_heads()
         special = self.tokenizer.special
         assert special is not None
         ids = self.tokenizer.encode(text, specials=True).ids
@@ -313,15 +349,78 @@ class Model:
 
 
 def load(directory: str | Path) -> Model:
-    """The newest checkpoint of a run directory, verified, on the default device.
+    """The model of a directory, on the default device.
+
+    Of a run the newest checkpoint, verified; of a model directory its weights, compared
+    with the digests that `export` and `import` store.
 
     Raises:
-        UserError: it is no run directory, holds no checkpoint, or a damaged one.
+        UserError: it is neither, holds no checkpoint, or a damaged one.
     """
+    if is_model(Path(directory)):
+        loaded = read_model(Path(directory), lambda _, array: jnp.asarray(array))
+        run = _run_of(loaded)
+        return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
     config = read_config(directory)
     abstract = abstract_params(build(config.model))
     restored = Checkpoints(directory).restore(abstract, part="params/")
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet")
-    tokenizer = load_tokenizer(Path(directory) / "tokenizer")
-    return Model(config, restored.state, tokenizer, restored.step)
+    files = Path(directory) / "tokenizer"
+    return Model(config, restored.state, load_tokenizer(files), restored.step, files)
+
+
+def _run_of(loaded: Loaded) -> RunConfig:
+    """Defaults round a model that no run of ours made."""
+    tokenizer, longest = loaded.tokenizer, loaded.config.max_length
+    text = TextConfig(
+        tokenizer=tokenizer.kind,
+        lowercase=getattr(tokenizer, "lowercase", False),
+        unused=loaded.unused,
+        words=tokenizer.options.get("words", "basic"),
+        verbatim=isinstance(loaded.config, GptConfig),
+    )
+    return RunConfig(
+        model=loaded.config,
+        text=text,
+        length=max(8, min(128, longest)),
+    )
+
+
+def initial(directory: str) -> Callable[[Any, Any], tuple[Any, list[str]]] | None:
+    """What `train` starts from where `--init` names a model directory.
+
+    Returns:
+        (shapes, random parameters) → (parameters, placed by the shapes' shardings, and
+        what to say of them); None where it names none.
+
+    Raises:
+        UserError: the model is of another shape; each tensor that differs.
+    """
+    if not directory or not is_model(Path(directory)):
+        return None
+
+    def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
+        shapes = dict(leaves(abstract))
+
+        def place(path: str, array: np.ndarray) -> Any:
+            wanted = shapes.get(path)
+            if wanted is None or tuple(wanted.shape) != array.shape:
+                here = list(wanted.shape) if wanted is not None else "no such parameter"
+                raise UserError(
+                    f"--init {directory}: {path} is {list(array.shape)}, this config "
+                    f"has {here}"
+                )
+            return jax.make_array_from_callback(
+                array.shape, wanted.sharding, lambda index: array[index]
+            )
+
+        found = dict(leaves(read_model(Path(directory), place).params))
+        new = [path for path in shapes if path not in found]
+        params = map_with_path(lambda path, leaf: found.get(path, leaf), random)
+        notes = [f"parameters of {directory}"]
+        if new:
+            notes.append(f"initialised at random, not in its files: {', '.join(new)}")
+        return params, notes
+
+    return parameters

@@ -18,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import BertConfig
+from jaxlm.convert import bert
+from jaxlm.convert.huggingface import of_params
+from jaxlm.convert.rules import Table
 from jaxlm.models.bert import Bert
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import MlmBatch
@@ -26,29 +29,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 TINY = BertConfig(
     vocab_size=61, num_layers=2, num_heads=2, d_model=16, d_ff=24, max_length=13
 )
-ACTIVATIONS = {"gelu_erf": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
-
-# Ours → transformers'; {i} is the layer. Leaf names are translated by LEAVES.
-MODULES = {
-    "embed/token": "bert.embeddings.word_embeddings",
-    "embed/position": "bert.embeddings.position_embeddings",
-    "embed/token_type": "bert.embeddings.token_type_embeddings",
-    "embed/norm": "bert.embeddings.LayerNorm",
-    "layers/attention/query": "bert.encoder.layer.{i}.attention.self.query",
-    "layers/attention/key": "bert.encoder.layer.{i}.attention.self.key",
-    "layers/attention/value": "bert.encoder.layer.{i}.attention.self.value",
-    "layers/attention/out": "bert.encoder.layer.{i}.attention.output.dense",
-    "layers/attention_norm": "bert.encoder.layer.{i}.attention.output.LayerNorm",
-    "layers/mlp/wi": "bert.encoder.layer.{i}.intermediate.dense",
-    "layers/mlp/wo": "bert.encoder.layer.{i}.output.dense",
-    "layers/mlp_norm": "bert.encoder.layer.{i}.output.LayerNorm",
-    "pooler": "bert.pooler.dense",
-    "mlm/dense": "cls.predictions.transform.dense",
-    "mlm/norm": "cls.predictions.transform.LayerNorm",
-    "mlm": "cls.predictions",
-    "nsp": "cls.seq_relationship",
-}
-LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "table": "weight"}
+ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
 
 
 def shapes(config: BertConfig) -> Any:
@@ -99,60 +80,31 @@ def random_batch(
     )
 
 
-def _theirs(path: str) -> tuple[str, bool]:
-    """(name in transformers, whether it is a matrix to transpose)."""
-    module, leaf = path.rsplit("/", 1)
-    return f"{MODULES[module]}.{LEAVES[leaf]}", leaf == "kernel"
-
-
 def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> Any:
     """A `BertForPreTraining` that holds `params`, or an `ErnieForPreTraining`."""
     import torch
     import transformers
 
+    options = bert.to_options(config, None)
+    options.pop("model_type")
     theirs = getattr(transformers, f"{family}ForPreTraining")(
-        getattr(transformers, f"{family}Config")(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.d_ff,
-            max_position_embeddings=config.max_length,
-            type_vocab_size=config.num_token_types,
-            hidden_act=ACTIVATIONS[config.activation],
-            layer_norm_eps=config.norm_eps,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-        )
+        getattr(transformers, f"{family}Config")(**options)
     )
     state = theirs.state_dict()
-    for path, leaf in leaves(params):
-        name, transpose = _theirs(path)
-        name = name.replace("bert.", f"{family.lower()}.")
-        stacked = "{i}" in name
-        for i, value in enumerate(np.asarray(leaf) if stacked else [np.asarray(leaf)]):
-            target = state.pop(name.format(i=i))
-            shape = tuple(target.shape)
-            value = value.reshape(shape[::-1]).T if transpose else value.reshape(shape)
-            target.copy_(torch.tensor(value))
-    assert set(state) == {
-        "cls.predictions.decoder.weight",
-        "cls.predictions.decoder.bias",
-    }
+    source = of_params(config, params)
+    for name in source.table.shapes:
+        prefix = "" if name.startswith("cls.") else f"{family.lower()}."
+        state.pop(prefix + name).copy_(torch.tensor(source.read(name)))
+    assert set(state) == set(bert.copies(config))
     return theirs
 
 
 def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any:
     """Tensors by transformers' names (weights or gradients) as a tree of ours."""
-
-    def one(path, leaf):
-        name, transpose = _theirs(path)
-        numbers = range(config.num_layers) if "{i}" in name else [0]
-        values = [tensors[name.format(i=i)] for i in numbers]
-        values = [v.T if transpose else v for v in values]
-        return np.stack(values).reshape(leaf.shape)
-
-    return map_with_path(one, shapes(config))
+    named = {bert.canonical(name): array for name, array in tensors.items()}
+    tree = shapes(config)
+    table = Table(bert.rules(config, set(tree)), tree)
+    return table.params(named.__getitem__, lambda _, array: array)
 
 
 def transformers_results(
@@ -180,10 +132,7 @@ def transformers_results(
     out = theirs(**inputs, output_hidden_states=True)
     out.loss.backward()
     pooled = theirs.base_model.pooler(out.hidden_states[-1])
-    grads = {
-        name.replace(f"{family.lower()}.", "bert."): p.grad.float().numpy()
-        for name, p in theirs.named_parameters()
-    }
+    grads = {name: p.grad.float().numpy() for name, p in theirs.named_parameters()}
     results = {
         "hidden": torch.stack(out.hidden_states),
         "pooled": pooled,

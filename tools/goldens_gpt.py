@@ -2,12 +2,13 @@
 
     python -m tools.goldens_gpt        # needs transformers and torch
 
-Two cases: "gpt1" against OpenAIGPTLMHeadModel, "gpt2" against GPT2LMHeadModel. Both
-libraries keep kernels as inputs × outputs, and theirs joins query, key and value.
+Two cases: "gpt1" against OpenAIGPTLMHeadModel, "gpt2" against GPT2LMHeadModel. The
+tables of `jaxlm/convert` put our weights into them, and so are tested by the results.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import GptConfig, gpt1, gpt2
+from jaxlm.convert import gpt
+from jaxlm.convert.huggingface import of_params
 from jaxlm.models.gpt import Gpt
 from jaxlm.tree import leaves, map_with_path
 from tools.goldens import FOLDER
@@ -29,18 +32,6 @@ SHAPE: dict[str, Any] = {
 }
 # transformers' OpenAIGPTLMHeadModel has two tables, where the original has one matrix.
 CASES = {"gpt1": gpt1(**SHAPE, one_matrix=False), "gpt2": gpt2("tiny", **SHAPE)}
-TABLES = {
-    "gpt1": {"token": "tokens_embed", "position": "positions_embed"},
-    "gpt2": {"token": "wte", "position": "wpe"},
-}
-PARTS = {
-    "attention/out": "attn.c_proj",
-    "mlp/wi": "mlp.c_fc",
-    "mlp/wo": "mlp.c_proj",
-    "attention_norm": "ln_1",
-    "mlp_norm": "ln_2",
-}
-LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight"}
 
 
 def family(config: GptConfig) -> str:
@@ -75,37 +66,8 @@ def random_tokens(config: GptConfig, batch: int, length: int, seed: int = 0) -> 
 
 def tensors(config: GptConfig, params: Any) -> dict[str, np.ndarray]:
     """Ours (weights or gradients) by transformers' names, without their head."""
-    flat = {path: np.asarray(leaf) for path, leaf in leaves(params)}
-    out = {}
-    for ours, theirs in TABLES[family(config)].items():
-        table = flat[f"embed/{ours}/table"]
-        out[f"transformer.{theirs}.weight"] = (
-            table[: config.vocab_size] if ours == "token" else table
-        )
-    for i in range(config.num_layers):
-        at = f"transformer.h.{i}"
-        for ours, theirs in PARTS.items():
-            for leaf in ("kernel", "bias", "scale"):
-                value = flat.get(f"layers/{ours}/{leaf}")
-                if value is None:
-                    continue
-                value = value[i]
-                if leaf == "kernel":
-                    value = value.reshape(-1, value.shape[-1])
-                out[f"{at}.{theirs}.{LEAVES[leaf]}"] = value
-        for leaf in ("kernel", "bias"):
-            joined = [
-                flat[f"layers/attention/{name}/{leaf}"][i]
-                for name in ("query", "key", "value")
-            ]
-            width = (config.d_model, -1) if leaf == "kernel" else (-1,)
-            out[f"{at}.attn.c_attn.{LEAVES[leaf]}"] = np.concatenate(
-                [each.reshape(width) for each in joined], axis=-1
-            )
-    if config.norm == "pre":
-        for leaf in ("scale", "bias"):
-            out[f"transformer.ln_f.{LEAVES[leaf]}"] = flat[f"final_norm/{leaf}"]
-    return out
+    source = of_params(config, params)
+    return {f"transformer.{name}": source.read(name) for name in source.table.shapes}
 
 
 def to_transformers(config: GptConfig, params: Any) -> Any:
@@ -113,26 +75,14 @@ def to_transformers(config: GptConfig, params: Any) -> Any:
     import torch
     import transformers
 
-    shape: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_length,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        "layer_norm_epsilon": config.norm_eps,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
     if family(config) == "gpt2":
         theirs = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(**shape, n_inner=config.d_ff)
+            transformers.GPT2Config(**gpt.to_options(config, 0))
         )
     else:
+        usual = dataclasses.replace(config, d_ff=4 * config.d_model)
         theirs = transformers.OpenAIGPTLMHeadModel(
-            transformers.OpenAIGPTConfig(**shape, afn="gelu")
+            transformers.OpenAIGPTConfig(**gpt.to_options(usual, 0))
         )
         for block in theirs.transformer.h:  # it has no setting for this
             block.mlp = type(block.mlp)(config.d_ff, theirs.config)

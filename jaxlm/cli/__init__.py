@@ -18,6 +18,8 @@ VERBS = {
     "fill": "words for the [MASK]s of a sentence, by a BERT",
     "generate": "continue a text, by a GPT",
     "embed": "vectors of texts, any layer of any family",
+    "export": "weights for other programs, with a parity figure",
+    "import": "weights of other programs, with a parity figure",
 }
 
 FINISHED, OTHER, MISTAKE, INTERRUPTED = 0, 1, 2, 75

@@ -48,13 +48,14 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
     _refuse_unknown(verb, argv, _flags(kind, SimpleNamespace(**defaults)))
     _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
     lists = [name for name, hint in hints.items() if typing.get_origin(hint) is tuple]
+    bare = [name for name, hint in hints.items() if hint is bool]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 kind,
                 prog=f"jaxlm {verb}",
-                args=_normal(argv, lists),
+                args=_normal(argv, lists, bare),
                 default=kind(**{**_blank(kind), **defaults}),
                 use_underscores=True,
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
@@ -124,9 +125,10 @@ def _refuse_unknown(verb: str, argv: list[str], known: list[str]) -> None:
             raise UserError(f"unknown field --{name}: {hint}")
 
 
-def _normal(argv: list[str], lists: list[str]) -> list[str]:
+def _normal(argv: list[str], lists: list[str], bare: list[str]) -> list[str]:
     """`--flag=v` cut, true and false as Python spells them; of a repeated flag the last
-    one counts, but the words of one in `lists` are joined."""
+    one counts, but the words of one in `lists` are joined; one in `bare` that has no
+    word is true."""
     cut: list[str] = []
     for arg in argv:
         cut += arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
@@ -142,6 +144,9 @@ def _normal(argv: list[str], lists: list[str]) -> list[str]:
         else:
             boolean = into is not loose and arg in ("true", "false")
             into.append(arg.capitalize() if boolean else arg)
+    for flag in bare:
+        if groups.get(flag) == []:
+            groups[flag] = ["True"]
     return loose + [
         word for flag, each in groups.items() for word in (f"--{flag}", *each)
     ]

@@ -26,15 +26,16 @@ class Embed:
     """
 
     directory: tyro.conf.Positional[str]
-    """Run directory."""
+    """Run or model directory."""
     out: str
     """File to write: .h5, .hdf5 or .npz."""
     text: tuple[str, ...] = ()
     """Files, a text a line."""
     layers: str = "last"
     """last, all, mix (the mean of all), or a number: 0 is the embedding."""
-    pooling: Literal["none", "mean", "cls"] = "none"
-    """A vector a token, their mean, or that of BERT's [CLS]."""
+    pooling: Literal["none", "mean", "cls", "sentence"] = "none"
+    """A vector a token, their mean, that of BERT's [CLS], or the mean of all with [CLS]
+    and [SEP], of length 1, as sentence-transformers has it."""
     batch: int = 16
     """Lines at a time."""
     stateful: bool = False

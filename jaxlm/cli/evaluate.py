@@ -19,7 +19,7 @@ class Evaluate:
     """Loss and accuracy of a run on text it was not trained on."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory."""
+    """Run or model directory."""
     text: tuple[str, ...] = ()
     """Files, directories or quoted globs."""
     corpus: str = ""
@@ -54,6 +54,7 @@ def run(argv: list[str]) -> int:
     from jaxlm.text.prepare import prepare
 
     model = jaxlm.load(args.directory)
+    model.check_heads()
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
         directory, split = args.corpus, 1
         if args.text:
@@ -62,7 +63,7 @@ def run(argv: list[str]) -> int:
                 model.run,
                 args.text,
                 directory,
-                tokenizer=f"{args.directory}/tokenizer",
+                tokenizer=str(model.files),
                 sentences=args.sentences,
                 errors=args.errors,
             )
@@ -76,7 +77,8 @@ def run(argv: list[str]) -> int:
     what = "masked words" if "mlm_loss" in figures else "tokens"
     if "forward_loss" in figures:
         what = "words, each from before and from behind,"
-    print(f"step {model.step}: {figures['targets']:,.0f} {what}")
+    where = args.directory if model.step is None else f"step {model.step}"
+    print(f"{where}: {figures['targets']:,.0f} {what}")
     for line in report(figures):
         print(line)
     return 0

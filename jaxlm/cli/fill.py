@@ -14,7 +14,7 @@ class Fill:
     """The likeliest words for each [MASK] of a text."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory of a BERT."""
+    """Run or model directory of a BERT."""
     sentence: tyro.conf.Positional[str]
     """Text with one [MASK] or several."""
     top_k: int = 5

@@ -17,7 +17,7 @@ class Generate:
     """Continue texts. Equal seed and settings give equal text."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory of a GPT."""
+    """Run or model directory of a GPT."""
     prompt: tuple[str, ...] = ("",)
     """Texts to continue; an empty one starts a document. Of one that does not fit the
     context together with --max_tokens, the end is read that does."""

@@ -34,6 +34,7 @@ def run(argv: list[str]) -> int:
     from jaxlm.cli.start import in_turn, start_jax
 
     start_jax()
+    from jaxlm.open import initial
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
@@ -53,7 +54,13 @@ def run(argv: list[str]) -> int:
             return corpus
 
         corpus = in_turn(opened)
-        outcome = train(args.config, corpus, args.workdir, fallback=args.fallback)
+        outcome = train(
+            args.config,
+            corpus,
+            args.workdir,
+            fallback=args.fallback,
+            initial=initial(args.config.init),
+        )
     print(f"state sha256 {outcome.sha256}")
     sys.stdout.flush()
     if outcome.interrupted:

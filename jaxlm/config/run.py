@@ -209,7 +209,7 @@ class RunConfig:
     max_skipped: int = 20
     """Abort after that many steps in a row with gradients that are not finite."""
     init: str = ""
-    """Model directory to start from; empty: random weights."""
+    """Run or model directory whose parameters to start from; empty: random weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"

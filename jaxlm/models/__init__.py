@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
@@ -37,3 +38,11 @@ def build(
             return Gpt(config, dtype=dtype, remat=remat)
         case ElmoConfig():
             return Elmo(config, dtype=dtype, remat=remat)
+
+
+def parameter_shapes(config: ModelConfig) -> Any:
+    """The parameter tree of a config, as shapes."""
+    module = build(config)
+    return jax.eval_shape(
+        lambda: module.init(jax.random.key(0), *module.example())["params"]
+    )

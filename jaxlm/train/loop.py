@@ -3,7 +3,8 @@
 Where a run starts, in this order:
 
 1. The newest sound checkpoint of this workdir, whatever else is asked for.
-2. `--init`: the parameters of another run, with a fresh optimiser at step 0.
+2. `--init`: the parameters of another run or of a model directory, with a fresh
+   optimiser at step 0.
 3. Random weights, named by the seed.
 
 No data position is saved: the batch of step s is a function of (corpus, seed, s).
@@ -43,6 +44,9 @@ from jaxlm.train.state import TrainState, abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.types import UserError
 
+# (shapes with shardings, random parameters) → (parameters, notes on them).
+Initial = Callable[[Any, Any], tuple[Any, list[str]]]
+
 
 class Outcome(NamedTuple):
     """How an invocation ended."""
@@ -66,7 +70,12 @@ class Run(NamedTuple):
 
 
 def train(
-    config: RunConfig, corpus: Corpus, workdir: str | Path, *, fallback: bool = False
+    config: RunConfig,
+    corpus: Corpus,
+    workdir: str | Path,
+    *,
+    fallback: bool = False,
+    initial: Initial | None = None,
 ) -> Outcome:
     """Train to `config.steps` (or `config.stop`), going on from what the workdir holds.
 
@@ -75,6 +84,7 @@ def train(
         corpus: open, with a vocabulary of `config.model.vocab_size`.
         workdir: run directory, locked by the caller.
         fallback: take an earlier checkpoint where the newest one is damaged.
+        initial: the parameters of `config.init`; None: it is a run directory.
 
     Raises:
         UserError: config, corpus, mesh and checkpoint do not fit each other, or
@@ -97,7 +107,9 @@ def train(
         make, abstract = abstract_state(
             module, optimizer, mesh, seed=config.seed, rows=config.rows
         )
-        first = _first_state(config.init, checkpoints, abstract, make, fallback)
+        if config.init and initial is None:
+            initial = _of_run(config.init)
+        first = _first_state(initial, checkpoints, abstract, make, fallback)
         state, start, digests, figures = first.state, first.step, first.digests, {}
         log.begin(start, last, first.meta.get("log"))
         for note in first.notes:
@@ -130,7 +142,7 @@ def train(
 
 
 def _first_state(
-    init: str,
+    initial: Initial | None,
     checkpoints: Checkpoints,
     abstract: TrainState,
     make: Callable[[], TrainState],
@@ -146,13 +158,23 @@ def _first_state(
         notes += [*restored.notes, f"resuming at step {restored.step}"]
         return restored._replace(notes=notes)
     state = make()
-    if init:
-        theirs = Checkpoints(init).restore(abstract.params, part="params/")
-        if theirs is None:
-            raise UserError(f"--init {init} holds no checkpoint of a run")
-        notes.append(f"parameters of {init} at step {theirs.step}")
-        state = state._replace(params=theirs.state)
+    if initial:
+        params, more = initial(abstract.params, state.params)
+        state = state._replace(params=params)
+        notes += more
     return Restored(0, state, {}, {}, notes)
+
+
+def _of_run(directory: str) -> Initial:
+    """The parameters of its newest checkpoint."""
+
+    def parameters(abstract: Any, _: Any) -> tuple[Any, list[str]]:
+        theirs = Checkpoints(directory).restore(abstract, part="params/")
+        if theirs is None:
+            raise UserError(f"--init {directory} holds no checkpoint of a run")
+        return theirs.state, [f"parameters of {directory} at step {theirs.step}"]
+
+    return parameters
 
 
 def _evaluates(config: RunConfig, step: int, last: int) -> bool:

@@ -93,7 +93,7 @@ def test_an_ernie_equals_transformers_ernie_live():
 
 
 @pytest.mark.oracle
-def test_the_weight_table_of_the_tests_goes_both_ways():
+def test_the_weight_table_goes_both_ways():
     config, params, _ = goldens.case("gelu_erf")
     state = goldens.to_transformers(config, params).state_dict()
     back = goldens.from_transformers(config, {k: v.numpy() for k, v in state.items()})

@@ -1,0 +1,111 @@
+"""`jaxlm export DIR --to … --out …`: weights for other programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxlm.cli.arguments import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a model as other programs read it; whole, or not at all."""
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory."""
+    to: Literal["hf"]
+    """hf: a directory that transformers loads."""
+    out: str
+    """What to write; an earlier export there is replaced."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    verify: bool = False
+    """Load it with the program that it is for, compare on real text, and exit 1 where
+    the difference is above the tolerance."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    args = parse(Export, "export", argv)
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    import jaxlm
+    from jaxlm.convert.directory import export_model
+    from jaxlm.convert.huggingface import of_params
+    from jaxlm.convert.verify import check_client
+
+    if args.verify:
+        check_client(args.to)
+    model = jaxlm.load(args.directory)
+    source = of_params(model.config, model.params)
+    digests = export_model(
+        Path(args.out),
+        source,
+        model.tokenizer,
+        dtype=args.dtype,
+        origin=origin(args.directory, model),
+    )
+    say_written(args.out, digests)
+    return verified(args.out, args.to) if args.verify else 0
+
+
+def origin(directory: str, model: Any) -> dict[str, Any]:
+    """Where a model comes from: all that tells it from another, and no path."""
+    if model.step is None:
+        path = Path(directory) / "jaxlm_export.json"
+        known = json.loads(path.read_text())["origin"] if path.is_file() else {}
+        return known or {"model": Path(directory).resolve().name}
+    run = model.run
+    records = json.loads((Path(directory) / "provenance.json").read_text())
+    newest = records[-1]
+    return {
+        "run": Path(directory).resolve().name,
+        "step": f"{model.step:,} of {run.steps:,}",
+        "seed": run.seed,
+        "rows": ", ".join(
+            f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.stretches
+        ),
+        "optimiser": f"{run.optim.name}, rate {run.optim.peak:g}",
+        "corpus sha256": newest["corpus_sha256"],
+        "tokenizer sha256": newest["tokenizer_sha256"],
+        "commit": newest["commit"] or "none",
+        "versions": newest["versions"],
+    }
+
+
+def say_written(out: str, digests: dict[str, str]) -> None:
+    """A line a file."""
+    for name, digest in digests.items():
+        print(f"{digest}  {name}")
+    print(f"wrote {out}", flush=True)
+
+
+def verified(out: str, to: str) -> int:
+    """Compare what was written with its own client; the exit status."""
+    import jaxlm
+    from jaxlm.convert.verify import Ours, verify
+
+    model = jaxlm.load(out)
+
+    def outputs(ids):
+        found: Any = model.forward(ids)
+        return np.asarray(found.hidden[-1] if found.logits is None else found.logits)
+
+    def greedy(prompt: str, count: int) -> list[int]:
+        return model.generate([prompt], max_tokens=count, temperature=0.0)[
+            0
+        ].tokens.tolist()
+
+    ours = Ours(model.config, model.tokenizer, outputs, greedy)
+    report = verify(ours, Path(out), to)
+    for line in report.lines:
+        print(line)
+    return 0 if report.passed else 1

@@ -1,0 +1,61 @@
+"""`jaxlm import DIR --out DIR`: anyone's weights, in our form of a model directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from jaxlm.cli.arguments import parse, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write a model directory from weights of any known layout: BERT, ERNIE, GPT-1 and
+    GPT-2 as transformers saves them. Nothing is downloaded, no code of it is run."""
+
+    directory: tyro.conf.Positional[str]
+    """Where the weights are."""
+    out: str
+    """Model directory to write; an earlier one there is replaced."""
+    tokenizer: str = ""
+    """Directory or file of its tokenizer; empty: beside the weights."""
+    ignore: tuple[str, ...] = ()
+    """Regular expressions of tensors that have no use here."""
+    allow_pickle: bool = False
+    """Read .bin and .pt files, by torch's loader of plain weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights that are written."""
+    verify: bool = False
+    """Compare with transformers on real text; exit 1 above the tolerance."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    args = parse(Import, "import", argv)
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    from jaxlm.cli.export import say_written, verified
+    from jaxlm.convert.directory import import_model
+    from jaxlm.convert.verify import check_client
+
+    if args.verify:
+        check_client("hf")
+    source, digests = import_model(
+        Path(args.directory),
+        Path(args.out),
+        tokenizer=Path(args.tokenizer) if args.tokenizer else None,
+        pickle=args.allow_pickle,
+        ignore=args.ignore,
+        dtype=args.dtype,
+    )
+    for note in source.notes:
+        say(note)
+    for head in source.missing:
+        say(f"its files have no {head} head: none was made up")
+    say_written(args.out, digests)
+    return verified(args.out, "hf") if args.verify else 0

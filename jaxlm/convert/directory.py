@@ -1,0 +1,139 @@
+"""A model directory of any layout → a model; a model → a directory of ours.
+
+    loaded = read_model(directory, place)          config, parameters, tokenizer
+    export_model(out, source, tokenizer, …)        from a run
+    import_model(directory, out, …)                from anyone's files, to the same
+
+A layout is known by its files: `config.json` is Hugging Face's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlm.config.model import ModelConfig
+from jaxlm.convert.card import card
+from jaxlm.convert.huggingface import Source, grown, open_model, write_model
+from jaxlm.convert.output import check_digests, whole_directory, write_digests
+from jaxlm.convert.rules import Place
+from jaxlm.convert.tensors import WEIGHTS, Dtype
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.text.vocabulary import read_json
+from jaxlm.types import UserError
+
+
+class Loaded(NamedTuple):
+    """A model in memory; `params` lacks the heads that the files lack."""
+
+    config: ModelConfig
+    params: Any
+    tokenizer: Tokenizer
+    missing: tuple[str, ...]
+    unused: int  # entries that the tokenizer's files lack
+
+
+def is_model(directory: Path) -> bool:
+    """Whether a directory holds a model, and not a run or something else."""
+    path = directory / "config.json"
+    if path.is_file():
+        content = read_json(path)
+        return "model_type" in content or "architectures" in content
+    return False
+
+
+@contextlib.contextmanager
+def opened(
+    directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
+) -> Iterator[Source]:
+    """The model in a directory of any layout.
+
+    Raises:
+        UserError: it is of none, or is damaged.
+    """
+    if not directory.is_dir():
+        raise UserError(f"no directory {directory}")
+    if not is_model(directory):
+        have = sorted(each.name for each in directory.iterdir())[:8]
+        raise UserError(
+            f"{directory} is no model directory: no config.json of a model; it has "
+            f"{', '.join(have) or 'nothing'}"
+        )
+    with open_model(directory, pickle=pickle, ignore=ignore) as source:
+        yield source
+
+
+def read_model(directory: Path, place: Place) -> Loaded:
+    """The model of a directory, placed leaf by leaf.
+
+    Raises:
+        UserError: see `opened`; or the weights are not as they were written.
+    """
+    check_digests(directory, WEIGHTS)
+    with opened(directory) as source:
+        params = source.table.params(source.read, place)
+        config, missing = source.config, source.missing
+    found = load_tokenizer(directory)
+    tokenizer = grown(found, config.vocab_size)
+    unused = tokenizer.vocab_size - found.vocab_size
+    return Loaded(config, params, tokenizer, missing, unused)
+
+
+def export_model(
+    out: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    dtype: Dtype = "float32",
+    origin: dict[str, Any],
+) -> dict[str, str]:
+    """Write a Hugging Face directory, whole or not at all.
+
+    Args:
+        out: takes the place of an earlier export.
+        source: the model.
+        tokenizer: its own.
+        dtype: of the tensors.
+        origin: where the model comes from, for the card.
+
+    Returns:
+        Name → SHA-256 of every file.
+    """
+    with whole_directory(out) as beside:
+        write_model(beside, source, tokenizer, dtype)
+        text = card(beside, source.config, source.missing, origin, dtype)
+        (beside / "README.md").write_text(text)
+        return write_digests(beside, origin)
+
+
+def import_model(
+    directory: Path,
+    out: Path,
+    *,
+    tokenizer: Path | None = None,
+    pickle: bool = False,
+    ignore: tuple[str, ...] = (),
+    dtype: Dtype = "float32",
+) -> tuple[Source, dict[str, str]]:
+    """Write what a directory holds in our normal form of a model directory.
+
+    Args:
+        directory: any layout.
+        out: see `export_model`.
+        tokenizer: where its tokenizer is, if not in `directory`.
+        pickle: weights that are pickles may be read.
+        ignore: regular expressions of tensors that need no use.
+        dtype: of the tensors written.
+
+    Returns:
+        (the model, name → SHA-256 of every file).
+
+    Raises:
+        UserError: see `opened`; nothing is written then.
+    """
+    with opened(directory, pickle=pickle, ignore=ignore) as source:
+        words = grown(load_tokenizer(tokenizer or directory), source.config.vocab_size)
+        origin = {"imported": directory.resolve().name}
+        return source, export_model(out, source, words, dtype=dtype, origin=origin)
