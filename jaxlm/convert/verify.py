@@ -77,12 +77,13 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
     """
     texts = passages(ours)
     rows = [_row(ours, text) for text in texts]
-    prompts = [" ".join(t.split()[:12]) for t in texts[:3]]
+    new = min(_NEW, ours.config.max_length // 4)
+    prompts = [_prompt(ours, text, ours.config.max_length - new) for text in texts[:3]]
     asked = {
         "texts": texts,
         "rows": [row.tolist() for row in rows],
         "prompts": [ours.tokenizer.encode(p).ids.tolist() for p in prompts],
-        "new": _NEW if isinstance(ours.config, GptConfig) else 0,
+        "new": new if isinstance(ours.config, GptConfig) else 0,
     }
     said, arrays = run_client(to, out, asked)
     lines, passed = [], True
@@ -145,7 +146,7 @@ def _greedy(
     equal = total = 0
     good = True
     for prompt, start, got in zip(prompts, asked["prompts"], theirs, strict=True):
-        mine = ours.greedy(prompt, _NEW)
+        mine = ours.greedy(prompt, asked["new"])
         same = next(
             (i for i, (a, b) in enumerate(zip(mine, got, strict=False)) if a != b),
             min(len(mine), len(got)),
@@ -180,6 +181,14 @@ def _plain(ours: Ours, text: str) -> list[int]:
     if isinstance(ours.config, BertConfig) and special is not None:
         return [special.cls, *ids, special.sep]
     return ids
+
+
+def _prompt(ours: Ours, text: str, room: int) -> str:
+    """Its first words, at most twelve, that fit."""
+    words = text.split()[:12]
+    while len(words) > 1 and len(ours.tokenizer.encode(" ".join(words)).ids) > room:
+        words.pop()
+    return " ".join(words)
 
 
 def _row(ours: Ours, text: str) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""Tiny models of every family on disk, made without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import GptConfig, ModelConfig, bert, gpt1, gpt2
+from jaxlm.convert.directory import export_model
+from jaxlm.convert.huggingface import of_params
+from jaxlm.models import parameter_shapes
+from jaxlm.text.gpt1_bpe import Gpt1Bpe
+from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
+from jaxlm.tree import leaves, map_with_path
+
+SHAPE: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "d_model": 16}
+CONFIGS: dict[str, ModelConfig] = {
+    "bert": bert("tiny", vocab_size=150, d_ff=24, max_length=40, **SHAPE),
+    "bert without pairs": bert(
+        "tiny", vocab_size=150, d_ff=24, max_length=40, nsp=False, **SHAPE
+    ),
+    "ernie": bert(
+        "tiny",
+        vocab_size=150,
+        d_ff=24,
+        max_length=41,
+        activation="relu",
+        norm_eps=1e-5,
+        **SHAPE,
+    ),
+    "gpt1": gpt1(vocab_size=150, d_ff=64, max_length=40, **SHAPE),
+    "gpt2": gpt2("tiny", vocab_size=300, d_ff=24, max_length=40, **SHAPE),
+}
+SENTENCES = ["It was a truth that nobody acknowledged.", "She was out of the house."]
+
+
+def tokenizer_of(config: ModelConfig) -> Tokenizer:
+    """Of as many entries as the config says."""
+    size = config.vocab_size
+    if not isinstance(config, GptConfig):
+        return train_tokenizer("wordpiece", SENTENCES, vocab_size=size)
+    if config.norm == "pre":
+        return train_tokenizer("byte_bpe", SENTENCES, vocab_size=size, verbatim=True)
+    letters = "abcdefghijklmnopqrstuvwxyz.,\n"
+    tokens = ["<unk>", *letters, *(f"{letter}</w>" for letter in letters)]
+    merges = [(a, f"{b}</w>") for a in "thea" for b in letters[:26]]
+    tokens += ["".join(pair) for pair in merges]
+    count = size - 2 * len(letters) - 1
+    return Gpt1Bpe(tokens[:size], merges[:count])
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> Any:
+    """No zero bias and no unit scale, so that a swapped leaf shows."""
+    random = np.random.RandomState(seed)
+    shapes = parameter_shapes(config)
+    values = {
+        path: random.standard_normal(leaf.shape).astype(np.float32) * 0.2
+        for path, leaf in leaves(shapes)
+    }
+    if isinstance(config, GptConfig):  # rows that pad the vocabulary
+        values["embed/token/table"][config.vocab_size :] = 0
+    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes)
+
+
+def export(out: Path, name: str, seed: int = 0, **options: Any) -> Any:
+    """A Hugging Face directory of one of `CONFIGS`; its parameters."""
+    config = CONFIGS[name]
+    params = random_params(config, seed)
+    export_model(
+        out,
+        of_params(config, params),
+        tokenizer_of(config),
+        origin={"test": name},
+        **options,
+    )
+    return params
+
+
+def same(one: Any, other: Any) -> None:
+    """Bit for bit, leaf by leaf."""
+    mine, theirs = dict(leaves(one)), dict(leaves(other))
+    assert mine.keys() == theirs.keys()
+    for path, leaf in mine.items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
