@@ -97,6 +97,8 @@ class Model:
                 f"{self.files} has no head of masked words, its files hold none: embed "
                 "gives its vectors; pretrain --init trains one"
             )
+        if isinstance(self.config, ElmoConfig) and not self.config.vocab_size:
+            raise UserError(f"{self.files} has no softmax: embed gives its vectors")
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:

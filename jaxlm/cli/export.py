@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +20,11 @@ class Export:
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
-    to: Literal["hf"]
-    """hf: a directory that transformers loads."""
+    to: Literal["hf", "elmo", "gguf"]
+    """hf: a directory that transformers loads; elmo: options.json and weights.hdf5, as
+    AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder."""
     out: str
-    """What to write; an earlier export there is replaced."""
+    """Directory or file to write; an earlier export there is replaced."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights."""
     verify: bool = False
@@ -38,23 +40,37 @@ def run(argv: list[str]) -> int:
 
     start_jax()
     import jaxlm
-    from jaxlm.convert.directory import export_model
-    from jaxlm.convert.huggingface import of_params
+    from jaxlm.config import ElmoConfig
+    from jaxlm.convert import gguf
+    from jaxlm.convert.directory import export_model, of_params
     from jaxlm.convert.verify import check_client
 
     if args.verify:
         check_client(args.to)
     model = jaxlm.load(args.directory)
-    source = of_params(model.config, model.params)
-    digests = export_model(
-        Path(args.out),
-        source,
-        model.tokenizer,
-        dtype=args.dtype,
-        origin=origin(args.directory, model),
-    )
+    if args.to != "gguf" and (args.to == "elmo") != isinstance(
+        model.config, ElmoConfig
+    ):
+        fit = "elmo" if args.to != "elmo" else "hf"
+        raise UserError(f"{args.directory} has no form --to {args.to}: pass --to {fit}")
+    where = origin(args.directory, model)
+    if args.to == "gguf":
+        source = gguf.of_params(model.config, model.params)
+        digests = gguf.export_gguf(
+            Path(args.out), source, model.tokenizer, args.dtype, where
+        )
+    else:
+        digests = export_model(
+            Path(args.out),
+            of_params(model.config, model.params),
+            model.tokenizer,
+            dtype=args.dtype,
+            origin=where,
+        )
     say_written(args.out, digests)
-    return verified(args.out, args.to) if args.verify else 0
+    if not args.verify:
+        return 0
+    return verified(args.out, args.to, model if args.to == "gguf" else None)
 
 
 def origin(directory: str, model: Any) -> dict[str, Any]:
@@ -88,12 +104,18 @@ def say_written(out: str, digests: dict[str, str]) -> None:
     print(f"wrote {out}", flush=True)
 
 
-def verified(out: str, to: str) -> int:
-    """Compare what was written with its own client; the exit status."""
+def verified(out: str, to: str, model: Any = None) -> int:
+    """Compare what was written with its own client; the exit status.
+
+    Args:
+        out: what was written.
+        to: its format.
+        model: what it must equal; None: what jaxlm reads from it.
+    """
     import jaxlm
     from jaxlm.convert.verify import Ours, verify
 
-    model = jaxlm.load(out)
+    model = model or jaxlm.load(out)
 
     def outputs(ids):
         found: Any = model.forward(ids)
@@ -104,7 +126,10 @@ def verified(out: str, to: str) -> int:
             0
         ].tokens.tolist()
 
-    ours = Ours(model.config, model.tokenizer, outputs, greedy)
+    def vectors(texts: list[str]) -> Any:
+        return model.embed(texts, pooling="sentence")
+
+    ours = Ours(model.config, model.tokenizer, outputs, greedy, vectors)
     report = verify(ours, Path(out), to)
     for line in report.lines:
         print(line)

@@ -66,10 +66,50 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     return said, arrays
 
 
+def llama(path: Path, asked: dict[str, Any]) -> Answer:
+    """llama.cpp, on one thread: greedy texts with log-probabilities, or vectors."""
+    import xllamacpp  # pyrefly: ignore
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_gpu_layers = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.n_parallel = 1
+    params.n_ctx = params.n_batch = params.n_ubatch = asked["context"]
+    params.embedding = not asked["new"]
+    server = xllamacpp.Server(params)
+    said: dict[str, Any] = {"version": xllamacpp.__version__, "notes": []}
+    if not asked["new"]:
+        found = server.handle_embeddings({"input": asked["texts"]})
+        rows = {
+            f"vectors_{d['index']}": np.array(d["embedding"]) for d in found["data"]
+        }
+        return said, rows
+    said["scores"] = []
+    for ids in asked["prompts"]:
+        found = server.handle_completions(
+            {
+                "prompt": ids,
+                "n_predict": asked["new"],
+                "n_probs": 5,
+                "temperature": 0.0,
+                "ignore_eos": True,
+            }
+        )
+        said["scores"].append(
+            [
+                [each["id"], [[t["id"], t["logprob"]] for t in each["top_logprobs"]]]
+                for each in found["completion_probabilities"]
+            ]
+        )
+    return said, {"none": np.zeros(1)}
+
+
 def main(client: str, directory: str, question: str, answer: str) -> None:
     """Ask one client."""
     asked = json.loads(Path(question).read_text())
-    said, arrays = {"hf": transformers}[client](Path(directory), asked)
+    said, arrays = {"hf": transformers, "gguf": llama}[client](Path(directory), asked)
     np.savez(Path(answer).with_suffix(".npz"), **arrays)  # pyrefly: ignore
     Path(answer).with_suffix(".json").write_text(json.dumps(said))
 

@@ -4,7 +4,8 @@
     export_model(out, source, tokenizer, …)        from a run
     import_model(directory, out, …)                from anyone's files, to the same
 
-A layout is known by its files: `config.json` is Hugging Face's.
+A layout is known by its files: `config.json` is Hugging Face's, `options.json` and
+`weights.hdf5` are ELMo's.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlm.config.model import ModelConfig
+from jaxlm.config.model import ElmoConfig, ModelConfig
+from jaxlm.convert import elmo, huggingface
 from jaxlm.convert.card import card
-from jaxlm.convert.huggingface import Source, grown, open_model, write_model
+from jaxlm.convert.huggingface import grown, open_model, write_model
 from jaxlm.convert.output import check_digests, whole_directory, write_digests
 from jaxlm.convert.rules import Place
+from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.vocabulary import read_json
@@ -41,7 +44,7 @@ def is_model(directory: Path) -> bool:
     if path.is_file():
         content = read_json(path)
         return "model_type" in content or "architectures" in content
-    return False
+    return directory.is_dir() and elmo.files_of(directory) is not None
 
 
 @contextlib.contextmanager
@@ -58,9 +61,14 @@ def opened(
     if not is_model(directory):
         have = sorted(each.name for each in directory.iterdir())[:8]
         raise UserError(
-            f"{directory} is no model directory: no config.json of a model; it has "
-            f"{', '.join(have) or 'nothing'}"
+            f"{directory} is no model directory: no config.json of a model, and no "
+            f"options.json with weights.hdf5; it has {', '.join(have) or 'nothing'}"
         )
+    files = elmo.files_of(directory)
+    if files:
+        with elmo.open_elmo(*files) as source:
+            yield source
+        return
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
         yield source
 
@@ -71,10 +79,12 @@ def read_model(directory: Path, place: Place) -> Loaded:
     Raises:
         UserError: see `opened`; or the weights are not as they were written.
     """
-    check_digests(directory, WEIGHTS)
+    check_digests(directory, WEIGHTS, elmo.WEIGHTS)
     with opened(directory) as source:
         params = source.table.params(source.read, place)
         config, missing = source.config, source.missing
+    if isinstance(config, ElmoConfig):
+        return Loaded(config, params, elmo.words_of(directory), missing, 0)
     found = load_tokenizer(directory)
     tokenizer = grown(found, config.vocab_size)
     unused = tokenizer.vocab_size - found.vocab_size
@@ -89,7 +99,7 @@ def export_model(
     dtype: Dtype = "float32",
     origin: dict[str, Any],
 ) -> dict[str, str]:
-    """Write a Hugging Face directory, whole or not at all.
+    """Write a Hugging Face directory, or an ELMo's, whole or not at all.
 
     Args:
         out: takes the place of an earlier export.
@@ -102,6 +112,11 @@ def export_model(
         Name → SHA-256 of every file.
     """
     with whole_directory(out) as beside:
+        if isinstance(source.config, ElmoConfig):
+            if dtype != "float32":
+                raise UserError(f"dtype {dtype}: an ELMo's file is float32")
+            elmo.write_elmo(beside, source, tokenizer)
+            return write_digests(beside, origin)
         write_model(beside, source, tokenizer, dtype)
         text = card(beside, source.config, source.missing, origin, dtype)
         (beside / "README.md").write_text(text)
@@ -134,6 +149,19 @@ def import_model(
         UserError: see `opened`; nothing is written then.
     """
     with opened(directory, pickle=pickle, ignore=ignore) as source:
-        words = grown(load_tokenizer(tokenizer or directory), source.config.vocab_size)
+        words = _tokenizer(tokenizer or directory, source)
         origin = {"imported": directory.resolve().name}
         return source, export_model(out, source, words, dtype=dtype, origin=origin)
+
+
+def _tokenizer(path: Path, source: Source) -> Tokenizer:
+    if isinstance(source.config, ElmoConfig):
+        return elmo.words_of(path) if path.is_dir() else load_tokenizer(path)
+    return grown(load_tokenizer(path), source.config.vocab_size)
+
+
+def of_params(config: ModelConfig, params: Any) -> Source:
+    """A model in memory, as the file of its family has it."""
+    if isinstance(config, ElmoConfig):
+        return elmo.of_params(config, params)
+    return huggingface.of_params(config, params)

@@ -1,18 +1,20 @@
-"""bilm-tf's and AllenNLP's `options.json` and `weights.hdf5` → config and parameters.
+"""bilm-tf's and AllenNLP's `options.json` and `weights.hdf5` ↔ config and parameters.
 
     config, params = read_elmo("options.json", "weights.hdf5")
+    write_elmo(directory, source, tokenizer)
 
-The file has one dataset for each of our leaves, layer and direction; `_datasets` lists
-them. Two things differ from TensorFlow's variables in name only: the kernel's columns
-are gates i, j, f, o in blocks, and the forget gate's bias lacks the 1 that the cell
-adds. The table of characters has 261 rows, id 0 of `text/characters.py` excepted.
-The softmax is in no such file: the config's vocabulary is 0.
+The file has a dataset for each of our leaves, layer and direction. Two things differ
+from TensorFlow's variables in name only: the kernel's columns are gates i, j, f, o in
+blocks, and the forget gate's bias lacks the 1 that the cell adds. The table of
+characters has 261 rows, id 0 of `text/characters.py` excepted. The softmax is in no
+such file: the config's vocabulary is 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config.model import ElmoConfig
+from jaxlm.convert.rules import Place, Rule, Table, check
+from jaxlm.convert.source import Source
+from jaxlm.convert.tensors import finite
+from jaxlm.models import parameter_shapes
 from jaxlm.models.words import CHARACTERS
+from jaxlm.text.tokenizers import Tokenizer, WordList, load_tokenizer
+from jaxlm.text.vocabulary import write_json
+from jaxlm.text.word_list import MARKS
 from jaxlm.types import UserError
 
-Place = Callable[[str, np.ndarray], Any]
+WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
 
 
 def read_elmo(
@@ -47,16 +56,52 @@ def read_elmo(
         UserError: a file cannot be read, describes no model of characters, or the two
             do not fit; the message lists every dataset that does not.
     """
+    with open_elmo(Path(options), Path(weights)) as source:
+        config: Any = source.config
+        return config, source.table.params(source.read, place)
+
+
+@contextlib.contextmanager
+def open_elmo(options: Path, weights: Path) -> Iterator[Source]:
+    """The model in two files, its datasets read when they are wanted.
+
+    Raises:
+        UserError: see `read_elmo`.
+    """
     config = read_options(options)
-    shapes = _datasets(config)
-    try:
-        with h5py.File(weights) as file:
-            found = _arrays(file)
-            _check(shapes, found, weights)
-            arrays = {name: np.asarray(found[name], np.float32) for name in shapes}
-    except OSError as error:
-        raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
-    return config, _params(config, arrays, place)
+    table = table_of(config)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(h5py.File(weights))
+        except OSError as error:
+            raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
+        found = _arrays(file)
+        shapes = {name: each.shape for name, each in found.items()}
+        what = f"{weights} does not fit its options"
+        if shapes.get("char_embed", (0,))[0] == CHARACTERS + 1:
+            what += (
+                f" (its table has {CHARACTERS + 1} characters: a model trained with "
+                f"n_characters = {CHARACTERS + 1}, which reads every word one byte off)"
+            )
+        check(table, shapes, what)
+        yield Source(
+            config, table, lambda name: finite(name, found[name][...], weights)
+        )
+
+
+def files_of(directory: Path) -> tuple[Path, Path] | None:
+    """(options, weights) in a directory, by their usual names; None: it has none."""
+    options = sorted(directory.glob("*options.json"))
+    weights = [directory / WEIGHTS]
+    if not weights[0].is_file():
+        weights = sorted(directory.glob("*weights.hdf5"))
+    return (options[0], weights[0]) if len(options) == len(weights) == 1 else None
+
+
+def words_of(directory: Path) -> Tokenizer:
+    """How a directory's model cuts words; without a vocabulary, by BERT's rules."""
+    known = (directory / "vocab.txt").is_file()
+    return load_tokenizer(directory) if known else WordList(MARKS)
 
 
 def read_options(path: str | Path) -> ElmoConfig:
@@ -116,36 +161,44 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _datasets(config: ElmoConfig) -> dict[str, tuple[int, ...]]:
-    """Name → shape of all that the file must hold."""
-    d, f, e = config.d_model, config.d_ff, config.d_character
-    total = sum(config.filters)
-    shapes: dict[str, tuple[int, ...]] = {"char_embed": (CHARACTERS, e)}
-    for i, (width, number) in enumerate(_widths(config)):
-        shapes[f"CNN/W_cnn_{i}"] = (1, width, e, number)
-        shapes[f"CNN/b_cnn_{i}"] = (number,)
-    for i in range(config.num_highways):
-        for gate in ("carry", "transform"):
-            shapes[f"CNN_high_{i}/W_{gate}"] = (total, total)
-            shapes[f"CNN_high_{i}/b_{gate}"] = (total,)
-    if total != d:
-        shapes["CNN_proj/W_proj"] = (total, d)
-        shapes["CNN_proj/b_proj"] = (d,)
-    for direction in range(2):
-        for layer in range(config.num_layers):
-            cell = _cell(direction, layer)
-            shapes[f"{cell}/W_0"] = (2 * d, 4 * f)
-            shapes[f"{cell}/B"] = (4 * f,)
-            shapes[f"{cell}/W_P_0"] = (f, d)
-    return shapes
+def table_of(config: ElmoConfig) -> Table:
+    """Ours ↔ theirs, without the softmax."""
+    shapes = parameter_shapes(config)
+    return Table(_rules(config), {name: shapes[name] for name in ("words", "layers")})
 
 
-def _widths(config: ElmoConfig) -> list[tuple[int, int]]:
-    return [(w, n) for w, n in enumerate(config.filters, start=1) if n]
+def of_params(config: ElmoConfig, params: Any) -> Source:
+    """A model in memory, without its softmax."""
+    return Source.of(config, table_of(config), params, ())
 
 
-def _cell(direction: int, layer: int) -> str:
-    return f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"
+def _rules(config: ElmoConfig) -> list[Rule]:
+    rules = [Rule(("words/embed/table",), "char_embed", inputs=1)]
+    widths = [(w, n) for w, n in enumerate(config.filters, start=1) if n]
+    for i, (width, number) in enumerate(widths):
+        filters, shape = f"words/filters_{width}", (width, config.d_character, number)
+        rules += [
+            Rule((f"{filters}/kernel",), f"CNN/W_cnn_{i}", view=(1, *shape)),
+            Rule((f"{filters}/bias",), f"CNN/b_cnn_{i}"),
+        ]
+    for gate in ("carry", "transform") if config.num_highways else ():
+        at = f"words/highways/{gate}"
+        rules += [
+            Rule((f"{at}/kernel",), f"CNN_high_{{0}}/W_{gate}", inputs=1),
+            Rule((f"{at}/bias",), f"CNN_high_{{0}}/b_{gate}"),
+        ]
+    if sum(config.filters) != config.d_model:
+        rules += [
+            Rule(("words/projection/kernel",), "CNN_proj/W_proj", inputs=1),
+            Rule(("words/projection/bias",), "CNN_proj/b_proj"),
+        ]
+    cell = "RNN_{1}/RNN/MultiRNNCell/Cell{0}/LSTMCell"
+    return [
+        *rules,
+        Rule(("layers/kernel",), f"{cell}/W_0", inputs=1),
+        Rule(("layers/bias",), f"{cell}/B"),
+        Rule(("layers/projection",), f"{cell}/W_P_0", inputs=1),
+    ]
 
 
 def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -159,65 +212,41 @@ def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _check(
-    shapes: dict[str, tuple[int, ...]],
-    found: dict[str, h5py.Dataset],
-    path: str | Path,
-) -> None:
-    problems = []
-    for name, shape in shapes.items():
-        if name not in found:
-            problems.append(f"  - {name} {shape} is not in the file")
-        elif found[name].shape != shape:
-            problems.append(f"  - {name} {shape} has shape {found[name].shape}")
-    problems += [
-        f"  + {name} {found[name].shape} has no use" for name in {*found} - {*shapes}
-    ]
-    if "char_embed" in found and found["char_embed"].shape[0] == CHARACTERS + 1:
-        problems.append(
-            f"  the table has {CHARACTERS + 1} characters: a model trained with "
-            f"n_characters = {CHARACTERS + 1}, which reads every word one byte off"
-        )
-    if problems:
-        raise UserError(
-            f"{path} does not fit its options:\n" + "\n".join(sorted(problems))
-        )
+def write_elmo(directory: Path, source: Source, tokenizer: Tokenizer) -> None:
+    """What AllenNLP and bilm-tf read, into an empty directory.
+
+    Args:
+        directory: to write into.
+        source: the model.
+        tokenizer: its words; the file of them is for jaxlm and for `dump_bilm`.
+    """
+    config: Any = source.config
+    write_json(directory / OPTIONS, to_options(config))
+    with h5py.File(directory / WEIGHTS, "w") as file:
+        for name, shape in source.table.shapes.items():
+            data = source.read(name)
+            file.create_dataset(name, shape, np.float32, data=data)
+    tokenizer.save(directory)
 
 
-def _params(config: ElmoConfig, arrays: dict[str, np.ndarray], place: Place) -> dict:
-    words: dict[str, Any] = {"embed/table": arrays["char_embed"]}
-    for i, (width, _) in enumerate(_widths(config)):
-        words[f"filters_{width}/kernel"] = arrays[f"CNN/W_cnn_{i}"][0]
-        words[f"filters_{width}/bias"] = arrays[f"CNN/b_cnn_{i}"]
-    for gate in ("carry", "transform") if config.num_highways else ():
-        for ours, theirs in (("kernel", "W"), ("bias", "b")):
-            words[f"highways/{gate}/{ours}"] = np.stack(
-                [
-                    arrays[f"CNN_high_{i}/{theirs}_{gate}"]
-                    for i in range(config.num_highways)
-                ]
-            )
-    if "CNN_proj/W_proj" in arrays:
-        words["projection/kernel"] = arrays["CNN_proj/W_proj"]
-        words["projection/bias"] = arrays["CNN_proj/b_proj"]
-    leaves = {f"words/{name}": array for name, array in words.items()}
-    d, f = config.d_model, config.d_ff
-    for ours, theirs, shape in (
-        ("kernel", "W_0", (2 * d, 4, f)),
-        ("bias", "B", (4, f)),
-        ("projection", "W_P_0", (f, d)),
-    ):
-        leaves[f"layers/{ours}"] = np.stack(
-            [
-                [arrays[f"{_cell(g, n)}/{theirs}"].reshape(shape) for g in range(2)]
-                for n in range(config.num_layers)
-            ]
-        )
-    params: dict = {}
-    for path, array in leaves.items():
-        *above, name = path.split("/")
-        inside = params
-        for each in above:
-            inside = inside.setdefault(each, {})
-        inside[name] = place(path, array)
-    return params
+def to_options(config: ElmoConfig) -> dict[str, Any]:
+    """What options.json says of a model for use."""
+    return {
+        "lstm": {
+            "use_skip_connections": config.skip,
+            "projection_dim": config.d_model,
+            "cell_clip": config.cell_clip,
+            "proj_clip": config.proj_clip,
+            "dim": config.d_ff,
+            "n_layers": config.num_layers,
+        },
+        "char_cnn": {
+            "activation": config.activation,
+            "filters": [[w, n] for w, n in enumerate(config.filters, 1) if n],
+            "n_highway": config.num_highways,
+            "embedding": {"dim": config.d_character},
+            "n_characters": CHARACTERS + 1,
+            "max_characters_per_token": config.max_characters,
+        },
+        "dropout": config.dropout,
+    }

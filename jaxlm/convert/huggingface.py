@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,39 +24,23 @@ from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert import bert, gpt
 from jaxlm.convert.options import Options
 from jaxlm.convert.rules import Table, check
+from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
 from jaxlm.models import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.vocabulary import padded, read_json, write_json
-from jaxlm.tree import leaves
 from jaxlm.types import UserError
 
 _FAMILIES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}
 _CLASSES = {"Bert": "bert", "Ernie": "ernie", "GPT2": "gpt2", "OpenAIGPT": "openai-gpt"}
 
 
-class Source(NamedTuple):
-    """A model whose tensors are read when they are wanted."""
-
-    config: ModelConfig
-    table: Table
-    read: Callable[[str], np.ndarray]  # by the table's names
-    missing: tuple[str, ...] = ()  # heads that it lacks
-    notes: tuple[str, ...] = ()  # what was left aside
-
-
 def of_params(config: ModelConfig, params: Any) -> Source:
     """A model in memory."""
-    flat = dict(leaves(params))
-    made = Table(_family(config).rules(config, set(params)), params)
+    table = Table(_family(config).rules(config, set(params)), params)
     wanted = parameter_shapes(config)
     missing = tuple(g for g in _family(config).HEADS if g in wanted and g not in params)
-    return Source(
-        config,
-        made,
-        lambda name: made.tensor(name, lambda path: np.asarray(flat[path])),
-        missing,
-    )
+    return Source.of(config, table, params, missing)
 
 
 @contextlib.contextmanager

@@ -31,8 +31,10 @@ from jaxlm.types import UserError
 
 # Largest difference of an output, as a share of the largest output.
 TOLERANCES = {"hf": 1e-5}
-PACKAGES = {"hf": ("torch", "transformers")}
-NAMES = {"hf": "transformers"}
+PACKAGES = {"hf": ("torch", "transformers"), "gguf": ("xllamacpp",)}
+NAMES = {"hf": "transformers", "gguf": "llama.cpp (xllamacpp)"}
+# llama.cpp's GELU is a table in half precision; of log-probabilities, of unit vectors.
+_LLAMA_SCORES, _LLAMA_VECTORS = 2e-3, 1e-3
 
 _TOP, _NEW, _LONGEST = 5, 20, 48
 
@@ -45,6 +47,7 @@ class Ours(NamedTuple):
     # ids [1, L] → logits, or the last hidden states where there is no head
     outputs: Callable[[np.ndarray], np.ndarray]
     greedy: Callable[[str, int], list[int]]  # a decoder's next ids
+    vectors: Callable[[list[str]], np.ndarray]  # a BERT's, as sentence-transformers
 
 
 class Report(NamedTuple):
@@ -60,6 +63,11 @@ def check_client(to: str) -> None:
     Raises:
         UserError: it is not; the command that installs it.
     """
+    if to == "elmo":
+        raise UserError(
+            "--verify: the programs that read ELMo's files do not install beside "
+            "today's libraries (AllenNLP ended in 2022); export without it"
+        )
     lacking = [each for each in PACKAGES[to] if not importlib.util.find_spec(each)]
     if lacking:
         raise UserError(
@@ -76,6 +84,8 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
         to: its format.
     """
     texts = passages(ours)
+    if to == "gguf":
+        return _verify_llama(ours, out, texts)
     rows = [_row(ours, text) for text in texts]
     new = min(_NEW, ours.config.max_length // 4)
     prompts = [_prompt(ours, text, ours.config.max_length - new) for text in texts[:3]]
@@ -106,6 +116,46 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
     return Report(
         [*lines, f"{NAMES[to]} {said['version']}: {_verdict(passed)}"], passed
     )
+
+
+def _verify_llama(ours: Ours, out: Path, texts: list[str]) -> Report:
+    """A decoder's likeliest tokens along its greedy text; a BERT's vectors of texts."""
+    decoder = isinstance(ours.config, GptConfig)
+    longest = ours.config.max_length
+    new = min(_NEW, longest // 4)
+    prompts = [_prompt(ours, text, longest - new) for text in texts[:3]]
+    fits = [t for t in texts if len(_plain(ours, t)) <= longest]
+    asked = {
+        "texts": fits,
+        "prompts": [ours.tokenizer.encode(p).ids.tolist() for p in prompts],
+        "new": new if decoder else 0,
+        "context": longest,
+    }
+    said, arrays = run_client("gguf", out, asked)
+    if not decoder:
+        theirs = np.stack([arrays[f"vectors_{i}"] for i in range(len(fits))])
+        theirs = theirs.reshape(len(fits), -1)
+        mine = ours.vectors(fits)
+        worst, tolerance = np.abs(mine - theirs).max(), _LLAMA_VECTORS
+        cosine = (mine * theirs).sum(-1).min()
+        line = f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}"
+    else:
+        deltas, places, equal = [], 0, 0
+        for start, found in zip(asked["prompts"], said["scores"], strict=True):
+            ids = [*start, *(id for id, _ in found)]
+            logits = ours.outputs(np.array([ids]))[0, len(start) - 1 : -1]
+            logits = logits.astype(np.float64)
+            peak = logits.max(-1, keepdims=True)
+            scores = logits - peak - np.log(np.exp(logits - peak).sum(-1))[:, None]
+            for row, (id, top) in zip(scores, found, strict=True):
+                deltas += [abs(row[i] - score) for i, score in top]
+                places, equal = places + 1, equal + int(row.argmax() == id)
+        worst, tolerance = max(deltas), _LLAMA_SCORES
+        line = f"log p    max |Δ| {worst:.1e} of the 5 likeliest at {places} places; "
+        line += f"greedy {equal} of {places} tokens equal"
+    passed = bool(worst <= tolerance)
+    verdict = f"{NAMES['gguf']} {said['version']}: {_verdict(passed)}"
+    return Report([f"{line}; tolerance {tolerance:.0e}", verdict], passed)
 
 
 def _verdict(passed: bool) -> str:

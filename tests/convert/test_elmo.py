@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import same
 
-from jaxlm.convert.elmo import read_elmo, read_options
+import jaxlm
+from jaxlm.convert.directory import (
+    export_model,
+    import_model,
+    of_params,
+    read_model,
+)
+from jaxlm.convert.elmo import _arrays, read_elmo, read_options
 from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.tree import leaves
@@ -163,8 +171,11 @@ def test_weights_that_do_not_fit_are_all_named(fixture, tmp_path):
         read_elmo(options, fixture / "lm_weights.hdf5")
     _, *lines = str(error.value).split("\n")
     assert len(lines) == 3 * 4
-    bias = "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B (260,) has shape (256,)"
-    assert f"  - {bias}" in lines
+    bias = (
+        "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/B  [256] in the file, [260] by its "
+        "config  (layers/bias[1][1])"
+    )
+    assert f"  ≠ {bias}" in lines
 
 
 def test_a_missing_and_a_superfluous_array_are_named(fixture, tmp_path):
@@ -174,8 +185,9 @@ def test_a_missing_and_a_superfluous_array_are_named(fixture, tmp_path):
     weights = changed(fixture, tmp_path, change)
     with pytest.raises(UserError) as error:
         read_elmo(fixture / "options.json", weights)
-    assert "+ CNN_proj/b (16,) has no use" in str(error.value)
-    assert "- CNN_proj/b_proj (16,) is not in the file" in str(error.value)
+    assert "+ CNN_proj/b  [16] has no use" in str(error.value)
+    wanted = "- CNN_proj/b_proj  [16]  (words/projection/bias) is not in the file"
+    assert wanted in str(error.value)
 
 
 def test_a_table_of_262_characters_is_a_mix_up(fixture, tmp_path):
@@ -188,3 +200,31 @@ def test_files_that_are_none_are_named(fixture, tmp_path):
         read_elmo(fixture / "options.json", fixture / "vocab_test.txt")
     with pytest.raises(UserError, match=r"nothing\.json cannot be read as options"):
         read_options(tmp_path / "nothing.json")
+
+
+def test_the_files_go_in_and_out_bit_for_bit(fixture, tmp_path):
+    import_model(fixture, tmp_path / "in")
+    loaded = read_model(tmp_path / "in", lambda _, array: jnp.asarray(array))
+    config, params = read_elmo(fixture / "options.json", fixture / "lm_weights.hdf5")
+    assert loaded.config == config
+    same(loaded.params, params)
+    source = of_params(config, params)
+    export_model(tmp_path / "out", source, loaded.tokenizer, origin={})
+    with h5py.File(fixture / "lm_weights.hdf5") as theirs:
+        for each in ("in", "out"):
+            with h5py.File(tmp_path / each / "weights.hdf5") as ours:
+                assert _arrays(ours).keys() == _arrays(theirs).keys()
+                for name, array in _arrays(theirs).items():
+                    np.testing.assert_array_equal(ours[name], array, err_msg=name)
+    was = json.loads((fixture / "options.json").read_text())
+    now = json.loads((tmp_path / "out" / "options.json").read_text())
+    assert now == {**was, "dropout": 0.1}
+
+
+def test_an_elmo_loaded_from_its_files_embeds(fixture, tmp_path):
+    import_model(fixture, tmp_path / "in")
+    model = jaxlm.load(tmp_path / "in")
+    first, second = model.embed(["The bank of the river .", "A bank ."], layers="all")
+    assert first.shape == second.shape == (3, 32)
+    with pytest.raises(UserError, match="has no softmax"):
+        model.check_heads()
