@@ -79,6 +79,7 @@ class Rows(NamedTuple):
     second: Span | None  # candidate for the random second segment; None without NSP
     identity: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
+    languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one
 
 
 class WordRows(NamedTuple):

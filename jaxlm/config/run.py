@@ -20,7 +20,11 @@ class TextConfig:
     lowercase: bool = True
     """Lower-case and strip accents, for WordPiece and words."""
     language: str = "en"
-    """ISO 639-1 code by which sentences are split."""
+    """ISO 639-1 code by which sentences are split, of text that has no label."""
+    languages: tuple[str, ...] = ()
+    """Labels that text may have (--text en:PATH); empty: any."""
+    chinese: Literal["as_is", "simplified", "traditional"] = "as_is"
+    """Characters that Chinese text is converted to while it is prepared, by OpenCC."""
     words: Literal["basic", "spacy", "space"] = "basic"
     """How words are cut. basic: by BERT's rules; spacy: as published for GPT-1's BPE,
     needs ftfy and spaCy; space: at white space, for text that is cut already."""
@@ -59,6 +63,9 @@ class DataConfig:
     replace: Literal["token", "unit"] = "token"
     """What 80 % [MASK], 10 % another, 10 % the same are decided for; as published for
     both models, token by token."""
+    second: Literal["any", "same"] = "any"
+    """Language of the random second segment of a pair: any of the corpus, as Google's
+    code draws from all of its documents, or the one of the first."""
     draws: int = 0
     """Mask and pair draws of a row before they repeat (Google's dupe_factor);
     0: fresh ones in every pass."""
@@ -182,6 +189,9 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
     """Names every random choice of the run."""
+    smoothing: float = 0.7
+    """S by which languages are sampled, p ∝ (their share of the text)^S, for rows and
+    for the vocabulary; 1: as the text comes. Nothing where there is one language."""
     steps: int = 1_000_000
     """Horizon of the schedule, in optimiser steps."""
     stop: int = 0
@@ -220,6 +230,8 @@ class RunConfig:
             raise UserError(f"steps = {self.steps} must be positive")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed = {self.seed} is not in [0, 2**32)")
+        if not 0 < self.smoothing <= 1:
+            raise UserError(f"smoothing = {self.smoothing} is not in (0, 1]")
         done = 0
         for i, phase in enumerate(self.stretches):
             at = f"phases.{i}." if self.phases else ""

@@ -7,7 +7,6 @@ Grain's own shuffle takes 16 µs a row, and 1 ms where there are only 100 rows.
 
 from __future__ import annotations
 
-import math
 import zlib
 
 import numpy as np
@@ -23,7 +22,9 @@ def hashes(seed: int, name: str, *numbers: np.ndarray) -> np.ndarray:
     return bits
 
 
-def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+def permuted(
+    places: np.ndarray, size: int | np.ndarray, keys: np.ndarray
+) -> np.ndarray:
     """Where a permutation of 0 … `size` - 1 sends each place.
 
     A Feistel network over the smallest square that holds them; what it sends past the
@@ -31,18 +32,20 @@ def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
 
     Args:
         places: int64 [B], below `size`.
-        size: how many there are.
+        size: how many there are, of each permutation where they differ, int64 [B].
         keys: uint64 [B], of `hashes`; each names a permutation.
     """
-    side = math.isqrt(size - 1) + 1
     out = places.astype(np.uint64)
+    size = np.broadcast_to(np.asarray(size, np.uint64), out.shape)
+    side = np.sqrt(size - 1).astype(np.uint64) + 1  # exact: sizes are below 2⁵²
     outside = np.arange(len(out))
     while len(outside):
-        a, b = np.divmod(out[outside], side)
+        wide = side[outside]
+        a, b = np.divmod(out[outside], wide)
         for turn in range(_ROUNDS):
-            a, b = b, (a + _mix(keys[outside] + b * _ROUNDS + turn) % side) % side
-        out[outside] = a * side + b
-        outside = outside[out[outside] >= size]
+            a, b = b, (a + _mix(keys[outside] + b * _ROUNDS + turn) % wide) % wide
+        out[outside] = a * wide + b
+        outside = outside[out[outside] >= size[outside]]
     return out.astype(np.int64)
 
 

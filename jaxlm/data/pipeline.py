@@ -2,13 +2,14 @@
 
 Everything here is a pure function of (corpus, seed, stream, position): pass p of a
 stream holds every window once, in the order that (seed, stream, p) names. Resuming is
-asking for another step; any number of threads or hosts reads the same rows.
+asking for another step; any number of threads or hosts reads the same rows. Of several
+languages each has passes of its own, and `mixing.py` says which one a row takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import grain
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from jaxlm.config import ElmoConfig, RunConfig
 from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.layouts import document_ends, plan, stretches
+from jaxlm.data.mixing import languages_of, rows_a_block
 from jaxlm.data.two_way import TwoWay, open_two_way, read_two_way
 from jaxlm.text.corpus import Corpus
+from jaxlm.text.languages import smoothed
 from jaxlm.types import Layout, Rows, Span, UserError, WordRows
 
 
@@ -35,6 +38,11 @@ class Source(NamedTuple):
     seed: int
     stream: str
     shuffle: bool  # False: the plan's own order, once (evaluation)
+    begins: np.ndarray  # int64 [languages + 1], where each language does, as `windows`
+    bounds: np.ndarray  # int64 [languages + 1], windows before each language
+    members: np.ndarray  # int64 [languages + 1], documents before each language
+    counts: np.ndarray  # int64 [languages], of `mixing.rows_a_block`
+    second: Literal["any", "same"]  # language of the second span of a pair
 
     @property
     def rows(self) -> int:
@@ -94,6 +102,8 @@ def open_rows(
         draws=config.data.draws if shuffle else 0,
         shuffle=shuffle,
         limit=limit,
+        smoothing=config.smoothing,
+        second=config.data.second,
     )
 
 
@@ -108,6 +118,8 @@ def open_source(
     draws: int = 0,
     shuffle: bool = True,
     limit: int = 0,
+    smoothing: float = 1.0,
+    second: Literal["any", "same"] = "any",
 ) -> Source:
     """Plan a split of a corpus as rows of `length` tokens.
 
@@ -122,10 +134,13 @@ def open_source(
         draws: draws of a window before they repeat; 0: always fresh.
         shuffle: order the windows anew in each pass.
         limit: keep that many windows, evenly spaced over the plan; 0: all.
+        smoothing: exponent of the languages' shares of tokens, see `smoothed`.
+        second: language of the second span of a pair: any, or that of the first.
 
     Raises:
-        UserError: the split is empty, or has one document where pairs need two, or its
-            documents do not end with a token where a stream needs one.
+        UserError: the split is empty, or has one document where pairs need two, or a
+            language has none, or its documents do not end with a token where a stream
+            needs one.
     """
     inside = corpus.documents[:, 2] == split
     if layout == "stream" and corpus.end_of_document is None:
@@ -144,8 +159,17 @@ def open_source(
     if 0 < limit < len(windows):
         windows = windows[np.arange(limit) * len(windows) // limit]
     first, end = corpus.documents[inside, 0], document_ends(corpus)[inside]
+    tokens = corpus.language_tokens(split)
+    members = np.searchsorted(corpus.documents[inside, 1], np.arange(len(tokens) + 1))
     if layout == "stream":
+        begins = np.append(0, np.cumsum(tokens))
         first, end = stretches(corpus, split)
+    else:
+        begins = np.append(first, end[-1])[members]
+    bounds = np.searchsorted(windows, begins)
+    if len(tokens) > 1:
+        alone = np.diff(members) < 2 if layout == "pairs" and second == "same" else None
+        _check_languages(corpus, split, np.diff(bounds) < 1 if shuffle else None, alone)
     # A chunk ends with the sentence that reaches the target: twice the length holds
     # it whole but for sentences of more than `length` tokens.
     width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}[layout]
@@ -161,7 +185,28 @@ def open_source(
         seed=seed,
         stream=stream,
         shuffle=shuffle,
+        begins=begins,
+        bounds=bounds,
+        members=members,
+        counts=rows_a_block(smoothed(tokens, smoothing)),
+        second=second,
     )
+
+
+def _check_languages(
+    corpus: Corpus, split: int, absent: np.ndarray | None, alone: np.ndarray | None
+) -> None:
+    """Raise UserError for a language without rows, or without two documents."""
+    for lacking, what in (
+        (absent, "no row"),
+        (alone, "1 document, and data.second = same draws from another one,"),
+    ):
+        if lacking is not None and lacking.any():
+            language = corpus.manifest.languages[int(lacking.argmax())]
+            raise UserError(
+                f"corpus {corpus.directory} has {what} of the language {language} in "
+                f"split {split}: prepare it with more of its text, or another --holdout"
+            )
 
 
 def read_rows(source: Source | TwoWay, rows: np.ndarray) -> Rows | WordRows:
@@ -178,11 +223,19 @@ def read_rows(source: Source | TwoWay, rows: np.ndarray) -> Rows | WordRows:
 
 
 def _read_rows(source: Source, rows: np.ndarray) -> Rows:
+    several = len(source.counts) > 1
     passes, places = np.divmod(rows, source.rows)
-    if source.shuffle:
-        keys = hashes(source.seed, f"{source.stream}/order", passes)
+    valid = np.ones(len(rows), bool)
+    name = f"{source.stream}/order"
+    if source.shuffle and several:
+        language, nth = languages_of(rows, source.counts, source.seed, source.stream)
+        sizes = np.diff(source.bounds)[language]
+        passes, places = np.divmod(nth, sizes)
+        keys = hashes(source.seed, name, passes, language)
+        window = source.bounds[language] + permuted(places, sizes, keys)
+    elif source.shuffle:
+        keys = hashes(source.seed, name, passes)
         window = permuted(places, source.rows, keys)
-        valid = np.ones(len(rows), bool)
     else:
         window = np.where(passes == 0, places, source.rows - 1)
         valid = passes == 0
@@ -195,18 +248,21 @@ def _read_rows(source: Source, rows: np.ndarray) -> Rows:
     identity = identity.astype(np.uint32)
 
     starts = np.asarray(source.windows[window])
+    language = np.searchsorted(source.begins, starts, side="right") - 1
+    languages = language.astype(np.int32) if several else None
     if source.layout == "stream":
-        return Rows(_stitched(source, starts), None, identity, valid)
+        return Rows(_stitched(source, starts), None, identity, valid, languages)
     document = np.searchsorted(source.first, starts, side="right") - 1
     second = None
     if source.layout == "pairs":
-        other, start = _second_candidates(source, document, identity)
+        other, start = _second_candidates(source, document, language, identity)
         second = _span(source, start, source.end[other])
     return Rows(
         first=_span(source, starts, source.end[document]),
         second=second,
         identity=identity,
         valid=valid,
+        languages=languages,
     )
 
 
@@ -246,13 +302,18 @@ def _stitched(source: Source, windows: np.ndarray) -> Span:
     return Span(tokens, marks, (end - windows).astype(np.int32))
 
 
-def _second_candidates(source: Source, document: np.ndarray, identity: np.ndarray):
+def _second_candidates(
+    source: Source, document: np.ndarray, language: np.ndarray, identity: np.ndarray
+):
     """Another document, uniform, and in it a sentence, uniform, for each row."""
     stream = f"{source.stream}/second"
     which = hashes(source.seed, stream, *identity.T)
     where = hashes(source.seed, f"{stream}/sentence", *identity.T)
-    others = len(source.first) - 1
-    other = (which % others).astype(np.int64)
+    low, high = source.members[0], source.members[-1]
+    if source.second == "same":
+        low, high = source.members[language], source.members[language + 1]
+    others = np.asarray(high - low - 1, np.uint64)
+    other = low + (which % others).astype(np.int64)
     other += other >= document
     sentences = source.corpus.sentences
     begin = np.searchsorted(sentences, source.first[other])

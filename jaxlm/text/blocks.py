@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.text.documents import Errors, Fragment, sentences_of, verbatim_of
+from jaxlm.text.languages import Chinese, converter, primary
 from jaxlm.text.spans import Finder, Library, Marked, mark_spans, open_finders
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import Mark, UserError
@@ -31,13 +32,15 @@ from jaxlm.types import Mark, UserError
 class Recipe:
     """What decides a fragment's tokens, beside the tokenizer."""
 
-    language: str = "en"
+    language: str = "en"  # of text without a label
+    languages: tuple[str, ...] = ()  # labels by number; empty: of one language
     errors: Errors = "strict"
     seed: int = 0
     holdout: float = 0.0  # share of documents
     verbatim: bool = False  # spaces and line ends are text, lines are sentences
     spans: Library = "none"  # what finds words, phrases and entities
     lexicon: str = ""  # file of the user's entities
+    chinese: Chinese = "as_is"  # the characters that Chinese is converted to
 
 
 class Block(NamedTuple):
@@ -46,7 +49,7 @@ class Block(NamedTuple):
     tokens: np.ndarray  # uint16 or uint32 [n]
     marks: np.ndarray  # uint8 [n]: word and sentence starts
     sentences: np.ndarray  # int64 [m], token offsets
-    documents: np.ndarray  # int64 [d, 2]: token offset, split; empty ones too
+    documents: np.ndarray  # int64 [d, 3]: token offset, language, split; empty ones too
     text_bytes: int
     replaced: int
     strangers: tuple[str, ...] = ()  # words of ids from `vocab_size` on, in this block
@@ -76,9 +79,14 @@ def split_of(start: bytes, recipe: Recipe) -> int:
 
 def texts_of(fragment: Fragment, recipe: Recipe) -> tuple[list[str], int]:
     """What of a fragment is tokenised, and how many byte sequences were replaced."""
+    language = fragment.language or recipe.language
     if recipe.verbatim:
-        return verbatim_of(fragment, recipe.errors)
-    return sentences_of(fragment, recipe.language, recipe.errors)
+        texts, replaced = verbatim_of(fragment, recipe.errors)
+    else:
+        texts, replaced = sentences_of(fragment, language, recipe.errors)
+    if recipe.chinese != "as_is" and primary(language) == "zh":
+        texts = list(map(converter(recipe.chinese), texts))
+    return texts, replaced
 
 
 def tokenise(
@@ -93,11 +101,15 @@ def tokenise(
         UserError: a fragment cannot be read (see `sentences_of`).
     """
     texts: list[str] = []
-    documents: list[tuple[int, int]] = []  # (its first text, split)
+    documents: list[tuple[int, int, int]] = []  # (its first text, language, split)
     replaced = 0
     for fragment in fragments:
         if fragment.starts:
-            documents.append((len(texts), split_of(fragment.data, recipe)))
+            language = 0
+            if recipe.languages:
+                language = recipe.languages.index(fragment.language)
+            split = split_of(fragment.data, recipe)
+            documents.append((len(texts), language, split))
         more, bad = texts_of(fragment, recipe)
         texts += more
         replaced += bad
@@ -112,7 +124,7 @@ def tokenise(
         marked = mark_spans(texts, ids, counts, word_start, tokenizer, finders)
     marks = marked.marks
     marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
-    table = np.array(documents, np.int64).reshape(-1, 2)
+    table = np.array(documents, np.int64).reshape(-1, 3)
     table[:, 0] = starts[table[:, 0]]
     return Block(
         tokens=ids.astype(token_dtype(tokenizer)),

@@ -52,6 +52,14 @@ class Corpus:
         """Whether phrases or entities are marked."""
         return bool({"spans", "lexicon"} & set(self.manifest.recipe))
 
+    def language_tokens(self, split: int) -> np.ndarray:
+        """Tokens of each language in a split, int64 [languages]."""
+        sizes = np.diff(self.documents[:, 0], append=self.num_tokens)
+        inside = self.documents[:, 2] == split
+        out = np.zeros(int(self.documents[:, 1].max(initial=0)) + 1, np.int64)
+        np.add.at(out, self.documents[inside, 1], sizes[inside])
+        return out
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the tokens."""

@@ -60,6 +60,7 @@ class Fragment(NamedTuple):
     form: str  # "text", or "json": one line of .jsonl
     data: bytes
     read: int  # bytes of the source's file that have been read, for progress
+    language: str = ""  # as its source is labelled
 
 
 def read_fragments(
@@ -81,7 +82,9 @@ def read_fragments(
             if not data or data.isspace():
                 continue
             read = source.size * number // of
-            yield Fragment(source.name, number, True, lines, "text", data, read)
+            yield Fragment(
+                source.name, number, True, lines, "text", data, read, source.language
+            )
         return
     form = "json" if source.kind == "jsonl" else "text"
     with open_source(source, start) as stream:
@@ -91,7 +94,9 @@ def read_fragments(
             pieces = _txt(stream, start, verbatim)
         for offset, starts, data in pieces:
             read = stream.packed_bytes_read
-            yield Fragment(source.name, offset, starts, lines, form, data, read)
+            yield Fragment(
+                source.name, offset, starts, lines, form, data, read, source.language
+            )
 
 
 def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> bool:

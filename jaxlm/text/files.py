@@ -12,12 +12,13 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from jaxlm.text.languages import labelled
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -43,17 +44,19 @@ class Source:
     files: tuple[str, ...]  # local, or gs://
     size: int  # bytes on disk
     changed: int  # when a file was last touched, in nanoseconds
+    language: str = ""  # as labelled
 
 
 def find_sources(specs: Sequence[str]) -> list[Source]:
-    """The sources that `specs` mean, in order.
+    """The sources that `specs` mean, in order, those of a language together.
 
     A spec is a path, a glob or a directory (its text files, at any depth), of which the
     files come in order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`.
-    Paths and globs may be on `gs://`.
+    Paths and globs may be on `gs://`. Before each of them may be its language: `fr:…`.
 
     Raises:
-        UserError: nothing is there, or a file is of no known kind or is named twice.
+        UserError: nothing is there, or a file is of no known kind or is named twice, or
+            some have a language and some have none.
     """
     found = [source for spec in specs for source in _sources(spec)]
     if not found:
@@ -61,10 +64,23 @@ def find_sources(specs: Sequence[str]) -> list[Source]:
     name, times = collections.Counter(s.name for s in found).most_common(1)[0]
     if times > 1:
         raise UserError(f"{name} is named {times} times")
-    return found
+    languages = list(dict.fromkeys(source.language for source in found))
+    if len(languages) > 1 and "" in languages:
+        bare = next(source.name for source in found if not source.language)
+        named = next(source for source in found if source.language)
+        raise UserError(
+            f"{named.name} is labelled {named.language}, {bare} has no language: label "
+            "all of the text (--text en:PATH zh:PATH) or none"
+        )
+    return sorted(found, key=lambda source: languages.index(source.language))
 
 
 def _sources(spec: str) -> list[Source]:
+    language, path = labelled(spec)
+    return [replace(source, language=language) for source in _unlabelled(path)]
+
+
+def _unlabelled(spec: str) -> list[Source]:
     if spec.startswith("tfds:"):
         from jaxlm.text.records import record_files
 
@@ -138,7 +154,8 @@ def _source(name: str, kind: str, files: tuple[str, ...]) -> Source:
 
 def touched(source: Source) -> Source:
     """The source as it is on disk now."""
-    return _source(source.name, source.kind, source.files)
+    fresh = _source(source.name, source.kind, source.files)
+    return replace(fresh, language=source.language)
 
 
 def digest(source: Source) -> str:

@@ -7,14 +7,15 @@ import fcntl
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jaxlm.config import RunConfig
 from jaxlm.text.blocks import Recipe
-from jaxlm.text.documents import Sentences, lines_are_sentences
+from jaxlm.text.documents import Sentences, lines_are_sentences, read_fragments
 from jaxlm.text.files import Source, digest, is_remote, touched
+from jaxlm.text.languages import check_known, converter, primary
 from jaxlm.text.parts import read_journal
 from jaxlm.text.spans import lexicon_sha256
 from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
@@ -43,9 +44,10 @@ class Job:
         records, done = [], 0
         for each in self.sources:
             lines = self.recipe.verbatim or lines_are_sentences(
-                each, self.sentences, self.recipe.language
+                each, self.sentences, each.language or self.recipe.language
             )
             what = {"name": each.name, "bytes": each.size, "sha256": digest(each)}
+            what |= {"language": each.language} if each.language else {}
             records.append({**what, "lines": lines})
             done += each.size
             report(done)
@@ -62,15 +64,22 @@ def asked(
     what: dict[str, Any] = {"sentences": sentences, **asdict(recipe)}
     del what["errors"]
     # Not known to corpora of earlier versions.
-    for name, usual in (("verbatim", False), ("spans", "none"), ("lexicon", "")):
-        if what[name] == usual:
-            del what[name]
+    usual = {"verbatim": False, "spans": "none", "lexicon": "", "chinese": "as_is"}
+    for name in (name for name in usual if what[name] == usual[name]):
+        del what[name]
+    if recipe.languages:
+        del what["language"]
+        what["languages"] = list(recipe.languages)
+    else:
+        del what["languages"]
     if recipe.lexicon:
         what["lexicon"] = lexicon_sha256(recipe.lexicon)
     if given is None:
         what["tokenizer"] = f"trained {config.text.tokenizer}"
         what["vocab_size"] = config.model.vocab_size
         what["lowercase"] = config.text.lowercase
+        if recipe.languages:
+            what["smoothing"] = config.smoothing
         if config.text.tokenizer == "words":
             what["words"] = config.text.words
     else:
@@ -78,6 +87,43 @@ def asked(
         if not recipe.holdout:
             del what["seed"]  # decides nothing
     return what
+
+
+def by_language(
+    found: list[Source], config: RunConfig
+) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """The sources, labelled where there are several languages, and these in order.
+
+    Raises:
+        UserError: a language that the config does not know or cannot mix, or that has
+            no text, or none whose characters could be converted.
+    """
+    text = config.text
+    languages = tuple(dict.fromkeys(source.language for source in found))
+    if languages == ("",):
+        languages = (text.language,)
+    elif text.languages:
+        check_known(languages, text.languages)
+    if text.chinese != "as_is":
+        if "zh" not in map(primary, languages):
+            raise UserError(
+                f"text.chinese = {text.chinese}, but the text is in "
+                f"{', '.join(languages)}: label the Chinese, --text zh:PATH"
+            )
+        converter(text.chinese)  # what it lacks is told before any work
+    if len(languages) == 1:
+        return tuple(replace(source, language="") for source in found), languages
+    if text.tokenizer == "words":
+        raise UserError(
+            f"the text is in {', '.join(languages)}, and an ELMo's words are counted "
+            "in one language: prepare a corpus of each"
+        )
+    for language in languages:
+        sources = [source for source in found if source.language == language]
+        if not any(any(read_fragments(each, lines=True)) for each in sources):
+            names = ", ".join(source.name for source in sources[:3])
+            raise UserError(f"the language {language} has no text: {names}")
+    return tuple(found), languages
 
 
 @contextlib.contextmanager
@@ -167,6 +213,8 @@ def difference(
         example = f", as {min(names)}" if names else ""
         return f"there are {len(job.sources)} sources, were {len(recorded)}{example}"
     for each, source in zip(recorded, job.sources, strict=True):
+        if each.get("language", "") != source.language:
+            return f"{source.name} is {source.language}, was {each['language']}"
         same = each["bytes"] == source.size and source.changed < since
         if not same and each["sha256"] != digest(source):
             return f"{source.name} has changed"

@@ -24,7 +24,6 @@ from jaxlm.text.word_list import MOST_STRANGERS, UNKNOWN_ID
 from jaxlm.types import Mark
 
 _JOURNAL = "journal.json"
-_LANGUAGE = 0  # the id of the only language of a corpus
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,11 @@ class Parts:
         # Of documents at the same token all but the last are empty.
         end = np.append(documents[1:, 0], len(block.tokens))
         if len(documents) and documents[-1, 0] == len(block.tokens):
-            self._pending = np.array([[0, documents[-1, 1]]])
+            self._pending = documents[-1:] * [0, 1, 1]
         documents = documents[documents[:, 0] < end]
         sentences, marks = block.sentences, block.marks.copy()
         tokens, strangers = self._numbered(block)
-        starts, splits = documents[:, 0], documents[:, 1]
+        starts, languages, splits = documents.T
         marks[starts] |= np.uint8(Mark.DOCUMENT)
         if self._end_of_document is not None:
             ends = starts[1:] if not self.journal.documents else starts
@@ -112,7 +111,7 @@ class Parts:
             sentences = sentences + np.searchsorted(ends, sentences, side="right")
             starts = starts + np.searchsorted(ends, starts, side="right")
         at = self.journal.tokens
-        table = np.stack([starts + at, np.full_like(starts, _LANGUAGE), splits], axis=1)
+        table = np.stack([starts + at, languages, splits], axis=1)
         self._write(tokens, marks, sentences + at, table)
         self.journal = replace(
             self.journal,

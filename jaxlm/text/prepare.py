@@ -27,6 +27,7 @@ from jaxlm.text.job import (
     Job,
     asked,
     begin,
+    by_language,
     check_unchanged,
     difference,
     locked,
@@ -34,7 +35,7 @@ from jaxlm.text.job import (
 )
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
-from jaxlm.text.sample import not_held_out, sample
+from jaxlm.text.sample import limits, not_held_out, sample, weighted_texts
 from jaxlm.text.spans import Library, open_finders
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import (
@@ -82,8 +83,10 @@ def prepare(
     A corpus that is complete, of these sources and this recipe, is left as it is.
 
     Args:
-        config: its `text`, `seed` and `model.vocab_size` matter.
-        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`.
+        config: its `text`, `seed`, `model.vocab_size` and, of texts in several
+            languages, `smoothing` matter.
+        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`; each may have
+            its language before it, `fr:books/*.txt`.
         directory: of the corpus; made where it is missing.
         tokenizer: the path of one to use; None: train one.
         sentences: whether lines are sentences or paragraphs (see `documents`).
@@ -101,7 +104,7 @@ def prepare(
         raise UserError(f"holdout = {holdout} is not in [0, 1)")
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
-    found = tuple(find_sources(sources))
+    found, languages = by_language(find_sources(sources), config)
     if config.text.verbatim and sentences != "auto":
         raise UserError(
             f"sentences = {sentences!r}, but text.verbatim splits no line and takes "
@@ -115,13 +118,15 @@ def prepare(
         )
     open_finders(spans, lexicon)  # what they lack is told before any work
     recipe = Recipe(
-        language=config.text.language,
+        language=languages[0],
+        languages=languages if len(languages) > 1 else (),
         errors=errors,
         seed=config.seed,
         holdout=holdout,
         verbatim=config.text.verbatim,
         spans=spans,
         lexicon=lexicon,
+        chinese=config.text.chinese,
     )
     given = None if tokenizer is None else _given(tokenizer, config)
     what = asked(config, recipe, sentences, given)
@@ -243,16 +248,15 @@ def _vocabulary(
         report(Progress("vocabulary", done, job.total))
 
     def texts() -> Iterator[str]:
-        fragments: Iterable[Fragment] = (
-            each for _, each in _fragments(job, lines, read)
-        )
+        fragments = (each for _, each in _fragments(job, lines, read))
         # Words are counted, in all of the text; pieces are learnt, from a part of it.
         if config.text.tokenizer == "words":
-            fragments = not_held_out(fragments, job.recipe)
+            for each in not_held_out(fragments, job.recipe):
+                yield from texts_of(each, job.recipe)[0]
         else:
-            fragments = sample(fragments, job.recipe, SAMPLE)
-        for each in fragments:
-            yield from texts_of(each, job.recipe)[0]
+            most = limits(job.sources, job.recipe, config.smoothing, SAMPLE)
+            found = sample(fragments, job.recipe, most)
+            yield from weighted_texts(found, job.recipe, config.smoothing)
 
     model = given or train_tokenizer(
         config.text.tokenizer,
@@ -347,7 +351,7 @@ def _manifest(
         tokenizer_sha256=model.sha256,
         special=model.special,
         end_of_document=model.end_of_document,
-        languages=(recipe["language"],),
+        languages=tuple(recipe.get("languages") or [recipe["language"]]),
         recipe=recipe,
         sources=tuple(recorded),
         files={

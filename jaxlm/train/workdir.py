@@ -42,6 +42,7 @@ _FREE = (
     "keep_every",
     "max_skipped",
     "data.threads",
+    "text.languages*",
     "mesh.*",
     "remat",
 )
