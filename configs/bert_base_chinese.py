@@ -1,4 +1,4 @@
-"""BERT-base for Chinese as published: `bert_base` with 21,128 entries, a character each.
+"""BERT-base for Chinese as published: `bert_base` over characters, 21,128 entries.
 
 Published: google-research/bert, README; the recipe is that of BERT-base (paper: Devlin
 et al. 2018, arXiv 1810.04805). Simplified and traditional Wikipedia as they come, every

@@ -107,6 +107,7 @@ class MlmBatch(NamedTuple):
     nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
     nsp_weights: Float[Array, "B"]
     levels: Int[Array, "B"] | None = None  # of the masked units; see `mask.unit_starts`
+    languages: Int[Array, "B"] | None = None  # by number; None: there is one
 
 
 class ElmoBatch(NamedTuple):
@@ -125,3 +126,4 @@ class GptBatch(NamedTuple):
     weights: Float[Array, "B L"]  # 0 where there is no next token
     positions: Int[Array, "B L"]
     segments: Int[Array, "B L"]  # 1, 2, …; 0 where there is no next token
+    languages: Int[Array, "B"] | None = None  # by number; None: there is one

@@ -15,7 +15,8 @@ class TextOptions:
 
     text: tuple[str, ...] = ()
     """Files, directories or quoted globs (.txt .jsonl, also .gz .xz .zst), tfds:name,
-    tfds:/directory, or shipped:austen."""
+    tfds:/directory, or shipped:austen; of several languages each with its label before
+    it, en:'en/*.txt' zh:'zh/*.txt', and see --smoothing."""
     tokenizer: str = ""
     """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
     sentences: Literal["auto", "split", "lines"] = "auto"
@@ -53,7 +54,27 @@ def run(argv: list[str]) -> int:
         f"{args.corpus}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
         f"{manifest.documents:,} documents ({manifest.held_out:,} held out)"
     )
+    for line in language_lines(args.corpus, args.config.smoothing):
+        say(line)
     return 0
+
+
+def language_lines(directory: str, smoothing: float) -> list[str]:
+    """What a corpus holds of each language, and its share of the rows; none of one."""
+    from jaxlm.text.corpus import open_corpus
+    from jaxlm.text.languages import smoothed
+
+    corpus = open_corpus(directory)
+    tokens = corpus.language_tokens(split=0)
+    rows = smoothed(tokens, smoothing)
+    return [
+        f"  {name:<8} {count:>15,} tokens to train on  {count / tokens.sum():6.2%}  "
+        f"rows {share:6.2%} at smoothing {smoothing}"
+        for name, count, share in zip(
+            corpus.manifest.languages, tokens.tolist(), rows.tolist(), strict=True
+        )
+        if len(tokens) > 1
+    ]
 
 
 def prepare_corpus(config, options: TextOptions, directory: str):

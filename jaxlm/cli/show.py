@@ -167,6 +167,7 @@ def _figures(metrics: Path) -> None:
 
 
 def _corpus(args: Show) -> None:
+    from jaxlm.cli.prepare import language_lines
     from jaxlm.config import load_config
     from jaxlm.text.corpus import open_corpus
 
@@ -177,6 +178,8 @@ def _corpus(args: Show) -> None:
         f"{manifest.sentences:,} sentences, {manifest.documents:,} documents "
         f"({manifest.held_out:,} held out)"
     )
+    for line in language_lines(args.what, load_config(args.config).smoothing):
+        print(line)
     print(f"sha256 {corpus.sha256}")
     if args.rows:
         from jaxlm.cli.rows import print_rows

@@ -80,6 +80,11 @@ def open_rows(
     """
     if layout == "two_way":
         assert isinstance(config.model, ElmoConfig)
+        if len(corpus.language_tokens(split)) > 1:
+            raise UserError(
+                f"corpus {corpus.directory} is of several languages, and an ELMo, whose"
+                " rows go on from batch to batch, reads one: prepare a corpus of each"
+            )
         return open_two_way(
             corpus,
             split=split,

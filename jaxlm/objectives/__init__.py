@@ -47,10 +47,24 @@ def objective_of(
     match model:
         case BertConfig():
             return masked_lm(
-                module, model, data, phase, manifest.special, seed=seed, stream=stream
+                module,
+                model,
+                data,
+                phase,
+                manifest.special,
+                seed=seed,
+                stream=stream,
+                languages=manifest.languages,
             )
         case GptConfig():
-            return causal_lm(module, model, data, phase, manifest.end_of_document)
+            return causal_lm(
+                module,
+                model,
+                data,
+                phase,
+                manifest.end_of_document,
+                manifest.languages,
+            )
         case ElmoConfig():
             few_rows = config.optim.name == "adagrad"
             return bidirectional_lm(module, model, data, few_rows=few_rows)

@@ -14,7 +14,7 @@ from jaxlm.losses import head_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.layers import causal_mask
-from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
 from jaxlm.transforms.shift import shift_row
 from jaxlm.types import GptBatch, Rows, UserError
 
@@ -25,6 +25,7 @@ def causal_lm(
     data: DataConfig,
     phase: Phase,
     end_of_document: int | None,
+    languages: tuple[str, ...] = (),
 ) -> Objective:
     """GPT's: each next token, with documents end to end in a stream.
 
@@ -34,6 +35,7 @@ def causal_lm(
         data: whether documents see each other.
         phase: shape of the rows.
         end_of_document: id of the token after each document.
+        languages: of the corpus, by number, whose shares of the rows are told.
 
     Raises:
         UserError: the corpus has no such token.
@@ -53,7 +55,8 @@ def causal_lm(
         )
         batch = jax.vmap(one)(rows.first)
         valid = jnp.asarray(rows.valid, jnp.float32)[:, None]
-        return batch._replace(weights=batch.weights * valid)
+        weights = batch.weights * valid
+        return batch._replace(weights=weights, languages=given(rows.languages))
 
     def weights(batch: GptBatch) -> dict[str, jax.Array]:
         return {"lm_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
@@ -79,6 +82,11 @@ def causal_lm(
             batch.weights,
             classes=head_rows(config),
         )
-        return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}
+        rows = batch.weights.max(axis=-1)
+        return {
+            "lm_loss": Mean(total, weight),
+            "lm_accuracy": Mean(correct, weight),
+            **language_sums(batch.languages, rows, languages),
+        }
 
     return Objective("stream", transform, weights, stateless(loss))

@@ -17,7 +17,7 @@ from jaxlm.config import BertConfig, DataConfig, Phase
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy, each_cross_entropy
 from jaxlm.metrics import Mean
-from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
 from jaxlm.transforms.mask import (
     choose_each,
     choose_tokens,
@@ -46,6 +46,7 @@ def masked_lm(
     *,
     seed: int,
     stream: str,
+    languages: tuple[str, ...] = (),
 ) -> Objective:
     """BERT's: masked words and, with `config.nsp`, next sentences, summed unweighted.
 
@@ -57,6 +58,7 @@ def masked_lm(
         special: ids that rows are put together from.
         seed: the run's.
         stream: name of the phase, as for `data.pipeline.open_source`.
+        languages: of the corpus, by number, whose shares of the rows are told.
 
     Raises:
         UserError: the vocabulary has no [CLS], [SEP], [MASK] and [PAD].
@@ -103,6 +105,7 @@ def masked_lm(
             nsp_labels=row.nsp_label,
             nsp_weights=valid,
             levels=chosen.level,
+            languages=given(rows.languages),
         )
 
     def transform(rows: Rows) -> MlmBatch:
@@ -129,6 +132,7 @@ def masked_lm(
             rngs={} if key is None else {"dropout": key},
         )
         sums = _word_sums(out.logits, batch)
+        sums |= language_sums(batch.languages, batch.nsp_weights, languages)
         if config.nsp:
             sums |= _pair_sums(out.nsp_logits, batch)
         return sums

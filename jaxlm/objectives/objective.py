@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxlm.metrics import Mean
 from jaxlm.types import Layout
@@ -41,6 +42,29 @@ class Objective(NamedTuple):
     weights: Callable[[Any], dict[str, jax.Array]]
     loss: Callable[..., tuple[Sums, Any]]
     touched: Callable[[Any, jax.Array], Touched] | None = None
+
+
+def given(languages_B: Any) -> jax.Array | None:
+    """What the host says of the rows' languages, on the device."""
+    return None if languages_B is None else jnp.asarray(languages_B)
+
+
+def language_sums(
+    languages_B: jax.Array | None, weights_B: jax.Array, names: tuple[str, ...]
+) -> Sums:
+    """The share of each language in the rows of a batch; nothing where there is one.
+
+    Args:
+        languages_B: int32 [B], by number; None: there is one.
+        weights_B: float32 [B], 0 for rows that only fill a batch.
+        names: of the languages, by number.
+    """
+    if languages_B is None:
+        return {}
+    return {
+        f"{name}_rows": Mean(jnp.sum(weights_B * (languages_B == i)), weights_B.sum())
+        for i, name in enumerate(names)
+    }
 
 
 def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
