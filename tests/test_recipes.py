@@ -25,6 +25,9 @@ from jaxlm.types import Rows, Span, SpecialTokens, WordRows
 PUBLISHED = {
     "bert_base": 110_106_428,
     "bert_large": 336_226_108,
+    "bert_base_chinese": 102_882_442,
+    "bert_wwm_chinese": 102_882_442,
+    "mbert": 178_566_653,
     "elmo_original": 93_600_848 + 407_050_623,
     # PaddlePaddle/ERNIE: encoder and pooler, and both heads.
     "ernie1": 99_866_112 + 611_666,
@@ -40,6 +43,18 @@ PUBLISHED = {
 def test_published_sizes(name):
     config = load_config(name).model
     assert num_parameters(abstract_params(build(config)), config) == PUBLISHED[name]
+
+
+def test_mbert_s_languages_are_those_of_the_published_list():
+    """102 names and two more of the cased release; Chinese counts once for each script.
+
+    The cased, recommended model: no case is folded, and 119,547 pieces.
+    """
+    config = load_config("mbert")
+    assert len(set(config.text.languages)) == len(config.text.languages) == 104 - 1
+    assert {"th", "mn", "zh", "pnb", "nds", "vo"} <= set(config.text.languages)
+    assert not config.text.lowercase and config.smoothing == 0.7
+    assert config.data.second == "any"
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

@@ -10,6 +10,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
 _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
+_LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
 _SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 _DAMAGED = (
     EOFError,
@@ -89,7 +91,9 @@ def _unlabelled(spec: str) -> list[Source]:
         return [_shipped(spec)]
     paths = sorted(_remote_paths(spec) if is_remote(spec) else _local_paths(spec))
     if not paths:
-        raise UserError(f"no text file matches {spec!r}")
+        hint = "; a language is labelled by its code in small letters, en:PATH"
+        hint *= bool(_LIKE_A_LABEL.match(spec))
+        raise UserError(f"no text file matches {spec!r}{hint}")
     return [_source(path, _kind(path), (path,)) for path in paths]
 
 

@@ -53,8 +53,7 @@ def check_known(languages: Iterable[str], known: Sequence[str]) -> None:
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(
             f"the config does not know the language {language!r}: {hint}"
-            f"--text.languages names the {len(known)} that it knows, without any it "
-            "takes all"
+            f"--text.languages has {len(known)}; name those of your text there"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jaxlm.text.corpus import Corpus
 from jaxlm.types import Mark, SpecialTokens
 
 FIRST = 5  # ids below are special
+NAMES = ("aa", "bb", "cc")  # of languages
 END = 1  # the last token of each document, where asked
 
 
@@ -78,6 +80,7 @@ def numbered(
     words: list[int] | None = None,
     held_out: tuple[int, ...] = (),
     ended: bool = False,
+    languages: list[int] | None = None,
 ) -> Numbered:
     """A corpus of documents of sentences of so many tokens.
 
@@ -87,6 +90,7 @@ def numbered(
         words: tokens of each word, cut at the ends of sentences; None: all of one.
         held_out: numbers of the documents in split 1.
         ended: the last token of each document has the id `END`, as a decoder's corpus.
+        languages: number of the language of each document, rising; None: one of all.
     """
     lengths = [length for sentences in documents for length in sentences]
     sentences = np.cumsum([0, *lengths], dtype=np.int64)
@@ -94,13 +98,16 @@ def numbered(
     table = np.zeros((len(documents), 3), np.int64)
     table[:, 0] = sentences[counts]
     table[list(held_out), 2] = 1
+    if languages is not None:
+        table[:, 1] = languages
     marks = np.zeros(sentences[-1], np.uint8)
     starts = np.arange(len(marks)) if words is None else np.cumsum([0, *words])
     marks[starts[starts < len(marks)]] |= int(Mark.WORD)
     marks[sentences[:-1]] |= int(Mark.SENTENCE | Mark.WORD)
     marks[table[:, 0]] |= int(Mark.DOCUMENT)
+    manifest = SimpleNamespace(languages=NAMES)
     return Numbered(
-        str(directory), None, sentences[:-1], table, marks=marks, ended=ended
+        str(directory), manifest, sentences[:-1], table, marks=marks, ended=ended
     )
 
 

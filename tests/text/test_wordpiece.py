@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text import google_tokenization as google
+from tokenizers import BertWordPieceTokenizer
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.tokenizers import WordPiece, load_tokenizer
@@ -191,6 +192,7 @@ VOCABULARIES = [
     ("bert-base-uncased", True),
     ("bert-base-multilingual-cased", False),
     ("bert-base-chinese", True),
+    ("ernie", True),
 ]
 
 
@@ -203,16 +205,30 @@ def test_real_vocabularies_give_google_s_ids(shared, multilingual, name, lowerca
     check(WordPiece(tokens, lowercase=lowercase), multilingual[::4])
 
 
+def library_of(shared, name):
+    """Hugging Face's own tokenizer; of ERNIE, whose release has none, by its rules.
+
+    And of Chinese BERT, whose file keeps capitals: Google's model is lower-case, and
+    its vocabulary has none.
+    """
+    folder = shared / "vocabs" / name
+    if name in ("ernie", "bert-base-chinese"):
+        tokens = read_vocabulary(folder / "vocab.txt")
+        return BertWordPieceTokenizer({token: i for i, token in enumerate(tokens)})
+    packed = (folder / "tokenizer.json.xz").read_bytes()
+    return Library.from_str(lzma.decompress(packed).decode())
+
+
 @pytest.mark.shared
-@pytest.mark.parametrize("name, lowercase", VOCABULARIES[:2])
+@pytest.mark.parametrize("name, lowercase", VOCABULARIES)
 def test_real_vocabularies_give_hugging_face_s_ids(
     shared, multilingual, name, lowercase
 ):
     """All but where HF's port leaves Google's code: private use, words over 100."""
-    folder = shared / "vocabs" / name
-    packed = (folder / "tokenizer.json.xz").read_bytes()
-    library = Library.from_str(lzma.decompress(packed).decode())
-    tokenizer = load_tokenizer(folder / "vocab.txt", lowercase=lowercase)
+    tokenizer = load_tokenizer(
+        shared / "vocabs" / name / "vocab.txt", lowercase=lowercase
+    )
+    library = library_of(shared, name)
     theirs = library.encode_batch(multilingual, add_special_tokens=False)
     ours = tokenizer.encode_batch(multilingual)
     for line, (ids, starts), other in zip(multilingual, ours, theirs, strict=True):
@@ -221,6 +237,42 @@ def test_real_vocabularies_give_hugging_face_s_ids(
             continue
         assert ids.tolist() == other.ids, ascii(line)
         assert starts.tolist() == (np.diff(other.word_ids, prepend=-1) != 0).tolist()
+
+
+SCRIPTS = {
+    "Chinese": "人人生而自由，在尊严和权利上一律平等。他們賦有理性和良心。",
+    "Japanese": "すべての人間は、生れながらにして自由であり、カタカナも漢字も。",
+    "Korean": "모든 인간은 태어날 때부터 자유로우며 尊嚴과 권리에 있어 동등하다.",
+    "Arabic": "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق، وهم إخوة.",
+    "mixed": "The 2008年 北京Olympics كبيرة이다 — naïve “Ünï” ＡＢ１２ 漢字かな!",
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("name, lowercase", VOCABULARIES[1:])
+def test_scripts_of_asia_give_the_reference_s_ids(shared, name, lowercase, script):
+    """Ideographs apart, kana and hangul not; case and accents kept where it is cased.
+
+    ERNIE's file is read here as it stands, a token and its number a line.
+    """
+    text = SCRIPTS[script]
+    path = shared / "vocabs" / name / "vocab.txt"
+    tokenizer = load_tokenizer(path, lowercase=lowercase)
+    if name == "ernie":
+        numbers = dict(line.split("\t") for line in path.read_text().splitlines())
+        assert [int(i) for i in numbers.values()] == list(range(17_964))
+        assert tuple(numbers) == tokenizer.tokens
+    theirs = library_of(shared, name).encode(text, add_special_tokens=False)
+    ids, starts, _, _ = tokenizer.encode(text)
+    assert ids.tolist() == theirs.ids
+    assert [tokenizer.token(i) for i in ids] == theirs.tokens
+    check(tokenizer, [text])
+    known = np.mean(ids != tokenizer.id("[UNK]"))
+    assert known > 0.85 or (script != "Chinese" and not name.endswith("-cased"))
+    words = [tokenizer.token(i) for i, first in zip(ids, starts, strict=True) if first]
+    apart = [char for char in text if "\u4e00" <= char <= "\u9fff"]
+    assert len([w for w in words if w in apart or w == "[UNK]"]) >= len(apart)
 
 
 @pytest.mark.shared
