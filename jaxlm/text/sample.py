@@ -52,7 +52,7 @@ def limits(
 def sample(
     fragments: Iterable[Fragment], recipe: Recipe, limits: Mapping[str, float]
 ) -> Sample:
-    """Fragments of at most so many bytes a language, of documents not held out.
+    """Fragments of at most so many bytes a language, or one, of documents not held out.
 
     Every fragment has a hash of the seed, its content and its place in its source;
     those with the smallest hashes are kept, and given in the order of the hashes, so
@@ -75,7 +75,7 @@ def sample(
         )
         read[language] += len(fragment.data)
         size[language] += len(fragment.data)
-        while size[language] > limits[language]:
+        while size[language] > limits[language] and len(heap) > 1:
             size[language] -= len(heapq.heappop(heap)[2].data)
     every = sorted((each for heap in kept.values() for each in heap), reverse=True)
     return Sample([fragment for _, _, fragment in every], read)

@@ -180,6 +180,19 @@ def test_words_are_counted_by_smoothed_shares(texts, exponent, most):
         assert any(each in fragment.data.decode() for each in once)
 
 
+def test_a_language_with_little_room_in_the_sample_still_has_a_voice(texts):
+    recipe = Recipe(languages=("en", "zh", "fr"))
+    fragments = [
+        fragment
+        for source in find_sources(several(texts))
+        for fragment in read_fragments(source, lines=False)
+    ]
+    found = sample(fragments, recipe, {"en": 500.0, "zh": 1.0, "fr": 500.0})
+    kept = Counter(each.language for each in found.fragments)
+    assert kept["zh"] == 1 and kept["en"] > 3 and kept["fr"] > 3
+    assert found.read["zh"] > 1000
+
+
 def test_smoothing_lets_a_small_language_into_the_vocabulary(tmp_path):
     """Rare pieces of a small language lose at S = 1, and no longer at S near 0."""
     rng = np.random.default_rng(0)
