@@ -190,7 +190,7 @@ def test_a_language_with_little_room_in_the_sample_still_has_a_voice(texts):
     found = sample(fragments, recipe, {"en": 500.0, "zh": 1.0, "fr": 500.0})
     kept = Counter(each.language for each in found.fragments)
     assert kept["zh"] == 1 and kept["en"] > 3 and kept["fr"] > 3
-    assert found.read["zh"] == len(CHINESE.strip().encode()) * 20
+    assert found.read["zh"] == 20 * len(f"{CHINESE.strip()}\n".encode())
 
 
 def test_smoothing_lets_a_small_language_into_the_vocabulary(tmp_path):
