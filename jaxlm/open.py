@@ -360,7 +360,7 @@ def load(directory: str | Path) -> Model:
         UserError: it is neither, holds no checkpoint, or a damaged one.
     """
     if is_model(Path(directory)):
-        loaded = read_model(Path(directory), lambda _, array: jnp.asarray(array))
+        loaded = read_model(Path(directory), lambda _, array: jax.device_put(array))
         run = _run_of(loaded)
         return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
     config = read_config(directory)

@@ -20,9 +20,11 @@ class Export:
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
-    to: Literal["hf", "elmo", "gguf"]
+    to: Literal["hf", "elmo", "gguf", "onnx", "stablehlo"]
     """hf: a directory that transformers loads; elmo: options.json and weights.hdf5, as
-    AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder."""
+    AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder;
+    onnx: a directory for onnxruntime and transformers.js; stablehlo: a program with its
+    weights, by jax.export."""
     out: str
     """Directory or file to write; an earlier export there is replaced."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -43,14 +45,15 @@ def run(argv: list[str]) -> int:
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf
     from jaxlm.convert.directory import export_model, of_params
+    from jaxlm.convert.onnx import export_onnx
+    from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
 
     if args.verify:
         check_client(args.to)
     model = jaxlm.load(args.directory)
-    if args.to != "gguf" and (args.to == "elmo") != isinstance(
-        model.config, ElmoConfig
-    ):
+    whole = args.to in ("gguf", "onnx", "stablehlo")  # what jaxlm does not read again
+    if not whole and (args.to == "elmo") != isinstance(model.config, ElmoConfig):
         fit = "elmo" if args.to != "elmo" else "hf"
         raise UserError(f"{args.directory} has no form --to {args.to}: pass --to {fit}")
     where = origin(args.directory, model)
@@ -58,6 +61,16 @@ def run(argv: list[str]) -> int:
         source = gguf.of_params(model.config, model.params)
         digests = gguf.export_gguf(
             Path(args.out), source, model.tokenizer, args.dtype, where
+        )
+    elif args.to == "stablehlo":
+        if args.dtype != "float32":
+            raise UserError(f"dtype {args.dtype}: a StableHLO file is float32")
+        digests = export_stablehlo(Path(args.out), model.config, model.params)
+    elif args.to == "onnx":
+        if args.dtype != "float32":
+            raise UserError(f"dtype {args.dtype}: ONNX is written in float32")
+        digests = export_onnx(
+            Path(args.out), model.config, model.params, model.tokenizer, where
         )
     else:
         digests = export_model(
@@ -70,7 +83,7 @@ def run(argv: list[str]) -> int:
     say_written(args.out, digests)
     if not args.verify:
         return 0
-    return verified(args.out, args.to, model if args.to == "gguf" else None)
+    return verified(args.out, args.to, model if whole else None)
 
 
 def origin(directory: str, model: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from jaxlm.cli.arguments import parse, say
 @dataclass(frozen=True, kw_only=True)
 class Import:
     """Write a model directory from weights of any known layout: BERT, ERNIE, GPT-1 and
-    GPT-2 as transformers saves them. Nothing is downloaded, no code of it is run."""
+    GPT-2 as transformers saves them, ELMo's options and hdf5, Google's checkpoints of
+    BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, no code of it is run."""
 
     directory: tyro.conf.Positional[str]
     """Where the weights are."""

@@ -35,6 +35,8 @@ def run(argv: list[str]) -> int:
     path = Path(args.what)
     if (path / "manifest.json").is_file():
         _corpus(args)
+    elif _is_model(path):
+        _model(path)
     elif (path / "config.json").is_file():
         _run(path, args.rows)
     elif path.is_dir():
@@ -44,6 +46,34 @@ def run(argv: list[str]) -> int:
 
         _config(load_config(args.what))
     return 0
+
+
+def _is_model(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    from jaxlm.convert.directory import is_model
+
+    return is_model(path)
+
+
+def _model(path: Path) -> None:
+    """Tensors of a model directory, as its files and as we name them."""
+    from jaxlm.convert.directory import opened
+
+    with opened(path) as source:
+        names = source.table.shapes
+        rows = [
+            (name, " × ".join(map(str, shape)), source.table.leaf_of(name))
+            for name, shape in names.items()
+        ]
+        for note in (*source.notes, *(f"no {head} head" for head in source.missing)):
+            print(note)
+    rows = [("tensor", "shape", "parameter"), *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        padded = (cell.ljust(n) for cell, n in zip(cells, widths, strict=True))
+        print("  ".join(padded).rstrip())
+    print(f"{path}: {source.config}")
 
 
 def _config(config) -> None:

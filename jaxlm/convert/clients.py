@@ -2,12 +2,13 @@
 
     python -m jaxlm.convert.clients hf DIR asked.json said
 
-Writes said.json and said.npz. Imports neither jax nor the rest of jaxlm: what comes out
-here owes nothing to what wrote the files.
+Writes said.json and said.npz. Imports nothing of jaxlm: what comes out here owes
+nothing to what wrote the files.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -91,8 +92,8 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
         found = server.handle_completions(
             {
                 "prompt": ids,
-                "n_predict": asked["new"],
-                "n_probs": 5,
+                "max_tokens": asked["new"],
+                "logprobs": 5,
                 "temperature": 0.0,
                 "ignore_eos": True,
             }
@@ -100,19 +101,92 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
         said["scores"].append(
             [
                 [each["id"], [[t["id"], t["logprob"]] for t in each["top_logprobs"]]]
-                for each in found["completion_probabilities"]
+                for each in found["choices"][0]["logprobs"]["content"]
             ]
         )
     return said, {"none": np.zeros(1)}
 
 
+def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
+    """jax.export, without the code that the program was made of."""
+    import jax
+    from jax import export
+
+    program = export.deserialize(bytearray(path.read_bytes()))
+    call = jax.jit(program.call)
+    arrays, has_logits = {}, False
+    for i, row in enumerate(asked["rows"]):
+        tokens = np.array([row], np.int32)
+        more = (np.zeros_like(tokens), np.ones(tokens.shape, bool))
+        out = call(tokens, *more[: len(program.in_avals) - 1])
+        has_logits = "logits" in out
+        arrays[f"outputs_{i}"] = np.asarray(out["logits" if has_logits else "hidden"])[
+            0
+        ]
+    said = {"version": jax.__version__, "notes": [], "logits": has_logits}
+    return said, arrays
+
+
+def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
+    """Whole rows; a decoder's again in two halves, the second a token at a time."""
+    import onnxruntime as ort  # pyrefly: ignore
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+
+    def session(name: str) -> Any:
+        path = str(directory / "onnx" / f"{name}.onnx")
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    model = session("model")
+    pasts = [i for i in model.get_inputs() if i.name.startswith("past_key_values")]
+    whole = session("decoder_model") if pasts else model
+    output = whole.get_outputs()[0].name
+    arrays, worst = {}, 0.0
+    for i, row in enumerate(asked["rows"]):
+        ids = np.array([row], np.int64)
+        fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if not pasts:
+            fed["token_type_ids"] = np.zeros_like(ids)
+        arrays[f"outputs_{i}"] = whole.run([output], fed)[0][0]
+        if pasts:
+            cuts = [0, *range(len(row) // 2, len(row) + 1)]
+            state = {
+                each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32)
+                for each in pasts
+            }
+            parts = []
+            for begin, end in itertools.pairwise(cuts):
+                fed = {"input_ids": ids[:, begin:end], **state}
+                fed["attention_mask"] = np.ones((1, end), np.int64)
+                logits, *state_ = model.run(None, fed)
+                names = [each.name for each in model.get_outputs()[1:]]
+                state = {
+                    name.replace("present", "past_key_values"): array
+                    for name, array in zip(names, state_, strict=True)
+                }
+                parts.append(logits[0])
+            delta = np.abs(np.concatenate(parts) - arrays[f"outputs_{i}"]).max()
+            worst = max(worst, float(delta / np.abs(arrays[f"outputs_{i}"]).max()))
+    said = {"version": ort.__version__, "logits": output == "logits"}
+    notes = [f"with a past it differs by {worst:.1e}"] if worst > 1e-5 else []
+    return {**said, "notes": notes}, arrays
+
+
 def main(client: str, directory: str, question: str, answer: str) -> None:
     """Ask one client."""
     asked = json.loads(Path(question).read_text())
-    said, arrays = {"hf": transformers, "gguf": llama}[client](Path(directory), asked)
+    said, arrays = _CLIENTS[client](Path(directory), asked)
     np.savez(Path(answer).with_suffix(".npz"), **arrays)  # pyrefly: ignore
     Path(answer).with_suffix(".json").write_text(json.dumps(said))
 
+
+_CLIENTS = {
+    "hf": transformers,
+    "gguf": llama,
+    "stablehlo": stablehlo,
+    "onnx": onnxruntime,
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

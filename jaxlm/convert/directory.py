@@ -5,7 +5,8 @@
     import_model(directory, out, …)                from anyone's files, to the same
 
 A layout is known by its files: `config.json` is Hugging Face's, `options.json` and
-`weights.hdf5` are ELMo's.
+`weights.hdf5` are ELMo's, `bert_config.json` and a checkpoint Google's,
+`params_shapes.json` OpenAI's.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import ElmoConfig, ModelConfig
-from jaxlm.convert import elmo, huggingface
+from jaxlm.convert import elmo, huggingface, originals
 from jaxlm.convert.card import card
-from jaxlm.convert.huggingface import grown, open_model, write_model
+from jaxlm.convert.huggingface import grown, open_model, source_of, write_model
 from jaxlm.convert.output import check_digests, whole_directory, write_digests
 from jaxlm.convert.rules import Place
 from jaxlm.convert.source import Source
@@ -44,7 +45,11 @@ def is_model(directory: Path) -> bool:
     if path.is_file():
         content = read_json(path)
         return "model_type" in content or "architectures" in content
-    return directory.is_dir() and elmo.files_of(directory) is not None
+    return directory.is_dir() and (
+        elmo.files_of(directory) is not None
+        or originals.checkpoint_of(directory) is not None
+        or (directory / originals.GPT1_SHAPES).is_file()
+    )
 
 
 @contextlib.contextmanager
@@ -61,13 +66,21 @@ def opened(
     if not is_model(directory):
         have = sorted(each.name for each in directory.iterdir())[:8]
         raise UserError(
-            f"{directory} is no model directory: no config.json of a model, and no "
-            f"options.json with weights.hdf5; it has {', '.join(have) or 'nothing'}"
+            f"{directory} is no model directory: no config.json of a model, no "
+            "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
+            f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
         )
     files = elmo.files_of(directory)
     if files:
         with elmo.open_elmo(*files) as source:
             yield source
+        return
+    if (directory / originals.GPT1_SHAPES).is_file():
+        yield source_of(*originals.read_numpy(directory), ignore)
+        return
+    checkpoint = originals.checkpoint_of(directory)
+    if checkpoint and not (directory / "config.json").is_file():
+        yield source_of(*originals.read_checkpoint(checkpoint), ignore)
         return
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
         yield source

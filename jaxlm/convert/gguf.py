@@ -22,7 +22,6 @@ from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
 from jaxlm.types import UserError
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
-_MEAN = 1  # gguf.PoolingType
 
 
 def of_params(config: ModelConfig, params: Any) -> Source:
@@ -122,7 +121,7 @@ def export_gguf(
             writer.add_head_count(config.num_heads)
             writer.add_layer_norm_eps(config.norm_eps)
             writer.add_file_type(0 if dtype == "float32" else 1)
-            _add_tokens(writer, config, tokenizer)
+            _add_tokens(writer, config, tokenizer, gguf.PoolingType.MEAN)
             kinds: dict[str, Dtype] = {}
             for name, shape in source.table.shapes.items():
                 half = len(shape) == 2 and not name.startswith(("position", "token_ty"))
@@ -140,7 +139,7 @@ def export_gguf(
     return {out.name: sha256_of(out)}
 
 
-def _add_tokens(writer: Any, config: Any, tokenizer: Tokenizer) -> None:
+def _add_tokens(writer: Any, config: Any, tokenizer: Tokenizer, pooling: Any) -> None:
     """The vocabulary as llama.cpp spells it, each entry once: else it aborts."""
     if isinstance(config, GptConfig):
         if not isinstance(tokenizer, ByteBpe) or tokenizer.prefix_space:
@@ -186,4 +185,4 @@ def _add_tokens(writer: Any, config: Any, tokenizer: Tokenizer) -> None:
     writer.add_unk_token_id(special.unknown)
     writer.add_mask_token_id(special.mask)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(_MEAN)
+    writer.add_pooling_type(pooling)

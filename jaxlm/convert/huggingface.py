@@ -58,20 +58,18 @@ def open_model(
         UserError: it is of an unknown architecture, or config and tensors do not fit.
     """
     options = Options(directory / "config.json", read_json(directory / "config.json"))
-    family = _FAMILIES[model_type(options)]
     options.values["model_type"] = model_type(options)
     with open_tensors(directory, pickle=pickle) as tensors:
-        yield source_of(options, family, tensors, ignore)
+        yield source_of(options, tensors, ignore)
 
 
-def source_of(
-    options: Options, family: ModuleType, tensors: Tensors, ignore: tuple[str, ...]
-) -> Source:
-    """A model of tensors under any of the family's names.
+def source_of(options: Options, tensors: Tensors, ignore: tuple[str, ...]) -> Source:
+    """A model of tensors under any of its family's names.
 
     Raises:
         UserError: config and tensors do not fit each other.
     """
+    family: Any = _FAMILIES[options.values["model_type"]]
     names = _named(family, tensors)
     groups = {g for name in names if (g := family.group_of(name))}
     config = family.from_options(options, groups)
@@ -158,10 +156,10 @@ def _family(config: ModelConfig) -> ModuleType:
     raise UserError("transformers has no ELMo: export --to elmo")
 
 
-def write_model(
-    directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype = "float32"
-) -> None:
-    """What transformers loads, into an empty directory.
+def write_config(
+    directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype
+) -> str:
+    """What transformers reads but for the weights, into an empty directory.
 
     Args:
         directory: to write into.
@@ -169,24 +167,49 @@ def write_model(
         tokenizer: of as many entries as the model.
         dtype: of the tensors.
 
+    Returns:
+        The prefix of the names of its tensors.
+
     Raises:
-        UserError: transformers has no such model, or `dtype` cannot hold a value.
+        UserError: transformers has no such model.
     """
     config, family = source.config, _family(source.config)
     parts = {g for each in source.table.shapes if (g := family.group_of(each))}
     name, prefix = family.written(config, parts)
+    end = tokenizer.end_of_document
     options = {
         "architectures": [name],
-        **family.to_options(config, tokenizer.end_of_document),
+        **family.to_options(config, end),
         "dtype": dtype,
     }
     if tokenizer.special is not None:
         options["pad_token_id"] = tokenizer.special.pad
     write_json(directory / "config.json", options)
     if isinstance(config, GptConfig):
-        end = tokenizer.end_of_document
         generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
         write_json(directory / "generation_config.json", generation)
+    tokenizer.save(directory)
+    settings = directory / "tokenizer_config.json"
+    limit = {"model_max_length": config.max_length}
+    write_json(settings, {**read_json(settings), **limit})
+    return prefix
+
+
+def write_model(
+    directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype = "float32"
+) -> None:
+    """What transformers loads, into an empty directory.
+
+    Args:
+        directory: see `write_config`.
+        source: likewise.
+        tokenizer: likewise.
+        dtype: likewise.
+
+    Raises:
+        UserError: transformers has no such model, or `dtype` cannot hold a value.
+    """
+    prefix = write_config(directory, source, tokenizer, dtype)
     named = {
         (each if each.startswith("cls.") else prefix + each): each
         for each in source.table.shapes
@@ -195,10 +218,6 @@ def write_model(
     write_tensors(
         directory / WEIGHTS, shapes, lambda each: source.read(named[each]), dtype
     )
-    tokenizer.save(directory)
-    settings = directory / "tokenizer_config.json"
-    limit = {"model_max_length": config.max_length}
-    write_json(settings, {**read_json(settings), **limit})
 
 
 def grown(tokenizer: Tokenizer, size: int) -> Tokenizer:

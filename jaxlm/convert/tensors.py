@@ -85,7 +85,8 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="np") as file:
+        # Not mapped: pages of a file that was read would count as this process's.
+        with safe_open(path, framework="np", backend="pread") as file:
             yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no sound safetensors file: {error}") from None

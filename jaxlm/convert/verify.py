@@ -30,9 +30,19 @@ from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 # Largest difference of an output, as a share of the largest output.
-TOLERANCES = {"hf": 1e-5}
-PACKAGES = {"hf": ("torch", "transformers"), "gguf": ("xllamacpp",)}
-NAMES = {"hf": "transformers", "gguf": "llama.cpp (xllamacpp)"}
+TOLERANCES = {"hf": 1e-5, "stablehlo": 1e-5, "onnx": 1e-5}
+PACKAGES = {
+    "hf": ("torch", "transformers"),
+    "gguf": ("xllamacpp",),
+    "stablehlo": (),
+    "onnx": ("onnxruntime",),
+}
+NAMES = {
+    "hf": "transformers",
+    "gguf": "llama.cpp (xllamacpp)",
+    "stablehlo": "jax.export",
+    "onnx": "onnxruntime",
+}
 # llama.cpp's GELU is a table in half precision; of log-probabilities, of unit vectors.
 _LLAMA_SCORES, _LLAMA_VECTORS = 2e-3, 1e-3
 
@@ -88,12 +98,13 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
         return _verify_llama(ours, out, texts)
     rows = [_row(ours, text) for text in texts]
     new = min(_NEW, ours.config.max_length // 4)
+    new = new if to == "hf" and isinstance(ours.config, GptConfig) else 0
     prompts = [_prompt(ours, text, ours.config.max_length - new) for text in texts[:3]]
     asked = {
         "texts": texts,
         "rows": [row.tolist() for row in rows],
         "prompts": [ours.tokenizer.encode(p).ids.tolist() for p in prompts],
-        "new": new if isinstance(ours.config, GptConfig) else 0,
+        "new": new,
     }
     said, arrays = run_client(to, out, asked)
     lines, passed = [], True
@@ -124,7 +135,7 @@ def _verify_llama(ours: Ours, out: Path, texts: list[str]) -> Report:
     longest = ours.config.max_length
     new = min(_NEW, longest // 4)
     prompts = [_prompt(ours, text, longest - new) for text in texts[:3]]
-    fits = [t for t in texts if len(_plain(ours, t)) <= longest]
+    fits = [_prompt(ours, text, longest - 2, most=60) for text in texts]
     asked = {
         "texts": fits,
         "prompts": [ours.tokenizer.encode(p).ids.tolist() for p in prompts],
@@ -233,9 +244,9 @@ def _plain(ours: Ours, text: str) -> list[int]:
     return ids
 
 
-def _prompt(ours: Ours, text: str, room: int) -> str:
-    """Its first words, at most twelve, that fit."""
-    words = text.split()[:12]
+def _prompt(ours: Ours, text: str, room: int, most: int = 12) -> str:
+    """Its first words, at most so many, that fit."""
+    words = text.split()[:most]
     while len(words) > 1 and len(ours.tokenizer.encode(" ".join(words)).ids) > room:
         words.pop()
     return " ".join(words)
@@ -273,7 +284,8 @@ def run_client(
         )
         said = answer.with_suffix(".json")
         if done.returncode or not said.is_file():
-            last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+            words = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+            last = next((w for w in reversed(words) if "rror" in w), words[-1])
             raise UserError(f"{NAMES[to]} cannot use {out}: {last[:500]}")
         with np.load(answer.with_suffix(".npz"), allow_pickle=False) as file:
             return json.loads(said.read_text()), dict(file)

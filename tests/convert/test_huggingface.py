@@ -94,6 +94,7 @@ def ours_of(model):
         lambda prompt, count: model.generate(
             [prompt], max_tokens=count, temperature=0.0
         )[0].tokens.tolist(),
+        lambda texts: model.embed(texts, pooling="sentence"),
     )
 
 

@@ -1,0 +1,289 @@
+"""A BERT or a GPT → ONNX, for onnxruntime and transformers.js: any batch and length.
+
+    onnx/model.onnx              BERT: logits, or the last hidden states without a head;
+                                 GPT: with `past_key_values.*` in and `present.*` out
+    onnx/decoder_model.onnx      GPT: whole texts
+    config.json, tokenizer.json  what transformers.js reads beside it
+
+Inputs and outputs have the names and the int64 ids that transformers.js feeds; an empty
+past begins a text. The graph is spelled out here, a function for each function of
+`models/layers.py`, so that no length is fixed and no other package traces it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
+from jaxlm.convert.huggingface import of_params, write_config
+from jaxlm.convert.output import whole_directory, write_digests
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.tree import leaves
+from jaxlm.types import UserError
+
+OPSET = 17  # the first with LayerNormalization
+_INLINE = 3 * 2**29  # bytes that one protocol buffer holds safely
+_LOW = float(np.finfo(np.float32).min)
+
+
+class Graph:
+    """Nodes as they are called; every value is a name."""
+
+    def __init__(self, onnx: Any, params: Any):
+        self.onnx, self.nodes, self.weights = onnx, [], {}
+        self.flat = {path: np.asarray(leaf) for path, leaf in leaves(params)}
+
+    def __call__(
+        self, op: str, *inputs: str, outputs: int = 1, **attributes: Any
+    ) -> Any:
+        """A node; the name of its output, or of each."""
+        names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(
+            self.onnx.helper.make_node(op, list(inputs), names, **attributes)
+        )
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> str:
+        """A number or a list of them."""
+        array = np.asarray(value, dtype)
+        name = f"constant_{array.dtype}_{array.tolist()}"
+        self.weights.setdefault(name, array)
+        return name
+
+    def weight(self, path: str, layer: int | None = None, inputs: int = 0) -> str:
+        """A leaf or a layer of one, as a vector or as inputs × outputs."""
+        name = path if layer is None else f"{path}[{layer}]"
+        if name not in self.weights:
+            array = self.flat[path] if layer is None else self.flat[path][layer]
+            rows = int(np.prod(array.shape[:inputs]))
+            shape = (rows, -1) if inputs else (-1,)
+            self.weights[name] = np.ascontiguousarray(array.reshape(shape))
+        return name
+
+    def dense(
+        self, x: str, path: str, layer: int | None = None, inputs: int = 1
+    ) -> str:
+        """x · kernel + bias."""
+        y = self("MatMul", x, self.weight(f"{path}/kernel", layer, inputs))
+        return self("Add", y, self.weight(f"{path}/bias", layer))
+
+    def norm(self, x: str, path: str, eps: float, layer: int | None = None) -> str:
+        """A LayerNorm over the last axis."""
+        scale, bias = (
+            self.weight(f"{path}/{leaf}", layer) for leaf in ("scale", "bias")
+        )
+        return self("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
+
+    def activation(self, x: str, name: str) -> str:
+        """See `models/activations.py`."""
+        f = np.float32
+        if name == "relu":
+            return self("Relu", x)
+        if name == "gelu_erf":
+            inner = self("Erf", self("Mul", x, self.constant(np.sqrt(0.5), f)))
+        else:
+            cube = self(
+                "Mul", self("Mul", x, x), self("Mul", x, self.constant(0.044715, f))
+            )
+            sum_ = self(
+                "Mul", self("Add", x, cube), self.constant(np.sqrt(2 / np.pi), f)
+            )
+            inner = self("Tanh", sum_)
+        half = self("Mul", x, self.constant(0.5, f))
+        return self("Mul", half, self("Add", inner, self.constant(1, f)))
+
+    def length(self, x: str, axis: int) -> str:
+        """Of an axis, as a vector of one number."""
+        return self("Shape", x, start=axis, end=axis + 1)
+
+    def scalar(self, x: str) -> str:
+        """A vector of one number as a number."""
+        return self("Squeeze", x, self.constant([0]))
+
+    def causal(self, past: str, new: str) -> str:
+        """bool [new, past + new]: position past + l sees t ≤ past + l."""
+        one, zero = self.constant(1), self.constant(0)
+        total = self.scalar(self("Add", past, new))
+        queries = self("Range", self.scalar(past), total, one)
+        keys = self("Range", zero, total, one)
+        queries = self("Unsqueeze", queries, self.constant([1]))
+        return self("LessOrEqual", self("Unsqueeze", keys, self.constant([0])), queries)
+
+
+def _attention(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> Any:
+    """(output, keys, values), of [B, H, T, K] with the past before the new ones."""
+    heads, width = config.num_heads, config.d_model // config.num_heads
+    split = g.constant([0, 0, heads, width])
+    parts = []
+    for name in ("query", "key", "value"):
+        y = g("Reshape", g.dense(x, f"layers/attention/{name}", i), split)
+        parts.append(g("Transpose", y, perm=[0, 2, 1, 3]))
+    q, k, v = parts
+    if past:
+        k, v = (g("Concat", a, b, axis=2) for a, b in zip(past, (k, v), strict=True))
+    q = g("Mul", q, g.constant(1 / np.sqrt(width), np.float32))
+    score = g("MatMul", q, g("Transpose", k, perm=[0, 1, 3, 2]))
+    score = g("Where", seen, score, g.constant(_LOW, np.float32))
+    y = g("MatMul", g("Softmax", score, axis=-1), v)
+    y = g("Transpose", y, perm=[0, 2, 1, 3])
+    y = g("Reshape", y, g.constant([0, 0, config.d_model]))
+    return g.dense(y, "layers/attention/out", i, inputs=2), k, v
+
+
+def _block(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> Any:
+    pre = getattr(config, "norm", "post") == "pre"
+
+    def norm(x: str, path: str) -> str:
+        return g.norm(x, f"layers/{path}", config.norm_eps, i)
+
+    inside = norm(x, "attention_norm") if pre else x
+    y, k, v = _attention(g, config, inside, seen, i, past)
+    x = g("Add", x, y)
+    x = x if pre else norm(x, "attention_norm")
+    h = g.dense(norm(x, "mlp_norm") if pre else x, "layers/mlp/wi", i)
+    x = g("Add", x, g.dense(g.activation(h, config.activation), "layers/mlp/wo", i))
+    return (x if pre else norm(x, "mlp_norm")), k, v
+
+
+def _bert(onnx: Any, config: BertConfig, params: Any) -> Any:
+    g = Graph(onnx, params)
+    ids, mask, types = "input_ids", "attention_mask", "token_type_ids"
+    token = g.weight("embed/token/table", inputs=1)
+    x = g("Gather", token, ids)
+    end = g.length(ids, 1)
+    position = g.weight("embed/position/table", inputs=1)
+    zero, axis = g.constant([0]), g.constant([0])
+    x = g("Add", x, g("Slice", position, zero, end, axis))
+    token_type = g.weight("embed/token_type/table", inputs=1)
+    x = g.norm(
+        g("Add", x, g("Gather", token_type, types)), "embed/norm", config.norm_eps
+    )
+    seen = g("Cast", mask, to=onnx.TensorProto.BOOL)
+    seen = g("Unsqueeze", seen, g.constant([1, 2]))
+    for i in range(config.num_layers):
+        x, _, _ = _block(g, config, x, seen, i, None)
+    out, width = "last_hidden_state", config.d_model
+    if "mlm" in params:
+        x = g.activation(g.dense(x, "mlm/dense"), config.activation)
+        x = g.norm(x, "mlm/norm", config.norm_eps)
+        x = g("MatMul", x, g("Transpose", token, perm=[1, 0]))
+        x = g("Add", x, g.weight("mlm/bias"))
+        out, width = "logits", config.vocab_size
+    g.nodes.append(onnx.helper.make_node("Identity", [x], [out]))
+    rows = ["batch", "sequence"]
+    inputs = {name: (np.int64, rows) for name in (ids, mask, types)}
+    return _model(g, inputs, {out: (np.float32, [*rows, width])})
+
+
+def _gpt(onnx: Any, config: GptConfig, params: Any, *, with_past: bool) -> Any:
+    g = Graph(onnx, params)
+    ids, mask = "input_ids", "attention_mask"
+    new, total = g.length(ids, 1), g.length(mask, 1)
+    past = g("Sub", total, new)
+    # A row that is padded on its left counts from its own first token.
+    at = g("Sub", g("CumSum", mask, g.constant(1)), g.constant(1))
+    at = g("Slice", g("Max", at, g.constant(0)), past, total, g.constant([1]))
+    flat = g.flat["embed/token/table"][: config.vocab_size]
+    g.weights["embed/token/table"] = np.ascontiguousarray(flat)
+    x = g("Gather", "embed/token/table", ids)
+    x = g("Add", x, g("Gather", g.weight("embed/position/table", inputs=1), at))
+    real = g("Cast", mask, to=onnx.TensorProto.BOOL)
+    real = g("Unsqueeze", real, g.constant([1, 2]))
+    seen = g("And", real, g.causal(past, new))
+    inputs: dict[str, Any] = {ids: (np.int64, ["batch", "sequence"])}
+    inputs[mask] = (np.int64, ["batch", "total"])
+    width = config.d_model // config.num_heads
+    outputs: dict[str, Any] = {
+        "logits": (np.float32, ["batch", "sequence", config.vocab_size])
+    }
+    for i in range(config.num_layers):
+        names = [f"past_key_values.{i}.{part}" for part in ("key", "value")]
+        x, *pair = _block(g, config, x, seen, i, names if with_past else None)
+        if not with_past:
+            continue
+        for name, each in zip(names, pair, strict=True):
+            shape = ["batch", config.num_heads, "past", width]
+            inputs[name] = (np.float32, shape)
+            present = name.replace("past_key_values", "present")
+            outputs[present] = (np.float32, [*shape[:2], "total", width])
+            g.nodes.append(onnx.helper.make_node("Identity", [each], [present]))
+    if config.norm == "pre":
+        x = g.norm(x, "final_norm", config.norm_eps)
+    head = g("Transpose", "embed/token/table", perm=[1, 0])
+    g.nodes.append(onnx.helper.make_node("MatMul", [x, head], ["logits"]))
+    return _model(g, inputs, outputs)
+
+
+def _model(g: Graph, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    helper = g.onnx.helper
+
+    def values(named: dict[str, Any]) -> list[Any]:
+        return [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(t), shape
+            )
+            for name, (t, shape) in (
+                (n, (np.dtype(t), s)) for n, (t, s) in named.items()
+            )
+        ]
+
+    graph = helper.make_graph(
+        g.nodes,
+        "jaxlm",
+        values(inputs),
+        values(outputs),
+        [g.onnx.numpy_helper.from_array(a, name) for name, a in g.weights.items()],
+    )
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(
+        graph, opset_imports=[opset], ir_version=8, producer_name="jaxlm"
+    )
+
+
+def export_onnx(
+    out: Path, config: ModelConfig, params: Any, tokenizer: Tokenizer, origin: dict
+) -> dict[str, str]:
+    """Write the directory, whole or not at all; float32.
+
+    Args:
+        out: takes the place of an earlier export.
+        config: of the model.
+        params: of the model.
+        tokenizer: of the model.
+        origin: where it comes from.
+
+    Returns:
+        Name → SHA-256 of every file.
+
+    Raises:
+        UserError: onnx is not installed, or the model is an ELMo.
+    """
+    if isinstance(config, ElmoConfig):
+        raise UserError("an ELMo's loops have no ONNX form here: export --to elmo")
+    try:
+        import onnx  # pyrefly: ignore
+    except ImportError:
+        raise UserError("export --to onnx needs onnx: pip install onnx") from None
+    with whole_directory(out) as beside:
+        write_config(beside, of_params(config, params), tokenizer, "float32")
+        (beside / "onnx").mkdir()
+        models = {}
+        if isinstance(config, BertConfig):
+            models["model"] = lambda: _bert(onnx, config, params)
+        else:
+            models["model"] = lambda: _gpt(onnx, config, params, with_past=True)
+            models["decoder_model"] = lambda: _gpt(
+                onnx, config, params, with_past=False
+            )
+        size = sum(leaf.nbytes for _, leaf in leaves(params))
+        for name, make in models.items():
+            onnx.save_model(
+                make(),
+                beside / "onnx" / f"{name}.onnx",
+                save_as_external_data=size > _INLINE,
+                location=f"{name}.onnx_data",
+            )
+        return write_digests(beside, origin)

@@ -1,0 +1,146 @@
+"""The originals' own files: TensorFlow checkpoints of BERT, numpy archives of GPT-1.
+
+google-research/bert: `bert_config.json`, `bert_model.ckpt.index` and its data, read by
+TensorFlow where it is installed. openai/finetune-transformer-lm: `params_shapes.json`
+and `params_0.npy` … `params_9.npy`, one vector of all weights in ten pieces. Both
+become tensors by transformers' names, which the family's table then takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlm.convert.options import Options
+from jaxlm.convert.tensors import Tensors, finite
+from jaxlm.text.vocabulary import read_json
+from jaxlm.types import UserError
+
+BERT_CONFIG, GPT1_SHAPES = "bert_config.json", "params_shapes.json"
+_HEAD = 64  # width of a head in every GPT-1; its files do not say
+
+
+def checkpoint_of(directory: Path) -> Path | None:
+    """Prefix of the one TensorFlow checkpoint of a BERT in a directory."""
+    found = sorted(directory.glob("*.ckpt*.index"))
+    known = (directory / BERT_CONFIG).is_file()
+    return found[0].with_suffix("") if known and len(found) == 1 else None
+
+
+def read_checkpoint(prefix: Path) -> tuple[Options, Tensors]:
+    """A TensorFlow checkpoint, without its optimiser's slots.
+
+    Raises:
+        UserError: TensorFlow is not installed, or cannot read it.
+    """
+    path = prefix.parent / BERT_CONFIG
+    options = Options(path, {**read_json(path), "model_type": "bert"})
+    try:
+        import tensorflow as tf  # pyrefly: ignore
+    except ImportError:
+        raise UserError(
+            f"reading {prefix}.index needs TensorFlow: pip install tensorflow-cpu"
+        ) from None
+    try:
+        reader: Any = tf.train.load_checkpoint(str(prefix))
+        found: dict[str, list[int]] = reader.get_variable_to_shape_map()
+    except Exception as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"{prefix} cannot be read as a checkpoint: {line}") from None
+    names = {
+        _by_transformers(name): name
+        for name in found
+        if not re.search(r"/adam_[mv]$|^global_step$", name)
+    }
+    turned = {name for name, real in names.items() if real.endswith("/kernel")}
+    shapes = {
+        name: tuple(found[real][:: -1 if name in turned else 1])
+        for name, real in names.items()
+    }
+
+    def read(name: str) -> np.ndarray:
+        try:
+            array = reader.get_tensor(names[name])
+        except Exception as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(f"{prefix}: {names[name]} cannot be read: {line}") from None
+        return finite(name, array.T if name in turned else array, prefix)
+
+    return options, Tensors(prefix, shapes, read)
+
+
+def _by_transformers(name: str) -> str:
+    """bert/encoder/layer_0/output/dense/bias → encoder.layer.0.output.dense.bias."""
+    name = re.sub(r"layer_(\d+)", r"layer.\1", name.removeprefix("bert/"))
+    name = name.replace("seq_relationship/output_weights", "seq_relationship/weight")
+    name = name.replace("output_bias", "bias")
+    name = re.sub(r"/(kernel|gamma)$", "/weight", name)
+    name = re.sub(r"/beta$", "/bias", name)
+    if name.endswith("_embeddings"):
+        name += "/weight"
+    return name.replace("/", ".")
+
+
+def read_numpy(directory: Path) -> tuple[Options, Tensors]:
+    """GPT-1's release.
+
+    Raises:
+        UserError: a piece is absent, is no plain array, or they do not add up.
+    """
+    path = directory / GPT1_SHAPES
+    try:
+        shapes = [tuple(map(int, shape)) for shape in json.loads(path.read_text())]
+        pieces = [
+            np.load(directory / f"params_{i}.npy", mmap_mode="r", allow_pickle=False)
+            for i in range(10)
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{directory} is no GPT-1 of OpenAI's: {error}") from None
+    layers, rest = divmod(len(shapes) - 2, 12)
+    total = sum(map(math.prod, shapes))
+    size = sum(piece.size for piece in pieces)
+    if rest or layers < 1 or size != total:
+        raise UserError(
+            f"{directory}: {len(shapes)} tensors are not two tables and twelve a "
+            f"layer, or {size:,} numbers are not the {total:,} of {GPT1_SHAPES}"
+        )
+    parts = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
+    names = ["positions_embed.weight", "tokens_embed.weight"]
+    names += [
+        f"h.{i}.{part}.{leaf}"
+        for i in range(layers)
+        for part in parts
+        for leaf in ("weight", "bias")
+    ]
+    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
+    # Convolutions of width 1 have an axis for it.
+    plain = [shape[1:] if len(shape) == 3 else shape for shape in shapes]
+    where = dict(zip(names, zip(ends, ends[1:], plain, strict=False), strict=True))
+    starts = np.cumsum([0, *(piece.size for piece in pieces)]).tolist()
+
+    def read(name: str) -> np.ndarray:
+        begin, end, shape = where[name]
+        flat = np.concatenate(
+            [
+                piece.reshape(-1)[max(0, begin - start) : max(0, end - start)]
+                for piece, start in zip(pieces, starts, strict=False)
+            ]
+        )
+        return finite(name, flat.reshape(shape), directory)
+
+    width = plain[0][-1]
+    options: dict[str, Any] = {
+        "model_type": "openai-gpt",
+        "vocab_size": plain[1][0],
+        "n_positions": plain[0][0],
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": width // _HEAD,
+    }
+    found = {name: tuple(shape) for name, (_, _, shape) in where.items()}
+    return Options(path, options), Tensors(directory, found, read)

@@ -1,0 +1,161 @@
+"""Files as the authors of BERT and GPT-1 released them."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exported import CONFIGS, export, random_params, same, tokenizer_of
+
+from jaxlm.config import gpt1
+from jaxlm.convert.directory import import_model, read_model
+from jaxlm.types import UserError
+
+GPT1 = gpt1(
+    vocab_size=150, d_ff=256, max_length=40, num_layers=2, num_heads=1, d_model=64
+)
+
+
+def openai(directory, params):
+    """finetune-transformer-lm, train.py: positions, tokens, then twelve a layer."""
+    h = params["layers"]
+    tensors = [params["embed"]["position"]["table"], params["embed"]["token"]["table"]]
+    tensors[1] = tensors[1][: GPT1.vocab_size]
+    for i in range(GPT1.num_layers):
+        joined = {
+            leaf: np.concatenate(
+                [
+                    np.reshape(h["attention"][name][leaf][i], (shape, -1))
+                    for name in ("query", "key", "value")
+                ],
+                axis=-1,
+            )
+            for leaf, shape in (("kernel", 64), ("bias", 1))
+        }
+        out = h["attention"]["out"]
+        tensors += [
+            joined["kernel"][None],
+            joined["bias"][0],
+            np.reshape(out["kernel"][i], (1, 64, 64)),
+            out["bias"][i],
+            h["attention_norm"]["scale"][i],
+            h["attention_norm"]["bias"][i],
+            h["mlp"]["wi"]["kernel"][i][None],
+            h["mlp"]["wi"]["bias"][i],
+            h["mlp"]["wo"]["kernel"][i][None],
+            h["mlp"]["wo"]["bias"][i],
+            h["mlp_norm"]["scale"][i],
+            h["mlp_norm"]["bias"][i],
+        ]
+    flat = np.concatenate([np.ravel(each) for each in tensors]).astype(np.float32)
+    for i, piece in enumerate(np.array_split(flat, 10)):
+        np.save(directory / f"params_{i}.npy", piece)
+    shapes = [list(np.shape(each)) for each in tensors]
+    (directory / "params_shapes.json").write_text(json.dumps(shapes))
+    tokenizer_of(GPT1).save(directory)
+
+
+def test_gpt1_comes_in_from_ten_pieces_of_one_vector(tmp_path):
+    params = random_params(GPT1)
+    (tmp_path / "gpt1").mkdir()
+    openai(tmp_path / "gpt1", params)
+    import_model(tmp_path / "gpt1", tmp_path / "in")
+    loaded = read_model(tmp_path / "in", lambda _, array: jnp.asarray(array))
+    assert loaded.config == GPT1
+    same(loaded.params, params)
+
+
+def test_a_piece_that_is_absent_or_an_object_is_refused(tmp_path):
+    openai(tmp_path, random_params(GPT1))
+    (tmp_path / "params_3.npy").unlink()
+    with pytest.raises(UserError, match=r"params_3\.npy"):
+        import_model(tmp_path, tmp_path / "in")
+    np.save(tmp_path / "params_3.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="is no GPT-1 of OpenAI's"):
+        import_model(tmp_path, tmp_path / "in")
+    np.save(tmp_path / "params_3.npy", np.zeros(7, np.float32))
+    with pytest.raises(UserError, match="numbers are not the"):
+        import_model(tmp_path, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def google(directory, params):
+    """google-research/bert, by the names that its modeling.py and run_pretraining.py
+    give the variables, with a slot of the optimiser."""
+    tf = pytest.importorskip("tensorflow")
+    at, h = "bert/encoder/layer_{}", params["layers"]
+    out = {
+        "bert/embeddings/word_embeddings": params["embed"]["token"]["table"],
+        "bert/embeddings/position_embeddings": params["embed"]["position"]["table"],
+        "bert/embeddings/token_type_embeddings": params["embed"]["token_type"]["table"],
+        "cls/predictions/output_bias": params["mlm"]["bias"],
+        "cls/seq_relationship/output_weights": params["nsp"]["kernel"].T,
+        "cls/seq_relationship/output_bias": params["nsp"]["bias"],
+        "global_step": np.int64(7),
+        "cls/predictions/output_bias/adam_m": params["mlm"]["bias"] * 0,
+    }
+
+    def norm(name, leaf):
+        out[f"{name}/LayerNorm/gamma"], out[f"{name}/LayerNorm/beta"] = (
+            leaf["scale"],
+            leaf["bias"],
+        )
+
+    def dense(name, leaf, shape):
+        out[f"{name}/kernel"] = np.reshape(leaf["kernel"], shape)
+        out[f"{name}/bias"] = np.ravel(leaf["bias"])
+
+    norm("bert/embeddings", params["embed"]["norm"])
+    dense("bert/pooler/dense", params["pooler"], (16, 16))
+    dense("cls/predictions/transform/dense", params["mlm"]["dense"], (16, 16))
+    norm("cls/predictions/transform", params["mlm"]["norm"])
+    for i in range(2):
+        pick = lambda part, i=i: {k: v[i] for k, v in part.items()}  # noqa: E731
+        layer = at.format(i)
+        for name in ("query", "key", "value"):
+            leaf = pick(h["attention"][name])
+            dense(f"{layer}/attention/self/{name}", leaf, (16, 16))
+        leaf = pick(h["attention"]["out"])
+        dense(f"{layer}/attention/output/dense", leaf, (16, 16))
+        norm(f"{layer}/attention/output", pick(h["attention_norm"]))
+        dense(f"{layer}/intermediate/dense", pick(h["mlp"]["wi"]), (16, 24))
+        dense(f"{layer}/output/dense", pick(h["mlp"]["wo"]), (24, 16))
+        norm(f"{layer}/output", pick(h["mlp_norm"]))
+    tf.raw_ops.SaveV2(
+        prefix=str(directory / "bert_model.ckpt"),
+        tensor_names=list(out),
+        shape_and_slices=[""] * len(out),
+        tensors=[np.asarray(each) for each in out.values()],
+    )
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A directory as Google's archives unpack."""
+    directory = tmp_path / "release"
+    params = export(tmp_path / "hf", "bert")
+    directory.mkdir()
+    google(directory, params)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    kept = ("architectures", "model_type", "dtype", "layer_norm_eps")
+    config = {k: v for k, v in config.items() if k not in kept}
+    (directory / "bert_config.json").write_text(json.dumps(config))
+    vocabulary = (tmp_path / "hf" / "vocab.txt").read_bytes()
+    (directory / "vocab.txt").write_bytes(vocabulary)
+    return directory, params
+
+
+def test_a_tensorflow_checkpoint_comes_in(release, tmp_path):
+    directory, params = release
+    import_model(directory, tmp_path / "in")
+    loaded = read_model(tmp_path / "in", lambda _, array: jnp.asarray(array))
+    assert loaded.config == CONFIGS["bert"]
+    same(loaded.params, params)
+
+
+def test_a_checkpoint_without_its_data_is_refused(release, tmp_path):
+    directory, _ = release
+    next(directory.glob("*.data-*")).unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        import_model(directory, tmp_path / "in")
+    assert not (tmp_path / "in").exists()

@@ -1,0 +1,133 @@
+"""llama.cpp, onnxruntime and jax.export say what jaxlm says, or a model is refused."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from exported import CONFIGS, export, random_params, tokenizer_of
+
+import jaxlm
+from jaxlm.cli import main
+from jaxlm.config import elmo
+from jaxlm.convert import gguf
+from jaxlm.convert.directory import read_model
+from jaxlm.convert.onnx import export_onnx
+from jaxlm.convert.stablehlo import export_stablehlo
+from jaxlm.convert.verify import check_client
+from jaxlm.types import UserError
+
+
+def installed(*names):
+    lacking = [name for name in names if not importlib.util.find_spec(name)]
+    return pytest.mark.skipif(bool(lacking), reason=f"needs {' '.join(lacking)}")
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt1", "gpt2"])
+def test_a_stablehlo_program_runs_at_any_length(name, tmp_path):
+    export(tmp_path / "model", name)
+    model = jaxlm.load(tmp_path / "model")
+    export_stablehlo(tmp_path / "program", model.config, model.params)
+    data = bytearray((tmp_path / "program").read_bytes())
+    program = jax.export.deserialize(data)
+    random = np.random.RandomState(0)
+    for rows, length in ((1, 3), (3, 40)):
+        ids = random.randint(0, 150, (rows, length)).astype(np.int32)
+        more = (np.zeros_like(ids), np.ones(ids.shape, bool)) if name == "bert" else ()
+        got, want = program.call(ids, *more), model.forward(ids)
+        np.testing.assert_allclose(got["logits"], want.logits, atol=1e-5)
+        np.testing.assert_allclose(got["hidden"], want.hidden[-1], atol=1e-5)
+
+
+@installed("onnx", "onnxruntime")
+@pytest.mark.parametrize("name", ["bert", "ernie", "gpt1", "gpt2"])
+def test_onnxruntime_agrees(name, tmp_path, capsys):
+    """By the command line; a GPT also token by token, from an empty past."""
+    export(tmp_path / "model", name)
+    words = [str(tmp_path / "model"), "--to", "onnx", "--out", str(tmp_path / "out")]
+    assert main(["export", *words, "--verify"]) == 0
+    assert "parity" in capsys.readouterr().out
+
+
+@installed("onnx", "onnxruntime")
+def test_onnx_rows_are_padded_on_either_side(tmp_path):
+    """Right for a BERT, left for a GPT: what is real comes out as alone."""
+    import onnxruntime
+
+    for name, left in (("bert", False), ("gpt2", True)):
+        config = CONFIGS[name]
+        params = random_params(config)
+        export_onnx(tmp_path / name, config, params, tokenizer_of(config), {})
+        file = "model" if name == "bert" else "decoder_model"
+        session = onnxruntime.InferenceSession(
+            tmp_path / name / "onnx" / f"{file}.onnx"
+        )
+        ids = np.random.RandomState(1).randint(1, 150, (1, 9))
+        pad = ((0, 0), (4, 0) if left else (0, 4))
+        outs = []
+        for row, mask in ((ids, np.ones_like(ids)), (np.pad(ids, pad), None)):
+            mask = np.pad(np.ones_like(ids), pad) if mask is None else mask
+            fed = {"input_ids": row, "attention_mask": mask}
+            fed |= {"token_type_ids": np.zeros_like(row)} if name == "bert" else {}
+            outs.append(session.run(["logits"], fed)[0][0])
+        real = outs[1][4:] if left else outs[1][:9]
+        np.testing.assert_allclose(real, outs[0], atol=1e-5)
+
+
+@installed("gguf", "xllamacpp")
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_llama_agrees(name, tmp_path, capsys):
+    export(tmp_path / "model", name)
+    words = [str(tmp_path / "model"), "--to", "gguf", "--out", str(tmp_path / "out")]
+    assert main(["export", *words, "--verify"]) == 0
+    assert "parity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("ernie", "has a GELU, ERNIE a ReLU"),
+        ("gpt1", "norms first, GPT-1 last"),
+    ],
+)
+def test_models_that_llama_has_no_graph_for_are_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        gguf.of_params(CONFIGS[name], random_params(CONFIGS[name]))
+
+
+def test_an_elmo_is_refused_by_name(tmp_path):
+    config = elmo("tiny")
+    for refuse in (
+        lambda: gguf.of_params(config, {}),
+        lambda: export_stablehlo(tmp_path / "x", config, {}),
+        lambda: export_onnx(tmp_path / "x", config, {}, None, {}),
+        lambda: check_client("elmo"),
+    ):
+        with pytest.raises(UserError, match="ELMo"):
+            refuse()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_client_that_is_not_installed_is_named_with_its_command(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["export", "run", "--to", "gguf", "--out", str(tmp_path / "x"), "--verify"]
+    assert main(words) == 2
+    assert "pip install xllamacpp" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_stores_the_digests_that_it_prints(tmp_path, capsys):
+    export(tmp_path / "model", "bert")
+    out = tmp_path / "out"
+    words = ["export", str(tmp_path / "model"), "--to", "hf", "--out", str(out)]
+    assert main(words) == 0
+    printed = dict(
+        reversed(line.split()) for line in capsys.readouterr().out.splitlines()[:-1]
+    )
+    stored = json.loads((out / "jaxlm_export.json").read_text())
+    assert printed == stored["sha256"] and "model.safetensors" in printed
+    assert stored["origin"] == {"test": "bert"}
+    read_model(out, lambda _, array: array)
