@@ -75,9 +75,12 @@ def _is_positional(kind: Any, field: dataclasses.Field) -> bool:
 
 
 def _blank(kind: Any) -> dict[str, str]:
-    """Required fields, all of them strings that `_refuse_missing` has seen in argv."""
+    """Required fields, strings or choices, all of which `_refuse_missing` has seen."""
+    hints = typing.get_type_hints(kind)
     return {
-        f.name: "" for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING
+        f.name: next(iter(typing.get_args(hints[f.name])), "")
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING
     }
 
 

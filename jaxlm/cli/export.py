@@ -20,8 +20,9 @@ class Export:
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
-    to: Literal["hf", "elmo", "gguf", "onnx", "stablehlo"]
-    """hf: a directory that transformers loads; elmo: options.json and weights.hdf5, as
+    to: Literal["hf", "sentence", "elmo", "gguf", "onnx", "stablehlo"]
+    """hf: a directory that transformers loads; sentence: one for sentence-transformers,
+    of a BERT's encoder; elmo: options.json and weights.hdf5, as
     AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder;
     onnx: a directory for onnxruntime and transformers.js; stablehlo: a program with its
     weights, by jax.export."""
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
     import jaxlm
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf
-    from jaxlm.convert.directory import export_model, of_params
+    from jaxlm.convert.directory import encoder_of, export_model, of_params
     from jaxlm.convert.onnx import export_onnx
     from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
@@ -73,12 +74,15 @@ def run(argv: list[str]) -> int:
             Path(args.out), model.config, model.params, model.tokenizer, where
         )
     else:
+        sentences = args.to == "sentence"
+        make = encoder_of if sentences else of_params
         digests = export_model(
             Path(args.out),
-            of_params(model.config, model.params),
+            make(model.config, model.params),
             model.tokenizer,
             dtype=args.dtype,
             origin=where,
+            sentences=sentences,
         )
     say_written(args.out, digests)
     if not args.verify:

@@ -67,6 +67,17 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     return said, arrays
 
 
+def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
+    """The vectors of texts."""
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    import sentence_transformers  # pyrefly: ignore
+
+    model = sentence_transformers.SentenceTransformer(str(directory), device="cpu")
+    vectors = model.encode(asked["texts"], show_progress_bar=False)
+    said = {"version": sentence_transformers.__version__, "notes": []}
+    return said, {f"vectors_{i}": np.asarray(each) for i, each in enumerate(vectors)}
+
+
 def llama(path: Path, asked: dict[str, Any]) -> Answer:
     """llama.cpp, on one thread: greedy texts with log-probabilities, or vectors."""
     import xllamacpp  # pyrefly: ignore
@@ -183,6 +194,7 @@ def main(client: str, directory: str, question: str, answer: str) -> None:
 
 _CLIENTS = {
     "hf": transformers,
+    "sentence": sentence_transformers,
     "gguf": llama,
     "stablehlo": stablehlo,
     "onnx": onnxruntime,

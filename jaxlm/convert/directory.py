@@ -16,10 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlm.config.model import ElmoConfig, ModelConfig
+from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import elmo, huggingface, originals
 from jaxlm.convert.card import card
-from jaxlm.convert.huggingface import grown, open_model, source_of, write_model
+from jaxlm.convert.huggingface import (
+    grown,
+    open_model,
+    source_of,
+    write_model,
+    write_sentence_modules,
+)
 from jaxlm.convert.output import check_digests, whole_directory, write_digests
 from jaxlm.convert.rules import Place
 from jaxlm.convert.source import Source
@@ -111,6 +117,7 @@ def export_model(
     *,
     dtype: Dtype = "float32",
     origin: dict[str, Any],
+    sentences: bool = False,
 ) -> dict[str, str]:
     """Write a Hugging Face directory, or an ELMo's, whole or not at all.
 
@@ -120,6 +127,7 @@ def export_model(
         tokenizer: its own.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
+        sentences: with the files of sentence-transformers.
 
     Returns:
         Name → SHA-256 of every file.
@@ -131,6 +139,8 @@ def export_model(
             elmo.write_elmo(beside, source, tokenizer)
             return write_digests(beside, origin)
         write_model(beside, source, tokenizer, dtype)
+        if sentences:
+            write_sentence_modules(beside, source.config)
         text = card(beside, source.config, source.missing, origin, dtype)
         (beside / "README.md").write_text(text)
         return write_digests(beside, origin)
@@ -178,3 +188,15 @@ def of_params(config: ModelConfig, params: Any) -> Source:
     if isinstance(config, ElmoConfig):
         return elmo.of_params(config, params)
     return huggingface.of_params(config, params)
+
+
+def encoder_of(config: ModelConfig, params: Any) -> Source:
+    """A BERT in memory without what predicts words and sentences.
+
+    Raises:
+        UserError: it is no BERT.
+    """
+    if not isinstance(config, BertConfig):
+        raise UserError("sentence-transformers takes the encoder of a BERT or ERNIE")
+    kept = {name: tree for name, tree in params.items() if name not in ("mlm", "nsp")}
+    return huggingface.of_params(config, kept)

@@ -220,6 +220,34 @@ def write_model(
     )
 
 
+def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
+    """What makes a model directory one of sentence-transformers: mean, then length 1.
+
+    Its mean is over [CLS] and [SEP] too: `embed --pooling sentence` here.
+    """
+    module = "sentence_transformers.models"
+    steps = (
+        ("Transformer", ""),
+        ("Pooling", "1_Pooling"),
+        ("Normalize", "2_Normalize"),
+    )
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{module}.{name}"}
+        for i, (name, path) in enumerate(steps)
+    ]
+    write_json(directory / "modules.json", modules)
+    (directory / "1_Pooling").mkdir()
+    (directory / "2_Normalize").mkdir()
+    pooling = {
+        "word_embedding_dimension": config.d_model,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+    }
+    write_json(directory / "1_Pooling" / "config.json", pooling)
+    length = {"max_seq_length": config.max_length, "do_lower_case": False}
+    write_json(directory / "sentence_bert_config.json", length)
+
+
 def grown(tokenizer: Tokenizer, size: int) -> Tokenizer:
     """`tokenizer` with `[unusedN]` entries up to the rows of a model's table.
 

@@ -52,6 +52,10 @@ def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, s
     heads = not bert or "mlm" in params
 
     def forward(tokens, *more):
+        if not bert:
+            length = tokens.shape[1]  # a symbol
+            seen = jnp.tril(jnp.ones((1, length, length), bool))
+            more = jnp.arange(length)[None], seen
         with jax.default_matmul_precision("float32"):
             found = module.apply({"params": params}, tokens, *more, logits=heads)
         out = {"hidden": found.hidden[-1], "logits": found.logits}

@@ -223,6 +223,6 @@ def write_tensors(
             array = rounded(name, make(name), dtype)
             if array.shape != tuple(shapes[name]):
                 raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
-            file.write(array.view(np.uint8).data)
+            file.write(np.ascontiguousarray(array).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())

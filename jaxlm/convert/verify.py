@@ -33,18 +33,21 @@ from jaxlm.types import UserError
 TOLERANCES = {"hf": 1e-5, "stablehlo": 1e-5, "onnx": 1e-5}
 PACKAGES = {
     "hf": ("torch", "transformers"),
+    "sentence": ("torch", "sentence_transformers"),
     "gguf": ("xllamacpp",),
     "stablehlo": (),
     "onnx": ("onnxruntime",),
 }
 NAMES = {
     "hf": "transformers",
+    "sentence": "sentence-transformers",
     "gguf": "llama.cpp (xllamacpp)",
     "stablehlo": "jax.export",
     "onnx": "onnxruntime",
 }
 # llama.cpp's GELU is a table in half precision; of log-probabilities, of unit vectors.
-_LLAMA_SCORES, _LLAMA_VECTORS = 2e-3, 1e-3
+_LLAMA_SCORES = 2e-3
+_VECTORS = {"gguf": 1e-3, "sentence": 1e-5}
 
 _TOP, _NEW, _LONGEST = 5, 20, 48
 
@@ -81,7 +84,8 @@ def check_client(to: str) -> None:
     lacking = [each for each in PACKAGES[to] if not importlib.util.find_spec(each)]
     if lacking:
         raise UserError(
-            f"--verify needs {NAMES[to]}: pip install {' '.join(PACKAGES[to])}"
+            f"--verify needs {NAMES[to]}: pip install "
+            f"{' '.join(PACKAGES[to]).replace('_', '-')}"
         )
 
 
@@ -94,8 +98,10 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
         to: its format.
     """
     texts = passages(ours)
-    if to == "gguf":
-        return _verify_llama(ours, out, texts)
+    if to == "gguf" and isinstance(ours.config, GptConfig):
+        return _verify_scores(ours, out, texts)
+    if to in _VECTORS:
+        return _verify_vectors(ours, out, to, texts)
     rows = [_row(ours, text) for text in texts]
     new = min(_NEW, ours.config.max_length // 4)
     new = new if to == "hf" and isinstance(ours.config, GptConfig) else 0
@@ -129,43 +135,47 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
     )
 
 
-def _verify_llama(ours: Ours, out: Path, texts: list[str]) -> Report:
-    """A decoder's likeliest tokens along its greedy text; a BERT's vectors of texts."""
-    decoder = isinstance(ours.config, GptConfig)
+def _verify_vectors(ours: Ours, out: Path, to: str, texts: list[str]) -> Report:
+    """Unit vectors of texts."""
+    longest = ours.config.max_length
+    fits = [_prompt(ours, text, longest - 2, most=60) for text in texts]
+    asked = {"texts": fits, "new": 0, "context": longest}
+    said, arrays = run_client(to, out, asked)
+    theirs = np.stack([arrays[f"vectors_{i}"].reshape(-1) for i in range(len(fits))])
+    mine = ours.vectors(fits)
+    worst = np.abs(mine - theirs).max()
+    cosine = (mine * theirs).sum(-1).min()
+    line = f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}"
+    return _judged(to, said, line, float(worst), _VECTORS[to])
+
+
+def _verify_scores(ours: Ours, out: Path, texts: list[str]) -> Report:
+    """llama.cpp's likeliest tokens along its greedy text."""
     longest = ours.config.max_length
     new = min(_NEW, longest // 4)
     prompts = [_prompt(ours, text, longest - new) for text in texts[:3]]
-    fits = [_prompt(ours, text, longest - 2, most=60) for text in texts]
-    asked = {
-        "texts": fits,
-        "prompts": [ours.tokenizer.encode(p).ids.tolist() for p in prompts],
-        "new": new if decoder else 0,
-        "context": longest,
-    }
-    said, arrays = run_client("gguf", out, asked)
-    if not decoder:
-        theirs = np.stack([arrays[f"vectors_{i}"] for i in range(len(fits))])
-        theirs = theirs.reshape(len(fits), -1)
-        mine = ours.vectors(fits)
-        worst, tolerance = np.abs(mine - theirs).max(), _LLAMA_VECTORS
-        cosine = (mine * theirs).sum(-1).min()
-        line = f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}"
-    else:
-        deltas, places, equal = [], 0, 0
-        for start, found in zip(asked["prompts"], said["scores"], strict=True):
-            ids = [*start, *(id for id, _ in found)]
-            logits = ours.outputs(np.array([ids]))[0, len(start) - 1 : -1]
-            logits = logits.astype(np.float64)
-            peak = logits.max(-1, keepdims=True)
-            scores = logits - peak - np.log(np.exp(logits - peak).sum(-1))[:, None]
-            for row, (id, top) in zip(scores, found, strict=True):
-                deltas += [abs(row[i] - score) for i, score in top]
-                places, equal = places + 1, equal + int(row.argmax() == id)
-        worst, tolerance = max(deltas), _LLAMA_SCORES
-        line = f"log p    max |Δ| {worst:.1e} of the 5 likeliest at {places} places; "
-        line += f"greedy {equal} of {places} tokens equal"
-    passed = bool(worst <= tolerance)
-    verdict = f"{NAMES['gguf']} {said['version']}: {_verdict(passed)}"
+    starts = [ours.tokenizer.encode(p).ids.tolist() for p in prompts]
+    asked = {"prompts": starts, "new": new, "context": longest}
+    said, _ = run_client("gguf", out, asked)
+    deltas, places, equal = [], 0, 0
+    for start, found in zip(starts, said["scores"], strict=True):
+        ids = [*start, *(id for id, _ in found)]
+        logits = ours.outputs(np.array([ids]))[0, len(start) - 1 : -1]
+        logits = logits.astype(np.float64)
+        peak = logits.max(-1, keepdims=True)
+        scores = logits - peak - np.log(np.exp(logits - peak).sum(-1))[:, None]
+        for row, (id, top) in zip(scores, found, strict=True):
+            deltas += [abs(row[i] - score) for i, score in top]
+            places, equal = places + 1, equal + int(row.argmax() == id)
+    worst = float(max(deltas))
+    line = f"log p    max |Δ| {worst:.1e} of the 5 likeliest at {places} places; "
+    line += f"greedy {equal} of {places} tokens equal"
+    return _judged("gguf", said, line, worst, _LLAMA_SCORES)
+
+
+def _judged(to: str, said: Any, line: str, worst: float, tolerance: float) -> Report:
+    passed = worst <= tolerance
+    verdict = f"{NAMES[to]} {said['version']}: {_verdict(passed)}"
     return Report([f"{line}; tolerance {tolerance:.0e}", verdict], passed)
 
 

@@ -194,7 +194,7 @@ def encoded(
     )
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     """Readable JSON with a final newline, the same bytes for equal content."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

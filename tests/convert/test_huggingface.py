@@ -346,7 +346,7 @@ def test_a_pickle_of_plain_weights_may_be_read(tmp_path):
     [
         ({"model_type": "distilbert"}, "'distilbert' is not read: the nearest is bert"),
         ({"model_type": "gpt_neo"}, "the nearest is gpt2"),
-        ({"model_type": None, "architectures": None}, "is no model directory"),
+        ({"model_type": None, "architectures": None}, "names no model_type"),
         ({"num_hidden_layers": 3}, r"- encoder\.layer\.2\.attention\.output"),
         ({"hidden_size": "wide"}, "hidden_size = 'wide' is no positive integer"),
         ({"hidden_act": "silu"}, "hidden_act = 'silu' is none of"),

@@ -75,6 +75,14 @@ def test_onnx_rows_are_padded_on_either_side(tmp_path):
         np.testing.assert_allclose(real, outs[0], atol=1e-5)
 
 
+@installed("torch", "sentence_transformers")
+def test_sentence_transformers_agrees(tmp_path, capsys):
+    export(tmp_path / "model", "bert")
+    words = [str(tmp_path / "model"), "--to", "sentence", "--out", f"{tmp_path}/out"]
+    assert main(["export", *words, "--verify"]) == 0
+    assert "parity" in capsys.readouterr().out
+
+
 @installed("gguf", "xllamacpp")
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_llama_agrees(name, tmp_path, capsys):
@@ -97,11 +105,11 @@ def test_models_that_llama_has_no_graph_for_are_refused(name, message):
 
 
 def test_an_elmo_is_refused_by_name(tmp_path):
-    config = elmo("tiny")
+    config, words = elmo("tiny"), tokenizer_of(CONFIGS["bert"])
     for refuse in (
         lambda: gguf.of_params(config, {}),
         lambda: export_stablehlo(tmp_path / "x", config, {}),
-        lambda: export_onnx(tmp_path / "x", config, {}, None, {}),
+        lambda: export_onnx(tmp_path / "x", config, {}, words, {}),
         lambda: check_client("elmo"),
     ):
         with pytest.raises(UserError, match="ELMo"):
@@ -112,7 +120,11 @@ def test_an_elmo_is_refused_by_name(tmp_path):
 def test_a_client_that_is_not_installed_is_named_with_its_command(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "xllamacpp" else find(name, *rest),
+    )
     words = ["export", "run", "--to", "gguf", "--out", str(tmp_path / "x"), "--verify"]
     assert main(words) == 2
     assert "pip install xllamacpp" in capsys.readouterr().err
