@@ -28,9 +28,15 @@ def _installed(*names: str) -> bool:
     return all(importlib.util.find_spec(name) for name in names)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="tests of a minute and more")
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out, in one line each, what this clone cannot run."""
     lacking = {}
+    if not config.getoption("--long"):
+        lacking["long"] = "they take a minute or more each; --long runs them"
     if not SHARED.is_dir():
         lacking["shared"] = "no shared data beside the repository"
     if not _installed("torch", "transformers"):

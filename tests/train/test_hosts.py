@@ -65,6 +65,7 @@ def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     tmp_path: Path, corpus_directory

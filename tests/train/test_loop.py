@@ -69,6 +69,7 @@ def test_evaluating_and_saving_do_not_touch_the_run(corpus, tmp_path):
     assert busy.figures["nsp_majority_accuracy"] >= 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)]
 )
@@ -90,6 +91,7 @@ def test_every_mesh_reads_the_same_batches_and_goes_on_from_any_state(
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_phases_share_the_optimiser_and_restart_the_rows(corpus, tmp_path):
     phases = (
         Phase(until=6, length=16, batch=16, predictions=3),
@@ -169,6 +171,7 @@ def state_of(output: str) -> str:
     return next(line for line in output.splitlines() if line.startswith("state sha256"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_runs_end_as_uninterrupted_ones(tmp_path, corpus_directory, how):
     """SIGTERM saves and exits 75, SIGKILL exits at once: the same command goes on."""
