@@ -117,11 +117,18 @@ def with_baselines(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
     out["unigram_loss"] = unigram_loss(counts_V)
     out["unigram_accuracy"] = majority_accuracy(counts_V)
     out["targets"] = float(counts_V.sum())
-    if "nsp_loss" in sums:
-        by_label = [sums["nsp_next_accuracy"], sums["nsp_random_accuracy"]]
-        right, rows = np.array(by_label).T
-        out["nsp_balanced_accuracy"] = balanced_accuracy(right, rows)
-        out["nsp_majority_accuracy"] = majority_accuracy(rows)
+    for name, (one, other) in (
+        ("nsp", ("next", "random")),
+        ("dlm", ("real", "replaced")),
+    ):
+        if f"{name}_loss" in sums:
+            by_label = [
+                sums[f"{name}_{one}_accuracy"],
+                sums[f"{name}_{other}_accuracy"],
+            ]
+            right, rows = np.array(by_label).T
+            out[f"{name}_balanced_accuracy"] = balanced_accuracy(right, rows)
+            out[f"{name}_majority_accuracy"] = majority_accuracy(rows)
     return out
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # How a family's rows lie in a corpus: `data/layouts.py`, the last one `two_way.py`.
-Layout = Literal["pairs", "blocks", "stream", "two_way"]
+Layout = Literal["pairs", "blocks", "stream", "dialogues", "two_way"]
 
 
 class UserError(Exception):
@@ -82,6 +82,19 @@ class Rows(NamedTuple):
     languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one
 
 
+class DialogueRows(NamedTuple):
+    """What the host reads for one global batch of dialogues; as `Rows` but for spans.
+
+    A turn that is not there has length 0; those that are come first.
+    """
+
+    turns: Span  # [B, turns, W]: consecutive ones of a dialogue
+    other: Span  # [B, W]: a turn of another dialogue
+    identity: UInt[AnyArray, "B 2"]
+    valid: Bool[AnyArray, "B"]
+    languages: Int[AnyArray, "B"] | None = None
+
+
 class WordRows(NamedTuple):
     """What the host reads for one global batch of a text in both directions.
 
@@ -104,7 +117,7 @@ class MlmBatch(NamedTuple):
     positions: Int[Array, "B P"]  # ascending; 0 where `weights` is 0
     targets: Int[Array, "B P"]
     weights: Float[Array, "B P"]
-    nsp_labels: Int[Array, "B"]  # 0: B follows A, 1: B is random (Google's order)
+    nsp_labels: Int[Array, "B"]  # 0: as it was written, 1: B, or a turn, is random
     nsp_weights: Float[Array, "B"]
     levels: Int[Array, "B"] | None = None  # of the masked units; see `mask.unit_starts`
     languages: Int[Array, "B"] | None = None  # by number; None: there is one

@@ -19,11 +19,12 @@ class Road:
         here: an empty folder.
         words: name of a config and its flags.
         text: what to read; pages of Jane Austen by default.
+        kind: of the file.
     """
 
-    def __init__(self, here: Path, words: str, text: str = ""):
+    def __init__(self, here: Path, words: str, text: str = "", kind: str = "txt"):
         self.here, (self.recipe, *self.flags) = here, words.split()
-        self.novel, self.run = here / "novel.txt", str(here / "run")
+        self.novel, self.run = here / f"novel.{kind}", str(here / "run")
         if not text:
             with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
                 text = file.read(60_000)

@@ -17,7 +17,7 @@ from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
-from jaxlm.types import Rows, Span, SpecialTokens, WordRows
+from jaxlm.types import DialogueRows, Rows, Span, SpecialTokens, WordRows
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
 # allenai/bilm-tf: its biLM and its softmax.
@@ -78,9 +78,7 @@ def test_every_recipe_lowers_for_256_devices(name):
         module, optimizer, mesh, seed=0, rows=rows_for_pod(config.stretches[0])
     )
     for phase in config.stretches:
-        objective = objective_of(
-            config, module, manifest(config.model.vocab_size), phase, stream="s"
-        )
+        objective = objective_of(config, module, manifest(config), phase, stream="s")
         step = make_train_step(
             objective,
             optimizer,
@@ -103,8 +101,10 @@ def rows_for_pod(phase):
     return 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
 
 
-def manifest(vocab_size):
-    """Of a corpus that is not there: an objective reads its special tokens only."""
+def manifest(config):
+    """Of a corpus that is not there: an objective reads its special tokens, and whether
+    it is of dialogues."""
+    vocab_size = config.model.vocab_size
     return Manifest(
         format=1,
         tokens=0,
@@ -120,7 +120,7 @@ def manifest(vocab_size):
         special=SpecialTokens(0, 1, 2, 3, 4, vocab_size),
         end_of_document=vocab_size - 1,
         languages=("en",),
-        recipe={},
+        recipe={"dialogues": config.text.dialogues},
         sources=(),
         files={},
     )
@@ -145,15 +145,25 @@ def rows_of(objective, rows, length):
         slots = 50
         characters = struct(jnp.uint16, (*shape, slots))
         return WordRows(*words, characters, struct(jnp.bool_, shape))
+    one = struct(jnp.int32, (rows,))
+    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
+    if objective.layout == "dialogues":
+        spans = [
+            Span(
+                struct(jnp.int32, (*shape, length - 2)),
+                struct(jnp.uint8, (*shape, length - 2)),
+                struct(jnp.int32, shape),
+            )
+            for shape in ((rows, 3), (rows,))
+        ]
+        return DialogueRows(*spans, identity, valid)
     width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
     shape = rows, width[objective.layout]
 
     def span():
         return Span(*(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one)
 
-    one = struct(jnp.int32, (rows,))
     second = span() if objective.layout == "pairs" else None
-    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
     return Rows(span(), second, identity, valid)
 
 

@@ -118,13 +118,16 @@ def report(figures: dict[str, float]) -> list[str]:
         f"MLM accuracy   {figures['mlm_accuracy']:8.1%}   "
         f"commonest word {figures['unigram_accuracy']:.1%}",
     ]
-    if "nsp_loss" in figures:
-        lines += [
-            f"NSP loss       {figures['nsp_loss']:8.3f}   coin 0.693",
-            f"NSP accuracy   {figures['nsp_accuracy']:8.1%}   "
-            f"majority {figures['nsp_majority_accuracy']:.1%}",
-            f"NSP balanced   {figures['nsp_balanced_accuracy']:8.1%}   coin 50.0%",
-        ]
+    for name in ("nsp", "dlm"):
+        if f"{name}_loss" in figures:
+            said = name.upper()
+            lines += [
+                f"{said} loss       {figures[f'{name}_loss']:8.3f}   coin 0.693",
+                f"{said} accuracy   {figures[f'{name}_accuracy']:8.1%}   "
+                f"majority {figures[f'{name}_majority_accuracy']:.1%}",
+                f"{said} balanced   {figures[f'{name}_balanced_accuracy']:8.1%}   "
+                "coin 50.0%",
+            ]
     return lines
 
 

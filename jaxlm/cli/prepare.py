@@ -23,8 +23,10 @@ class TextOptions:
     """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
     errors: Literal["strict", "replace"] = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
-    spans: Literal["none", "rjieba"] = "none"
-    """What finds words, phrases and entities, for ERNIE's masks and whole words."""
+    spans: str = "none"
+    """What finds words, phrases and entities, for ERNIE's masks and whole words:
+    rjieba, spacy (or spacy:MODEL), or the text itself: pku (word/tag), conll
+    (columns)."""
     lexicon: str = ""
     """Your own entities, one a line; they come before those of --spans."""
     holdout: float = 0.01

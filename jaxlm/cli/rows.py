@@ -50,8 +50,11 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
                 show(f"row {i} {name}")
                 show(_word_row(corpus, words))
             continue
-        label = ("B follows A", "B is random")[int(row.nsp_labels)]
-        said = [label] if objective.layout == "pairs" else []
+        labels = {
+            "pairs": ("B follows A", "B is random"),
+            "dialogues": ("as it was said", "an utterance is from elsewhere"),
+        }.get(objective.layout)
+        said = [labels[int(row.nsp_labels)]] if labels else []
         if row.levels is not None:
             kind = ("tokens", "phrases", "entities")[int(row.levels)]
             said.append(f"{kind} are masked whole")

@@ -31,11 +31,18 @@ class TextConfig:
     unused: int = 0
     """[unusedN] entries added to a given vocabulary, for a model whose table has more
     rows than it has words (ERNIE 1.0: 36)."""
+    dialogues: bool = False
+    """ERNIE: text is dialogues (.jsonl with "turns"), a row is turns of one, and the
+    model tells whether one of them is from elsewhere."""
     verbatim: bool = False
     """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
     that is trained has <|endoftext|>, its last entry, as its only special token."""
 
     def __post_init__(self) -> None:
+        if self.dialogues and self.verbatim:
+            raise UserError(
+                "text.dialogues are an encoder's, text.verbatim a decoder's"
+            )
         rule = {"gpt1_bpe": "space", "words": "spacy"}.get(self.tokenizer)
         if self.words == rule:
             raise UserError(

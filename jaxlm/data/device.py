@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.types import Rows, WordRows
+from jaxlm.types import DialogueRows, Rows, WordRows
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
@@ -18,11 +18,11 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
 
 
 def to_devices(
-    rows: Rows | WordRows,
+    rows: Rows | WordRows | DialogueRows,
     local: np.ndarray,
     sharding: jax.sharding.Sharding,
     batch: int,
-) -> Rows | WordRows:
+) -> Rows | WordRows | DialogueRows:
     """Global arrays [batch, ...] from this host's rows of them.
 
     Args:

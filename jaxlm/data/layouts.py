@@ -5,6 +5,10 @@
                               `------------------'   row 1 begins ¾ of a chunk later
     blocks     `-----------'`-----------'`----'     `length - 2` tokens each, no overlap
 
+    tokens     [ t0 | t1 | t2 | t3 | t4 | t5 | t6 | t7 ]      one dialogue
+    dialogues  `------------'`------------'                   three turns each
+                                   `------------'             the last has three, too
+
     tokens     [ d0 . . ↵ | d1 . ↵ | d2 . . ↵ | d3 . . . ↵ ]  documents; d2 is held out
     stream   ↵ [ d0 . . ↵   d1 . ↵   d3 . . . ↵ ]             end to end, ↵ before them
              `-----------'                row 0: `length` tokens to predict, and the one
@@ -29,6 +33,7 @@ import numpy as np
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import Layout, UserError
 
+TURNS = 3  # of a dialogue in a row
 _SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
 
 
@@ -90,6 +95,8 @@ def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray
         return np.arange(0, np.sum(end - first), length)
     if layout == "blocks":
         return _blocks(first, end, length - 2)
+    if layout == "dialogues":
+        return _turns(corpus.sentences, first, end)
     sentences = corpus.sentences
     parts = []
     at = 0
@@ -110,6 +117,15 @@ def _blocks(first: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
     document = np.repeat(np.arange(len(first)), counts)
     number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     return first[document] + number * width
+
+
+def _turns(sentences: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    low, high = np.searchsorted(sentences, first), np.searchsorted(sentences, end)
+    counts = np.where(high - low > 1, -(-(high - low) // TURNS), 0)
+    document = np.repeat(np.arange(len(first)), counts)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    last = np.maximum(high - TURNS, low)[document]
+    return np.asarray(sentences[np.minimum(low[document] + number * TURNS, last)])
 
 
 def _chunks(

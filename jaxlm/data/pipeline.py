@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxlm.config import ElmoConfig, RunConfig
 from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.layouts import document_ends, plan, stretches
+from jaxlm.data.layouts import TURNS, document_ends, plan, stretches
 from jaxlm.data.mixing import languages_of, rows_a_block
 from jaxlm.data.two_way import TwoWay, open_two_way, read_two_way
 from jaxlm.text.corpus import Corpus
 from jaxlm.text.languages import smoothed
-from jaxlm.types import Layout, Rows, Span, UserError, WordRows
+from jaxlm.types import DialogueRows, Layout, Rows, Span, UserError, WordRows
 
 
 class Source(NamedTuple):
@@ -133,7 +133,8 @@ def open_source(
         split: 0 training documents, 1 held out.
         length: L of the rows.
         layout: "pairs", with a second span from another document, for NSP; "blocks";
-            "stream", documents end to end, with the token before each row.
+            "stream", documents end to end, with the token before each row; "dialogues",
+            turns, and one of another dialogue.
         seed: the run's.
         stream: name of the phase; each stream has its own order and its own chance.
         draws: draws of a window before they repeat; 0: always fresh.
@@ -154,11 +155,13 @@ def open_source(
             "which a decoder needs: prepare it again, with a decoder's recipe and a "
             "vocabulary that has <|endoftext|>"
         )
-    if layout == "pairs" and np.sum(inside) == 1:
+    paired = layout in ("pairs", "dialogues")
+    if paired and np.sum(inside) == 1:
+        remedy = "separate documents by blank lines, or train without it (--model.nsp "
+        remedy = "add some" if layout == "dialogues" else f"{remedy}false)"
         raise UserError(
             f"corpus {corpus.directory} has 1 document in split {split}, and next-"
-            "sentence prediction draws from another one: separate documents by blank "
-            "lines, or train without it (--model.nsp false)"
+            f"sentence prediction draws from another one: {remedy}"
         )
     windows = plan(corpus, split, layout, length)
     if 0 < limit < len(windows):
@@ -173,11 +176,12 @@ def open_source(
         begins = np.append(first, end[-1])[members]
     bounds = np.searchsorted(windows, begins)
     if len(tokens) > 1:
-        alone = np.diff(members) < 2 if layout == "pairs" and second == "same" else None
+        alone = np.diff(members) < 2 if paired and second == "same" else None
         _check_languages(corpus, split, np.diff(bounds) < 1 if shuffle else None, alone)
     # A chunk ends with the sentence that reaches the target: twice the length holds
     # it whole but for sentences of more than `length` tokens.
-    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}[layout]
+    widths = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
+    width = widths.get(layout, length - 2)
     return Source(
         corpus=corpus,
         windows=windows,
@@ -214,7 +218,9 @@ def _check_languages(
             )
 
 
-def read_rows(source: Source | TwoWay, rows: np.ndarray) -> Rows | WordRows:
+def read_rows(
+    source: Source | TwoWay, rows: np.ndarray
+) -> Rows | WordRows | DialogueRows:
     """The rows of these numbers, as numpy arrays.
 
     Args:
@@ -227,7 +233,7 @@ def read_rows(source: Source | TwoWay, rows: np.ndarray) -> Rows | WordRows:
     return _read_rows(source, rows)
 
 
-def _read_rows(source: Source, rows: np.ndarray) -> Rows:
+def _read_rows(source: Source, rows: np.ndarray) -> Rows | DialogueRows:
     several = len(source.counts) > 1
     passes, places = np.divmod(rows, source.rows)
     valid = np.ones(len(rows), bool)
@@ -258,6 +264,11 @@ def _read_rows(source: Source, rows: np.ndarray) -> Rows:
     if source.layout == "stream":
         return Rows(_stitched(source, starts), None, identity, valid, languages)
     document = np.searchsorted(source.first, starts, side="right") - 1
+    if source.layout == "dialogues":
+        turns = _turns(source, starts, source.end[document])
+        _, start = _second_candidates(source, document, language, identity)
+        other = _turns(source, start, None)
+        return DialogueRows(turns, other, identity, valid, languages)
     second = None
     if source.layout == "pairs":
         other, start = _second_candidates(source, document, language, identity)
@@ -275,6 +286,26 @@ def _span(source: Source, starts: np.ndarray, ends: np.ndarray) -> Span:
     length = np.minimum(ends - starts, source.width)
     tokens, marks = source.corpus.read(starts, source.width, length)
     return Span(tokens, marks, length.astype(np.int32))
+
+
+def _turns(source: Source, starts: np.ndarray, ends: np.ndarray | None) -> Span:
+    """The turns from `starts` to `ends`, [B, TURNS, W]; without `ends` one, [B, W]."""
+    sentences = source.corpus.sentences
+    count = 1 if ends is None else TURNS
+    nth = np.searchsorted(sentences, starts)[:, None] + np.arange(count + 1)
+    past = nth >= len(sentences)
+    bounds = np.where(past, source.corpus.num_tokens, sentences[np.where(past, 0, nth)])
+    if ends is not None:
+        bounds = np.minimum(bounds, ends[:, None])
+    begins = bounds[:, :-1].ravel()
+    length = np.minimum(np.diff(bounds).ravel(), source.width)
+    tokens, marks = source.corpus.read(begins, source.width, length)
+    shape = (len(starts),) if ends is None else (len(starts), count)
+    return Span(
+        tokens.reshape(*shape, -1),
+        marks.reshape(*shape, -1),
+        length.astype(np.int32).reshape(shape),
+    )
 
 
 def _stitched(source: Source, windows: np.ndarray) -> Span:
@@ -335,7 +366,7 @@ def batches(
     start: int,
     stop: int,
     threads: int,
-) -> Iterator[Rows | WordRows]:
+) -> Iterator[Rows | WordRows | DialogueRows]:
     """This host's rows of the batches `start` … `stop` - 1 of a stream, read ahead.
 
     Args:

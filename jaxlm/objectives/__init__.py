@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxlm.config import BertConfig, ElmoConfig, GptConfig, Phase, RunConfig
 from jaxlm.objectives.bidirectional import bidirectional_lm
 from jaxlm.objectives.causal import causal_lm
+from jaxlm.objectives.dialogue import dialogue_lm
 from jaxlm.objectives.masked import masked_lm
 from jaxlm.objectives.objective import Objective, Sums, Touched, stateless
 from jaxlm.text.manifest import Manifest
@@ -17,6 +18,7 @@ __all__ = [
     "Touched",
     "bidirectional_lm",
     "causal_lm",
+    "dialogue_lm",
     "masked_lm",
     "objective_of",
     "stateless",
@@ -45,6 +47,10 @@ def objective_of(
     """
     model, data, seed = config.model, config.data, config.seed
     match model:
+        case BertConfig() if config.text.dialogues:
+            return dialogue_lm(
+                module, model, data, phase, manifest, seed=seed, stream=stream
+            )
         case BertConfig():
             return masked_lm(
                 module,

@@ -1,11 +1,13 @@
 """BERT's and ERNIE's objective: masked words and, where asked for, next sentences.
 
-A row is put together (`transforms/pairs.py`), then units of it are hidden
-(`transforms/mask.py`); the model tells what they were, and whether B follows A.
+A row is put together (`transforms/pairs.py`; of dialogues, `dialogue.py`), then units
+of it are hidden (`transforms/mask.py`); the model tells what they were, and whether B
+follows A, or a dialogue is as it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,6 +30,7 @@ from jaxlm.transforms.mask import (
 )
 from jaxlm.transforms.pairs import Row, pair_row, single_row
 from jaxlm.types import (
+    DialogueRows,
     Layout,
     Mark,
     MlmBatch,
@@ -35,6 +38,25 @@ from jaxlm.types import (
     SpecialTokens,
     UserError,
 )
+
+
+class Question(NamedTuple):
+    """What is asked of a row beside its words, by name, and its two answers."""
+
+    name: str
+    answers: tuple[str, str]
+
+
+class Assembly(NamedTuple):
+    """How rows that will be masked are put together, from a layout of the corpus."""
+
+    layout: Layout
+    row: Callable[[jax.Array, Any], Row]  # by the row's own key
+    question: Question | None
+    languages: tuple[str, ...] = ()  # of the corpus, by number: their shares are told
+
+
+NEXT_SENTENCE = Question("nsp", ("next", "random"))
 
 
 def masked_lm(
@@ -65,10 +87,8 @@ def masked_lm(
     """
     if special is None:
         raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
-    counts = target_counts(phase.length, data.mask_rate, phase.predictions)
-    levels = phase.levels or data.levels
 
-    def assemble(key, rows: Rows) -> Row:
+    def row(key, rows: Rows) -> Row:
         if not config.nsp:
             return single_row(rows.first, length=phase.length, special=special)
         assert rows.second is not None
@@ -81,8 +101,37 @@ def masked_lm(
             special=special,
         )
 
-    def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
-        row = assemble(pair_key, rows)
+    assembly = Assembly("blocks", row, None, languages)
+    if config.nsp:
+        assembly = Assembly("pairs", row, NEXT_SENTENCE, languages)
+    return masked_rows(module, data, phase, special, assembly, (seed, stream))
+
+
+def masked_rows(
+    module: nn.Module,
+    data: DataConfig,
+    phase: Phase,
+    special: SpecialTokens,
+    assembly: Assembly,
+    name: tuple[int, str],
+) -> Objective:
+    """Masked words of rows that an assembly makes, and its question, summed unweighted.
+
+    Args:
+        module: an encoder with an MLM head, and NSP's for a question.
+        data: rates and kinds of masking.
+        phase: shape of the rows.
+        special: ids of [MASK] and of random replacements.
+        assembly: how rows are put together.
+        name: of the chance: the run's seed and the stream.
+    """
+    counts = target_counts(phase.length, data.mask_rate, phase.predictions)
+    levels = phase.levels or data.levels
+    question = assembly.question
+    seed, stream = name
+
+    def one(pair_key, mask_key, rows: Rows | DialogueRows) -> MlmBatch:
+        row = assembly.row(pair_key, rows)
         choose, replace = jax.random.split(mask_key)
         budget = jnp.asarray(counts)[row.length]
         chosen = _choose(choose, row, budget, data, levels, phase.predictions)
@@ -108,7 +157,7 @@ def masked_lm(
             languages=given(rows.languages),
         )
 
-    def transform(rows: Rows) -> MlmBatch:
+    def transform(rows: Rows | DialogueRows) -> MlmBatch:
         high, low = rows.identity[:, 0], rows.identity[:, 1]
         pair_keys = key_for(seed, f"{stream}/pair", high, low)
         mask_keys = key_for(seed, f"{stream}/mask", high, low)
@@ -117,8 +166,8 @@ def masked_lm(
     def weights(batch: MlmBatch) -> dict[str, jax.Array]:
         # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
         totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
-        if config.nsp:
-            totals["nsp_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
+        if question:
+            totals[f"{question.name}_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
         return totals
 
     def loss(params, batch: MlmBatch, key=None) -> Sums:
@@ -132,13 +181,12 @@ def masked_lm(
             rngs={} if key is None else {"dropout": key},
         )
         sums = _word_sums(out.logits, batch)
-        sums |= language_sums(batch.languages, batch.nsp_weights, languages)
-        if config.nsp:
-            sums |= _pair_sums(out.nsp_logits, batch)
+        sums |= language_sums(batch.languages, batch.nsp_weights, assembly.languages)
+        if question:
+            sums |= _answer_sums(out.nsp_logits, batch, question)
         return sums
 
-    layout: Layout = "pairs" if config.nsp else "blocks"
-    return Objective(layout, transform, weights, stateless(loss))
+    return Objective(assembly.layout, transform, weights, stateless(loss))
 
 
 class Chosen(NamedTuple):
@@ -197,17 +245,18 @@ def _word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
     return sums
 
 
-def _pair_sums(logits_B2: jax.Array, batch: MlmBatch) -> Sums:
+def _answer_sums(logits_B2: jax.Array, batch: MlmBatch, question: Question) -> Sums:
     labels, rows = batch.nsp_labels, batch.nsp_weights
     loss, count, _ = cross_entropy(logits_B2, labels, rows)
     right = (jnp.argmax(logits_B2, axis=-1) == labels).astype(jnp.float32) * rows
+    asked = question.name
     sums = {
-        "nsp_loss": Mean(loss, count),
-        "nsp_accuracy": Mean(right.sum(), count),
+        f"{asked}_loss": Mean(loss, count),
+        f"{asked}_accuracy": Mean(right.sum(), count),
     }
-    for label, name in enumerate(("next", "random")):
+    for label, answer in enumerate(question.answers):
         of_label = labels == label
-        sums[f"nsp_{name}_accuracy"] = Mean(
+        sums[f"{asked}_{answer}_accuracy"] = Mean(
             (right * of_label).sum(), (rows * of_label).sum()
         )
     return sums

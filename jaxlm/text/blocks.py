@@ -21,9 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.text.documents import Errors, Fragment, sentences_of, verbatim_of
+from jaxlm.text.dialogues import turns_of
+from jaxlm.text.documents import (
+    Errors,
+    Fragment,
+    Texts,
+    annotated_of,
+    sentences_of,
+    verbatim_of,
+)
 from jaxlm.text.languages import Chinese, converter, primary
-from jaxlm.text.spans import Finder, Library, Marked, mark_spans, open_finders
+from jaxlm.text.spans import ANNOTATED, Finder, Marked, Span, mark_spans, open_finders
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -38,8 +46,9 @@ class Recipe:
     seed: int = 0
     holdout: float = 0.0  # share of documents
     verbatim: bool = False  # spaces and line ends are text, lines are sentences
-    spans: Library = "none"  # what finds words, phrases and entities
+    spans: str = "none"  # what finds words, phrases and entities
     lexicon: str = ""  # file of the user's entities
+    dialogues: bool = False  # records are dialogues, turns are sentences
     chinese: Chinese = "as_is"  # the characters that Chinese is converted to
 
 
@@ -77,16 +86,21 @@ def split_of(start: bytes, recipe: Recipe) -> int:
     return int(hashed(start, recipe.seed, "holdout") < recipe.holdout)
 
 
-def texts_of(fragment: Fragment, recipe: Recipe) -> tuple[list[str], int]:
-    """What of a fragment is tokenised, and how many byte sequences were replaced."""
+def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
+    """What of a fragment is tokenised."""
     language = fragment.language or recipe.language
-    if recipe.verbatim:
-        texts, replaced = verbatim_of(fragment, recipe.errors)
+    if fragment.form in ANNOTATED:
+        return annotated_of(fragment, language, recipe.errors)
+    if recipe.dialogues:
+        found = turns_of(fragment, recipe.errors)
+    elif recipe.verbatim:
+        found = Texts(*verbatim_of(fragment, recipe.errors))
     else:
-        texts, replaced = sentences_of(fragment, language, recipe.errors)
+        found = Texts(*sentences_of(fragment, language, recipe.errors))
     if recipe.chinese != "as_is" and primary(language) == "zh":
-        texts = list(map(converter(recipe.chinese), texts))
-    return texts, replaced
+        texts = list(map(converter(recipe.chinese), found.texts))
+        found = found._replace(texts=texts)
+    return found
 
 
 def tokenise(
@@ -101,8 +115,10 @@ def tokenise(
         UserError: a fragment cannot be read (see `sentences_of`).
     """
     texts: list[str] = []
+    given: list[list[Span]] = []  # of annotated text
+    second: list[bool] = []  # of dialogues
     documents: list[tuple[int, int, int]] = []  # (its first text, language, split)
-    replaced = 0
+    replaced = dropped = 0
     for fragment in fragments:
         if fragment.starts:
             language = 0
@@ -110,9 +126,12 @@ def tokenise(
                 language = recipe.languages.index(fragment.language)
             split = split_of(fragment.data, recipe)
             documents.append((len(texts), language, split))
-        more, bad = texts_of(fragment, recipe)
-        texts += more
-        replaced += bad
+        more = texts_of(fragment, recipe)
+        texts += more.texts
+        given += more.spans or []
+        second += more.second or []
+        replaced += more.replaced
+        dropped += more.dropped
     ids, word_start, counts, strangers = tokenizer.encode_flat(texts)
     starts = np.concatenate([[0], np.cumsum(counts)])
     sentence_starts = starts[:-1][counts > 0]
@@ -120,10 +139,15 @@ def tokenise(
         ends_line = tokenizer.ends_line[ids[:-1]]
         sentence_starts = np.union1d(sentence_starts, np.flatnonzero(ends_line) + 1)
     marked = Marked(word_start * np.uint8(Mark.WORD), 0, 0)
-    if finders:
-        marked = mark_spans(texts, ids, counts, word_start, tokenizer, finders)
+    if finders or given:
+        found: list[Sequence] = [[find(text) for text in texts] for find in finders]
+        if given:
+            found.append(given)
+        marked = mark_spans(texts, ids, counts, word_start, tokenizer, found)
     marks = marked.marks
     marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
+    if second:
+        marks[np.repeat(second, counts)] |= np.uint8(Mark.SPEAKER)
     table = np.array(documents, np.int64).reshape(-1, 3)
     table[:, 0] = starts[table[:, 0]]
     return Block(
@@ -135,7 +159,7 @@ def tokenise(
         replaced=replaced,
         strangers=strangers,
         spans=marked.found,
-        spans_dropped=marked.dropped,
+        spans_dropped=marked.dropped + dropped,
     )
 
 

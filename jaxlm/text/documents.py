@@ -1,7 +1,8 @@
 """Sources of text → fragments of documents → sentences, whatever the size of a file.
 
     "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ sentences_of
-                                                                        └ verbatim_of
+                                                                        ├ verbatim_of
+                                                                        └ annotated_of
 
 A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl` (field
 "text": a string, or a list of sentences), at the end of the record in TFDS. A **line**
@@ -14,21 +15,27 @@ longer word) at the last character. A line that was cut is two lines.
 joined, are its text. "\\r\\n" is read as "\\n"; a list of sentences has one a line;
 blank lines between documents of `.txt` belong to none. Fragments are cut where GPT-2's
 pattern cuts whatever follows, so that their ids are those of the whole document.
+
+*Annotated* text (`spans/annotated.py`) comes with its spans. A document of CoNLL's
+columns ends before a line -DOCSTART-, or where two lines are blank or more; a fragment
+is cut at a blank line.
 """
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import json
 import re
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import sentencex
 
 from jaxlm.text.cuts import cut, cut_verbatim
 from jaxlm.text.files import Source, Stream, open_source
 from jaxlm.text.records import read_records
+from jaxlm.text.spans import Annotated, Span, read_conll, read_pku
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
@@ -41,6 +48,9 @@ _BLANK = rb"(?:[ \t\r\x0b\x0c]|\xc2\xa0|\xe3\x80\x80)*"
 _BLANK_LINE = re.compile(_BLANK)
 _SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
 _BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
+_SENTENCE_END = re.compile(r"\n[ \t\r]*(?=\n)")  # of CoNLL's
+_DOCUMENT_START = "-DOCSTART-"
+_LONGEST_SENTENCE = 1 << 20  # bytes of CoNLL's
 
 # More sentences a line than this, in the head of a file, and its lines are paragraphs.
 # Splitting a file of single sentences again is nearly harmless, the reverse is not.
@@ -57,10 +67,20 @@ class Fragment(NamedTuple):
     offset: int  # of `data` in the (unpacked) source, in bytes; of a record: its number
     starts: bool  # a document
     lines: bool  # each line is a sentence; False: split it
-    form: str  # "text", or "json": one line of .jsonl
+    form: str  # "text"; "json": one line of .jsonl; "pku", "conll": annotated text
     data: bytes
     read: int  # bytes of the source's file that have been read, for progress
     language: str = ""  # as its source is labelled
+
+
+class Texts(NamedTuple):
+    """What of a fragment is tokenised."""
+
+    texts: list[str]
+    replaced: int  # byte sequences that were not UTF-8
+    spans: list[list[Span]] | None = None  # of each, where the text is annotated
+    dropped: int = 0  # spans that lie in no single text
+    second: list[bool] | None = None  # of a dialogue: whether the second speaker's
 
 
 def read_fragments(
@@ -86,10 +106,12 @@ def read_fragments(
                 source.name, number, True, lines, "text", data, read, source.language
             )
         return
-    form = "json" if source.kind == "jsonl" else "text"
+    form = {"jsonl": "json", "txt": "text"}.get(source.kind, source.kind)
     with open_source(source, start) as stream:
         if form == "json":
             pieces = _jsonl(source.name, stream, start)
+        elif form == "conll":
+            pieces = _conll(source.name, stream, start)
         else:
             pieces = _txt(stream, start, verbatim)
         for offset, starts, data in pieces:
@@ -104,15 +126,21 @@ def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> 
 
     There, lines are sentences if the splitter finds at most 1.1 of them in a line on
     average. Elsewhere "auto" splits, except a record that is a list of sentences.
+    CoNLL's are as they are in the file.
     """
+    if source.kind == "conll":
+        return True
     if sentences != "auto":
         return sentences == "lines"
-    if source.kind != "txt":
+    if source.kind not in ("txt", "pku"):
         return False
     with open_source(source) as stream:
         head = stream.read(FRAGMENT)
-    lines = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8", "replace")
-    counts = [len(_split(language, line)) for line in lines.split("\n")]
+    text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8", "replace")
+    lines = text.split("\n")
+    if source.kind == "pku":
+        lines = [each.text for each in _read(source.name, read_pku, lines)]
+    counts = [len(_split(language, line)) for line in lines]
     counts = [count for count in counts if count]
     return bool(counts) and sum(counts) <= PARAGRAPHS * len(counts)
 
@@ -159,13 +187,45 @@ def _txt(
 
 def _jsonl(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
     """(offset, True, bytes) of each record, that is each line, of a file."""
+    for offset, line in _lines(name, stream, start):
+        if line and not line.isspace():
+            yield offset, True, line
+
+
+def _conll(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
+    """(offset, starts a document, bytes) of whole sentences of a file of columns."""
+    fragment: list[bytes] = []
+    first, size, blank, starts = start, 0, 0, True
+    for offset, line in _lines(name, stream, start):
+        if not line or line.isspace():
+            blank += 1
+            fragment.append(b"")
+            continue
+        new = blank > 1 or line.startswith(_DOCUMENT_START.encode())
+        if size and (new or (blank and size >= FRAGMENT)):
+            yield first, starts, b"\n".join(fragment)
+            fragment, size, starts = [], 0, False
+        if size > _LONGEST_SENTENCE:
+            raise UserError(
+                f"{name}: there is no blank line, which ends a sentence, in the "
+                f"{size >> 20} MiB before byte {offset}"
+            )
+        first = first if size else offset
+        starts = starts or new
+        blank, size = 0, size + len(line) + 1
+        fragment.append(line)
+    if size:
+        yield first, starts, b"\n".join(fragment)
+
+
+def _lines(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of each line, whatever is in it."""
     buffer, offset, more = b"", start, True
     while more:
         more = stream.read(_READ)
         *lines, rest = (buffer + more).split(b"\n") if more else (buffer, b"")
         for line in lines:
-            if line and not line.isspace():
-                yield offset, True, line
+            yield offset, line
             offset += len(line) + 1
         buffer = rest
         if len(buffer) > LONGEST_RECORD:
@@ -184,7 +244,7 @@ def sentences_of(
         UserError: bytes that are not UTF-8 while `errors` is "strict", or a record
             that is not JSON with a "text"; with the file and the offset.
     """
-    text, replaced = _decoded(fragment, errors)
+    text, replaced = decoded(fragment, errors)
     if fragment.form == "json":
         content = _record(fragment, text)
         if isinstance(content, list):
@@ -205,7 +265,7 @@ def verbatim_of(fragment: Fragment, errors: Errors = "strict") -> tuple[list[str
     Raises:
         UserError: as `sentences_of`.
     """
-    text, replaced = _decoded(fragment, errors)
+    text, replaced = decoded(fragment, errors)
     if fragment.form == "json":
         content = _record(fragment, text)
         text = content if isinstance(content, str) else "\n".join([*content, ""])
@@ -219,6 +279,62 @@ def verbatim_of(fragment: Fragment, errors: Errors = "strict") -> tuple[list[str
         at = end
     pieces.append(data[at:])
     return [piece.decode() for piece in pieces if piece], replaced
+
+
+def annotated_of(fragment: Fragment, language: str, errors: Errors = "strict") -> Texts:
+    """The sentences of annotated text, each with its spans; none ends inside of one.
+
+    Raises:
+        UserError: as `sentences_of`, or a line is not annotated as the form has it.
+    """
+    text, replaced = decoded(fragment, errors)
+    if fragment.form == "pku":
+        lines = (line for line in text.split("\n") if line and not line.isspace())
+        found = _read(fragment.source, read_pku, lines)
+    else:
+        blocks = (each.split("\n") for each in _SENTENCE_END.split(text))
+        rows = (
+            [r for r in each if r.strip() and not r.startswith(_DOCUMENT_START)]
+            for each in blocks
+        )
+        found = _read(fragment.source, read_conll, filter(None, rows))
+    texts, spans, dropped = [], [], 0
+    for line in found:
+        dropped += line.dropped
+        if fragment.lines:
+            texts.append(line.text)
+            spans.append(line.spans)
+            continue
+        begins = _begins(line, language)
+        ends = [*begins[1:], len(line.text)]
+        texts += [line.text[a:b] for a, b in zip(begins, ends, strict=True)]
+        inside: list[list[Span]] = [[] for _ in begins]
+        for start, end, kind in line.spans:
+            i = bisect.bisect_right(begins, start) - 1
+            inside[i].append(Span(start - begins[i], end - begins[i], kind))
+        spans += inside
+    return Texts(texts, replaced, spans, dropped)
+
+
+def _begins(line: Annotated, language: str) -> list[int]:
+    """Where its sentences begin: as the splitter has it, but in no span."""
+    begins, at = [], 0
+    for sentence in _split(language, line.text):
+        begins.append(line.text.index(sentence, at))
+        at = begins[-1] + len(sentence)
+    for start, end, _ in line.spans:
+        first = bisect.bisect_right(begins, start)
+        del begins[first : bisect.bisect_left(begins, end, first)]
+    return begins
+
+
+def _read(source: str, read: Callable, lines: Iterable) -> Iterator[Annotated]:
+    try:
+        yield from map(read, lines)
+    except ValueError as error:
+        raise UserError(
+            f"{source}: {error}; is it annotated as --spans says?"
+        ) from None
 
 
 def _pieces(line: str) -> Iterator[str]:
@@ -237,7 +353,8 @@ def _split(language: str, line: str) -> list[str]:
     return [sentence for sentence in stripped if sentence]
 
 
-def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
+def decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
+    """A fragment's text, and how many byte sequences of it were replaced."""
     try:
         text = fragment.data.decode("utf-8")
         return text.removeprefix("\ufeff") if fragment.offset == 0 else text, 0
@@ -253,22 +370,31 @@ def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
     return text, text.count("\ufffd") - fragment.data.count(b"\xef\xbf\xbd")
 
 
-def _record(fragment: Fragment, line: str) -> str | list[str]:
+def field(fragment: Fragment, line: str, name: str) -> tuple[Any, str]:
+    """A field of a record, None where it is not there, and how to name the record.
+
+    Raises:
+        UserError: the line is not JSON.
+    """
     where = f"{fragment.source}: the record at byte {fragment.offset}"
     try:
         record = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
-    text = record.get("text") if isinstance(record, dict) else None
+    return record.get(name) if isinstance(record, dict) else None, where
+
+
+def _record(fragment: Fragment, line: str) -> str | list[str]:
+    text, where = field(fragment, line, "text")
     match text:
         case str():
-            return _without_surrogates(text)
+            return without_surrogates(text)
         case list() if all(isinstance(each, str) for each in text):
-            return [_without_surrogates(each) for each in text]
+            return [without_surrogates(each) for each in text]
     raise UserError(f'{where} has no "text" that is a string or a list of them')
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """JSON may spell half a character: "\\ud800" becomes U+FFFD."""
     try:
         text.encode()

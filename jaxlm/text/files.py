@@ -42,25 +42,26 @@ class Source:
     """One file of text, or one TFDS dataset."""
 
     name: str  # as found, for messages and the manifest
-    kind: str  # "txt" | "jsonl" | "tfds"
+    kind: str  # "txt" | "jsonl" | "tfds", or of annotated text
     files: tuple[str, ...]  # local, or gs://
     size: int  # bytes on disk
     changed: int  # when a file was last touched, in nanoseconds
     language: str = ""  # as labelled
 
 
-def find_sources(specs: Sequence[str]) -> list[Source]:
+def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
     """The sources that `specs` mean, in order, those of a language together.
 
     A spec is a path, a glob or a directory (its text files, at any depth), of which the
     files come in order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`.
     Paths and globs may be on `gs://`. Before each of them may be its language: `fr:…`.
+    Files of `annotated` text, a kind of it, may have any name.
 
     Raises:
         UserError: nothing is there, or a file is of no known kind or is named twice, or
             some have a language and some have none.
     """
-    found = [source for spec in specs for source in _sources(spec)]
+    found = [source for spec in specs for source in _sources(spec, annotated)]
     if not found:
         raise UserError("no text given: name files, globs, directories, shipped:austen")
     name, times = collections.Counter(s.name for s in found).most_common(1)[0]
@@ -77,12 +78,15 @@ def find_sources(specs: Sequence[str]) -> list[Source]:
     return sorted(found, key=lambda source: languages.index(source.language))
 
 
-def _sources(spec: str) -> list[Source]:
+def _sources(spec: str, annotated: str) -> list[Source]:
     language, path = labelled(spec)
-    return [replace(source, language=language) for source in _unlabelled(path)]
+    found = _unlabelled(path, annotated)
+    return [replace(source, language=language) for source in found]
 
 
-def _unlabelled(spec: str) -> list[Source]:
+def _unlabelled(spec: str, annotated: str) -> list[Source]:
+    if annotated and spec.startswith(("tfds:", "shipped:")):
+        raise UserError(f"{spec} is not annotated as {annotated}")
     if spec.startswith("tfds:"):
         from jaxlm.text.records import record_files
 
@@ -94,7 +98,7 @@ def _unlabelled(spec: str) -> list[Source]:
         hint = "; a language is labelled by its code in small letters, en:PATH"
         hint *= bool(_LIKE_A_LABEL.match(spec))
         raise UserError(f"no text file matches {spec!r}{hint}")
-    return [_source(path, _kind(path), (path,)) for path in paths]
+    return [_source(path, annotated or _kind(path), (path,)) for path in paths]
 
 
 def _shipped(spec: str) -> Source:

@@ -17,7 +17,7 @@ from jaxlm.text.documents import Sentences, lines_are_sentences, read_fragments
 from jaxlm.text.files import Source, digest, is_remote, touched
 from jaxlm.text.languages import check_known, converter, primary
 from jaxlm.text.parts import read_journal
-from jaxlm.text.spans import lexicon_sha256
+from jaxlm.text.spans import ANNOTATED, lexicon_sha256
 from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
 from jaxlm.types import UserError
 
@@ -54,6 +54,40 @@ class Job:
         return records
 
 
+def check_fitting(
+    config: RunConfig, found: Sequence[Source], recipe: Recipe, sentences: Sentences
+) -> None:
+    """Raise UserError if what is asked for does not go together."""
+    if config.text.dialogues:
+        other = next((each.name for each in found if each.kind != "jsonl"), "")
+        if other or sentences != "auto":
+            raise UserError(
+                'text.dialogues: a dialogue is a line of .jsonl with "turns", each of '
+                f"them whole; {f'not {other}' if other else 'leave sentences out'}"
+            )
+    if config.text.verbatim and sentences != "auto":
+        raise UserError(
+            f"sentences = {sentences!r}, but text.verbatim splits no line and takes "
+            "none for a sentence: leave it out"
+        )
+    marked = recipe.spans != "none" or bool(recipe.lexicon)
+    if marked and (config.text.verbatim or config.text.tokenizer != "wordpiece"):
+        raise UserError(
+            "phrases and entities are marked on WordPiece's tokens: take an encoder's "
+            "recipe, or leave --spans and --lexicon out"
+        )
+    if recipe.spans == "conll" and sentences != "auto":
+        raise UserError(
+            f"sentences = {sentences!r}, but files of columns have their own: leave it "
+            "out"
+        )
+    if recipe.spans in ANNOTATED and config.text.chinese != "as_is":
+        raise UserError(
+            f"text.chinese = {config.text.chinese}, but annotated text stays as it is: "
+            "convert the file first"
+        )
+
+
 def asked(
     config: RunConfig, recipe: Recipe, sentences: Sentences, given: Tokenizer | None
 ) -> dict:
@@ -64,9 +98,9 @@ def asked(
     what: dict[str, Any] = {"sentences": sentences, **asdict(recipe)}
     del what["errors"]
     # Not known to corpora of earlier versions.
-    usual = {"verbatim": False, "spans": "none", "lexicon": "", "chinese": "as_is"}
-    for name in (name for name in usual if what[name] == usual[name]):
-        del what[name]
+    for name in ("verbatim", "spans", "lexicon", "dialogues", "chinese"):
+        if what[name] == getattr(Recipe(), name):
+            del what[name]
     if recipe.languages:
         del what["language"]
         what["languages"] = list(recipe.languages)

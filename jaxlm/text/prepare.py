@@ -28,6 +28,7 @@ from jaxlm.text.job import (
     asked,
     begin,
     by_language,
+    check_fitting,
     check_unchanged,
     difference,
     locked,
@@ -36,7 +37,7 @@ from jaxlm.text.job import (
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
 from jaxlm.text.sample import limits, not_held_out, sample, weighted_texts
-from jaxlm.text.spans import Library, open_finders
+from jaxlm.text.spans import ANNOTATED, open_finders
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import (
     Tokenizer,
@@ -74,7 +75,7 @@ def prepare(
     errors: Errors = "strict",
     holdout: float = 0.0,
     processes: int = 1,
-    spans: Library = "none",
+    spans: str = "none",
     lexicon: str = "",
     report: Report | None = None,
 ) -> Manifest:
@@ -93,7 +94,8 @@ def prepare(
         errors: bytes that are not UTF-8 stop it, or are replaced and counted.
         holdout: share of documents, chosen by hash, that get split 1.
         processes: that tokenise; the result does not depend on it.
-        spans: the library that finds words, phrases and entities (see `spans`).
+        spans: what finds words, phrases and entities, or how the text says them (see
+            `spans`).
         lexicon: file of the user's own entities, one a line; empty: none.
         report: is told how far it is, about each megabyte.
 
@@ -104,19 +106,8 @@ def prepare(
         raise UserError(f"holdout = {holdout} is not in [0, 1)")
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
-    found, languages = by_language(find_sources(sources), config)
-    if config.text.verbatim and sentences != "auto":
-        raise UserError(
-            f"sentences = {sentences!r}, but text.verbatim splits no line and takes "
-            "none for a sentence: leave it out"
-        )
-    marked = spans != "none" or bool(lexicon)
-    if marked and (config.text.verbatim or config.text.tokenizer != "wordpiece"):
-        raise UserError(
-            "phrases and entities are marked on WordPiece's tokens: take an encoder's "
-            "recipe, or leave --spans and --lexicon out"
-        )
-    open_finders(spans, lexicon)  # what they lack is told before any work
+    kind = spans if spans in ANNOTATED else ""
+    found, languages = by_language(find_sources(sources, kind), config)
     recipe = Recipe(
         language=languages[0],
         languages=languages if len(languages) > 1 else (),
@@ -126,8 +117,11 @@ def prepare(
         verbatim=config.text.verbatim,
         spans=spans,
         lexicon=lexicon,
+        dialogues=config.text.dialogues,
         chinese=config.text.chinese,
     )
+    check_fitting(config, found, recipe, sentences)
+    open_finders(spans, lexicon)  # what they lack is told before any work
     given = None if tokenizer is None else _given(tokenizer, config)
     what = asked(config, recipe, sentences, given)
     job = Job(found, recipe, sentences, what)
@@ -252,7 +246,7 @@ def _vocabulary(
         # Words are counted, in all of the text; pieces are learnt, from a part of it.
         if config.text.tokenizer == "words":
             for each in not_held_out(fragments, job.recipe):
-                yield from texts_of(each, job.recipe)[0]
+                yield from texts_of(each, job.recipe).texts
         else:
             most = limits(job.sources, job.recipe, config.smoothing, SAMPLE)
             found = sample(fragments, job.recipe, most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,8 @@ _CACHE = 32 << 20  # bytes kept for random reads: the shards' indices above all
 def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path.absolute())},
+        # TensorStore takes no "..".
+        "kvstore": {"driver": "file", "path": os.path.abspath(path)},
     }
     return spec if metadata is None else {**spec, "metadata": metadata}
 

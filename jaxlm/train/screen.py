@@ -118,8 +118,11 @@ _BASELINES = {
     "lm_loss": "unigram_loss",
     "lm_accuracy": "unigram_accuracy",
     "nsp_accuracy": "nsp_majority_accuracy",
+    "dlm_accuracy": "dlm_majority_accuracy",
 }
-_BEHIND = {*_BASELINES.values(), "nsp_next_accuracy", "nsp_random_accuracy", "targets"}
+_BEHIND = {*_BASELINES.values(), "targets"}
+_BEHIND |= {"nsp_next_accuracy", "nsp_random_accuracy"}
+_BEHIND |= {"dlm_real_accuracy", "dlm_replaced_accuracy"}
 
 
 def trained(record: Mapping[str, Any]) -> list[str]:
@@ -141,7 +144,7 @@ def evaluated(figures: Mapping[str, float]) -> list[str]:
         if name not in _BEHIND:
             out.append(f"{name.replace('_', ' ')} {shown(name, value)}")
         if other in figures:
-            what = other.removeprefix("nsp_").partition("_")[0]
+            what = other.removeprefix(name.partition("_")[0] + "_").partition("_")[0]
             out[-1] += f" ({what} {shown(other, figures[other])})"
     return out
 

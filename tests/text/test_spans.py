@@ -30,7 +30,8 @@ TOKENIZER = WordPiece(VOCABULARY, lowercase=True)
 def marked(texts, *finders):
     """(tokens, marks, what was found, what was dropped)."""
     ids, starts, counts, _ = TOKENIZER.encode_flat(texts)
-    out = mark_spans(texts, ids, counts, starts, TOKENIZER, finders)
+    spans = [[find(text) for text in texts] for find in finders]
+    out = mark_spans(texts, ids, counts, starts, TOKENIZER, spans)
     return [TOKENIZER.token(i) for i in ids], out.marks, out.found, out.dropped
 
 
@@ -99,7 +100,8 @@ def test_any_spans_leave_the_tokens_alone_and_hold_whole_words(texts, places):
         return kept
 
     ids, starts, counts, _ = TOKENIZER.encode_flat(texts)
-    out = mark_spans(texts, ids, counts, starts, TOKENIZER, [finder])
+    spans = [[finder(text) for text in texts]]
+    out = mark_spans(texts, ids, counts, starts, TOKENIZER, spans)
     assert len(out.marks) == len(ids)
     np.testing.assert_array_equal((out.marks & Mark.WORD) > 0, starts)
     inside = (out.marks & Mark.IN_ENTITY) > 0

@@ -1,0 +1,169 @@
+"""Text that says itself what its words, phrases and entities are → text and spans.
+
+*pku*, the People's Daily of Peking University, a paragraph a line; groups as published
+in 2003, where they are there:
+
+    江/nr  泽民/nr  在/p  [香港/ns  特别/a  行政区/n]ns  讲话/v
+    `-entity------'        `-entity------------------'
+
+*conll*, a word a line with columns behind it, a blank line after each sentence. Each
+column of B-X, I-X … is read, whichever of the schemes IOB1, IOB2, BIOES, BILOU, BMES
+it is in; a chunk of the shared task of 2000 is a phrase, everything else an entity:
+
+    Rockwell       NNP  B-NP
+    International  NNP  I-NP
+    said           VBD  B-VP
+
+A unit of a kind that lies in another of that kind is no unit. The white space between
+words is not in such files: they are joined, but for a space where two would become one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from jaxlm.text.spans.kinds import Kind, Span
+from jaxlm.text.spans.marks import JOINS
+
+ANNOTATED = ("pku", "conll")
+
+# An opening bracket belongs to a group if a word follows; "//w" is a slash.
+_ITEM = re.compile(r"(\[*)(\S+?)/([A-Za-z]+)((?:\]/?[A-Za-z]+)*)")
+_TAG = re.compile(r"[A-Za-z]+")
+_NAMES = ("nr", "ns", "nt", "nz")  # persons, places, organisations, others
+_NO_PHRASE = ("m", "w", "nx")  # numbers, punctuation, what is not Chinese
+_SURNAME = 2  # characters, at most
+
+_UNIT = re.compile(r"([BIMESLU])-(\S+)")
+# Tjong Kim Sang & Buchholz 2000.
+_CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
+
+
+class Annotated(NamedTuple):
+    """A line's text and its spans, of each kind none overlapping."""
+
+    text: str
+    spans: list[Span]
+    dropped: int  # groups that begin or end outside of the line
+
+
+def read_pku(line: str) -> Annotated:
+    """Words with their tags, and groups of them.
+
+    Entities are names, by tag; a surname and the name after it, which this corpus cuts
+    apart, are one. Phrases are groups, names, and words of two characters or more.
+
+    Raises:
+        ValueError: an item is no word/tag: which.
+    """
+    words: list[str] = []
+    tags: list[str] = []
+    groups: list[tuple[int, int, str]] = []
+    opened: list[int] = []
+    dropped = 0
+    for item in line.split():
+        parts = _ITEM.fullmatch(item)
+        if parts is None:
+            raise ValueError(f"{item!r} is no word/tag")
+        opening, word, tag, closing = parts.groups()
+        opened += [len(words)] * len(opening)
+        words.append(word)
+        tags.append(tag)
+        for name in _TAG.findall(closing):
+            if opened:
+                groups.append((opened.pop(), len(words), name.lower()))
+            else:
+                dropped += 1
+    names = [(a, b) for a, b, tag in groups if tag.startswith(_NAMES)]
+    phrases = [(a, b) for a, b, _ in groups]
+    given = -1  # the word that is a given name
+    for i, (word, tag) in enumerate(zip(words, tags, strict=True)):
+        if tag.startswith(_NAMES):
+            person = tag == "nr" and tags[i + 1 : i + 2] == ["nr"] and i != given
+            if person and len(word) <= _SURNAME:
+                given = i + 1
+                names.append((i, i + 2))
+                phrases.append((i, i + 2))
+            names.append((i, i + 1))
+        if len(word) > 1 and tag not in _NO_PHRASE:
+            phrases.append((i, i + 1))
+    return _annotated(words, phrases, names, dropped=dropped + len(opened))
+
+
+def read_conll(lines: Iterable[str]) -> Annotated:
+    """The words of a sentence, its chunks and its entities.
+
+    Raises:
+        ValueError: a line has one column: which.
+    """
+    rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    for row in rows:
+        if len(row) < 2:
+            raise ValueError(f"{row[0]!r} has no column of tags beside it")
+    bounds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for column in range(1, max(map(len, rows), default=1)):
+        cells = (row[column] if column < len(row) else "" for row in rows)
+        for first, end, label in _units([_UNIT.fullmatch(cell) for cell in cells]):
+            bounds[bool(_CHUNKS.fullmatch(label))].append((first, end))
+    words = [row[0] for row in rows]
+    # A file of characters has one a line; there, a space would cut numbers and words.
+    spelled = all(len(word) == 1 for word in words) and not "".join(words).isascii()
+    return _annotated(words, bounds[True], bounds[False], spelled=spelled)
+
+
+def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
+    """(first, end, label) of the units in a column."""
+    first, label = 0, None
+    for i, cell in enumerate([*cells, None]):
+        scheme, name = cell.groups() if cell else ("O", None)
+        begins = cell and (scheme in "BSU" or name != label)
+        if label is not None and (cell is None or begins):
+            yield first, i, label
+            label = None
+        if begins:
+            first, label = i, name
+        if label is not None and scheme in "ESLU":
+            yield first, i + 1, label
+            label = None
+
+
+def _annotated(
+    words: Sequence[str],
+    phrases: Iterable[tuple[int, int]],
+    entities: Iterable[tuple[int, int]],
+    *,
+    dropped: int = 0,
+    spelled: bool = False,
+) -> Annotated:
+    """Words, or characters, and (first, end) of units among them → text and spans."""
+    parts: list[str] = []
+    begins: list[int] = []
+    at, last = 0, " "
+    for word in words:
+        if not spelled and JOINS[last] and JOINS[word[0]]:
+            parts.append(" ")
+            at += 1
+        begins.append(at)
+        parts.append(word)
+        at, last = at + len(word), word[-1]
+    spans = []
+    kinds: list[tuple[Kind, Iterable[tuple[int, int]]]] = [
+        ("word", () if spelled else ((i, i + 1) for i in range(len(words)))),
+        ("phrase", _outermost(phrases)),
+        ("entity", _outermost(entities)),
+    ]
+    for kind, units in kinds:
+        for first, end in units:
+            stop = begins[end - 1] + len(words[end - 1])
+            spans.append(Span(begins[first], stop, kind))
+    return Annotated("".join(parts), spans, dropped)
+
+
+def _outermost(bounds: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    stop = 0
+    for first, end in sorted(bounds, key=lambda each: (each[0], -each[1])):
+        if first >= stop:
+            yield first, end
+            stop = end
