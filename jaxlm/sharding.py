@@ -53,6 +53,8 @@ RULES = (
     (r"(pooler|mlm/dense|nsp)/kernel", ("embed", None)),
     (r"(pooler|mlm/dense|nsp)/bias", (None,)),
     (r"mlm/bias", ("vocab",)),
+    (r"task/kernel", ("embed", None)),
+    (r"task/bias", (None,)),
     # ELMo's; the second axis of its layers is the direction.
     (r"words/embed/table", (None, None)),
     (r"words/filters_\d+/kernel", (None, None, None)),

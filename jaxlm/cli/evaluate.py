@@ -16,10 +16,13 @@ from jaxlm.types import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Loss and accuracy of a run on text it was not trained on."""
+    """Loss and accuracy of a run on text it was not trained on; of a fine-tuned run,
+    the figures of its task on a file with labels."""
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
+    data: str = ""
+    """Fine-tuned runs: a file of the task, with labels."""
     text: tuple[str, ...] = ()
     """Files, directories or quoted globs."""
     corpus: str = ""
@@ -43,6 +46,8 @@ class Evaluate:
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Evaluate, "evaluate", argv)
+    if args.data:
+        return _evaluate_task(args)
     if bool(args.text) == bool(args.corpus):
         raise UserError("jaxlm evaluate needs either --text or --corpus")
 
@@ -81,6 +86,25 @@ def run(argv: list[str]) -> int:
     print(f"{where}: {figures['targets']:,.0f} {what}")
     for line in report(figures):
         print(line)
+    return 0
+
+
+def _evaluate_task(args: Evaluate) -> int:
+    if args.text or args.corpus:
+        raise UserError("--data is of a task: --text and --corpus do not go with it")
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    from jaxlm.tasks.fitted import evaluate_file, open_fitted
+    from jaxlm.train.screen import evaluated
+
+    fitted = open_fitted(args.directory)
+    figures = evaluate_file(fitted, args.data, batch=args.batch)
+    if args.json:
+        print(json.dumps({"step": fitted.step, **figures}))
+    else:
+        print("  ".join([f"step {fitted.step}", *evaluated(figures)]))
     return 0
 
 

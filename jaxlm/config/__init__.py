@@ -27,6 +27,7 @@ from jaxlm.config.run import (
     RunConfig,
     TextConfig,
 )
+from jaxlm.config.task import FinetuneConfig, TaskConfig
 
 __all__ = [
     "BERT_SIZES",
@@ -35,6 +36,7 @@ __all__ = [
     "BertConfig",
     "DataConfig",
     "ElmoConfig",
+    "FinetuneConfig",
     "GptConfig",
     "LogConfig",
     "MeshConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "OptimConfig",
     "Phase",
     "RunConfig",
+    "TaskConfig",
     "TextConfig",
     "bert",
     "difference",

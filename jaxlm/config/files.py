@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config.run import RunConfig
+from jaxlm.config.task import FinetuneConfig
 from jaxlm.types import UserError
 
 # In a wheel the recipes lie inside the package, in a checkout beside it.
@@ -60,12 +61,13 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config of `to_json`'s text.
+    """The config of `to_json`'s text; one with a task is a FinetuneConfig.
 
     Raises:
         UserError: a field that no config has (with the nearest one that exists).
     """
-    return _build(RunConfig, json.loads(text), "")
+    data = json.loads(text)
+    return _build(FinetuneConfig if "task" in data else RunConfig, data, "")
 
 
 def _build(kind: Any, data: Any, at: str) -> Any:

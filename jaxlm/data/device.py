@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.types import DialogueRows, Rows, WordRows
-
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
     """Numbers of the rows of a global batch that this host's devices hold, rising."""
@@ -18,15 +16,12 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
 
 
 def to_devices(
-    rows: Rows | WordRows | DialogueRows,
-    local: np.ndarray,
-    sharding: jax.sharding.Sharding,
-    batch: int,
-) -> Rows | WordRows | DialogueRows:
+    rows: Any, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
+) -> Any:
     """Global arrays [batch, ...] from this host's rows of them.
 
     Args:
-        rows: numpy arrays [len(local), ...].
+        rows: a tree of numpy arrays [len(local), ...].
         local: what `local_rows` gave.
         sharding: of the leading axis.
         batch: rows of the global batch.

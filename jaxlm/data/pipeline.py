@@ -8,8 +8,8 @@ languages each has passes of its own, and `mixing.py` says which one a row takes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -22,6 +22,8 @@ from jaxlm.data.two_way import TwoWay, open_two_way, read_two_way
 from jaxlm.text.corpus import Corpus
 from jaxlm.text.languages import smoothed
 from jaxlm.types import DialogueRows, Layout, Rows, Span, UserError, WordRows
+
+T = TypeVar("T")
 
 
 class Source(NamedTuple):
@@ -377,8 +379,18 @@ def batches(
         stop: the batch after the last.
         threads: reader threads; the rows do not depend on them.
     """
-    steps = grain.MapDataset.range(start, stop).map(
-        lambda step: read_rows(source, int(step) * batch + local)
+    return ahead(
+        lambda step: read_rows(source, step * batch + local),
+        start=start,
+        stop=stop,
+        threads=threads,
     )
+
+
+def ahead(
+    read: Callable[[int], T], *, start: int, stop: int, threads: int
+) -> Iterator[T]:
+    """`read(step)` of the steps `start` … `stop` - 1, in turn, by threads."""
+    steps = grain.MapDataset.range(start, stop).map(lambda step: read(int(step)))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(steps.to_iter_dataset(options))

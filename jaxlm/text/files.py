@@ -221,6 +221,24 @@ def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
         yield stream
 
 
+def read_file(path: str) -> str:
+    """All of a file that is UTF-8, local or `gs://`, packed or not.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or is in another encoding (its line).
+    """
+    with _explained(path), contextlib.closing(_open(path)) as raw:
+        content = _unpacked(path, raw).read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {row}: byte 0x{content[error.start]:02x} is not UTF-8: "
+            "convert the file (iconv -t utf-8 -f its encoding)"
+        ) from None
+
+
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
     try:

@@ -119,12 +119,15 @@ class Log:
             self._screen.say(text)
 
     @contextmanager
-    def compiling(self, phase: Phase, flops: int | float = math.nan) -> Iterator[None]:
+    def compiling(
+        self, phase: Phase, flops: int | float = math.nan, tokens: float = 0.0
+    ) -> Iterator[None]:
         """Time a compilation, say so, and count rates from its end.
 
         Args:
-            phase: what is compiled for; its shape says how many tokens a step has.
-            flops: of the model in one step of it, for MFU.
+            phase: what is compiled for.
+            flops: of the model in one step, for MFU; the mean where steps differ.
+            tokens: in one step, the mean where steps differ; 0: as the phase's shape.
         """
         self.flush()
         what = f"the step for {phase.batch} × {phase.length} tokens"
@@ -137,7 +140,7 @@ class Log:
         self._screen.wait_for("")
         self.say(f"compiled {what} in {now - start:.1f} s")
         self._rates = _Rates(
-            tokens=phase.batch * phase.length,
+            tokens=tokens or phase.batch * phase.length,
             flops=float(flops),
             peak=peak,
             run=(self._clock(), self._step),
@@ -302,7 +305,7 @@ class Log:
 class _Rates:
     """Speed since the last line, and of the run since its step was compiled."""
 
-    tokens: int  # of a step
+    tokens: float  # of a step
     flops: float  # of a step
     peak: float  # FLOP/s of all devices at most
     run: tuple[float, int]  # when and at which step the run's compiled part began

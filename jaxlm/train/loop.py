@@ -1,4 +1,4 @@
-"""The one training loop: config + corpus + workdir → checkpoints, metrics, a digest.
+"""The one training loop: config + work + workdir → checkpoints, metrics, a digest.
 
 Where a run starts, in this order:
 
@@ -7,11 +7,13 @@ Where a run starts, in this order:
    optimiser at step 0.
 3. Random weights, named by the seed.
 
-No data position is saved: the batch of step s is a function of (corpus, seed, s).
+No data position is saved: the batch of step s is a function of (data, seed, s). What
+the work is, a corpus or a task, `work.py` says.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
@@ -30,18 +31,16 @@ from jax.sharding import NamedSharding
 from jaxlm.checkpoints import Checkpoints, Restored
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
-from jaxlm.data.pipeline import batches, open_rows
+from jaxlm.data.pipeline import ahead
 from jaxlm.digests import state_sha256
-from jaxlm.evaluate import open_evaluation
-from jaxlm.models import LanguageModel, build
-from jaxlm.models.flops import train_flops
-from jaxlm.objectives import objective_of
 from jaxlm.sharding import batch_sharding, check_batch, make_mesh
 from jaxlm.text.corpus import Corpus
+from jaxlm.train.best import Best
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
 from jaxlm.train.state import TrainState, abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
+from jaxlm.train.work import Evaluate, Work, pretraining
 from jaxlm.types import UserError
 
 # (shapes with shardings, random parameters) → (parameters, notes on them).
@@ -61,8 +60,7 @@ class Run(NamedTuple):
     """What stays the same through all phases."""
 
     config: RunConfig
-    corpus: Corpus
-    module: LanguageModel
+    work: Work
     optimizer: optax.GradientTransformation
     schedule: Schedule
     sharding: NamedSharding  # of a batch
@@ -77,25 +75,37 @@ def train(
     fallback: bool = False,
     initial: Initial | None = None,
 ) -> Outcome:
+    """Pretrain on a corpus: `train_on` with that work."""
+    work = pretraining(config, corpus)
+    return train_on(config, work, workdir, fallback=fallback, initial=initial)
+
+
+def train_on(
+    config: RunConfig,
+    work: Work,
+    workdir: str | Path,
+    *,
+    fallback: bool = False,
+    initial: Initial | None = None,
+) -> Outcome:
     """Train to `config.steps` (or `config.stop`), going on from what the workdir holds.
 
     Args:
         config: the run; its mathematics equals that of the workdir's earlier part.
-        corpus: open, with a vocabulary of `config.model.vocab_size`.
+        work: what is trained and on what; of `config.model`.
         workdir: run directory, locked by the caller.
         fallback: take an earlier checkpoint where the newest one is damaged.
         initial: the parameters of `config.init`; None: it is a run directory.
 
     Raises:
-        UserError: config, corpus, mesh and checkpoint do not fit each other, or
+        UserError: config, data, mesh and checkpoint do not fit each other, or
             gradients were not finite `config.max_skipped` times in a row.
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
     last = min(config.stop or config.steps, config.steps)
-    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
     optimizer, schedule = make_optimizer(
-        config.optim, config.steps, abstract_params(module)
+        config.optim, config.steps, abstract_params(work.module), work.shares
     )
     checkpoints = Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
 
@@ -105,7 +115,7 @@ def train(
         Log(workdir, config) as log,
     ):
         make, abstract = abstract_state(
-            module, optimizer, mesh, seed=config.seed, rows=config.rows
+            work.module, optimizer, mesh, seed=config.seed, rows=config.rows
         )
         if config.init and initial is None:
             initial = _of_run(config.init)
@@ -115,8 +125,9 @@ def train(
         for note in first.notes:
             log.say(note)
         sharding = batch_sharding(mesh)
-        run = Run(config, corpus, module, optimizer, schedule, sharding, log)
+        run = Run(config, work, optimizer, schedule, sharding, log)
         evaluate = _evaluation(run)
+        best = Best(workdir, work.best) if evaluate and work.best else None
         feed = _feed(run, abstract, start, last)
 
         for step in range(start, last + 1):
@@ -129,6 +140,8 @@ def train(
                 with log.pause():
                     figures = evaluate(state.params)
                 log.evaluation(step, figures)
+                if best:
+                    best.offer(step, state.params, figures)
             if stop:
                 break
             train_step, batch = next(feed)
@@ -138,6 +151,8 @@ def train(
             _check_finite(host, config.max_skipped)
             checkpoints.check()
         checkpoints.close()
+        if best:
+            best.close()
     return Outcome(step, step < last, state_sha256(digests), figures)
 
 
@@ -206,21 +221,13 @@ def _feed_phase(
     run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
-    objective = objective_of(
-        config, run.module, run.corpus.manifest, phase, stream=stream
-    )
-    source = open_rows(
-        config,
-        run.corpus,
-        objective.layout,
-        split=0,
-        length=phase.length,
-        batch=phase.batch,
-        stream=stream,
-    )
+    objective, read, length, tokens, flops = run.work.open_stream(phase, stream)
     local = local_rows(run.sharding, phase.batch)
-    rows = batches(
-        source, phase.batch, local, start=first, stop=until, threads=config.data.threads
+    rows = ahead(
+        lambda step: read(step, local),
+        start=first,
+        stop=until,
+        threads=config.data.threads,
     )
     transform = jax.jit(objective.transform, out_shardings=run.sharding)
     train_step = make_train_step(
@@ -231,37 +238,26 @@ def _feed_phase(
         seed=config.seed,
         dropout=config.model.dropout > 0,
     )
-    compiled = None
+    compiled: dict[Any, Callable[..., Any]] = {}
     for each in rows:
+        shapes = tuple(array.shape for array in jax.tree.leaves(each))
         batch = transform(to_devices(each, local, run.sharding, phase.batch))
-        if compiled is None:
-            flops = train_flops(config.model, phase, config.data.negatives)
-            with run.log.compiling(phase, flops):
+        if shapes not in compiled:
+            shape = dataclasses.replace(phase, length=length(each))
+            with run.log.compiling(shape, flops, tokens):
                 jitted = jax.jit(train_step, donate_argnums=0)
-                compiled = jitted.lower(abstract, batch).compile()
-        yield compiled, batch
+                compiled[shapes] = jitted.lower(abstract, batch).compile()
+        yield compiled[shapes], batch
 
 
-def _evaluation(run: Run) -> Callable[[Any], dict[str, float]] | None:
-    """Evaluation on the held-out documents, in rows of the first phase's shape."""
-    config, phase = run.config, run.config.stretches[0]
-    held_out = int(np.sum(run.corpus.documents[:, 2] == 1))
-    needed = 2 if getattr(config.model, "nsp", False) else 1
-    if not config.eval_every:
+def _evaluation(run: Run) -> Evaluate | None:
+    if not run.config.eval_every:
         return None
-    if held_out < needed:
-        run.log.say(f"no evaluation: {held_out} held-out documents, {needed} needed")
+    found = run.work.evaluation(run.sharding)
+    if isinstance(found, str):
+        run.log.say(f"no evaluation: {found}")
         return None
-    return open_evaluation(
-        config,
-        run.module,
-        run.corpus,
-        run.sharding,
-        split=1,
-        phase=phase,
-        batch=phase.batch // phase.accumulate,
-        limit=config.eval_rows,
-    )
+    return found
 
 
 def _sha256_of(batch: Any) -> str:

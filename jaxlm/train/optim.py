@@ -39,7 +39,7 @@ class BertAdamState(NamedTuple):
 
 
 def make_optimizer(
-    config: OptimConfig, steps: int, params: Any
+    config: OptimConfig, steps: int, params: Any, shares: Any = None
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of a run and its learning rate as a function of the step.
 
@@ -47,6 +47,7 @@ def make_optimizer(
         config: which optimiser, with its rates.
         steps: horizon of the schedule.
         params: arrays or shapes; only the paths count.
+        shares: of the rate, a number a leaf or an array that multiplies it; None: 1.
     """
     rate = make_schedule(config, steps)
     decayed = match(DECAY, params)
@@ -68,9 +69,19 @@ def make_optimizer(
     decay = optax.add_decayed_weights(config.weight_decay, decayed)
     if config.factor != 1:
         clip = optax.chain(optax.scale(config.factor), clip)
-    return optax.chain(
-        clip, scaled, decay, last, optax.scale_by_learning_rate(rate)
-    ), rate
+    parts = [clip, scaled, decay, last, optax.scale_by_learning_rate(rate)]
+    if shares is not None:
+        parts.append(scale_by_shares(shares))
+    return optax.chain(*parts), rate
+
+
+def scale_by_shares(shares: Any) -> optax.GradientTransformation:
+    """Each leaf's update times its share: layer-wise rates, 0 for what is frozen."""
+
+    def update(updates: Any, state: Any, params: Any = None):
+        return jax.tree.map(lambda u, s: u * s, updates, shares), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:

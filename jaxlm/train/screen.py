@@ -119,6 +119,7 @@ _BASELINES = {
     "lm_accuracy": "unigram_accuracy",
     "nsp_accuracy": "nsp_majority_accuracy",
     "dlm_accuracy": "dlm_majority_accuracy",
+    "accuracy": "majority_accuracy",
 }
 _BEHIND = {*_BASELINES.values(), "targets"}
 _BEHIND |= {"nsp_next_accuracy", "nsp_random_accuracy"}
@@ -153,7 +154,7 @@ def shown(name: str, value: float | None) -> str:
     """A figure as people read it: shares in per cent, counts whole."""
     if value is None or not math.isfinite(value):
         return "–"
-    if name == "mfu" or name.endswith("accuracy"):
+    if name == "mfu" or name.endswith(("accuracy", "f1", "exact")):
         return f"{value:.1%}"
     if name == "tokens_per_second" or abs(value) >= 1e5:
         return f"{value:,.0f}"

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from jaxlm.keys import key_for
-from jaxlm.models import LanguageModel, zero_carry
+from jaxlm.models import zero_carry
 from jaxlm.sharding import (
     batch_sharding,
     opt_state_shardings,
@@ -32,18 +32,18 @@ class TrainState(NamedTuple):
     carry: Any = ()  # what the model has read, by row of the batch; ELMo's only
 
 
-def init_params(module: LanguageModel, seed: int) -> Any:
+def init_params(module: Any, seed: int) -> Any:
     """Random weights."""
     return module.init(key_for(seed, "init"), *module.example())["params"]
 
 
-def abstract_params(module: LanguageModel) -> Any:
+def abstract_params(module: Any) -> Any:
     """Shapes of the parameters."""
     return jax.eval_shape(lambda: init_params(module, 0))
 
 
 def abstract_state(
-    module: LanguageModel,
+    module: Any,
     optimizer: optax.GradientTransformation,
     mesh: Mesh | AbstractMesh,
     *,
@@ -53,7 +53,7 @@ def abstract_state(
     """(the function that makes the state, its shapes with shardings).
 
     Args:
-        module: a language model.
+        module: a Linen module with the `config` of its family and `example()`.
         optimizer: of the run.
         mesh: devices, real or abstract.
         seed: names the initial weights.

@@ -19,7 +19,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,11 @@ def lock(workdir: str | Path) -> Iterator[None]:
 def open_workdir(
     workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
 ) -> None:
-    """Make a run directory, or check that an existing one belongs to this run.
+    """Make the run directory of a pretraining, or check that it belongs to this one.
 
     Raises:
         UserError: its config, corpus or tokenizer is another one: each difference.
     """
-    here = Path(workdir)
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
@@ -107,14 +106,45 @@ def open_workdir(
             f"is {config.model.vocab_size}: pass --model.vocab_size {size}, or prepare "
             "the corpus with this config"
         )
-    record = _provenance(corpus, argv)
+    data = {
+        "corpus": os.path.abspath(corpus.directory),
+        "corpus_sha256": corpus.sha256,
+        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
+    }
+
+    def save_tokenizer(to: Path) -> None:
+        shutil.copytree(Path(corpus.directory) / "tokenizer", to, dirs_exist_ok=True)
+
+    claim_workdir(workdir, config, data, argv, save_tokenizer)
+
+
+def claim_workdir(
+    workdir: str | Path,
+    config: RunConfig,
+    data: dict[str, str],
+    argv: list[str],
+    save_tokenizer: Callable[[Path], None],
+) -> None:
+    """Make a run directory, or check that an existing one belongs to this run.
+
+    Args:
+        workdir: the directory, locked by the caller.
+        config: the run.
+        data: what it is trained on, for the provenance; what is named `…_sha256` must
+            be what it was.
+        argv: the command.
+        save_tokenizer: writes it into a directory.
+
+    Raises:
+        UserError: its config or data is another one: each difference.
+    """
+    here = Path(workdir)
+    record = {**_provenance(argv), **data}
     if (here / "config.json").is_file():
         _compare(here, config, record)
     elif jax.process_index() == 0:
         here.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            Path(corpus.directory) / "tokenizer", here / "tokenizer", dirs_exist_ok=True
-        )
+        save_tokenizer(here / "tokenizer")
     if jax.process_index() == 0:
         _write(here / "config.json", to_json(config))
         records = [*_records(here), record]
@@ -149,8 +179,8 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
     before = (_records(here) or [record])[-1]
     lines += [
         f"  {name}: {before[name][:12]} in {here}, {record[name][:12]} now"
-        for name in ("corpus_sha256", "tokenizer_sha256")
-        if before[name] != record[name]
+        for name in record
+        if name.endswith("_sha256") and before[name] != record[name]
     ]
     if lines:
         raise UserError(
@@ -164,7 +194,7 @@ def _records(here: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def _provenance(corpus: Corpus, argv: list[str]) -> dict[str, Any]:
+def _provenance(argv: list[str]) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": argv,
@@ -175,9 +205,6 @@ def _provenance(corpus: Corpus, argv: list[str]) -> dict[str, Any]:
         "devices": [f"{d.device_kind} {d.id}" for d in jax.devices()],
         "hosts": jax.process_count(),
         "cores": len(os.sched_getaffinity(0)),
-        "corpus": os.path.abspath(corpus.directory),
-        "corpus_sha256": corpus.sha256,
-        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
     }
 
 

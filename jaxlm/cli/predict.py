@@ -1,0 +1,38 @@
+"""`jaxlm predict DIR --data FILE --out FILE`: answers of a fine-tuned run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from jaxlm.cli.arguments import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answer every row of a file with the best checkpoint; its labels are not read."""
+
+    directory: tyro.conf.Positional[str]
+    """Run directory of jaxlm finetune."""
+    data: str
+    """File of the form that it was trained on."""
+    out: str
+    """File to write."""
+    batch: int = 32
+    """Rows at a time."""
+
+
+def run(argv: list[str]) -> int:
+    """The verb."""
+    args = parse(Predict, "predict", argv)
+
+    from jaxlm.cli.start import start_jax
+
+    start_jax()
+    from jaxlm.tasks.fitted import open_fitted, predict_file
+
+    fitted = open_fitted(args.directory)
+    count = predict_file(fitted, args.data, args.out, batch=args.batch)
+    print(f"{args.out}: {count:,} answers, by step {fitted.step}")
+    return 0

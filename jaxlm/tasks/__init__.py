@@ -1,0 +1,1 @@
+"""What a pretrained model is used for: files with labels → figures, predictions."""

@@ -1,0 +1,242 @@
+"""Files + a pretrained model's config and tokenizer → the work of a fine-tuning run.
+
+    job = open_job(config, tokenizer, splits)     reads, resolves steps, classes, shapes
+    train_on(job.config, work_of(job), workdir, initial=warm(params, init))
+
+Nothing of the loop is here: the same one that pretrains runs it, saves and resumes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxlm.config import BertConfig, FinetuneConfig, Phase
+from jaxlm.models.flops import bert_forward_flops
+from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.objective import task_objective
+from jaxlm.tasks.order import bucket_lengths, in_order, shuffled
+from jaxlm.tasks.predict import scorer
+from jaxlm.tasks.problem import Problem
+from jaxlm.tasks.rows import TaskRows, batch_of, special_of
+from jaxlm.tasks.sentences import classes_of, sentence_problem
+from jaxlm.tasks.splits import Splits
+from jaxlm.tasks.tables import read_table
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.train.loop import Initial
+from jaxlm.train.work import Evaluate, Stream, Work
+from jaxlm.tree import leaves, map_with_path
+from jaxlm.types import UserError
+
+
+class File(NamedTuple):
+    """A file of a task, read and encoded."""
+
+    examples: Sequence[Any]
+    rows: TaskRows
+
+
+class Job(NamedTuple):
+    """A fine-tuning run with everything read."""
+
+    config: FinetuneConfig  # resolved: classes, steps, warm-up
+    problem: Problem
+    module: TaskModel
+    tokenizer: Tokenizer
+    train: File
+    dev: File | None
+    data: dict[str, str]  # for the provenance
+    notes: list[str]
+
+
+def problem_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+    """The problem of a config whose classes are known."""
+    return sentence_problem(config, tokenizer)
+
+
+def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
+    """The encoder with the problem's head."""
+    assert isinstance(config.model, BertConfig)
+    return TaskModel(
+        config.model,
+        problem.outputs,
+        problem.pooling,
+        dtype=jnp.dtype(config.precision),
+        remat=config.remat,
+    )
+
+
+def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Job:
+    """Read the files of a task and resolve what follows from them.
+
+    Args:
+        config: of the run, with the model that is fine-tuned.
+        tokenizer: of that model.
+        splits: its files.
+
+    Raises:
+        UserError: a file or the model will not do; a file's fault with its row.
+    """
+    config = _with_model(config)
+    task = config.task
+    if task.kind == "class" and not task.labels:
+        examples = read_table(splits.train, task, labelled=True)
+        task = dataclasses.replace(task, labels=classes_of(examples, splits.train))
+        config = dataclasses.replace(config, task=task)
+    problem = problem_of(config, tokenizer)
+    train = _read(problem, splits.train, limit=task.limit)
+    dev = _read(problem, splits.dev) if splits.dev else None
+    config = _with_steps(config, train.rows, dev is not None)
+    notes = [
+        f"{name} {path}: {len(file.examples):,} examples in {len(file.rows.tokens):,} "
+        f"rows of up to {file.rows.lengths.max()} tokens, {file.rows.cut:,} of them cut"
+        for name, path, file in (
+            ("train", splits.train, train),
+            ("dev", splits.dev, dev),
+        )
+        if file
+    ]
+    data = {
+        "data": str(Path(splits.train).resolve()),
+        "dev": str(Path(splits.dev).resolve()) if splits.dev else "",
+        "data_sha256": _sha256(splits),
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    module = module_of(config, problem)
+    return Job(config, problem, module, tokenizer, train, dev, data, notes)
+
+
+def _with_model(config: FinetuneConfig) -> FinetuneConfig:
+    model = config.model
+    if not isinstance(model, BertConfig):
+        raise UserError(f"--init {config.init} is no BERT: jaxlm finetune takes one")
+    if config.phases:
+        raise UserError("a fine-tuning run has one phase: drop phases")
+    if config.task.pooling == "pooler":
+        if not model.nsp:
+            raise UserError(
+                f"--init {config.init} has no pooler, it was trained without next "
+                "sentences: pass --task.pooling cls or mean"
+            )
+        return config
+    # Without the pooler, which nothing would train.
+    return dataclasses.replace(config, model=dataclasses.replace(model, nsp=False))
+
+
+def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneConfig:
+    """Epochs as steps: run_classifier.py's int(examples / batch · epochs)."""
+    task, count = config.task, len(rows.tokens)
+    steps = int(count / config.batch * task.epochs) if task.epochs else config.steps
+    if steps < 1:
+        raise UserError(
+            f"{count} rows / --batch {config.batch} × {task.epochs} epochs are less "
+            "than one step: pass a smaller --batch or --steps N --task.epochs 0"
+        )
+    a_pass = -(-count // config.batch)
+    every = 0
+    if dev and task.evaluations:
+        every = max(1, round(a_pass / task.evaluations))
+    optim = dataclasses.replace(config.optim, warmup=int(steps * task.warmup))
+    return dataclasses.replace(config, steps=steps, optim=optim, eval_every=every)
+
+
+def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
+    examples = problem.read(path, True)[: limit or None]
+    return File(examples, problem.encode(examples, True))
+
+
+def _sha256(splits: Splits) -> str:
+    total = hashlib.sha256()
+    for path in splits:
+        total.update(hashlib.sha256(Path(path).read_bytes() if path else b"").digest())
+    return total.hexdigest()
+
+
+def work_of(job: Job) -> Work:
+    """What the loop needs of a fine-tuning run."""
+    config, pad = job.config, special_of(job.tokenizer).pad
+
+    def open_stream(phase: Phase, stream: str) -> Stream:
+        rows = job.train.rows
+        padded = bucket_lengths(rows.lengths, config.task.buckets, phase.length)
+        pass_of = shuffled(padded, phase.batch, seed=config.seed, stream=stream)
+        lengths = pass_of(0).lengths
+        a_pass = len(lengths)
+
+        def read(step: int, local: np.ndarray) -> Any:
+            number, at = divmod(step, a_pass)
+            each = pass_of(number)
+            return batch_of(rows, each.rows[at][local], int(each.lengths[at]), pad)
+
+        flops = [_row_flops(config, int(each)) for each in lengths]
+        return Stream(
+            task_objective(job.module, job.problem),
+            read,
+            lambda rows: rows.tokens.shape[1],
+            tokens=phase.batch * float(np.mean(lengths)),
+            flops=3 * phase.batch * float(np.mean(flops)),
+        )
+
+    def evaluation(sharding: NamedSharding) -> Evaluate | str:
+        if job.dev is None:
+            return "no dev file, the newest checkpoint is the model; see --dev"
+        examples, rows = job.dev
+        batch = config.batch // config.accumulate
+        scores = scorer(config, job.module, sharding, batch=batch, pad=pad)
+        return lambda params: job.problem.figures(examples, rows, scores(params, rows))
+
+    return Work(job.module, open_stream, evaluation, best=config.task.metric)
+
+
+def _row_flops(config: FinetuneConfig, length: int) -> int:
+    assert isinstance(config.model, BertConfig)
+    return bert_forward_flops(config.model, length=length, predictions=0)
+
+
+def shapes_of(job: Job) -> list[tuple[int, int]]:
+    """(length, batches in each pass) of the training rows: what is compiled."""
+    padded = bucket_lengths(
+        job.train.rows.lengths, job.config.task.buckets, job.config.length
+    )
+    lengths = in_order(padded, job.config.batch).lengths
+    return [
+        (int(n), int(count))
+        for n, count in zip(*np.unique(lengths, return_counts=True), strict=True)
+    ]
+
+
+def warm(params: Any, init: str) -> Initial:
+    """Start from a pretrained model's parameters; what the task lacks is left behind.
+
+    Raises:
+        UserError: a parameter has another shape.
+    """
+
+    def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
+        found, shapes = dict(leaves(params)), dict(leaves(abstract))
+        for path, wanted in shapes.items():
+            if path in found and found[path].shape != wanted.shape:
+                raise UserError(
+                    f"--init {init}: {path} is {list(found[path].shape)}, this config "
+                    f"has {list(wanted.shape)}"
+                )
+        new = [path for path in shapes if path not in found]
+        unused = sorted({path.split("/")[0] for path in found if path not in shapes})
+        notes = [f"parameters of {init}; new: {', '.join(new)}"]
+        if unused:
+            notes.append(f"not used: {', '.join(unused)}")
+
+        def start(path: str, leaf: Any, wanted: Any) -> Any:
+            return jax.device_put(found.get(path, leaf), wanted.sharding)
+
+        return map_with_path(start, random, abstract), notes
+
+    return parameters

@@ -1,0 +1,138 @@
+"""TSV, CSV and JSONL files → examples: a text or two, and what is to be told of them.
+
+    sentence<TAB>label                    {"sentence1": "…", "sentence2": "…", …}
+    it 's charming<TAB>1
+
+TSV is GLUE's: a line a row, no quoting. CSV is quoted as RFC 4180 has it. A column is
+named as the header names it, or by its number, from 0, where there is no header.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from jaxlm.config import TaskConfig
+from jaxlm.text.files import read_file
+from jaxlm.types import UserError
+
+_PACKED = (".xz", ".gz", ".zst")
+
+
+class Example(NamedTuple):
+    """One row of a file."""
+
+    text: str
+    pair: str | None
+    label: str | None
+    where: str  # "file, line 7", for messages
+
+
+def suffix(path: str) -> str:
+    """`.tsv` of `train.tsv.xz`."""
+    parts = [each for each in PurePath(path).suffixes if each not in _PACKED]
+    return parts[-1].lower() if parts else ""
+
+
+def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
+    """The rows of a file.
+
+    Args:
+        path: `.jsonl`, `.csv`, or anything else: TSV; packed by xz, gz or zst, or not.
+        task: names the columns.
+        labelled: whether the column of labels is read.
+
+    Raises:
+        UserError: a column is missing, a row has more or fewer columns than the first,
+            a text is empty, or the file is not UTF-8; the file and its line.
+    """
+    columns = [task.text]
+    columns += [task.pair] if task.pair else []
+    columns += [task.label] if labelled else []
+    content = read_file(path)
+    rows = _json_rows if suffix(path) in (".jsonl", ".json") else _table_rows
+    examples = []
+    for where, cells in rows(path, content, columns):
+        texts = cells[: 2 if task.pair else 1]
+        for name, text in zip(columns, texts, strict=False):
+            if not text.strip():
+                raise UserError(f"{where}: an empty {name}")
+        label = cells[-1].strip() if labelled else None
+        if label == "":
+            raise UserError(f"{where}: an empty {task.label}")
+        pair = cells[1] if task.pair else None
+        examples.append(Example(cells[0], pair, label, where))
+    if not examples:
+        raise UserError(f"{path} has no rows")
+    return examples
+
+
+def _json_rows(
+    path: str, content: str, columns: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: no JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: no JSON object")
+        for name in columns:
+            if name not in record:
+                have = ", ".join(record)
+                raise UserError(f"{where}: no key {name!r}, but {have}")
+        yield where, [str(record[name]) for name in columns]
+
+
+def _table_rows(
+    path: str, content: str, columns: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    rows = _csv(content) if suffix(path) == ".csv" else _tsv(content)
+    first = next(rows, None)
+    if first is None:
+        return
+    number, cells = first
+    width = len(cells)
+    if all(name.isdecimal() for name in columns):
+        at = [int(name) for name in columns]
+        if max(at) >= width:
+            raise UserError(
+                f"{path}, line {number}: no column {max(at)}, the last is {width - 1}"
+            )
+        yield f"{path}, line {number}", [cells[i] for i in at]
+    else:
+        missing = [name for name in columns if name not in cells]
+        if missing:
+            raise UserError(
+                f"{path}, line {number}: no column {missing[0]!r} in its header "
+                f"({', '.join(cell[:40] for cell in cells)}): name the columns by "
+                "--task.text, --task.pair and --task.label"
+            )
+        at = [cells.index(name) for name in columns]
+    for number, cells in rows:
+        where = f"{path}, line {number}"
+        if len(cells) != width:
+            raise UserError(
+                f"{where}: {len(cells)} columns, the first line has {width}"
+            )
+        yield where, [cells[i] for i in at]
+
+
+def _tsv(content: str) -> Iterator[tuple[int, list[str]]]:
+    # Not `splitlines`, which also cuts at U+2028 and its like inside a text.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield number, line.rstrip("\r").split("\t")
+
+
+def _csv(content: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(content.split("\n"), strict=False)
+    for cells in reader:
+        if cells:
+            yield reader.line_num, cells

@@ -1,0 +1,54 @@
+"""The parameters that did best on the dev file, kept beside a run's checkpoints.
+
+They lie in WORKDIR/best. A run that was killed after an evaluation makes that step
+again, to the bit, so what it finds here is never better than what it will find out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxlm.checkpoints import Checkpoints, Restored
+
+
+class Best:
+    """Of a run that is evaluated.
+
+    Args:
+        workdir: run directory.
+        figure: name of the figure to be highest; of equal ones the first stays.
+    """
+
+    def __init__(self, workdir: str | Path, figure: str):
+        self._figure = figure
+        self._checkpoints = Checkpoints(f"{workdir}/best", keep=1)
+        self._checkpoints.open()
+        steps = self._checkpoints.steps()
+        self._highest = -math.inf
+        if steps:
+            meta = self._checkpoints.manifest(steps[-1]).meta
+            self._highest = meta.get(figure, -math.inf)
+
+    def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
+        """Keep the parameters of a step if they are the best so far."""
+        value = figures[self._figure]
+        if math.isfinite(value) and value > self._highest:
+            self._highest = value
+            self._checkpoints.save(step, {"params": params}, dict(figures))
+
+    def close(self) -> None:
+        """Wait until it is on disk."""
+        self._checkpoints.close()
+
+
+def restore_best(workdir: str | Path, abstract: Any) -> Restored | None:
+    """The best parameters; those of the newest checkpoint where no dev file was given;
+    None where there is neither."""
+    for directory in (f"{workdir}/best", workdir):
+        found = Checkpoints(directory).restore(abstract, part="params/")
+        if found:
+            return found
+    return None

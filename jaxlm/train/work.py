@@ -1,0 +1,95 @@
+"""What a run is trained on: the seam between the loop and the many things to learn.
+
+pretraining(config, corpus)            here: text, by the family's own objective
+jaxlm.tasks                            files with labels, by a task's
+train_on(config, work, workdir)        loop.py: everything else, the same for all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxlm.config import Phase, RunConfig
+from jaxlm.data.pipeline import open_rows, read_rows
+from jaxlm.evaluate import open_evaluation
+from jaxlm.models import build
+from jaxlm.models.flops import train_flops
+from jaxlm.objectives import Objective, objective_of
+from jaxlm.text.corpus import Corpus
+
+Evaluate = Callable[[Any], dict[str, float]]  # parameters → figures
+
+
+class Stream(NamedTuple):
+    """The rows of a phase and what is learnt from them.
+
+    `read(step, local)` gives the rows `local` of the batch of a step of the phase, as a
+    tree of numpy arrays, and is a pure function: the position in the data is a number.
+    Batches may differ in shape; each shape is compiled once.
+    """
+
+    objective: Objective
+    read: Callable[[int, np.ndarray], Any]
+    length: Callable[[Any], int]  # of such rows, in tokens
+    tokens: float  # of a step; the mean where shapes differ
+    flops: float  # likewise
+
+
+class Work(NamedTuple):
+    """What is trained and on what."""
+
+    module: Any  # a Linen module with the `config` of its family and `example()`
+    open_stream: Callable[[Phase, str], Stream]  # of a phase and its name
+    evaluation: Callable[[NamedSharding], Evaluate | str]  # or why there is none
+    best: str = ""  # figure of it whose best parameters are kept; empty: none are
+    shares: Any = None  # of the rate that each parameter learns by; None: all of it
+
+
+def pretraining(config: RunConfig, corpus: Corpus) -> Work:
+    """Text and the family's own objective."""
+    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
+
+    def open_stream(phase: Phase, stream: str) -> Stream:
+        objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
+        source = open_rows(
+            config,
+            corpus,
+            objective.layout,
+            split=0,
+            length=phase.length,
+            batch=phase.batch,
+            stream=stream,
+        )
+        return Stream(
+            objective,
+            lambda step, local: read_rows(source, step * phase.batch + local),
+            lambda rows: phase.length,
+            tokens=phase.batch * phase.length,
+            flops=train_flops(config.model, phase, config.data.negatives),
+        )
+
+    def evaluation(sharding: jax.sharding.Sharding) -> Evaluate | str:
+        """On the held-out documents, in rows of the first phase's shape."""
+        phase = config.stretches[0]
+        held_out = int(np.sum(corpus.documents[:, 2] == 1))
+        needed = 2 if getattr(config.model, "nsp", False) else 1
+        if held_out < needed:
+            return f"{held_out} held-out documents, {needed} needed"
+        return open_evaluation(
+            config,
+            module,
+            corpus,
+            sharding,
+            split=1,
+            phase=phase,
+            batch=phase.batch // phase.accumulate,
+            limit=config.eval_rows,
+        )
+
+    return Work(module, open_stream, evaluation)

@@ -1,0 +1,64 @@
+"""A small pretrained model that is none: random, with a vocabulary of its own."""
+
+import random
+import string
+
+import pytest
+
+from jaxlm.config import bert
+from jaxlm.convert.directory import export_model, of_params
+from jaxlm.models import build
+from jaxlm.text.tokenizers import train_tokenizer
+from jaxlm.train.state import init_params
+
+GOOD = ["charming", "warm", "witty", "bright", "lovely", "fresh"]
+BAD = ["dull", "bleak", "stale", "clumsy", "tired", "sour"]
+REST = ["the", "film", "is", "a", "story", "of", "two", "people", "and", "its", "end"]
+
+
+def reviews(count, seed=0):
+    """(text, "1" or "0") by a single telling word; lengths from 3 to 14 words."""
+    draw = random.Random(seed)
+    out = []
+    for _ in range(count):
+        label = draw.randrange(2)
+        words = [draw.choice(REST) for _ in range(draw.randrange(2, 14))]
+        words.insert(draw.randrange(len(words)), draw.choice((BAD, GOOD)[label]))
+        out.append((" ".join(words), str(label)))
+    return out
+
+
+def write_tsv(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(header), *("\t".join(row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory):
+    words = [*GOOD, *BAD, *REST, *string.ascii_lowercase]
+    texts = [" ".join(words)] * 20
+    tokenizer = train_tokenizer("wordpiece", texts, vocab_size=200)
+    config = bert(
+        "tiny",
+        vocab_size=200,
+        num_heads=2,
+        d_model=32,
+        d_ff=64,
+        max_length=64,
+        init_std=0.1,
+    )
+    source = of_params(config, init_params(build(config), 0))
+    out = tmp_path_factory.mktemp("model") / "bert"
+    export_model(out, source, tokenizer, origin={})
+    return str(out)
+
+
+@pytest.fixture(scope="session")
+def sst2(tmp_path_factory):
+    """A directory as GLUE's."""
+    here = tmp_path_factory.mktemp("data") / "SST-2"
+    write_tsv(here / "train.tsv", ("sentence", "label"), reviews(200, 1))
+    write_tsv(here / "dev.tsv", ("sentence", "label"), reviews(60, 2))
+    return str(here)

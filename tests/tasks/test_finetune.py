@@ -1,0 +1,218 @@
+"""`jaxlm finetune` from end to end: a run of seconds, killed, resumed, used."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from roads import digest, mistake
+
+from jaxlm.cli import main
+from jaxlm.tasks.fitted import open_fitted
+from jaxlm.train.workdir import read_config
+
+FLAGS = [
+    *("--batch", "16", "--length", "32", "--optim.peak", "0.01", "--mesh.data", "1"),
+    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "7"),
+    *("--task.buckets", "8", "16", "32", "--task.pooling", "mean"),
+    *("--task.epochs", "6"),
+]
+
+
+def command(model, data, workdir, *more, recipe="sst2"):
+    where = ["--init", model, "--data", data, "--workdir", str(workdir)]
+    return ["finetune", recipe, *where, *FLAGS, *more]
+
+
+def lines(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(model_directory, sst2, tmp_path_factory):
+    """(workdir, what was printed, state sha256) of an uninterrupted run."""
+    import contextlib
+    import io
+
+    workdir = tmp_path_factory.mktemp("run") / "sst2"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert (
+            main(command(model_directory, sst2, workdir, "--log.batches", "true")) == 0
+        )
+    out = printed.getvalue()
+    return workdir, out, out.split("state sha256 ")[1].split()[0]
+
+
+def test_it_learns_the_task_and_keeps_the_best(run):
+    workdir, _, _ = run
+    records = lines(workdir)
+    assert records[-1]["step"] == 200 * 6 // 16  # int(examples / batch * epochs)
+    found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
+    assert len(found) == 6 and found[-1] > 0.9
+    best = open_fitted(workdir)
+    steps = [r["step"] for r in records if r.get("eval_accuracy") == max(found)]
+    assert best.step == steps[0]
+    assert best.config.task.labels == ("0", "1")
+    config = read_config(workdir)
+    assert config.optim.warmup == 7 and config.eval_every == 13
+
+
+def test_after_the_first_pass_nothing_is_compiled(run):
+    _, out, _ = run
+    compiled = re.findall(r"compiled the step for 16 × (\d+)", out)
+    assert sorted(compiled, key=int) == ["8", "16"]
+    last = out.rindex("compiled the step")
+    # 13 batches a pass: the line of step 15 is of the second.
+    assert last < out.index("step 15/75")
+
+
+@pytest.mark.parametrize("stops", [(5, 20), (39,)])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(
+    run, stops, model_directory, sst2, tmp_path, capsys
+):
+    workdir, _, whole = run
+    words = command(model_directory, sst2, tmp_path / "r", "--log.batches", "true")
+    for stop in stops:
+        assert main([*words, "--stop", str(stop)]) == 0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert digest(capsys) == whole
+    for ours, theirs in zip(lines(tmp_path / "r"), lines(workdir), strict=False):
+        if "batch_sha256" in ours and ours["step"] == theirs["step"]:
+            assert ours["batch_sha256"] == theirs["batch_sha256"]
+
+
+def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
+    workdir, _, _ = run
+    capsys.readouterr()
+    assert main(["evaluate", str(workdir), "--data", f"{sst2}/dev.tsv", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    logged = next(r for r in lines(workdir) if r["step"] == figures["step"])
+    assert figures["accuracy"] == logged["eval_accuracy"]
+    # Labels are not read: a file without them will do.
+    dev = (tmp_path / "in.tsv").open("w")
+    truth = []
+    with open(f"{sst2}/dev.tsv") as file:
+        for line in file:
+            text, label = line.rstrip("\n").split("\t")
+            dev.write(text + "\n")
+            truth.append(label)
+    dev.close()
+    out = str(tmp_path / "out.tsv")
+    words = ["predict", str(workdir), "--data", str(tmp_path / "in.tsv"), "--out", out]
+    assert main(words) == 0
+    with open(out) as file:
+        head, *rows = (line.rstrip("\n").split("\t") for line in file)
+    assert head == ["prediction", "p(0)", "p(1)"]
+    right = [row[0] == label for row, label in zip(rows, truth[1:], strict=True)]
+    assert np.isclose(np.mean(right), figures["accuracy"])
+    assert np.allclose([float(a) + float(b) for _, a, b in rows], 1, atol=2e-6)
+
+
+def test_a_shape_of_evaluation_does_not_change_the_scores(run, sst2):
+    from jaxlm.tasks.fitted import score_file
+
+    fitted = open_fitted(run[0])
+    path = f"{sst2}/dev.tsv"
+    (_, _), a = score_file(fitted, path, labelled=False, batch=32)
+    (_, _), b = score_file(fitted, path, labelled=False, batch=3)
+    assert np.abs(np.stack(a) - np.stack(b)).max() < 1e-4
+
+
+def test_seeds_are_runs_of_their_own_with_one_table(
+    model_directory, sst2, tmp_path, capsys
+):
+    words = command(model_directory, sst2, tmp_path, "--seeds", "2", "--seed", "4")
+    assert main([*words, "--task.epochs", "0.2"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"seed 4 +seed 5 +mean ± sd", table)
+    a, b = (
+        json.loads((tmp_path / "seeds.json").read_text())[f"seed-{s}"] for s in (4, 5)
+    )
+    assert a["loss"] != b["loss"]
+    mean = re.search(r"\nloss .*?([\d.]+) ± ([\d.e-]+)", table)
+    assert np.isclose(float(mean[1]), (a["loss"] + b["loss"]) / 2, rtol=1e-3)
+    want = abs(a["loss"] - b["loss"]) / 2**0.5
+    assert np.isclose(float(mean[2]), want, rtol=1e-3)
+
+
+def test_accumulated_micro_batches_and_numbers_of_pairs(
+    model_directory, tmp_path, capsys
+):
+    """STS-B's form; what is learnt is which of two words is in both texts."""
+    from conftest import write_tsv  # pyrefly: ignore
+
+    rows = [
+        (f"the {w} film", f"a {v} story", str(4.0 if w == v else 1.0))
+        for w in ("dull", "warm")
+        for v in ("dull", "warm")
+    ] * 12
+    head = ("sentence1", "sentence2", "score")
+    data = str(tmp_path / "d")
+    for name in ("train", "dev"):
+        write_tsv(tmp_path / "d" / f"{name}.tsv", head, rows)
+    words = command(model_directory, data, tmp_path / "r", recipe="stsb")
+    more = ["--accumulate", "2", "--task.epochs", "30", "--task.evaluations", "0"]
+    assert main([*words, *more]) == 0
+    assert main(["evaluate", str(tmp_path / "r"), "--data", f"{data}/dev.tsv"]) == 0
+    found = re.search(r"pearson ([\d.]+)", capsys.readouterr().out)
+    assert float(found[1]) > 0.9
+
+
+def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
+    def said(*words):
+        return mistake(capsys, *words)
+
+    here = tmp_path / "r"
+    assert "needs --init" in said(
+        "finetune", "sst2", "--data", sst2, "--workdir", str(here)
+    )
+    assert "pretraining: jaxlm pretrain takes it" in said("finetune", "bert_tiny")
+    words = command(model_directory, sst2, here)
+    assert "did you mean --task.epochs" in said(*words, "--task.epoch", "1")
+    assert "no column 'b'" in said(*words, "--task.pair", "b")
+    assert "is no number" in said(
+        *words,
+        "--task.kind",
+        "number",
+        "--task.metric",
+        "pearson",
+        "--task.label",
+        "sentence",
+    )
+    assert "task.metric = accuracy is none" in said(*words, "--task.kind", "number")
+    assert "less than one step" in said(*words, "--task.epochs", "0.01")
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("sentence\tlabel\nthe film\t1\nthe end\t2\n")
+    found = said(*words, "--dev", str(dev))
+    assert "dev.tsv, line 3: label '2' is none of the training file's: 0, 1" in found
+    other = command(model_directory, f"{sst2}/dev.tsv", run[0])
+    assert "data_sha256" in str(_differences(capsys, other))
+    assert "is a pretraining run" not in said(
+        "predict", str(tmp_path), "--data", "x", "--out", "y"
+    )
+
+
+def _differences(capsys, words):
+    capsys.readouterr()
+    assert main(words) == 2
+    return capsys.readouterr().err
+
+
+def test_a_model_without_a_pooler_says_how_to_go_on(sst2, tmp_path, capsys):
+    from jaxlm.config import bert
+    from jaxlm.convert.directory import export_model, of_params
+    from jaxlm.models import build
+    from jaxlm.text.tokenizers import train_tokenizer
+    from jaxlm.train.state import init_params
+
+    tokenizer = train_tokenizer("wordpiece", ["the film is dull"] * 9, vocab_size=60)
+    config = bert("tiny", vocab_size=60, d_model=16, num_heads=2, d_ff=16, nsp=False)
+    source = of_params(config, init_params(build(config), 0))
+    export_model(tmp_path / "m", source, tokenizer, origin={})
+    words = command(str(tmp_path / "m"), sst2, tmp_path / "r")
+    pooler = [*words, "--task.pooling", "pooler"]
+    assert "has no pooler" in mistake(capsys, *pooler)
+    assert main([*words, "--task.epochs", "0.1"]) == 0

@@ -1,0 +1,46 @@
+"""Rows: [CLS] and [SEP], types, and what a long pair loses."""
+
+import numpy as np
+import pytest
+
+from jaxlm.tasks.order import NONE
+from jaxlm.tasks.rows import _kept, batch_of, encode
+from jaxlm.tasks.tables import Example
+from jaxlm.text.tokenizers import load_tokenizer
+
+
+@pytest.fixture
+def tokenizer(model_directory):
+    return load_tokenizer(model_directory)
+
+
+def test_a_long_pair_is_cut_as_google_s_loop_cuts_it():
+    for a in range(12):
+        for b in range(1, 12):
+            for room in range(4, 24):
+                first, second = [0] * a, [0] * b
+                while len(first) + len(second) > room:
+                    (first if len(first) > len(second) else second).pop()
+                assert _kept(a, b, room) == (len(first), len(second)), (a, b, room)
+
+
+def test_rows_are_put_together_as_bert_s(tokenizer):
+    special = tokenizer.special
+    examples = [Example("the film", None, None, ""), Example("dull", None, None, "")]
+    pairs = [each._replace(pair="is a story") for each in examples]
+    the, film = tokenizer.encode("the film").ids
+    rows = encode(examples, tokenizer, 8)
+    assert rows.tokens[0].tolist() == [special.cls, the, film, special.sep]
+    rows = encode(pairs, tokenizer, 8)
+    batch = batch_of(rows, np.array([0, NONE]), 8, special.pad)
+    assert batch.tokens[0].tolist() == [
+        special.cls,
+        the,
+        film,
+        special.sep,
+        *tokenizer.encode("is a story").ids,
+        special.sep,
+    ]
+    assert batch.token_types[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert batch.weights.tolist() == [1, 0] and batch.mask.all(1).tolist()[0]
+    assert encode(pairs, tokenizer, 7).cut == 1

@@ -1,0 +1,109 @@
+"""Files of rows, and what is said of bad ones: the file, the row, the remedy."""
+
+import json
+import lzma
+
+import pytest
+
+from jaxlm.config import TaskConfig
+from jaxlm.tasks.splits import find_splits
+from jaxlm.tasks.tables import read_table
+from jaxlm.types import UserError
+
+PAIR = TaskConfig(text="a", pair="b", label="y")
+ONE = TaskConfig(text="a", label="y")
+
+
+def read(path, content, task, *, labelled=True):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_table(str(path), task, labelled=labelled)
+
+
+def test_tsv_csv_and_jsonl_say_the_same(tmp_path):
+    want = [('it\'s "fine"', "so, so", "1"), ("no", "way", "0")]
+    tsv = 'y\ta\tb\n1\tit\'s "fine"\tso, so\n0\tno\tway\n'
+    csv = 'a,y,b\r\n"it\'s ""fine""",1,"so, so"\r\nno,0,way\r\n'
+    records = [{"a": a, "b": b, "y": int(y)} for a, b, y in want]
+    jsonl = "\n".join(map(json.dumps, records))
+    for name, content in (("x.tsv", tsv), ("x.csv", csv), ("x.jsonl", jsonl)):
+        found = read(tmp_path / name, content, PAIR)
+        assert [(e.text, e.pair, e.label) for e in found] == want, name
+
+
+def test_columns_have_numbers_where_there_is_no_header_and_files_may_be_packed(
+    tmp_path,
+):
+    task = TaskConfig(text="3", label="1")
+    packed = lzma.compress(b"gj04\t1\t\tThe sailors rode.\ngj04\t0\t*\tHim ran.\n")
+    found = read(tmp_path / "x.tsv.xz", packed, task)
+    assert [(e.text, e.label) for e in found] == [
+        ("The sailors rode.", "1"),
+        ("Him ran.", "0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "said"),
+    [
+        ("a\ty\nx\t1\n", PAIR, "line 1: no column 'b' in its header (a, y)"),
+        ("a\ty\nx\t1\tz\n", ONE, "line 2: 3 columns, the first line has 2"),
+        ("a\ty\nx\n", ONE, "line 2: 1 columns"),
+        ("a\ty\n\nx\t1\n \t0\n", ONE, "line 4: an empty a"),
+        ("a\ty\nx\t\n", ONE, "line 2: an empty y"),
+        ("a\ty\n", ONE, "has no rows"),
+        ("", ONE, "has no rows"),
+        ("a\ty\nna\u00efve\t1\n".encode("latin-1"), ONE, "line 2: byte 0xef is not"),
+        ("x\t1\n", TaskConfig(text="0", label="5"), "no column 5, the last is 1"),
+    ],
+)
+def test_a_bad_table_is_named_with_its_row(tmp_path, content, task, said):
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "x.tsv", content, task)
+    assert said in str(error.value) and "x.tsv" in str(error.value)
+
+
+def test_a_bad_jsonl_is_named_with_its_row(tmp_path):
+    for content, said in (
+        ('{"a": "x", "y": 1}\n{"a": "x"}\n', "line 2: no key 'y', but a"),
+        ('{"a": "x", "y"\n', "line 1: no JSON"),
+        ("[1]\n", "line 1: no JSON object"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(tmp_path / "x.jsonl", content, ONE)
+
+
+def test_the_files_of_a_directory_are_found_by_their_names(tmp_path):
+    for name in ("train.tsv", "msr_paraphrase_train.txt", "dev.tsv", "test.tsv"):
+        (tmp_path / name).write_text("x")
+    found = find_splits(str(tmp_path))
+    assert (found.train, found.dev) == tuple(
+        str(tmp_path / name) for name in ("train.tsv", "dev.tsv")
+    )
+    assert find_splits(str(tmp_path / "test.tsv")).dev == ""
+    (tmp_path / "train.tsv").unlink()
+    assert find_splits(str(tmp_path)).train.endswith("msr_paraphrase_train.txt")
+    (tmp_path / "msr_paraphrase_train.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"no file of training data, train.*: it has de"
+    ):
+        find_splits(str(tmp_path))
+    with pytest.raises(UserError, match="no file or directory"):
+        find_splits(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "recipe", "counts"),
+    [
+        ("SST-2", "sst2", (67_349, 872)),
+        ("MRPC", "mrpc", (3668, 408)),
+        ("STS-B", "stsb", (5749, 1500)),
+    ],
+)
+def test_glue_s_own_files_are_read_whole(shared, name, recipe, counts):
+    from jaxlm.config import load_config
+
+    task = load_config(recipe).task
+    splits = find_splits(str(shared / "glue" / name))
+    found = [read_table(path, task, labelled=True) for path in splits]
+    assert tuple(map(len, found)) == counts
