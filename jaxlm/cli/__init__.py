@@ -14,7 +14,7 @@ VERBS = {
     "prepare": "text → tokenizer → corpus",
     "pretrain": "train a model on a corpus, or go on with a run",
     "show": "what a config, a corpus or a run is",
-    "finetune": "train a model for a task: classes, numbers",
+    "finetune": "train a model for a task: classes, tags, answers",
     "predict": "answers of a fine-tuned model to a file",
     "evaluate": "held-out loss and accuracy beside their baselines",
     "fill": "words for the [MASK]s of a sentence, by a BERT",

@@ -19,19 +19,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxlm.config import BertConfig, FinetuneConfig, Phase
+from jaxlm.config import BertConfig, FinetuneConfig, Phase, TaskConfig
 from jaxlm.models.flops import bert_forward_flops
+from jaxlm.tasks.answers import span_problem
+from jaxlm.tasks.conll import read_sentences
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.order import bucket_lengths, in_order, shuffled
+from jaxlm.tasks.order import bucket_lengths, shuffled
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskRows, batch_of, special_of
 from jaxlm.tasks.sentences import classes_of, sentence_problem
+from jaxlm.tasks.shares import shares_of
 from jaxlm.tasks.splits import Splits
 from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.words import tags_of, word_problem
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
+from jaxlm.train.state import abstract_params
 from jaxlm.train.work import Evaluate, Stream, Work
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
@@ -59,7 +64,23 @@ class Job(NamedTuple):
 
 def problem_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     """The problem of a config whose classes are known."""
-    return sentence_problem(config, tokenizer)
+    match config.task.kind:
+        case "class" | "number":
+            return sentence_problem(config, tokenizer)
+        case "tokens":
+            return word_problem(config, tokenizer)
+        case "spans":
+            return span_problem(config, tokenizer)
+
+
+def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
+    """The classes of a task, from its training file unless they are given."""
+    if task.labels or task.kind in ("number", "spans"):
+        return task.labels
+    if task.kind == "tokens":
+        sentences = read_sentences(path, labelled=True)
+        return tags_of(sentences, path, bio=task.metric == "entity_f1")
+    return classes_of(read_table(path, task, labelled=True), path)
 
 
 def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
@@ -87,23 +108,23 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     """
     config = _with_model(config)
     task = config.task
-    if task.kind == "class" and not task.labels:
-        examples = read_table(splits.train, task, labelled=True)
-        task = dataclasses.replace(task, labels=classes_of(examples, splits.train))
-        config = dataclasses.replace(config, task=task)
+    task = dataclasses.replace(task, labels=labels_of(task, splits.train))
+    config = dataclasses.replace(config, task=task)
     problem = problem_of(config, tokenizer)
     train = _read(problem, splits.train, limit=task.limit)
     dev = _read(problem, splits.dev) if splits.dev else None
     config = _with_steps(config, train.rows, dev is not None)
     notes = [
         f"{name} {path}: {len(file.examples):,} examples in {len(file.rows.tokens):,} "
-        f"rows of up to {file.rows.lengths.max()} tokens, {file.rows.cut:,} of them cut"
+        f"rows of up to {file.rows.lengths.max()} tokens"
         for name, path, file in (
             ("train", splits.train, train),
             ("dev", splits.dev, dev),
         )
         if file
     ]
+    for file in (train, dev) if dev else (train,):
+        notes += file.rows.notes
     data = {
         "data": str(Path(splits.train).resolve()),
         "dev": str(Path(splits.dev).resolve()) if splits.dev else "",
@@ -120,7 +141,7 @@ def _with_model(config: FinetuneConfig) -> FinetuneConfig:
         raise UserError(f"--init {config.init} is no BERT: jaxlm finetune takes one")
     if config.phases:
         raise UserError("a fine-tuning run has one phase: drop phases")
-    if config.task.pooling == "pooler":
+    if config.task.kind in ("class", "number") and config.task.pooling == "pooler":
         if not model.nsp:
             raise UserError(
                 f"--init {config.init} has no pooler, it was trained without next "
@@ -153,16 +174,28 @@ def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
     return File(examples, problem.encode(examples, True))
 
 
+def files_of(path: str) -> list[Path]:
+    """A file, or those of a directory; none of an empty path."""
+    if not path:
+        return []
+    here = Path(path)
+    return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
+
+
 def _sha256(splits: Splits) -> str:
     total = hashlib.sha256()
     for path in splits:
-        total.update(hashlib.sha256(Path(path).read_bytes() if path else b"").digest())
+        for each in files_of(path):
+            total.update(hashlib.sha256(each.read_bytes()).digest())
+        total.update(b"|")
     return total.hexdigest()
 
 
 def work_of(job: Job) -> Work:
     """What the loop needs of a fine-tuning run."""
     config, pad = job.config, special_of(job.tokenizer).pad
+    shapes = abstract_params(job.module)
+    shares = shares_of(config.task, config.model.num_layers, shapes)
 
     def open_stream(phase: Phase, stream: str) -> Stream:
         rows = job.train.rows
@@ -178,7 +211,7 @@ def work_of(job: Job) -> Work:
 
         flops = [_row_flops(config, int(each)) for each in lengths]
         return Stream(
-            task_objective(job.module, job.problem),
+            task_objective(job.module, job.problem, shares),
             read,
             lambda rows: rows.tokens.shape[1],
             tokens=phase.batch * float(np.mean(lengths)),
@@ -193,24 +226,13 @@ def work_of(job: Job) -> Work:
         scores = scorer(config, job.module, sharding, batch=batch, pad=pad)
         return lambda params: job.problem.figures(examples, rows, scores(params, rows))
 
-    return Work(job.module, open_stream, evaluation, best=config.task.metric)
+    best = config.task.metric
+    return Work(job.module, open_stream, evaluation, best=best, shares=shares)
 
 
 def _row_flops(config: FinetuneConfig, length: int) -> int:
     assert isinstance(config.model, BertConfig)
     return bert_forward_flops(config.model, length=length, predictions=0)
-
-
-def shapes_of(job: Job) -> list[tuple[int, int]]:
-    """(length, batches in each pass) of the training rows: what is compiled."""
-    padded = bucket_lengths(
-        job.train.rows.lengths, job.config.task.buckets, job.config.length
-    )
-    lengths = in_order(padded, job.config.batch).lengths
-    return [
-        (int(n), int(count))
-        for n, count in zip(*np.unique(lengths, return_counts=True), strict=True)
-    ]
 
 
 def warm(params: Any, init: str) -> Initial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,11 +45,15 @@ def open_fitted(workdir: str | Path) -> Fitted:
             f"{workdir} is a pretraining run: jaxlm finetune --init it first"
         )
     tokenizer = load_tokenizer(Path(workdir) / "tokenizer")
-    problem = problem_of(config, tokenizer)
-    module = module_of(config, problem)
+    module = module_of(config, problem_of(config, tokenizer))
     found = restore_best(workdir, abstract_params(module))
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet")
+    if "best_f1_threshold" in found.meta:
+        bound = found.meta["best_f1_threshold"]
+        task = dataclasses.replace(config.task, null_threshold=bound)
+        config = dataclasses.replace(config, task=task)
+    problem = problem_of(config, tokenizer)
     return Fitted(config, problem, module, found.state, tokenizer, found.step)
 
 

@@ -10,7 +10,7 @@ Of a pair that is too long the longer text loses tokens, one by one, at its end
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -29,8 +29,11 @@ class TaskRows(NamedTuple):
 
     tokens: list[np.ndarray]  # int32 [l] each, [CLS] and [SEP] included
     second: np.ndarray  # int32 [n]: where the second text begins; l without one
-    labels: np.ndarray  # [n, …]: a class (int32) or a number (float32); 0 if unknown
-    cut: int  # rows that lost tokens
+    # Of each row a class (int32), a number (float32), two places (int32 [n, 2]), or of
+    # each of its tokens a class, NONE where there is nothing to tell; 0 if unknown.
+    labels: np.ndarray | list[np.ndarray]
+    notes: tuple[str, ...] = ()  # for people
+    places: Any = None  # how rows lie in their examples, as the task needs it
 
     @property
     def lengths(self) -> np.ndarray:
@@ -78,7 +81,8 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, length: int) -> Ta
         row += [] if b is None else [b[:kept_b], [special.sep]]
         tokens.append(np.concatenate(row).astype(np.int32))
     labels = np.zeros(len(tokens), np.int32)
-    return TaskRows(tokens, np.array(begins, np.int32), labels, cut)
+    notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
+    return TaskRows(tokens, np.array(begins, np.int32), labels, notes)
 
 
 def _kept(a: int, b: int, room: int) -> tuple[int, int]:
@@ -112,4 +116,13 @@ def batch_of(rows: TaskRows, index: np.ndarray, length: int, pad: int) -> TaskBa
         mask[row, : len(ids)] = True
         types[row, rows.second[max(i, 0)] : len(ids)] = 1
     weights = (index != NONE).astype(np.float32)
-    return TaskBatch(tokens, types, mask, rows.labels[np.maximum(index, 0)], weights)
+    if isinstance(rows.labels, np.ndarray):
+        return TaskBatch(
+            tokens, types, mask, rows.labels[np.maximum(index, 0)], weights
+        )
+    labels = np.full(shape, NONE, np.int32)
+    for row, i in enumerate(index):
+        if i != NONE:
+            labels[row, : len(rows.labels[i])] = rows.labels[i]
+    known = (labels != NONE).astype(np.float32)
+    return TaskBatch(tokens, types, mask, np.maximum(labels, 0), known)

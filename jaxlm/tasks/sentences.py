@@ -67,10 +67,10 @@ def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     def figures(
         examples: Sequence[Example], rows: TaskRows, scores: Scores
     ) -> dict[str, float]:
-        found = np.stack(scores)
+        found, truth = np.stack(scores), np.asarray(rows.labels)
         if numbers:
-            return number_figures(rows.labels, found[:, 0])
-        return class_figures(rows.labels, found, second=len(task.labels) == 2)
+            return number_figures(truth, found[:, 0])
+        return class_figures(truth, found, second=len(task.labels) == 2)
 
     def write(
         path: Path, examples: Sequence[Example], rows: TaskRows, scores: Scores

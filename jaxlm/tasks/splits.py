@@ -23,7 +23,8 @@ def find_splits(data: str, dev: str = "") -> Splits:
 
     Args:
         data: the training file, or a directory that has one: of the files with "train"
-            in their names the one that begins with it, else the first by name.
+            in their names the one that begins with it, else the first by name; or
+            directories of seq.in and seq.out so named.
         dev: the dev file; empty: that of the directory, dev, valid(ation) or testa.
 
     Raises:
@@ -33,7 +34,7 @@ def find_splits(data: str, dev: str = "") -> Splits:
     for each in (path, Path(dev)) if dev else (path,):
         if not each.exists():
             raise UserError(f"no file or directory {each}")
-    if not path.is_dir():
+    if not path.is_dir() or (path / "seq.in").is_file():
         return Splits(data, dev)
     train = _find(path, _TRAIN)
     if not train:
@@ -50,6 +51,6 @@ def _find(directory: Path, names: tuple[str, ...]) -> str:
     for path in directory.iterdir():
         words = path.name.lower().replace("-", ".").replace("_", ".").split(".")
         for rank, name in enumerate(names):
-            if path.is_file() and name in words:
+            if name in words and (path.is_file() or (path / "seq.in").is_file()):
                 found.append((words[0] != name, rank, path.name))
     return str(directory / min(found)[2]) if found else ""

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from reviews import write_tsv
 from roads import digest, mistake
 
 from jaxlm.cli import main
@@ -142,8 +143,6 @@ def test_accumulated_micro_batches_and_numbers_of_pairs(
     model_directory, tmp_path, capsys
 ):
     """STS-B's form; what is learnt is which of two words is in both texts."""
-    from conftest import write_tsv  # pyrefly: ignore
-
     rows = [
         (f"the {w} film", f"a {v} story", str(4.0 if w == v else 1.0))
         for w in ("dull", "warm")

@@ -1,0 +1,71 @@
+"""Parameter paths → the share of the learning rate that each learns by.
+
+    head, pooler    1
+    layer n of N    d^(N - n)      n from 0: the last one d, the first one d^N
+    embedding       d^(N + 1)
+    frozen          0              no gradient is made of it, and nothing decays
+
+Layer-wise rates as Clark et al. 2020 (ELECTRA), appendix B; freezing by the selector
+language: a regular expression over whole paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm.config import TaskConfig
+from jaxlm.tree import leaves, map_with_path
+from jaxlm.types import UserError
+
+
+def shares_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
+    """A share for each leaf: a number, or of stacked layers an array [N, 1, …].
+
+    None where all learn alike.
+
+    Args:
+        task: rates and what is frozen.
+        num_layers: N.
+        params: arrays or shapes.
+
+    Raises:
+        UserError: a selector matches no parameter.
+    """
+    if task.layer_decay == 1 and not task.freeze:
+        return None
+    paths = [path for path, _ in leaves(params)]
+    for pattern in task.freeze:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
+            raise UserError(
+                f"--task.freeze {pattern!r} matches no parameter; one is {near[0]}"
+            )
+
+    def share(path: str, leaf: Any) -> Any:
+        if any(re.fullmatch(pattern, path) for pattern in task.freeze):
+            return 0.0
+        if path.startswith("layers/"):
+            each = task.layer_decay ** np.arange(num_layers, 0, -1)
+            return each.astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
+        if path.startswith("embed/"):
+            return task.layer_decay ** (num_layers + 1)
+        return 1.0
+
+    return map_with_path(share, params)
+
+
+def held(params: Any, shares: Any) -> Any:
+    """The parameters, no gradient going to the frozen ones."""
+    if shares is None:
+        return params
+
+    def one(leaf: Any, share: Any) -> Any:
+        frozen = not np.any(share)
+        return jax.lax.stop_gradient(leaf) if frozen else leaf
+
+    return jax.tree.map(one, params, shares)

@@ -1,0 +1,137 @@
+"""Figures of answers by the published rules: cases worked out by hand."""
+
+import json
+
+import pytest
+
+from jaxlm.tasks.squad import (
+    Question,
+    best_threshold,
+    find_answer,
+    normal,
+    read_questions,
+    scored,
+    segments,
+)
+from jaxlm.types import UserError
+
+
+def asked(*answers):
+    return Question("q", "?", "", tuple((text, 0) for text in answers), "")
+
+
+# truth, answer, EM, F1: articles, punctuation and case go; F1 is of bags of words.
+SQUAD = [
+    ("The Beatles", "beatles", 1, 1),
+    ("the 10th and 11th centuries", "10th and 11th centuries.", 1, 1),
+    ("in the 10th century", "10th century", 0, 4 / 5),
+    ("John F. Kennedy", "Kennedy John", 0, 4 / 5),
+    ("a b b", "b b b", 0, 4 / 5),
+    ("Paris", "London", 0, 0),
+    ("Paris", "", 0, 0),
+    ("U.S.", "US", 1, 1),
+]
+# truth, answer, EM, F1: ideographs one by one; F1 of the longest common run.
+CMRC = [
+    ("北京大学", "北京大学", 1, 1),
+    ("北京大学", "北京", 0, 2 * 2 / 6),
+    ("《北京》大学", "北京大学。", 1, 1),
+    ("在北京大学", "北京的大学", 0, 2 * 2 / 10),
+    ("Nexon公司", "nexon", 0, 2 * 1 / 4),
+    ("1998年7月", "1998年", 0, 2 * 2 / 6),
+    ("上海", "北京", 0, 0),
+]
+
+
+@pytest.mark.parametrize(("truth", "answer", "exact", "f1"), SQUAD)
+def test_squad_s_rules(truth, answer, exact, f1):
+    assert scored(asked(truth), answer, "squad") == pytest.approx((exact, f1))
+
+
+@pytest.mark.parametrize(("truth", "answer", "exact", "f1"), CMRC)
+def test_cmrc_s_rules(truth, answer, exact, f1):
+    assert scored(asked(truth), answer, "cmrc") == pytest.approx((exact, f1))
+
+
+def test_of_several_answers_the_best_counts_and_of_none_silence():
+    assert scored(asked("Rome", "the city of Rome"), "city of Rome", "squad") == (1, 1)
+    assert scored(asked(), "", "squad") == (1, 1)
+    assert scored(asked(), "Rome", "squad") == (0, 0)
+    # Of "the" nothing is left: the official script takes "" in its place.
+    assert scored(asked("the"), "", "squad") == (1, 1)
+    assert normal("  An  Apple, a DAY! ") == "apple day"
+    assert segments("《Nexon》3.5亿，元") == ["nexon", "3.5", "亿", "元"]
+
+
+def test_the_best_threshold_is_the_official_script_s():
+    """Five questions; odds rise from left to right.
+
+    answers      A: right 1    B: none 0→ wrong   C: right .5   D: none   E: right 1
+    running      2 → 3         2                  2.5           1.5       2.5
+    """
+    found = best_threshold(
+        [1.0, 0.0, 0.5, 0.0, 1.0],
+        [-4.0, -3.0, -2.0, 1.0, 5.0],
+        [True, False, True, False, True],
+        [False] * 5,
+    )
+    assert found == (3 / 5, -4.0)
+    # Nothing is answered at all: the threshold stays at 0, as the script's.
+    assert best_threshold([0.0], [1.0], [False], [False]) == (1.0, 0.0)
+    # An answer that is "" anyhow costs nothing.
+    found = best_threshold(
+        [1.0, 0.0, 1.0], [0.0, 1.0, 2.0], [True, False, True], [False, True, False]
+    )
+    assert found == (1.0, 2.0)
+
+
+def test_an_answer_is_where_it_is_said_to_be_or_nearest_to_it():
+    context = "Rome is Rome, and Rome"
+    assert find_answer(context, "Rome", 8) == 8
+    assert find_answer(context, "Rome", 9) == 8
+    assert find_answer(context, "Rome", 17) == 18
+    assert find_answer(context, "Paris", 0) is None
+    assert find_answer(context, " ", 4) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "no JSON"),
+        ("[]", "is not in SQuAD's form"),
+        ('{"data": []}', "has no questions"),
+        ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, '
+         '"question": " ", "answers": []}]}]}]}', "question 7: an empty question"),
+        ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, '
+         '"question": "y"}]}]}]}', "after 0 questions KeyError 'answers'"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_named(tmp_path, content, said):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_questions(str(path), labelled=True)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "questions", "unanswerable", "moved", "lost"),
+    [
+        ("squad2_half/dev-v2.0.json.xz", 6078, 3168, 0, 0),
+        ("xquad/xquad.en.json.xz", 1190, 0, 0, 0),
+        ("xquad/xquad.zh.json.xz", 1190, 0, 0, 0),
+        ("drcd/DRCD_dev.json.xz", 3524, 0, 0, 0),
+    ],
+)
+def test_real_files_are_read_whole(shared, name, questions, unanswerable, moved, lost):
+    found = read_questions(str(shared / name), labelled=True)
+    assert len(found) == questions
+    assert sum(not each.answers for each in found) == unanswerable
+    places = [
+        (find_answer(each.context, *each.answers[0]), each.answers[0][1])
+        for each in found
+        if each.answers
+    ]
+    assert sum(at is None for at, _ in places) == lost
+    assert sum(at is not None and at != stated for at, stated in places) == moved
+    assert json.dumps(found[0].context)
