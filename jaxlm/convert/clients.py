@@ -82,7 +82,7 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
     """llama.cpp, on one thread: greedy texts with log-probabilities, or vectors."""
     import xllamacpp  # pyrefly: ignore
 
-    params = xllamacpp.CommonParams()
+    params = xllamacpp.CommonParams()  # pyrefly: ignore
     params.model.path = str(path)
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
@@ -90,7 +90,7 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
     params.n_parallel = 1
     params.n_ctx = params.n_batch = params.n_ubatch = asked["context"]
     params.embedding = not asked["new"]
-    server = xllamacpp.Server(params)
+    server = xllamacpp.Server(params)  # pyrefly: ignore
     said: dict[str, Any] = {"version": xllamacpp.__version__, "notes": []}
     if not asked["new"]:
         found = server.handle_embeddings({"input": asked["texts"]})
