@@ -16,6 +16,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import (
     BertConfig,
     ElmoConfig,
+    FinetuneConfig,
     GptConfig,
     ModelConfig,
     RunConfig,
@@ -364,6 +365,8 @@ def load(directory: str | Path) -> Model:
         run = _run_of(loaded)
         return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
     config = read_config(directory)
+    if isinstance(config, FinetuneConfig):
+        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
     restored = Checkpoints(directory).restore(abstract, part="params/")
     if restored is None:

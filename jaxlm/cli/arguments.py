@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jaxlm.config import RunConfig, load_config
+from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.types import UserError
 
 T = TypeVar("T")
@@ -39,6 +39,8 @@ def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
     if hints.get("config") is RunConfig:
         if argv and not argv[0].startswith("-"):
             defaults["config"] = load_config(argv[0])
+            if isinstance(defaults["config"], FinetuneConfig):
+                raise UserError(f"{argv[0]} is a task's: jaxlm finetune takes it")
             argv = argv[1:]
         elif wants_help:
             defaults["config"] = RunConfig()

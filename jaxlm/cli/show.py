@@ -152,6 +152,7 @@ def _paths(tree):
 
 def _run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
+    from jaxlm.config import FinetuneConfig
     from jaxlm.digests import state_sha256
     from jaxlm.models import build
     from jaxlm.train.state import abstract_params
@@ -162,17 +163,30 @@ def _run(path: Path, rows: int) -> None:
     records = json.loads((path / "provenance.json").read_text())
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
-    _arithmetic(config, abstract_params(build(config.model)))
-    print(f"corpus {records[-1]['corpus']}  sha256 {records[-1]['corpus_sha256']}")
+    if isinstance(config, FinetuneConfig):
+        _task(config, records[-1])
+    else:
+        _arithmetic(config, abstract_params(build(config.model)))
+        newest = records[-1]
+        print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
         digests = checkpoints.manifest(step).digests
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
     _figures(path / "metrics.jsonl")
-    if rows:
+    if rows and "corpus" in records[-1]:
         from jaxlm.cli.rows import print_rows
         from jaxlm.text.corpus import open_corpus
 
         print_rows(open_corpus(records[-1]["corpus"]), config, rows)
+
+
+def _task(config, record) -> None:
+    """What a fine-tuned model tells, and from what it learnt it."""
+    task = config.task
+    classes = f" of {', '.join(task.labels)}" if task.labels else ""
+    print(f"a {task.kind} task{classes}, from {config.init}")
+    print(f"data {record['data']}  sha256 {record['data_sha256']}")
+    print(f"{config.batch} rows of up to {config.length} tokens a step")
 
 
 def _figures(metrics: Path) -> None:

@@ -257,7 +257,9 @@ def warm(params: Any, init: str) -> Initial:
             notes.append(f"not used: {', '.join(unused)}")
 
         def start(path: str, leaf: Any, wanted: Any) -> Any:
-            return jax.device_put(found.get(path, leaf), wanted.sharding)
+            # A copy: the steps take what they are given, and other seeds need it too.
+            mine = jnp.array(found[path], copy=True) if path in found else leaf
+            return jax.device_put(mine, wanted.sharding)
 
         return map_with_path(start, random, abstract), notes
 

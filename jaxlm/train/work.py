@@ -70,8 +70,8 @@ def pretraining(config: RunConfig, corpus: Corpus) -> Work:
             objective,
             lambda step, local: read_rows(source, step * phase.batch + local),
             lambda rows: phase.length,
-            tokens=phase.batch * phase.length,
-            flops=train_flops(config.model, phase, config.data.negatives),
+            tokens=float(phase.batch * phase.length),
+            flops=float(train_flops(config.model, phase, config.data.negatives)),
         )
 
     def evaluation(sharding: jax.sharding.Sharding) -> Evaluate | str:

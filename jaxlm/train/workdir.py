@@ -166,7 +166,8 @@ def read_config(workdir: str | Path) -> RunConfig:
 def corpus_of(workdir: str | Path) -> str:
     """The corpus that a run used last, or the place for its own."""
     records = _records(Path(workdir))
-    return records[-1]["corpus"] if records else str(Path(workdir) / "corpus")
+    own = str(Path(workdir) / "corpus")
+    return records[-1].get("corpus", own) if records else own
 
 
 def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
@@ -178,9 +179,9 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
     ]
     before = (_records(here) or [record])[-1]
     lines += [
-        f"  {name}: {before[name][:12]} in {here}, {record[name][:12]} now"
+        f"  {name}: {before.get(name, 'none')[:12]} in {here}, {record[name][:12]} now"
         for name in record
-        if name.endswith("_sha256") and before[name] != record[name]
+        if name.endswith("_sha256") and before.get(name) != record[name]
     ]
     if lines:
         raise UserError(

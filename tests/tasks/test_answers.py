@@ -1,7 +1,6 @@
 """Spans: windows, offsets to the character, the way back from scores to answers."""
 
 import json
-import lzma
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,9 @@ def uncased(shared_vocabulary):
 
 
 @pytest.fixture(scope="module")
-def shared_vocabulary(tmp_path_factory):
+def shared_vocabulary():
     vocabularies = Path(__file__).resolve().parents[3] / "shared/data/vocabs"
-    found = next(vocabularies.rglob("*uncased*vocab*"))
-    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    content = found.read_bytes()
-    path.write_bytes(lzma.decompress(content) if found.suffix == ".xz" else content)
-    return path
+    return vocabularies / "bert-base-uncased" / "vocab.txt"
 
 
 TEXT = (
@@ -98,8 +93,9 @@ def test_windows_move_by_the_stride_and_each_token_has_its_best_one():
     """Ten tokens, six at a time, by three: [0, 6) [3, 9) [6, 10)."""
     found = _stretches(10, 6, 3)
     assert found == [(0, 6), (3, 9), (6, 10)]
-    # min(left, right): token 5 has 0 of 5 in the first and 2 of 3 in the second.
-    assert _most_context(found, 10).tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    # Shorter sides: of token 4 one in both windows, the first stays; of token 7 one in
+    # the second and third, of which the second is larger.
+    assert _most_context(found, 10).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
     assert _stretches(6, 6, 3) == [(0, 6)] and _stretches(0, 6, 3) == [(0, 0)]
 
 
@@ -109,8 +105,8 @@ def test_the_true_span_comes_back_to_the_character_from_every_window(model_direc
         "The film is a story of two people; and its DULL end is charming, a warm end."
     )
     examples = [
-        Question("1", "the story", context, (("DULL end", 43),), ""),
-        Question("2", "its end", context, (("charming", 55),), ""),
+        Question("1", "the story", context, (("DULL end", context.index("DULL")),), ""),
+        Question("2", "its end", context, (("charming", context.index("charm")),), ""),
         Question("3", "a film", context, (), ""),
     ]
     task = TaskConfig(

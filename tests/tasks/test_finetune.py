@@ -13,10 +13,10 @@ from jaxlm.tasks.fitted import open_fitted
 from jaxlm.train.workdir import read_config
 
 FLAGS = [
-    *("--batch", "16", "--length", "32", "--optim.peak", "0.01", "--mesh.data", "1"),
+    *("--batch", "16", "--length", "32", "--optim.peak", "0.001", "--mesh.data", "1"),
     *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "7"),
     *("--task.buckets", "8", "16", "32", "--task.pooling", "mean"),
-    *("--task.epochs", "6"),
+    *("--task.epochs", "10"),
 ]
 
 
@@ -49,15 +49,15 @@ def run(model_directory, sst2, tmp_path_factory):
 def test_it_learns_the_task_and_keeps_the_best(run):
     workdir, _, _ = run
     records = lines(workdir)
-    assert records[-1]["step"] == 200 * 6 // 16  # int(examples / batch * epochs)
+    assert records[-1]["step"] == 200 * 10 // 16  # int(examples / batch * epochs)
     found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
-    assert len(found) == 6 and found[-1] > 0.9
+    assert len(found) == 10 and found[-1] > 0.9
     best = open_fitted(workdir)
     steps = [r["step"] for r in records if r.get("eval_accuracy") == max(found)]
     assert best.step == steps[0]
     assert best.config.task.labels == ("0", "1")
     config = read_config(workdir)
-    assert config.optim.warmup == 7 and config.eval_every == 13
+    assert config.optim.warmup == 12 and config.eval_every == 13
 
 
 def test_after_the_first_pass_nothing_is_compiled(run):
@@ -66,7 +66,7 @@ def test_after_the_first_pass_nothing_is_compiled(run):
     assert sorted(compiled, key=int) == ["8", "16"]
     last = out.rindex("compiled the step")
     # 13 batches a pass: the line of step 15 is of the second.
-    assert last < out.index("step 15/75")
+    assert last < out.index("step 15/125")
 
 
 @pytest.mark.parametrize("stops", [(5, 20), (39,)])
@@ -80,9 +80,12 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     capsys.readouterr()
     assert main(words) == 0
     assert digest(capsys) == whole
-    for ours, theirs in zip(lines(tmp_path / "r"), lines(workdir), strict=False):
-        if "batch_sha256" in ours and ours["step"] == theirs["step"]:
-            assert ours["batch_sha256"] == theirs["batch_sha256"]
+    ours, theirs = (
+        {r["step"]: r["batch_sha256"] for r in lines(here) if "batch_sha256" in r}
+        for here in (tmp_path / "r", workdir)
+    )
+    both = ours.keys() & theirs.keys()
+    assert len(both) > 10 and all(ours[step] == theirs[step] for step in both)
 
 
 def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
