@@ -60,7 +60,7 @@ def test_of_several_answers_the_best_counts_and_of_none_silence():
     # Of "the" nothing is left: the official script takes "" in its place.
     assert scored(asked("the"), "", "squad") == (1, 1)
     assert normal("  An  Apple, a DAY! ") == "apple day"
-    assert segments("《Nexon》3.5亿，元") == ["nexon", "3.5", "亿", "元"]
+    assert segments("《Nexon》有3.5亿，元") == ["nexon", "有", "3.5", "亿", "元"]
 
 
 def test_the_best_threshold_is_the_official_script_s():
