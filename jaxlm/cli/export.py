@@ -52,6 +52,8 @@ def run(argv: list[str]) -> int:
 
     if args.verify:
         check_client(args.to)
+    if _is_task(args.directory):
+        return _export_task(args)
     model = jaxlm.load(args.directory)
     whole = args.to in ("gguf", "onnx", "stablehlo")  # what jaxlm does not read again
     if not whole and (args.to == "elmo") != isinstance(model.config, ElmoConfig):
@@ -88,6 +90,49 @@ def run(argv: list[str]) -> int:
     if not args.verify:
         return 0
     return verified(args.out, args.to, model if whole else None)
+
+
+def _is_task(directory: str) -> bool:
+    """Whether it is a run of `jaxlm finetune`."""
+    from jaxlm.config import FinetuneConfig
+    from jaxlm.convert.directory import is_model
+    from jaxlm.train.workdir import read_config
+
+    path = Path(directory)
+    if not (path / "config.json").is_file() or is_model(path):
+        return False
+    return isinstance(read_config(path), FinetuneConfig)
+
+
+def _export_task(args: Export) -> int:
+    from jaxlm.config import BertConfig
+    from jaxlm.convert.task import export_task
+    from jaxlm.tasks.fitted import open_fitted
+
+    if args.to != "hf":
+        raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
+    if args.verify:
+        raise UserError("--verify knows no models of tasks: leave it out")
+    fitted = open_fitted(args.directory)
+    config = fitted.config
+    assert isinstance(config.model, BertConfig)
+    where = {
+        "run": Path(args.directory).resolve().name,
+        "step": f"{fitted.step:,} of {config.steps:,}",
+        "seed": config.seed,
+        "from": Path(config.init).name,
+    }
+    digests = export_task(
+        Path(args.out),
+        config.model,
+        config.task,
+        fitted.params,
+        fitted.tokenizer,
+        dtype=args.dtype,
+        origin=where,
+    )
+    say_written(args.out, digests)
+    return 0
 
 
 def origin(directory: str, model: Any) -> dict[str, Any]:

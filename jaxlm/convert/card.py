@@ -12,6 +12,11 @@ _MISSING = {
     "mlm": "head of masked words",
     "nsp": "head of next sentences",
 }
+_PIPELINES = {
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
+}
 
 
 def card(
@@ -34,6 +39,7 @@ def card(
     name = options["architectures"][0]
     task = "text-generation" if isinstance(config, GptConfig) else "fill-mask"
     task = "feature-extraction" if "mlm" in missing else task
+    task = _PIPELINES.get(name.partition("For")[2], task)
     shape = (
         f"{config.num_layers} layers, {config.d_model} wide, {config.d_ff} in the MLP, "
         f"{config.vocab_size:,} tokens, {config.max_length} positions"

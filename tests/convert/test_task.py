@@ -1,0 +1,81 @@
+"""A fine-tuned model goes out, and transformers says what it says."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.config import TaskConfig, bert
+from jaxlm.convert.task import export_task
+from jaxlm.tasks.model import TaskModel
+from jaxlm.text.tokenizers import train_tokenizer
+from jaxlm.train.state import init_params
+from jaxlm.types import UserError
+
+TOKENS = np.array([[2, 7, 8, 3, 9, 10, 3, 0], [2, 11, 3, 0, 0, 0, 0, 0]], np.int32)
+TYPES = np.array([[0, 0, 0, 0, 1, 1, 1, 0], [0] * 8], np.int32)
+LABELS = {
+    "class": ("no", "yes", "maybe"),
+    "number": (),
+    "tokens": ("O", "B-A", "I-A"),
+    "spans": (),
+}
+METRIC = {"class": "mcc", "number": "pearson", "tokens": "accuracy", "spans": "f1"}
+
+
+def fitted(kind, pooling):
+    row = kind in ("class", "number")
+    config = bert(
+        "tiny", vocab_size=60, d_model=16, num_heads=2, d_ff=32, max_length=16, nsp=row
+    )
+    outputs = {"class": 3, "number": 1, "tokens": 3, "spans": 2}[kind]
+    module = TaskModel(config, outputs, pooling if row else "none")
+    task = TaskConfig(
+        kind=kind, labels=LABELS[kind], metric=METRIC[kind], pooling=pooling
+    )
+    # Not so near to 0 as they start.
+    params = jax.tree.map(lambda x: x * 4, init_params(module, 3))
+    return config, task, module, params
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", LABELS)
+def test_transformers_has_the_same_logits_and_labels(kind, tmp_path):
+    import torch
+    import transformers
+
+    config, task, module, params = fitted(kind, "pooler")
+    tokenizer = train_tokenizer("wordpiece", ["a film is dull"] * 9, vocab_size=60)
+    export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
+    names = {
+        "tokens": "AutoModelForTokenClassification",
+        "spans": "AutoModelForQuestionAnswering",
+    }
+    auto = getattr(transformers, names.get(kind, "AutoModelForSequenceClassification"))
+    theirs, report = auto.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    mask = TOKENS != 0
+    with torch.no_grad():
+        out = theirs.eval()(
+            input_ids=torch.tensor(TOKENS, dtype=torch.long),
+            token_type_ids=torch.tensor(TYPES, dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+        )
+    ours = np.asarray(
+        module.apply({"params": params}, *map(jax.numpy.asarray, (TOKENS, TYPES, mask)))
+    )
+    if kind == "spans":
+        want = torch.stack([out.start_logits, out.end_logits], dim=-1).numpy()
+    else:
+        want = out.logits.numpy()
+    if ours.ndim == 3:
+        ours, want = ours[mask], want[mask]
+    assert ours.shape == want.shape and np.abs(ours - want).max() < 2e-5
+    if LABELS[kind]:
+        assert tuple(theirs.config.id2label.values()) == LABELS[kind]
+
+
+def test_what_transformers_does_not_have_is_said(tmp_path):
+    config, task, _, params = fitted("class", "mean")
+    tokenizer = train_tokenizer("wordpiece", ["a film is dull"] * 9, vocab_size=60)
+    with pytest.raises(UserError, match="pooled by mean has no class in transformers"):
+        export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
