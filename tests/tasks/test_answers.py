@@ -8,7 +8,13 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.answers import _most_context, _stretches, answers_of, windows
+from jaxlm.tasks.answers import (
+    _most_context,
+    _stretches,
+    _tokens_of,
+    answers_of,
+    windows,
+)
 from jaxlm.tasks.offsets import align
 from jaxlm.tasks.squad import Question, read_questions
 from jaxlm.text.tokenizers import load_tokenizer
@@ -199,3 +205,31 @@ def test_the_road_learns_answers_and_when_to_be_silent(
         for each in asked
     )
     assert right / len(asked) == pytest.approx(figures["exact"], abs=0.05)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("vocabulary", "language", "exact"),
+    [
+        ("bert-base-chinese", "zh", 1190),
+        # One answer of the file ends inside a number: "(2,70" of "(2,700".
+        ("bert-base-uncased", "en", 1189),
+        ("bert-base-multilingual-cased", "th", 1189),
+    ],
+)
+def test_xquad_s_answers_come_back_to_the_character(
+    shared, vocabulary, language, exact
+):
+    tokenizer = load_tokenizer(shared / "vocabs" / vocabulary / "vocab.txt")
+    path = str(shared / f"xquad/xquad.{language}.json.xz")
+    same, documents = 0, {}
+    for each in read_questions(path, labelled=True):
+        if each.context not in documents:
+            documents[each.context] = align(tokenizer, each.context)
+        document = documents[each.context]
+        text, at = each.answers[0]
+        found = _tokens_of(document, at, at + len(text))
+        assert found is not None
+        first, last = found
+        same += each.context[document.start[first] : document.end[last]] == text
+    assert same == exact
