@@ -109,6 +109,11 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     config = _with_model(config)
     task = config.task
     task = dataclasses.replace(task, labels=labels_of(task, splits.train))
+    if task.kind == "class" and task.metric == "f1" and len(task.labels) != 2:
+        raise UserError(
+            f"task.metric = f1 is of the second of two classes, {splits.train} has "
+            f"{len(task.labels)}: pass --task.metric macro_f1 or accuracy"
+        )
     config = dataclasses.replace(config, task=task)
     problem = problem_of(config, tokenizer)
     train = _read(problem, splits.train, limit=task.limit)

@@ -86,7 +86,13 @@ def evaluate_file(fitted: Fitted, path: str, *, batch: int = 32) -> dict[str, fl
 
 
 def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int:
-    """Write the answers for a file, whose labels are not read; how many."""
+    """Write the answers for a file, whose labels are not read; how many.
+
+    Raises:
+        UserError: the file will not do, or there is no directory to write to.
+    """
+    if not Path(out).parent.is_dir():
+        raise UserError(f"--out {out}: no directory {Path(out).parent}")
     (examples, rows), scores = score_file(fitted, path, labelled=False, batch=batch)
     beside = Path(f"{out}.tmp")
     fitted.problem.write(beside, examples, rows, scores)

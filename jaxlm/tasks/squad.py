@@ -55,7 +55,7 @@ def read_questions(path: str, *, labelled: bool) -> list[Question]:
                 context = paragraph["context"]
                 for each in paragraph["qas"]:
                     found.append(_question(path, context, each, labelled))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not in SQuAD's form (data, paragraphs, context, qas): after "
             f"{len(found)} questions {type(error).__name__} {error}"

@@ -220,3 +220,11 @@ def test_a_model_without_a_pooler_says_how_to_go_on(sst2, tmp_path, capsys):
     pooler = [*words, "--task.pooling", "pooler"]
     assert "has no pooler" in mistake(capsys, *pooler)
     assert main([*words, "--task.epochs", "0.1"]) == 0
+
+
+def test_f1_is_of_two_classes(model_directory, tmp_path, capsys):
+    data = write_tsv(
+        tmp_path / "x.tsv", ("sentence", "label"), [("the film", str(i)) for i in "012"]
+    )
+    words = command(model_directory, data, tmp_path / "r", "--task.metric", "f1")
+    assert "has 3: pass --task.metric macro_f1" in mistake(capsys, *words)
