@@ -130,7 +130,7 @@ def test_the_true_span_comes_back_to_the_character_from_every_window(model_direc
     # Windows without it point at [CLS] with the same score; the least of them counts.
     assert said[0].odds == -10 and said[2].odds == 10
     told = sum(label[1] > 0 for label in rows.labels)
-    assert 2 < told < len(rows.labels)
+    assert 2 <= told < len(rows.labels)
 
 
 def test_an_answer_elsewhere_is_found_or_counted(model_directory):
