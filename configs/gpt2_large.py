@@ -1,7 +1,7 @@
 """GPT-2 774M: 36 layers, 1280 wide, as one would train it today.
 
-Papers and recipe: gpt2_small's, with GPT-3's rate for this size (Brown et al. 2020,
-table 2.1).
+Paper: as gpt2_small, whose recipe this is, with GPT-3's rate for this size (Brown et al.
+2020, table 2.1).
 Cost: 1.5 × 10^21 FLOP; 1,078 hours of one H200 at half of its matmul rate.
 
     jaxlm prepare  gpt2_large --text 'web/*.jsonl' --tokenizer gpt2/ --corpus c/web

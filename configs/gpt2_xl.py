@@ -1,7 +1,7 @@
 """GPT-2 1558M: 48 layers, 1600 wide, as one would train it today.
 
-Papers and recipe: gpt2_small's, with GPT-3's rate for this size (Brown et al. 2020,
-table 2.1).
+Paper: as gpt2_small, whose recipe this is, with GPT-3's rate for this size (Brown et al.
+2020, table 2.1).
 Cost: 3.0 × 10^21 FLOP; 2,131 hours of one H200 at half of its matmul rate.
 
     jaxlm prepare  gpt2_xl --text 'web/*.jsonl' --tokenizer gpt2/ --corpus c/web
