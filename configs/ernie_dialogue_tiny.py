@@ -11,28 +11,11 @@ Cost: half an hour on one CPU core.
     jaxlm pretrain ernie_dialogue_tiny --corpus c --workdir runs/chats
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, bert
+from dataclasses import replace
+
+from jaxlm.config import RunConfig, load_config
 
 
 def get_config() -> RunConfig:
-    return RunConfig(
-        model=bert(
-            "tiny",
-            vocab_size=6000,
-            max_length=64,
-            dropout=0.0,
-            init_std=0.09,
-            activation="relu",
-            norm_eps=1e-5,
-        ),
-        text=TextConfig(language="zh", dialogues=True),
-        data=DataConfig(levels=(1 / 3, 1 / 3, 1 / 3), choice="each"),
-        optim=OptimConfig(name="adamw", peak=1.5e-3, warmup=500, decay="linear"),
-        steps=10_000,
-        batch=32,
-        length=64,
-        predictions=16,
-        save_every=1000,
-        eval_every=500,
-        eval_rows=2048,
-    )
+    ernie = load_config("ernie_tiny")
+    return replace(ernie, text=replace(ernie.text, dialogues=True))
