@@ -1,6 +1,6 @@
 """GPT-2 355M: 24 layers, 1024 wide, as one would train it today.
 
-Paper: as gpt2_small, whose recipe this is, with GPT-3's rate for this size (Brown et al.
+Paper: as gpt2_small, whose recipe this is, at GPT-3's rate for this size (Brown et al.
 2020, table 2.1).
 Cost: 7.1 × 10^20 FLOP; 502 hours of one H200 at half of its matmul rate.
 

@@ -11,7 +11,7 @@ A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manif
 format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
 Orbax writes both and makes the step appear in one rename; the digests are recomputed
 after a restore, since Orbax alone restores flipped bits in silence. This is the only
-file that knows Orbax. Next: `train/loop.py`, and `open.py` for reading.
+file that knows Orbax. Next: `train/loop.py`, and `open/` for reading.
 """
 
 from __future__ import annotations

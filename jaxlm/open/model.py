@@ -1,4 +1,4 @@
-"""`jaxlm.load`: a run or model directory → a model: forward, embed, fill, generate."""
+"""A model in memory, whatever its family: forward, embed, fill, generate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import (
     BertConfig,
     ElmoConfig,
-    FinetuneConfig,
     GptConfig,
     ModelConfig,
     RunConfig,
-    TextConfig,
 )
-from jaxlm.convert.directory import Loaded, is_model, read_model
 from jaxlm.embed import Embedded, Layers, Pooling, embed
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import decode
@@ -34,10 +30,7 @@ from jaxlm.models.gpt import unstacked
 from jaxlm.models.layers import causal_mask
 from jaxlm.models.stack import Encoded
 from jaxlm.text.characters import check_characters
-from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.train.state import abstract_params
-from jaxlm.train.workdir import read_config
-from jaxlm.tree import leaves, map_with_path
+from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
@@ -349,83 +342,3 @@ class Model:
             watch=watcher.watch,
         )
         return [watcher.finish(i, each) for i, each in enumerate(found)]
-
-
-def load(directory: str | Path) -> Model:
-    """The model of a directory, on the default device.
-
-    Of a run the newest checkpoint, verified; of a model directory its weights, compared
-    with the digests that `export` and `import` store.
-
-    Raises:
-        UserError: it is neither, holds no checkpoint, or a damaged one.
-    """
-    if is_model(Path(directory)):
-        loaded = read_model(Path(directory), lambda _, array: jax.device_put(array))
-        run = _run_of(loaded)
-        return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
-    config = read_config(directory)
-    if isinstance(config, FinetuneConfig):
-        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
-    abstract = abstract_params(build(config.model))
-    restored = Checkpoints(directory).restore(abstract, part="params/")
-    if restored is None:
-        raise UserError(f"{directory} has no checkpoint yet")
-    files = Path(directory) / "tokenizer"
-    return Model(config, restored.state, load_tokenizer(files), restored.step, files)
-
-
-def _run_of(loaded: Loaded) -> RunConfig:
-    """Defaults round a model that no run of ours made."""
-    tokenizer, longest = loaded.tokenizer, loaded.config.max_length
-    text = TextConfig(
-        tokenizer=tokenizer.kind,
-        lowercase=getattr(tokenizer, "lowercase", False),
-        unused=loaded.unused,
-        words=tokenizer.options.get("words", "basic"),
-        verbatim=isinstance(loaded.config, GptConfig),
-    )
-    return RunConfig(
-        model=loaded.config,
-        text=text,
-        length=max(8, min(128, longest)),
-    )
-
-
-def initial(directory: str) -> Callable[[Any, Any], tuple[Any, list[str]]] | None:
-    """What `train` starts from where `--init` names a model directory.
-
-    Returns:
-        (shapes, random parameters) → (parameters, placed by the shapes' shardings, and
-        what to say of them); None where it names none.
-
-    Raises:
-        UserError: the model is of another shape; each tensor that differs.
-    """
-    if not directory or not is_model(Path(directory)):
-        return None
-
-    def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
-        shapes = dict(leaves(abstract))
-
-        def place(path: str, array: np.ndarray) -> Any:
-            wanted = shapes.get(path)
-            if wanted is None or tuple(wanted.shape) != array.shape:
-                here = list(wanted.shape) if wanted is not None else "no such parameter"
-                raise UserError(
-                    f"--init {directory}: {path} is {list(array.shape)}, this config "
-                    f"has {here}"
-                )
-            return jax.make_array_from_callback(
-                array.shape, wanted.sharding, lambda index: array[index]
-            )
-
-        found = dict(leaves(read_model(Path(directory), place).params))
-        new = [path for path in shapes if path not in found]
-        params = map_with_path(lambda path, leaf: found.get(path, leaf), random)
-        notes = [f"parameters of {directory}"]
-        if new:
-            notes.append(f"initialised at random, not in its files: {', '.join(new)}")
-        return params, notes
-
-    return parameters
