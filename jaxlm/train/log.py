@@ -140,7 +140,7 @@ class Log:
         self._screen.wait_for("")
         self.say(f"compiled {what} in {now - start:.1f} s")
         self._rates = _Rates(
-            tokens=tokens or phase.batch * phase.length,
+            tokens=tokens or float(phase.batch * phase.length),
             flops=float(flops),
             peak=peak,
             run=(self._clock(), self._step),
