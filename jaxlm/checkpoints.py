@@ -17,6 +17,7 @@ file that knows Orbax. Next: `train/loop.py`, and `open/` for reading.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
 _STATE = "state"
+_LARGE = 2**24  # bytes
 _ORPHAN = (".orbax-checkpoint-tmp", ".deleted")
 
 
@@ -358,9 +360,19 @@ def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     parts: dict[str, Any] = {}  # devices that hold the same part share one read
 
     def part(index: Any) -> Any:
-        return parts.setdefault(str(index), array[index].read()).result()
+        name = str(index)
+        if name not in parts:
+            parts[name] = array[index].read().result()
+        return parts[name]
 
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    found = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    if found.nbytes >= _LARGE:
+        # JAX lets go of what it has copied at the next collection only; by then the
+        # next leaf would be there too, and the whole state twice in memory.
+        found.block_until_ready()
+        parts.clear()
+        gc.collect()
+    return found
 
 
 def _on_any_host(here: bool) -> bool:

@@ -19,13 +19,17 @@ _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 T = TypeVar("T")
 
 
-def start_jax() -> None:
+def start_jax(*, keep_memory: bool = True) -> None:
     """Join the other hosts, if there are any, and keep compiled programs on disk.
+
+    Args:
+        keep_memory: see `keep_freed_memory`; False where weights pass through once.
 
     Raises:
         UserError: the variables that name the hosts by hand make no sense.
     """
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     import jax
 
     if not jax.distributed.is_initialized():
