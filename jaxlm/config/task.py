@@ -78,13 +78,15 @@ class TaskConfig:
     """Share of the steps that the rate rises; optim.warmup follows from it."""
     evaluations: int = 1
     """On the dev file in each pass; eval_every follows from it. 0: none."""
+    patience: int = 0
+    """Evaluations without a better metric after which the run ends; 0: none end it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise UserError(f"task.warmup = {self.warmup} is not in [0, 1)")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"task.layer_decay = {self.layer_decay} is not in (0, 1]")
-        for name in ("limit", "epochs", "evaluations"):
+        for name in ("limit", "epochs", "evaluations", "patience"):
             if getattr(self, name) < 0:
                 raise UserError(f"task.{name} = {getattr(self, name)} is negative")
         if len(set(self.labels)) != len(self.labels):

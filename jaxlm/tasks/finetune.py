@@ -231,8 +231,14 @@ def work_of(job: Job) -> Work:
         scores = scorer(config, job.module, sharding, batch=batch, pad=pad)
         return lambda params: job.problem.figures(examples, rows, scores(params, rows))
 
-    best = config.task.metric
-    return Work(job.module, open_stream, evaluation, best=best, shares=shares)
+    return Work(
+        job.module,
+        open_stream,
+        evaluation,
+        best=config.task.metric,
+        patience=config.task.patience,
+        shares=shares,
+    )
 
 
 def _row_flops(config: FinetuneConfig, length: int) -> int:

@@ -20,14 +20,15 @@ class Best:
     Args:
         workdir: run directory.
         figure: name of the figure to be highest; of equal ones the first stays.
+        patience: steps without a higher one after which `stale` says so; 0: never.
     """
 
-    def __init__(self, workdir: str | Path, figure: str):
-        self._figure = figure
+    def __init__(self, workdir: str | Path, figure: str, *, patience: int = 0):
+        self._figure, self._patience = figure, patience
         self._checkpoints = Checkpoints(f"{workdir}/best", keep=1)
         self._checkpoints.open()
         steps = self._checkpoints.steps()
-        self._highest = -math.inf
+        self._highest, self.step = -math.inf, steps[-1] if steps else None
         if steps:
             meta = self._checkpoints.manifest(steps[-1]).meta
             self._highest = meta.get(figure, -math.inf)
@@ -36,8 +37,15 @@ class Best:
         """Keep the parameters of a step if they are the best so far."""
         value = figures[self._figure]
         if math.isfinite(value) and value > self._highest:
-            self._highest = value
+            self._highest, self.step = value, step
             self._checkpoints.save(step, {"params": params}, dict(figures))
+
+    def stale(self, step: int) -> bool:
+        """Whether the best is older than the run's patience: a function of the steps
+        alone, so that a run that ended by it ends again where it is taken up."""
+        if not self._patience or self.step is None:
+            return False
+        return step - self.step >= self._patience
 
     def close(self) -> None:
         """Wait until it is on disk."""

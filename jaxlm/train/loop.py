@@ -127,11 +127,12 @@ def train_on(
         sharding = batch_sharding(mesh)
         run = Run(config, work, optimizer, schedule, sharding, log)
         evaluate = _evaluation(run)
-        best = Best(workdir, work.best) if evaluate and work.best else None
+        best = _open_best(run, workdir) if evaluate and work.best else None
         feed = _feed(run, abstract, start, last)
 
         for step in range(start, last + 1):
-            stop = step == last or interrupted(step)
+            worn = best is not None and best.stale(step)
+            stop = step == last or worn or interrupted(step)
             if stop or (step > start and step % config.save_every == 0):
                 with log.pause():
                     digests = checkpoints.save(step, state, {"log": log.carry()})
@@ -153,7 +154,9 @@ def train_on(
         checkpoints.close()
         if best:
             best.close()
-    return Outcome(step, step < last, state_sha256(digests), figures)
+        if worn and best:
+            log.say(f"stopped early at step {step}: step {best.step} is still the best")
+    return Outcome(step, step < last and not worn, state_sha256(digests), figures)
 
 
 def _first_state(
@@ -190,6 +193,11 @@ def _of_run(directory: str) -> Initial:
         return theirs.state, [f"parameters of {directory} at step {theirs.step}"]
 
     return parameters
+
+
+def _open_best(run: Run, workdir: str | Path) -> Best:
+    patience = run.work.patience * run.config.eval_every
+    return Best(workdir, run.work.best, patience=patience)
 
 
 def _evaluates(config: RunConfig, step: int, last: int) -> bool:

@@ -48,6 +48,7 @@ class Work(NamedTuple):
     open_stream: Callable[[Phase, str], Stream]  # of a phase and its name
     evaluation: Callable[[NamedSharding], Evaluate | str]  # or why there is none
     best: str = ""  # figure of it whose best parameters are kept; empty: none are
+    patience: int = 0  # evaluations without a better one that end the run; 0: none do
     shares: Any = None  # of the rate that each parameter learns by; None: all of it
 
 

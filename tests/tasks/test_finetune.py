@@ -88,6 +88,22 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     assert len(both) > 10 and all(ours[step] == theirs[step] for step in both)
 
 
+def test_a_run_ends_when_its_patience_does_and_does_not_begin_again(
+    model_directory, sst2, tmp_path, capsys
+):
+    # So small a rate that nothing changes: the first evaluation stays the best.
+    still = ("--optim.peak", "1e-20", "--task.patience", "2")
+    words = command(model_directory, sst2, tmp_path / "r", *still)
+    assert main(words) == 0
+    out = capsys.readouterr()
+    assert "stopped early at step 39: step 13 is still the best" in out.out + out.err
+    records = lines(tmp_path / "r")
+    assert [r["step"] for r in records if "eval_accuracy" in r] == [13, 26, 39]
+    assert open_fitted(tmp_path / "r").step == 13
+    assert main(words) == 0
+    assert lines(tmp_path / "r") == records
+
+
 def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
     workdir, _, _ = run
     capsys.readouterr()

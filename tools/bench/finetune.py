@@ -1,0 +1,246 @@
+"""Fine-tuning a BERT for a task, ours against transformers on torch: quality and speed.
+
+    python -m tools.bench.finetune sst2 --seeds 3 --init models/minilm \\
+        --data glue/SST-2 --task.limit 4000 --optim.name adamw --optim.decay linear
+
+What follows is passed to `jaxlm finetune`. Theirs takes the same weights, rows of the
+same tokens, loss, dropout, AdamW, schedule, clipping, batch and number of steps, and is
+scored by the same functions at the same steps; its rows are shuffled anew in each pass
+and each batch is padded to its longest row, as transformers' own collator does. Seeds
+take turns, each side in a fresh process; examples a second are those of the training
+steps alone, ours without the time that compiling takes, and beside them the seconds of
+each whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+THREADS = len(os.sched_getaffinity(0))
+
+
+def theirs(arguments: list[str]) -> None:
+    """One seed on torch; prints the best figures and the speed as JSON."""
+    import torch
+    from transformers import BertModel
+
+    from jaxlm.train.optim import make_schedule
+
+    job = opened(arguments)
+    config, task, optim = job.config, job.config.task, job.config.optim
+    if task.freeze or task.layer_decay != 1 or optim.name != "adamw":
+        raise SystemExit("the peer knows neither freezing nor other optimisers")
+
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(THREADS)
+    random = np.random.default_rng(config.seed)
+    rate = config.model.dropout
+    encoder = BertModel.from_pretrained(
+        config.init,
+        add_pooling_layer=task.pooling == "pooler",
+        hidden_dropout_prob=rate,
+        attention_probs_dropout_prob=rate,
+    )
+    head = torch.nn.Linear(config.model.d_model, job.problem.outputs)
+    torch.nn.init.normal_(head.weight, std=0.02)
+    torch.nn.init.zeros_(head.bias)
+    whole = torch.nn.ModuleDict(
+        {"encoder": encoder, "drop": torch.nn.Dropout(rate), "head": head}
+    )
+
+    def logits(batch: Any) -> Any:
+        out = encoder(
+            torch.from_numpy(batch.tokens).long(),
+            token_type_ids=torch.from_numpy(batch.token_types).long(),
+            attention_mask=torch.from_numpy(batch.mask).long(),
+        )
+        mask = torch.from_numpy(batch.mask)[..., None].float()
+        x = {
+            "none": lambda: out.last_hidden_state,
+            "cls": lambda: out.last_hidden_state[:, 0],
+            "pooler": lambda: out.pooler_output,
+            "mean": lambda: (out.last_hidden_state * mask).sum(1) / mask.sum(1),
+        }[job.problem.pooling]()
+        return head(whole["drop"](x))
+
+    def loss(batch: Any) -> Any:
+        found, labels = logits(batch), torch.from_numpy(batch.labels)
+        cross_entropy = torch.nn.functional.cross_entropy
+        match task.kind:
+            case "class":
+                return cross_entropy(found, labels.long())
+            case "number":
+                return torch.nn.functional.mse_loss(found[:, 0], labels)
+            case "tokens":
+                unknown = torch.from_numpy(batch.weights) == 0
+                labels = labels.long().masked_fill(unknown, -100)
+                return cross_entropy(found.flatten(0, 1), labels.flatten())
+            case "spans":
+                padding = ~torch.from_numpy(batch.mask)[..., None]
+                found = found.masked_fill(padding, -1e9)
+                parts = [cross_entropy(found[..., i], labels[:, i]) for i in range(2)]
+                return sum(parts) / 2
+
+    groups: dict[bool, list] = {True: [], False: []}
+    for name, parameter in whole.named_parameters():
+        groups["bias" not in name and "LayerNorm" not in name].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": optim.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=1.0,
+        betas=(optim.b1, optim.b2),
+        eps=optim.eps,
+    )
+    rates = make_schedule(optim, config.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(rates(t)))
+
+    def evaluated() -> dict[str, float]:
+        examples, rows = job.dev
+        whole.eval()
+        scores: list[Any] = [None] * len(rows.tokens)
+        order = np.argsort(rows.lengths, kind="stable")
+        with torch.no_grad():
+            for at in range(0, len(order), config.batch):
+                index = order[at : at + config.batch]
+                found = logits(_batch(rows, index)).numpy()
+                for i, score in zip(index, found, strict=True):
+                    scores[i] = score[: rows.lengths[i]] if score.ndim == 2 else score
+        whole.train()
+        return job.problem.figures(examples, rows, scores)
+
+    whole.train()
+    rows, step, seconds, seen, best = job.train.rows, 0, 0.0, 0, {}
+    while step < config.steps:
+        order = random.permutation(len(rows.tokens))
+        for at in range(0, len(order), config.batch):
+            index = order[at : at + config.batch]
+            began = time.perf_counter()
+            value = loss(_batch(rows, index))
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(whole.parameters(), optim.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            value.item()
+            seconds += time.perf_counter() - began
+            step, seen = step + 1, seen + len(index)
+            if step % config.eval_every == 0 or step == config.steps:
+                figures = evaluated()
+                if not best or figures[task.metric] > best[task.metric]:
+                    best = figures
+            if step == config.steps:
+                break
+    print(json.dumps({**best, "examples_per_second": seen / seconds}))
+
+
+def opened(arguments: list[str]) -> Any:
+    """The job of such a command, as `jaxlm finetune` opens it."""
+    import jaxlm
+    from jaxlm.cli.arguments import parse
+    from jaxlm.cli.finetune import Finetune
+    from jaxlm.config import load_config
+    from jaxlm.tasks.finetune import open_job
+    from jaxlm.tasks.splits import find_splits
+
+    recipe: Any = load_config(arguments[0])
+    model = jaxlm.load(arguments[arguments.index("--init") + 1])
+    length = min(recipe.length, model.config.max_length)
+    config = dataclasses.replace(recipe, model=model.config, length=length)
+    command = [*arguments[1:], "--workdir", "none"]
+    args = parse(Finetune, "finetune", command, config=config)
+    return open_job(args.config, model.tokenizer, find_splits(args.data, args.dev))
+
+
+def _batch(rows: Any, index: np.ndarray) -> Any:
+    from jaxlm.tasks.rows import batch_of
+
+    return batch_of(rows, index, int(rows.lengths[index].max()), 0)
+
+
+def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
+    """One seed by the command line: the best figures and the speed."""
+    command = ["-m", "jaxlm", "finetune", *arguments, "--workdir", str(workdir)]
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
+    whole = time.perf_counter() - began
+    from jaxlm.checkpoints import Checkpoints
+    from jaxlm.tasks.finetune import work_of
+
+    best = Checkpoints(workdir / "best")
+    figures = best.manifest(best.steps()[-1]).meta
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line)["tokens_per_second"] for line in lines]
+    speed = statistics.median(each for each in speeds if each)
+    job = opened(arguments)
+    phase = job.config.stretches[0]
+    tokens = work_of(job).open_stream(phase, "rows/0").tokens  # of a step, padded
+    return {
+        **figures,
+        "examples_per_second": speed / tokens * phase.batch,
+        "whole_seconds": whole,
+    }
+
+
+def main() -> None:
+    """Take turns, print."""
+    if sys.argv[1:2] == ["--theirs"]:
+        theirs(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ours-only", action="store_true")
+    args, rest = parser.parse_known_args()
+    sides: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+    with tempfile.TemporaryDirectory() as directory:
+        for seed in range(args.seeds):
+            arguments = [args.recipe, *rest, "--seed", str(seed)]
+            sides["ours"].append(ours(arguments, Path(directory) / str(seed)))
+            if args.ours_only:
+                continue
+            began = time.perf_counter()
+            command = ["-m", "tools.bench.finetune", "--theirs", *arguments]
+            done = subprocess.run(
+                [sys.executable, *command], check=True, stdout=subprocess.PIPE
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            found["whole_seconds"] = time.perf_counter() - began
+            sides["theirs"].append(found)
+            print(json.dumps({name: each[-1] for name, each in sides.items()}))
+    print(f"{' '.join([args.recipe, *rest])}; {THREADS} threads, {args.seeds} seeds")
+    for side, found in sides.items():
+        for name in found[0] if found else ():
+            values = [each[name] for each in found]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            listed = " ".join(f"{value:.4g}" for value in values)
+            print(
+                f"{side:7} {name:22} {statistics.mean(values):.4f} ± {spread:.4f}"
+                f"   {listed}"
+            )
+    if sides["theirs"]:
+        ratios = [
+            a["examples_per_second"] / b["examples_per_second"]
+            for a, b in zip(sides["ours"], sides["theirs"], strict=True)
+        ]
+        print(
+            f"ratio of examples a second {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
