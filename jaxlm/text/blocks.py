@@ -6,6 +6,7 @@ Imported by the worker processes: nothing here or below it needs TensorStore.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import os
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -140,10 +141,12 @@ def tokenise(
         sentence_starts = np.union1d(sentence_starts, np.flatnonzero(ends_line) + 1)
     marked = Marked(word_start * np.uint8(Mark.WORD), 0, 0)
     if finders or given:
-        found: list[Sequence] = [[find(text) for text in texts] for find in finders]
-        if given:
-            found.append(given)
-        marked = mark_spans(texts, ids, counts, word_start, tokenizer, found)
+        with _uncollected():
+            found: list[Sequence] = [[find(text) for text in texts] for find in finders]
+            if given:
+                found.append(given)
+            marked = mark_spans(texts, ids, counts, word_start, tokenizer, found)
+            del found
     marks = marked.marks
     marks[sentence_starts] |= np.uint8(Mark.SENTENCE)
     if second:
@@ -161,6 +164,19 @@ def tokenise(
         spans=marked.found,
         spans_dropped=marked.dropped + dropped,
     )
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: a million spans have none, and looking takes
+    a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def tokenise_all(

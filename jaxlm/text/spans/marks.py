@@ -12,6 +12,7 @@ the tokens of the pieces are those of the text.
 from __future__ import annotations
 
 import itertools
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _BITS = {
     "entity": (Mark.ENTITY, Mark.IN_ENTITY),
 }
 
+
+_NUMBER = {kind: i for i, kind in enumerate(_BITS)}
 
 Found = Sequence[tuple[int, int, Kind]]  # spans of one text
 
@@ -63,7 +66,13 @@ JOINS = _Joins()
 
 def cuts(text: str) -> np.ndarray:
     """bool [len(text) + 1]: whether BERT's rules surely cut before each character."""
-    joins = np.fromiter(map(JOINS.__getitem__, text), bool, len(text))
+    # Of each distinct character once, by their numbers.
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    seen = np.zeros(sys.maxunicode + 1, bool)
+    seen[codes] = True
+    used = np.flatnonzero(seen)
+    seen[used] = [JOINS[chr(code)] for code in used.tolist()]
+    joins = seen[codes]
     out = np.ones(len(text) + 1, bool)
     out[1:-1] = ~(joins[:-1] & joins[1:])
     return out
@@ -88,7 +97,7 @@ def mark_spans(
         tokenizer: that made them.
         spans: by each finder, the most trusted first: of each text.
     """
-    whole = "\n".join(texts)  # a line end is no token
+    whole = " ".join(texts)  # a space is no token
     sizes = np.array([len(text) for text in texts], np.int64)
     ends = np.cumsum(sizes + 1) - 1
     begins = ends - sizes
@@ -99,9 +108,9 @@ def mark_spans(
         edge[first] = edge[last] = True
     places = np.flatnonzero(edge)
     pieces = [whole[a:b] for a, b in itertools.pairwise(places.tolist())]
-    again = tokenizer.encode_flat(pieces)
+    again, sizes_of = _tokens_of(pieces, tokenizer)
     marks = word_start * np.uint8(Mark.WORD)
-    if not np.array_equal(again.ids, ids):
+    if not np.array_equal(again, ids):
         # A rule of the tokenizer that `cuts` does not know: whose text is it?
         if len(texts) == 1:
             return Marked(
@@ -122,7 +131,7 @@ def mark_spans(
             )
         )
     token = np.zeros(len(whole) + 1, np.int64)  # first one at or after a place
-    token[places] = np.append(0, np.cumsum(again.counts))
+    token[places] = np.append(0, np.cumsum(sizes_of))
     found = 0
     for kind, bounds in kept.items():
         first, last = (token[each] for each in bounds)
@@ -131,6 +140,21 @@ def mark_spans(
         found += 0 if kind == "word" else int(read.sum())
         _mark(marks, kind, first[read], last[read])
     return Marked(marks, found, dropped)
+
+
+def _tokens_of(
+    pieces: Sequence[str], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids in a row, tokens of each piece); each distinct piece is tokenised once."""
+    number = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    found = tokenizer.encode_flat(list(number))
+    which = np.fromiter(map(number.__getitem__, pieces), np.int64, len(pieces))
+    counts = found.counts[which]
+    begins = (np.cumsum(found.counts) - found.counts)[which]
+    ends = np.cumsum(counts)
+    # The places of a piece's tokens among those of the distinct ones.
+    place = np.arange(counts.sum()) + np.repeat(begins - (ends - counts), counts)
+    return found.ids[place], counts
 
 
 def _mark(marks: np.ndarray, kind: str, first: np.ndarray, last: np.ndarray) -> None:
@@ -158,10 +182,10 @@ def _fitting(
         every = list(itertools.chain.from_iterable(each_text))
         starts, ends, kinds = zip(*every, strict=True) if every else ((), (), ())
         bounds = np.array([starts, ends], np.int64).T
+        names = np.fromiter(map(_NUMBER.__getitem__, kinds), np.int8, len(kinds))
         bounds += np.repeat(begins, [len(each) for each in each_text])[:, None]
-        names = np.array(kinds, object)
         for kind in _BITS:
-            each = bounds[names == kind]
+            each = bounds[names == _NUMBER[kind]]
             fits = may_cut[each].all(axis=1)
             dropped += int((~fits).sum())
             each = each[fits]
