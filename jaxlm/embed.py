@@ -193,7 +193,7 @@ def _reader(
             out: Any = module.apply({"params": params}, *inputs, logits=False)
             return chosen(out.hidden), getattr(out, "state", carry)
 
-    carry = zero_carry(config, batch)
+    carry = zero_carry(module, batch)
 
     def read(rows: list[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
         nonlocal carry

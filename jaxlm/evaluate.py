@@ -85,7 +85,7 @@ def open_evaluation(
     steps = -(-source.rows // batch)
 
     def evaluate(params: Any) -> dict[str, float]:
-        total, carry = None, zero_carry(config.model, batch)
+        total, carry = None, zero_carry(module, batch)
         for rows in batches(source, batch, local, start=0, stop=steps, threads=2):
             sums, carry = sums_of(
                 params, to_devices(rows, local, sharding, batch), carry

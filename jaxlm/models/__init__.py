@@ -16,9 +16,9 @@ from jaxlm.models.stack import Remat
 LanguageModel = Bert | Gpt | Elmo
 
 
-def zero_carry(config: ModelConfig, rows: int) -> Any:
-    """What a family carries from batch to batch, before the first; () for most."""
-    return zero_state(config, rows) if isinstance(config, ElmoConfig) else ()
+def zero_carry(module: Any, rows: int) -> Any:
+    """What a module carries from batch to batch, before the first; () but an ELMo's."""
+    return zero_state(module.config, rows) if isinstance(module, Elmo) else ()
 
 
 def build(

@@ -41,16 +41,20 @@ def bert_train_flops(
     return 3 * batch * row
 
 
-def gpt_forward_flops(config: GptConfig, *, length: int) -> int:
-    """Of one row through decoder and head, every position scored.
+def gpt_forward_flops(
+    config: GptConfig, *, length: int, predictions: int | None = None
+) -> int:
+    """Of one row through decoder and head.
 
     Args:
         config: of the model.
         length: L; attention is counted in full, as it is computed, not its causal half.
+        predictions: positions that are scored; None: all.
     """
     d, f = config.d_model, config.d_ff
     token = config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
-    return 2 * length * (token + d * config.vocab_size)
+    scored = length if predictions is None else predictions
+    return 2 * (length * token + scored * d * config.vocab_size)
 
 
 def elmo_forward_flops(config: ElmoConfig, *, length: int, classes: int) -> int:

@@ -27,7 +27,8 @@ from jaxlm.models.layers import NEG_INF
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.offsets import Aligned, align
 from jaxlm.tasks.problem import Problem, Scores
-from jaxlm.tasks.rows import TaskRows, special_of
+from jaxlm.tasks.rows import TaskRows
+from jaxlm.tasks.spelling import special_of
 from jaxlm.tasks.squad import (
     Question,
     best_threshold,
@@ -152,7 +153,8 @@ def windows(
     if lost:
         notes.append(f"{lost:,} answers are not in their documents: told as none")
     where = np.array(labels, np.int32).reshape(-1, 2)
-    return TaskRows(rows, np.array(second, np.int32), where, tuple(notes), places)
+    begins = np.array(second, np.int32)
+    return TaskRows(rows, begins, special.pad, where, tuple(notes), places)
 
 
 def _stretches(size: int, room: int, stride: int) -> list[tuple[int, int]]:

@@ -19,8 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxlm.config import BertConfig, FinetuneConfig, Phase, TaskConfig
-from jaxlm.models.flops import bert_forward_flops
+from jaxlm.config import (
+    BertConfig,
+    ElmoConfig,
+    FinetuneConfig,
+    GptConfig,
+    Phase,
+    TaskConfig,
+)
 from jaxlm.tasks.answers import span_problem
 from jaxlm.tasks.conll import read_sentences
 from jaxlm.tasks.model import TaskModel
@@ -28,11 +34,12 @@ from jaxlm.tasks.objective import task_objective
 from jaxlm.tasks.order import bucket_lengths, shuffled
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem
-from jaxlm.tasks.rows import TaskRows, batch_of, special_of
+from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import classes_of, sentence_problem
 from jaxlm.tasks.shares import shares_of
 from jaxlm.tasks.splits import Splits
 from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.trunk import forward_flops
 from jaxlm.tasks.words import tags_of, word_problem
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
@@ -85,7 +92,6 @@ def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
 
 def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
     """The encoder with the problem's head."""
-    assert isinstance(config.model, BertConfig)
     return TaskModel(
         config.model,
         problem.outputs,
@@ -141,20 +147,37 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
 
 
 def _with_model(config: FinetuneConfig) -> FinetuneConfig:
-    model = config.model
-    if not isinstance(model, BertConfig):
-        raise UserError(f"--init {config.init} is no BERT: jaxlm finetune takes one")
+    """With what the task needs of the model.
+
+    Raises:
+        UserError: the model does not have it.
+    """
+    model, task = config.model, config.task
     if config.phases:
         raise UserError("a fine-tuning run has one phase: drop phases")
-    if config.task.kind in ("class", "number") and config.task.pooling == "pooler":
-        if not model.nsp:
-            raise UserError(
-                f"--init {config.init} has no pooler, it was trained without next "
-                "sentences: pass --task.pooling cls or mean"
-            )
-        return config
-    # Without the pooler, which nothing would train.
-    return dataclasses.replace(config, model=dataclasses.replace(model, nsp=False))
+    pooled = task.pooling if task.kind in ("class", "number") else "none"
+    match model:
+        case BertConfig():
+            if pooled == "pooler" and not model.nsp:
+                raise UserError(
+                    f"--init {config.init} has no pooler, it was trained without next "
+                    "sentences: pass --task.pooling cls or mean"
+                )
+            # Without a pooler that nothing would train.
+            model = dataclasses.replace(model, nsp=pooled == "pooler")
+        case ElmoConfig():
+            if task.kind == "spans":
+                raise UserError(
+                    f"--init {config.init} is an ELMo: task.kind = spans needs a BERT"
+                )
+            if pooled in ("pooler", "cls"):
+                raise UserError(
+                    f"--init {config.init} is an ELMo, which has no {pooled}: pass "
+                    "--task.pooling mean"
+                )
+        case GptConfig():
+            pass
+    return dataclasses.replace(config, model=model)
 
 
 def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneConfig:
@@ -198,7 +221,7 @@ def _sha256(splits: Splits) -> str:
 
 def work_of(job: Job) -> Work:
     """What the loop needs of a fine-tuning run."""
-    config, pad = job.config, special_of(job.tokenizer).pad
+    config = job.config
     shapes = abstract_params(job.module)
     shares = shares_of(config.task, config.model.num_layers, shapes)
 
@@ -212,15 +235,16 @@ def work_of(job: Job) -> Work:
         def read(step: int, local: np.ndarray) -> Any:
             number, at = divmod(step, a_pass)
             each = pass_of(number)
-            return batch_of(rows, each.rows[at][local], int(each.lengths[at]), pad)
+            return batch_of(rows, each.rows[at][local], int(each.lengths[at]))
 
-        flops = [_row_flops(config, int(each)) for each in lengths]
+        flops = [forward_flops(config.model, int(each)) for each in lengths]
         return Stream(
             task_objective(job.module, job.problem, shares),
             read,
             lambda rows: rows.tokens.shape[1],
             tokens=phase.batch * float(np.mean(lengths)),
             flops=3 * phase.batch * float(np.mean(flops)),
+            dropout=config.model.dropout > 0,
         )
 
     def evaluation(sharding: NamedSharding) -> Evaluate | str:
@@ -228,7 +252,7 @@ def work_of(job: Job) -> Work:
             return "no dev file, the newest checkpoint is the model; see --dev"
         examples, rows = job.dev
         batch = config.batch // config.accumulate
-        scores = scorer(config, job.module, sharding, batch=batch, pad=pad)
+        scores = scorer(config, job.module, sharding, batch=batch)
         return lambda params: job.problem.figures(examples, rows, scores(params, rows))
 
     return Work(
@@ -239,11 +263,6 @@ def work_of(job: Job) -> Work:
         patience=config.task.patience,
         shares=shares,
     )
-
-
-def _row_flops(config: FinetuneConfig, length: int) -> int:
-    assert isinstance(config.model, BertConfig)
-    return bert_forward_flops(config.model, length=length, predictions=0)
 
 
 def warm(params: Any, init: str) -> Initial:

@@ -14,7 +14,6 @@ from jaxlm.tasks.finetune import File, module_of, problem_of
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem, Scores
-from jaxlm.tasks.rows import special_of
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.best import restore_best
 from jaxlm.train.state import abstract_params
@@ -69,13 +68,9 @@ def score_file(
     rows = fitted.problem.encode(examples, labelled)
     mesh = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(mesh):
-        scores = scorer(
-            fitted.config,
-            fitted.module,
-            batch_sharding(mesh),
-            batch=batch,
-            pad=special_of(fitted.tokenizer).pad,
-        )(fitted.params, rows)
+        sharding = batch_sharding(mesh)
+        score = scorer(fitted.config, fitted.module, sharding, batch=batch)
+        scores = score(fitted.params, rows)
     return File(examples, rows), scores
 
 

@@ -1,4 +1,4 @@
-"""An encoder with a task's head. Its parameters lie where the encoder's own lie.
+"""A trunk of any family with a task's head; its parameters lie where its own lie.
 
     embed/…  layers/…  pooler/…      as pretrained
     task/kernel [D, Y]  task/bias    new
@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxlm.config import BertConfig
-from jaxlm.models.bert import Bert
+from jaxlm.config import ElmoConfig, ModelConfig
+from jaxlm.models import build
 from jaxlm.models.layers import Dense, Dropout, Dtype
 from jaxlm.models.stack import Remat
+from jaxlm.tasks import trunk
 
 Pooling = Literal["pooler", "cls", "mean", "none"]
 HEAD_STD = 0.02  # run_classifier.py; of every size
@@ -26,7 +27,7 @@ HEAD_STD = 0.02  # run_classifier.py; of every size
 class TaskModel(nn.Module):
     """Logits of a row (pooled), or of each of its tokens (pooling "none")."""
 
-    config: BertConfig  # of the encoder
+    config: ModelConfig  # of the trunk
     outputs: int
     pooling: Pooling
     dtype: Dtype = jnp.float32
@@ -34,27 +35,22 @@ class TaskModel(nn.Module):
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        return tokens, tokens, jnp.ones((1, 2), bool)
+        return trunk.example(self.config)
 
     @nn.compact
     def __call__(
         self,
-        tokens_BL: Int[Array, "B L"],
+        tokens: Integer[Array, "B L"] | Integer[Array, "B L C"],
         token_types_BL: Int[Array, "B L"],
         mask_BL: Bool[Array, "B L"],
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B Y"] | Float[Array, "B L Y"]:
         """Float32 logits; dropout falls on what they are made from."""
-        encoder = Bert(self.config, dtype=self.dtype, remat=self.remat)
-        nn.share_scope(self, encoder)
-        out = encoder(
-            tokens_BL,
-            token_types_BL,
-            mask_BL,
-            logits=False,
-            deterministic=deterministic,
+        module = build(self.config, dtype=self.dtype, remat=self.remat)
+        nn.share_scope(self, module)
+        out = trunk.read(
+            module, tokens, token_types_BL, mask_BL, deterministic=deterministic
         )
         last_BLD = out.hidden[-1]
         match self.pooling:
@@ -69,8 +65,10 @@ class TaskModel(nn.Module):
                 x = total_BD / jnp.maximum(real_BL1.sum(1), 1.0)
             case "none":
                 x = last_BLD
-        x = Dropout(0.0 if deterministic else self.config.dropout)(x)
+        # The scope that they share has an ELMo's own Dropout_0.
+        name = "drop" if isinstance(self.config, ElmoConfig) else None
+        x = Dropout(0.0 if deterministic else self.config.dropout, name=name)(x)
         init = nn.initializers.truncated_normal(HEAD_STD)
-        inputs, outputs = (self.config.d_model,), (self.outputs,)
+        inputs, outputs = x.shape[-1:], (self.outputs,)
         head = Dense(inputs, outputs, init, jnp.float32, name="task")
         return head(x.astype(jnp.float32))

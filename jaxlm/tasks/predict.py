@@ -24,7 +24,6 @@ def scorer(
     sharding: NamedSharding,
     *,
     batch: int,
-    pad: int,
 ) -> Callable[[Any, TaskRows], Scores]:
     """(parameters, rows) → scores of each row, without dropout.
 
@@ -33,7 +32,6 @@ def scorer(
         module: a `TaskModel`.
         sharding: of the rows of a batch.
         batch: rows at a time.
-        pad: id of [PAD].
     """
 
     # Whole on every device, so that every host can read it.
@@ -50,7 +48,7 @@ def scorer(
         plan = in_order(padded, batch)
         feed = ahead(
             lambda step: batch_of(
-                rows, plan.rows[step][local], int(plan.lengths[step]), pad
+                rows, plan.rows[step][local], int(plan.lengths[step])
             ),
             start=0,
             stop=len(plan.rows),

@@ -3,6 +3,8 @@
     [CLS] a text [SEP]                       types 0 0 0 0
     [CLS] a text [SEP] another one [SEP]     types 0 0 0 0 1 1 1
 
+and as other families have it (`spelling.py`).
+
 Of a pair that is too long the longer text loses tokens, one by one, at its end
 (google-research/bert run_classifier.py `_truncate_seq_pair`).
 """
@@ -13,12 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from jaxlm.tasks.order import NONE
+from jaxlm.tasks.spelling import Spelling, Tokens
 from jaxlm.tasks.tables import Example
-from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.types import SpecialTokens, UserError
 
 if TYPE_CHECKING:
     from jaxlm.types import AnyArray
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 class TaskRows(NamedTuple):
     """All rows of a file, on the host."""
 
-    tokens: list[np.ndarray]  # int32 [l] each, [CLS] and [SEP] included
+    tokens: list[Tokens]  # of l tokens each, [CLS] and [SEP] included
     second: np.ndarray  # int32 [n]: where the second text begins; l without one
+    pad: int  # what fills a batch
     # Of each row a class (int32), a number (float32), two places (int32 [n, 2]), or of
     # each of its tokens a class, NONE where there is nothing to tell; 0 if unknown.
     labels: np.ndarray | list[np.ndarray]
@@ -44,45 +46,37 @@ class TaskRows(NamedTuple):
 class TaskBatch(NamedTuple):
     """What a task is learnt from."""
 
-    tokens: Int[AnyArray, "B L"]
+    tokens: Integer[AnyArray, "B L ..."]  # ids, or the characters of each word
     token_types: Int[AnyArray, "B L"]
     mask: Bool[AnyArray, "B L"]  # True: a real token, may be attended to
     labels: Shaped[AnyArray, "B ..."]
     weights: Float[AnyArray, "B ..."]
 
 
-def special_of(tokenizer: Tokenizer) -> SpecialTokens:
-    """What rows are put together with.
-
-    Raises:
-        UserError: the vocabulary has no [CLS] and [SEP].
-    """
-    if tokenizer.special is None:
-        raise UserError("the vocabulary has no [CLS], [SEP] and [PAD], as a BERT's has")
-    return tokenizer.special
-
-
-def encode(examples: Sequence[Example], tokenizer: Tokenizer, length: int) -> TaskRows:
+def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> TaskRows:
     """Rows of at most `length` tokens, without labels."""
-    special = special_of(tokenizer)
-    first = [ids for ids, _ in tokenizer.encode_batch([e.text for e in examples])]
+    begin, between, end = spelling.begin, spelling.between, spelling.end
+    room = length - len(begin) - len(end)
+    first = spelling.texts([e.text for e in examples])
     pairs = [e.pair for e in examples if e.pair is not None]
-    second = [ids for ids, _ in tokenizer.encode_batch(pairs)] if pairs else []
+    second = spelling.texts(pairs) if pairs else []
     if second and len(second) != len(first):
         raise ValueError("some examples are pairs and some are not")
     tokens, begins, cut = [], [], 0
     for i, a in enumerate(first):
-        b = second[i] if second else None
-        room = length - (2 if b is None else 3)
-        kept_a, kept_b = _kept(len(a), 0 if b is None else len(b), room)
-        cut += kept_a < len(a) or (b is not None and kept_b < len(b))
-        row = [[special.cls], a[:kept_a], [special.sep]]
-        begins.append(kept_a + 2)
-        row += [] if b is None else [b[:kept_b], [special.sep]]
-        tokens.append(np.concatenate(row).astype(np.int32))
+        row = [begin, a[:room], end]
+        if second:
+            b = second[i]
+            kept_a, kept_b = _kept(len(a), len(b), room - len(between))
+            cut += kept_a < len(a) or kept_b < len(b)
+            row = [begin, a[:kept_a], between, b[:kept_b], end]
+        cut += not second and len(a) > room
+        tokens.append(np.concatenate(row))
+        begins.append(sum(map(len, row[:3])))
     labels = np.zeros(len(tokens), np.int32)
     notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
-    return TaskRows(tokens, np.array(begins, np.int32), labels, notes)
+    begin_at = np.array(begins, np.int32)
+    return TaskRows(tokens, begin_at, spelling.pad, labels, notes)
 
 
 def _kept(a: int, b: int, room: int) -> tuple[int, int]:
@@ -98,17 +92,17 @@ def _kept(a: int, b: int, room: int) -> tuple[int, int]:
     return room - room // 2, room // 2
 
 
-def batch_of(rows: TaskRows, index: np.ndarray, length: int, pad: int) -> TaskBatch:
+def batch_of(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
     """The rows of these numbers, padded; NONE is a row of weight 0.
 
     Args:
         rows: of a file.
         index: int64 [B].
         length: L, at least that of each row.
-        pad: id of [PAD].
     """
     shape = len(index), length
-    tokens = np.full(shape, pad, np.int32)
+    one = rows.tokens[0]
+    tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
     mask, types = np.zeros(shape, bool), np.zeros(shape, np.int32)
     for row, i in enumerate(index):
         ids = rows.tokens[max(i, 0)]

@@ -20,6 +20,7 @@ from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.problem import Problem, Scores
 from jaxlm.tasks.rows import TaskRows, encode
 from jaxlm.tasks.scores import class_figures, number_figures
+from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.tables import Example, read_table
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -47,9 +48,10 @@ def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     """Classes by softmax, numbers by squared error."""
     task = config.task
     numbers = task.kind == "number"
+    spelling = spelling_of(config.model, tokenizer)
 
     def encoded(examples: Sequence[Example], labelled: bool) -> TaskRows:
-        rows = encode(examples, tokenizer, config.length)
+        rows = encode(examples, spelling, config.length)
         if not labelled:
             return rows
         return rows._replace(labels=_numbers(examples) if numbers else _ids(examples))

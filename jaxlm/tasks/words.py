@@ -25,7 +25,8 @@ from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.conll import Sentence, read_sentences
 from jaxlm.tasks.order import NONE
 from jaxlm.tasks.problem import Problem, Scores
-from jaxlm.tasks.rows import TaskRows, special_of
+from jaxlm.tasks.rows import TaskRows
+from jaxlm.tasks.spelling import Spelling, Tokens, spelling_of
 from jaxlm.tasks.tags import as_bio, entity_figures, parts_of
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -69,6 +70,7 @@ def tags_of(sentences: Sequence[Sentence], path: str, *, bio: bool) -> tuple[str
 def word_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     """Softmax over tags at each word."""
     task, bio = config.task, config.task.metric == "entity_f1"
+    spelling = spelling_of(config.model, tokenizer)
     number_of = {tag: i for i, tag in enumerate(task.labels)}
 
     def read(path: str, labelled: bool) -> list[Sentence]:
@@ -87,7 +89,7 @@ def word_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
         return [each._replace(tags=tuple(as_bio(each.tags))) for each in found]
 
     def encoded(examples: Sequence[Sentence], labelled: bool) -> TaskRows:
-        rows = _split(examples, tokenizer, config.length)
+        rows = _split(examples, spelling, config.length)
         labels = []
         for ids, part in zip(rows.tokens, rows.places, strict=True):
             row = np.full(len(ids), NONE, np.int32)
@@ -135,34 +137,35 @@ def word_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     )
 
 
-def _split(examples: Sequence[Sentence], tokenizer: Tokenizer, length: int) -> TaskRows:
+def _split(examples: Sequence[Sentence], spelling: Spelling, length: int) -> TaskRows:
     """Rows of whole words; a word of more tokens than a row has is cut."""
-    special, room = special_of(tokenizer), length - 2
-    words = [word for each in examples for word in each.words]
-    ids, _, counts, _ = tokenizer.encode_flat(words)
-    ends = np.cumsum(counts)
-    tokens, parts, number = [], [], 0
+    begin, end = spelling.begin, spelling.end
+    room = length - len(begin) - len(end)
+    words = iter(spelling.words([word for each in examples for word in each.words]))
+    rows: list[Tokens] = []
+    parts: list[Part] = []
+
+    def close(sentence: int, first: int, row: list[Tokens]) -> None:
+        counts = [len(pieces) for pieces in row]
+        at = len(begin) + np.cumsum([0, *counts[:-1]])
+        rows.append(np.concatenate([begin, *row, end]))
+        parts.append(Part(sentence, first, at[: len(row)]))
+
     for sentence, each in enumerate(examples):
-        row: list[int] = []
-        at: list[int] = []
-        first = 0
+        row: list[Tokens] = []
+        first = used = 0
         for i in range(len(each.words)):
-            pieces = ids[ends[number] - counts[number] : ends[number]][:room].tolist()
-            number += 1
-            pieces = pieces or [special.unknown]  # of control characters alone
-            if len(row) + len(pieces) > room:
-                tokens.append(row)
-                parts.append(Part(sentence, first, np.array(at)))
-                row, at, first = [], [], i
-            at.append(len(row) + 1)
-            row += pieces
-        tokens.append(row)
-        parts.append(Part(sentence, first, np.array(at, np.int64)))
-    rows = [np.array([special.cls, *row, special.sep], np.int32) for row in tokens]
+            pieces = next(words)[:room]
+            if used + len(pieces) > room:
+                close(sentence, first, row)
+                row, first, used = [], i, 0
+            row.append(pieces)
+            used += len(pieces)
+        close(sentence, first, row)
     second = np.array([len(row) for row in rows], np.int32)
     more = len(rows) - len(examples)
     notes = (f"{more:,} rows go on with a long sentence",) if more else ()
-    return TaskRows(rows, second, [], notes, parts)
+    return TaskRows(rows, second, spelling.pad, [], notes, parts)
 
 
 def _tag_sums(logits_BLY: Any, batch: Any) -> Sums:

@@ -229,7 +229,9 @@ def _feed_phase(
     run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
-    objective, read, length, tokens, flops = run.work.open_stream(phase, stream)
+    objective, read, length, tokens, flops, dropout = run.work.open_stream(
+        phase, stream
+    )
     local = local_rows(run.sharding, phase.batch)
     rows = ahead(
         lambda step: read(step, local),
@@ -244,7 +246,7 @@ def _feed_phase(
         run.schedule,
         accumulate=phase.accumulate,
         seed=config.seed,
-        dropout=config.model.dropout > 0,
+        dropout=dropout,
     )
     compiled: dict[Any, Callable[..., Any]] = {}
     for each in rows:

@@ -63,7 +63,7 @@ def abstract_state(
     def make() -> TrainState:
         params = init_params(module, seed)
         zero = jnp.zeros((), jnp.int32)
-        carry = zero_carry(module.config, rows)
+        carry = zero_carry(module, rows)
         return TrainState(zero, params, optimizer.init(params), zero, zero, carry)
 
     shapes = jax.eval_shape(make)

@@ -39,6 +39,7 @@ class Stream(NamedTuple):
     length: Callable[[Any], int]  # of such rows, in tokens
     tokens: float  # of a step; the mean where shapes differ
     flops: float  # likewise
+    dropout: bool  # whether the forward pass of training draws
 
 
 class Work(NamedTuple):
@@ -73,6 +74,7 @@ def pretraining(config: RunConfig, corpus: Corpus) -> Work:
             lambda rows: phase.length,
             tokens=float(phase.batch * phase.length),
             flops=float(train_flops(config.model, phase, config.data.negatives)),
+            dropout=config.model.dropout > 0,
         )
 
     def evaluation(sharding: jax.sharding.Sharding) -> Evaluate | str:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from jaxlm.config import bert
 from jaxlm.tasks.order import NONE
 from jaxlm.tasks.rows import _kept, batch_of, encode
+from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.tables import Example
 from jaxlm.text.tokenizers import load_tokenizer
 
@@ -26,13 +28,14 @@ def test_a_long_pair_is_cut_as_google_s_loop_cuts_it():
 
 def test_rows_are_put_together_as_bert_s(tokenizer):
     special = tokenizer.special
+    spelling = spelling_of(bert("tiny"), tokenizer)
     examples = [Example("the film", None, None, ""), Example("dull", None, None, "")]
     pairs = [each._replace(pair="is a story") for each in examples]
     the, film = tokenizer.encode("the film").ids
-    rows = encode(examples, tokenizer, 8)
+    rows = encode(examples, spelling, 8)
     assert rows.tokens[0].tolist() == [special.cls, the, film, special.sep]
-    rows = encode(pairs, tokenizer, 8)
-    batch = batch_of(rows, np.array([0, NONE]), 8, special.pad)
+    rows = encode(pairs, spelling, 8)
+    batch = batch_of(rows, np.array([0, NONE]), 8)
     assert batch.tokens[0].tolist() == [
         special.cls,
         the,
@@ -43,4 +46,4 @@ def test_rows_are_put_together_as_bert_s(tokenizer):
     ]
     assert batch.token_types[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert batch.weights.tolist() == [1, 0] and batch.mask.all(1).tolist()[0]
-    assert encode(pairs, tokenizer, 7).notes == ("1 rows were cut to 7 tokens",)
+    assert encode(pairs, spelling, 7).notes == ("1 rows were cut to 7 tokens",)
