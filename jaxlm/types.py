@@ -59,6 +59,11 @@ class SpecialTokens:
     vocab_size: int
 
 
+# What stands before, between and after the texts in a GPT's rows of a task; ids behind
+# its vocabulary, in this order: openai/finetune-transformer-lm train.py.
+GPT_FRAME = ("_start_", "_delimiter_", "_classify_")
+
+
 class Span(NamedTuple):
     """A stretch of stored tokens as the host read it, before chance."""
 

@@ -105,7 +105,7 @@ def _is_task(directory: str) -> bool:
 
 
 def _export_task(args: Export) -> int:
-    from jaxlm.config import BertConfig
+    from jaxlm.config import ElmoConfig
     from jaxlm.convert.task import export_task
     from jaxlm.tasks.fitted import open_fitted
 
@@ -115,7 +115,10 @@ def _export_task(args: Export) -> int:
         raise UserError("--verify knows no models of tasks: leave it out")
     fitted = open_fitted(args.directory)
     config = fitted.config
-    assert isinstance(config.model, BertConfig)
+    if isinstance(config.model, ElmoConfig):
+        raise UserError(
+            "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
+        )
     where = {
         "run": Path(args.directory).resolve().name,
         "step": f"{fitted.step:,} of {config.steps:,}",

@@ -144,7 +144,7 @@ def _train(
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        initial = warm(start.params, job.config.init) if start.params else None
+        initial = warm(start.params, job) if start.params else None
         outcome = train_on(
             job.config, work_of(job), workdir, fallback=args.fallback, initial=initial
         )

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxlm.config.run import RunConfig
 from jaxlm.types import UserError
 
-Kind = Literal["class", "number", "tokens", "spans"]
+Kind = Literal["class", "number", "choice", "tokens", "spans"]
 Metric = Literal[
     "accuracy",
     "f1",
@@ -23,6 +23,7 @@ Metric = Literal[
 _METRICS: dict[str, tuple[str, ...]] = {
     "class": ("accuracy", "f1", "macro_f1", "mcc"),
     "number": ("pearson", "spearman"),
+    "choice": ("accuracy",),
     "tokens": ("entity_f1", "accuracy"),
     "spans": ("f1", "exact", "best_f1"),
 }
@@ -33,23 +34,34 @@ class TaskConfig:
     """What a pretrained model is to tell, and where its files say it."""
 
     kind: Kind = "class"
-    """Of a text or of two one of several classes, or a number; of each word a tag; of a
-    question the span of a document that answers it."""
+    """Of a text or of two one of several classes, or a number; of several ways to go on
+    the right one; of each word a tag; of a question the span of a document that
+    answers it."""
     text: str = "sentence"
     """Column of the text: its name in the header or the key in JSONL; a number, from 0,
     of files without a header."""
     pair: str = ""
-    """Column of the second text; empty: there is one text."""
+    """Column of the second text; empty: there is one text. Choice: of what stands
+    between the text and each alternative, SWAG's sent2, RACE's question."""
+    choices: tuple[str, ...] = ()
+    """Choice: columns of the alternatives; of JSONL also one that holds a list."""
     label: str = "label"
-    """Column of the class or number."""
+    """Column of the class or number, or of which alternative is right."""
     labels: tuple[str, ...] = ()
-    """Classes in order; empty: those of the training file, sorted."""
+    """Classes in order; empty: those of the training file, sorted. Choice: what the
+    alternatives are called; empty: 0, 1, … or A, B, …, as the training file does."""
     metric: Metric = "accuracy"
     """Figure on the dev file whose best checkpoint is kept. Of tags, entity_f1: they
     are of entities, in BIO, BIOES or BMES; accuracy: any."""
-    pooling: Literal["pooler", "cls", "mean"] = "pooler"
+    both_orders: bool = False
+    """Two texts in both orders, the vectors of the two rows added: GPT-1's similarity,
+    equal whichever comes first."""
+    pooling: Literal["pooler", "cls", "mean", "last"] = "pooler"
     """A row as one vector: BERT's pooler (tanh of a dense layer on [CLS]), [CLS]
-    itself, or the mean of all tokens."""
+    itself, the mean of all tokens, or the last one, a GPT's extract token."""
+    lm_weight: float = 0.0
+    """GPTs: share λ of the language-modelling loss of the same rows in what is
+    minimised; 0: none of it."""
     question: int = 64
     """Spans: most tokens of a question."""
     stride: int = 128
@@ -86,7 +98,7 @@ class TaskConfig:
             raise UserError(f"task.warmup = {self.warmup} is not in [0, 1)")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"task.layer_decay = {self.layer_decay} is not in (0, 1]")
-        for name in ("limit", "epochs", "evaluations", "patience"):
+        for name in ("limit", "epochs", "evaluations", "patience", "lm_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"task.{name} = {getattr(self, name)} is negative")
         if len(set(self.labels)) != len(self.labels):
@@ -99,6 +111,15 @@ class TaskConfig:
         if (self.metric == "best_f1") != (self.kind == "spans" and self.unanswerable):
             raise UserError(
                 "task.metric = best_f1 and task.unanswerable go together, SQuAD 2.0's"
+            )
+        if self.both_orders and not (self.pair and self.kind in ("class", "number")):
+            raise UserError(
+                "task.both_orders is of two texts that get a class or number"
+            )
+        if (self.kind == "choice") != bool(self.choices):
+            raise UserError(
+                "task.kind = choice and task.choices, the columns of the alternatives, "
+                "go together"
             )
         for name in ("question", "stride", "answer"):
             if getattr(self, name) < 1:

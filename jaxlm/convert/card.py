@@ -16,6 +16,7 @@ _PIPELINES = {
     "SequenceClassification": "text-classification",
     "TokenClassification": "token-classification",
     "QuestionAnswering": "question-answering",
+    "MultipleChoice": "multiple-choice",
 }
 
 

@@ -121,13 +121,16 @@ class Dense(nn.Module):
     outputs: tuple[int, ...]
     kernel_init: Init
     dtype: Dtype
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Contract the trailing axes of `x`."""
         rows = x.shape[: x.ndim - len(self.inputs)]
         kernel = self.param("kernel", self.kernel_init, (*self.inputs, *self.outputs))
-        bias = self.param("bias", nn.initializers.zeros, self.outputs)
+        bias = jnp.zeros(self.outputs)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, self.outputs)
         y = affine(
             x.reshape(*rows, -1).astype(self.dtype),
             kernel.reshape(math.prod(self.inputs), -1),

@@ -1,7 +1,7 @@
 """Files + a pretrained model's config and tokenizer → the work of a fine-tuning run.
 
     job = open_job(config, tokenizer, splits)     reads, resolves steps, classes, shapes
-    train_on(job.config, work_of(job), workdir, initial=warm(params, init))
+    train_on(job.config, work_of(job), workdir, initial=warm(params, job))
 
 Nothing of the loop is here: the same one that pretrains runs it, saves and resumes it.
 """
@@ -28,6 +28,7 @@ from jaxlm.config import (
     TaskConfig,
 )
 from jaxlm.tasks.answers import span_problem
+from jaxlm.tasks.choices import choice_problem, names_of
 from jaxlm.tasks.conll import read_sentences
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
@@ -46,7 +47,9 @@ from jaxlm.train.loop import Initial
 from jaxlm.train.state import abstract_params
 from jaxlm.train.work import Evaluate, Stream, Work
 from jaxlm.tree import leaves, map_with_path
-from jaxlm.types import UserError
+from jaxlm.types import GPT_FRAME, UserError
+
+_TABLE = "embed/token/table"
 
 
 class File(NamedTuple):
@@ -74,6 +77,8 @@ def problem_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     match config.task.kind:
         case "class" | "number":
             return sentence_problem(config, tokenizer)
+        case "choice":
+            return choice_problem(config, tokenizer)
         case "tokens":
             return word_problem(config, tokenizer)
         case "spans":
@@ -87,7 +92,8 @@ def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
     if task.kind == "tokens":
         sentences = read_sentences(path, labelled=True)
         return tags_of(sentences, path, bio=task.metric == "entity_f1")
-    return classes_of(read_table(path, task, labelled=True), path)
+    examples = read_table(path, task, labelled=True)
+    return names_of(examples) if task.kind == "choice" else classes_of(examples, path)
 
 
 def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
@@ -98,6 +104,7 @@ def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
         problem.pooling,
         dtype=jnp.dtype(config.precision),
         remat=config.remat,
+        join=problem.join,
     )
 
 
@@ -112,7 +119,7 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     Raises:
         UserError: a file or the model will not do; a file's fault with its row.
     """
-    config = _with_model(config)
+    config = _with_model(config, tokenizer)
     task = config.task
     task = dataclasses.replace(task, labels=labels_of(task, splits.train))
     if task.kind == "class" and task.metric == "f1" and len(task.labels) != 2:
@@ -146,7 +153,7 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     return Job(config, problem, module, tokenizer, train, dev, data, notes)
 
 
-def _with_model(config: FinetuneConfig) -> FinetuneConfig:
+def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
     """With what the task needs of the model.
 
     Raises:
@@ -155,7 +162,12 @@ def _with_model(config: FinetuneConfig) -> FinetuneConfig:
     model, task = config.model, config.task
     if config.phases:
         raise UserError("a fine-tuning run has one phase: drop phases")
-    pooled = task.pooling if task.kind in ("class", "number") else "none"
+    pooled = "none" if task.kind in ("tokens", "spans") else task.pooling
+    if task.lm_weight and not isinstance(model, GptConfig):
+        raise UserError(
+            f"--init {config.init} is no GPT, whose loss of next tokens task.lm_weight "
+            "adds: pass --task.lm_weight 0"
+        )
     match model:
         case BertConfig():
             if pooled == "pooler" and not model.nsp:
@@ -176,13 +188,24 @@ def _with_model(config: FinetuneConfig) -> FinetuneConfig:
                     "--task.pooling mean"
                 )
         case GptConfig():
-            pass
+            if pooled == "none":
+                raise UserError(
+                    f"--init {config.init} is a GPT, whose tokens see nothing of what "
+                    f"comes after them: task.kind = {task.kind} needs a BERT"
+                )
+            if pooled in ("pooler", "cls"):
+                raise UserError(
+                    f"--init {config.init} is a GPT, which has no {pooled}: pass "
+                    "--task.pooling last"
+                )
+            size = tokenizer.vocab_size + len(GPT_FRAME)
+            model = dataclasses.replace(model, vocab_size=size)
     return dataclasses.replace(config, model=model)
 
 
 def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneConfig:
     """Epochs as steps: run_classifier.py's int(examples / batch · epochs)."""
-    task, count = config.task, len(rows.tokens)
+    task, count = config.task, len(rows.lengths)
     steps = int(count / config.batch * task.epochs) if task.epochs else config.steps
     if steps < 1:
         raise UserError(
@@ -193,7 +216,9 @@ def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneCo
     every = 0
     if dev and task.evaluations:
         every = max(1, round(a_pass / task.evaluations))
-    optim = dataclasses.replace(config.optim, warmup=int(steps * task.warmup))
+    # One step at least where there is any: the first rate is 0, as in both releases.
+    warmup = max(int(steps * task.warmup), task.warmup > 0)
+    optim = dataclasses.replace(config.optim, warmup=warmup)
     return dataclasses.replace(config, steps=steps, optim=optim, eval_every=every)
 
 
@@ -237,13 +262,16 @@ def work_of(job: Job) -> Work:
             each = pass_of(number)
             return batch_of(rows, each.rows[at][local], int(each.lengths[at]))
 
-        flops = [forward_flops(config.model, int(each)) for each in lengths]
+        weight, count = config.task.lm_weight, phase.batch * max(1, rows.several)
+        flops = [
+            forward_flops(config.model, int(each), words=weight > 0) for each in lengths
+        ]
         return Stream(
-            task_objective(job.module, job.problem, shares),
+            task_objective(job.module, job.problem, shares, weight),
             read,
-            lambda rows: rows.tokens.shape[1],
-            tokens=phase.batch * float(np.mean(lengths)),
-            flops=3 * phase.batch * float(np.mean(flops)),
+            lambda rows: rows.mask.shape[-1],
+            tokens=count * float(np.mean(lengths)),
+            flops=3 * count * float(np.mean(flops)),
             dropout=config.model.dropout > 0,
         )
 
@@ -265,30 +293,42 @@ def work_of(job: Job) -> Work:
     )
 
 
-def warm(params: Any, init: str) -> Initial:
+def warm(params: Any, job: Job) -> Initial:
     """Start from a pretrained model's parameters; what the task lacks is left behind.
+
+    A GPT's table keeps its rows, those of the new tokens come behind them.
 
     Raises:
         UserError: a parameter has another shape.
     """
+    init, decoder = job.config.init, isinstance(job.config.model, GptConfig)
+    known = job.tokenizer.vocab_size
 
     def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
         found, shapes = dict(leaves(params)), dict(leaves(abstract))
         for path, wanted in shapes.items():
-            if path in found and found[path].shape != wanted.shape:
+            grows = decoder and path == _TABLE
+            if path in found and found[path].shape != wanted.shape and not grows:
                 raise UserError(
                     f"--init {init}: {path} is {list(found[path].shape)}, this config "
                     f"has {list(wanted.shape)}"
                 )
         new = [path for path in shapes if path not in found]
+        if decoder:
+            new.append(f"rows of {_TABLE} for {', '.join(GPT_FRAME)}")
         unused = sorted({path.split("/")[0] for path in found if path not in shapes})
         notes = [f"parameters of {init}; new: {', '.join(new)}"]
         if unused:
             notes.append(f"not used: {', '.join(unused)}")
 
         def start(path: str, leaf: Any, wanted: Any) -> Any:
-            # A copy: the steps take what they are given, and other seeds need it too.
-            mine = jnp.array(found[path], copy=True) if path in found else leaf
+            if path not in found:
+                mine = leaf
+            elif decoder and path == _TABLE:
+                mine = leaf.at[:known].set(jnp.asarray(found[path])[:known])
+            else:
+                # A copy: the steps take what they are given, other seeds need it too.
+                mine = jnp.array(found[path], copy=True)
             return jax.device_put(mine, wanted.sharding)
 
         return map_with_path(start, random, abstract), notes

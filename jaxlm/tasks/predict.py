@@ -54,7 +54,7 @@ def scorer(
             stop=len(plan.rows),
             threads=2,
         )
-        out: list[Any] = [None] * len(rows.tokens)
+        out: list[Any] = [None] * len(lengths)
         for index, each in zip(plan.rows, feed, strict=True):
             found = np.asarray(apply(params, to_devices(each, local, sharding, batch)))
             for i, score in zip(index, found, strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.model import Pooling
+from jaxlm.tasks.model import Join, Pooling
 from jaxlm.tasks.rows import TaskRows
 
 Scores = list[Any]  # of each row, float32 numpy arrays: [Y], or of its tokens [l, Y]
@@ -30,3 +30,4 @@ class Problem(NamedTuple):
     sums: Callable[[Any, Any], Sums]  # logits, TaskBatch; minimised: "task_loss"
     figures: Callable[[Sequence[Any], TaskRows, Scores], dict[str, float]]
     write: Callable[[Path, Sequence[Any], TaskRows, Scores], None]
+    join: Join = ""  # how several rows are one example

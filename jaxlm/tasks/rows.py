@@ -6,7 +6,12 @@
 and as other families have it (`spelling.py`).
 
 Of a pair that is too long the longer text loses tokens, one by one, at its end
-(google-research/bert run_classifier.py `_truncate_seq_pair`).
+(google-research/bert run_classifier.py `_truncate_seq_pair`); of a GPT's each text has
+half of the row but two (openai/finetune-transformer-lm train.py `max_len`).
+
+An example may be several rows, a text with each alternative or two texts in both
+orders. They follow one another, equally many of each example: where one has fewer, rows
+without a token.
 """
 
 from __future__ import annotations
@@ -36,19 +41,21 @@ class TaskRows(NamedTuple):
     labels: np.ndarray | list[np.ndarray]
     notes: tuple[str, ...] = ()  # for people
     places: Any = None  # how rows lie in their examples, as the task needs it
+    several: int = 0  # K: rows of an example; 0: one, and batches have no such axis
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row."""
-        return np.array([len(each) for each in self.tokens], np.int64)
+        """Tokens of each row, of the longest where several are an example."""
+        each = np.array([len(each) for each in self.tokens], np.int64)
+        return each.reshape(-1, self.several).max(1) if self.several else each
 
 
 class TaskBatch(NamedTuple):
     """What a task is learnt from."""
 
-    tokens: Integer[AnyArray, "B L ..."]  # ids, or the characters of each word
-    token_types: Int[AnyArray, "B L"]
-    mask: Bool[AnyArray, "B L"]  # True: a real token, may be attended to
+    tokens: Integer[AnyArray, "B ..."]  # ids [B, L] or [B, K, L], or words' characters
+    token_types: Int[AnyArray, "B *K L"]
+    mask: Bool[AnyArray, "B *K L"]  # True: a real token, may be attended to
     labels: Shaped[AnyArray, "B ..."]
     weights: Float[AnyArray, "B ..."]
 
@@ -56,7 +63,7 @@ class TaskBatch(NamedTuple):
 def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> TaskRows:
     """Rows of at most `length` tokens, without labels."""
     begin, between, end = spelling.begin, spelling.between, spelling.end
-    room = length - len(begin) - len(end)
+    room, half = length - len(begin) - len(end), max(1, length // 2 - 2)
     first = spelling.texts([e.text for e in examples])
     pairs = [e.pair for e in examples if e.pair is not None]
     second = spelling.texts(pairs) if pairs else []
@@ -68,6 +75,8 @@ def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> Task
         if second:
             b = second[i]
             kept_a, kept_b = _kept(len(a), len(b), room - len(between))
+            if spelling.halves:
+                kept_a, kept_b = min(len(a), half), min(len(b), half)
             cut += kept_a < len(a) or kept_b < len(b)
             row = [begin, a[:kept_a], between, b[:kept_b], end]
         cut += not second and len(a) > room
@@ -77,6 +86,27 @@ def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> Task
     notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
     begin_at = np.array(begins, np.int32)
     return TaskRows(tokens, begin_at, spelling.pad, labels, notes)
+
+
+def encode_several(
+    examples: Sequence[Sequence[Example]], spelling: Spelling, length: int, most: int
+) -> TaskRows:
+    """`most` rows of each example, without labels; of no token where it has fewer."""
+    rows = encode([each for one in examples for each in one], spelling, length)
+    none = rows.tokens[0][:0]
+    filled = iter(zip(rows.tokens, rows.second.tolist(), strict=True))
+    tokens, second = [], []
+    for one in examples:
+        for i in range(most):
+            row, begin = next(filled) if i < len(one) else (none, 0)
+            tokens.append(row)
+            second.append(begin)
+    return rows._replace(
+        tokens=tokens,
+        second=np.array(second, np.int32),
+        labels=np.zeros(len(examples), np.int32),
+        several=most,
+    )
 
 
 def _kept(a: int, b: int, room: int) -> tuple[int, int]:
@@ -97,18 +127,23 @@ def batch_of(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
 
     Args:
         rows: of a file.
-        index: int64 [B].
+        index: int64 [B], of examples where they are several rows each.
         length: L, at least that of each row.
     """
-    shape = len(index), length
-    one = rows.tokens[0]
+    each = max(1, rows.several)
+    places = np.maximum(index, 0)[:, None] * each + np.arange(each)
+    shape, one = (places.size, length), rows.tokens[0]
     tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
     mask, types = np.zeros(shape, bool), np.zeros(shape, np.int32)
-    for row, i in enumerate(index):
-        ids = rows.tokens[max(i, 0)]
+    for row, i in enumerate(places.flat):
+        ids = rows.tokens[i]
         tokens[row, : len(ids)] = ids
         mask[row, : len(ids)] = True
-        types[row, rows.second[max(i, 0)] : len(ids)] = 1
+        types[row, rows.second[i] : len(ids)] = 1
+    if rows.several:
+        tokens, types, mask = (
+            x.reshape(*places.shape, *x.shape[1:]) for x in (tokens, types, mask)
+        )
     weights = (index != NONE).astype(np.float32)
     if isinstance(rows.labels, np.ndarray):
         return TaskBatch(

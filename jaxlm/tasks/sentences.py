@@ -2,6 +2,8 @@
 
 Devlin et al. 2018, figure 4 (a, b); google-research/bert run_classifier.py, where
 numbers are missing: they are learnt by squared error, as in the field's own recipes.
+Two texts in both orders are one example whose vectors are added: GPT-1's similarity
+(Radford et al. 2018, section 3.3).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.problem import Problem, Scores
-from jaxlm.tasks.rows import TaskRows, encode
+from jaxlm.tasks.rows import TaskRows, encode, encode_several
 from jaxlm.tasks.scores import class_figures, number_figures
 from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.tables import Example, read_table
@@ -51,7 +53,11 @@ def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
     spelling = spelling_of(config.model, tokenizer)
 
     def encoded(examples: Sequence[Example], labelled: bool) -> TaskRows:
-        rows = encode(examples, spelling, config.length)
+        if task.both_orders:
+            both = [(each, _swapped(each)) for each in examples]
+            rows = encode_several(both, spelling, config.length, 2)
+        else:
+            rows = encode(examples, spelling, config.length)
         if not labelled:
             return rows
         return rows._replace(labels=_numbers(examples) if numbers else _ids(examples))
@@ -74,25 +80,20 @@ def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
             return number_figures(truth, found[:, 0])
         return class_figures(truth, found, second=len(task.labels) == 2)
 
-    def write(
-        path: Path, examples: Sequence[Example], rows: TaskRows, scores: Scores
-    ) -> None:
-        """TSV: a line a row, the answer and, of classes, the probability of each."""
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            head = ["prediction", *(f"p({label})" for label in task.labels)]
-            file.write("\t".join(head) + "\n")
-            for each in scores:
-                file.write("\t".join(_answer(task, each)) + "\n")
-
     return Problem(
         outputs=1 if numbers else len(task.labels),
         pooling=task.pooling,
         read=lambda path, labelled: read_table(path, task, labelled=labelled),
         encode=encoded,
-        sums=_number_sums if numbers else _class_sums,
+        sums=_number_sums if numbers else class_sums,
         figures=figures,
-        write=write,
+        write=lambda path, examples, rows, scores: write_answers(path, task, scores),
+        join="add" if task.both_orders else "",
     )
+
+
+def _swapped(example: Example) -> Example:
+    return example._replace(text=str(example.pair), pair=example.text)
 
 
 def _numbers(examples: Sequence[Example]) -> np.ndarray:
@@ -108,6 +109,15 @@ def _numbers(examples: Sequence[Example]) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+def write_answers(path: Path, task: TaskConfig, scores: Scores) -> None:
+    """TSV: a line a row, the answer and, of classes, the probability of each."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        head = ["prediction", *(f"p({label})" for label in task.labels)]
+        file.write("\t".join(head) + "\n")
+        for each in scores:
+            file.write("\t".join(_answer(task, each)) + "\n")
+
+
 def _answer(task: TaskConfig, scores: np.ndarray) -> list[str]:
     if task.kind == "number":
         return [f"{scores[0]:.6g}"]
@@ -116,7 +126,8 @@ def _answer(task: TaskConfig, scores: np.ndarray) -> list[str]:
     return [task.labels[int(scores.argmax())], *(f"{p:.6f}" for p in shares)]
 
 
-def _class_sums(logits_BY: Any, batch: Any) -> Sums:
+def class_sums(logits_BY: Any, batch: Any) -> Sums:
+    """Softmax over classes, or over alternatives."""
     loss, weight, correct = cross_entropy(logits_BY, batch.labels, batch.weights)
     return {"task_loss": Mean(loss, weight), "task_accuracy": Mean(correct, weight)}
 

@@ -2,7 +2,11 @@
 
             begin    a text    between       another one    end
     BERT    [CLS]              [SEP]                        [SEP]
+    GPT     start              delimiter                    extract
     ELMo                       </S> <S>
+
+A GPT's three are new, three more ids behind its vocabulary (Radford et al. 2018, figure
+1; openai/finetune-transformer-lm train.py).
 
 An ELMo's tokens are words, each its characters; `trunk.py` puts the first `<S>` and the
 last `</S>`. Next: `rows.py` joins them.
@@ -18,7 +22,7 @@ import numpy as np
 from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.text.characters import BEGIN, END, NO_WORD, word_characters
 from jaxlm.text.tokenizers import Tokenizer, WordList
-from jaxlm.types import SpecialTokens, UserError
+from jaxlm.types import GPT_FRAME, SpecialTokens, UserError
 
 Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
 
@@ -32,6 +36,7 @@ class Spelling(NamedTuple):
     between: Tokens
     end: Tokens
     pad: int  # what fills a row
+    halves: bool = False  # each of two texts has half of a row, whatever the other has
 
 
 def spelling_of(config: ModelConfig, tokenizer: Tokenizer) -> Spelling:
@@ -46,9 +51,7 @@ def spelling_of(config: ModelConfig, tokenizer: Tokenizer) -> Spelling:
         case ElmoConfig():
             return _elmo(config, tokenizer)
         case GptConfig():
-            raise UserError(
-                "the model is a GPT: jaxlm finetune takes a BERT or an ELMo"
-            )
+            return _gpt(tokenizer)
 
 
 def special_of(tokenizer: Tokenizer) -> SpecialTokens:
@@ -75,6 +78,16 @@ def _bert(tokenizer: Tokenizer) -> Spelling:
         return [ids if len(ids) else nothing for ids in texts(each)]
 
     return Spelling(texts, words, cls, sep, sep, special.pad)
+
+
+def _gpt(tokenizer: Tokenizer) -> Spelling:
+    def texts(each: Sequence[str]) -> list[Tokens]:
+        return [ids for ids, _ in tokenizer.encode_batch(each)]
+
+    ids = range(tokenizer.vocab_size, tokenizer.vocab_size + len(GPT_FRAME))
+    begin, between, end = (np.array([i], np.int32) for i in ids)
+    # What fills a row no token sees: id 0, as the release has it.
+    return Spelling(texts, texts, begin, between, end, 0, halves=True)
 
 
 def _elmo(config: ElmoConfig, tokenizer: Tokenizer) -> Spelling:

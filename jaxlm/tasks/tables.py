@@ -3,6 +3,9 @@
     sentence<TAB>label                    {"sentence1": "…", "sentence2": "…", …}
     it 's charming<TAB>1
 
+    sent1,sent2,ending0,ending1,ending2,ending3,label                     SWAG's CSV
+    {"article": "…", "question": "…", "options": ["…", …], "answer": "C"}    RACE's
+
 TSV is GLUE's: a line a row, no quoting. CSV is quoted as RFC 4180 has it. A column is
 named as the header names it, or by its number, from 0, where there is no header.
 """
@@ -13,7 +16,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
 from jaxlm.text.files import read_file
@@ -29,6 +32,7 @@ class Example(NamedTuple):
     pair: str | None
     label: str | None
     where: str  # "file, line 7", for messages
+    choices: tuple[str, ...] = ()  # alternatives, two at least where there are any
 
 
 def suffix(path: str) -> str:
@@ -52,28 +56,47 @@ def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
     columns = [task.text]
     columns += [task.pair] if task.pair else []
     columns += [task.label] if labelled else []
+    columns += task.choices
     content = read_file(path)
     rows = _json_rows if suffix(path) in (".jsonl", ".json") else _table_rows
-    examples = []
-    for where, cells in rows(path, content, columns):
-        texts = cells[: 2 if task.pair else 1]
-        for name, text in zip(columns, texts, strict=False):
-            if not text.strip():
-                raise UserError(f"{where}: an empty {name}")
-        label = cells[-1].strip() if labelled else None
-        if label == "":
-            raise UserError(f"{where}: an empty {task.label}")
-        pair = cells[1] if task.pair else None
-        examples.append(Example(cells[0], pair, label, where))
+    examples = [
+        _example(where, cells, task, labelled)
+        for where, cells in rows(path, content, columns)
+    ]
     if not examples:
         raise UserError(f"{path} has no rows")
     return examples
 
 
+def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> Example:
+    fixed = len(cells) - len(task.choices)
+    text, *rest = map(str, cells[:fixed])
+    pair = rest.pop(0) if task.pair else None
+    for name, each in ((task.text, text), (task.pair, pair)):
+        if each is not None and not each.strip():
+            raise UserError(f"{where}: an empty {name}")
+    label = rest.pop(0).strip() if labelled else None
+    if label == "":
+        raise UserError(f"{where}: an empty {task.label}")
+    listed = (each if isinstance(each, list) else [each] for each in cells[fixed:])
+    choices = [str(each) for one in listed for each in one]
+    while len(task.choices) > 1 and choices and not choices[-1].strip():
+        choices.pop()  # of a table's columns the last ones may be empty
+    for i, each in enumerate(choices, start=1):
+        if not each.strip():
+            raise UserError(f"{where}: alternative {i} of {len(choices)} is empty")
+    if task.choices and len(choices) < 2:
+        raise UserError(
+            f"{where}: {len(choices)} alternatives in {', '.join(task.choices)}, two "
+            "are the least"
+        )
+    return Example(text, pair, label, where, tuple(choices))
+
+
 def _json_rows(
     path: str, content: str, columns: Sequence[str]
-) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(content.splitlines(), start=1):
+) -> Iterator[tuple[str, list[Any]]]:
+    for number, line in enumerate(content.split("\n"), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -87,12 +110,12 @@ def _json_rows(
             if name not in record:
                 have = ", ".join(record)
                 raise UserError(f"{where}: no key {name!r}, but {have}")
-        yield where, [str(record[name]) for name in columns]
+        yield where, [record[name] for name in columns]
 
 
 def _table_rows(
     path: str, content: str, columns: Sequence[str]
-) -> Iterator[tuple[str, list[str]]]:
+) -> Iterator[tuple[str, list[Any]]]:
     rows = _csv(content) if suffix(path) == ".csv" else _tsv(content)
     first = next(rows, None)
     if first is None:
@@ -112,7 +135,7 @@ def _table_rows(
             raise UserError(
                 f"{path}, line {number}: no column {missing[0]!r} in its header "
                 f"({', '.join(cell[:40] for cell in cells)}): name the columns by "
-                "--task.text, --task.pair and --task.label"
+                "--task.text, --task.pair, --task.label and --task.choices"
             )
         at = [cells.index(name) for name in columns]
     for number, cells in rows:

@@ -1,7 +1,7 @@
 """A batch of any family → the hidden states that a task is read off, all layers.
 
     BERT    [CLS] a film [SEP]       as its rows are
-    GPT     a film                   causal
+    GPT     start a film extract     causal
     ELMo    <S> a film </S>          characters; the boundaries are read and left out
 
 The trunk is the family's own module, with its parameters under their own names. Next:
@@ -100,12 +100,13 @@ def example(config: ModelConfig) -> tuple[Any, ...]:
     return tokens, tokens, jnp.ones((1, 2), bool)
 
 
-def forward_flops(config: ModelConfig, length: int) -> int:
-    """Of one row of `length` tokens through all layers, and no head over words."""
+def forward_flops(config: ModelConfig, length: int, *, words: bool = False) -> int:
+    """Of one row of `length` tokens through all layers; `words`: and a GPT's head."""
     match config:
         case BertConfig():
             return bert_forward_flops(config, length=length, predictions=0)
         case GptConfig():
-            return gpt_forward_flops(config, length=length, predictions=0)
+            scored = length if words else 0
+            return gpt_forward_flops(config, length=length, predictions=scored)
         case ElmoConfig():
             return elmo_forward_flops(config, length=length + 2, classes=0)
