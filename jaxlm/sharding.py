@@ -55,6 +55,11 @@ RULES = (
     (r"mlm/bias", ("vocab",)),
     (r"task/kernel", ("embed", None)),
     (r"task/bias", (None,)),
+    (r"mix(_out)?/weights", (None,)),
+    (r"mix(_out)?/scale", ()),
+    (r"body/layer_\d+/kernel", (None, None, None, "mlp")),
+    (r"body/layer_\d+/bias", (None, None, "mlp")),
+    (r"attention/kernel", (None,)),
     # ELMo's; the second axis of its layers is the direction.
     (r"words/embed/table", (None, None)),
     (r"words/filters_\d+/kernel", (None, None, None)),
@@ -162,10 +167,15 @@ def opt_state_shardings(
 ) -> Any:
     """Moments as their parameters, everything else whole."""
     whole: Callable[[Any], NamedSharding] = lambda _: replicated(mesh)  # noqa: E731
+
+    def frozen(moment: Any) -> bool:
+        return isinstance(moment, optax.MaskedNode)  # it has none
+
     return optax.tree.map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda moment, sharding: moment if frozen(moment) else sharding,
         opt_state,
         params_shardings,
         transform_non_params=whole,
+        is_leaf=frozen,
     )

@@ -56,9 +56,29 @@ class TaskConfig:
     both_orders: bool = False
     """Two texts in both orders, the vectors of the two rows added: GPT-1's similarity,
     equal whichever comes first."""
-    pooling: Literal["pooler", "cls", "mean", "last"] = "pooler"
+    pooling: Literal["pooler", "cls", "mean", "max", "attention", "last"] = "pooler"
     """A row as one vector: BERT's pooler (tanh of a dense layer on [CLS]), [CLS]
-    itself, the mean of all tokens, or the last one, a GPT's extract token."""
+    itself, the mean, the maximum or a learnt weighting of all tokens, or the last one,
+    a GPT's extract token."""
+    mix: Literal["none", "input", "both"] = "none"
+    """What is read of the model: its last layer, or ELMo's learnt mix of its layers,
+    γ Σ softmax(w) h; both: a second mix also stands beside the output of the body."""
+    layers: tuple[int, ...] = ()
+    """Layers that are mixed, 0 the embedding and -1 the last; empty: all."""
+    normalise: bool = False
+    """Bring each layer to mean 0 and variance 1 over a batch before it is mixed."""
+    penalty: float = 0.0
+    """λ of λ‖w‖², added to the loss: ELMo's 0.001 leaves a mix free, 1 keeps it near
+    the plain mean."""
+    body: Literal["none", "bilstm"] = "none"
+    """What stands between what is read of the model and the head."""
+    width: int = 200
+    """Of a BiLSTM: cells in each direction."""
+    depth: int = 1
+    """Of a BiLSTM: layers."""
+    dropout: float = -1.0
+    """Share dropped of what each layer of the body and the head read; below 0: as in
+    the model, model.dropout."""
     lm_weight: float = 0.0
     """GPTs: share λ of the language-modelling loss of the same rows in what is
     minimised; 0: none of it."""
@@ -82,6 +102,9 @@ class TaskConfig:
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are: regular expressions over whole paths, for
     example 'embed/.*'; jaxlm show lists the paths."""
+    fresh: tuple[str, ...] = ()
+    """Parameters that are not taken from the model but start at random: what
+    pretraining is compared with. Expressions as in freeze."""
     limit: int = 0
     """First so many examples of the training file; 0: all."""
     epochs: float = 3.0
@@ -98,7 +121,14 @@ class TaskConfig:
             raise UserError(f"task.warmup = {self.warmup} is not in [0, 1)")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"task.layer_decay = {self.layer_decay} is not in (0, 1]")
-        for name in ("limit", "epochs", "evaluations", "patience", "lm_weight"):
+        for name in (
+            "limit",
+            "epochs",
+            "evaluations",
+            "patience",
+            "lm_weight",
+            "penalty",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"task.{name} = {getattr(self, name)} is negative")
         if len(set(self.labels)) != len(self.labels):
@@ -121,11 +151,33 @@ class TaskConfig:
                 "task.kind = choice and task.choices, the columns of the alternatives, "
                 "go together"
             )
-        for name in ("question", "stride", "answer"):
+        self._check_body()
+        for name in ("question", "stride", "answer", "width", "depth"):
             if getattr(self, name) < 1:
                 raise UserError(f"task.{name} = {getattr(self, name)} must be positive")
         if not self.buckets or sorted(set(self.buckets)) != list(self.buckets):
             raise UserError(f"task.buckets = {self.buckets} do not rise")
+
+    def _check_body(self) -> None:
+        if self.mix == "none" and (self.layers or self.normalise or self.penalty):
+            raise UserError(
+                "task.layers, task.normalise and task.penalty are of a mix: pass "
+                "--task.mix input"
+            )
+        if self.mix == "both" and self.body == "none":
+            raise UserError(
+                "task.mix = both is of the input and the output of a body: pass "
+                "--task.body bilstm, or --task.mix input"
+            )
+        changed = self.mix != "none" or self.body != "none"
+        pooled = self.kind not in ("tokens", "spans")
+        if changed and pooled and self.pooling == "pooler":
+            raise UserError(
+                "task.pooling = pooler is of the last layer, and neither of a mix nor "
+                "of a body: pass --task.pooling max, mean, attention or cls"
+            )
+        if self.dropout >= 1:
+            raise UserError(f"task.dropout = {self.dropout} is not below 1")
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ def _check(config: BertConfig | GptConfig, task: TaskConfig) -> None:
             "two texts in both orders are no class of transformers, which reads one: "
             "fine-tune with --task.both_orders false"
         )
+    if task.mix != "none" or task.body != "none":
+        raise UserError(
+            "a mix of layers or a body is no class of transformers, which reads the "
+            "last layer: fine-tune with --task.mix none --task.body none"
+        )
     if isinstance(config, GptConfig):
         if task.pooling != "last":
             raise UserError(

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config.model import ElmoConfig
 from jaxlm.models.layers import Dropout, Dtype, affine
-from jaxlm.models.recurrence import Carry, Weights, lstm
+from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
 from jaxlm.models.stack import Remat
 from jaxlm.models.words import WordEncoder, uniform
 
@@ -116,7 +116,7 @@ class Elmo(nn.Module):
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         lengths_B = None if mask_BL is None else mask_BL.sum(axis=1)
-        both = functools.partial(_both_ways, lengths_B=lengths_B)
+        both = functools.partial(both_ways, lengths_B=lengths_B)
         read = self._read(
             characters,
             words_BL,
@@ -208,7 +208,7 @@ class Elmo(nn.Module):
             x_2BLD = drop(x_2BLD)
             y_2BLD, carry = one_layer(
                 x_2BLD,
-                Weights(*(x[n] for x in weights)),
+                jax.tree.map(lambda x, n=n: x[n], weights),
                 Carry(*before),
                 lengths_2B,
             )
@@ -263,18 +263,6 @@ class Softmax(nn.Module):
             self.param("table", init, (rows, width)),
             self.param("bias", nn.initializers.zeros, (rows,)),
         )
-
-
-def _both_ways(x_2BLD: Array, *, lengths_B: Array | None) -> Array:
-    """With the second of the two turned round, each row within its own length."""
-    forward_BLD, back_BLD = x_2BLD
-    if lengths_B is None:
-        return jnp.stack([forward_BLD, back_BLD[:, ::-1]])
-    at_BL = jnp.arange(x_2BLD.shape[2])[None]
-    end_B1 = lengths_B[:, None]
-    at_BL = jnp.where(at_BL < end_B1, end_B1 - 1 - at_BL, at_BL)
-    turned_BLD = jnp.take_along_axis(back_BLD, at_BL[..., None], axis=1)
-    return jnp.stack([forward_BLD, turned_BLD])
 
 
 def _carried(state: State, carries: list[Carry]) -> State:

@@ -7,7 +7,8 @@ The cell of Sak et al. 2014 as ELMo has it (TensorFlow's `LSTMCell` with `num_pr
     c' = clip(σ(f + 1) · c + σ(i) · tanh(j))         the 1 is not part of the bias
     h' = clip((σ(o) · tanh(c')) · projection)        the output and the next h
 
-A row that has ended keeps its state, and its outputs are 0 (`dynamic_rnn`).
+Without a projection h' is what would go into it (torch's LSTM). A row that has ended
+keeps its state, and its outputs are 0 (`dynamic_rnn`).
 
 What makes it fast:
 
@@ -57,7 +58,7 @@ class Weights(NamedTuple):
 
     kernel: Float[Array, "G I 4 F"]  # rows of the input, then of the output before
     bias: Float[Array, "G 4 F"]
-    projection: Float[Array, "G F D"]
+    projection: Float[Array, "G F D"] | None  # None: there is none, D = F
 
 
 class Carry(NamedTuple):
@@ -147,9 +148,8 @@ def _forward(
     cells = cell_GFB.shape[1]
     # The barrier keeps XLA from doing the transposes again at each step.
     again_GQD, down_GDF = jax.lax.optimization_barrier(
-        (
-            _swap(kernel_GIQ[:, width:]).astype(dtype),
-            _swap(projection_GFD).astype(dtype),
+        jax.tree.map(
+            lambda x: _swap(x).astype(dtype), (kernel_GIQ[:, width:], projection_GFD)
         )
     )
     split = (directions, 4, cells)
@@ -168,7 +168,9 @@ def _forward(
         new_cell_GFB = _clip(free_GFB, clip)
         squashed_GFB = jnp.tanh(new_cell_GFB)
         open_GFB = o * squashed_GFB
-        projected_GDB = _product("gdf,gfb->gdb", down_GDF, open_GFB.astype(dtype))
+        projected_GDB = open_GFB
+        if down_GDF is not None:
+            projected_GDB = _product("gdf,gfb->gdb", down_GDF, open_GFB.astype(dtype))
         new_out_GDB = _clip(projected_GDB, options.proj_clip)
         # What the gradient is multiplied by on its way through the cell.
         slopes = (
@@ -210,7 +212,7 @@ def _forward(
         out_GDB,
         x_G4FLB,
         Through(cells_GFLB, cells_GFLB, cells_GFLB),
-        jnp.zeros((directions, down_GDF.shape[1], length, rows), jnp.float32),
+        jnp.zeros((*out_GDB.shape[:2], length, rows), jnp.float32),
     )
     carry, _ = jax.lax.scan(step, carry, jnp.arange(length), unroll=options.unroll)
     last_cell_GFB, last_GDB, slopes_G4FLB, kept, projected_GDLB = carry
@@ -235,10 +237,9 @@ def _backward(options, saved, cotangents):
     gates = (directions, kernel_GIQ.shape[2], length, rows)
     # In bfloat16 these are casts, which XLA would do again at each step.
     into_GEQ, again_GDQ, down_GFD = jax.lax.optimization_barrier(
-        (
-            kernel_GIQ[:, :width].astype(dtype),
-            kernel_GIQ[:, width:].astype(dtype),
-            projection_GFD.astype(dtype),
+        jax.tree.map(
+            lambda x: x.astype(dtype),
+            (kernel_GIQ[:, :width], kernel_GIQ[:, width:], projection_GFD),
         )
     )
 
@@ -248,7 +249,9 @@ def _backward(options, saved, cotangents):
         if lengths_GB is not None:
             inside_GDB = inside_GDB & (t < lengths_GB[:, None])
         dprojected_GDB = jnp.where(inside_GDB, dout_GDB + _at(dout_GDLB, t), 0)
-        dopen_GFB = _product("gfd,gdb->gfb", down_GFD, dprojected_GDB.astype(dtype))
+        dopen_GFB = dprojected_GDB
+        if down_GFD is not None:
+            dopen_GFB = _product("gfd,gdb->gfb", down_GFD, dprojected_GDB.astype(dtype))
         dsum_GFB = dcell_GFB + dopen_GFB * _at(kept.out, t)
         dgate_G4FB = _at(slopes_G4FLB, t) * jnp.where(
             _OUT > 0, dopen_GFB[:, None], dsum_GFB[:, None]
@@ -284,7 +287,7 @@ def _backward(options, saved, cotangents):
         _product("geq,gqlb->gelb", into_GEQ, dgates_GQLB, dtype),
         _over_positions(both_GILB, dgates_GQLB),
         _over_positions(ones_G1LB, dgates_GQLB).reshape(directions, 4, -1),
-        _over_positions(kept.opened, dprojected_GDLB),
+        None if down_GFD is None else _over_positions(kept.opened, dprojected_GDLB),
         dcell_GFB,
         dout_GDB,
         None,
@@ -292,6 +295,23 @@ def _backward(options, saved, cotangents):
 
 
 _lstm.defvjp(_forward, _backward)
+
+
+def both_ways(
+    x_GBLD: Float[Array, "2 B L D"], lengths_B: Int[Array, "B"] | None
+) -> Float[Array, "2 B L D"]:
+    """With the second of the two turned round, each row within its own length.
+
+    Twice is nothing; what lies behind a row's end stays there.
+    """
+    forward_BLD, back_BLD = x_GBLD
+    if lengths_B is None:
+        return jnp.stack([forward_BLD, back_BLD[:, ::-1]])
+    at_BL = jnp.arange(x_GBLD.shape[2])[None]
+    end_B1 = lengths_B[:, None]
+    at_BL = jnp.where(at_BL < end_B1, end_B1 - 1 - at_BL, at_BL)
+    turned_BLD = jnp.take_along_axis(back_BLD, at_BL[..., None], axis=1)
+    return jnp.stack([forward_BLD, turned_BLD])
 
 
 def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:

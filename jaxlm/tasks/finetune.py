@@ -28,16 +28,17 @@ from jaxlm.config import (
     TaskConfig,
 )
 from jaxlm.tasks.answers import span_problem
+from jaxlm.tasks.body import Body, Mixing, body_flops, mix_figures
 from jaxlm.tasks.choices import choice_problem, names_of
 from jaxlm.tasks.conll import read_sentences
-from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.model import OWN, TaskModel
 from jaxlm.tasks.objective import task_objective
 from jaxlm.tasks.order import bucket_lengths, shuffled
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import classes_of, sentence_problem
-from jaxlm.tasks.shares import shares_of
+from jaxlm.tasks.shares import chosen, shares_of
 from jaxlm.tasks.splits import Splits
 from jaxlm.tasks.tables import read_table
 from jaxlm.tasks.trunk import forward_flops
@@ -97,15 +98,29 @@ def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
 
 
 def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
-    """The encoder with the problem's head."""
-    return TaskModel(
+    """The trunk with the problem's head, and what stands between."""
+    task, mixing, body = config.task, None, None
+    if task.mix != "none":
+        mixing = Mixing(task.layers, task.normalise, output=task.mix == "both")
+    if task.body == "bilstm":
+        body = Body(task.width, task.depth)
+    module = TaskModel(
         config.model,
         problem.outputs,
         problem.pooling,
         dtype=jnp.dtype(config.precision),
         remat=config.remat,
         join=problem.join,
+        mixing=mixing,
+        body=body,
+        dropout=None if task.dropout < 0 else task.dropout,
     )
+    if not task.freeze:
+        return module
+    shapes = abstract_params(module)
+    frozen = chosen(task.freeze, shapes, "freeze")
+    trunk = {path for path, _ in leaves(shapes) if path.split("/")[0] not in OWN}
+    return module.clone(frozen=trunk <= frozen)
 
 
 def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Job:
@@ -185,7 +200,7 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
             if pooled in ("pooler", "cls"):
                 raise UserError(
                     f"--init {config.init} is an ELMo, which has no {pooled}: pass "
-                    "--task.pooling mean"
+                    "--task.pooling max, mean or attention"
                 )
         case GptConfig():
             if pooled == "none":
@@ -200,7 +215,18 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
                 )
             size = tokenizer.vocab_size + len(GPT_FRAME)
             model = dataclasses.replace(model, vocab_size=size)
-    return dataclasses.replace(config, model=model)
+    count = model.num_layers + 1
+    numbers = tuple(n % count for n in task.layers)
+    if any(not -count <= n < count for n in task.layers) or len(set(numbers)) < len(
+        numbers
+    ):
+        raise UserError(
+            f"task.layers = {' '.join(map(str, task.layers))} are not different ones "
+            f"of the {count} layers of --init {config.init}, 0 (embedding) to "
+            f"{count - 1}"
+        )
+    task = dataclasses.replace(task, layers=numbers)
+    return dataclasses.replace(config, model=model, task=task)
 
 
 def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneConfig:
@@ -262,17 +288,22 @@ def work_of(job: Job) -> Work:
             each = pass_of(number)
             return batch_of(rows, each.rows[at][local], int(each.lengths[at]))
 
-        weight, count = config.task.lm_weight, phase.batch * max(1, rows.several)
-        flops = [
-            forward_flops(config.model, int(each), words=weight > 0) for each in lengths
-        ]
+        task, count = config.task, phase.batch * max(1, rows.several)
+        flops = [_row_flops(job, int(each)) for each in lengths]
+        rates = config.model.dropout, task.dropout
         return Stream(
-            task_objective(job.module, job.problem, shares, weight),
+            task_objective(
+                job.module,
+                job.problem,
+                shares,
+                lm_weight=task.lm_weight,
+                penalty=task.penalty,
+            ),
             read,
             lambda rows: rows.mask.shape[-1],
             tokens=count * float(np.mean(lengths)),
-            flops=3 * count * float(np.mean(flops)),
-            dropout=config.model.dropout > 0,
+            flops=count * float(np.mean(flops)),
+            dropout=max(rates) > 0,
         )
 
     def evaluation(sharding: NamedSharding) -> Evaluate | str:
@@ -281,7 +312,12 @@ def work_of(job: Job) -> Work:
         examples, rows = job.dev
         batch = config.batch // config.accumulate
         scores = scorer(config, job.module, sharding, batch=batch)
-        return lambda params: job.problem.figures(examples, rows, scores(params, rows))
+
+        def evaluate(params: Any) -> dict[str, float]:
+            found = job.problem.figures(examples, rows, scores(params, rows))
+            return {**found, **mix_figures(params, config.task.layers)}
+
+        return evaluate
 
     return Work(
         job.module,
@@ -291,6 +327,16 @@ def work_of(job: Job) -> Work:
         patience=config.task.patience,
         shares=shares,
     )
+
+
+def _row_flops(job: Job, length: int) -> int:
+    """Of one row in training: the way back costs two forward passes, and nothing
+    through a trunk that stays as it is."""
+    model, module = job.config.model, job.module
+    trunk = forward_flops(model, length, words=job.config.task.lm_weight > 0)
+    inputs = model.d_model * (2 if isinstance(model, ElmoConfig) else 1)
+    body = body_flops(module.body, inputs, length)
+    return trunk * (1 if module.frozen else 3) + 3 * body
 
 
 def warm(params: Any, job: Job) -> Initial:
@@ -306,6 +352,8 @@ def warm(params: Any, job: Job) -> Initial:
 
     def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
         found, shapes = dict(leaves(params)), dict(leaves(abstract))
+        fresh = chosen(job.config.task.fresh, abstract, "fresh")
+        found = {path: leaf for path, leaf in found.items() if path not in fresh}
         for path, wanted in shapes.items():
             grows = decoder and path == _TABLE
             if path in found and found[path].shape != wanted.shape and not grows:

@@ -10,6 +10,7 @@ import jax
 
 from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.sharding import batch_sharding, make_mesh
+from jaxlm.tasks.body import mix_figures
 from jaxlm.tasks.finetune import File, module_of, problem_of
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.predict import scorer
@@ -77,7 +78,8 @@ def score_file(
 def evaluate_file(fitted: Fitted, path: str, *, batch: int = 32) -> dict[str, float]:
     """Figures on a file with labels."""
     (examples, rows), scores = score_file(fitted, path, labelled=True, batch=batch)
-    return fitted.problem.figures(examples, rows, scores)
+    found = fitted.problem.figures(examples, rows, scores)
+    return {**found, **mix_figures(fitted.params, fitted.config.task.layers)}
 
 
 def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int:

@@ -1,6 +1,7 @@
 """A trunk of any family with a task's head; its parameters lie where its own lie.
 
     embed/…  layers/…  pooler/…      as pretrained
+    mix/…  body/…  mix_out/…         new, where they are asked for: `body.py`
     task/kernel [D, Y]  task/bias    new
 
 Devlin et al. 2018, section 4.1; google-research/bert run_classifier.py `create_model`;
@@ -16,19 +17,31 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import build
 from jaxlm.models.heads import gather
 from jaxlm.models.layers import NEG_INF, Dense, Dropout, Dtype
-from jaxlm.models.stack import Remat
+from jaxlm.models.stack import Encoded, Remat
 from jaxlm.tasks import trunk
+from jaxlm.tasks.body import (
+    AttentionPool,
+    BiLstms,
+    Body,
+    Mixing,
+    max_pool,
+    mean_pool,
+    mixed,
+)
 
-Pooling = Literal["pooler", "cls", "mean", "last", "none"]
+Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
 Join = Literal["", "add", "choose"]
 HEAD_STD = 0.02  # run_classifier.py; of every size
+# First names of the parameters that are not the trunk's.
+OWN = ("mix", "body", "mix_out", "attention", "task")
 
 
 class TaskModel(nn.Module):
@@ -40,6 +53,10 @@ class TaskModel(nn.Module):
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
     join: Join = ""
+    mixing: Mixing | None = None  # None: the last layer is read
+    body: Body | None = None
+    dropout: float | None = None  # of what body and head read; None: as the trunk's
+    frozen: bool = False  # the trunk stays as it is: no dropout in it, no way back
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
@@ -74,37 +91,62 @@ class TaskModel(nn.Module):
             tokens.reshape(-1, *tokens.shape[len(rows) :]),
             token_types.reshape(mask_BL.shape),
             mask_BL,
-            deterministic=deterministic,
+            deterministic=deterministic or self.frozen,
         )
-        last_BLD = out.hidden[-1]
-        match self.pooling:
-            case "pooler":
-                assert out.pooled is not None
-                x = out.pooled
-            case "cls":
-                x = last_BLD[:, 0]
-            case "mean":
-                real_BL1 = mask_BL[..., None].astype(jnp.float32)
-                total_BD = (last_BLD.astype(jnp.float32) * real_BL1).sum(1)
-                x = total_BD / jnp.maximum(real_BL1.sum(1), 1.0)
-            case "last":
-                last_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True) - 1, 0)
-                x = gather(last_BLD, last_B1)[:, 0]
-            case "none":
-                x = last_BLD
+        if self.frozen:
+            out = jax.lax.stop_gradient(out)
+        rate = self.config.dropout if self.dropout is None else self.dropout
+        rate = 0.0 if deterministic else rate
+        x = self._pooled(out, self._vectors(out, mask_BL, rate), mask_BL)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
             x = x.sum(1)
         # The scope that they share has an ELMo's own Dropout_0.
         name = "drop" if isinstance(self.config, ElmoConfig) else None
-        drop = Dropout(0.0 if deterministic else self.config.dropout, name=name)
+        drop = Dropout(rate, name=name)
         # One mask for all alternatives: finetune-transformer-lm train.py.
         x = x * drop(jnp.ones_like(x[:, :1])) if self.join == "choose" else drop(x)
         logits = self._head(x.shape[-1])(x.astype(jnp.float32))
         if self.join == "choose":
             logits = jnp.where(mask.any(-1), logits[..., 0], NEG_INF)
         return (logits, out) if encoded else logits
+
+    def _vectors(
+        self, out: Encoded, mask_BL: Array, rate: float
+    ) -> Float[Array, "B L D"]:
+        """Of each token: the last layer or a mix of them, then the body."""
+        x_BLD, mixing = out.hidden[-1], self.mixing
+        if mixing:
+            x_BLD = mixed(mixing, out.hidden, mask_BL, "mix")
+        if self.body:
+            x_BLD = BiLstms(self.body, rate, self.dtype, name="body")(x_BLD, mask_BL)
+        if mixing and mixing.output:
+            beside_BLD = mixed(mixing, out.hidden, mask_BL, "mix_out")
+            x_BLD = jnp.concatenate([x_BLD, beside_BLD], axis=-1)
+        return x_BLD
+
+    def _pooled(
+        self, out: Encoded, x_BLD: Array, mask_BL: Array
+    ) -> Float[Array, "B D"] | Float[Array, "B L D"]:
+        """A row as one vector, or each of its tokens."""
+        match self.pooling:
+            case "pooler":
+                assert out.pooled is not None
+                return out.pooled
+            case "cls":
+                return x_BLD[:, 0]
+            case "mean":
+                return mean_pool(x_BLD, mask_BL)
+            case "max":
+                return max_pool(x_BLD, mask_BL)
+            case "attention":
+                return AttentionPool(name="attention")(x_BLD, mask_BL)
+            case "last":
+                last_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True) - 1, 0)
+                return gather(x_BLD, last_B1)[:, 0]
+            case "none":
+                return x_BLD
 
     def _head(self, width: int) -> Dense:
         """A GPT's has no bias (Radford et al. 2018, equation 3) but where it gives a

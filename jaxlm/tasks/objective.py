@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.tasks.body import penalty_of
 from jaxlm.tasks.language import language_sums, next_weights
 from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskBatch
@@ -15,7 +17,12 @@ from jaxlm.tasks.shares import held
 
 
 def task_objective(
-    module: Any, problem: Problem, shares: Any, lm_weight: float = 0.0
+    module: Any,
+    problem: Problem,
+    shares: Any,
+    *,
+    lm_weight: float = 0.0,
+    penalty: float = 0.0,
 ) -> Objective:
     """Rows come whole from the host, so nothing is drawn but dropout.
 
@@ -24,6 +31,7 @@ def task_objective(
         problem: what it learns.
         shares: of `shares_of`.
         lm_weight: share of the rows' own language in what is minimised; of a GPT.
+        penalty: λ of `mix_penalty`.
     """
 
     def weights(batch: TaskBatch) -> dict[str, jax.Array]:
@@ -32,6 +40,8 @@ def task_objective(
             # λ · sum / rows: the sum itself stays what it is, for the metrics.
             rows = jnp.maximum(next_weights(batch).sum(), 1.0)
             out["lm_loss"] = rows / lm_weight
+        if penalty:
+            out["mix_loss"] = out["task_loss"]
         return out
 
     def loss(params: Any, batch: TaskBatch, key: Any = None) -> Sums:
@@ -44,10 +54,14 @@ def task_objective(
             encoded=lm_weight > 0,
             rngs={} if key is None else {"dropout": key},
         )
-        if not lm_weight:
-            return problem.sums(told, batch)
-        logits, out = told
-        language = language_sums(out, batch, module.config)
-        return {**problem.sums(logits, batch), **language}
+        logits, out = told if lm_weight else (told, None)
+        sums = problem.sums(logits, batch)
+        if lm_weight:
+            sums |= language_sums(out, batch, module.config)
+        if penalty:
+            # Each micro-batch has its part of it, as of the task's loss.
+            weight = batch.weights.sum()
+            sums["mix_loss"] = Mean(penalty_of(params, penalty) * weight, weight)
+        return sums
 
     return Objective("blocks", lambda rows: rows, weights, stateless(loss))

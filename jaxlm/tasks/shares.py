@@ -38,25 +38,46 @@ def shares_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
     """
     if task.layer_decay == 1 and not task.freeze:
         return None
-    paths = [path for path, _ in leaves(params)]
-    for pattern in task.freeze:
-        if not any(re.fullmatch(pattern, path) for path in paths):
-            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
-            raise UserError(
-                f"--task.freeze {pattern!r} matches no parameter; one is {near[0]}"
-            )
+    frozen = chosen(task.freeze, params, "freeze")
 
     def share(path: str, leaf: Any) -> Any:
-        if any(re.fullmatch(pattern, path) for pattern in task.freeze):
+        if path in frozen:
             return 0.0
         if path.startswith("layers/"):
             each = task.layer_decay ** np.arange(num_layers, 0, -1)
             return each.astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
-        if path.startswith("embed/"):
+        if path.startswith(("embed/", "words/")):
             return task.layer_decay ** (num_layers + 1)
         return 1.0
 
     return map_with_path(share, params)
+
+
+def chosen(patterns: tuple[str, ...], params: Any, name: str) -> set[str]:
+    """Paths that one of the patterns matches whole.
+
+    Args:
+        patterns: regular expressions.
+        params: arrays or shapes.
+        name: of the field that they are from.
+
+    Raises:
+        UserError: one of them matches nothing.
+    """
+    paths = [path for path, _ in leaves(params)]
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            matched = {path for path in paths if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise UserError(f"--task.{name} {pattern!r}: {error}") from None
+        if not matched:
+            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
+            raise UserError(
+                f"--task.{name} {pattern!r} matches no parameter; one is {near[0]}"
+            )
+        found |= matched
+    return found
 
 
 def held(params: Any, shares: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -25,7 +26,7 @@ from jaxlm.tree import map_with_path, match
 # these names is: kernels and all three tables decay, biases and norms do not.
 DECAY = (
     (r".*\b(kernel|table)|layers/projection", True),
-    (r".*\b(bias|scale)", False),
+    (r".*\b(bias|scale)|mix\w*/weights", False),
 )
 
 Schedule = optax.Schedule  # step → learning rate
@@ -70,16 +71,24 @@ def make_optimizer(
     if config.factor != 1:
         clip = optax.chain(optax.scale(config.factor), clip)
     parts = [clip, scaled, decay, last, optax.scale_by_learning_rate(rate)]
-    if shares is not None:
-        parts.append(scale_by_shares(shares))
-    return optax.chain(*parts), rate
+    whole = optax.chain(*parts)
+    if shares is None:
+        return whole, rate
+    trained = jax.tree.map(lambda share: bool(np.any(share)), shares)
+    if not all(jax.tree.leaves(trained)):
+        whole = optax.masked(whole, trained)  # no moments of what is frozen
+    return optax.chain(whole, scale_by_shares(shares)), rate
 
 
 def scale_by_shares(shares: Any) -> optax.GradientTransformation:
     """Each leaf's update times its share: layer-wise rates, 0 for what is frozen."""
 
+    def one(update: Any, share: Any) -> Any:
+        # Not 0, which would make a 0 of a -0.
+        return update * share if np.any(share) else jnp.full_like(update, -0.0)
+
     def update(updates: Any, state: Any, params: Any = None):
-        return jax.tree.map(lambda u, s: u * s, updates, shares), state
+        return jax.tree.map(one, updates, shares), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

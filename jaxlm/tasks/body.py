@@ -1,0 +1,170 @@
+"""Vectors of a row's tokens → other vectors, or one: a small model between the trunk
+and the head.
+
+    hidden states ── mix ──── BiLSTM, BiLSTM … ──┬── pool ── head
+                  └─ mix ────────────────────────┘              with mix = both
+
+Peters et al. 2018, sections 3.2 and 3.3: features from a language model that stays as
+it is, mixed for the task, at the input of its model and at the output too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxlm.models.layers import NEG_INF, Dropout, Dtype
+from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
+from jaxlm.models.scalar_mix import ScalarMix, mix_penalty
+from jaxlm.models.words import uniform
+
+MIXES = ("mix", "mix_out")  # names of their parameters
+
+
+class Mixing(NamedTuple):
+    """Which hidden states are mixed, and how."""
+
+    layers: tuple[int, ...] = ()  # numbers of them; empty: all
+    normalise: bool = False
+    output: bool = False  # a second mix goes beside the output of the body
+
+
+def mixed(
+    mixing: Mixing,
+    hidden_MBLD: Float[Array, "M B L D"],
+    mask_BL: Bool[Array, "B L"],
+    name: str,
+) -> Float[Array, "B L D"]:
+    """γ Σ softmax(w)_n hidden_n over the chosen layers, inside a compact module."""
+    if mixing.layers:
+        hidden_MBLD = jnp.stack([hidden_MBLD[n] for n in mixing.layers])
+    return ScalarMix(mixing.normalise, name=name)(hidden_MBLD, mask_BL)
+
+
+class Body(NamedTuple):
+    """Of a BiLSTM."""
+
+    width: int  # cells of a direction
+    depth: int
+
+
+class BiLstms(nn.Module):
+    """Layers of LSTMs that read a row in both directions."""
+
+    body: Body
+    dropout: float  # share dropped of what each layer reads
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B L 2*F"]:
+        """Forward and backward side by side; 0 behind a row's end."""
+        for n in range(self.body.depth):
+            x_BLD = Dropout(self.dropout)(x_BLD)
+            layer = BiLstm(self.body.width, self.dtype, name=f"layer_{n}")
+            x_BLD = layer(x_BLD, mask_BL)
+        return x_BLD
+
+
+class BiLstm(nn.Module):
+    """One layer; torch's LSTM but for the forget gate's bias, which starts at 1."""
+
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B L 2*F"]:
+        """Its positions read from both ends of what `mask_BL` leaves."""
+        inputs, width = x_BLD.shape[2] + self.width, self.width
+        init = uniform(1 / math.sqrt(width))
+        weights = Weights(
+            self.param("kernel", init, (2, inputs, 4, width)),
+            self.param("bias", nn.initializers.zeros, (2, 4, width)),
+            None,
+        )
+        lengths_B = mask_BL.sum(axis=1)
+        zeros = jnp.zeros((2, len(x_BLD), width))
+        y_2BLF, _ = lstm(
+            both_ways(jnp.stack([x_BLD, x_BLD]), lengths_B),
+            weights,
+            Carry(zeros, zeros),
+            jnp.stack([lengths_B, lengths_B]),
+            dtype=self.dtype,
+        )
+        return jnp.concatenate(list(both_ways(y_2BLF, lengths_B)), axis=-1)
+
+
+class AttentionPool(nn.Module):
+    """Σ softmax(x · kernel) x over a row's tokens: one learnt question to all rows."""
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B D"]:
+        """Float32; at first, the plain mean."""
+        x_BLD = x_BLD.astype(jnp.float32)
+        kernel_D = self.param("kernel", nn.initializers.zeros, x_BLD.shape[2:])
+        score_BL = jnp.where(mask_BL, x_BLD @ kernel_D, NEG_INF)
+        return jnp.einsum("bl,bld->bd", jax.nn.softmax(score_BL), x_BLD)
+
+
+def mean_pool(
+    x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+) -> Float[Array, "B D"]:
+    """The mean of a row's tokens, float32."""
+    real_BL1 = mask_BL[..., None].astype(jnp.float32)
+    total_BD = (x_BLD.astype(jnp.float32) * real_BL1).sum(1)
+    return total_BD / jnp.maximum(real_BL1.sum(1), 1.0)
+
+
+def max_pool(
+    x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+) -> Float[Array, "B D"]:
+    """The largest of each channel over a row's tokens, float32."""
+    return jnp.where(mask_BL[..., None], x_BLD.astype(jnp.float32), NEG_INF).max(1)
+
+
+def penalty_of(params: dict, strength: float) -> Float[Array, ""]:
+    """λ‖w‖² of all mixes."""
+    found = [mix_penalty(params[name], strength) for name in MIXES if name in params]
+    return jnp.stack(found).sum()
+
+
+def mix_figures(params: dict, layers: tuple[int, ...]) -> dict[str, float]:
+    """What each layer is worth to a task: its share in each mix, and γ.
+
+    Args:
+        params: of a run.
+        layers: numbers of those that are mixed; empty: all.
+    """
+    out: dict[str, float] = {}
+    for name in MIXES:
+        if name not in params:
+            continue
+        weights = np.asarray(params[name]["weights"], np.float64)
+        shares = np.exp(weights - weights.max())
+        shares /= shares.sum()
+        for n, share in zip(layers or range(len(shares)), shares, strict=True):
+            out[f"{name}_layer{n}"] = float(share)
+        out[f"{name}_gamma"] = float(params[name]["scale"])
+    return out
+
+
+def body_flops(body: Body | None, inputs: int, length: int) -> int:
+    """Of one row of vectors of width `inputs` through `BiLstms`."""
+    row = 0
+    if body is None:
+        return row
+    for _ in range(body.depth):
+        row += 2 * 4 * body.width * (inputs + body.width)
+        inputs = 2 * body.width
+    return 2 * length * row
