@@ -243,7 +243,7 @@ def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneCo
     if dev and task.evaluations:
         every = max(1, round(a_pass / task.evaluations))
     # One step at least where there is any: the first rate is 0, as in both releases.
-    warmup = max(int(steps * task.warmup), task.warmup > 0)
+    warmup = max(int(steps * task.warmup), int(task.warmup > 0))
     optim = dataclasses.replace(config.optim, warmup=warmup)
     return dataclasses.replace(config, steps=steps, optim=optim, eval_every=every)
 

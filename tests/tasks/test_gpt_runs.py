@@ -1,0 +1,220 @@
+"""GPTs and alternatives by the command line: trained, stopped, told, exported."""
+
+import contextlib
+import io
+import json
+import lzma
+import random
+import string
+
+import numpy as np
+import pytest
+from exported import export
+from reviews import BAD, GOOD, REST, write_tsv
+from roads import digest, mistake
+
+from jaxlm.cli import main
+from jaxlm.config import gpt2
+from jaxlm.convert.directory import export_model, of_params
+from jaxlm.models import build
+from jaxlm.tasks.fitted import open_fitted
+from jaxlm.text.tokenizers import train_tokenizer
+from jaxlm.train.state import init_params
+
+FLAGS = [
+    *("--batch", "16", "--length", "24", "--task.buckets", "24", "--mesh.data", "1"),
+    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "100"),
+]
+
+
+def command(recipe, model, data, workdir, *more):
+    where = ["--init", str(model), "--data", str(data), "--workdir", str(workdir)]
+    return ["finetune", recipe, *where, *FLAGS, *more]
+
+
+def lines(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory):
+    """A random GPT-2 whose vocabulary has the words of the reviews."""
+    words = [*GOOD, *BAD, *REST, *string.ascii_lowercase]
+    texts = [" ".join(words)] * 20
+    tokenizer = train_tokenizer("byte_bpe", texts, vocab_size=400, verbatim=True)
+    shape = {"num_layers": 2, "num_heads": 2, "d_model": 32, "d_ff": 64}
+    config = gpt2("tiny", vocab_size=400, max_length=32, init_std=0.1, **shape)
+    source = of_params(config, init_params(build(config), 0))
+    out = tmp_path_factory.mktemp("gpt") / "model"
+    export_model(out, source, tokenizer, origin={})
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def run(gpt, sst2, tmp_path_factory):
+    """(workdir, its words, state sha256)."""
+    workdir = tmp_path_factory.mktemp("run") / "sst2"
+    more = ["--task.epochs", "12", "--optim.peak", "0.003", "--model.dropout", "0"]
+    words = command("sst2_gpt", gpt, sst2, workdir, *more)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(words) == 0
+    out = printed.getvalue()
+    assert "rows of embed/token/table for _start_, _delimiter_, _classify_" in out
+    return workdir, words, out.split("state sha256 ")[1].split()[0]
+
+
+def test_a_gpt_learns_the_task_and_the_language_of_its_rows(run):
+    workdir, _, _ = run
+    records = lines(workdir)
+    for each in records:
+        whole = each["task_loss"] + 0.5 * each["lm_loss"]
+        assert abs(each["loss"] - whole) < 1e-4 * whole
+    assert records[-1]["lm_loss"] < 0.6 * records[0]["lm_loss"]
+    assert records[-1]["lm_accuracy"] > records[0]["lm_accuracy"]
+    found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
+    assert max(found) > 0.9
+    best = open_fitted(workdir)
+    assert best.config.model.vocab_size == 403
+    assert best.config.optim.warmup == 1  # .2 % of 150 steps
+
+
+def test_a_gpt_s_run_goes_on_evaluates_and_predicts(run, sst2, tmp_path, capsys):
+    workdir, words, whole = run
+    words = [str(tmp_path / "r") if each == str(workdir) else each for each in words]
+    assert main([*words, "--stop", "20"]) == 0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert digest(capsys) == whole
+    dev = f"{sst2}/dev.tsv"
+    assert main(["evaluate", str(workdir), "--data", dev, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    logged = next(r for r in lines(workdir) if r["step"] == figures["step"])
+    assert figures["accuracy"] == logged["eval_accuracy"]
+    out = tmp_path / "out.tsv"
+    assert main(["predict", str(workdir), "--data", dev, "--out", str(out)]) == 0
+    said = [line.split("\t")[0] for line in out.read_text().splitlines()[1:]]
+    with open(dev) as file:
+        truth = [line.rstrip("\n").split("\t")[1] for line in file][1:]
+    right = [a == b for a, b in zip(said, truth, strict=True)]
+    assert np.isclose(np.mean(right), figures["accuracy"])
+
+
+def few(shared, task, out, count=32):
+    """The first rows of a task of GLUE."""
+    for name in ("train", "dev"):
+        with lzma.open(shared / "glue" / task / f"{name}.tsv.xz", "rt") as file:
+            rows = [next(file) for _ in range(count + 1)]
+        out.mkdir(exist_ok=True)
+        (out / f"{name}.tsv").write_text("".join(rows))
+    return out
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("recipe", "task", "name", "figure", "more"),
+    [
+        ("entailment_gpt", "RTE", "gpt1", "accuracy", ["--task.label", "label"]),
+        ("similarity_gpt", "STS-B", "gpt2", "pearson", ["--seeds", "2"]),
+    ],
+)
+def test_real_pairs_are_read_by_both_kinds_of_gpt(
+    recipe, task, name, figure, more, shared, tmp_path, capsys
+):
+    export(tmp_path / "m", name)
+    data = few(shared, task, tmp_path / "d")
+    words = command(recipe, tmp_path / "m", data, tmp_path / "r", *more)
+    assert main([*words, "--task.epochs", "1"]) == 0
+    capsys.readouterr()
+    workdir = tmp_path / "r" / "seed-1" if "--seeds" in more else tmp_path / "r"
+    asked = ["evaluate", str(workdir), "--data", f"{data}/dev.tsv", "--json"]
+    assert main(asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["step"] == 2 and np.isfinite(found["loss"]) and figure in found
+
+
+def stories(count, seed):
+    """The ending with a word of the beginning's kind is right; 2 to 4 endings."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        kind = draw.randrange(2)
+        endings = [
+            f"the {draw.choice((BAD, GOOD)[1 - kind])} end"
+            for _ in range(draw.randrange(2, 5))
+        ]
+        right = draw.randrange(len(endings))
+        endings[right] = f"the {draw.choice((BAD, GOOD)[kind])} end"
+        yield {
+            "article": f"a {draw.choice((BAD, GOOD)[kind])} film",
+            "question": "and",
+            "options": endings,
+            "answer": string.ascii_uppercase[right],
+        }
+
+
+RACE = [
+    *("--task.text", "article", "--task.pair", "question", "--task.label", "answer"),
+    *("--task.choices", "options"),
+]
+
+
+def test_a_bert_chooses_among_two_to_four(model_directory, tmp_path):
+    for name, count, seed in (("train", 320, 1), ("dev", 60, 2)):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        text = "".join(json.dumps(each) + "\n" for each in stories(count, seed))
+        (tmp_path / "d" / f"{name}.jsonl").write_text(text)
+    rate = ["--optim.peak", "0.002", "--task.epochs", "8", "--model.dropout", "0"]
+    words = command("choice", model_directory, tmp_path / "d", tmp_path / "r", *RACE)
+    assert main([*words, *rate]) == 0
+    records = lines(tmp_path / "r")
+    best = max(r["eval_accuracy"] for r in records if "eval_accuracy" in r)
+    assert best > 0.9
+    assert open_fitted(tmp_path / "r").config.task.labels == ("A", "B", "C", "D")
+    # Answers are not read, and an alternative that is not there is never told.
+    asked = [{**each, "answer": None} for each in stories(60, 2)]
+    text = "".join(json.dumps(each) + "\n" for each in asked)
+    (tmp_path / "in.jsonl").write_text(text)
+    where = ["--data", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.tsv")]
+    assert main(["predict", str(tmp_path / "r"), *where]) == 0
+    head, *rows = (
+        line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()
+    )
+    assert head == ["prediction", "p(A)", "p(B)", "p(C)", "p(D)"]
+    for row, each in zip(rows, asked, strict=True):
+        lacking = row[1 + len(each["options"]) :]
+        assert all(float(p) == 0 for p in lacking)
+        assert string.ascii_uppercase.index(row[0]) < len(each["options"])
+    right = [row[0] == s["answer"] for row, s in zip(rows, stories(60, 2), strict=True)]
+    assert np.isclose(np.mean(right), best)
+
+
+def test_mistakes_are_one_line(gpt, model_directory, sst2, tmp_path, capsys):
+    def said(recipe, model, *more, data=sst2):
+        return mistake(capsys, *command(recipe, model, data, tmp_path / "r", *more))
+
+    spans = ["--task.kind", "spans", "--task.metric", "f1"]
+    assert "task.kind = spans needs a BERT" in said("sst2_gpt", gpt, *spans)
+    tokens = ["--task.kind", "tokens", "--task.metric", "accuracy"]
+    assert "task.kind = tokens needs a BERT" in said("sst2_gpt", gpt, *tokens)
+    assert "a GPT, which has no pooler: pass --task.pooling last" in said("sst2", gpt)
+    assert "is no GPT, whose loss" in said("sst2_gpt", model_directory)
+    record = next(iter(stories(1, 0)))
+    for change, more, words in (
+        ({"answer": "E"}, [], "x.jsonl, line 1: label 'E' is none of A, B"),
+        ({"options": []}, [], "x.jsonl, line 1: 0 alternatives in options"),
+        ({"options": ["a", ""]}, [], "x.jsonl, line 1: alternative 2 of 2 is empty"),
+        ({}, ["--task.choices", "endings"], "x.jsonl, line 1: no key 'endings'"),
+    ):
+        path = tmp_path / "x.jsonl"
+        path.write_text(json.dumps({**record, **change}) + "\n")
+        assert words in said("choice", model_directory, *RACE, *more, data=path)
+
+
+def test_what_transformers_reads_otherwise_is_not_exported(gpt, tmp_path, capsys):
+    rows = [("the film", "a story", "1"), ("a film", "the end", "0")] * 8
+    data = write_tsv(tmp_path / "x.tsv", ("sentence1", "sentence2", "score"), rows)
+    words = command("similarity_gpt", gpt, data, tmp_path / "r", "--task.epochs", "1")
+    assert main(words) == 0
+    out = ["--to", "hf", "--out", str(tmp_path / "hf")]
+    assert "both orders" in mistake(capsys, "export", str(tmp_path / "r"), *out)
