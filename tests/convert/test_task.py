@@ -1,8 +1,11 @@
 """A fine-tuned model goes out, and transformers says what it says."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import TaskConfig, bert
 from jaxlm.convert.task import export_task
@@ -79,3 +82,65 @@ def test_what_transformers_does_not_have_is_said(tmp_path):
     tokenizer = train_tokenizer("wordpiece", ["a film is dull"] * 9, vocab_size=60)
     with pytest.raises(UserError, match="pooled by mean has no class in transformers"):
         export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
+
+
+def reads(tokenizer, *texts):
+    """Rows of a GPT's task, put together by hand."""
+    first = tokenizer.vocab_size
+    a, *b = (tokenizer.encode(text).ids.tolist() for text in texts)
+    return [first, *a, *([first + 1, *b[0]] if b else []), first + 2]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["gpt1", "gpt2"])
+@pytest.mark.parametrize("kind", ["class", "number"])
+def test_a_gpt_s_class_is_read_off_its_last_token(name, kind, tmp_path):
+    import torch
+    import transformers
+
+    tokenizer = tokenizer_of(CONFIGS[name])
+    size = tokenizer.vocab_size + 3
+    config = dataclasses.replace(CONFIGS[name], vocab_size=size)
+    module = TaskModel(config, 3 if kind == "class" else 1, "last")
+    head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
+    params = {**random_params(config), "task": head}
+    task = TaskConfig(
+        kind=kind, labels=LABELS[kind], metric=METRIC[kind], pooling="last"
+    )
+    export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
+    auto = transformers.AutoModelForSequenceClassification
+    model, report = auto.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    texts = ["it was.", "out of the house."]
+    rows = [reads(tokenizer, each) for each in texts]
+    assert theirs(texts)["input_ids"] == rows
+    pair = theirs(*texts)["input_ids"]
+    assert pair == reads(tokenizer, *texts)
+    rows.append(pair)
+    length = max(map(len, rows))
+    mask = np.arange(length)[None] < np.array([[len(row)] for row in rows])
+    tokens = np.zeros(mask.shape, np.int32)
+    tokens[mask] = np.concatenate(rows)
+    said = jax.jit(module.apply)(
+        {"params": params}, *map(jax.numpy.asarray, (tokens, tokens, mask))
+    )
+    padded = theirs.pad({"input_ids": rows}, return_tensors="pt")
+    with torch.no_grad():
+        want = model.eval()(**padded).logits.numpy()
+    assert np.abs(np.asarray(said) - want).max() < 2e-5 * np.abs(want).max()
+    if kind == "class":
+        told = transformers.pipeline("text-classification", str(tmp_path / "m"))
+        best = LABELS[kind][int(want[0].argmax())]
+        assert told(texts[0])[0]["label"] == best
+
+
+def test_a_gpt_that_is_read_otherwise_has_no_class(tmp_path):
+    tokenizer = tokenizer_of(CONFIGS["gpt2"])
+    config = CONFIGS["gpt2"]
+    for task, said in (
+        (TaskConfig(pooling="mean"), "pooled by mean has no class in transformers"),
+        (TaskConfig(pooling="last", pair="b", both_orders=True), "both orders"),
+    ):
+        with pytest.raises(UserError, match=said):
+            export_task(tmp_path / "m", config, task, {}, tokenizer, origin={})

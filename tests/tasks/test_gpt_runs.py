@@ -68,11 +68,11 @@ def run(gpt, sst2, tmp_path_factory):
 def test_a_gpt_learns_the_task_and_the_language_of_its_rows(run):
     workdir, _, _ = run
     records = lines(workdir)
-    for each in records:
-        whole = each["task_loss"] + 0.5 * each["lm_loss"]
-        assert abs(each["loss"] - whole) < 1e-4 * whole
-    assert records[-1]["lm_loss"] < 0.6 * records[0]["lm_loss"]
-    assert records[-1]["lm_accuracy"] > records[0]["lm_accuracy"]
+    first = records[0]  # of one step; others are means over several
+    whole = first["task_loss"] + 0.5 * first["lm_loss"]
+    assert abs(first["loss"] - whole) < 1e-5 * whole
+    assert records[-1]["lm_loss"] < 0.6 * first["lm_loss"]
+    assert records[-1]["lm_accuracy"] > first["lm_accuracy"]
     found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
     assert max(found) > 0.9
     best = open_fitted(workdir)
