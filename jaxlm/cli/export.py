@@ -111,8 +111,6 @@ def _export_task(args: Export) -> int:
 
     if args.to != "hf":
         raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
-    if args.verify:
-        raise UserError("--verify knows no models of tasks: leave it out")
     fitted = open_fitted(args.directory)
     config = fitted.config
     if isinstance(config.model, ElmoConfig):
@@ -135,7 +133,19 @@ def _export_task(args: Export) -> int:
         origin=where,
     )
     say_written(args.out, digests)
-    return 0
+    return _verified_task(fitted, args.out) if args.verify else 0
+
+
+def _verified_task(fitted: Any, out: str) -> int:
+    """Compare a fine-tuned model with transformers' on real text; the exit status."""
+    from jaxlm.convert.verify import passages, verify_task
+    from jaxlm.tasks.fitted import sample
+
+    batches, scores = sample(fitted, passages(fitted.tokenizer))
+    report = verify_task(batches, scores, Path(out))
+    for line in report.lines:
+        print(line)
+    return 0 if report.passed else 1
 
 
 def origin(directory: str, model: Any) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
             has_logits = logits is not None
             array = logits if has_logits else out.last_hidden_state
             arrays[f"outputs_{i}"] = array[0].numpy()
+        for i, batch in enumerate(asked.get("batches", ())):
+            found = model(**{name: torch.tensor(x) for name, x in batch.items()})
+            arrays[f"outputs_{i}"] = _answers(found, torch)[0].numpy()
         greedy = [
             model.generate(
                 torch.tensor([ids_]), max_new_tokens=asked["new"], do_sample=False
@@ -65,6 +68,13 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
         "greedy": greedy,
     }
     return said, arrays
+
+
+def _answers(found: Any, torch: Any) -> Any:
+    """What a task's class says: of a span the logits of both its ends."""
+    if hasattr(found, "start_logits"):
+        return torch.stack([found.start_logits, found.end_logits], -1)
+    return found.mc_logits if hasattr(found, "mc_logits") else found.logits
 
 
 def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:

@@ -97,7 +97,7 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
         out: the export.
         to: its format.
     """
-    texts = passages(ours)
+    texts = passages(ours.tokenizer)
     if to == "gguf" and isinstance(ours.config, GptConfig):
         return _verify_scores(ours, out, texts)
     if to in _VECTORS:
@@ -133,6 +133,32 @@ def verify(ours: Ours, out: Path, to: str) -> Report:
     return Report(
         [*lines, f"{NAMES[to]} {said['version']}: {_verdict(passed)}"], passed
     )
+
+
+def verify_task(
+    batches: Sequence[dict[str, Any]], mine: list[np.ndarray], out: Path
+) -> Report:
+    """The same of a fine-tuned model that transformers loads.
+
+    Args:
+        batches: arguments of its class by name, each a batch of one example.
+        mine: of each example the logits that jaxlm has, [Y], or of each token [L, Y].
+        out: the export.
+    """
+    asked = {"texts": [], "rows": [], "batches": batches, "prompts": [], "new": 0}
+    said, arrays = run_client("hf", out, asked)
+    lines = [f"{NAMES['hf']}: {note}" for note in said["notes"]]
+    theirs = [arrays[f"outputs_{i}"] for i in range(len(mine))]
+    line, good = _difference(mine, theirs, "logits", TOLERANCES["hf"])
+    lines.append(line)
+    if mine[0].shape[-1] > 1:
+        pairs = zip(mine, theirs, strict=True)
+        same = [a.argmax(-1) == b.argmax(-1) for a, b in pairs]
+        equal, total = np.sum([s.sum() for s in same]), np.sum([s.size for s in same])
+        lines.append(f"answers  equal in {equal:,} of {total:,}")
+    passed = good and not said["notes"]
+    verdict = f"{NAMES['hf']} {said['version']}: {_verdict(passed)}"
+    return Report([*lines, verdict], passed)
 
 
 def _verify_vectors(ours: Ours, out: Path, to: str, texts: list[str]) -> Report:
@@ -186,13 +212,8 @@ def _verdict(passed: bool) -> str:
 def _compare(
     mine: list[np.ndarray], theirs: list[np.ndarray], what: str, tolerance: float
 ) -> tuple[list[str], bool]:
-    worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
-    scale = max(np.abs(b).max() for b in theirs)
-    good = bool(worst <= tolerance * scale)
-    lines = [
-        f"{what:<7}  max |Δ| {worst:.1e}, max |{what}| {scale:.3g}: "
-        f"{worst / scale:.1e} of it, tolerance {tolerance:.0e}"
-    ]
+    line, good = _difference(mine, theirs, what, tolerance)
+    lines = [line]
     if what == "logits":
         a, b = np.concatenate(mine), np.concatenate(theirs)
         first = (a.argmax(-1) == b.argmax(-1)).sum()
@@ -204,6 +225,18 @@ def _compare(
             f"{count} likeliest at {all_five:,}"
         )
     return lines, good
+
+
+def _difference(
+    mine: list[np.ndarray], theirs: list[np.ndarray], what: str, tolerance: float
+) -> tuple[str, bool]:
+    worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
+    scale = max(np.abs(b).max() for b in theirs)
+    line = (
+        f"{what:<7}  max |Δ| {worst:.1e}, max |{what}| {scale:.3g}: "
+        f"{worst / scale:.1e} of it, tolerance {tolerance:.0e}"
+    )
+    return line, bool(worst <= tolerance * scale)
 
 
 def _greedy(
@@ -233,15 +266,15 @@ def _greedy(
     return f"greedy   {equal} of {total} tokens equal", good
 
 
-def passages(ours: Ours) -> list[str]:
+def passages(tokenizer: Tokenizer) -> list[str]:
     """Of the shipped texts, in the language that has fewer unknown tokens."""
-    unknown = ours.tokenizer.special.unknown if ours.tokenizer.special else -1
+    unknown = tokenizer.special.unknown if tokenizer.special else -1
     best: tuple[float, list[str]] = (2.0, [])
     for file in sorted(SHIPPED.glob("*.txt.xz")):
         with lzma.open(file, "rt", encoding="utf-8") as lines:
             long = (line.strip() for line in lines if len(line) > 60)
             texts = [line[:400] for line in islice(long, 40, 48)]
-        ids = np.concatenate([ours.tokenizer.encode(text).ids for text in texts])
+        ids = np.concatenate([tokenizer.encode(text).ids for text in texts])
         best = min(best, (float(np.mean(ids == unknown)), texts))
     return best[1]
 

@@ -39,10 +39,11 @@ from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import classes_of, sentence_problem
 from jaxlm.tasks.shares import chosen, shares_of
-from jaxlm.tasks.splits import Splits
+from jaxlm.tasks.splits import Splits, split_of
 from jaxlm.tasks.tables import read_table
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.tasks.words import tags_of, word_problem
+from jaxlm.text.records import TFDS, record_files
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
 from jaxlm.train.state import abstract_params
@@ -136,6 +137,11 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     """
     config = _with_model(config, tokenizer)
     task = config.task
+    if splits.train.startswith(TFDS) and task.kind in ("tokens", "spans"):
+        raise UserError(
+            f"{splits.train}: of TFDS datasets classes, numbers and choices are read; "
+            f"task.kind = {task.kind} takes a file"
+        )
     task = dataclasses.replace(task, labels=labels_of(task, splits.train))
     if task.kind == "class" and task.metric == "f1" and len(task.labels) != 2:
         raise UserError(
@@ -159,8 +165,8 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     for file in (train, dev) if dev else (train,):
         notes += file.rows.notes
     data = {
-        "data": str(Path(splits.train).resolve()),
-        "dev": str(Path(splits.dev).resolve()) if splits.dev else "",
+        "data": _named(splits.train),
+        "dev": _named(splits.dev),
         "data_sha256": _sha256(splits),
         "tokenizer_sha256": tokenizer.sha256,
     }
@@ -253,10 +259,16 @@ def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
     return File(examples, problem.encode(examples, True))
 
 
+def _named(path: str) -> str:
+    return path if not path or path.startswith(TFDS) else str(Path(path).resolve())
+
+
 def files_of(path: str) -> list[Path]:
-    """A file, or those of a directory; none of an empty path."""
+    """A file, or those of a directory or dataset; none of an empty path."""
     if not path:
         return []
+    if path.startswith(TFDS):
+        return [Path(each) for each in record_files(*split_of(path), fields=())]
     here = Path(path)
     return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
 

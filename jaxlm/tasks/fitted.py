@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from jaxlm.config import FinetuneConfig, MeshConfig
+from jaxlm.config import FinetuneConfig, GptConfig, MeshConfig
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.body import mix_figures
 from jaxlm.tasks.finetune import File, module_of, problem_of
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem, Scores
+from jaxlm.tasks.rows import batch_of, encode
+from jaxlm.tasks.spelling import spelling_of
+from jaxlm.tasks.tables import Example
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.best import restore_best
 from jaxlm.train.state import abstract_params
@@ -95,3 +101,47 @@ def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int
     fitted.problem.write(beside, examples, rows, scores)
     beside.replace(out)
     return len(examples)
+
+
+def sample(
+    fitted: Fitted, texts: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Rows of the task's form made of any texts, to compare programs on.
+
+    Args:
+        fitted: a BERT's or GPT's.
+        texts: where the task has two a row takes the next one too, and so on.
+
+    Returns:
+        Of each row the arguments of transformers' class by name, as lists, and its
+        logits, [Y], or of each token [L, Y].
+    """
+    config, task = fitted.config, fitted.config.task
+    two = bool(task.pair) or task.kind == "spans"
+    most = len(task.labels)  # alternatives
+    turns = [
+        [texts[(i + n) % len(texts)] for n in range(2 + most)]
+        for i in range(len(texts))
+    ]
+    examples = [
+        Example(a, b if two else None, None, "", tuple(more)) for a, b, *more in turns
+    ]
+    if task.kind == "choice":
+        rows = fitted.problem.encode(examples, False)
+    else:
+        spelling = spelling_of(config.model, fitted.tokenizer)
+        rows = encode(examples, spelling, config.length)
+    decoder = isinstance(config.model, GptConfig)
+    batches, scores = [], []
+    for i, length in enumerate(rows.lengths):
+        batch = batch_of(rows, np.array([i]), int(length))
+        inputs = map(jnp.asarray, (batch.tokens, batch.token_types, batch.mask))
+        logits = fitted.module.apply({"params": fitted.params}, *inputs)
+        scores.append(np.asarray(logits)[0])
+        named = {"input_ids": batch.tokens, "attention_mask": batch.mask.astype(int)}
+        if not decoder:
+            named["token_type_ids"] = batch.token_types
+        elif task.kind == "choice":
+            named["mc_token_ids"] = batch.mask.sum(-1) - 1
+        batches.append({name: each.tolist() for name, each in named.items()})
+    return batches, scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxlm.text.records import TFDS, split_names
 from jaxlm.types import UserError
 
 _TRAIN = ("train",)
@@ -24,16 +25,19 @@ def find_splits(data: str, dev: str = "") -> Splits:
     Args:
         data: the training file, or a directory that has one: of the files with "train"
             in their names the one that begins with it, else the first by name; or
-            directories of seq.in and seq.out so named.
+            directories of seq.in and seq.out so named. Or `tfds:NAME`, a dataset with a
+            split so named, and `tfds:NAME:SPLIT`.
         dev: the dev file; empty: that of the directory, dev, valid(ation) or testa.
 
     Raises:
         UserError: a path is not there, or a directory has no training file.
     """
-    path = Path(data)
-    for each in (path, Path(dev)) if dev else (path,):
-        if not each.exists():
+    for each in (data, dev) if dev else (data,):
+        if not each.startswith(TFDS) and not Path(each).exists():
             raise UserError(f"no file or directory {each}")
+    if data.startswith(TFDS):
+        return _of_dataset(data, dev)
+    path = Path(data)
     if not path.is_dir() or (path / "seq.in").is_file():
         return Splits(data, dev)
     train = _find(path, _TRAIN)
@@ -43,6 +47,22 @@ def find_splits(data: str, dev: str = "") -> Splits:
             f"{data} has no file of training data, train.*: it has {have or 'nothing'}"
         )
     return Splits(train, dev or _find(path, _DEV))
+
+
+def split_of(path: str) -> tuple[str, str]:
+    """`tfds:NAME:SPLIT` → (`tfds:NAME`, SPLIT), which may be empty."""
+    name, colon, split = path.removeprefix(TFDS).rpartition(":")
+    if not colon or "/" in split:
+        return path, ""
+    return TFDS + name, split
+
+
+def _of_dataset(data: str, dev: str) -> Splits:
+    if split_of(data)[1]:
+        return Splits(data, dev)
+    names = split_names(data)
+    found = [name for name in names if name.startswith(_DEV)]
+    return Splits(f"{data}:train", dev or (f"{data}:{found[0]}" if found else ""))
 
 
 def _find(directory: Path, names: tuple[str, ...]) -> str:

@@ -19,7 +19,9 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
+from jaxlm.tasks.splits import split_of
 from jaxlm.text.files import read_file
+from jaxlm.text.records import TFDS, read_columns
 from jaxlm.types import UserError
 
 _PACKED = (".xz", ".gz", ".zst")
@@ -46,6 +48,7 @@ def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
 
     Args:
         path: `.jsonl`, `.csv`, or anything else: TSV; packed by xz, gz or zst, or not.
+            Or `tfds:NAME:SPLIT`, whose columns are its fields.
         task: names the columns.
         labelled: whether the column of labels is read.
 
@@ -57,12 +60,13 @@ def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
     columns += [task.pair] if task.pair else []
     columns += [task.label] if labelled else []
     columns += task.choices
-    content = read_file(path)
-    rows = _json_rows if suffix(path) in (".jsonl", ".json") else _table_rows
-    examples = [
-        _example(where, cells, task, labelled)
-        for where, cells in rows(path, content, columns)
-    ]
+    if path.startswith(TFDS):
+        rows = _record_rows(path, columns)
+    elif suffix(path) in (".jsonl", ".json"):
+        rows = _json_rows(path, read_file(path), columns)
+    else:
+        rows = _table_rows(path, read_file(path), columns)
+    examples = [_example(where, cells, task, labelled) for where, cells in rows]
     if not examples:
         raise UserError(f"{path} has no rows")
     return examples
@@ -91,6 +95,14 @@ def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> 
             "are the least"
         )
     return Example(text, pair, label, where, tuple(choices))
+
+
+def _record_rows(path: str, columns: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    spec, split = split_of(path)
+    if not split:
+        raise UserError(f"{path} names no split: {path}:validation, for example")
+    for number, cells in enumerate(read_columns(spec, split, columns)):
+        yield f"{path}, record {number}", list(cells)
 
 
 def _json_rows(

@@ -1,24 +1,28 @@
-"""TFDS datasets as sources: `tfds:NAME/CONFIG` or `tfds:DIRECTORY`, split "train".
+"""TFDS datasets as sources: `tfds:NAME/CONFIG` or `tfds:DIRECTORY`.
+
+    read_records(spec, start)              the texts of split "train", for a corpus
+    read_columns(spec, split, columns)     some fields of each record, for a task
 
 Only the array_record format, which is read by number and without TensorFlow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlm.types import UserError
 
+TFDS = "tfds:"
 _SPLIT = "train"
 _AT_ONCE = 256  # records
 
 
-def _builder(spec: str):
+def _builder(spec: str, split: str, fields: Sequence[str]):
     import tensorflow_datasets as tfds
 
-    name = spec.removeprefix("tfds:")
+    name = spec.removeprefix(TFDS)
     try:
         # A dataset's directory holds dataset_info.json, or a version that does.
         info = [*Path(name).glob("dataset_info.json"), *Path(name).glob("*/*info.json")]
@@ -39,29 +43,67 @@ def _builder(spec: str):
             f"{spec} is in format {builder.info.file_format.value}: make it again with "
             "`tfds build --file_format=array_record`"
         )
-    if _SPLIT not in builder.info.splits:
+    if split and split not in builder.info.splits:
         splits = ", ".join(builder.info.splits)
-        raise UserError(f"{spec} has no split {_SPLIT!r}: it has {splits}")
-    if "text" not in (builder.info.features or ()):
-        fields = ", ".join(builder.info.features or ())
-        raise UserError(f'{spec} has no field "text": it has {fields}')
+        raise UserError(f"{spec} has no split {split!r}: it has {splits}")
+    for field in fields:
+        if field not in (builder.info.features or ()):
+            have = ", ".join(builder.info.features or ())
+            raise UserError(f'{spec} has no field "{field}": it has {have}')
     return builder
 
 
-def record_files(spec: str) -> list[str]:
+def split_names(spec: str) -> list[str]:
+    """The splits of a dataset.
+
+    Raises:
+        UserError: there is no such dataset on this machine, of this format.
+    """
+    return list(_builder(spec, "", ()).info.splits)
+
+
+def record_files(
+    spec: str, split: str = _SPLIT, fields: Sequence[str] = ("text",)
+) -> list[str]:
     """The files of a dataset's records.
 
     Raises:
-        UserError: there is no such dataset on this machine, of this format, with text.
+        UserError: there is no such dataset on this machine, of this format, with such
+            a split and fields.
     """
-    return [str(path) for path in _builder(spec).info.splits[_SPLIT].filepaths]
+    builder = _builder(spec, split, fields)
+    return [str(path) for path in builder.info.splits[split].filepaths]
 
 
 def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
     """(number, of how many, text) of each record from number `start` on."""
-    records: Any = _builder(spec).as_data_source(split=_SPLIT)
+    builder = _builder(spec, _SPLIT, ("text",))
+    for number, count, record in _records(builder, _SPLIT, start):
+        text = record["text"]
+        yield number, count, text.encode() if isinstance(text, str) else text
+
+
+def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
+    """Some fields of each record as text; a class by its name, "" where it has none.
+
+    Raises:
+        UserError: see `record_files`.
+    """
+    builder = _builder(spec, split, columns)
+    names = [getattr(builder.info.features[each], "names", None) for each in columns]
+
+    def cell(value: Any, classes: Sequence[str] | None) -> str:
+        if classes is not None:
+            return classes[int(value)] if 0 <= int(value) < len(classes) else ""
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    for _, _, record in _records(builder, split, 0):
+        yield [cell(record[c], n) for c, n in zip(columns, names, strict=True)]
+
+
+def _records(builder: Any, split: str, start: int) -> Iterator[tuple[int, int, Any]]:
+    records: Any = builder.as_data_source(split=split)
     for first in range(start, len(records), _AT_ONCE):
         numbers = range(first, min(first + _AT_ONCE, len(records)))
         for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
-            text = record["text"]
-            yield number, len(records), text.encode() if isinstance(text, str) else text
+            yield number, len(records), record

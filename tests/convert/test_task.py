@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
-from jaxlm.config import TaskConfig, bert
+from jaxlm.config import FinetuneConfig, TaskConfig, bert
 from jaxlm.convert.task import export_task
+from jaxlm.convert.verify import verify_task
+from jaxlm.tasks.finetune import module_of, problem_of
+from jaxlm.tasks.fitted import Fitted, sample
 from jaxlm.tasks.model import TaskModel
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
@@ -75,6 +78,47 @@ def test_transformers_has_the_same_logits_and_labels(kind, tmp_path):
     assert ours.shape == want.shape and np.abs(ours - want).max() < 2e-5
     if LABELS[kind]:
         assert tuple(theirs.config.id2label.values()) == LABELS[kind]
+
+
+PASSAGES = ["the film is dull, and long", "it was.", "out of the house.", "so it goes"]
+
+
+def runs(kind, tmp_path):
+    """(a fitted model with an encoder of random weights, its export)."""
+    row = kind in ("class", "number", "choice")
+    config = dataclasses.replace(CONFIGS["bert"], nsp=row)
+    tokenizer = tokenizer_of(config)
+    task = TaskConfig(
+        kind=kind,
+        labels=LABELS.get(kind, ("0", "1", "2")),
+        metric=METRIC.get(kind, "accuracy"),
+        choices=("endings",) if kind == "choice" else (),
+    )
+    run = FinetuneConfig(model=config, task=task, length=config.max_length)
+    problem = problem_of(run, tokenizer)
+    module = module_of(run, problem)
+    head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
+    kept = {k: v for k, v in random_params(config).items() if k not in ("mlm", "nsp")}
+    each = Fitted(run, problem, module, {**kept, "task": head}, tokenizer, 1)
+    out = tmp_path / "m"
+    export_task(out, config, task, each.params, tokenizer, origin={})
+    return each, out
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["tokens", "spans", "choice"])
+def test_verify_finds_parity_and_finds_where_there_is_none(kind, tmp_path):
+    each, out = runs(kind, tmp_path)
+    batches, scores = sample(each, PASSAGES)
+    assert len(batches) == len(scores) == len(PASSAGES)
+    two = kind in ("spans", "choice")
+    types = [np.array(batch["token_type_ids"]).max() for batch in batches]
+    assert types == [int(two)] * len(types)
+    report = verify_task(batches, scores, out)
+    assert report.passed and "parity" in report.lines[-1], report.lines
+    if kind == "tokens":
+        scores[1] = scores[1] + 1e-3 * max(np.abs(x).max() for x in scores)
+        assert not verify_task(batches, scores, out).passed
 
 
 def test_what_transformers_does_not_have_is_said(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import lzma
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,70 @@ def test_glue_s_own_files_are_read_whole(shared, name, recipe, counts):
     splits = find_splits(str(shared / "glue" / name))
     found = [read_table(path, task, labelled=True) for path in splits]
     assert tuple(map(len, found)) == counts
+
+
+BUILD = """
+import sys
+import tensorflow_datasets as tfds
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "sentence": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["negative", "positive"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, manager):
+        counts = {"train": 8, "validation": 4, "test": 2}
+        return {name: self._generate_examples(n) for name, n in counts.items()}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            label = i % 2 if count > 2 else -1
+            yield i, {"sentence": f"film {i} of {count}", "label": label}
+
+Toy(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+READ = """
+import sys
+from jaxlm.config import TaskConfig
+from jaxlm.tasks.splits import find_splits
+from jaxlm.tasks.tables import read_table
+from jaxlm.types import UserError
+spec = f"tfds:{sys.argv[1]}/toy"
+splits = find_splits(spec)
+assert splits == (f"{spec}:train", f"{spec}:validation"), splits
+assert find_splits(f"{spec}:test") == (f"{spec}:test", "")
+task = TaskConfig()
+found = read_table(splits.dev, task, labelled=True)
+assert sorted(found)[1][:3] == ("film 1 of 4", None, "positive"), found
+assert len(read_table(splits.train, task, labelled=True)) == 8
+assert len(read_table(f"{spec}:test", task, labelled=False)) == 2
+for path, each, message in [
+    (f"{spec}:test", task, "record 0: an empty label"),
+    (f"{spec}:dev", task, "no split 'dev': it has"),
+    (spec, task, "names no split"),
+    (splits.dev, TaskConfig(text="text"), 'no field "text": it has'),
+]:
+    try:
+        read_table(path, each, labelled=True)
+    except UserError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_a_tfds_dataset_is_a_task_with_its_classes_named(tmp_path):
+    for code in (BUILD, READ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]

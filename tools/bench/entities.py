@@ -126,6 +126,7 @@ def main() -> None:
     commonest = collections.Counter(
         token for entity, times in seen.items() for token in entity * times
     ).most_common(1)[0][0]
+    first = None
     for directory in args.runs:
         model = jaxlm.load(directory)
         length = model.run.length
@@ -140,6 +141,16 @@ def main() -> None:
             ]
             print(line(f"  {name}", kept))
         print(line("  all", results))
+        each = np.array([-result[:, 1].mean() for result in results])
+        if first is None:
+            first = each
+        else:
+            apart = each - first
+            error = apart.std(ddof=1) / np.sqrt(len(apart))
+            print(
+                f"  against the first: {apart.mean():+.3f} ± {error:.3f} a token, mean "
+                "over entities and its standard error"
+            )
     right = np.mean([token == commonest for row in rows for token in row.entity])
     print(f"the commonest token of an entity is {right:.1%} of them")
 
