@@ -168,7 +168,7 @@ def opened(arguments: list[str]) -> Any:
 def _batch(rows: Any, index: np.ndarray) -> Any:
     from jaxlm.tasks.rows import batch_of
 
-    return batch_of(rows, index, int(rows.lengths[index].max()), 0)
+    return batch_of(rows, index, int(rows.lengths[index].max()))
 
 
 def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
