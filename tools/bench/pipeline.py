@@ -31,6 +31,8 @@ from jaxlm.objectives import masked_lm
 from jaxlm.text.corpus import Corpus, open_corpus
 from jaxlm.text.prepare import prepare
 
+WHOLE_WORDS = {"whole_words": True}
+LEVELS = {"levels": (1 / 3, 1 / 3, 1 / 3), "choice": "each"}
 SHAPES = ((32, 128, 20), (256, 128, 20), (256, 512, 80))  # batch, length, predictions
 
 
@@ -134,9 +136,12 @@ def report(corpus: Corpus, stored: Corpus, step_ms: float, rounds: int) -> None:
         ms = read_alone(source_of(stored, length), batch, rounds)
         line("read, 1 thread, stored", shape, ms)
     for shape in SHAPES:
-        for whole in (False, True):
-            name = "pairs and " + ("whole words" if whole else "single tokens")
-            line(name, shape, transform(corpus, shape, rounds, whole_words=whole))
+        units: dict[str, dict] = {"single tokens": {}, "whole words": WHOLE_WORDS}
+        if corpus.manifest.recipe.get("spans", "none") != "none":
+            units["tokens, phrases, entities"] = LEVELS
+        for name, options in units.items():
+            ms = transform(corpus, shape, rounds, **options)
+            line(f"pairs and {name}", shape, ms)
     line(
         "single tokens, no pairs",
         SHAPES[0],
