@@ -64,7 +64,7 @@ class BiLstms(nn.Module):
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
-    ) -> Float[Array, "B L 2*F"]:
+    ) -> Float[Array, "B L O"]:
         """Forward and backward side by side; 0 behind a row's end."""
         for n in range(self.body.depth):
             x_BLD = Dropout(self.dropout)(x_BLD)
@@ -82,7 +82,7 @@ class BiLstm(nn.Module):
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
-    ) -> Float[Array, "B L 2*F"]:
+    ) -> Float[Array, "B L O"]:
         """Its positions read from both ends of what `mask_BL` leaves."""
         inputs, width = x_BLD.shape[2] + self.width, self.width
         init = uniform(1 / math.sqrt(width))
