@@ -171,6 +171,7 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
         "tokenizer_sha256": tokenizer.sha256,
     }
     module = module_of(config, problem)
+    chosen(task.fresh, abstract_params(module), "fresh")
     return Job(config, problem, module, tokenizer, train, dev, data, notes)
 
 
