@@ -10,7 +10,7 @@ import string
 import numpy as np
 import pytest
 from exported import export
-from reviews import BAD, GOOD, REST, write_tsv
+from reviews import BAD, GOOD, REST
 from roads import digest, mistake
 
 from jaxlm.cli import main
@@ -99,6 +99,11 @@ def test_a_gpt_s_run_goes_on_evaluates_and_predicts(run, sst2, tmp_path, capsys)
         truth = [line.rstrip("\n").split("\t")[1] for line in file][1:]
     right = [a == b for a, b in zip(said, truth, strict=True)]
     assert np.isclose(np.mean(right), figures["accuracy"])
+    files = ["--to", "hf", "--out", str(tmp_path / "hf")]
+    assert main(["export", str(workdir), *files]) == 0
+    wanted = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert wanted["architectures"] == ["GPT2ForSequenceClassification"]
+    assert wanted["vocab_size"] == 403 and wanted["id2label"] == {"0": "0", "1": "1"}
 
 
 def few(shared, task, out, count=32):
@@ -132,6 +137,9 @@ def test_real_pairs_are_read_by_both_kinds_of_gpt(
     assert main(asked) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["step"] == 2 and np.isfinite(found["loss"]) and figure in found
+    if recipe == "similarity_gpt":
+        out = ["--to", "hf", "--out", str(tmp_path / "hf")]
+        assert "both orders" in mistake(capsys, "export", str(workdir), *out)
 
 
 def stories(count, seed):
@@ -199,22 +207,13 @@ def test_mistakes_are_one_line(gpt, model_directory, sst2, tmp_path, capsys):
     assert "task.kind = tokens needs a BERT" in said("sst2_gpt", gpt, *tokens)
     assert "a GPT, which has no pooler: pass --task.pooling last" in said("sst2", gpt)
     assert "is no GPT, whose loss" in said("sst2_gpt", model_directory)
-    record = next(iter(stories(1, 0)))
+    good, record = stories(2, 0)
     for change, more, words in (
-        ({"answer": "E"}, [], "x.jsonl, line 1: label 'E' is none of A, B"),
-        ({"options": []}, [], "x.jsonl, line 1: 0 alternatives in options"),
-        ({"options": ["a", ""]}, [], "x.jsonl, line 1: alternative 2 of 2 is empty"),
+        ({"answer": "E"}, [], "x.jsonl, line 2: label 'E' is none of A, B"),
+        ({"options": []}, [], "x.jsonl, line 2: 0 alternatives in options"),
+        ({"options": ["a", ""]}, [], "x.jsonl, line 2: alternative 2 of 2 is empty"),
         ({}, ["--task.choices", "endings"], "x.jsonl, line 1: no key 'endings'"),
     ):
         path = tmp_path / "x.jsonl"
-        path.write_text(json.dumps({**record, **change}) + "\n")
+        path.write_text("\n".join(map(json.dumps, (good, {**record, **change}))))
         assert words in said("choice", model_directory, *RACE, *more, data=path)
-
-
-def test_what_transformers_reads_otherwise_is_not_exported(gpt, tmp_path, capsys):
-    rows = [("the film", "a story", "1"), ("a film", "the end", "0")] * 8
-    data = write_tsv(tmp_path / "x.tsv", ("sentence1", "sentence2", "score"), rows)
-    words = command("similarity_gpt", gpt, data, tmp_path / "r", "--task.epochs", "1")
-    assert main(words) == 0
-    out = ["--to", "hf", "--out", str(tmp_path / "hf")]
-    assert "both orders" in mistake(capsys, "export", str(tmp_path / "r"), *out)
