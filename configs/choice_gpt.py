@@ -22,6 +22,7 @@ def get_config() -> FinetuneConfig:
         label="answer",
         pooling="last",
         lm_weight=0.5,
+        dropout=0.1,
         warmup=0.002,
     )
     return FinetuneConfig(

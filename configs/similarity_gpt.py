@@ -26,6 +26,7 @@ def get_config() -> FinetuneConfig:
         metric="pearson",
         pooling="last",
         lm_weight=0.5,
+        dropout=0.1,
         warmup=0.002,
     )
     return FinetuneConfig(

@@ -20,6 +20,7 @@ def get_config() -> FinetuneConfig:
         label="label",
         pooling="last",
         lm_weight=0.5,
+        dropout=0.1,
         warmup=0.002,
     )
     return FinetuneConfig(

@@ -54,7 +54,7 @@ def ours(config, batch, pooling, lm_weight):
         "task": jax.tree.map(lambda x: x * 9, shape["task"]),
     }
     params = {name: params[name] for name in shape}
-    objective = task_objective(module, problem(pooling), None, lm_weight)
+    objective = task_objective(module, problem(pooling), None, lm_weight=lm_weight)
 
     def loss(params):
         sums, _ = objective.loss(params, batch)

@@ -165,7 +165,7 @@ def test_a_padded_alternative_never_wins_and_moves_nothing():
     for each in (params, bad):
         logits = np.asarray(applied(config, each, problem, rows))
         assert logits.shape == (1, 3) and logits.argmax() < 2
-    objective = task_objective(module_of(config, problem), problem, None, 0.5)
+    objective = task_objective(module_of(config, problem), problem, None, lm_weight=0.5)
 
     def loss(params, rows):
         batch = batch_of(rows, np.array([0, NONE]), 40)
