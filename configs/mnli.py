@@ -4,7 +4,7 @@ three classes. RTE, QNLI and WNLI have its form with --task.label label.
 Paper: Devlin et al. 2018, section 4.1; google-research/bert's README: 128 tokens, 32
 rows, rate 2e-5, 3 passes over 392,702 pairs.
 Published: 84.6 (matched) and 83.4 of BERT-base on the test files.
-Cost: 36,815 steps; of BERT-base 1.2 × 10^18 FLOP at 50 tokens a row.
+Cost: 36,815 steps; of BERT-base 3.0 × 10^16 FLOP at 50 tokens a row.
 
     jaxlm finetune mnli --init models/bert --data glue/MNLI --workdir runs/mnli
 """

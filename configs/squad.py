@@ -5,7 +5,7 @@ bert's README and run_squad.py: 384 tokens, windows that move by 128, questions 
 64 tokens, answers of up to 30; 12 rows at 3e-5 and 2 passes there. For Chinese files
 (CMRC 2018, DRCD) pass --task.rules cmrc.
 Published: EM 80.8, F1 88.5 of BERT-base on the dev file.
-Cost: 8,300 steps; of BERT-base 5.6 × 10^17 FLOP.
+Cost: 8,300 steps; of BERT-base 5.6 × 10^16 FLOP.
 
     jaxlm finetune squad --init models/bert --data train-v1.1.json --workdir runs/qa
 """

@@ -4,7 +4,7 @@ Paper: Devlin et al. 2018, section 4.3: no answer is a span at [CLS], and a thre
 how much it scores above the best span is chosen on the dev file; 48 rows, rate 5e-5, 2
 passes.
 Published: EM 78.7, F1 81.9 of BERT-large on the dev file.
-Cost: 5,500 steps; of BERT-base 5.6 × 10^17 FLOP.
+Cost: 5,500 steps; of BERT-base 5.6 × 10^16 FLOP.
 
     jaxlm finetune squad2 --init models/bert --data train-v2.0.json --workdir runs/qa
 """

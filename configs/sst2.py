@@ -5,7 +5,7 @@ Paper: Devlin et al. 2018, sections 4.1 and A.3: 32 rows, 3 passes, rates of 5e-
 128 tokens, its Adam without bias correction, clipping at 1, warm-up over a tenth of the
 steps under a line that falls from step 0.
 Published: 93.5 accuracy of BERT-base on the test file, 92.7 on the dev file (table 5).
-Cost: 6,313 steps; of BERT-base 1.6 × 10^17 FLOP at 40 tokens a row.
+Cost: 6,313 steps; of BERT-base 4.2 × 10^15 FLOP at 40 tokens a row.
 
     jaxlm finetune sst2 --init models/bert --data glue/SST-2 --workdir runs/sst2
 """
