@@ -8,6 +8,7 @@ import math
 import h5py
 import numpy as np
 import pytest
+from reviews import reviews, write_tsv
 from roads import Road, digest, mistake
 
 import jaxlm
@@ -29,6 +30,14 @@ TINY = """
 @pytest.fixture(scope="module")
 def road(tmp_path_factory) -> Road:
     return Road(tmp_path_factory.mktemp("elmo"), TINY)
+
+
+@pytest.fixture(scope="module")
+def sst2_rows(tmp_path_factory) -> str:
+    here = tmp_path_factory.mktemp("rows")
+    for name in ("train", "dev"):
+        write_tsv(here / f"{name}.tsv", ("sentence", "label"), reviews(24))
+    return str(here)
 
 
 def test_resume_is_bitwise_with_the_carried_state(road, capsys):
@@ -117,6 +126,19 @@ def test_embed_writes_what_the_model_computes(road, capsys):
             np.testing.assert_array_equal(file[str(i)][()], packed[str(i)])
             assert [w.decode() for w in file[f"tokens/{i}"][()]] == each
             assert packed[f"tokens/{i}"].tolist() == each
+
+
+def test_a_task_is_learnt_from_the_run_s_features(road, sst2_rows, capsys):
+    """The softmax stays behind, the LSTMs' clips and the run's own words come along."""
+    workdir = str(road.here / "task")
+    words = ["finetune", "sst2_elmo", "--init", road.run, "--data", sst2_rows]
+    flags = "--batch 8 --length 16 --task.epochs 1 --task.width 4 --mesh.data 1"
+    flags += " --log.tensorboard false --task.buckets 16 --task.mix both"
+    assert main([*words, "--workdir", workdir, *flags.split()]) == 0
+    out = capsys.readouterr().out
+    assert "not used: softmax" in out and "mix out layer2" in out
+    dev = f"{sst2_rows}/dev.tsv"
+    assert main(["evaluate", workdir, "--data", dev]) == 0
 
 
 def test_mistakes(road, capsys, tmp_path):

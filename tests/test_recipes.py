@@ -12,6 +12,7 @@ from jaxlm.models import build
 from jaxlm.models.flops import num_parameters
 from jaxlm.objectives import objective_of
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
+from jaxlm.tasks.body import Body, Mixing
 from jaxlm.tasks.model import TaskModel
 from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
@@ -184,6 +185,9 @@ def test_every_sharding_rule_has_a_parameter_of_some_recipe():
         for path, _ in leaves(abstract_params(build(load_config(name).model)))
     ]
     task = TaskModel(load_config("bert_base").model, 2, "pooler")
+    paths += [path for path, _ in leaves(abstract_params(task))]
+    elmo = load_config("elmo_tiny").model
+    task = TaskModel(elmo, 2, "attention", mixing=Mixing(output=True), body=Body(4, 2))
     paths += [path for path, _ in leaves(abstract_params(task))]
     unused = [r for r, _ in RULES if not any(re.fullmatch(r, path) for path in paths)]
     assert not unused

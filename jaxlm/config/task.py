@@ -101,7 +101,8 @@ class TaskConfig:
     """Rate of a layer as a share of that of the layer above it."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are: regular expressions over whole paths, for
-    example 'embed/.*'; jaxlm show lists the paths."""
+    example 'embed/.*'; jaxlm show lists the paths. A model of which all stay is read
+    without dropout."""
     fresh: tuple[str, ...] = ()
     """Parameters that are not taken from the model but start at random: what
     pretraining is compared with. Expressions as in freeze."""

@@ -222,18 +222,21 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
                 )
             size = tokenizer.vocab_size + len(GPT_FRAME)
             model = dataclasses.replace(model, vocab_size=size)
-    count = model.num_layers + 1
+    layers = _layers_of(task, model.num_layers + 1, config.init)
+    task = dataclasses.replace(task, layers=layers)
+    return dataclasses.replace(config, model=model, task=task)
+
+
+def _layers_of(task: TaskConfig, count: int, init: str) -> tuple[int, ...]:
+    """The numbers of the layers that are mixed, none of them negative."""
     numbers = tuple(n % count for n in task.layers)
-    if any(not -count <= n < count for n in task.layers) or len(set(numbers)) < len(
-        numbers
-    ):
+    there = all(-count <= n < count for n in task.layers)
+    if not there or len(set(numbers)) < len(numbers):
         raise UserError(
             f"task.layers = {' '.join(map(str, task.layers))} are not different ones "
-            f"of the {count} layers of --init {config.init}, 0 (embedding) to "
-            f"{count - 1}"
+            f"of the {count} layers of --init {init}, 0 (embedding) to {count - 1}"
         )
-    task = dataclasses.replace(task, layers=numbers)
-    return dataclasses.replace(config, model=model, task=task)
+    return numbers
 
 
 def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneConfig:

@@ -65,6 +65,29 @@ def test_value_and_gradients_equal_a_plain_scans(clips, lengths, unroll):
         assert 0.05 < (cell == CLIPS["cell_clip"]).mean() < 0.95
 
 
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_no_projection_is_one_that_changes_nothing(lengths):
+    lengths = None if lengths is None else jnp.asarray(lengths)
+    x, weights, carry = arguments()
+    kernel = jnp.concatenate([weights.kernel, weights.kernel[:, : F - D]], axis=1)
+    carry = Carry(carry.cell, carry.cell[..., ::-1])
+
+    def gradients(projection):
+        def loss(x, kernel, carry):
+            given = Weights(kernel, weights.bias, projection)
+            out, last = lstm(x, given, carry, lengths, **CLIPS)
+            return (out**2).sum() + (last.cell * last.out).sum(), out
+
+        run = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+        return dict(leaves(jax.jit(run)(x, kernel, carry)))
+
+    identity = jnp.broadcast_to(jnp.eye(F), (G, F, F))
+    mine, theirs = gradients(None), gradients(identity)
+    assert len(mine) == 5
+    for path, want in theirs.items():
+        np.testing.assert_allclose(mine[path], want, atol=1e-5 * np.abs(want).max())
+
+
 def test_a_row_that_has_ended_keeps_its_state_and_gives_zeros():
     x, weights, carry = arguments()
     out, last = lstm(x, weights, carry, jnp.asarray(LENGTHS), **CLIPS)

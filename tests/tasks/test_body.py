@@ -1,5 +1,7 @@
 """Mixes, BiLSTMs and pools against torch and numpy, over trunks of every family."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,9 @@ from jaxlm.tasks.body import (
     mean_pool,
 )
 from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.objective import task_objective
+from jaxlm.tasks.problem import Problem
+from jaxlm.tasks.rows import TaskBatch
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.train.state import abstract_params, init_params
@@ -205,6 +210,26 @@ def test_a_frozen_trunk_has_no_way_back_and_no_dropout(family):
     # Of head and mix alone there is a way back, and dropout on what the head reads.
     assert frozen[0] <= products + 5 and whole[0] > 1.8 * products
     assert 0 < frozen[1] < whole[1]
+
+
+def test_the_penalty_is_whole_however_a_batch_is_cut():
+    problem: dict = dict.fromkeys(Problem._fields, lambda *_: {})
+    problem |= {"outputs": 1, "pooling": "mean", "join": ""}
+    module = SimpleNamespace(apply=lambda *_, **__: None)
+    objective = task_objective(module, Problem(**problem), None, penalty=0.1)
+    w = jnp.asarray([1.0, -2.0, 0.5])
+    mix = {"weights": w, "scale": jnp.float32(9)}
+    rows = jnp.zeros((4, 2), jnp.int32)
+    weights = jnp.asarray([1.0, 1.0, 1.0, 0.0])
+    batch = TaskBatch(rows, rows, rows > 0, rows[:, 0], weights)
+    whole = objective.weights(batch)["mix_loss"]
+    for names, want in ((("mix",), 0.525), (("mix", "mix_out"), 1.05)):
+        total = 0.0
+        for cut in (slice(0, 1), slice(1, 4)):
+            part = jax.tree.map(lambda x, cut=cut: x[cut], batch)
+            sums, _ = objective.loss(dict.fromkeys(names, mix), part)
+            total += sums["mix_loss"].total / whole
+        assert total == pytest.approx(want, rel=1e-6)
 
 
 def test_a_row_s_arithmetic_is_counted_without_a_head_over_words():
