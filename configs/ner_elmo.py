@@ -10,7 +10,7 @@ Cost: 10,969 steps; on the original biLM 1.3 × 10^15 FLOP at 15 words a row.
     jaxlm finetune ner_elmo --init runs/elmo --data conll/ --workdir runs/ner
 """
 
-from jaxlm.config import FinetuneConfig, OptimConfig, TaskConfig
+from jaxlm.config import FinetuneConfig, OptimConfig, TaskConfig, elmo
 
 
 def get_config() -> FinetuneConfig:
@@ -28,6 +28,7 @@ def get_config() -> FinetuneConfig:
         warmup=0.0,
     )
     return FinetuneConfig(
+        model=elmo("original", vocab_size=0),
         task=task,
         optim=OptimConfig(
             name="adamw", peak=1e-3, weight_decay=0.0, clip=5.0, decay="constant"

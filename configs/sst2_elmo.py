@@ -16,7 +16,7 @@ as they are, or learnt from the task.
     … --task.layers 0 --task.fresh 'words/.*' --task.freeze 'layers/.*'
 """
 
-from jaxlm.config import FinetuneConfig, OptimConfig, TaskConfig
+from jaxlm.config import FinetuneConfig, OptimConfig, TaskConfig, elmo
 
 
 def get_config() -> FinetuneConfig:
@@ -35,6 +35,7 @@ def get_config() -> FinetuneConfig:
         warmup=0.0,
     )
     return FinetuneConfig(
+        model=elmo("original", vocab_size=0),
         task=task,
         optim=OptimConfig(
             name="adamw", peak=1e-3, weight_decay=0.0, clip=5.0, decay="constant"

@@ -132,7 +132,7 @@ def test_a_task_is_learnt_from_the_run_s_features(road, sst2_rows, capsys):
     """The softmax stays behind, the LSTMs' clips and the run's own words come along."""
     workdir = str(road.here / "task")
     words = ["finetune", "sst2_elmo", "--init", road.run, "--data", sst2_rows]
-    flags = "--batch 8 --length 16 --task.epochs 1 --task.width 4 --mesh.data 1"
+    flags = "--batch 8 --length 16 --task.epochs 1 --task.width 4"
     flags += " --log.tensorboard false --task.buckets 16 --task.mix both"
     assert main([*words, "--workdir", workdir, *flags.split()]) == 0
     out = capsys.readouterr().out
