@@ -389,10 +389,11 @@ def warm(params: Any, job: Job) -> Initial:
             if path not in found:
                 mine = leaf
             elif decoder and path == _TABLE:
-                mine = leaf.at[:known].set(jnp.asarray(found[path])[:known])
+                mine = leaf.at[:known].set(np.asarray(found[path])[:known])
             else:
                 # A copy: the steps take what they are given, other seeds need it too.
-                mine = jnp.array(found[path], copy=True)
+                # From the host, for a run's lie on one device and these on a mesh.
+                mine = np.array(found[path])
             return jax.device_put(mine, wanted.sharding)
 
         return map_with_path(start, random, abstract), notes
