@@ -102,6 +102,10 @@ class TaskModel(nn.Module):
             x = x.reshape(*rows, -1)
         if self.join == "add":
             x = x.sum(1)
+        there = mask.any(-1)
+        if self.join == "choose":
+            # What is pooled of no token may be no number that can be multiplied.
+            x = jnp.where(there[..., None], x, 0)
         # The scope that they share has an ELMo's own Dropout_0.
         name = "drop" if isinstance(self.config, ElmoConfig) else None
         drop = Dropout(rate, name=name)
@@ -109,7 +113,7 @@ class TaskModel(nn.Module):
         x = x * drop(jnp.ones_like(x[:, :1])) if self.join == "choose" else drop(x)
         logits = self._head(x.shape[-1])(x.astype(jnp.float32))
         if self.join == "choose":
-            logits = jnp.where(mask.any(-1), logits[..., 0], NEG_INF)
+            logits = jnp.where(there, logits[..., 0], NEG_INF)
         return (logits, out) if encoded else logits
 
     def _vectors(

@@ -1,6 +1,9 @@
 """GPT-1's rows, the two orders, the language of the rows, alternatives."""
 
 import dataclasses
+import functools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.tasks.choices import choice_problem
-from jaxlm.tasks.finetune import module_of
+from jaxlm.tasks.finetune import Job, module_of, warm
 from jaxlm.tasks.language import next_weights
 from jaxlm.tasks.objective import task_objective
 from jaxlm.tasks.order import NONE
@@ -119,7 +122,7 @@ def test_a_row_of_language_counts_once_and_one_that_fills_up_not_at_all():
 def applied(config, params, problem, rows):
     batch = batch_of(rows, np.arange(len(rows.lengths)), 40)
     inputs = (jnp.asarray(each) for each in batch[:3])
-    return module_of(config, problem).apply({"params": params}, *inputs)
+    return jax.jit(module_of(config, problem).apply)({"params": params}, *inputs)
 
 
 @pytest.mark.parametrize("name", ["gpt1", "gpt2"])
@@ -147,6 +150,39 @@ def trained_alike(config, problem):
     return params
 
 
+def test_new_tokens_are_new_rows_and_all_else_is_as_pretrained():
+    """Also where the table grows by a block that pads it: 256 rows to 384."""
+    old = dataclasses.replace(CONFIGS["gpt2"], vocab_size=256)
+    config = config_of()
+    model = dataclasses.replace(old, vocab_size=259)
+    config = dataclasses.replace(config, model=model, init="models/gpt")
+    problem = sentence_problem(config, tokenizer_of(CONFIGS["gpt2"]))
+    tokenizer: Any = SimpleNamespace(vocab_size=256)
+    module = module_of(config, problem)
+    file: Any = None
+    job = Job(config, problem, module, tokenizer, file, None, {}, [])
+    pretrained, random = random_params(old), init_params(module, 0)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), random
+    )
+    params, notes = warm(pretrained, job)(abstract, random)
+    assert notes == [
+        "parameters of models/gpt; new: task/kernel, rows of embed/token/table for "
+        "_start_, _delimiter_, _classify_"
+    ]
+    table = np.asarray(params["embed"]["token"].pop("table"))
+    known = np.asarray(pretrained["embed"]["token"].pop("table"))
+    assert known.shape == (256, 16) and table.shape == (384, 16)
+    np.testing.assert_array_equal(table[:256], known)
+    new = table[256:259]
+    assert 0.01 < new.std() < 0.03 and not table[259:].any()
+    assert np.abs(params.pop("task")["kernel"]).max() > 0
+    for mine, theirs in zip(
+        jax.tree.leaves(params), jax.tree.leaves(pretrained), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def total(objective, params, batch):
     """What a step minimises."""
     sums, _ = objective.loss(params, batch)
@@ -169,11 +205,11 @@ def test_a_padded_alternative_never_wins_and_moves_nothing():
 
     def loss(params, rows):
         batch = batch_of(rows, np.array([0, NONE]), 40)
-        batch = TaskBatch(*map(jnp.asarray, batch))
-        return total(objective, params, batch)
+        return total(objective, params, TaskBatch(*map(jnp.asarray, batch)))
 
     (three, mine), (two, theirs) = (
-        jax.value_and_grad(loss)(params, each) for each in (rows, alone)
+        jax.jit(jax.value_and_grad(functools.partial(loss, rows=each)))(params)
+        for each in (rows, alone)
     )
     np.testing.assert_allclose(three, two, rtol=1e-5)
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
