@@ -9,9 +9,7 @@ Nothing of the loop is here: the same one that pretrains runs it, saves and resu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,11 +37,11 @@ from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import classes_of, sentence_problem
 from jaxlm.tasks.shares import chosen, shares_of
-from jaxlm.tasks.splits import Splits, split_of
+from jaxlm.tasks.splits import Splits, data_sha256, named
 from jaxlm.tasks.tables import read_table
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.tasks.words import tags_of, word_problem
-from jaxlm.text.records import TFDS, record_files
+from jaxlm.text.records import TFDS
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
 from jaxlm.train.state import abstract_params
@@ -165,9 +163,9 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     for file in (train, dev) if dev else (train,):
         notes += file.rows.notes
     data = {
-        "data": _named(splits.train),
-        "dev": _named(splits.dev),
-        "data_sha256": _sha256(splits),
+        "data": named(splits.train),
+        "dev": named(splits.dev),
+        "data_sha256": data_sha256(splits),
         "tokenizer_sha256": tokenizer.sha256,
     }
     module = module_of(config, problem)
@@ -261,29 +259,6 @@ def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneCo
 def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
     examples = problem.read(path, True)[: limit or None]
     return File(examples, problem.encode(examples, True))
-
-
-def _named(path: str) -> str:
-    return path if not path or path.startswith(TFDS) else str(Path(path).resolve())
-
-
-def files_of(path: str) -> list[Path]:
-    """A file, or those of a directory or dataset; none of an empty path."""
-    if not path:
-        return []
-    if path.startswith(TFDS):
-        return [Path(each) for each in record_files(*split_of(path), fields=())]
-    here = Path(path)
-    return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
-
-
-def _sha256(splits: Splits) -> str:
-    total = hashlib.sha256()
-    for path in splits:
-        for each in files_of(path):
-            total.update(hashlib.sha256(each.read_bytes()).digest())
-        total.update(b"|")
-    return total.hexdigest()
 
 
 def work_of(job: Job) -> Work:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.text.records import TFDS, split_names
+from jaxlm.text.records import TFDS, record_files, split_names
 from jaxlm.types import UserError
 
 _TRAIN = ("train",)
@@ -74,3 +75,28 @@ def _find(directory: Path, names: tuple[str, ...]) -> str:
             if name in words and (path.is_file() or (path / "seq.in").is_file()):
                 found.append((words[0] != name, rank, path.name))
     return str(directory / min(found)[2]) if found else ""
+
+
+def named(path: str) -> str:
+    """A path as a provenance has it: whole; a dataset's name as it is."""
+    return path if not path or path.startswith(TFDS) else str(Path(path).resolve())
+
+
+def files_of(path: str) -> list[Path]:
+    """A file, or those of a directory or dataset; none of an empty path."""
+    if not path:
+        return []
+    if path.startswith(TFDS):
+        return [Path(each) for each in record_files(*split_of(path), fields=())]
+    here = Path(path)
+    return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
+
+
+def data_sha256(splits: Splits) -> str:
+    """SHA-256 over those of all files of both."""
+    total = hashlib.sha256()
+    for path in splits:
+        for each in files_of(path):
+            total.update(hashlib.sha256(each.read_bytes()).digest())
+        total.update(b"|")
+    return total.hexdigest()
