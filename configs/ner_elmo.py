@@ -1,6 +1,6 @@
 """Named entities on ELMo's features: a frozen biLM, its layers mixed, two BiLSTMs.
 
-Paper: Peters et al. 2018, section 4 and A.5 (CoNLL-2003), as in AllenNLP's
+Paper: Peters et al. 2018, section 4 and its appendix (CoNLL-2003), as AllenNLP's
 ner_elmo.jsonnet: two layers of 200 cells in each direction, dropout .5, λ = .1 on the
 weights of the mix, Adam at .001, gradients clipped at 5. Here a softmax for each word
 in a CRF's place, and no other word vectors.

@@ -1,6 +1,6 @@
 """SST-2 on ELMo's features: a frozen biLM, its layers mixed for the task, a BiLSTM.
 
-Paper: Peters et al. 2018, section 3 and A.3 (SST-5): the biLM stays as it is, dropout
+Paper: Peters et al. 2018, section 3 and its appendix (SST-5): the biLM stays, dropout
 .5 on its vectors, Adam at .001, the best checkpoint on the dev file. Its task model is
 McCann et al.'s biattentive network, here a BiLSTM and a maximum over the words (Conneau
 et al. 2017), without other word vectors.

@@ -116,6 +116,7 @@ def few(shared, task, out, count=32):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("recipe", "task", "name", "figure", "more"),
