@@ -180,7 +180,7 @@ def rounded(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
         UserError: an element is too large for it.
     """
     with np.errstate(over="ignore"):
-        out = array.astype(_NUMPY.get(dtype, np.dtype(dtype)))
+        out = array.astype(_NUMPY.get(dtype, np.dtype(dtype)), copy=False)
     if dtype == "float16" and not np.isfinite(out).all():
         worst = np.abs(array).max()
         raise UserError(f"{name} reaches {worst:.3g}, float16 65504: take bfloat16")

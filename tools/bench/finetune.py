@@ -10,12 +10,17 @@ and each batch is padded to its longest row, as transformers' own collator does.
 take turns, each side in a fresh process; examples a second are those of the training
 steps alone, ours without the time that compiling takes, and beside them the seconds of
 each whole process.
+
+    python -m tools.bench.finetune sst2 --exact --init … --data … --task.limit 640
+
+Without dropout, from our head and on our batches: the losses of all steps side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -23,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +37,17 @@ import numpy as np
 THREADS = len(os.sched_getaffinity(0))
 
 
-def theirs(arguments: list[str]) -> None:
-    """One seed on torch; prints the best figures and the speed as JSON."""
+def theirs(arguments: list[str], exact: bool = False) -> None:
+    """One seed on torch; prints the best figures, the speed and losses as JSON.
+
+    Args:
+        arguments: of `jaxlm finetune`.
+        exact: start from our head and take our batches.
+    """
     import torch
     from transformers import BertModel
 
+    from jaxlm.tasks.order import NONE, bucket_lengths, shuffled
     from jaxlm.train.optim import make_schedule
 
     job = opened(arguments)
@@ -56,6 +68,11 @@ def theirs(arguments: list[str]) -> None:
     head = torch.nn.Linear(config.model.d_model, job.problem.outputs)
     torch.nn.init.normal_(head.weight, std=0.02)
     torch.nn.init.zeros_(head.bias)
+    if exact:
+        from jaxlm.train.state import init_params
+
+        mine = init_params(job.module, config.seed)["task"]
+        head.weight.data = torch.tensor(np.asarray(mine["kernel"]).T.copy())
     whole = torch.nn.ModuleDict(
         {"encoder": encoder, "drop": torch.nn.Dropout(rate), "head": head}
     )
@@ -122,29 +139,38 @@ def theirs(arguments: list[str]) -> None:
         whole.train()
         return job.problem.figures(examples, rows, scores)
 
+    def indices() -> Iterator[np.ndarray]:
+        rows = job.train.rows
+        if exact:
+            padded = bucket_lengths(rows.lengths, task.buckets, config.length)
+            pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
+            for number in itertools.count():
+                for index in pass_of(number).rows:
+                    yield index[index != NONE]
+        while True:
+            order = random.permutation(len(rows.tokens))
+            for at in range(0, len(order), config.batch):
+                yield order[at : at + config.batch]
+
     whole.train()
-    rows, step, seconds, seen, best = job.train.rows, 0, 0.0, 0, {}
-    while step < config.steps:
-        order = random.permutation(len(rows.tokens))
-        for at in range(0, len(order), config.batch):
-            index = order[at : at + config.batch]
-            began = time.perf_counter()
-            value = loss(_batch(rows, index))
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(whole.parameters(), optim.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            value.item()
-            seconds += time.perf_counter() - began
-            step, seen = step + 1, seen + len(index)
-            if step % config.eval_every == 0 or step == config.steps:
-                figures = evaluated()
-                if not best or figures[task.metric] > best[task.metric]:
-                    best = figures
-            if step == config.steps:
-                break
-    print(json.dumps({**best, "examples_per_second": seen / seconds}))
+    seconds, seen, best, losses = 0.0, 0, {}, []
+    for step, index in enumerate(itertools.islice(indices(), config.steps), start=1):
+        began = time.perf_counter()
+        value = loss(_batch(job.train.rows, index))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(whole.parameters(), optim.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(value.item())
+        seconds += time.perf_counter() - began
+        seen += len(index)
+        if step % config.eval_every == 0 or step == config.steps:
+            figures = evaluated()
+            if not best or figures[task.metric] > best[task.metric]:
+                best = figures
+    found = {**best, "examples_per_second": seen / seconds}
+    print(json.dumps([found, losses]))
 
 
 def opened(arguments: list[str]) -> Any:
@@ -195,16 +221,45 @@ def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
     }
 
 
+def asked(arguments: list[str]) -> tuple[dict[str, float], list[float]]:
+    """Their figures and losses, from a process of its own."""
+    command = ["-m", "tools.bench.finetune", "--theirs", *arguments]
+    done = subprocess.run(
+        [sys.executable, *command], check=True, stdout=subprocess.PIPE
+    )
+    figures, losses = json.loads(done.stdout.splitlines()[-1])
+    return figures, losses
+
+
+def side_by_side(arguments: list[str]) -> None:
+    """The losses of all steps without dropout."""
+    still = [*arguments, "--model.dropout", "0", "--log.every", "1", "--seed", "0"]
+    with tempfile.TemporaryDirectory() as directory:
+        ours(still, Path(directory) / "run")
+        lines = (Path(directory) / "run" / "metrics.jsonl").read_text().splitlines()
+    mine = [json.loads(line)["task_loss"] for line in lines]
+    _, theirs = asked([*still, "--exact"])
+    for step, (a, b) in enumerate(zip(mine, theirs, strict=True), start=1):
+        print(f"step {step:3d}  ours {a:.7f}  theirs {b:.7f}  {a - b:+.1e}")
+    worst = max(abs(a - b) / b for a, b in zip(mine, theirs, strict=True))
+    print(f"largest relative difference {worst:.1e}")
+
+
 def main() -> None:
     """Take turns, print."""
     if sys.argv[1:2] == ["--theirs"]:
-        theirs(sys.argv[2:])
+        exact = "--exact" in sys.argv
+        theirs([each for each in sys.argv[2:] if each != "--exact"], exact)
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--exact", action="store_true", help="losses side by side")
     args, rest = parser.parse_known_args()
+    if args.exact:
+        side_by_side([args.recipe, *rest])
+        return
     sides: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
     with tempfile.TemporaryDirectory() as directory:
         for seed in range(args.seeds):
@@ -213,11 +268,7 @@ def main() -> None:
             if args.ours_only:
                 continue
             began = time.perf_counter()
-            command = ["-m", "tools.bench.finetune", "--theirs", *arguments]
-            done = subprocess.run(
-                [sys.executable, *command], check=True, stdout=subprocess.PIPE
-            )
-            found = json.loads(done.stdout.splitlines()[-1])
+            found, _ = asked(arguments)
             found["whole_seconds"] = time.perf_counter() - began
             sides["theirs"].append(found)
             print(json.dumps({name: each[-1] for name, each in sides.items()}))
