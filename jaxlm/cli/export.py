@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
 
     from jaxlm.cli.start import start_jax
 
-    start_jax(keep_memory=False)
+    start_jax(streams=True)
     import jaxlm
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf

@@ -13,6 +13,7 @@ outputs × inputs, and GPTs join query, key and value.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,7 +109,7 @@ class Table:
     def _places(self, rule: Rule) -> Iterable[tuple[int, ...]]:
         return np.ndindex(*self._shape(rule)[: rule.stacked])
 
-    @property
+    @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor, layer after layer."""
         return {
