@@ -3,6 +3,7 @@
     checkpoints = Checkpoints(workdir, keep=2, keep_every=10_000)
     orphans = checkpoints.open()               what killed saves left, removed
     restored = checkpoints.restore(abstract)   None where nothing was saved yet
+    stored = checkpoints.stored(abstract)      the same, its leaves read when wanted
     checkpoints.save(step, state, meta)        asynchronous: the state may be donated
     checkpoints.check()                        raises if a save failed; never waits
     checkpoints.close()                        waits for the last one
@@ -24,16 +25,26 @@ import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxlm.digests import LeafDigest, Manifest, UnsoundError, differences, digest
+from jaxlm.digests import (
+    LeafDigest,
+    Manifest,
+    UnsoundError,
+    differences,
+    digest,
+    digest_array,
+)
+from jaxlm.memory import aligned
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
@@ -62,6 +73,39 @@ class Restored(NamedTuple):
     digests: dict[str, LeafDigest]
     meta: dict[str, Any]
     notes: list[str]  # one line for each newer checkpoint that was not sound
+
+
+@dataclass(frozen=True)
+class StoredLeaf:
+    """A leaf that stays on disk: numpy reads it, verified each time.
+
+    `np.asarray` raises UnsoundError where it is not what was saved.
+    """
+
+    step: epath.Path  # the checkpoint's directory
+    path: str
+    digest: LeafDigest
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's."""
+        return self.digest.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As an array's."""
+        return jnp.dtype(self.digest.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values, in an array of their own that a CPU device can take."""
+        try:
+            array = aligned(self.shape, self.dtype)
+            stored = _open(self.step / _STATE / self.path, self, mapped=True)
+            ts.array(array).write(stored).result()
+        except Exception as error:
+            raise _damaged(self.step, self.path, error) from error
+        _check(self.step, self.path, digest_array(array), self.digest)
+        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 class Checkpoints:
@@ -301,32 +345,64 @@ class Checkpoints:
         )
         raise UnsoundError("; ".join(notes))
 
-    def _restore(self, step: int, abstract: Any, part: str) -> Restored:
-        path = self.directory / str(step)
+    def stored(self, abstract: Any, *, part: str = "") -> Restored | None:
+        """The newest checkpoint as a tree of `StoredLeaf`; None if there is none.
+
+        For what passes over the leaves once, on one host: only those that are in use
+        are in memory.
+
+        Args:
+            abstract: tree of `jax.ShapeDtypeStruct`.
+            part: see `restore`.
+
+        Raises:
+            UnsoundError: its manifest is missing or changed.
+            UserError: see `restore`.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        step = self.directory / str(steps[-1])
+        manifest, digests = self._fitting(steps[-1], abstract, part)
+        state = map_with_path(
+            lambda p, _: StoredLeaf(step, part + p, digests[part + p]), abstract
+        )
+        return Restored(steps[-1], state, digests, manifest.meta, [])
+
+    def _fitting(
+        self, step: int, abstract: Any, part: str
+    ) -> tuple[Manifest, dict[str, LeafDigest]]:
+        """The manifest, its leaves under `part`; UserError where others are asked."""
         manifest = self.manifest(step)
         stored = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
-        wanted = {part + p: _placed(leaf) for p, leaf in leaves(abstract)}
+        wanted = {part + p: leaf for p, leaf in leaves(abstract)}
         problems = differences(wanted, stored)
         if problems:
-            raise UserError(f"{path} does not fit this run:\n" + "\n".join(problems))
+            raise UserError(
+                f"{self.directory / str(step)} does not fit this run:\n"
+                + "\n".join(problems)
+            )
+        return manifest, stored
+
+    def _restore(self, step: int, abstract: Any, part: str) -> Restored:
+        path = self.directory / str(step)
+        manifest, stored = self._fitting(step, abstract, part)
         flat = {}
-        problem, cause = "", None
-        for p, leaf in wanted.items():
+        damage = None
+        for p, leaf in leaves(abstract):
             try:
-                flat[p] = _read(path / _STATE / p, leaf)
+                flat[part + p] = _read(path / _STATE / (part + p), _placed(leaf))
             except Exception as error:
-                problem, cause = f"leaf {p} cannot be read: {_line(error)}", error
+                damage = _damaged(path, part + p, error)
+                damage.__cause__ = error
                 break
-        if _on_any_host(bool(problem)):
-            problem = problem or "another host cannot read it"
-            raise UnsoundError(f"{path} is damaged: {problem}") from cause
+        if _on_any_host(damage is not None):
+            raise damage or UnsoundError(
+                f"{path} is damaged: another host cannot read it"
+            )
         digests = digest(flat)
         for p, each in digests.items():
-            if each != stored[p]:
-                raise UnsoundError(
-                    f"{path} is damaged: leaf {p} has digest {each.lanes}, "
-                    f"{stored[p].lanes} was saved"
-                )
+            _check(path, p, each, stored[p])
         state = map_with_path(lambda p, _: flat[part + p], abstract)
         return Restored(step, state, digests, manifest.meta, [])
 
@@ -343,13 +419,20 @@ def _context() -> ocp.Context:
     return context
 
 
-def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """One leaf, each device's part of it read once.
+def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStore:
+    """One leaf on disk, of the shape and dtype of `leaf`.
 
     By TensorStore, which Orbax stands on: `ocp.load` reads all leaves in one event
     loop, and when one fails its error names none while the others print theirs.
+
+    Args:
+        path: of its directory.
+        leaf: what it must be.
+        mapped: map a local file, so that there is no second copy while it is read.
     """
     place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
+    if mapped:
+        place["file_io_mode"] = {"mode": "memmap"}
     if str(path).startswith("gs://"):
         bucket, _, inside = str(path).removeprefix("gs://").partition("/")
         place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
@@ -357,6 +440,12 @@ def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     array = ts.open(spec, read=True).result()
     if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
         raise ValueError(f"its zarr.json says {array.dtype.name}{list(array.shape)}")
+    return array
+
+
+def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """One leaf, each device's part of it read once."""
+    array = _open(path, leaf)
     parts: dict[str, Any] = {}  # devices that hold the same part share one read
 
     def part(index: Any) -> Any:
@@ -373,6 +462,20 @@ def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         parts.clear()
         gc.collect()
     return found
+
+
+def _damaged(step: epath.Path, path: str, error: Exception) -> UnsoundError:
+    return UnsoundError(
+        f"{step} is damaged: leaf {path} cannot be read: {_line(error)}"
+    )
+
+
+def _check(step: epath.Path, path: str, found: LeafDigest, saved: LeafDigest) -> None:
+    if found != saved:
+        raise UnsoundError(
+            f"{step} is damaged: leaf {path} has digest {found.lanes}, {saved.lanes} "
+            "was saved"
+        )
 
 
 def _on_any_host(here: bool) -> bool:

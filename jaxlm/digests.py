@@ -1,6 +1,7 @@
 """A tree of arrays in → a short digest of every leaf out, made where the arrays are.
 
     digest(state)            {"params/mlm/bias": LeafDigest("float32", (8192,), …)}
+    digest_array(array)      the same of one array on the host, a piece at a time
     state_sha256(digests)    one number for the whole tree
     Manifest(step, digests, meta).seal()    what a checkpoint says of itself, as JSON
 
@@ -66,11 +67,24 @@ def digest(tree: Any) -> dict[str, LeafDigest]:
     everywhere = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
     lanes = np.asarray(jax.jit(_lanes_of_leaves, out_shardings=everywhere)(flat))
     return {
-        path: LeafDigest(
-            str(leaf.dtype), tuple(leaf.shape), "".join(f"{n:08x}" for n in row)
-        )
+        path: LeafDigest(str(leaf.dtype), tuple(leaf.shape), _text(row))
         for (path, leaf), row in zip(flat.items(), lanes, strict=True)
     }
+
+
+def digest_array(array: np.ndarray) -> LeafDigest:
+    """What `digest` gives of an array, which no device needs to hold whole."""
+    bits = min(array.dtype.itemsize * 8, 32)
+    flat = np.ascontiguousarray(array).reshape(-1).view(f"uint{bits}")
+    lanes = np.zeros(len(LANES), np.uint32)
+    for start in range(0, len(flat), _PIECE):
+        piece = flat[start : start + _PIECE]
+        count = len(piece)
+        if count < _PIECE:  # all pieces have one shape, so there is one program
+            piece = np.pad(piece, (0, _PIECE - count))
+        begin = np.uint32(start % 2**32)
+        lanes += np.asarray(_piece_lanes(piece, begin, np.uint32(count)))
+    return LeafDigest(str(array.dtype), array.shape, _text(lanes))
 
 
 def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
@@ -86,20 +100,44 @@ def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
 def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
     """The four sums of one leaf."""
     words = _words(leaf)
-    # XOR with a mixed place, then mixed again: of two different elements at two places
-    # no mixed word survives a swap.
-    mixed = _mix(words ^ _mix(_places(words.shape)))
+    return _sums(_terms(words, _places(words.shape)))
+
+
+@jax.jit
+def _piece_lanes(piece: Any, begin: Any, count: Any) -> Any:
+    """The four sums of `count` elements of a leaf from flat index `begin` on."""
+    places = jax.lax.iota(jnp.uint32, len(piece))
+    terms = _terms(piece.astype(jnp.uint32), places + begin)
+    return _sums([jnp.where(places < count, term, jnp.uint32(0)) for term in terms])
+
+
+_PIECE = 2**22  # elements
+_SEEDS = tuple(np.uint32(lane) for lane in LANES)
+
+
+def _terms(words: Any, places: Any) -> list[Any]:
+    """What each element adds to each lane.
+
+    XOR with a mixed place, then mixed again: of two different elements at two places no
+    mixed word survives a swap.
+    """
+    mixed = _mix(words ^ _mix(places))
+    return [_mix(mixed + seed) for seed in _SEEDS]
+
+
+def _sums(terms: list[Any]) -> UInt[Array, "4"]:
     # One reduction of four operands: four of one take ten times as long on a CPU.
     lanes = jax.lax.reduce(
-        tuple(_mix(mixed + seed) for seed in _SEEDS),
-        (np.uint32(0),) * len(_SEEDS),
+        tuple(terms),
+        (np.uint32(0),) * len(terms),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        tuple(range(words.ndim)),
+        tuple(range(terms[0].ndim)),
     )
     return jnp.stack(lanes)
 
 
-_SEEDS = tuple(np.uint32(lane) for lane in LANES)
+def _text(lanes: np.ndarray) -> str:
+    return "".join(f"{n:08x}" for n in lanes)
 
 
 def _words(leaf: Any) -> Any:

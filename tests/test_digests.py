@@ -9,7 +9,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm.digests import LeafDigest, digest, leaf_lanes, state_sha256
+from jaxlm import digests
+from jaxlm.digests import (
+    LeafDigest,
+    digest,
+    digest_array,
+    leaf_lanes,
+    state_sha256,
+)
 
 DTYPES = ("float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "bool")
 
@@ -138,3 +145,13 @@ def test_state_sha256_is_over_the_sorted_lines():
     assert state_sha256(digests) == expected
     assert state_sha256(dict(reversed(digests.items()))) == expected
     assert digest({}) == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pieces_of_an_array_on_the_host_have_the_digest_of_the_whole(
+    dtype, monkeypatch
+):
+    monkeypatch.setattr(digests, "_PIECE", 64)
+    for shape in ((), (0,), (5, 13), (4, 8, 4)):
+        host = random_array(dtype, shape)
+        assert digest_array(host) == of(jnp.asarray(host)), shape

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
-    "types __version__",
+    "types memory __version__",
     "keys tree config",
     "text transforms models losses metrics digests devices",
     "data objectives sharding checkpoints",

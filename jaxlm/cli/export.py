@@ -41,21 +41,21 @@ def run(argv: list[str]) -> int:
 
     from jaxlm.cli.start import start_jax
 
-    start_jax(streams=True)
-    import jaxlm
+    start_jax()
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf
     from jaxlm.convert.directory import encoder_of, export_model, of_params
     from jaxlm.convert.onnx import export_onnx
     from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
+    from jaxlm.open.directory import load
 
     if args.verify:
         check_client(args.to)
     if _is_task(args.directory):
         return _export_task(args)
-    model = jaxlm.load(args.directory)
     whole = args.to in ("gguf", "onnx", "stablehlo")  # what jaxlm does not read again
+    model = load(args.directory, stay=not whole)
     if not whole and (args.to == "elmo") != isinstance(model.config, ElmoConfig):
         fit = "elmo" if args.to != "elmo" else "hf"
         raise UserError(f"{args.directory} has no form --to {args.to}: pass --to {fit}")

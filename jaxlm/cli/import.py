@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
 
     from jaxlm.cli.start import start_jax
 
-    start_jax(streams=True)
+    start_jax()
     from jaxlm.cli.export import say_written, verified
     from jaxlm.convert.directory import import_model
     from jaxlm.convert.verify import check_client

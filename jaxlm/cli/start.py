@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from jaxlm.memory import keep_freed_memory
 from jaxlm.types import UserError
 
 # Where a job runs as several processes, each launcher says so in its own way.
@@ -16,22 +15,16 @@ _PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 # Without a launcher: the same in all processes but for the last.
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
-_STREAMED = 2**25  # bytes; the largest that glibc takes
-
 T = TypeVar("T")
 
 
-def start_jax(*, streams: bool = False) -> None:
+def start_jax() -> None:
     """Join the other hosts, if there are any, and keep compiled programs on disk.
-
-    Args:
-        streams: whether weights pass through once, tensor by tensor, see
-            `keep_freed_memory`.
 
     Raises:
         UserError: the variables that name the hosts by hand make no sense.
     """
-    keep_freed_memory(most=_STREAMED if streams else 0)
+    keep_freed_memory()
     import jax
 
     if not jax.distributed.is_initialized():
@@ -90,19 +83,3 @@ def in_turn(work: Callable[[], T]) -> T:
     if failed:
         raise mistake or UserError("the first host has stopped; it says why")
     return done[0] if done else work()
-
-
-def keep_freed_memory(*, most: int = 0) -> None:
-    """Let glibc keep what is freed, in one heap; before any thread starts.
-
-    By default it gives each large block back to the kernel and takes it again in the
-    next step: on a CPU 200,000 page faults, 10 to 15 % of the time of a step.
-
-    Args:
-        most: bytes of a block from which on it is given back after all; 0: none is.
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        arena_max, mmap_max, mmap_threshold, trim_threshold = -8, -4, -3, -1
-        mapped = (mmap_threshold, most) if most else (mmap_max, 0)
-        for name, value in ((arena_max, 1), mapped, (trim_threshold, -1)):
-            ctypes.CDLL(None).mallopt(name, value)

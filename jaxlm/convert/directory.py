@@ -138,12 +138,12 @@ def export_model(
                 raise UserError(f"dtype {dtype}: an ELMo's file is float32")
             elmo.write_elmo(beside, source, tokenizer)
             return write_digests(beside, origin)
-        write_model(beside, source, tokenizer, dtype)
+        digest = write_model(beside, source, tokenizer, dtype)
         if sentences:
             write_sentence_modules(beside, source.config)
         text = card(beside, source.config, source.missing, origin, dtype)
         (beside / "README.md").write_text(text)
-        return write_digests(beside, origin)
+        return write_digests(beside, origin, {WEIGHTS: digest})
 
 
 def import_model(

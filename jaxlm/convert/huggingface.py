@@ -197,7 +197,7 @@ def write_config(
 
 def write_model(
     directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype = "float32"
-) -> None:
+) -> str:
     """What transformers loads, into an empty directory.
 
     Args:
@@ -205,6 +205,9 @@ def write_model(
         source: likewise.
         tokenizer: likewise.
         dtype: likewise.
+
+    Returns:
+        SHA-256 of the file of weights.
 
     Raises:
         UserError: transformers has no such model, or `dtype` cannot hold a value.
@@ -215,7 +218,7 @@ def write_model(
         for each in source.table.shapes
     }
     shapes = {theirs: source.table.shapes[ours] for theirs, ours in named.items()}
-    write_tensors(
+    return write_tensors(
         directory / WEIGHTS, shapes, lambda each: source.read(named[each]), dtype
     )
 

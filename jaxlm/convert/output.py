@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
+def write_digests(
+    directory: Path, origin: dict[str, Any], known: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Store where an export comes from and the digest of each of its files.
+
+    Args:
+        directory: of the export.
+        origin: where it comes from.
+        known: name → SHA-256 of files that need not be read again.
 
     Returns:
         Name → SHA-256.
     """
-    files = {
-        str(path.relative_to(directory)): sha256_of(path)
+    known = known or {}
+    names = {
+        str(path.relative_to(directory)): path
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+    files = {name: known.get(name) or sha256_of(path) for name, path in names.items()}
     content = {"format": 1, "origin": origin, "sha256": files}
     (directory / DIGESTS).write_text(json.dumps(content, indent=2) + "\n")
     return files

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.memory import aligned
 from jaxlm.tree import leaves, map_with_path, match
 from jaxlm.types import UserError
 
@@ -116,6 +117,10 @@ class Table:
             name: rule.shape(self._shape(rule)) for name, (rule, _) in self._at.items()
         }
 
+    def leaves_of(self, name: str) -> tuple[str, ...]:
+        """The paths of the leaves that a tensor is made of."""
+        return self._at[name][0].ours
+
     def leaf_of(self, name: str) -> str:
         """What of ours a tensor is made of."""
         rule, at = self._at[name]
@@ -152,7 +157,7 @@ class Table:
         """
         placed: dict[str, Any] = {}
         for rule in self._rules:
-            whole = [_room(self._leaves[path]) for path in rule.ours]
+            whole = [_room(self._leaves[path], rule) for path in rule.ours]
             for at in self._places(rule):
                 array = read(rule.theirs.format(*at))
                 array = array.T if rule.transpose else array
@@ -167,12 +172,12 @@ class Table:
         return map_with_path(lambda path, _: placed[path], self._tree)
 
 
-def _room(leaf: Any) -> np.ndarray:
-    """Zeros where a CPU device can leave them: 64 bytes aligned."""
-    size = math.prod(leaf.shape) * leaf.dtype.itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(leaf.dtype).reshape(leaf.shape)
+def _room(leaf: Any, rule: Rule) -> np.ndarray:
+    """For the values of a leaf; the padding of a table is zeros."""
+    room = aligned(leaf.shape, leaf.dtype)
+    if rule.rows:
+        room[rule.rows :] = 0
+    return room
 
 
 def check(table: Table, found: Mapping[str, tuple[int, ...]], what: str) -> None:

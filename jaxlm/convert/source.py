@@ -25,10 +25,16 @@ class Source(NamedTuple):
     def of(
         cls, config: ModelConfig, table: Table, params: Any, missing: tuple[str, ...]
     ) -> Source:
-        """Of parameters in memory."""
+        """Of parameters in memory, or on disk: of those only what the tensor that was
+        asked for last is made of is in memory."""
         flat = dict(leaves(params))
+        held: dict[str, np.ndarray] = {}
 
         def read(name: str) -> np.ndarray:
-            return table.tensor(name, lambda path: np.asarray(flat[path]))
+            paths = table.leaves_of(name)
+            if held.keys() != set(paths):
+                held.clear()
+                held.update((path, np.asarray(flat[path])) for path in paths)
+            return table.tensor(name, held.__getitem__)
 
         return cls(config, table, read, missing)

@@ -96,12 +96,12 @@ def export_task(
             for each in source.table.shapes
         }
         shapes = {theirs: source.table.shapes[ours] for theirs, ours in named.items()}
-        write_tensors(
+        digest = write_tensors(
             beside / WEIGHTS, shapes, lambda each: source.read(named[each]), dtype
         )
         text = card(beside, config, (), origin, dtype)
         (beside / "README.md").write_text(text)
-        return write_digests(beside, origin)
+        return write_digests(beside, origin, {WEIGHTS: digest})
 
 
 _STEMS = {"bert": "Bert", "ernie": "Ernie", "gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}

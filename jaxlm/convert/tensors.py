@@ -2,7 +2,7 @@
 
     with open_tensors(directory) as tensors:      nothing is read yet
         tensors.shapes ; tensors.read(name)
-    write_tensors(path, shapes, make, dtype)      one tensor in memory at a time
+    write_tensors(path, shapes, make, dtype)      a few in memory at a time
 
 Nothing here runs code of a file: a pickle is read only where it is asked for, and then
 through torch's loader of plain weights. Next: `rules.py` says what the arrays are.
@@ -11,10 +11,13 @@ through torch's loader of plain weights. Next: `rules.py` says what the arrays a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +32,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
+
+_AHEAD = 8  # tensors that may wait to be written
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -192,8 +197,8 @@ def write_tensors(
     shapes: Mapping[str, tuple[int, ...]],
     make: Callable[[str], np.ndarray],
     dtype: Dtype = "float32",
-) -> None:
-    """A safetensors file, made one tensor at a time.
+) -> str:
+    """A safetensors file, made one tensor at a time, in the order of `shapes`.
 
     The library's own writer wants all tensors in memory at once. The format is eight
     bytes that say how long the header is, the header (JSON), and the tensors in its
@@ -204,11 +209,14 @@ def write_tensors(
         shapes: name → shape.
         make: the tensor of a name.
         dtype: to round to.
+
+    Returns:
+        SHA-256 of the file.
     """
     size = np.dtype(_NUMPY.get(dtype, dtype)).itemsize
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name in sorted(shapes):
+    for name in shapes:
         start, end = end, end + size * int(np.prod(shapes[name]))
         header[name] = {
             "dtype": _NAMES[dtype],
@@ -217,12 +225,25 @@ def write_tensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    sha256 = hashlib.sha256()
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(shapes):
-            array = rounded(name, make(name), dtype)
-            if array.shape != tuple(shapes[name]):
-                raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
-            file.write(np.ascontiguousarray(array).view(np.uint8).data)
+
+        def put(content: Any) -> None:
+            file.write(content)
+            sha256.update(content)
+
+        with ThreadPoolExecutor(1) as writer:  # some are written while others are made
+            waiting = deque([writer.submit(put, struct.pack("<Q", len(text)) + text)])
+            for name in shapes:
+                array = rounded(name, make(name), dtype)
+                if array.shape != tuple(shapes[name]):
+                    raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
+                bits = np.ascontiguousarray(array).view(np.uint8)
+                waiting.append(writer.submit(put, bits.data))
+                if len(waiting) > _AHEAD:
+                    waiting.popleft().result()
+            for each in waiting:
+                each.result()
         file.flush()
         os.fsync(file.fileno())
+    return sha256.hexdigest()

@@ -21,11 +21,16 @@ from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
 
-def load(directory: str | Path) -> Model:
+def load(directory: str | Path, *, stay: bool = False) -> Model:
     """The model of a directory, on the default device.
 
     Of a run the newest checkpoint, verified; of a model directory its weights, compared
     with the digests that `export` and `import` store.
+
+    Args:
+        directory: of either.
+        stay: a run's parameters stay on disk, each to be read and verified when it is
+            wanted (`checkpoints.StoredLeaf`): to pass over them once, as an export.
 
     Raises:
         UserError: it is neither, holds no checkpoint, or a damaged one.
@@ -38,7 +43,9 @@ def load(directory: str | Path) -> Model:
     if isinstance(config, FinetuneConfig):
         raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
-    restored = Checkpoints(directory).restore(abstract, part="params/")
+    checkpoints = Checkpoints(directory)
+    restore = checkpoints.stored if stay else checkpoints.restore
+    restored = restore(abstract, part="params/")
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet")
     files = Path(directory) / "tokenizer"

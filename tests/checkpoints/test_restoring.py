@@ -43,6 +43,7 @@ def test_meta_is_any_json(tmp_path):
 
 def test_nothing_saved_is_none_and_a_missing_step_is_an_error(run, tmp_path):
     assert Checkpoints(tmp_path / "new").restore(ABSTRACT) is None
+    assert Checkpoints(tmp_path / "new").stored(ABSTRACT) is None
     with pytest.raises(UserError, match=r"no step 15 in .*; there is 10, 20"):
         Checkpoints(run).restore(ABSTRACT, step=15)
 

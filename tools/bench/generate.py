@@ -17,7 +17,7 @@ import time
 THREADS = len(os.sched_getaffinity(0))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
-from jaxlm.cli.start import keep_freed_memory  # noqa: E402
+from jaxlm.memory import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 

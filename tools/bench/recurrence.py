@@ -31,7 +31,7 @@ from typing import Any
 THREADS = len(os.sched_getaffinity(0))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
-from jaxlm.cli.start import keep_freed_memory  # noqa: E402
+from jaxlm.memory import keep_freed_memory  # noqa: E402
 
 if __name__ == "__main__" and "--system-malloc" not in sys.argv:
     keep_freed_memory()

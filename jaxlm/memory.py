@@ -1,0 +1,32 @@
+"""The process's memory: what is freed stays, and arrays where devices can take them."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+_ALIGNMENT = 64  # bytes, of the addresses that JAX takes on a CPU without a copy
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, in one heap; before any thread starts.
+
+    By default it gives each large block back to the kernel and takes it again in the
+    next step: on a CPU 200,000 page faults, 10 to 15 % of the time of a step.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        arena_max, mmap_max, trim_threshold = -8, -4, -1
+        for name, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
+            ctypes.CDLL(None).mallopt(name, value)
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array of any values that a CPU device can take as it is."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
