@@ -122,13 +122,18 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts the mesh cuts the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
     """Refuse a batch that the mesh does not divide.
 
     Raises:
         UserError: names the phase's micro-batch and the sizes to choose from.
     """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    parts = batch_parts(mesh)
     for phase in config.stretches:
         micro = phase.batch // phase.accumulate
         if micro % parts:

@@ -40,7 +40,10 @@ class BertEmbed(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, tokens_BL: Int[Array, "B L"], token_types_BL: Int[Array, "B L"]
+        self,
+        tokens_BL: Int[Array, "B L"],
+        token_types_BL: Int[Array, "B L"],
+        places_BL: Int[Array, "B L"] | None,
     ) -> Float[Array, "B L D"]:
         """The input of the first block."""
         length = tokens_BL.shape[1]
@@ -49,11 +52,9 @@ class BertEmbed(nn.Module):
                 f"rows of {length} tokens do not fit model.max_length = "
                 f"{self.config.max_length}"
             )
-        x_BLD = (
-            self.token()[tokens_BL]
-            + self.position()[None, :length]
-            + self.token_type()[token_types_BL]
-        )
+        table = self.position()
+        position = table[None, :length] if places_BL is None else table[places_BL]
+        x_BLD = self.token()[tokens_BL] + position + self.token_type()[token_types_BL]
         return self.drop(self.norm(x_BLD))
 
 
@@ -77,6 +78,7 @@ class Bert(nn.Module):
         mask: Bool[Array, "B L"] | Bool[Array, "B L L"],
         positions_BP: Int[Array, "B P"] | None = None,
         *,
+        places_BL: Int[Array, "B L"] | None = None,
         logits: bool = True,
         deterministic: bool = True,
     ) -> Encoded:
@@ -88,6 +90,9 @@ class Bert(nn.Module):
             mask: True where a token may be attended to: [B, L] for all queries, or
                 [B, L, T] by query (packed rows).
             positions_BP: where to predict tokens; None: everywhere.
+            places_BL: of packed rows the place of each token in its own text; the
+                pooled vectors are of all tokens then [B, L, D], to be read at 0. None:
+                a row is one text.
             logits: False leaves out the MLM and NSP heads (features only).
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
@@ -95,7 +100,7 @@ class Bert(nn.Module):
         init = nn.initializers.truncated_normal(config.init_std)
         dropout = 0.0 if deterministic else config.dropout
         embed = BertEmbed(config, dropout, self.dtype, name="embed")
-        x_BLD = embed(tokens_BL, token_types_BL)
+        x_BLD = embed(tokens_BL, token_types_BL, places_BL)
         layers = stack(
             config.num_layers,
             remat=self.remat,
@@ -114,8 +119,9 @@ class Bert(nn.Module):
         last_BLD, (layers_NBLD, _) = layers(x_BLD, mask)
         out = Encoded(hidden=with_embedding(x_BLD, layers_NBLD))
         if config.nsp:
-            pooled_BD = Pooler(init, self.dtype, name="pooler")(last_BLD)
-            out = out._replace(pooled=pooled_BD)
+            first = last_BLD[:, 0] if places_BL is None else last_BLD
+            pooled = Pooler(init, self.dtype, name="pooler")(first)
+            out = out._replace(pooled=pooled)
         if not logits:
             return out
         if config.nsp:

@@ -35,19 +35,19 @@ class MlmHead(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(dense) of the first position."""
+    """tanh(dense) of a text's first position."""
 
     kernel_init: Init
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-        """One vector a row."""
-        width = x_BLD.shape[-1]
+    def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        """One vector a text."""
+        width = x.shape[-1]
         # Named by its parameters alone: pooler/kernel, pooler/bias.
         dense = Dense((width,), (width,), self.kernel_init, self.dtype)
         nn.share_scope(self, dense)
-        return jnp.tanh(dense(x_BLD[:, 0]))
+        return jnp.tanh(dense(x))
 
 
 def gather(

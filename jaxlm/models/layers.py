@@ -267,7 +267,23 @@ def causal_mask(
     mask = jnp.tril(jnp.ones((1, length, length), bool))
     if segments_BL is None:
         return mask
-    return mask & (segments_BL[:, :, None] == segments_BL[:, None, :])
+    return mask & alike(segments_BL)
+
+
+def alike(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """True where two positions are in the same segment."""
+    return segments_BL[:, :, None] == segments_BL[:, None, :]
+
+
+def places_of(segments_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """The place of each token in its segment; segments lie one behind the other.
+
+    [1 1 1 2 2 0] → [0 1 2 0 1 0]
+    """
+    at_L = jnp.arange(segments_BL.shape[1])
+    begins_BL = segments_BL != jnp.pad(segments_BL, ((0, 0), (1, 0)))[:, :-1]
+    begin_BL = jax.lax.cummax(jnp.where(begins_BL, at_L[None], 0), axis=1)
+    return at_L[None] - begin_BL
 
 
 class Cache(NamedTuple):

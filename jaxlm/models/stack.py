@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     """All that a model computed; what a step does not read is never materialised."""
 
     hidden: Float[Array, "N+1 B L D"]  # the embedding output, then every layer
-    pooled: Float[Array, "B D"] | None = None
+    pooled: Float[Array, "B *L D"] | None = None
     logits: Float[Array, "B P V"] | None = None
     nsp_logits: Float[Array, "B 2"] | None = None
     # Of a decoder: what its logits are the product of, for a loss that never holds all

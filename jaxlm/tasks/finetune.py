@@ -26,20 +26,19 @@ from jaxlm.config import (
     TaskConfig,
 )
 from jaxlm.tasks.answers import span_problem
-from jaxlm.tasks.body import Body, Mixing, body_flops, mix_figures
+from jaxlm.tasks.body import Body, Mixing, mix_figures
 from jaxlm.tasks.choices import choice_problem, names_of
 from jaxlm.tasks.conll import read_sentences
 from jaxlm.tasks.model import OWN, TaskModel
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.order import bucket_lengths, shuffled
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem
-from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.rows import TaskRows
 from jaxlm.tasks.sentences import classes_of, sentence_problem
 from jaxlm.tasks.shares import chosen, shares_of
 from jaxlm.tasks.splits import Splits, data_sha256, named
+from jaxlm.tasks.streams import task_stream
 from jaxlm.tasks.tables import read_table
-from jaxlm.tasks.trunk import forward_flops
 from jaxlm.tasks.words import tags_of, word_problem
 from jaxlm.text.records import TFDS
 from jaxlm.text.tokenizers import Tokenizer
@@ -263,39 +262,20 @@ def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
 
 def work_of(job: Job) -> Work:
     """What the loop needs of a fine-tuning run."""
-    config = job.config
+    config, task = job.config, job.config.task
     shapes = abstract_params(job.module)
     shares = shares_of(config.task, config.model.num_layers, shapes)
 
     def open_stream(phase: Phase, stream: str) -> Stream:
-        rows = job.train.rows
-        padded = bucket_lengths(rows.lengths, config.task.buckets, phase.length)
-        pass_of = shuffled(padded, phase.batch, seed=config.seed, stream=stream)
-        lengths = pass_of(0).lengths
-        a_pass = len(lengths)
-
-        def read(step: int, local: np.ndarray) -> Any:
-            number, at = divmod(step, a_pass)
-            each = pass_of(number)
-            return batch_of(rows, each.rows[at][local], int(each.lengths[at]))
-
-        task, count = config.task, phase.batch * max(1, rows.several)
-        flops = [_row_flops(job, int(each)) for each in lengths]
-        rates = config.model.dropout, task.dropout
-        return Stream(
-            task_objective(
-                job.module,
-                job.problem,
-                shares,
-                lm_weight=task.lm_weight,
-                penalty=task.penalty,
-            ),
-            read,
-            lambda rows: rows.mask.shape[-1],
-            tokens=count * float(np.mean(lengths)),
-            flops=count * float(np.mean(flops)),
-            dropout=max(rates) > 0,
+        objective = task_objective(
+            job.module,
+            job.problem,
+            shares,
+            lm_weight=task.lm_weight,
+            penalty=task.penalty,
         )
+        rows = job.train.rows
+        return task_stream(config, job.module, objective, rows, phase, stream)
 
     def evaluation(sharding: NamedSharding) -> Evaluate | str:
         if job.dev is None:
@@ -306,7 +286,7 @@ def work_of(job: Job) -> Work:
 
         def evaluate(params: Any) -> dict[str, float]:
             found = job.problem.figures(examples, rows, scores(params, rows))
-            return {**found, **mix_figures(params, config.task.layers)}
+            return {**found, **mix_figures(params, task.layers)}
 
         return evaluate
 
@@ -314,20 +294,10 @@ def work_of(job: Job) -> Work:
         job.module,
         open_stream,
         evaluation,
-        best=config.task.metric,
-        patience=config.task.patience,
+        best=task.metric,
+        patience=task.patience,
         shares=shares,
     )
-
-
-def _row_flops(job: Job, length: int) -> int:
-    """Of one row in training: the way back costs two forward passes, and nothing
-    through a trunk that stays as it is."""
-    model, module = job.config.model, job.module
-    trunk = forward_flops(model, length, words=job.config.task.lm_weight > 0)
-    inputs = model.d_model * (2 if isinstance(model, ElmoConfig) else 1)
-    body = body_flops(module.body, inputs, length)
-    return trunk * (1 if module.frozen else 3) + 3 * body
 
 
 def warm(params: Any, job: Job) -> Initial:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import build
 from jaxlm.models.heads import gather
-from jaxlm.models.layers import NEG_INF, Dense, Dropout, Dtype
+from jaxlm.models.layers import NEG_INF, Dense, Dropout, Dtype, alike
 from jaxlm.models.stack import Encoded, Remat
 from jaxlm.tasks import trunk
 from jaxlm.tasks.body import (
@@ -70,16 +70,21 @@ class TaskModel(nn.Module):
         token_types: Int[Array, "B *K L"],
         mask: Bool[Array, "B *K L"],
         *,
+        segments: Int[Array, "B L"] | None = None,
         deterministic: bool = True,
         encoded: bool = False,
     ) -> Any:
         """Float32 logits [B, Y] or [B, L, Y]; dropout falls on what they are made from.
+
+        Those of packed rows are [B, L, Y] in any case, an example's at its first token.
 
         Args:
             tokens: ids [B, L], or characters [B, L, C] of an ELMo's words; [B, K, …]
                 where an example is several rows.
             token_types: of the rows, as `mask`.
             mask: True at a row's tokens, which come first.
+            segments: of packed rows: see `TaskBatch`. A BERT's, and pooling by pooler,
+                cls, mean or none.
             deterministic: True switches dropout off.
             encoded: also give what the trunk gives, of all rows: (logits, Encoded).
         """
@@ -91,13 +96,18 @@ class TaskModel(nn.Module):
             tokens.reshape(-1, *tokens.shape[len(rows) :]),
             token_types.reshape(mask_BL.shape),
             mask_BL,
+            segments_BL=segments,
             deterministic=deterministic or self.frozen,
         )
         if self.frozen:
             out = jax.lax.stop_gradient(out)
         rate = self.config.dropout if self.dropout is None else self.dropout
         rate = 0.0 if deterministic else rate
-        x = self._pooled(out, self._vectors(out, mask_BL, rate), mask_BL)
+        x_BLD = self._vectors(out, mask_BL, rate)
+        if segments is None:
+            x = self._pooled(out, x_BLD, mask_BL)
+        else:
+            x = self._pooled_apart(out, x_BLD, segments)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
@@ -151,6 +161,23 @@ class TaskModel(nn.Module):
                 return gather(x_BLD, last_B1)[:, 0]
             case "none":
                 return x_BLD
+
+    def _pooled_apart(
+        self, out: Encoded, x_BLD: Array, segments_BL: Array
+    ) -> Float[Array, "B L D"]:
+        """`_pooled` of each example of packed rows, at its first token at least."""
+        match self.pooling:
+            case "pooler":
+                assert out.pooled is not None
+                return out.pooled
+            case "cls" | "none":
+                return x_BLD
+            case "mean":
+                same_BLT = alike(segments_BL).astype(jnp.float32)
+                share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
+                x_BLD = x_BLD.astype(jnp.float32)
+                return jnp.matmul(share_BLT, x_BLD, precision="highest")
+        raise ValueError(f"pooling {self.pooling} reads no packed rows")
 
     def _head(self, width: int) -> Dense:
         """A GPT's has no bias (Radford et al. 2018, equation 3) but where it gives a

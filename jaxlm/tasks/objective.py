@@ -50,6 +50,7 @@ def task_objective(
             batch.tokens,
             batch.token_types,
             batch.mask,
+            segments=batch.segments,
             deterministic=key is None,
             encoded=lm_weight > 0,
             rngs={} if key is None else {"dropout": key},

@@ -58,6 +58,8 @@ class TaskBatch(NamedTuple):
     mask: Bool[AnyArray, "B *K L"]  # True: a real token, may be attended to
     labels: Shaped[AnyArray, "B ..."]
     weights: Float[AnyArray, "B ..."]
+    # Of packed rows the example of each token, from 1 on, 0 is padding: `packing.py`.
+    segments: Int[AnyArray, "B L"] | None = None
 
 
 def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> TaskRows:

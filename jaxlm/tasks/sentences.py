@@ -126,13 +126,13 @@ def _answer(task: TaskConfig, scores: np.ndarray) -> list[str]:
     return [task.labels[int(scores.argmax())], *(f"{p:.6f}" for p in shares)]
 
 
-def class_sums(logits_BY: Any, batch: Any) -> Sums:
+def class_sums(logits: Any, batch: Any) -> Sums:
     """Softmax over classes, or over alternatives."""
-    loss, weight, correct = cross_entropy(logits_BY, batch.labels, batch.weights)
+    loss, weight, correct = cross_entropy(logits, batch.labels, batch.weights)
     return {"task_loss": Mean(loss, weight), "task_accuracy": Mean(correct, weight)}
 
 
-def _number_sums(logits_B1: Any, batch: Any) -> Sums:
-    error_B = jnp.square(logits_B1[:, 0] - batch.labels)
+def _number_sums(logits: Any, batch: Any) -> Sums:
+    error = jnp.square(logits[..., 0] - batch.labels)
     weight = batch.weights.sum()
-    return {"task_loss": Mean((error_B * batch.weights).sum(), weight)}
+    return {"task_loss": Mean((error * batch.weights).sum(), weight)}

@@ -25,7 +25,7 @@ from jaxlm.models.flops import (
     gpt_forward_flops,
 )
 from jaxlm.models.gpt import Gpt
-from jaxlm.models.layers import causal_mask
+from jaxlm.models.layers import alike, causal_mask, places_of
 from jaxlm.models.stack import Encoded
 from jaxlm.text.characters import BEGIN, END, NO_WORD, word_characters
 
@@ -36,6 +36,7 @@ def read(
     token_types_BL: Int[Array, "B L"],
     mask_BL: Bool[Array, "B L"],
     *,
+    segments_BL: Int[Array, "B L"] | None = None,
     logits: bool = False,
     deterministic: bool = True,
 ) -> Encoded:
@@ -46,6 +47,7 @@ def read(
         tokens: ids, or the characters of an ELMo's words.
         token_types_BL: a BERT's; not read of the others.
         mask_BL: True at a row's tokens, which come first.
+        segments_BL: of packed rows, a BERT's: see `TaskBatch`.
         logits: with those of the next token; a GPT's only. Its `last` and `head`, of
             which they are the product, are there in any case.
         deterministic: True switches dropout off.
@@ -53,12 +55,18 @@ def read(
     Returns:
         With the pooled vector of a BERT that has a pooler.
     """
+    if segments_BL is not None and not isinstance(trunk, Bert):
+        raise ValueError(f"{type(trunk).__name__} reads no packed rows")
     match trunk:
         case Bert():
+            seen, places_BL = mask_BL, None
+            if segments_BL is not None:
+                seen, places_BL = alike(segments_BL), places_of(segments_BL)
             return trunk(
                 tokens,
                 token_types_BL,
-                mask_BL,
+                seen,
+                places_BL=places_BL,
                 logits=False,
                 deterministic=deterministic,
             )

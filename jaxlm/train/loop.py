@@ -33,7 +33,7 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
 from jaxlm.digests import state_sha256
-from jaxlm.sharding import batch_sharding, check_batch, make_mesh
+from jaxlm.sharding import batch_parts, batch_sharding, check_batch, make_mesh
 from jaxlm.text.corpus import Corpus
 from jaxlm.train.best import Best
 from jaxlm.train.log import Log
@@ -229,12 +229,14 @@ def _feed_phase(
     run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
-    objective, read, length, tokens, flops, dropout = run.work.open_stream(
-        phase, stream
-    )
-    local = local_rows(run.sharding, phase.batch)
+    opened = run.work.open_stream(phase, stream)
+    objective, count = opened.objective, opened.rows or phase.batch
+    # As many as micro-batches and devices divide.
+    parts = phase.accumulate * batch_parts(run.sharding.mesh)
+    count = -(-count // parts) * parts
+    local = local_rows(run.sharding, count)
     rows = ahead(
-        lambda step: read(step, local),
+        lambda step: opened.read(step, local),
         start=first,
         stop=until,
         threads=config.data.threads,
@@ -246,15 +248,16 @@ def _feed_phase(
         run.schedule,
         accumulate=phase.accumulate,
         seed=config.seed,
-        dropout=dropout,
+        dropout=opened.dropout,
     )
     compiled: dict[Any, Callable[..., Any]] = {}
     for each in rows:
         shapes = tuple(array.shape for array in jax.tree.leaves(each))
-        batch = transform(to_devices(each, local, run.sharding, phase.batch))
+        batch = transform(to_devices(each, local, run.sharding, count))
         if shapes not in compiled:
-            shape = dataclasses.replace(phase, length=length(each))
-            with run.log.compiling(shape, flops, tokens):
+            length = opened.length(each)
+            shape = dataclasses.replace(phase, batch=count, length=length)
+            with run.log.compiling(shape, opened.flops, opened.tokens):
                 jitted = jax.jit(train_step, donate_argnums=0)
                 compiled[shapes] = jitted.lower(abstract, batch).compile()
         yield compiled[shapes], batch

@@ -31,7 +31,7 @@ class Stream(NamedTuple):
 
     `read(step, local)` gives the rows `local` of the batch of a step of the phase, as a
     tree of numpy arrays, and is a pure function: the position in the data is a number.
-    Batches may differ in shape; each shape is compiled once.
+    Batches may differ in length; each shape is compiled once.
     """
 
     objective: Objective
@@ -40,6 +40,7 @@ class Stream(NamedTuple):
     tokens: float  # of a step; the mean where shapes differ
     flops: float  # likewise
     dropout: bool  # whether the forward pass of training draws
+    rows: int = 0  # of a step, where the phase's batch counts something else; 0: it
 
 
 class Work(NamedTuple):

@@ -47,6 +47,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     import torch
     from transformers import BertModel
 
+    from jaxlm.tasks.finetune import work_of
     from jaxlm.tasks.order import NONE, bucket_lengths, shuffled
     from jaxlm.train.optim import make_schedule
 
@@ -142,7 +143,9 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     def indices() -> Iterator[np.ndarray]:
         rows = job.train.rows
         if exact:
-            padded = bucket_lengths(rows.lengths, task.buckets, config.length)
+            packed = work_of(job).open_stream(config.stretches[0], "train.0").rows
+            buckets = () if packed else task.buckets
+            padded = bucket_lengths(rows.lengths, buckets, config.length)
             pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
             for number in itertools.count():
                 for index in pass_of(number).rows:

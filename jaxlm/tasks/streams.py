@@ -1,0 +1,127 @@
+"""A task's rows → the batches of a run, packed or padded; the loop reads them.
+
+packed     several examples in a row, all batches of one shape: packing.py
+padded     an example a row, batches of examples of like length: order.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config import BertConfig, ElmoConfig, FinetuneConfig, Phase
+from jaxlm.objectives import Objective
+from jaxlm.tasks.body import body_flops
+from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.order import bucket_lengths, shuffled
+from jaxlm.tasks.packing import packed_batch, packed_order, row_width
+from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.trunk import forward_flops
+from jaxlm.train.work import Stream
+
+
+def task_stream(
+    config: FinetuneConfig,
+    module: TaskModel,
+    objective: Objective,
+    rows: TaskRows,
+    phase: Phase,
+    stream: str,
+) -> Stream:
+    """The batches of a phase.
+
+    Args:
+        config: of the run.
+        module: of `config.model`.
+        objective: what is learnt from them.
+        rows: of the training file.
+        phase: the only one.
+        stream: its name.
+    """
+    make = _packed if packs(config, module, rows) else _padded
+    return make(config, module, objective, rows, phase, stream)
+
+
+def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
+    """Whether several examples can share a row, and may."""
+    return (
+        config.task.pack
+        and isinstance(config.model, BertConfig)
+        and config.task.kind in ("class", "number", "tokens")
+        and module.pooling in ("pooler", "cls", "mean", "none")
+        and module.body is None
+        and not rows.several
+    )
+
+
+def _packed(
+    config: FinetuneConfig,
+    module: TaskModel,
+    objective: Objective,
+    rows: TaskRows,
+    phase: Phase,
+    stream: str,
+) -> Stream:
+    width = row_width(rows.lengths, phase.length)
+    examples, count = packed_order(
+        rows.lengths,
+        width,
+        phase.batch,
+        seed=config.seed,
+        stream=stream,
+        steps=phase.until,
+    )
+    return Stream(
+        objective,
+        lambda step, local: packed_batch(rows, examples(step), width, local),
+        lambda _: width,
+        tokens=float(count * width),
+        flops=float(count * _row_flops(config, module, width)),
+        dropout=_drops(config),
+        rows=count,
+    )
+
+
+def _padded(
+    config: FinetuneConfig,
+    module: TaskModel,
+    objective: Objective,
+    rows: TaskRows,
+    phase: Phase,
+    stream: str,
+) -> Stream:
+    padded = bucket_lengths(rows.lengths, config.task.buckets, phase.length)
+    pass_of = shuffled(padded, phase.batch, seed=config.seed, stream=stream)
+    lengths = pass_of(0).lengths
+    a_pass = len(lengths)
+
+    def read(step: int, local: np.ndarray) -> Any:
+        number, at = divmod(step, a_pass)
+        each = pass_of(number)
+        return batch_of(rows, each.rows[at][local], int(each.lengths[at]))
+
+    count = phase.batch * max(1, rows.several)
+    flops = [_row_flops(config, module, int(each)) for each in lengths]
+    return Stream(
+        objective,
+        read,
+        lambda rows: rows.mask.shape[-1],
+        tokens=count * float(np.mean(lengths)),
+        flops=count * float(np.mean(flops)),
+        dropout=_drops(config),
+    )
+
+
+def _drops(config: FinetuneConfig) -> bool:
+    return max(config.model.dropout, config.task.dropout) > 0
+
+
+def _row_flops(config: FinetuneConfig, module: TaskModel, length: int) -> int:
+    """Of one row in training: the way back costs two forward passes, and nothing
+    through a trunk that stays as it is."""
+    model = config.model
+    trunk = forward_flops(model, length, words=config.task.lm_weight > 0)
+    inputs = model.d_model * (2 if isinstance(model, ElmoConfig) else 1)
+    body = body_flops(module.body, inputs, length)
+    return trunk * (1 if module.frozen else 3) + 3 * body

@@ -1,0 +1,128 @@
+"""Packed rows: each example once, whole, and with the loss of a row of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlm.config import bert
+from jaxlm.models.layers import places_of
+from jaxlm.tasks.body import Mixing
+from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.order import NONE
+from jaxlm.tasks.packing import packed_batch, packed_order, packed_rows, row_width
+from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.sentences import _number_sums, class_sums
+from jaxlm.train.state import init_params
+
+CONFIG = bert(
+    "tiny", vocab_size=50, num_heads=2, d_model=32, d_ff=64, max_length=32, init_std=0.2
+)
+
+
+def some_rows(labels="class", count=12):
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(3, 20, count)
+    tokens = [draw.integers(1, 50, n).astype(np.int32) for n in lengths]
+    second = draw.integers(1, lengths + 1).astype(np.int32)
+    if labels == "tokens":
+        each = [draw.integers(NONE, 3, n).astype(np.int32) for n in lengths]
+    elif labels == "number":
+        each = draw.normal(size=count).astype(np.float32)
+    else:
+        each = draw.integers(0, 3, count).astype(np.int32)
+    return TaskRows(tokens, second, 0, each)
+
+
+@given(st.lists(st.integers(1, 24), min_size=1, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_each_example_is_once_in_a_row_that_holds_it(lengths):
+    rows = packed_rows(lengths, 24)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= 24 for row in rows)
+    # First fit: no two rows would have been one.
+    total = [sum(lengths[i] for i in row) for row in rows]
+    assert all(
+        a + min(lengths[i] for i in row) > 24
+        for n, row in enumerate(rows)
+        for a in total[:n]
+    )
+
+
+def test_places_begin_anew_in_each_segment():
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [1, 2, 3, 3, 3, 3]])
+    assert places_of(segments).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
+
+
+def test_a_batch_is_the_same_however_its_rows_are_spread():
+    rows, index = some_rows("tokens"), np.array([3, 1, NONE, 7, 11, 0])
+    whole = packed_batch(rows, index, 24, np.arange(8))
+    parts = [packed_batch(rows, index, 24, np.array(rows_)) for rows_ in ([0, 2], [5])]
+    for leaf, *each in zip(
+        jax.tree.leaves(whole), *map(jax.tree.leaves, parts), strict=True
+    ):
+        np.testing.assert_array_equal(leaf[[0, 2, 5]], np.concatenate(each))
+    assert not whole.mask[-1].any() and whole.weights[-1].sum() == 0
+    assert whole.mask.sum() == sum(len(rows.tokens[i]) for i in (3, 1, 7, 11, 0))
+
+
+def test_batches_are_drawn_as_without_packing_and_all_fit():
+    lengths = some_rows(count=50).lengths
+    width = row_width(lengths, 64)
+    assert width == 24 and row_width(lengths, 20) == 20
+    settings = dict(seed=3, stream="train.0", steps=20)
+    examples, most = packed_order(lengths, width, 8, **settings)
+    passes = np.concatenate([examples(step) for step in range(14)]).reshape(2, -1)
+    for each in passes:  # 7 batches of 8, the last one with 2
+        assert sorted(each[each != NONE]) == list(range(50))
+    assert passes[0].tolist() != passes[1].tolist()
+    needed = [
+        len(packed_rows(lengths[i[i != NONE]].tolist(), width))
+        for i in map(examples, range(20))
+    ]
+    assert max(needed) == most < 8
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "none", "number", "mix"])
+def test_losses_and_gradients_are_those_of_padded_rows(pooling):
+    kind = {"none": "tokens", "number": "number"}.get(pooling, "class")
+    rows, index = some_rows(kind), np.array([4, 9, 2, 0, 11, 6])
+    module = TaskModel(
+        CONFIG,
+        1 if kind == "number" else 3,
+        pooling if pooling in ("pooler", "cls", "none") else "mean",
+        mixing=Mixing() if pooling == "mix" else None,
+    )
+    params = init_params(module, 0)
+    sums = _number_sums if kind == "number" else class_sums
+
+    def loss(params, batch):
+        logits = module.apply(
+            {"params": params},
+            batch.tokens,
+            batch.token_types,
+            batch.mask,
+            segments=batch.segments,
+        )
+        mean = sums(logits, batch)["task_loss"]
+        return mean.total / mean.weight
+
+    count = len(packed_rows([len(rows.tokens[i]) for i in index], 24)) + 1
+    batches = (
+        batch_of(rows, index, 24),
+        packed_batch(rows, index, 24, np.arange(count)),
+    )
+    assert batches[1].tokens.shape[0] < len(index)
+    found = [
+        jax.jit(jax.value_and_grad(loss))(params, jax.tree.map(jnp.asarray, batch))
+        for batch in batches
+    ]
+    (padded, gradient), (packed, other) = found
+    np.testing.assert_allclose(packed, padded, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5),
+        other,
+        gradient,
+    )
