@@ -108,7 +108,8 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
             case "spans":
                 padding = ~torch.from_numpy(batch.mask)[..., None]
                 found = found.masked_fill(padding, -1e9)
-                parts = [cross_entropy(found[..., i], labels[:, i]) for i in range(2)]
+                at = labels.long()
+                parts = [cross_entropy(found[..., i], at[:, i]) for i in range(2)]
                 return sum(parts) / 2
 
     groups: dict[bool, list] = {True: [], False: []}
