@@ -60,13 +60,36 @@ def test_it_learns_the_task_and_keeps_the_best(run):
     assert config.optim.warmup == 12 and config.eval_every == 13
 
 
-def test_after_the_first_pass_nothing_is_compiled(run):
+def test_packed_batches_have_one_shape_and_fewer_rows_than_examples(run):
     _, out, _ = run
+    ((rows, width),) = re.findall(r"compiled the step for (\d+) × (\d+)", out)
+    assert int(rows) < 16 and int(width) == 16
+
+
+def test_after_the_first_pass_of_padded_rows_nothing_is_compiled(
+    model_directory, sst2, tmp_path, capsys
+):
+    padded = ("--task.pack", "false", "--stop", "20")
+    assert main(command(model_directory, sst2, tmp_path / "r", *padded)) == 0
+    out = capsys.readouterr().out
     compiled = re.findall(r"compiled the step for 16 × (\d+)", out)
     assert sorted(compiled, key=int) == ["8", "16"]
     last = out.rindex("compiled the step")
     # 13 batches a pass: the line of step 15 is of the second.
-    assert last < out.index("step 15/125")
+    assert last < out.index("step 15/20")
+
+
+def test_devices_and_micro_batches_do_not_change_what_packed_rows_teach(
+    model_directory, sst2, tmp_path
+):
+    losses = []
+    still = ("--model.dropout", "0", "--log.every", "1", "--stop", "4")
+    for cut in ((), ("--mesh.data", "2", "--accumulate", "4")):
+        workdir = tmp_path / f"cut{len(cut)}"
+        assert main(command(model_directory, sst2, workdir, *still, *cut)) == 0
+        losses.append([r["task_loss"] for r in lines(workdir) if "task_loss" in r])
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
 
 
 @pytest.mark.parametrize("stops", [(5, 20), (39,)])
