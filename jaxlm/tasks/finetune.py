@@ -111,6 +111,7 @@ def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
         join=problem.join,
         mixing=mixing,
         body=body,
+        head_std=task.head_std,
         dropout=None if task.dropout < 0 else task.dropout,
     )
     if not task.freeze:

@@ -39,7 +39,6 @@ from jaxlm.tasks.body import (
 
 Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
 Join = Literal["", "add", "choose"]
-HEAD_STD = 0.02  # run_classifier.py; of every size
 # First names of the parameters that are not the trunk's.
 OWN = ("mix", "body", "mix_out", "attention", "task")
 
@@ -55,6 +54,7 @@ class TaskModel(nn.Module):
     join: Join = ""
     mixing: Mixing | None = None  # None: the last layer is read
     body: Body | None = None
+    head_std: float = 0.02  # run_classifier.py; of every size
     dropout: float | None = None  # of what body and head read; None: as the trunk's
     frozen: bool = False  # the trunk stays as it is: no dropout in it, no way back
 
@@ -187,7 +187,7 @@ class TaskModel(nn.Module):
         return Dense(
             (width,),
             (self.outputs,),
-            normal(HEAD_STD),
+            normal(self.head_std),
             jnp.float32,
             bias=not decoder or self.join == "choose",
             name="task",

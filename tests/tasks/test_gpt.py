@@ -205,7 +205,7 @@ def test_a_padded_alternative_never_wins_and_moves_nothing():
 
     def loss(params, rows):
         batch = batch_of(rows, np.array([0, NONE]), 40)
-        return total(objective, params, TaskBatch(*map(jnp.asarray, batch)))
+        return total(objective, params, jax.tree.map(jnp.asarray, batch))
 
     (three, mine), (two, theirs) = (
         jax.jit(jax.value_and_grad(functools.partial(loss, rows=each)))(params)
