@@ -12,26 +12,23 @@ A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manif
 format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
 Orbax writes both and makes the step appear in one rename; the digests are recomputed
 after a restore, since Orbax alone restores flipped bits in silence. This is the only
-file that knows Orbax. Next: `train/loop.py`, and `open/` for reading.
+file that knows Orbax; leaves are read by `stored.py`. Next: `train/loop.py`, and
+`open/` for reading.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
@@ -42,14 +39,11 @@ from jaxlm.digests import (
     UnsoundError,
     differences,
     digest,
-    digest_array,
 )
-from jaxlm.memory import aligned
+from jaxlm.stored import STATE, StoredLeaf, check_digest, damaged, first_line, read_leaf
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
-_STATE = "state"
-_LARGE = 2**24  # bytes
 _ORPHAN = (".orbax-checkpoint-tmp", ".deleted")
 
 
@@ -73,39 +67,6 @@ class Restored(NamedTuple):
     digests: dict[str, LeafDigest]
     meta: dict[str, Any]
     notes: list[str]  # one line for each newer checkpoint that was not sound
-
-
-@dataclass(frozen=True)
-class StoredLeaf:
-    """A leaf that stays on disk: numpy reads it, verified each time.
-
-    `np.asarray` raises UnsoundError where it is not what was saved.
-    """
-
-    step: epath.Path  # the checkpoint's directory
-    path: str
-    digest: LeafDigest
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As an array's."""
-        return self.digest.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """As an array's."""
-        return jnp.dtype(self.digest.dtype)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values, in an array of their own that a CPU device can take."""
-        try:
-            array = aligned(self.shape, self.dtype)
-            stored = _open(self.step / _STATE / self.path, self, mapped=True)
-            ts.array(array).write(stored).result()
-        except Exception as error:
-            raise _damaged(self.step, self.path, error) from error
-        _check(self.step, self.path, digest_array(array), self.digest)
-        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 class Checkpoints:
@@ -154,7 +115,7 @@ class Checkpoints:
                 each.rmtree()
         except OSError as error:
             raise UserError(
-                f"cannot write checkpoints to {self.directory}: {_line(error)}"
+                f"cannot write checkpoints to {self.directory}: {first_line(error)}"
             ) from error
         return [each.name for each in orphans]
 
@@ -196,7 +157,7 @@ class Checkpoints:
                 response = ocp.save_async(
                     self.directory / str(step),
                     flat,  # pyrefly: ignore
-                    checkpointable_name=_STATE,
+                    checkpointable_name=STATE,
                     custom_metadata=manifest,
                 )
         except Exception as error:
@@ -244,7 +205,7 @@ class Checkpoints:
         rest = f"step {sound[-1]} is the newest sound one" if sound else "there is none"
         return UserError(
             f"saving step {step} to {self.directory / str(step)} failed: "
-            f"{_line(error)}; {rest}"
+            f"{first_line(error)}; {rest}"
         )
 
     def check(self) -> None:
@@ -286,7 +247,7 @@ class Checkpoints:
         try:
             sealed = json.loads(path.read_text())["custom_metadata"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnsoundError(f"{path} cannot be read: {_line(error)}") from error
+            raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
         return Manifest.unseal(sealed, step, str(path))
 
     def restore(
@@ -391,9 +352,9 @@ class Checkpoints:
         damage = None
         for p, leaf in leaves(abstract):
             try:
-                flat[part + p] = _read(path / _STATE / (part + p), _placed(leaf))
+                flat[part + p] = read_leaf(path / STATE / (part + p), _placed(leaf))
             except Exception as error:
-                damage = _damaged(path, part + p, error)
+                damage = damaged(path, part + p, error)
                 damage.__cause__ = error
                 break
         if _on_any_host(damage is not None):
@@ -402,7 +363,7 @@ class Checkpoints:
             )
         digests = digest(flat)
         for p, each in digests.items():
-            _check(path, p, each, stored[p])
+            check_digest(path, p, each, stored[p])
         state = map_with_path(lambda p, _: flat[part + p], abstract)
         return Restored(step, state, digests, manifest.meta, [])
 
@@ -419,65 +380,6 @@ def _context() -> ocp.Context:
     return context
 
 
-def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStore:
-    """One leaf on disk, of the shape and dtype of `leaf`.
-
-    By TensorStore, which Orbax stands on: `ocp.load` reads all leaves in one event
-    loop, and when one fails its error names none while the others print theirs.
-
-    Args:
-        path: of its directory.
-        leaf: what it must be.
-        mapped: map a local file, so that there is no second copy while it is read.
-    """
-    place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
-    if mapped:
-        place["file_io_mode"] = {"mode": "memmap"}
-    if str(path).startswith("gs://"):
-        bucket, _, inside = str(path).removeprefix("gs://").partition("/")
-        place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
-    spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
-    array = ts.open(spec, read=True).result()
-    if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
-        raise ValueError(f"its zarr.json says {array.dtype.name}{list(array.shape)}")
-    return array
-
-
-def _read(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """One leaf, each device's part of it read once."""
-    array = _open(path, leaf)
-    parts: dict[str, Any] = {}  # devices that hold the same part share one read
-
-    def part(index: Any) -> Any:
-        name = str(index)
-        if name not in parts:
-            parts[name] = array[index].read().result()
-        return parts[name]
-
-    found = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-    if found.nbytes >= _LARGE:
-        # JAX lets go of what it has copied at the next collection only; by then the
-        # next leaf would be there too, and the whole state twice in memory.
-        found.block_until_ready()
-        parts.clear()
-        gc.collect()
-    return found
-
-
-def _damaged(step: epath.Path, path: str, error: Exception) -> UnsoundError:
-    return UnsoundError(
-        f"{step} is damaged: leaf {path} cannot be read: {_line(error)}"
-    )
-
-
-def _check(step: epath.Path, path: str, found: LeafDigest, saved: LeafDigest) -> None:
-    if found != saved:
-        raise UnsoundError(
-            f"{step} is damaged: leaf {path} has digest {found.lanes}, {saved.lanes} "
-            "was saved"
-        )
-
-
 def _on_any_host(here: bool) -> bool:
     """Whether it is so on any host: all must go the same way, or some wait for ever."""
     if jax.process_count() == 1:
@@ -490,9 +392,3 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
-    text = (str(error).strip().splitlines() or [""])[0].partition(" [tensorstore_")[0]
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

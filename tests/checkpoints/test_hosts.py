@@ -37,13 +37,13 @@ checkpoints.close()
 multihost_utils.sync_global_devices("saved")
 restored = checkpoints.restore(abstract)
 assert restored.digests == digests == module.digest(host) and restored.step == 3
-real = module._read
+real = module.read_leaf
 if jax.process_index() == 1:
     def module_read(path, leaf):
         if path.parts[-3] == "3":
             raise OSError("stale file handle")
         return real(path, leaf)
-    module._read = module_read
+    module.read_leaf = module_read
 try:
     checkpoints.restore(abstract)
 except UserError as error:
