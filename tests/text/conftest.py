@@ -1,0 +1,31 @@
+"""Books, and a corpus made of them."""
+
+import pytest
+from text.books import CONFIG, novel
+
+from jaxlm.text import prepare as preparing
+from jaxlm.text.corpus import open_corpus
+from jaxlm.text.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """Three files of text, and a corpus made of them."""
+    folder = tmp_path_factory.mktemp("books")
+    for i, chapters in enumerate((40, 3, 60)):
+        (folder / f"{i}.txt").write_text(novel(chapters, seed=i))
+    # In the folder of text, as people will: its vocab.txt is no text.
+    prepare(CONFIG, [str(folder)], str(folder / "corpus"), holdout=0.2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(books):
+    return open_corpus(str(books / "corpus"), verify=True)
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Blocks, units and files small enough that there are many."""
+    monkeypatch.setattr(preparing, "BLOCK", 1000)
+    monkeypatch.setattr(preparing, "UNIT", 4000)

@@ -1,0 +1,251 @@
+"""Jobs that make a corpus: cut up, killed, run again, refused: the same bytes."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from text.books import CONFIG, contents, novel
+
+from jaxlm.config import BertConfig, RunConfig, TextConfig
+from jaxlm.text import prepare as preparing
+from jaxlm.text.corpus import open_corpus
+from jaxlm.text.prepare import prepare
+from jaxlm.types import UserError
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_units_and_processes_change_no_byte(books, tmp_path, small_units, processes):
+    prepare(
+        CONFIG,
+        [str(books)],
+        str(tmp_path / "corpus"),
+        holdout=0.2,
+        processes=processes,
+    )
+    assert contents(tmp_path / "corpus") == contents(books / "corpus")
+
+
+def descendants(pid):
+    """Processes that `pid` started."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def gone(pids):
+    """Whether all of `pids` end within some seconds."""
+    for _ in range(500):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+STALLED = """
+import pathlib, sys, time
+from jaxlm.config import BertConfig, RunConfig
+from jaxlm.text import prepare as preparing
+
+class Parts(preparing.Parts):
+    commits = appends = 0
+
+    def commit(self, *place):
+        super().commit(*place)
+        self.commits += 1
+
+    def append(self, block):
+        super().append(block)
+        self.appends += self.commits >= int(sys.argv[4])
+        if self.appends == 2:  # in the midst of a unit, with some of it written
+            for file in self._files.values():
+                file.flush()
+            pathlib.Path(sys.argv[2], "../stalled").touch()
+            time.sleep(600)
+
+preparing.BLOCK, preparing.UNIT, preparing.Parts = 1000, 4000, Parts
+preparing.prepare(
+    RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
+    holdout=0.2, processes=int(sys.argv[3]),
+)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_run_again_it_continues(
+    books, tmp_path, small_units, monkeypatch, processes
+):
+    directory, stalled = tmp_path / "corpus", tmp_path / "stalled"
+    command = [sys.executable, "-c", STALLED, str(books), str(directory)]
+    for commits in (1, 2):
+        with subprocess.Popen([*command, str(processes), str(commits)]) as child:
+            while not stalled.exists():
+                assert child.poll() is None, "it ended before it could be killed"
+                time.sleep(0.02)
+            workers = descendants(child.pid)
+            child.send_signal(signal.SIGKILL)
+        stalled.unlink()
+        assert len(workers) == (processes if processes > 1 else 0)
+        assert gone(workers), "a worker outlived its caller"
+        with pytest.raises(UserError, match="no complete corpus"):
+            open_corpus(str(directory))
+    stood = json.loads((directory / ".partial/journal.json").read_text())["text_bytes"]
+    assert stood >= 3 * 4000
+    read = []
+    tokenise = preparing.tokenise_all
+
+    def watched(work, *args, **options):
+        return tokenise((read.append(each) or each for each in work), *args, **options)
+
+    monkeypatch.setattr(preparing, "tokenise_all", watched)
+    prepare(CONFIG, [str(books)], str(directory), holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
+    again = sum(len(fragment.data) for block in read for fragment in block)
+    total = open_corpus(str(books / "corpus")).manifest.text_bytes
+    assert again == total - stood
+
+
+def test_a_killed_worker_is_reported(books, tmp_path, small_units, monkeypatch):
+    from jaxlm.text import blocks
+
+    collect = blocks._collect
+
+    def killing(worker):
+        worker.kill()
+        return collect(worker)
+
+    monkeypatch.setattr(blocks, "_collect", killing)
+    directory = str(tmp_path / "corpus")
+    with pytest.raises(UserError, match=r"was killed \(exit code -9\): run it again"):
+        prepare(CONFIG, [str(books)], directory, holdout=0.2, processes=2)
+    monkeypatch.undo()
+    prepare(CONFIG, [str(books)], directory, holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
+
+
+def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
+    shutil.copytree(books, tmp_path / "books")
+    here, directory = str(tmp_path / "books"), str(tmp_path / "corpus")
+    first = prepare(CONFIG, [here], directory, holdout=0.2)
+    before = contents(directory)
+    monkeypatch.setattr(preparing, "_prepare", None)
+    assert prepare(CONFIG, [here], directory, holdout=0.2) == first
+    os.utime(tmp_path / "books/0.txt")  # touched, not changed
+    assert prepare(CONFIG, [here], directory, holdout=0.2, errors="replace") == first
+    for change, message in [
+        ({"holdout": 0.3}, "holdout is 0.3, was 0.2"),
+        ({"sentences": "lines"}, "sentences is 'lines', was 'auto'"),
+        ({"config": RunConfig(model=CONFIG.model, seed=3)}, "seed is 3, was 0"),
+        (
+            {"config": RunConfig(model=BertConfig(vocab_size=99))},
+            "vocab_size is 99, was 600",
+        ),
+        (
+            {"config": RunConfig(text=TextConfig(language="fr"), model=CONFIG.model)},
+            "language is 'fr', was 'en'",
+        ),
+        ({"tokenizer": f"{directory}/tokenizer"}, "tokenizer is '[0-9a-f]{64}', was"),
+        ({"sources": [f"{here}/0.txt"]}, "there are 1 sources, were 3"),
+    ]:
+        asked = {"config": CONFIG, "sources": [here], "holdout": 0.2, **change}
+        with pytest.raises(UserError, match=message) as caught:
+            prepare(directory=directory, **asked)
+        assert "delete it, or name another" in str(caught.value)
+    text = (tmp_path / "books/1.txt").read_text()
+    (tmp_path / "books/1.txt").write_text(text[:-3] + "!!\n")
+    with pytest.raises(UserError, match=r"books/1\.txt has changed"):
+        prepare(CONFIG, [here], directory, holdout=0.2)
+    assert contents(directory) == before
+
+
+def test_a_job_without_finished_units_may_change_its_mind(tmp_path):
+    (tmp_path / "a.txt").write_bytes(novel(5).encode() + b"\xff")
+    directory = str(tmp_path / "corpus")
+    with pytest.raises(UserError, match="not UTF-8"):
+        prepare(CONFIG, [str(tmp_path / "a.txt")], directory)
+    manifest = prepare(CONFIG, [str(tmp_path / "a.txt")], directory, errors="replace")
+    assert manifest.replaced == 1
+    assert any("1 byte sequences" in note for note in manifest.notes)
+
+
+def test_a_job_with_finished_units_may_not(books, tmp_path, small_units):
+    text = (books / "0.txt").read_bytes()
+    (tmp_path / "a.txt").write_bytes(text)
+    (tmp_path / "b.txt").write_bytes(b"Bad \xff byte.")
+    tokenizer, directory = str(books / "corpus/tokenizer"), str(tmp_path / "corpus")
+    asked = {"config": CONFIG, "sources": [str(tmp_path)], "directory": directory}
+    for message in ("offset 4 is not UTF-8", "offset 4 is not UTF-8"):
+        with pytest.raises(UserError, match=message):
+            prepare(tokenizer=tokenizer, **asked)
+    with pytest.raises(UserError, match="was begun without: delete it"):
+        prepare(tokenizer=tokenizer, holdout=0.5, **asked)
+    manifest = prepare(tokenizer=tokenizer, errors="replace", **asked)
+    assert manifest.documents == 41 and manifest.replaced == 1
+
+
+def test_two_jobs_cannot_share_a_directory(books, tmp_path):
+    directory = str(tmp_path / "corpus")
+    refused = []
+
+    def interfere(progress):
+        if not refused:
+            with pytest.raises(UserError, match="another process is preparing"):
+                prepare(CONFIG, [str(books)], directory)
+            refused.append(progress)
+
+    prepare(CONFIG, [str(books)], directory, report=interfere)
+    assert refused
+
+
+def test_a_folder_of_other_files_is_not_written(books, tmp_path):
+    (tmp_path / "tokens").mkdir()
+    with pytest.raises(UserError, match="holds other files and no corpus"):
+        prepare(CONFIG, [str(books)], str(tmp_path))
+    with pytest.raises(UserError, match="a corpus is prepared locally"):
+        prepare(CONFIG, [str(books)], "gs://bucket/corpus")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        prepare(CONFIG, [str(books)], str(tmp_path / "file/corpus"))
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+from jaxlm.config import BertConfig, RunConfig
+from jaxlm.text.prepare import prepare
+from jaxlm.types import UserError
+try:
+    prepare(RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
+            holdout=0.2)
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("limit", [3_000, 12_000, 40_000])
+def test_a_full_disk_is_one_line_and_loses_nothing(books, tmp_path, limit):
+    """Files may not grow past `limit`: vocabulary, parts or arrays fail."""
+    directory = str(tmp_path / "corpus")
+    command = [sys.executable, "-c", FULL, str(books), directory, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("\n") == 1 and "cannot be written" in done.stdout
+    prepare(CONFIG, [str(books)], directory, holdout=0.2)
+    assert contents(directory) == contents(books / "corpus")
+
+
+def test_progress_reaches_the_total(books, tmp_path):
+    seen = []
+    sources = [str(books)]
+    prepare(CONFIG, sources, str(tmp_path / "corpus"), report=seen.append)
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages == ["sources", "vocabulary", "tokens", "arrays"]
+    for stage in stages:
+        steps = [progress for progress in seen if progress.stage == stage]
+        assert steps[-1].done == steps[-1].total > 0
+        assert all(a.done <= b.done for a, b in itertools.pairwise(steps))
