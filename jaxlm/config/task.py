@@ -99,9 +99,9 @@ class TaskConfig:
     rules: Literal["squad", "cmrc"] = "squad"
     """Spans: whose EM and F1; cmrc counts Chinese by characters."""
     pack: bool = True
-    """Put several examples of a batch into one row where the model is a BERT and what
-    it is asked is a class, a number or the tokens' classes, by --task.pooling pooler,
-    cls or mean; other rows are padded, and those of a batch are of like length."""
+    """Put several examples of a batch into one row where the model is a BERT, an
+    example is one row and --task.pooling, where it matters, is pooler, cls or mean;
+    other rows are padded, and those of a batch are of like length."""
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
     """Lengths that rows are padded to, the shortest that holds them; up to --length."""
     layer_decay: float = 1.0

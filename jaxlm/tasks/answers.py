@@ -23,7 +23,7 @@ import numpy as np
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
-from jaxlm.models.layers import NEG_INF
+from jaxlm.models.layers import NEG_INF, alike
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.offsets import Aligned, align
 from jaxlm.tasks.problem import Problem, Scores
@@ -260,16 +260,21 @@ def answer_figures(
 
 
 def _span_sums(logits_BL2: Any, batch: Any) -> Sums:
-    real_BL = batch.mask
-    loss = jnp.zeros(())
-    right_B = batch.weights
+    """Of the start and of the end, each a softmax over the places of its window."""
+    if batch.segments is None:
+        labels, weights = batch.labels[:, None], batch.weights[:, None]
+        seen = batch.mask[:, None]
+    else:
+        labels, weights = batch.labels, batch.weights
+        seen = alike(batch.segments)
+    loss, right = jnp.zeros(()), weights
     for i in range(2):
-        logits_BL = jnp.where(real_BL, logits_BL2[..., i], NEG_INF)
-        each = cross_entropy(logits_BL, batch.labels[:, i], batch.weights)
+        logits = jnp.where(seen, logits_BL2[:, None, :, i], NEG_INF)
+        each = cross_entropy(logits, labels[..., i], weights)
         loss = loss + each.loss / 2
-        right_B = right_B * (logits_BL.argmax(-1) == batch.labels[:, i])
-    weight = batch.weights.sum()
+        right = right * (logits.argmax(-1) == labels[..., i])
+    weight = weights.sum()
     return {
         "task_loss": Mean(loss, weight),
-        "task_accuracy": Mean(right_B.sum(), weight),
+        "task_accuracy": Mean(right.sum(), weight),
     }

@@ -86,7 +86,8 @@ def packed_batch(
     """The rows `local` of a packed batch; rows beyond those needed are empty.
 
     What an example is to be told is at its first token: the logits of a class or a
-    number are read there, those of tokens where the tokens are.
+    number are read there, those of tokens where the tokens are. The start and the end
+    of a span are places of the row.
 
     Args:
         rows: of a file; one row an example.
@@ -100,7 +101,9 @@ def packed_batch(
     tokens = np.full(shape, rows.pad, np.int32)
     types, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     weights, each_token = np.zeros(shape, np.float32), isinstance(rows.labels, list)
-    labels = np.zeros(shape, np.asarray(rows.labels[0]).dtype)
+    one = np.asarray(rows.labels[0])
+    span = not each_token and one.ndim == 1
+    labels = np.zeros((*shape, 2) if span else shape, one.dtype)
     for row, number in enumerate(local):
         start = 0
         for n, place in enumerate(shares[number] if number < len(shares) else ()):
@@ -114,6 +117,7 @@ def packed_batch(
                 labels[row, start:end] = np.where(known, rows.labels[i], 0)
                 weights[row, start:end] = known
             else:
-                labels[row, start], weights[row, start] = rows.labels[i], 1
+                labels[row, start] = rows.labels[i] + (start if span else 0)
+                weights[row, start] = 1
             start = end
     return TaskBatch(tokens, types, segments > 0, labels, weights, segments)

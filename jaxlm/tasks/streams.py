@@ -48,7 +48,6 @@ def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
     return (
         config.task.pack
         and isinstance(config.model, BertConfig)
-        and config.task.kind in ("class", "number", "tokens")
         and module.pooling in ("pooler", "cls", "mean", "none")
         and module.body is None
         and not rows.several

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxlm.config import bert
 from jaxlm.models.layers import places_of
+from jaxlm.tasks.answers import _span_sums
 from jaxlm.tasks.body import Mixing
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.order import NONE
@@ -29,6 +30,9 @@ def some_rows(labels="class", count=12):
     second = draw.integers(1, lengths + 1).astype(np.int32)
     if labels == "tokens":
         each = [draw.integers(NONE, 3, n).astype(np.int32) for n in lengths]
+    elif labels == "spans":
+        each = np.sort(draw.integers(0, lengths[:, None], (count, 2)), 1)
+        each = each.astype(np.int32)
     elif labels == "number":
         each = draw.normal(size=count).astype(np.float32)
     else:
@@ -85,18 +89,31 @@ def test_batches_are_drawn_as_without_packing_and_all_fit():
     assert max(needed) == most < 8
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "none", "number", "mix"])
-def test_losses_and_gradients_are_those_of_padded_rows(pooling):
-    kind = {"none": "tokens", "number": "number"}.get(pooling, "class")
+HEADS = {
+    "class": (3, class_sums),
+    "tokens": (3, class_sums),
+    "number": (1, _number_sums),
+    "spans": (2, _span_sums),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "mixing"),
+    [
+        ("class", "pooler", None),
+        ("class", "cls", None),
+        ("class", "mean", None),
+        ("class", "mean", Mixing()),
+        ("number", "mean", None),
+        ("tokens", "none", None),
+        ("spans", "none", None),
+    ],
+)
+def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mixing):
     rows, index = some_rows(kind), np.array([4, 9, 2, 0, 11, 6])
-    module = TaskModel(
-        CONFIG,
-        1 if kind == "number" else 3,
-        pooling if pooling in ("pooler", "cls", "none") else "mean",
-        mixing=Mixing() if pooling == "mix" else None,
-    )
+    outputs, sums = HEADS[kind]
+    module = TaskModel(CONFIG, outputs, pooling, mixing=mixing)
     params = init_params(module, 0)
-    sums = _number_sums if kind == "number" else class_sums
 
     def loss(params, batch):
         logits = module.apply(
