@@ -14,7 +14,9 @@ has in a row of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +24,17 @@ from jaxlm.tasks.order import NONE, shuffled
 from jaxlm.tasks.rows import TaskBatch, TaskRows
 
 _MULTIPLE = 8  # widths are rounded up to one
+_WIDTHS = (1.0, 1.5, 2.0, 3.0)  # of a row, in longest examples
+_SAMPLE = 64  # steps that a width is judged by
 
 
-def row_width(lengths: np.ndarray, most: int) -> int:
-    """Of packed rows: as long as the longest example, at most `most` tokens."""
-    return min(-(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE, most)
+class Packing(NamedTuple):
+    """How the batches of a phase lie in rows."""
+
+    width: int  # W, of all rows
+    examples: Callable[[int], np.ndarray]  # step → int64 [batch], NONE for none
+    rows: Callable[[int], int]  # step → R
+    mean: float  # of R
 
 
 def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -51,33 +59,73 @@ def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
-def packed_order(
-    lengths: np.ndarray, width: int, batch: int, *, seed: int, stream: str, steps: int
-) -> tuple[Callable[[int], np.ndarray], int]:
-    """Examples in an order drawn anew in each pass, and the rows that a batch needs.
+def packing_of(
+    lengths: np.ndarray,
+    batch: int,
+    *,
+    widest: int,
+    cost: Callable[[int], float],
+    seed: int,
+    stream: str,
+    steps: int,
+) -> Packing:
+    """Examples in an order drawn anew in each pass, in rows that cost the least.
+
+    A row holds one to three examples of the longest kind. Batches need more rows or
+    fewer: they come in two sizes, so that a rare large one does not make all of them
+    large. The first step has the larger size and most have the smaller, so the first
+    pass compiles both.
 
     Args:
         lengths: int64 [n], of the examples.
-        width: of a row.
         batch: examples of a batch.
+        widest: most tokens of a row, where an example is not longer.
+        cost: width → of a row, in any unit.
         seed: the run's.
         stream: name of the phase.
         steps: of it.
-
-    Returns:
-        (step → int64 [batch], NONE where there is none; most rows of any step).
     """
-    pass_of = shuffled(np.full(len(lengths), width), batch, seed=seed, stream=stream)
+    one = np.full(len(lengths), int(lengths.max()))
+    pass_of = shuffled(one, batch, seed=seed, stream=stream)
     a_pass = len(pass_of(0).rows)
 
     def examples(step: int) -> np.ndarray:
         number, at = divmod(step, a_pass)
         return pass_of(number).rows[at]
 
-    def needed(index: np.ndarray) -> int:
-        return len(packed_rows(lengths[index[index != NONE]].tolist(), width))
+    def needs(width: int, steps: int) -> np.ndarray:
+        batches = (examples(step) for step in range(steps))
+        each = (lengths[index[index != NONE]].tolist() for index in batches)
+        return np.array([len(packed_rows(some, width)) for some in each])
 
-    return examples, max(needed(examples(step)) for step in range(steps))
+    def sample_cost(width: int) -> float:
+        needed = needs(width, min(steps, _SAMPLE))
+        return _sized(needed, *two_sizes(needed)).mean() * cost(width)
+
+    width = min(_widths(int(lengths.max()), widest), key=sample_cost)
+    needed = needs(width, steps)
+    sized = _sized(needed, *two_sizes(needed))
+    sized[0] = sized.max()
+    return Packing(width, examples, lambda step: int(sized[step]), float(sized.mean()))
+
+
+def _widths(longest: int, widest: int) -> list[int]:
+    each = [math.ceil(longest * times / _MULTIPLE) * _MULTIPLE for times in _WIDTHS]
+    return [each[0], *(width for width in each[1:] if width <= widest)]
+
+
+def two_sizes(needed: np.ndarray) -> tuple[int, int]:
+    """(smaller, larger) number of rows that waste the fewest; most have the smaller.
+
+    3 4 4 4 5 4 9 → (5, 9): 5 5 5 5 5 5 9
+    """
+    sizes = np.unique(needed[needed >= np.median(needed)])
+    rows = [_sized(needed, int(size), int(sizes[-1])).sum() for size in sizes]
+    return int(sizes[np.argmin(rows)]), int(sizes[-1])
+
+
+def _sized(needed: np.ndarray, small: int, large: int) -> np.ndarray:
+    return np.where(needed <= small, small, large)
 
 
 def packed_batch(

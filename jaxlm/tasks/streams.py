@@ -1,6 +1,6 @@
 """A task's rows → the batches of a run, packed or padded; the loop reads them.
 
-packed     several examples in a row, all batches of one shape: packing.py
+packed     several examples in a row, batches of two shapes: packing.py
 padded     an example a row, batches of examples of like length: order.py
 """
 
@@ -15,7 +15,7 @@ from jaxlm.objectives import Objective
 from jaxlm.tasks.body import body_flops
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.order import bucket_lengths, shuffled
-from jaxlm.tasks.packing import packed_batch, packed_order, row_width
+from jaxlm.tasks.packing import packed_batch, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.train.work import Stream
@@ -62,11 +62,11 @@ def _packed(
     phase: Phase,
     stream: str,
 ) -> Stream:
-    width = row_width(rows.lengths, phase.length)
-    examples, count = packed_order(
+    width, examples, count, mean = packing_of(
         rows.lengths,
-        width,
         phase.batch,
+        widest=config.model.max_length,
+        cost=lambda width: _row_flops(config, module, width),
         seed=config.seed,
         stream=stream,
         steps=phase.until,
@@ -75,8 +75,8 @@ def _packed(
         objective,
         lambda step, local: packed_batch(rows, examples(step), width, local),
         lambda _: width,
-        tokens=float(count * width),
-        flops=float(count * _row_flops(config, module, width)),
+        tokens=mean * width,
+        flops=mean * _row_flops(config, module, width),
         dropout=_drops(config),
         rows=count,
     )

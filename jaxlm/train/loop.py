@@ -14,6 +14,7 @@ the work is, a corpus or a task, `work.py` says.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import signal
@@ -230,13 +231,18 @@ def _feed_phase(
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
     opened = run.work.open_stream(phase, stream)
-    objective, count = opened.objective, opened.rows or phase.batch
-    # As many as micro-batches and devices divide.
+    objective = opened.objective
     parts = phase.accumulate * batch_parts(run.sharding.mesh)
-    count = -(-count // parts) * parts
-    local = local_rows(run.sharding, count)
-    rows = ahead(
-        lambda step: opened.read(step, local),
+    held = functools.cache(functools.partial(local_rows, run.sharding))
+
+    def read(step: int) -> tuple[int, Any]:
+        count = opened.rows(step) if opened.rows else phase.batch
+        # As many as micro-batches and devices divide.
+        count = -(-count // parts) * parts
+        return count, opened.read(step, held(count))
+
+    batches = ahead(
+        read,
         start=first,
         stop=until,
         threads=config.data.threads,
@@ -251,9 +257,9 @@ def _feed_phase(
         dropout=opened.dropout,
     )
     compiled: dict[Any, Callable[..., Any]] = {}
-    for each in rows:
-        shapes = tuple(array.shape for array in jax.tree.leaves(each))
-        batch = transform(to_devices(each, local, run.sharding, count))
+    for count, each in batches:
+        shapes = (count, *(array.shape for array in jax.tree.leaves(each)))
+        batch = transform(to_devices(each, held(count), run.sharding, count))
         if shapes not in compiled:
             length = opened.length(each)
             shape = dataclasses.replace(phase, batch=count, length=length)

@@ -40,7 +40,8 @@ class Stream(NamedTuple):
     tokens: float  # of a step; the mean where shapes differ
     flops: float  # likewise
     dropout: bool  # whether the forward pass of training draws
-    rows: int = 0  # of a step, where the phase's batch counts something else; 0: it
+    # Step → its rows, where the phase's batch counts something else.
+    rows: Callable[[int], int] | None = None
 
 
 class Work(NamedTuple):

@@ -13,7 +13,7 @@ from jaxlm.tasks.answers import _span_sums
 from jaxlm.tasks.body import Mixing
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.order import NONE
-from jaxlm.tasks.packing import packed_batch, packed_order, packed_rows, row_width
+from jaxlm.tasks.packing import packed_batch, packed_rows, packing_of, two_sizes
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import _number_sums, class_sums
 from jaxlm.train.state import init_params
@@ -74,19 +74,49 @@ def test_a_batch_is_the_same_however_its_rows_are_spread():
 
 def test_batches_are_drawn_as_without_packing_and_all_fit():
     lengths = some_rows(count=50).lengths
-    width = row_width(lengths, 64)
-    assert width == 24 and row_width(lengths, 20) == 20
-    settings = dict(seed=3, stream="train.0", steps=20)
-    examples, most = packed_order(lengths, width, 8, **settings)
+    packing = packing_of(
+        lengths, 8, widest=64, cost=float, seed=3, stream="train.0", steps=200
+    )
+    width, examples, rows, mean = packing
     passes = np.concatenate([examples(step) for step in range(14)]).reshape(2, -1)
     for each in passes:  # 7 batches of 8, the last one with 2
         assert sorted(each[each != NONE]) == list(range(50))
     assert passes[0].tolist() != passes[1].tolist()
     needed = [
         len(packed_rows(lengths[i[i != NONE]].tolist(), width))
-        for i in map(examples, range(20))
+        for i in map(examples, range(200))
     ]
-    assert max(needed) == most < 8
+    given_ = [rows(step) for step in range(200)]
+    assert all(a <= b for a, b in zip(needed, given_, strict=True))
+    # Both sizes in the first pass; the larger one is no larger than it must be.
+    assert set(given_[:7]) == set(given_) and len(set(given_)) <= 2
+    assert given_[0] == max(given_) == max(needed)
+    assert mean == np.mean(given_)
+
+
+def test_a_row_is_as_wide_as_costs_the_least():
+    # Three examples of six tokens need three rows of 8, two of 16, one of 24.
+    def width(cost, widest=64):
+        lengths = np.full(3, 6)
+        some = dict(seed=0, stream="", steps=1, widest=widest, cost=cost)
+        return packing_of(lengths, 3, **some).width
+
+    assert width(float) == 8
+    assert width(lambda width: width**0.9) == 24
+    assert width(lambda width: width**0.5, widest=16) == 16
+    assert width(lambda width: width**0.5, widest=4) == 8
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_of_two_sizes_most_batches_have_the_smaller(needed):
+    needed = np.array(needed)
+    small, large = two_sizes(needed)
+    assert large == needed.max() and (needed <= small).mean() >= 0.5
+
+    def rows(small):
+        return np.where(needed <= small, small, large).sum()
+
+    assert rows(small) == min(rows(s) for s in needed if s >= np.median(needed))
 
 
 HEADS = {
