@@ -79,7 +79,7 @@ def packing_of(
     Args:
         lengths: int64 [n], of the examples.
         batch: examples of a batch.
-        widest: most tokens of a row, where an example is not longer.
+        widest: most tokens of a row, at least those of the longest example.
         cost: width → of a row, in any unit.
         seed: the run's.
         stream: name of the phase.
@@ -111,7 +111,7 @@ def packing_of(
 
 def _widths(longest: int, widest: int) -> list[int]:
     each = [math.ceil(longest * times / _MULTIPLE) * _MULTIPLE for times in _WIDTHS]
-    return [each[0], *(width for width in each[1:] if width <= widest)]
+    return [min(each[0], widest), *(width for width in each[1:] if width <= widest)]
 
 
 def two_sizes(needed: np.ndarray) -> tuple[int, int]:
