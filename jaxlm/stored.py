@@ -17,7 +17,6 @@ import tensorstore as ts
 from etils import epath
 
 from jaxlm.digests import LeafDigest, UnsoundError, digest_array
-from jaxlm.memory import aligned
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
 _LARGE = 2**24  # bytes
@@ -45,15 +44,15 @@ class StoredLeaf:
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values, in an array of their own that a CPU device can take."""
+        """The values; of a local file, where it has them in one piece, the file itself
+        mapped and no copy: on a fresh machine memory can cost more than reading."""
         try:
-            array = aligned(self.shape, self.dtype)
-            stored = _open(self.step / STATE / self.path, self, mapped=True)
-            ts.array(array).write(stored).result()
+            array = _open(self.step / STATE / self.path, self, mapped=True)
+            values = array.read().result()
         except Exception as error:
             raise damaged(self.step, self.path, error) from error
-        check_digest(self.step, self.path, digest_array(array), self.digest)
-        return array if dtype is None else array.astype(dtype, copy=False)
+        check_digest(self.step, self.path, digest_array(values), self.digest)
+        return np.array(values, dtype, copy=copy)
 
 
 def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStore:
@@ -65,7 +64,7 @@ def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStor
     Args:
         path: of its directory.
         leaf: what it must be.
-        mapped: map a local file, so that there is no second copy while it is read.
+        mapped: map a local file and do not read it into memory.
     """
     place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
     if mapped:

@@ -17,7 +17,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -226,24 +226,28 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     sha256 = hashlib.sha256()
-    with open(path, "wb") as file:
+    with (
+        open(path, "wb") as file,
+        # Some are written, and hashed, while others are made.
+        ThreadPoolExecutor(1) as writer,
+        ThreadPoolExecutor(1) as hasher,
+    ):
+        waiting: deque[Future] = deque()
 
         def put(content: Any) -> None:
-            file.write(content)
-            sha256.update(content)
+            waiting.append(writer.submit(file.write, content))
+            waiting.append(hasher.submit(sha256.update, content))
+            while len(waiting) > 2 * _AHEAD:
+                waiting.popleft().result()
 
-        with ThreadPoolExecutor(1) as writer:  # some are written while others are made
-            waiting = deque([writer.submit(put, struct.pack("<Q", len(text)) + text)])
-            for name in shapes:
-                array = rounded(name, make(name), dtype)
-                if array.shape != tuple(shapes[name]):
-                    raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
-                bits = np.ascontiguousarray(array).view(np.uint8)
-                waiting.append(writer.submit(put, bits.data))
-                if len(waiting) > _AHEAD:
-                    waiting.popleft().result()
-            for each in waiting:
-                each.result()
+        put(struct.pack("<Q", len(text)) + text)
+        for name in shapes:
+            array = rounded(name, make(name), dtype)
+            if array.shape != tuple(shapes[name]):
+                raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
+            put(np.ascontiguousarray(array).view(np.uint8).data)
+        for each in waiting:
+            each.result()
         file.flush()
         os.fsync(file.fileno())
     return sha256.hexdigest()

@@ -5,8 +5,9 @@
 A run of random weights with a checkpoint is made, exported to Hugging Face's form and
 imported again, each by the command line in a fresh process; the peer is a copy of the
 weights' file with a SHA-256 of what was written, as both of them store one, that takes
-the place of an earlier copy as a whole, as both of them do: memory that a file is
-written into for the first time can cost more than the writing.
+the place of an earlier copy as a whole, as both of them do, after a pause as long as
+they take to start: where free memory goes back to a guest's host, taking it again can
+cost more than the writing.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def main() -> None:
             )  # fmt: skip
             back = run("-m", "jaxlm", "import", f"{here}/out", "--out", f"{here}/in")
             weights = here / "out" / "model.safetensors"
+            time.sleep(start.seconds)
             rows.append((out, back, copied(weights, here / "copy")))
         size = weights.stat().st_size
         print(f"{args.recipe}: {size / 2**20:,.0f} MiB of weights")
