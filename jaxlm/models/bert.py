@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import BertConfig
+from jaxlm.models.dropout import Dropout
 from jaxlm.models.heads import MlmHead, Pooler, gather
-from jaxlm.models.layers import Dense, Dropout, Dtype, LayerNorm, Table
+from jaxlm.models.layers import Dense, Dtype, LayerNorm, Table
 from jaxlm.models.stack import Encoded, Remat, stack, with_embedding
 
 

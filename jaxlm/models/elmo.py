@@ -34,7 +34,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config.model import ElmoConfig
-from jaxlm.models.layers import Dropout, Dtype, affine
+from jaxlm.models.dropout import Dropout
+from jaxlm.models.layers import Dtype, affine
 from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
 from jaxlm.models.stack import Remat
 from jaxlm.models.words import WordEncoder, uniform

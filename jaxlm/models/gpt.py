@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import GptConfig
+from jaxlm.models.dropout import Dropout
 from jaxlm.models.layers import (
     Cache,
-    Dropout,
     Dtype,
     Init,
     LayerNorm,

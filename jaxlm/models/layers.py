@@ -1,8 +1,8 @@
 """Arrays → arrays: the parts that every transformer is made of; `stack.py` joins them.
 
 Parameters are float32 whatever the compute dtype; norms and softmax run in float32.
-Dropout is active where its rate is above 0: a module that is built to run without it
-gets rate 0, so no flag travels through the calls.
+Dropout (`dropout.py`) is active where its rate is above 0: a module that is built to
+run without it gets rate 0, so no flag travels through the calls.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.models.activations import ACTIVATIONS
+from jaxlm.models.dropout import Dropout
 
 PRODUCT = "product"  # what remat="dots" keeps of each Dense: its output
 
@@ -29,45 +30,6 @@ Init = Callable[..., Array]
 # Finite, so that a row which may attend to nothing (padding in a packed row) becomes
 # uniform and not NaN.
 NEG_INF = float(jnp.finfo(jnp.float32).min)
-
-
-def keep_mask(
-    key: Key[Array, ""], shape: tuple[int, ...], rate: float
-) -> Bool[Array, "..."]:
-    """True with probability `kept(rate)`, independently for each element of `shape`.
-
-    Each 32-bit threefry word decides two elements, 16 bits each: an eighth of the time
-    of `jax.random.bernoulli` on a CPU. Bits depend on the key and on the position in
-    `shape` only, not on how the array is sharded; leading axes stay shardable.
-    """
-    *rows, width = shape
-    words = jax.random.bits(key, (*rows, -(-width // 2)), jnp.uint32)
-    lanes = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    lanes = lanes.reshape(*rows, -1)[..., :width]
-    return lanes < _threshold(rate) if _threshold(rate) < 2**16 else lanes >= 0
-
-
-def kept(rate: float) -> float:
-    """The share that `keep_mask` keeps: 1 - rate to 16 bits."""
-    return _threshold(rate) / 2**16
-
-
-def _threshold(rate: float) -> int:
-    return max(1, round((1 - rate) * 2**16))
-
-
-class Dropout(nn.Module):
-    """Zero each element with probability `rate`, scale the others up."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """`x` itself at rate 0; no "dropout" key is needed then."""
-        if self.rate == 0:
-            return x
-        keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
-        return jnp.where(keep, x * (1 / kept(self.rate)), 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

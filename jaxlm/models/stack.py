@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxlm.models.dropout import Dropout
 from jaxlm.models.layers import (
     PRODUCT,
     Attention,
     Cache,
-    Dropout,
     Dtype,
     Init,
     LayerNorm,
@@ -115,9 +115,10 @@ def stack(num_layers: int, *, remat: Remat, name: str | None = None, **block) ->
     if remat != "none":
         body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
     # A loop on a CPU copies what the backward pass needs of each layer in and out of
-    # stacked buffers, 8 % of a step; elsewhere, and where it would be long to compile,
-    # it stays a loop.
-    unrolled = jax.default_backend() == "cpu" and num_layers <= 4
+    # stacked buffers, 8 to 18 % of a step; elsewhere, and where it would be long to
+    # compile, it stays a loop. A model that drops something is being trained.
+    most = 12 if block["dropout"] else 4
+    unrolled = jax.default_backend() == "cpu" and num_layers <= most
     scanned = nn.scan(
         body,
         variable_axes={"params": 0},

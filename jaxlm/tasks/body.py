@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxlm.models.layers import NEG_INF, Dropout, Dtype
+from jaxlm.models.dropout import Dropout
+from jaxlm.models.layers import NEG_INF, Dtype
 from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
 from jaxlm.models.scalar_mix import ScalarMix, mix_penalty
 from jaxlm.models.words import uniform

@@ -23,8 +23,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import build
+from jaxlm.models.dropout import Dropout
 from jaxlm.models.heads import gather
-from jaxlm.models.layers import NEG_INF, Dense, Dropout, Dtype, alike
+from jaxlm.models.layers import NEG_INF, Dense, Dtype, alike
 from jaxlm.models.stack import Encoded, Remat
 from jaxlm.tasks import trunk
 from jaxlm.tasks.body import (

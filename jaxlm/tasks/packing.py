@@ -24,7 +24,7 @@ from jaxlm.tasks.order import NONE, shuffled
 from jaxlm.tasks.rows import TaskBatch, TaskRows
 
 _MULTIPLE = 8  # widths are rounded up to one
-_WIDTHS = (1.0, 1.5, 2.0, 3.0)  # of a row, in longest examples
+_WIDTHS = (1.0, 1.25, 1.5, 2.0, 3.0)  # of a row, in longest examples
 _SAMPLE = 64  # steps that a width is judged by
 
 

@@ -20,6 +20,8 @@ from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.train.work import Stream
 
+_SCORE = 500  # FLOP that take as long as a softmax and dropout of one score, on a CPU
+
 
 def task_stream(
     config: FinetuneConfig,
@@ -66,7 +68,7 @@ def _packed(
         rows.lengths,
         phase.batch,
         widest=config.model.max_length,
-        cost=lambda width: _row_flops(config, module, width),
+        cost=lambda width: _row_cost(config, module, width),
         seed=config.seed,
         stream=stream,
         steps=phase.until,
@@ -114,6 +116,14 @@ def _padded(
 
 def _drops(config: FinetuneConfig) -> bool:
     return max(config.model.dropout, config.task.dropout) > 0
+
+
+def _row_cost(config: FinetuneConfig, module: TaskModel, width: int) -> int:
+    """In FLOP, with what scores cost beside their products: wide rows have more."""
+    model = config.model
+    assert isinstance(model, BertConfig)  # see `packs`
+    scores = width**2 * model.num_heads * model.num_layers
+    return _row_flops(config, module, width) + _SCORE * scores
 
 
 def _row_flops(config: FinetuneConfig, module: TaskModel, length: int) -> int:
