@@ -116,9 +116,11 @@ def stack(num_layers: int, *, remat: Remat, name: str | None = None, **block) ->
         body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
     # A loop on a CPU copies what the backward pass needs of each layer in and out of
     # stacked buffers, 8 to 18 % of a step; elsewhere, and where it would be long to
-    # compile, it stays a loop. A model that drops something is being trained.
+    # compile, it stays a loop, and where something is computed again: without the loop
+    # XLA could merge the two. A model that drops something is being trained.
     most = 12 if block["dropout"] else 4
-    unrolled = jax.default_backend() == "cpu" and num_layers <= most
+    on_cpu = jax.default_backend() == "cpu"
+    unrolled = on_cpu and remat == "none" and num_layers <= most
     scanned = nn.scan(
         body,
         variable_axes={"params": 0},
