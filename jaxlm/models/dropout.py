@@ -2,7 +2,7 @@
 
 The bits are those of `jax.random.bits`. On a CPU it makes them in a loop that goes over
 the whole array five times; here the rounds are written out, one fused pass makes them
-and decides: a third of the time, 5 % of a step that fine-tunes.
+and decides, in a third of the time.
 """
 
 from __future__ import annotations

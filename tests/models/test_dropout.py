@@ -1,3 +1,5 @@
+"""Which elements dropout keeps, and the bits that decide."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,20 @@ def test_words_are_those_of_jax(shape, monkeypatch):
             # Made here, not asked for.
             patch.setattr(dropout.jax.random, "bits", None)
             np.testing.assert_array_equal(random_words(key, shape), theirs)
+
+
+def test_words_of_more_places_than_a_word_counts_are_asked_for(monkeypatch):
+    asked = []
+
+    def bits(key, shape, dtype):
+        asked.append(shape)
+        return jnp.zeros(shape, dtype)
+
+    monkeypatch.setattr(dropout.jax.random, "bits", bits)
+    for shape in ((2**16, 2**16), (2**16, 2**16 + 1)):
+        words = jax.eval_shape(lambda shape=shape: random_words(KEY, shape))
+        assert words.shape == shape and words.dtype == jnp.uint32
+    assert asked == [(2**16, 2**16 + 1)]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

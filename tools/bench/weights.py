@@ -5,9 +5,9 @@
 A run of random weights with a checkpoint is made, exported to Hugging Face's form and
 imported again, each by the command line in a fresh process; the peer is a copy of the
 weights' file with a SHA-256 of what was written, as both of them store one, that takes
-the place of an earlier copy as a whole, as both of them do, after a pause as long as
-they take to start: where free memory goes back to a guest's host, taking it again can
-cost more than the writing.
+the place of an earlier copy as a whole, as both of them do. It is made twice: at once,
+and after a pause as long as they take to start, for where free memory goes back to a
+guest's host, taking it again can cost more than the writing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,26 +105,30 @@ def main() -> None:
             )  # fmt: skip
             back = run("-m", "jaxlm", "import", f"{here}/out", "--out", f"{here}/in")
             weights = here / "out" / "model.safetensors"
+            at_once = copied(weights, here / "copy")
             time.sleep(start.seconds)
-            rows.append((out, back, copied(weights, here / "copy")))
+            rows.append((out, back, at_once, copied(weights, here / "copy")))
         size = weights.stat().st_size
         print(f"{args.recipe}: {size / 2**20:,.0f} MiB of weights")
         print(f"starting (jaxlm show): {start.seconds:.1f} s")
         for name, index in (("export", 0), ("import", 1)):
-            seconds = sorted(row[index].seconds for row in rows)
-            ratios = sorted(row[index].seconds / row[2] for row in rows)
-            less = sorted((row[index].seconds - start.seconds) / row[2] for row in rows)
             peak = max(row[index].peak for row in rows)
             print(
-                f"{name}: {seconds[len(rows) // 2]:.1f} s "
-                f"({seconds[0]:.1f} to {seconds[-1]:.1f}), "
-                f"{ratios[len(rows) // 2]:.2f} copies "
-                f"({ratios[0]:.2f} to {ratios[-1]:.2f}), less the start "
-                f"{less[len(rows) // 2]:.2f} ({less[0]:.2f} to {less[-1]:.2f}); "
-                f"peak {peak / 2**20:,.0f} MiB, {peak / size:.2f} of the file"
+                f"{name}: {spread(row[index].seconds for row in rows)} s, peak "
+                f"{peak / 2**20:,.0f} MiB, {peak / size:.2f} of the file"
             )
-        copies = sorted(row[2] for row in rows)
-        print(f"copy: {copies[len(rows) // 2]:.1f} s")
+            for copy, at in (("at once", 2), ("after a pause", 3)):
+                less = [(row[index].seconds - start.seconds) / row[at] for row in rows]
+                print(f"  less the start, in copies {copy}: {spread(less)}")
+        for copy, at in (("at once", 2), ("after a pause", 3)):
+            print(f"copy {copy}: {spread(row[at] for row in rows)} s")
+
+
+def spread(values: Iterable[float]) -> str:
+    """The median, and the least to the greatest."""
+    ordered = sorted(values)
+    middle = ordered[len(ordered) // 2]
+    return f"{middle:.2f} ({ordered[0]:.2f} to {ordered[-1]:.2f})"
 
 
 if __name__ == "__main__":
