@@ -63,13 +63,15 @@ def _affine_backward(out, saved, dy):
     product = functools.partial(
         jnp.tensordot, axes=(rows, rows), preferred_element_type=jnp.float32
     )
+    # The barriers keep XLA from folding a transpose into the product: this one, which
+    # is cheaper behind it, and that of a tied table, which its CPU backend cannot run
+    # in bfloat16.
+    alone = jax.lax.optimization_barrier
     if x.dtype == jnp.float32:
         wide = kernel_IO.shape[0] > kernel_IO.shape[1]
-        dkernel_IO = product(dy, x).T if wide else product(x, dy)
+        dkernel_IO = alone(product(dy, x)).T if wide else product(x, dy)
     else:
-        # The barrier keeps XLA from folding the transpose of a tied table into the
-        # product: its CPU backend cannot run that in bfloat16.
-        dkernel_IO = jax.lax.optimization_barrier(product(x, dy))
+        dkernel_IO = alone(product(x, dy))
     return dx, dkernel_IO, product(jnp.ones(dy.shape[:-1], dy.dtype), dy)
 
 

@@ -24,8 +24,8 @@ from jaxlm.tasks.order import NONE, shuffled
 from jaxlm.tasks.rows import TaskBatch, TaskRows
 
 _MULTIPLE = 8  # widths are rounded up to one
-_WIDTHS = (1.0, 1.25, 1.5, 2.0, 3.0)  # of a row, in longest examples
-_SAMPLE = 64  # steps that a width is judged by
+_WIDEST = 3  # longest examples in a row
+_SAMPLE = 2**13  # examples that a width is judged by
 
 
 class Packing(NamedTuple):
@@ -71,10 +71,10 @@ def packing_of(
 ) -> Packing:
     """Examples in an order drawn anew in each pass, in rows that cost the least.
 
-    A row holds one to three examples of the longest kind. Batches need more rows or
-    fewer: they come in two sizes, so that a rare large one does not make all of them
-    large. The first step has the larger size and most have the smaller, so the first
-    pass compiles both.
+    A row holds one to three examples of the longest kind, or what fits beside fewer.
+    Batches need more rows or fewer: they come in two sizes, so that a rare large one
+    does not make all of them large. The first step has the larger size and most have
+    the smaller, so the first pass compiles both.
 
     Args:
         lengths: int64 [n], of the examples.
@@ -99,7 +99,7 @@ def packing_of(
         return np.array([len(packed_rows(some, width)) for some in each])
 
     def sample_cost(width: int) -> float:
-        needed = needs(width, min(steps, _SAMPLE))
+        needed = needs(width, min(steps, -(-_SAMPLE // batch)))
         return _sized(needed, *two_sizes(needed)).mean() * cost(width)
 
     width = min(_widths(int(lengths.max()), widest), key=sample_cost)
@@ -110,8 +110,9 @@ def packing_of(
 
 
 def _widths(longest: int, widest: int) -> list[int]:
-    each = [math.ceil(longest * times / _MULTIPLE) * _MULTIPLE for times in _WIDTHS]
-    return [min(each[0], widest), *(width for width in each[1:] if width <= widest)]
+    first = math.ceil(longest / _MULTIPLE) * _MULTIPLE
+    last = min(_WIDEST * first, widest)
+    return [min(first, widest), *range(first + _MULTIPLE, last + 1, _MULTIPLE)]
 
 
 def two_sizes(needed: np.ndarray) -> tuple[int, int]:
