@@ -23,15 +23,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.text.dialogues import turns_of
-from jaxlm.text.documents import (
+from jaxlm.text.documents import Fragment
+from jaxlm.text.languages import Chinese, converter, primary
+from jaxlm.text.sentences import (
     Errors,
-    Fragment,
     Texts,
     annotated_of,
     sentences_of,
     verbatim_of,
 )
-from jaxlm.text.languages import Chinese, converter, primary
 from jaxlm.text.spans import ANNOTATED, Finder, Marked, Span, mark_spans, open_finders
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import Mark, UserError

@@ -12,14 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxlm.text.documents import (
-    Errors,
-    Fragment,
-    Texts,
-    decoded,
-    field,
-    without_surrogates,
-)
+from jaxlm.text.documents import Fragment
+from jaxlm.text.sentences import Errors, Texts, decoded, field, without_surrogates
 from jaxlm.types import UserError
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from jaxlm.config import RunConfig
 from jaxlm.text.blocks import Recipe
-from jaxlm.text.documents import Sentences, lines_are_sentences, read_fragments
+from jaxlm.text.documents import read_fragments
 from jaxlm.text.files import Source, digest, is_remote, touched
 from jaxlm.text.languages import check_known, converter, primary
 from jaxlm.text.parts import read_journal
+from jaxlm.text.sentences import Sentences, lines_are_sentences
 from jaxlm.text.spans import ANNOTATED, lexicon_sha256
 from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
 from jaxlm.types import UserError

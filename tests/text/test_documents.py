@@ -12,8 +12,9 @@ import pytest
 import zstandard
 
 from jaxlm.text import documents
-from jaxlm.text.documents import lines_are_sentences, read_fragments, sentences_of
+from jaxlm.text.documents import read_fragments
 from jaxlm.text.files import find_sources
+from jaxlm.text.sentences import lines_are_sentences, sentences_of
 from jaxlm.types import UserError
 
 
