@@ -2,6 +2,7 @@
 
     digest(state)            {"params/mlm/bias": LeafDigest("float32", (8192,), …)}
     digest_array(array)      the same of one array on the host, a piece at a time
+    digest_parts(…, parts)   the same of one that is never whole in memory
     state_sha256(digests)    one number for the whole tree
     Manifest(step, digests, meta).seal()    what a checkpoint says of itself, as JSON
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -74,17 +75,32 @@ def digest(tree: Any) -> dict[str, LeafDigest]:
 
 def digest_array(array: np.ndarray) -> LeafDigest:
     """What `digest` gives of an array, which no device needs to hold whole."""
-    bits = min(array.dtype.itemsize * 8, 32)
-    flat = np.ascontiguousarray(array).reshape(-1).view(f"uint{bits}")
-    lanes = np.zeros(len(LANES), np.uint32)
-    for start in range(0, len(flat), _PIECE):
-        piece = flat[start : start + _PIECE]
-        count = len(piece)
-        if count < _PIECE:  # all pieces have one shape, so there is one program
-            piece = np.pad(piece, (0, _PIECE - count))
-        begin = np.uint32(start % 2**32)
-        lanes += np.asarray(_piece_lanes(piece, begin, np.uint32(count)))
-    return LeafDigest(str(array.dtype), array.shape, _text(lanes))
+    return digest_parts(str(array.dtype), array.shape, [array])
+
+
+def digest_parts(
+    dtype: str, shape: tuple[int, ...], parts: Iterable[np.ndarray]
+) -> LeafDigest:
+    """The same of an array that is read part after part.
+
+    Args:
+        dtype: of the array.
+        shape: likewise.
+        parts: that make it up, in the order of its elements.
+    """
+    lanes, start = np.zeros(len(LANES), np.uint32), 0
+    for part in parts:
+        bits = min(part.dtype.itemsize * 8, 32)
+        flat = np.ascontiguousarray(part).reshape(-1).view(f"uint{bits}")
+        for at in range(0, len(flat), PIECE):
+            piece = flat[at : at + PIECE]
+            count = len(piece)
+            if count < PIECE:  # all pieces have one shape, so there is one program
+                piece = np.pad(piece, (0, PIECE - count))
+            begin = np.uint32((start + at) % 2**32)
+            lanes += np.asarray(_piece_lanes(piece, begin, np.uint32(count)))
+        start += len(flat)
+    return LeafDigest(dtype, shape, _text(lanes))
 
 
 def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
@@ -111,7 +127,7 @@ def _piece_lanes(piece: Any, begin: Any, count: Any) -> Any:
     return _sums([jnp.where(places < count, term, jnp.uint32(0)) for term in terms])
 
 
-_PIECE = 2**22  # elements
+PIECE = 2**22  # elements that are digested at once
 _SEEDS = tuple(np.uint32(lane) for lane in LANES)
 
 

@@ -7,6 +7,8 @@ wrong with it names it. Next: `checkpoints.py`, which has all of a state.
 from __future__ import annotations
 
 import gc
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from jaxlm.digests import LeafDigest, UnsoundError, digest_array
+from jaxlm.digests import PIECE, LeafDigest, UnsoundError, digest_parts
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
 _LARGE = 2**24  # bytes
@@ -44,15 +46,38 @@ class StoredLeaf:
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values; of a local file, where it has them in one piece, the file itself
-        mapped and no copy: on a fresh machine memory can cost more than reading."""
+        """The values."""
+        return np.array(self.verified(), dtype, copy=copy)
+
+    def verified(self) -> Any:
+        """The leaf, to be indexed and then made an array.
+
+        A local file is verified part after part, and read again as far as it is asked
+        for: never whole in memory, which on a fresh machine can cost more than reading.
+        Any other comes whole.
+
+        Raises:
+            UnsoundError: it is not what was saved.
+        """
+        local = not str(self.step).startswith("gs://")
         try:
-            array = _open(self.step / STATE / self.path, self, mapped=True)
-            values = array.read().result()
+            array = _open(self.step / STATE / self.path, self, mapped=local)
+            leaf = array if local else array.read().result()
+            found = digest_parts(self.digest.dtype, self.shape, _parts(leaf))
         except Exception as error:
             raise damaged(self.step, self.path, error) from error
-        check_digest(self.step, self.path, digest_array(values), self.digest)
-        return np.array(values, dtype, copy=copy)
+        check_digest(self.step, self.path, found, self.digest)
+        return leaf
+
+
+def _parts(leaf: Any) -> Iterator[np.ndarray]:
+    """Of an array in memory or on disk, one behind the other."""
+    if not leaf.shape:
+        yield np.asarray(leaf)
+        return
+    rows = max(1, PIECE // max(1, math.prod(leaf.shape[1:])))
+    for start in range(0, leaf.shape[0], rows):
+        yield np.asarray(leaf[start : min(start + rows, leaf.shape[0])])
 
 
 def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStore:

@@ -14,6 +14,7 @@ from jaxlm.digests import (
     LeafDigest,
     digest,
     digest_array,
+    digest_parts,
     leaf_lanes,
     state_sha256,
 )
@@ -151,7 +152,10 @@ def test_state_sha256_is_over_the_sorted_lines():
 def test_pieces_of_an_array_on_the_host_have_the_digest_of_the_whole(
     dtype, monkeypatch
 ):
-    monkeypatch.setattr(digests, "_PIECE", 64)
+    monkeypatch.setattr(digests, "PIECE", 64)
     for shape in ((), (0,), (5, 13), (4, 8, 4)):
         host = random_array(dtype, shape)
-        assert digest_array(host) == of(jnp.asarray(host)), shape
+        whole = of(jnp.asarray(host))
+        assert digest_array(host) == whole, shape
+        rows = [host[i : i + 2] for i in range(0, len(host), 2)] if shape else [host]
+        assert digest_parts(str(host.dtype), shape, rows) == whole, shape

@@ -1,6 +1,9 @@
 # Sourced by the tools: `environment DIR PYTHON EXTRAS` makes a virtual environment with
 # jaxlm in it, once for each state of pyproject.toml and the pins.
 
+# Without bytecode on disk every command compiles all modules that it imports anew.
+unset PYTHONDONTWRITEBYTECODE
+
 environment() {
   local directory=$1 python=$2 extras=$3 inputs
   inputs=$(cat pyproject.toml tools/constraints.txt <(echo "$extras" "$("$python" -V)") | sha256sum)

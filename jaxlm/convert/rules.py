@@ -126,18 +126,18 @@ class Table:
         rule, at = self._at[name]
         return ", ".join(path + "".join(f"[{i}]" for i in at) for path in rule.ours)
 
-    def tensor(self, name: str, leaf: Callable[[str], np.ndarray]) -> np.ndarray:
+    def tensor(self, name: str, leaf: Callable[[str], Any]) -> np.ndarray:
         """A tensor of the file, contiguous.
 
         Args:
             name: of the tensor.
-            leaf: the whole leaf of a path.
+            leaf: the whole leaf of a path: an array, or what gives one when indexed.
         """
         rule, at = self._at[name]
         shape = rule.shape(self._shape(rule))
         parts = []
         for path in rule.ours:
-            part = leaf(path)[at]
+            part = np.asarray(leaf(path)[at])
             if rule.inputs:
                 rows = math.prod(part.shape[: rule.inputs])
                 part = part.reshape(rows, -1)[: rule.rows or None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlm.config.model import ModelConfig
 from jaxlm.convert.rules import Table
+from jaxlm.stored import StoredLeaf
 from jaxlm.tree import leaves
 
 
@@ -25,16 +28,29 @@ class Source(NamedTuple):
     def of(
         cls, config: ModelConfig, table: Table, params: Any, missing: tuple[str, ...]
     ) -> Source:
-        """Of parameters in memory, or on disk: of those only what the tensor that was
-        asked for last is made of is in memory."""
+        """Of parameters in memory, or on disk: each leaf of those is verified once, for
+        all tensors that it makes one behind another, while the one before is read."""
         flat = dict(leaves(params))
-        held: dict[str, np.ndarray] = {}
+        names = (path for name in table.shapes for path in table.leaves_of(name))
+        order = list(dict.fromkeys(names))
+        behind = dict(itertools.pairwise(order))
+        thread = ThreadPoolExecutor(1)
+        held: dict[str, Future[Any]] = {}
 
         def read(name: str) -> np.ndarray:
             paths = table.leaves_of(name)
-            if held.keys() != set(paths):
+            wanted = [*paths, *filter(None, [behind.get(paths[-1])])]
+            if held.keys() != set(wanted):
+                kept = {
+                    path: held.get(path) or thread.submit(_opened, flat[path])
+                    for path in wanted
+                }
                 held.clear()
-                held.update((path, np.asarray(flat[path])) for path in paths)
-            return table.tensor(name, held.__getitem__)
+                held.update(kept)
+            return table.tensor(name, lambda path: held[path].result())
 
         return cls(config, table, read, missing)
+
+
+def _opened(leaf: Any) -> Any:
+    return leaf.verified() if isinstance(leaf, StoredLeaf) else np.asarray(leaf)

@@ -34,6 +34,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
 _AHEAD = 8  # tensors that may wait to be written
+_SYNC = 2**28  # bytes that are written at once, before the disk has them
 
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -233,9 +234,17 @@ def write_tensors(
         ThreadPoolExecutor(1) as hasher,
     ):
         waiting: deque[Future] = deque()
+        synced = 0
+
+        def write(content: Any) -> None:
+            nonlocal synced
+            file.write(content)
+            if file.tell() - synced > _SYNC:
+                synced = file.tell()
+                os.fsync(file.fileno())  # the disk works while tensors are made
 
         def put(content: Any) -> None:
-            waiting.append(writer.submit(file.write, content))
+            waiting.append(writer.submit(write, content))
             waiting.append(hasher.submit(sha256.update, content))
             while len(waiting) > 2 * _AHEAD:
                 waiting.popleft().result()
