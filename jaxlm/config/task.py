@@ -100,9 +100,8 @@ class TaskConfig:
     """Spans: whose EM and F1; cmrc counts Chinese by characters."""
     pack: bool = True
     """Put several examples of a batch into one row where the model is a BERT, an
-    example is one row and --task.pooling, where it matters, is pooler, cls or mean; a
-    batch has short and long ones alike. Other rows are padded, and those of a batch
-    are of like length."""
+    example is one row and --task.pooling, where it matters, is pooler, cls or mean;
+    other rows are padded, and those of a batch are of like length."""
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
     """Lengths that rows are padded to, the shortest that holds them; up to --length."""
     layer_decay: float = 1.0

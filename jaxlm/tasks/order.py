@@ -9,8 +9,6 @@ bucket goes up into the next one, so only the last batch of a pass may be short:
 
 How many batches of each shape a pass has depends on the lengths alone. So the first
 pass compiles all that there is to compile, whatever is drawn later.
-
-Rows that are packed need the opposite, batches of like total length: `dealt`.
 """
 
 from __future__ import annotations
@@ -95,43 +93,6 @@ def shuffled(
         found = one_pass(padded, batch, permutation("order", len(padded), number))
         places = permutation("batches", len(found.rows), number)
         return Pass(found.rows[places], found.lengths[places])
-
-    return of
-
-
-def dealt(
-    lengths: np.ndarray, batch: int, *, seed: int, stream: str
-) -> Callable[[int], np.ndarray]:
-    """Pass number → int64 [steps, batch], batches of short and long rows alike.
-
-    The rows of a pass, ranked by length, are cut into as many ranges as a batch has
-    places, and each batch gets one row of each range, drawn by (seed, pass): a
-    stratified sample, whose total differs little from the mean.
-
-        ranges     1 2 2 | 3 3 4 | 7 8 9        batches    2 3 8 · 1 4 9 · 2 3 7
-
-    Each row is in one batch of a pass. What lacks to make all batches whole, lacks
-    among the shortest rows, in batches drawn like the others: NONE is in its place.
-
-    Args:
-        lengths: int [n], of the rows.
-        batch: rows of a batch.
-        seed: the run's.
-        stream: name of the phase.
-    """
-    count, steps = len(lengths), -(-len(lengths) // batch)
-    place, range_of = np.tile(np.arange(steps), batch), np.arange(batch).repeat(steps)
-
-    @functools.lru_cache(maxsize=2)
-    def of(number: int) -> np.ndarray:
-        keys = hashes(seed, f"{stream}/order", np.full(count, number))
-        order = permuted(np.arange(count), count, keys)  # of rows of the same length
-        ranked = np.full(batch * steps, NONE, np.int64)
-        ranked[len(ranked) - count :] = order[np.argsort(lengths[order], kind="stable")]
-        passes = np.full(len(ranked), number)
-        keys = hashes(seed, f"{stream}/ranges", passes, range_of)
-        drawn = permuted(place, steps, keys)
-        return ranked[range_of * steps + drawn].reshape(batch, steps).T
 
     return of
 

@@ -6,9 +6,10 @@
     segments    1 1 1 1 2 2 2
                 1 1 1 1 1 0 0
 
-A batch has short and long examples alike (`order.dealt`), so that all need about as
-many rows. Each example attends to itself alone and counts positions from 0, so it has
-the loss that it has in a row of its own.
+Batches are drawn as if rows were padded: to put those of like length together instead
+saves as much, but it changes what a batch is and the model that comes of it. Each
+example attends to itself alone and counts positions from 0, so it has the loss that it
+has in a row of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.tasks.order import NONE, dealt
+from jaxlm.tasks.order import NONE, shuffled
 from jaxlm.tasks.rows import TaskBatch, TaskRows
 
 _MULTIPLE = 8  # widths are rounded up to one
@@ -71,9 +72,9 @@ def packing_of(
     """Examples in an order drawn anew in each pass, in rows that cost the least.
 
     A row holds one to three examples of the longest kind, or what fits beside fewer.
-    Where batches need more rows or fewer they come in two sizes, so that a rare large
-    one does not make all of them large. The first step has the larger size and most
-    have the smaller, so the first pass compiles both.
+    Batches need more rows or fewer: they come in two sizes, so that a rare large one
+    does not make all of them large. The first step has the larger size and most have
+    the smaller, so the first pass compiles both.
 
     Args:
         lengths: int64 [n], of the examples.
@@ -84,12 +85,13 @@ def packing_of(
         stream: name of the phase.
         steps: of it.
     """
-    pass_of = dealt(lengths, batch, seed=seed, stream=stream)
-    a_pass = len(pass_of(0))
+    one = np.full(len(lengths), int(lengths.max()))
+    pass_of = shuffled(one, batch, seed=seed, stream=stream)
+    a_pass = len(pass_of(0).rows)
 
     def examples(step: int) -> np.ndarray:
         number, at = divmod(step, a_pass)
-        return pass_of(number)[at]
+        return pass_of(number).rows[at]
 
     def needs(width: int, steps: int) -> np.ndarray:
         batches = (examples(step) for step in range(steps))

@@ -1,6 +1,6 @@
 """A task's rows → the batches of a run, packed or padded; the loop reads them.
 
-packed     several examples in a row, batches of one shape or two: packing.py
+packed     several examples in a row, batches of two shapes: packing.py
 padded     an example a row, batches of examples of like length: order.py
 """
 

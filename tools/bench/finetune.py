@@ -48,7 +48,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     from transformers import BertModel
 
     from jaxlm.tasks.finetune import work_of
-    from jaxlm.tasks.order import NONE, bucket_lengths, dealt, shuffled
+    from jaxlm.tasks.order import NONE, bucket_lengths, shuffled
     from jaxlm.train.optim import make_schedule
 
     job = opened(arguments)
@@ -147,12 +147,12 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     def indices() -> Iterator[np.ndarray]:
         rows = job.train.rows
         if exact:
-            draw = {"batch": config.batch, "seed": config.seed, "stream": "train.0"}
             packed = work_of(job).open_stream(config.stretches[0], "train.0").rows
-            padded = bucket_lengths(rows.lengths, task.buckets, config.length)
-            of = dealt(rows.lengths, **draw) if packed else shuffled(padded, **draw)
+            buckets = () if packed else task.buckets
+            padded = bucket_lengths(rows.lengths, buckets, config.length)
+            pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
             for number in itertools.count():
-                for index in of(number) if packed else of(number).rows:
+                for index in pass_of(number).rows:
                     yield index[index != NONE]
         while True:
             order = random.permutation(len(rows.tokens))
