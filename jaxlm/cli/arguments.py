@@ -22,6 +22,24 @@ from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.types import UserError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns of a task's file that are named otherwise than in the training file."""
+
+    text: str = ""
+    """The text, by its name in the header or its number from 0; as `task.text`."""
+    pair: str = ""
+    """The second text."""
+    label: str = ""
+    """What is to be told."""
+
+    def given(self) -> dict[str, str]:
+        """Those that were named."""
+        return {name: each for name, each in vars(self).items() if each}
+
+
 Config = typing.Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
@@ -82,8 +100,13 @@ def _blank(kind: Any) -> dict[str, str]:
     return {
         f.name: next(iter(typing.get_args(hints[f.name])), "")
         for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING
+        if _required(f)
     }
+
+
+def _required(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
 def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
@@ -91,7 +114,7 @@ def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
         return
     given = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in argv}
     for field in dataclasses.fields(kind):
-        if field.name in defaults or field.default is not dataclasses.MISSING:
+        if field.name in defaults or not _required(field):
             continue
         if field.name in positional:
             if not argv or argv[0].startswith("-"):

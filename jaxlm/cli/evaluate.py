@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import tyro
 
-from jaxlm.cli.arguments import parse
+from jaxlm.cli.arguments import Columns, parse, say
 from jaxlm.types import UserError
 
 
@@ -41,6 +42,7 @@ class Evaluate:
     """Decoders: tokens that the window moves by; 0: half of --length."""
     json: bool = False
     """Print the figures as JSON."""
+    task: Columns = field(default_factory=Columns)
 
 
 def run(argv: list[str]) -> int:
@@ -77,7 +79,7 @@ def run(argv: list[str]) -> int:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")
         figures = _figures(model, corpus, split, args)
     if args.json:
-        print(json.dumps({"step": model.step, **figures}))
+        print(_as_json({"step": model.step, **figures}))
         return 0
     what = "masked words" if "mlm_loss" in figures else "tokens"
     if "forward_loss" in figures:
@@ -99,13 +101,25 @@ def _evaluate_task(args: Evaluate) -> int:
     from jaxlm.tasks.fitted import evaluate_file, open_fitted
     from jaxlm.train.screen import evaluated
 
-    fitted = open_fitted(args.directory)
-    figures = evaluate_file(fitted, args.data, batch=args.batch)
+    fitted = open_fitted(args.directory, args.task.given())
+    figures, notes = evaluate_file(fitted, args.data, batch=args.batch)
+    for note in notes:
+        say(note)
     if args.json:
-        print(json.dumps({"step": fitted.step, **figures}))
+        print(_as_json({"step": fitted.step, **figures}))
     else:
-        print("  ".join([f"step {fitted.step}", *evaluated(figures)]))
+        where = f"{fitted.directory} at step {fitted.step}"
+        print("  ".join([where, *evaluated(figures)]))
     return 0
+
+
+def _as_json(figures: dict[str, Any]) -> str:
+    """JSON has no NaN and no infinity: null."""
+    finite = {
+        name: value if value is None or math.isfinite(value) else None
+        for name, value in figures.items()
+    }
+    return json.dumps(finite, allow_nan=False)
 
 
 def report(figures: dict[str, float]) -> list[str]:

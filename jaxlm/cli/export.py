@@ -49,10 +49,11 @@ def run(argv: list[str]) -> int:
     from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
     from jaxlm.open.directory import load
+    from jaxlm.tasks.fitted import is_task
 
     if args.verify:
         check_client(args.to)
-    if _is_task(args.directory):
+    if is_task(args.directory):
         return _export_task(args)
     whole = args.to in ("gguf", "onnx", "stablehlo")  # what jaxlm does not read again
     model = load(args.directory, stay=not whole)
@@ -92,18 +93,6 @@ def run(argv: list[str]) -> int:
     return verified(args.out, args.to, model if whole else None)
 
 
-def _is_task(directory: str) -> bool:
-    """Whether it is a run of `jaxlm finetune`."""
-    from jaxlm.config import FinetuneConfig
-    from jaxlm.convert.directory import is_model
-    from jaxlm.train.workdir import read_config
-
-    path = Path(directory)
-    if not (path / "config.json").is_file() or is_model(path):
-        return False
-    return isinstance(read_config(path), FinetuneConfig)
-
-
 def _export_task(args: Export) -> int:
     from jaxlm.config import ElmoConfig
     from jaxlm.convert.task import export_task
@@ -118,7 +107,7 @@ def _export_task(args: Export) -> int:
             "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
         )
     where = {
-        "run": Path(args.directory).resolve().name,
+        "run": fitted.directory.resolve().name,
         "step": f"{fitted.step:,} of {config.steps:,}",
         "seed": config.seed,
         "from": Path(config.init).name,

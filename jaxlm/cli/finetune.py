@@ -25,7 +25,8 @@ class Finetune:
 
     config: Config
     workdir: str
-    """Run directory: configuration, metrics, checkpoints, the best one apart."""
+    """Run directory: configuration, metrics, checkpoints, the best one apart, and what
+    it answers to the dev file."""
     data: str
     """Training file, or a directory with train.* and dev.*."""
     dev: str = ""
@@ -68,6 +69,7 @@ def run(argv: list[str]) -> int:
     args = parse(Finetune, "finetune", argv, config=config)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
+    _refuse_idle(args.config, recipe)
     job = open_job(args.config, start.tokenizer, find_splits(args.data, args.dev))
     for note in job.notes:
         say(note)
@@ -82,6 +84,25 @@ def run(argv: list[str]) -> int:
     if job.dev:
         _print_table(args.workdir, seeds)
     return 0
+
+
+def _refuse_idle(config: FinetuneConfig, recipe: FinetuneConfig) -> None:
+    """Raise a UserError for a flag that a task's own field would overrule."""
+    task = config.task
+    if config.steps != recipe.steps and task.epochs:
+        raise UserError(
+            f"--steps {config.steps}: task.epochs = {task.epochs:g} says how long to "
+            "train; pass --task.epochs 0 too"
+        )
+    if config.eval_every != recipe.eval_every:
+        raise UserError(
+            f"--eval_every {config.eval_every}: pass --task.evaluations, of a pass"
+        )
+    if config.optim.warmup != recipe.optim.warmup:
+        raise UserError(
+            f"--optim.warmup {config.optim.warmup}: pass --task.warmup, a share of all "
+            "steps"
+        )
 
 
 def _recipe(argv: list[str]) -> FinetuneConfig:
@@ -118,11 +139,18 @@ def _start(init: str, workdir: str) -> _Start:
     if not init:
         raise UserError("jaxlm finetune needs --init, a run or model directory")
     import jaxlm
+    from jaxlm.tasks.fitted import is_task, open_fitted
+    from jaxlm.tasks.model import OWN
 
     if begun and not Path(init).exists():
         # Moved or removed since: all that a run needs of it is in its own directory.
         files = load_tokenizer(begun[0] / "tokenizer")
         return _Start(read_config(begun[0]).model, files, None)
+    if is_task(init):
+        # From one task to the next: all but what only that task read.
+        fitted = open_fitted(init)
+        params = {k: v for k, v in fitted.params.items() if k not in OWN}
+        return _Start(fitted.config.model, fitted.tokenizer, params)
     model = jaxlm.load(init)
     return _Start(model.config, model.tokenizer, model.params)
 
@@ -144,12 +172,12 @@ def _train(
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        initial = warm(start.params, job) if start.params else None
+        initial = warm(start.params, job) if start.params else _gone(job, workdir)
         outcome = train_on(
             job.config, work_of(job), workdir, fallback=args.fallback, initial=initial
         )
     if job.dev:
-        _say_best(workdir)
+        _say_best(job, workdir, again=bool(outcome.figures))
     print(f"state sha256 {outcome.sha256}")
     sys.stdout.flush()
     if outcome.interrupted:
@@ -158,30 +186,51 @@ def _train(
     return 0
 
 
-def _best(workdir: str) -> tuple[int, dict[str, float]] | None:
-    from jaxlm.checkpoints import Checkpoints
+def _gone(job: Any, workdir: str) -> Any:
+    """The start of a run whose model is no longer there: its checkpoint, or nothing."""
 
-    checkpoints = Checkpoints(f"{workdir}/best")
-    steps = checkpoints.steps()
-    return (steps[-1], checkpoints.manifest(steps[-1]).meta) if steps else None
+    def parameters(*_: Any) -> Any:
+        raise UserError(
+            f"no directory --init {job.config.init}, to begin {workdir} from"
+        )
+
+    return parameters
 
 
-def _say_best(workdir: str) -> None:
+def _say_best(job: Any, workdir: str, *, again: bool) -> None:
+    """The best figures; and its answers to the dev file, `again` or for the first time.
+
+    Where several hosts train the first one writes.
+    """
+    import jax
+
+    from jaxlm.tasks.fitted import predict_dev
+    from jaxlm.tasks.seeds import best_figures
     from jaxlm.train.screen import evaluated
 
-    found = _best(workdir)
-    if found:
-        print("  ".join([f"best step {found[0]}", *evaluated(found[1])]))
+    found = best_figures(workdir)
+    if not found or jax.process_index():
+        return
+    print("  ".join([f"best step {found[0]}", *evaluated(found[1])]))
+    if not again and list(Path(workdir).glob("predictions.*")):
+        return
+    try:
+        say(f"its answers: {predict_dev(workdir, job.dev, batch=job.config.batch)}")
+    except UserError as error:
+        say(f"no answers are written: {error}")
 
 
 def _print_table(workdir: str, seeds: range) -> None:
     """Figures of each seed's best checkpoint, their mean ± sample deviation."""
     import json
 
-    from jaxlm.tasks.seeds import table
+    from jaxlm.tasks.seeds import best_figures, table
 
-    found = {seed: _best(f"{workdir}/seed-{seed}") for seed in seeds}
+    found = {seed: best_figures(f"{workdir}/seed-{seed}") for seed in seeds}
     figures = {seed: each[1] for seed, each in found.items() if each}
+    if not figures:
+        say("no table: what was to be the best of each seed was never a number")
+        return
     for line in table(figures):
         print(line)
     content = json.dumps({f"seed-{seed}": each for seed, each in figures.items()})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 
-from jaxlm.cli.arguments import parse
+from jaxlm.cli.arguments import Columns, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Predict:
     """File to write."""
     batch: int = 32
     """Rows at a time."""
+    task: Columns = field(default_factory=Columns)
 
 
 def run(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def run(argv: list[str]) -> int:
     start_jax()
     from jaxlm.tasks.fitted import open_fitted, predict_file
 
-    fitted = open_fitted(args.directory)
+    fitted = open_fitted(args.directory, args.task.given())
     count = predict_file(fitted, args.data, args.out, batch=args.batch)
-    print(f"{args.out}: {count:,} answers, by step {fitted.step}")
+    print(f"{args.out}: {count:,} answers, by {fitted.directory} at step {fitted.step}")
     return 0

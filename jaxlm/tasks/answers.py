@@ -26,12 +26,14 @@ from jaxlm.metrics import Mean
 from jaxlm.models.layers import NEG_INF, alike
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.offsets import Aligned, align
+from jaxlm.tasks.order import NONE
 from jaxlm.tasks.problem import Problem, Scores
 from jaxlm.tasks.rows import TaskRows
 from jaxlm.tasks.spelling import special_of
 from jaxlm.tasks.squad import (
     Question,
     best_threshold,
+    check_ids,
     find_answer,
     read_questions,
     scored,
@@ -73,6 +75,7 @@ def span_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
         path: Path, examples: Sequence[Question], rows: TaskRows, scores: Scores
     ) -> None:
         """The official form: JSON, id → answer, "" for none."""
+        check_ids(examples)
         found = answers_of(examples, rows, scores, task)
         content = {
             question.id: told(each, task)
@@ -104,8 +107,9 @@ def windows(
 ) -> TaskRows:
     """Rows of all windows of all questions; labels are (start, end), (0, 0) for none.
 
-    An answer that is not at its stated place is looked for, and a question whose answer
-    is nowhere in its document is told as unanswerable; both are counted.
+    An answer that is not at its stated place is looked for; where all answers to a
+    question are nowhere in its document, its labels are NONE, so that nothing is learnt
+    from it. Both are counted.
     """
     special = special_of(tokenizer)
     contexts: dict[str, Aligned] = {}
@@ -124,13 +128,14 @@ def windows(
                 f"{each.where}: no room for the document, --length is {length} and the "
                 f"question has {len(question)} tokens: pass a smaller --task.question"
             )
-        span = None
-        if labelled and each.answers:
-            text, stated = each.answers[0]
+        span, unknown = None, labelled and len(each.answers) > 0
+        for text, stated in each.answers if labelled else ():
             at = find_answer(each.context, text, stated)
-            moved += at is not None and at != stated
             span = None if at is None else _tokens_of(document, at, at + len(text))
-            lost += span is None
+            if span:
+                moved, unknown = moved + (at != stated), False
+                break
+        lost += unknown
         begin = len(question) + 2
         stretches = _stretches(len(document.ids), room, task.stride)
         seen = _most_context(stretches, len(document.ids))
@@ -139,11 +144,10 @@ def windows(
             rows.append(np.array([*ids, special.sep], np.int32))
             second.append(begin)
             inside = span and first <= span[0] and span[1] < last
-            labels.append(
-                (span[0] - first + begin, span[1] - first + begin)
-                if span and inside
-                else (0, 0)
-            )
+            label = (NONE, NONE) if unknown else (0, 0)
+            if span and inside:
+                label = (span[0] - first + begin, span[1] - first + begin)
+            labels.append(label)
             cut = slice(first, last)
             starts, ends = document.start[cut], document.end[cut]
             places.append(Window(number, begin, starts, ends, seen[cut] == i))
@@ -151,7 +155,7 @@ def windows(
     if moved:
         notes.append(f"{moved:,} answers are not where they are said to be: found")
     if lost:
-        notes.append(f"{lost:,} answers are not in their documents: told as none")
+        notes.append(f"{lost:,} answers are not in their documents: left out")
     where = np.array(labels, np.int32).reshape(-1, 2)
     begins = np.array(second, np.int32)
     return TaskRows(rows, begins, special.pad, where, tuple(notes), places)
@@ -245,7 +249,8 @@ def answer_figures(
     answerable = [bool(each.answers) for each in examples]
     for name, which in (("answerable", True), ("unanswerable", False)):
         part = [f for (_, f), a in zip(pairs, answerable, strict=True) if a == which]
-        out[f"{name}_f1"] = float(np.mean(part)) if part else float("nan")
+        if part:
+            out[f"{name}_f1"] = float(np.mean(part))
     bare = [
         scored(question, each.text, task.rules)
         for question, each in zip(examples, answers, strict=True)

@@ -35,10 +35,13 @@ class Sentence(NamedTuple):
 def read_sentences(path: str, *, labelled: bool) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
-    Of a CoNLL file the first column is the word and the last one the tag.
+    Of a CoNLL file the first column is the word and the last one the tag; columns are
+    cut at tabs, or at white space where a line has none.
 
     Raises:
-        UserError: a word has no tag, or there are none; the file and its line.
+        UserError: a word has no tag, a line has more or fewer columns than the first,
+            a line of seq.in is blank and not at the end, or there are no sentences; the
+            file and its line.
     """
     if Path(path).is_dir():
         found = list(_two_files(path, labelled))
@@ -56,9 +59,10 @@ def read_sentences(path: str, *, labelled: bool) -> list[Sentence]:
 def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
     words: list[str] = []
     tags: list[str] = []
-    first = 1
+    first, width = 1, 0
     for number, line in enumerate([*lines, ""], start=1):
-        cells = line.split()
+        line = line.rstrip()
+        cells = line.split("\t") if "\t" in line else line.split()
         if not cells or cells[0] == "-DOCSTART-":
             if words:
                 yield Sentence(
@@ -68,6 +72,12 @@ def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
             continue
         if labelled and len(cells) < 2:
             raise UserError(f"{path}, line {number}: {cells[0]!r} has no tag")
+        width = width or len(cells)
+        if len(cells) != width:
+            raise UserError(
+                f"{path}, line {number}: {len(cells)} columns, the first line has "
+                f"{width}"
+            )
         if not words:
             first = number
         words.append(cells[0])
@@ -81,9 +91,12 @@ def _two_files(path: str, labelled: bool) -> Iterator[Sentence]:
     tags = read_file(f"{path}/seq.out").split("\n") if labelled else [""] * len(rows)
     if len(rows) != len(tags):
         raise UserError(f"{words_at} has {len(rows)} lines, seq.out {len(tags)}")
+    last = max((i for i, row in enumerate(rows, start=1) if row.strip()), default=0)
     for number, (row, of_row) in enumerate(zip(rows, tags, strict=True), start=1):
+        where = f"{words_at}, line {number}"
+        if not row.strip() and (number < last or of_row.strip()):
+            raise UserError(f"{where}: an empty sentence")
         if row.strip():
-            where = f"{words_at}, line {number}"
             yield _row(row.split(), of_row.split(), where, number, labelled)
 
 

@@ -150,6 +150,8 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
     problem = problem_of(config, tokenizer)
     train = _read(problem, splits.train, limit=task.limit)
     dev = _read(problem, splits.dev) if splits.dev else None
+    if dev and task.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
+        raise UserError(f"{splits.dev}: all its numbers are equal, which tells nothing")
     config = _with_steps(config, train.rows, dev is not None)
     notes = [
         f"{name} {path}: {len(file.examples):,} examples in {len(file.rows.tokens):,} "

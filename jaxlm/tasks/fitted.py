@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import FinetuneConfig, GptConfig, MeshConfig
+from jaxlm.convert.directory import is_model
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.body import mix_figures
 from jaxlm.tasks.finetune import File, module_of, problem_of
@@ -19,6 +20,7 @@ from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.problem import Problem, Scores
 from jaxlm.tasks.rows import batch_of, encode
+from jaxlm.tasks.seeds import run_of
 from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.tables import Example
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -31,6 +33,7 @@ from jaxlm.types import UserError
 class Fitted(NamedTuple):
     """A fine-tuned model; `params` are the best of its run."""
 
+    directory: Path  # of the run
     config: FinetuneConfig
     problem: Problem
     module: TaskModel
@@ -39,12 +42,29 @@ class Fitted(NamedTuple):
     step: int
 
 
-def open_fitted(workdir: str | Path) -> Fitted:
+def is_task(directory: str | Path) -> bool:
+    """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
+    path = run_of(directory)
+    if not (path / "config.json").is_file() or is_model(path):
+        return False
+    return isinstance(read_config(path), FinetuneConfig)
+
+
+def open_fitted(
+    directory: str | Path, columns: Mapping[str, Any] | None = None
+) -> Fitted:
     """The best parameters of a run, on the default device.
+
+    Args:
+        directory: of the run; of several seeds the best is taken.
+        columns: "text", "pair" or "label" → what another file calls it.
 
     Raises:
         UserError: it is no fine-tuning run, or has no checkpoint yet.
     """
+    if is_model(Path(directory)):
+        raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
+    workdir = run_of(directory)
     config = read_config(workdir)
     if not isinstance(config, FinetuneConfig):
         raise UserError(
@@ -59,8 +79,11 @@ def open_fitted(workdir: str | Path) -> Fitted:
         bound = found.meta["best_f1_threshold"]
         task = dataclasses.replace(config.task, null_threshold=bound)
         config = dataclasses.replace(config, task=task)
+    if columns:
+        task = dataclasses.replace(config.task, **columns)
+        config = dataclasses.replace(config, task=task)
     problem = problem_of(config, tokenizer)
-    return Fitted(config, problem, module, found.state, tokenizer, found.step)
+    return Fitted(workdir, config, problem, module, found.state, tokenizer, found.step)
 
 
 def score_file(
@@ -71,21 +94,31 @@ def score_file(
     Raises:
         UserError: the file will not do; with its row.
     """
+    if batch < 1:
+        raise UserError(f"--batch {batch} must be positive")
     examples = fitted.problem.read(path, labelled)
-    rows = fitted.problem.encode(examples, labelled)
+    file = File(examples, fitted.problem.encode(examples, labelled))
+    return file, _scores(fitted, file, batch)
+
+
+def _scores(fitted: Fitted, file: File, batch: int) -> Scores:
     mesh = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(mesh):
         sharding = batch_sharding(mesh)
         score = scorer(fitted.config, fitted.module, sharding, batch=batch)
-        scores = score(fitted.params, rows)
-    return File(examples, rows), scores
+        return score(fitted.params, file.rows)
 
 
-def evaluate_file(fitted: Fitted, path: str, *, batch: int = 32) -> dict[str, float]:
-    """Figures on a file with labels."""
+def evaluate_file(
+    fitted: Fitted, path: str, *, batch: int = 32
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Figures on a file with labels, and notes on its rows."""
     (examples, rows), scores = score_file(fitted, path, labelled=True, batch=batch)
     found = fitted.problem.figures(examples, rows, scores)
-    return {**found, **mix_figures(fitted.params, fitted.config.task.layers)}
+    return {
+        **found,
+        **mix_figures(fitted.params, fitted.config.task.layers),
+    }, rows.notes
 
 
 def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int:
@@ -96,11 +129,30 @@ def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int
     """
     if not Path(out).parent.is_dir():
         raise UserError(f"--out {out}: no directory {Path(out).parent}")
-    (examples, rows), scores = score_file(fitted, path, labelled=False, batch=batch)
+    if Path(out).is_dir():
+        raise UserError(f"--out {out} is a directory")
+    file, scores = score_file(fitted, path, labelled=False, batch=batch)
+    _write(fitted, file, scores, Path(out))
+    return len(file.examples)
+
+
+def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
+    """Write what the best parameters of a run answer to its dev file, beside them.
+
+    Raises:
+        UserError: the answers would not tell of which question they are.
+    """
+    fitted = open_fitted(workdir)
+    spans = fitted.config.task.kind == "spans"
+    out = Path(workdir) / f"predictions.{'json' if spans else 'tsv'}"
+    _write(fitted, dev, _scores(fitted, dev, batch), out)
+    return out
+
+
+def _write(fitted: Fitted, file: File, scores: Scores, out: Path) -> None:
     beside = Path(f"{out}.tmp")
-    fitted.problem.write(beside, examples, rows, scores)
+    fitted.problem.write(beside, file.examples, file.rows, scores)
     beside.replace(out)
-    return len(examples)
 
 
 def sample(

@@ -6,10 +6,10 @@
     segments    1 1 1 1 2 2 2
                 1 1 1 1 1 0 0
 
-Batches are drawn as if rows were padded: to put those of like length together instead
-saves as much, but it changes what a batch is and the model that comes of it. Each
-example attends to itself alone and counts positions from 0, so it has the loss that it
-has in a row of its own.
+Batches are drawn freely: to put examples of like length together, or short and long
+ones alike, saves as much, but changes what a batch is and the model that comes of it.
+Each example attends to itself alone and counts positions from 0, so it has the loss
+that it has in a row of its own.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def packing_of(
     seed: int,
     stream: str,
     steps: int,
+    further: float,
 ) -> Packing:
     """Examples in an order drawn anew in each pass, in rows that cost the least.
 
     A row holds one to three examples of the longest kind, or what fits beside fewer.
-    Batches need more rows or fewer: they come in two sizes, so that a rare large one
-    does not make all of them large. The first step has the larger size and most have
-    the smaller, so the first pass compiles both.
+    Batches need more rows or fewer: they come in a few sizes, so that a rare large one
+    does not make all of them large. The first pass has all sizes that there are.
 
     Args:
         lengths: int64 [n], of the examples.
@@ -84,6 +84,7 @@ def packing_of(
         seed: the run's.
         stream: name of the phase.
         steps: of it.
+        further: steps that take as long as to compile one size more.
     """
     one = np.full(len(lengths), int(lengths.max()))
     pass_of = shuffled(one, batch, seed=seed, stream=stream)
@@ -100,12 +101,13 @@ def packing_of(
 
     def sample_cost(width: int) -> float:
         needed = needs(width, min(steps, -(-_SAMPLE // batch)))
-        return _sized(needed, *two_sizes(needed)).mean() * cost(width)
+        return few_sizes(needed, further * len(needed) / steps)[1] * cost(width)
 
     width = min(_widths(int(lengths.max()), widest), key=sample_cost)
     needed = needs(width, steps)
-    sized = _sized(needed, *two_sizes(needed))
+    sized = _rounded(needed, few_sizes(needed, further)[0])
     sized[0] = sized.max()
+    sized = _rounded(sized, np.unique(sized[:a_pass]))
     return Packing(width, examples, lambda step: int(sized[step]), float(sized.mean()))
 
 
@@ -115,18 +117,34 @@ def _widths(longest: int, widest: int) -> list[int]:
     return [min(first, widest), *range(first + _MULTIPLE, last + 1, _MULTIPLE)]
 
 
-def two_sizes(needed: np.ndarray) -> tuple[int, int]:
-    """(smaller, larger) number of rows that waste the fewest; most have the smaller.
+def few_sizes(needed: np.ndarray, further: float) -> tuple[np.ndarray, float]:
+    """Numbers of rows, rising, that batches are rounded up to, and what they cost.
 
-    3 4 4 4 5 4 9 → (5, 9): 5 5 5 5 5 5 9
+    They are those with the fewest rows in all, where each size costs as many as
+    `further` batches of the mean. 3 4 4 4 5 4 9 and 1: 5 and 9.
+
+    Args:
+        needed: int [n], rows that each batch needs.
+        further: see above.
+
+    Returns:
+        int [k] and, of a batch in the mean, rows with their share of all sizes.
     """
-    sizes = np.unique(needed[needed >= np.median(needed)])
-    rows = [_sized(needed, int(size), int(sizes[-1])).sum() for size in sizes]
-    return int(sizes[np.argmin(rows)]), int(sizes[-1])
+    values, counts = np.unique(needed, return_counts=True)
+    price = further * needed.mean()
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]  # of the least j values
+    for j, size in enumerate(values, start=1):
+        ways = (
+            (best[i][0] + price + size * counts[i:j].sum(), (*best[i][1], int(size)))
+            for i in range(j)
+        )
+        best.append(min(ways))
+    total, sizes = best[-1]
+    return np.array(sizes), float(total / len(needed))
 
 
-def _sized(needed: np.ndarray, small: int, large: int) -> np.ndarray:
-    return np.where(needed <= small, small, large)
+def _rounded(needed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return sizes[np.searchsorted(sizes, needed)]
 
 
 def packed_batch(
@@ -167,6 +185,6 @@ def packed_batch(
                 weights[row, start:end] = known
             else:
                 labels[row, start] = rows.labels[i] + (start if span else 0)
-                weights[row, start] = 1
+                weights[row, start] = not span or rows.labels[i][0] != NONE
             start = end
     return TaskBatch(tokens, types, segments > 0, labels, weights, segments)

@@ -37,7 +37,8 @@ class TaskRows(NamedTuple):
     second: np.ndarray  # int32 [n]: where the second text begins; l without one
     pad: int  # what fills a batch
     # Of each row a class (int32), a number (float32), two places (int32 [n, 2]), or of
-    # each of its tokens a class, NONE where there is nothing to tell; 0 if unknown.
+    # each of its tokens a class; of places and tokens NONE where there is nothing to
+    # tell; 0 if unknown.
     labels: np.ndarray | list[np.ndarray]
     notes: tuple[str, ...] = ()  # for people
     places: Any = None  # how rows lie in their examples, as the task needs it
@@ -146,11 +147,11 @@ def batch_of(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
         tokens, types, mask = (
             x.reshape(*places.shape, *x.shape[1:]) for x in (tokens, types, mask)
         )
-    weights = (index != NONE).astype(np.float32)
     if isinstance(rows.labels, np.ndarray):
-        return TaskBatch(
-            tokens, types, mask, rows.labels[np.maximum(index, 0)], weights
-        )
+        labels, there = rows.labels[np.maximum(index, 0)], index != NONE
+        if labels.ndim == 2:
+            there, labels = there & (labels[:, 0] != NONE), np.maximum(labels, 0)
+        return TaskBatch(tokens, types, mask, labels, there.astype(np.float32))
     labels = np.full(shape, NONE, np.int32)
     for row, i in enumerate(index):
         if i != NONE:

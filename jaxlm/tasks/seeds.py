@@ -1,11 +1,51 @@
-"""Figures of several seeds → one table with mean ± standard deviation."""
+"""Runs of several seeds: one table with mean ± standard deviation, and the best one.
+
+WORKDIR/seed-0  WORKDIR/seed-1 …        each a run directory
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 
+from jaxlm.checkpoints import Checkpoints
+from jaxlm.config import FinetuneConfig
 from jaxlm.train.screen import shown
+from jaxlm.train.workdir import read_config
+from jaxlm.types import UserError
+
+
+def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
+    """(step, figures on the dev file) of a run's best checkpoint; None without one."""
+    checkpoints = Checkpoints(f"{workdir}/best")
+    steps = checkpoints.steps()
+    return (steps[-1], checkpoints.manifest(steps[-1]).meta) if steps else None
+
+
+def run_of(directory: str | Path) -> Path:
+    """A run directory: the one named, or of its seeds that which did best on dev.
+
+    Raises:
+        UserError: there are seeds, and no dev file chose between them.
+    """
+    here = Path(directory)
+    found = [path.parent for path in here.glob("seed-*/config.json")]
+    if (here / "config.json").is_file() or not found:
+        return here
+    seeds = sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
+    config = read_config(seeds[0])
+    assert isinstance(config, FinetuneConfig)
+    figures = {seed: best_figures(seed) for seed in seeds}
+    known = {
+        seed: each[1][config.task.metric] for seed, each in figures.items() if each
+    }
+    if not known:
+        names = ", ".join(map(str, seeds[:5]))
+        raise UserError(
+            f"{here} has several seeds and none was evaluated: name {names}"
+        )
+    return max(known, key=known.__getitem__)
 
 
 def table(figures: Mapping[int, Mapping[str, float]]) -> list[str]:

@@ -42,7 +42,7 @@ def classes_of(examples: Sequence[Example], path: str) -> tuple[str, ...]:
             f"{path} has {len(labels):,} different labels: pass --task.kind number if "
             "they are numbers"
         )
-    numeric = all(each.lstrip("-").isdecimal() for each in labels)
+    numeric = all(each.removeprefix("-").isdecimal() for each in labels)
     return tuple(sorted(labels, key=int if numeric else str))
 
 

@@ -9,11 +9,13 @@ goes, and F1 is taken of the longest common run of words.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
+import math
 import re
 import string
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 from jaxlm.text.files import read_file
 from jaxlm.types import UserError
@@ -38,10 +40,16 @@ class Question(NamedTuple):
 
 
 def read_questions(path: str, *, labelled: bool) -> list[Question]:
-    """The questions of a file.
+    """The questions of a file, in SQuAD's form or CMRC 2018's original one.
+
+    Args:
+        path: of the file.
+        labelled: whether answers are read; else each question needs an id of its own,
+            by which it is answered.
 
     Raises:
-        UserError: it is no file of that form, or a question or context is empty.
+        UserError: it is no file of that form, a question or context is empty, an id is
+            there twice, or the answers were taken out of it.
     """
     content = read_file(path)
     try:
@@ -50,11 +58,8 @@ def read_questions(path: str, *, labelled: bool) -> list[Question]:
         raise UserError(f"{path}: no JSON: {error}") from None
     found = []
     try:
-        for article in data["data"]:
-            for paragraph in article["paragraphs"]:
-                context = paragraph["context"]
-                for each in paragraph["qas"]:
-                    found.append(_question(path, context, each, labelled))
+        for context, each in _asked(data):
+            found.append(_question(path, context, each, labelled))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not in SQuAD's form (data, paragraphs, context, qas): after "
@@ -62,18 +67,66 @@ def read_questions(path: str, *, labelled: bool) -> list[Question]:
         ) from None
     if not found:
         raise UserError(f"{path} has no questions")
+    if labelled:
+        said = [text for each in found for text, _ in each.answers]
+        if said and not any(text.strip() for text in said):
+            raise UserError(
+                f"{path}: the texts of all its answers are empty, they were taken out "
+                "of it; jaxlm predict needs none"
+            )
+        return found
+    check_ids(found)
     return found
 
 
-def _question(path: str, context: str, each: dict, labelled: bool) -> Question:
+def check_ids(questions: Sequence[Question]) -> None:
+    """Raise a UserError where an id, by which answers are written, is there twice."""
+    first: dict[str, Question] = {}
+    for each in questions:
+        if first.setdefault(each.id, each) is not each:
+            raise UserError(
+                f"{each.where}: another question has this id, and answers are written "
+                "by id: give each its own"
+            )
+
+
+def _asked(data: Any) -> Iterator[tuple[Any, dict]]:
+    """(context, question in SQuAD's form) of a file of either form."""
+    if isinstance(data, list):
+        for paragraph in data:
+            context = paragraph["context_text"]
+            for each in paragraph["qas"]:
+                names = {"id": each["query_id"], "question": each["query_text"]}
+                # Some are numbers: dates that a spreadsheet has rewritten.
+                texts = [str(answer) for answer in each["answers"]]
+                answers = [
+                    {"text": text, "answer_start": context.find(text)} for text in texts
+                ]
+                yield context, {**names, "answers": answers}
+        return
+    for article in data["data"]:
+        for paragraph in article["paragraphs"]:
+            for each in paragraph["qas"]:
+                yield paragraph["context"], each
+
+
+def _question(path: str, context: Any, each: dict, labelled: bool) -> Question:
     where = f"{path}, question {each['id']}"
     for name, text in (("question", each["question"]), ("context", context)):
-        if not text.strip():
+        if not _text(text).strip():
             raise UserError(f"{where}: an empty {name}")
     answers = ()
     if labelled and not each.get("is_impossible", False):
-        answers = tuple((a["text"], int(a["answer_start"])) for a in each["answers"])
+        told = each["answers"]
+        answers = tuple((_text(a["text"]), int(a["answer_start"])) for a in told)
     return Question(str(each["id"]), each["question"], context, answers, where)
+
+
+def _text(value: Any) -> str:
+    """null is nothing."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value or ""
 
 
 def find_answer(context: str, text: str, start: int) -> int | None:
@@ -176,7 +229,9 @@ def best_threshold(
     """Where to stop answering: at odds up to `bound` the answer stands, above it is "".
 
     As `find_best_thresh` of the official script for SQuAD 2.0: from the least odds on,
-    one answer more at a time.
+    one answer more at a time. Its odds are probabilities, so that at 0 nothing is
+    answered; these may be negative, and then nothing is below the least of them.
+    Answers of equal odds, which no bound tells apart, count together.
 
     Args:
         values: EM or F1 of each answer, before any threshold.
@@ -185,9 +240,10 @@ def best_threshold(
         empty: whether the answer is "" whatever the odds.
     """
     now = best = float(sum(not each for each in answerable))
-    bound = 0.0
-    for i in sorted(range(len(values)), key=lambda i: odds[i]):
+    bound = min(0.0, math.nextafter(min(odds), -math.inf))
+    order = sorted(range(len(values)), key=lambda i: odds[i])
+    for i, after in itertools.zip_longest(order, order[1:]):
         now += values[i] if answerable[i] else (0 if empty[i] else -1)
-        if now > best:
+        if now > best and (after is None or odds[after] > odds[i]):
             best, bound = now, odds[i]
     return Threshold(best / len(values), float(bound))

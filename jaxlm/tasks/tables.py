@@ -7,12 +7,14 @@
     {"article": "…", "question": "…", "options": ["…", …], "answer": "C"}    RACE's
 
 TSV is GLUE's: a line a row, no quoting. CSV is quoted as RFC 4180 has it. A column is
-named as the header names it, or by its number, from 0, where there is no header.
+named as the header names it, or by its number, from 0, where there is no header. No row
+is passed over, so that answers lie beside what was asked: blank lines are at the end.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
@@ -54,7 +56,8 @@ def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
 
     Raises:
         UserError: a column is missing, a row has more or fewer columns than the first,
-            a text is empty, or the file is not UTF-8; the file and its line.
+            a text is empty, a line is blank and not at the end, a quote of CSV does not
+            end, or the file is not UTF-8; the file and its line.
     """
     columns = [task.text]
     columns += [task.pair] if task.pair else []
@@ -74,7 +77,7 @@ def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
 
 def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> Example:
     fixed = len(cells) - len(task.choices)
-    text, *rest = map(str, cells[:fixed])
+    text, *rest = ("" if each is None else str(each) for each in cells[:fixed])
     pair = rest.pop(0) if task.pair else None
     for name, each in ((task.text, text), (task.pair, pair)):
         if each is not None and not each.strip():
@@ -83,7 +86,7 @@ def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> 
     if label == "":
         raise UserError(f"{where}: an empty {task.label}")
     listed = (each if isinstance(each, list) else [each] for each in cells[fixed:])
-    choices = [str(each) for one in listed for each in one]
+    choices = ["" if each is None else str(each) for one in listed for each in one]
     while len(task.choices) > 1 and choices and not choices[-1].strip():
         choices.pop()  # of a table's columns the last ones may be empty
     for i, each in enumerate(choices, start=1):
@@ -128,7 +131,8 @@ def _json_rows(
 def _table_rows(
     path: str, content: str, columns: Sequence[str]
 ) -> Iterator[tuple[str, list[Any]]]:
-    rows = _csv(content) if suffix(path) == ".csv" else _tsv(content)
+    rows = _csv(path, content) if suffix(path) == ".csv" else _tsv(content)
+    rows = _without_end(path, rows)
     first = next(rows, None)
     if first is None:
         return
@@ -162,12 +166,29 @@ def _table_rows(
 def _tsv(content: str) -> Iterator[tuple[int, list[str]]]:
     # Not `splitlines`, which also cuts at U+2028 and its like inside a text.
     for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield number, line.rstrip("\r").split("\t")
+        line = line.rstrip("\r")
+        yield number, line.split("\t") if line else []
 
 
-def _csv(content: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(content.split("\n"), strict=False)
-    for cells in reader:
-        if cells:
+def _csv(path: str, content: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        for cells in reader:
             yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _without_end(
+    path: str, rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows without the blank lines at the end."""
+    blank = 0
+    for number, cells in rows:
+        if cells and blank:
+            raise UserError(f"{path}, line {blank}: a blank line, and rows after it")
+        if cells:
+            yield number, cells
+        else:
+            blank = blank or number

@@ -1,7 +1,8 @@
 """The parameters that did best on the dev file, kept beside a run's checkpoints.
 
-They lie in WORKDIR/best. A run that was killed after an evaluation makes that step
-again, to the bit, so what it finds here is never better than what it will find out.
+They lie in WORKDIR/best. A run that was killed after an evaluation makes that step, or
+the evaluation alone, again, to the bit, so what it finds here is never better than what
+it will find out.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ class Best:
             self._highest = meta.get(figure, -math.inf)
 
     def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
-        """Keep the parameters of a step if they are the best so far."""
+        """Keep the parameters of a step if they are the best so far; they are on disk
+        then, so that the log may say so."""
         value = figures[self._figure]
         if math.isfinite(value) and value > self._highest:
             self._highest, self.step = value, step
             self._checkpoints.save(step, {"params": params}, dict(figures))
+            self._checkpoints.wait()
 
     def stale(self, step: int) -> bool:
         """Whether the best is older than the run's patience: a function of the steps

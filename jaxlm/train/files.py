@@ -36,6 +36,11 @@ class Lines:
         """Of the newest line; -1 where there is none."""
         return self._record.get("step", -1)
 
+    @property
+    def evaluated(self) -> int:
+        """The same where that line has an evaluation; else -1."""
+        return self.step if any(key.startswith("eval_") for key in self._record) else -1
+
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a line, or add to the newest where it is of this step."""
         if self._record.get("step") == step:

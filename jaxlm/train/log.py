@@ -70,6 +70,7 @@ class Log:
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._step = self._last = 0  # newest step with figures; of this invocation
         self._written = -1  # newest step with a line
+        self._evaluated = -1  # newest step with an evaluation
         self._sums: dict[str, Mean] = {}
         self._own: dict[str, Any] = {}  # what the newest step said that is no Mean
 
@@ -105,7 +106,7 @@ class Log:
             path.write_bytes((self._remote / METRICS).read_bytes())
         cut(path, start)
         lines = Lines(path)
-        self._written = lines.step
+        self._written, self._evaluated = lines.step, lines.evaluated
         self._writers = [lines]
         if self._config.log.tensorboard:
             try:
@@ -198,9 +199,15 @@ class Log:
         self.flush()
         return {"sums": {name: list(each) for name, each in self._sums.items()}}
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether the line of the newest step says an evaluation; process 0 knows."""
+        return self._evaluated == self._step
+
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         """Figures of an evaluation, as `eval_…` in the line of its step."""
         self.flush()
+        self._evaluated = step
         self._write(step, {f"eval_{name}": each for name, each in result.items()})
         if self._leads:
             self._screen.evaluation(step, result)

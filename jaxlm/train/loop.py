@@ -130,6 +130,8 @@ def train_on(
         evaluate = _evaluation(run)
         best = _open_best(run, workdir) if evaluate and work.best else None
         feed = _feed(run, abstract, start, last)
+        # A run that was killed between a checkpoint and its evaluation owes that one.
+        owed = start > 0 and not _on_all_hosts(log.evaluated)
 
         for step in range(start, last + 1):
             worn = best is not None and best.stale(step)
@@ -138,12 +140,13 @@ def train_on(
                 with log.pause():
                     digests = checkpoints.save(step, state, {"log": log.carry()})
                     log.upload()
-            if evaluate and step > start and _evaluates(config, step, last):
+            if evaluate and (step > start or owed) and _evaluates(config, step, last):
                 with log.pause():
                     figures = evaluate(state.params)
+                    # Where --stop alone evaluates, the whole run would not choose.
+                    if best and _evaluates(config, step, config.steps):
+                        best.offer(step, state.params, figures)
                 log.evaluation(step, figures)
-                if best:
-                    best.offer(step, state.params, figures)
             if stop:
                 break
             train_step, batch = next(feed)
@@ -203,6 +206,13 @@ def _open_best(run: Run, workdir: str | Path) -> Best:
 
 def _evaluates(config: RunConfig, step: int, last: int) -> bool:
     return step == last or step % config.eval_every == 0
+
+
+def _on_all_hosts(flag: bool) -> bool:
+    """As the first host, which alone keeps the log, has it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
 def _check_finite(host: dict[str, Any] | None, most: int) -> None:

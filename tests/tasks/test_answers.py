@@ -16,6 +16,9 @@ from jaxlm.tasks.answers import (
     windows,
 )
 from jaxlm.tasks.offsets import align
+from jaxlm.tasks.order import NONE
+from jaxlm.tasks.packing import packed_batch
+from jaxlm.tasks.rows import batch_of
 from jaxlm.tasks.squad import Question, read_questions
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
@@ -144,10 +147,18 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
     with pytest.raises(UserError, match="no room for the document, --length is 8"):
         windows([crowded], tokenizer, TASK, 8, labelled=True)
     rows = windows(examples, tokenizer, TASK, 64, labelled=True)
-    assert rows.labels[0, 0] > 0 and rows.labels[1].tolist() == [0, 0]
+    assert rows.labels[0, 0] > 0
+    # Nothing is learnt of a question whose answer is nowhere, in either kind of batch.
+    assert rows.labels[1].tolist() == [NONE, NONE]
+    index = np.arange(2)
+    assert batch_of(rows, index, 32).weights.tolist() == [1, 0]
+    packed = packed_batch(rows, index, 64, index)
+    assert packed.weights.sum() == 1 and packed.weights[0, 0] == 1
+    second = examples[1]._replace(answers=(("bright", 3), ("warm", 32)))
+    assert windows([second], tokenizer, TASK, 64, labelled=True).labels.min() > 0
     assert rows.notes == (
         "1 answers are not where they are said to be: found",
-        "1 answers are not in their documents: told as none",
+        "1 answers are not in their documents: left out",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -60,10 +61,10 @@ def test_it_learns_the_task_and_keeps_the_best(run):
     assert config.optim.warmup == 12 and config.eval_every == 13
 
 
-def test_packed_batches_have_two_shapes_and_fewer_rows_than_examples(run):
+def test_packed_batches_have_few_shapes_and_fewer_rows_than_examples(run):
     _, out, _ = run
     shapes = re.findall(r"compiled the step for (\d+) × (\d+)", out)
-    assert len(shapes) <= 2 and len({width for _, width in shapes}) == 1
+    assert len(shapes) <= 3 and len({width for _, width in shapes}) == 1
     assert all(int(rows) < 16 for rows, _ in shapes)
     # 13 batches a pass: the line of step 15 is of the second.
     assert out.rindex("compiled the step") < out.index("step 15/125")
@@ -106,6 +107,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     capsys.readouterr()
     assert main(words) == 0
     assert digest(capsys) == whole
+    # What --stop alone evaluates is not chosen.
+    assert open_fitted(tmp_path / "r").step == open_fitted(workdir).step
     ours, theirs = (
         {r["step"]: r["batch_sha256"] for r in lines(here) if "batch_sha256" in r}
         for here in (tmp_path / "r", workdir)
@@ -128,6 +131,35 @@ def test_a_run_ends_when_its_patience_does_and_does_not_begin_again(
     assert open_fitted(tmp_path / "r").step == 13
     assert main(words) == 0
     assert lines(tmp_path / "r") == records
+
+
+def test_an_evaluation_that_was_killed_is_made_when_the_run_goes_on(
+    model_directory, sst2, tmp_path, monkeypatch, capsys
+):
+    """The checkpoint of its step was saved before."""
+    workdir = tmp_path / "r"
+    more = ("--task.epochs", "2", "--save_every", "13")
+    words = command(model_directory, sst2, workdir, *more)
+
+    def killed(*_, **__):
+        def score(*_):
+            while not (workdir / "checkpoints" / "13").exists():
+                time.sleep(0.01)
+            raise RuntimeError("killed")
+
+        return score
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.tasks.finetune.scorer", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(words)
+    assert not list((workdir / "best" / "checkpoints").iterdir())
+    assert main(words) == 0
+    assert "resuming at step 13" in capsys.readouterr().out
+    assert [r["step"] for r in lines(workdir) if "eval_loss" in r] == [13, 25]
+    # And not again.
+    monkeypatch.setattr("jaxlm.tasks.finetune.scorer", killed)
+    assert main(words) == 0
 
 
 def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
@@ -155,6 +187,16 @@ def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
     right = [row[0] == label for row, label in zip(rows, truth[1:], strict=True)]
     assert np.isclose(np.mean(right), figures["accuracy"])
     assert np.allclose([float(a) + float(b) for _, a, b in rows], 1, atol=2e-6)
+    # The run has written the same of its dev file.
+    with open(workdir / "predictions.tsv") as theirs, open(out) as ours:
+        assert theirs.read() == ours.read()
+    # A file whose columns have other names, or none.
+    other = tmp_path / "other.tsv"
+    other.write_text("".join(f"7\t{text}\n" for text in ("a warm film", "dull")))
+    words = ["predict", str(workdir), "--data", str(other), "--out", out]
+    assert main([*words, "--task.text", "1"]) == 0
+    with open(out) as file:
+        assert len(file.readlines()) == 3
 
 
 def test_a_shape_of_evaluation_does_not_change_the_scores(run, sst2):
@@ -182,6 +224,23 @@ def test_seeds_are_runs_of_their_own_with_one_table(
     assert np.isclose(float(mean[1]), (a["loss"] + b["loss"]) / 2, rtol=1e-3)
     want = abs(a["loss"] - b["loss"]) / 2**0.5
     assert np.isclose(float(mean[2]), want, rtol=1e-3)
+    # Their directory stands for the best of them.
+    best = tmp_path / ("seed-4" if a["accuracy"] >= b["accuracy"] else "seed-5")
+    assert open_fitted(tmp_path).directory == best
+    out = str(tmp_path / "out.tsv")
+    data = ["--data", f"{sst2}/dev.tsv"]
+    assert main(["predict", str(tmp_path), *data, "--out", out]) == 0
+    assert str(best) in capsys.readouterr().out
+
+
+def test_a_task_goes_on_from_another(run, model_directory, sst2, tmp_path, capsys):
+    """All but the head, as one would go from MNLI to RTE."""
+    words = command(str(run[0]), sst2, tmp_path / "r", "--task.epochs", "0.1")
+    assert main(words) == 0
+    assert (
+        f"parameters of {run[0]}; new: task/bias, task/kernel"
+        in capsys.readouterr().out
+    )
 
 
 def test_accumulated_micro_batches_and_numbers_of_pairs(
@@ -219,6 +278,9 @@ def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
     words = command(model_directory, sst2, here)
     assert "did you mean --task.epochs" in said(*words, "--task.epoch", "1")
     assert "no column 'b'" in said(*words, "--task.pair", "b")
+    assert "pass --task.epochs 0 too" in said(*words, "--steps", "7")
+    assert "pass --task.evaluations" in said(*words, "--eval_every", "7")
+    assert "pass --task.warmup" in said(*words, "--optim.warmup", "7")
     assert "is no number" in said(
         *words,
         "--task.kind",

@@ -1,5 +1,7 @@
 """Packed rows: each example once, whole, and with the loss of a row of its own."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from jaxlm.tasks.answers import _span_sums
 from jaxlm.tasks.body import Mixing
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.order import NONE
-from jaxlm.tasks.packing import packed_batch, packed_rows, packing_of, two_sizes
+from jaxlm.tasks.packing import few_sizes, packed_batch, packed_rows, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.sentences import _number_sums, class_sums
 from jaxlm.train.state import init_params
@@ -75,7 +77,14 @@ def test_a_batch_is_the_same_however_its_rows_are_spread():
 def test_batches_are_drawn_as_without_packing_and_all_fit():
     lengths = some_rows(count=50).lengths
     packing = packing_of(
-        lengths, 8, widest=64, cost=float, seed=3, stream="train.0", steps=200
+        lengths,
+        8,
+        widest=64,
+        cost=float,
+        seed=3,
+        stream="train.0",
+        steps=200,
+        further=5.0,
     )
     width, examples, rows, mean = packing
     passes = np.concatenate([examples(step) for step in range(14)]).reshape(2, -1)
@@ -88,8 +97,8 @@ def test_batches_are_drawn_as_without_packing_and_all_fit():
     ]
     given_ = [rows(step) for step in range(200)]
     assert all(a <= b for a, b in zip(needed, given_, strict=True))
-    # Both sizes in the first pass; the larger one is no larger than it must be.
-    assert set(given_[:7]) == set(given_) and len(set(given_)) <= 2
+    # All sizes in the first pass; the largest one is no larger than it must be.
+    assert set(given_[:7]) == set(given_) and 2 <= len(set(given_)) <= 4
     assert given_[0] == max(given_) == max(needed)
     assert mean == np.mean(given_)
 
@@ -98,7 +107,7 @@ def test_a_row_is_as_wide_as_costs_the_least():
     # Three examples of six tokens need three rows of 8, two of 16, one of 24.
     def width(cost, widest=64):
         lengths = np.full(3, 6)
-        some = dict(seed=0, stream="", steps=1, widest=widest, cost=cost)
+        some = dict(seed=0, stream="", steps=1, widest=widest, cost=cost, further=0.0)
         return packing_of(lengths, 3, **some).width
 
     assert width(float) == 8
@@ -107,16 +116,24 @@ def test_a_row_is_as_wide_as_costs_the_least():
     assert width(lambda width: width**0.5, widest=7) == 7
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=40))
-def test_of_two_sizes_most_batches_have_the_smaller(needed):
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=40), st.floats(0, 9))
+def test_sizes_are_those_that_cost_the_least(needed, further):
+    """Against all that there could be."""
     needed = np.array(needed)
-    small, large = two_sizes(needed)
-    assert large == needed.max() and (needed <= small).mean() >= 0.5
+    values = np.unique(needed)
 
-    def rows(small):
-        return np.where(needed <= small, small, large).sum()
+    def cost(sizes):
+        rows = sizes[np.searchsorted(sizes, needed)].sum()
+        return (rows + len(sizes) * further * needed.mean()) / len(needed)
 
-    assert rows(small) == min(rows(s) for s in needed if s >= np.median(needed))
+    every = [
+        np.array([*some, values[-1]])
+        for count in range(len(values))
+        for some in itertools.combinations(values[:-1], count)
+    ]
+    sizes, found = few_sizes(needed, further)
+    assert sizes[-1] == needed.max() and sizes.tolist() == sorted(set(sizes.tolist()))
+    assert found == pytest.approx(cost(sizes)) == pytest.approx(min(map(cost, every)))
 
 
 HEADS = {

@@ -78,6 +78,13 @@ def test_the_best_threshold_is_the_official_script_s():
     assert found == (3 / 5, -4.0)
     # Nothing is answered at all: the threshold stays at 0, as the script's.
     assert best_threshold([0.0], [1.0], [False], [False]) == (1.0, 0.0)
+    # Where odds are negative too, and where some are equal, what a bound does give.
+    found = best_threshold(
+        [0.0] * 4, [-3.0, -2.0, -1.0, 1.0], [False] * 3 + [True], [False] * 4
+    )
+    assert found.figure == 3 / 4 and found.bound < -3
+    found = best_threshold([1.0, 0.0], [0.5, 0.5], [True, False], [False] * 2)
+    assert found == (1 / 2, 0.0)
     # An answer that is "" anyhow costs nothing.
     found = best_threshold(
         [1.0, 0.0, 1.0], [0.0, 1.0, 2.0], [True, False, True], [False, True, False]
@@ -98,12 +105,17 @@ def test_an_answer_is_where_it_is_said_to_be_or_nearest_to_it():
     ("content", "said"),
     [
         ("{", "no JSON"),
-        ("[]", "is not in SQuAD's form"),
+        ("[]", "has no questions"),
+        ("[7]", "is not in SQuAD's form"),
         ('{"data": []}', "has no questions"),
         ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, '
          '"question": " ", "answers": []}]}]}]}', "question 7: an empty question"),
         ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, '
          '"question": "y"}]}]}]}', "after 0 questions KeyError 'answers'"),
+        ('{"data": [{"paragraphs": [{"context": null, "qas": [{"id": 7, '
+         '"question": "y", "answers": []}]}]}]}', "question 7: an empty context"),
+        ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, "question": "y",'
+         '"answers": [{"text": "", "answer_start": 0}]}]}]}]}', "were taken out"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_named(tmp_path, content, said):
@@ -135,3 +147,27 @@ def test_real_files_are_read_whole(shared, name, questions, unanswerable, moved,
     assert sum(at is None for at, _ in places) == lost
     assert sum(at is not None and at != stated for at, stated in places) == moved
     assert json.dumps(found[0].context)
+
+
+def test_an_id_of_two_questions_answers_none(tmp_path):
+    path = tmp_path / "x.json"
+    asked = {"id": "a", "question": "y", "answers": []}
+    paragraph = {"context": "x", "qas": [asked, asked, {**asked, "id": "b"}]}
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    assert len(read_questions(str(path), labelled=True)) == 3
+    with pytest.raises(UserError, match="question a: another question has this id"):
+        read_questions(str(path), labelled=False)
+
+
+@pytest.mark.shared
+def test_cmrc_s_own_form_has_the_same_questions(shared):
+    name = "cmrc2018_dev.json.xz"
+    theirs, squad = (
+        read_questions(str(shared / "cmrc2018" / form / name), labelled=True)
+        for form in ("data", "squad-style-data")
+    )
+    assert len(theirs) == 3219
+    assert [each.id for each in theirs] == [each.id for each in squad]
+    for a, b in zip(theirs, squad, strict=True):
+        assert a.question.strip() == b.question.strip()
+        assert {text for text, _ in a.answers} == {text for text, _ in b.answers}

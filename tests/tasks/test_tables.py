@@ -50,7 +50,9 @@ def test_columns_have_numbers_where_there_is_no_header_and_files_may_be_packed(
         ("a\ty\nx\t1\n", PAIR, "line 1: no column 'b' in its header (a, y)"),
         ("a\ty\nx\t1\tz\n", ONE, "line 2: 3 columns, the first line has 2"),
         ("a\ty\nx\n", ONE, "line 2: 1 columns"),
-        ("a\ty\n\nx\t1\n \t0\n", ONE, "line 4: an empty a"),
+        ("a\ty\nx\t1\n \t0\n", ONE, "line 3: an empty a"),
+        ("a\ty\n\nx\t1\n", ONE, "line 2: a blank line, and rows after it"),
+        ("a\nx\n\nz\n", TaskConfig(text="a", label="a"), "line 3: a blank line"),
         ("a\ty\nx\t\n", ONE, "line 2: an empty y"),
         ("a\ty\n", ONE, "has no rows"),
         ("", ONE, "has no rows"),
@@ -176,3 +178,22 @@ def test_a_tfds_dataset_is_a_task_with_its_classes_named(tmp_path):
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_field_of_csv_is_whole_and_a_quote_that_does_not_end_is_said(tmp_path):
+    task = TaskConfig(text="a", label="y")
+    long = "x" * 200_000
+    content = f'a,y\r\n"good\r\nfilm",1\r\n{long},0\r\n\r\n'
+    found = read(tmp_path / "x.csv", content, task)
+    assert [each.text for each in found] == ["good\r\nfilm", long]
+    with pytest.raises(UserError, match="line 3: unexpected end of data"):
+        read(tmp_path / "x.csv", 'a,y\nfine,0\n"bad,1\n', task)
+
+
+def test_null_is_nothing(tmp_path):
+    for record, said in (
+        ({"a": None, "y": 1}, "line 1: an empty a"),
+        ({"a": "x", "y": None}, "line 1: an empty y"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(tmp_path / "x.jsonl", json.dumps(record), ONE)

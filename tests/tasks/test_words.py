@@ -39,6 +39,7 @@ def test_all_forms_of_files_say_the_same(tmp_path):
         ("the O\nfilm\n", "line 2: 'film' has no tag"),
         ("\n\n", "has no sentences"),
         ("text_a\tlabel\na\x02b\tO\n", "line 2: 2 words and 1 tags"),
+        ("the DT I-NP O\nfilm NN I-NP\n", "line 2: 3 columns, the first line has 4"),
     ],
 )
 def test_a_bad_file_is_named_with_its_row(tmp_path, content, said):
@@ -46,6 +47,23 @@ def test_a_bad_file_is_named_with_its_row(tmp_path, content, said):
     path.write_text(content)
     with pytest.raises(UserError, match=said):
         read_sentences(str(path), labelled=True)
+
+
+def test_columns_are_cut_at_tabs_where_there_are_any(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("New York\tB-LOC\nis\tO\r\n\nfine\tO\t\n")
+    found = read_sentences(str(path), labelled=True)
+    assert [(e.words, e.tags) for e in found] == [
+        (("New York", "is"), ("B-LOC", "O")),
+        (("fine",), ("O",)),
+    ]
+
+
+def test_no_sentence_of_two_files_is_passed_over(tmp_path):
+    (tmp_path / "seq.in").write_text("the film\n\nwarm\n")
+    (tmp_path / "seq.out").write_text("O O\nO\nO\n")
+    with pytest.raises(UserError, match=r"seq\.in, line 2: an empty sentence"):
+        read_sentences(str(tmp_path), labelled=True)
 
 
 def test_words_are_told_at_their_first_tokens_in_rows_that_hold_whole_words(

@@ -260,7 +260,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the lowest of them")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--exact", action="store_true", help="losses side by side")
     args, rest = parser.parse_known_args()
@@ -269,7 +270,7 @@ def main() -> None:
         return
     sides: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
     with tempfile.TemporaryDirectory() as directory:
-        for seed in range(args.seeds):
+        for seed in range(args.first, args.first + args.seeds):
             arguments = [args.recipe, *rest, "--seed", str(seed)]
             sides["ours"].append(ours(arguments, Path(directory) / str(seed)))
             if args.ours_only:
