@@ -176,13 +176,13 @@ def _train(
         outcome = train_on(
             job.config, work_of(job), workdir, fallback=args.fallback, initial=initial
         )
-    if job.dev:
-        _say_best(job, workdir, again=bool(outcome.figures))
+    _say_best(job, workdir)
     print(f"state sha256 {outcome.sha256}")
     sys.stdout.flush()
     if outcome.interrupted:
         say(f"stopped at step {outcome.step} after saving; the same command goes on")
         return args.preempted_exit
+    _write_answers(job, workdir)
     return 0
 
 
@@ -197,8 +197,17 @@ def _gone(job: Any, workdir: str) -> Any:
     return parameters
 
 
-def _say_best(job: Any, workdir: str, *, again: bool) -> None:
-    """The best figures; and its answers to the dev file, `again` or for the first time.
+def _say_best(job: Any, workdir: str) -> None:
+    from jaxlm.tasks.seeds import best_figures
+    from jaxlm.train.screen import evaluated
+
+    found = best_figures(workdir) if job.dev else None
+    if found:
+        print("  ".join([f"best step {found[0]}", *evaluated(found[1])]))
+
+
+def _write_answers(job: Any, workdir: str) -> None:
+    """What the best parameters answer to the dev file, unless it is there.
 
     Where several hosts train the first one writes.
     """
@@ -206,13 +215,13 @@ def _say_best(job: Any, workdir: str, *, again: bool) -> None:
 
     from jaxlm.tasks.fitted import predict_dev
     from jaxlm.tasks.seeds import best_figures
-    from jaxlm.train.screen import evaluated
 
-    found = best_figures(workdir)
+    found = best_figures(workdir) if job.dev else None
     if not found or jax.process_index():
         return
-    print("  ".join([f"best step {found[0]}", *evaluated(found[1])]))
-    if not again and list(Path(workdir).glob("predictions.*")):
+    kept = Path(workdir) / "best" / "checkpoints" / str(found[0])
+    written = [path.stat().st_mtime for path in Path(workdir).glob("predictions.*")]
+    if written and max(written) > kept.stat().st_mtime:
         return
     try:
         say(f"its answers: {predict_dev(workdir, job.dev, batch=job.config.batch)}")

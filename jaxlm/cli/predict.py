@@ -14,7 +14,7 @@ class Predict:
     """Answer every row of a file with the best checkpoint; its labels are not read."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory of jaxlm finetune."""
+    """Run directory of jaxlm finetune; of several seeds the best one answers."""
     data: str
     """File of the form that it was trained on."""
     out: str
