@@ -220,7 +220,7 @@ def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
     speed = statistics.median(each for each in speeds if each)
     job = opened(arguments)
     phase = job.config.stretches[0]
-    tokens = work_of(job).open_stream(phase, "rows/0").tokens  # of a step, padded
+    tokens = work_of(job).open_stream(phase, "train.0").tokens  # of a step, padded
     return {
         **figures,
         "examples_per_second": speed / tokens * phase.batch,
