@@ -114,11 +114,9 @@ def evaluate_file(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Figures on a file with labels, and notes on its rows."""
     (examples, rows), scores = score_file(fitted, path, labelled=True, batch=batch)
-    found = fitted.problem.figures(examples, rows, scores)
-    return {
-        **found,
-        **mix_figures(fitted.params, fitted.config.task.layers),
-    }, rows.notes
+    figures = fitted.problem.figures(examples, rows, scores)
+    figures |= mix_figures(fitted.params, fitted.config.task.layers)
+    return figures, rows.notes
 
 
 def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int:

@@ -30,12 +30,17 @@ def run_of(directory: str | Path) -> Path:
         UserError: there are seeds, and no dev file chose between them.
     """
     here = Path(directory)
-    found = [path.parent for path in here.glob("seed-*/config.json")]
-    if (here / "config.json").is_file() or not found:
+    number_of = {
+        path.parent: int(path.parent.name[5:])
+        for path in here.glob("seed-*/config.json")
+        if path.parent.name[5:].isdecimal()
+    }
+    seeds = sorted(number_of, key=number_of.__getitem__)
+    if (here / "config.json").is_file() or not seeds:
         return here
-    seeds = sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
     config = read_config(seeds[0])
-    assert isinstance(config, FinetuneConfig)
+    if not isinstance(config, FinetuneConfig):
+        return here
     figures = {seed: best_figures(seed) for seed in seeds}
     known = {
         seed: each[1][config.task.metric] for seed, each in figures.items() if each
