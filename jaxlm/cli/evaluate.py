@@ -98,10 +98,11 @@ def _evaluate_task(args: Evaluate) -> int:
     from jaxlm.cli.start import start_jax
 
     start_jax()
-    from jaxlm.tasks.fitted import evaluate_file, open_fitted
+    from jaxlm.open.directory import open_task
+    from jaxlm.tasks.fitted import evaluate_file
     from jaxlm.train.screen import evaluated
 
-    fitted = open_fitted(args.directory, args.task.given())
+    fitted = open_task(args.directory, args.task.given())
     figures, notes = evaluate_file(fitted, args.data, batch=args.batch)
     for note in notes:
         say(note)

@@ -48,8 +48,7 @@ def run(argv: list[str]) -> int:
     from jaxlm.convert.onnx import export_onnx
     from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
-    from jaxlm.open.directory import load
-    from jaxlm.tasks.fitted import is_task
+    from jaxlm.open.directory import is_task, load
 
     if args.verify:
         check_client(args.to)

@@ -139,7 +139,8 @@ def _start(init: str, workdir: str) -> _Start:
     if not init:
         raise UserError("jaxlm finetune needs --init, a run or model directory")
     import jaxlm
-    from jaxlm.tasks.fitted import is_task, open_fitted
+    from jaxlm.open.directory import is_task
+    from jaxlm.tasks.fitted import open_fitted
     from jaxlm.tasks.model import OWN
 
     if begun and not Path(init).exists():

@@ -31,9 +31,10 @@ def run(argv: list[str]) -> int:
     from jaxlm.cli.start import start_jax
 
     start_jax()
-    from jaxlm.tasks.fitted import open_fitted, predict_file
+    from jaxlm.open.directory import open_task
+    from jaxlm.tasks.fitted import predict_file
 
-    fitted = open_fitted(args.directory, args.task.given())
+    fitted = open_task(args.directory, args.task.given())
     count = predict_file(fitted, args.data, args.out, batch=args.batch)
     print(f"{args.out}: {count:,} answers, by {fitted.directory} at step {fitted.step}")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,34 @@ from jaxlm.config import FinetuneConfig, GptConfig, RunConfig, TextConfig
 from jaxlm.convert.directory import Loaded, is_model, read_model
 from jaxlm.models import build
 from jaxlm.open.model import Model
+from jaxlm.tasks.fitted import Fitted, open_fitted
+from jaxlm.tasks.seeds import run_of
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
+
+
+def is_task(directory: str | Path) -> bool:
+    """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
+    path = run_of(directory)
+    if not (path / "config.json").is_file() or is_model(path):
+        return False
+    return isinstance(read_config(path), FinetuneConfig)
+
+
+def open_task(
+    directory: str | Path, columns: Mapping[str, Any] | None = None
+) -> Fitted:
+    """`open_fitted`, which says of a model's directory what it is.
+
+    Raises:
+        UserError: it is no fine-tuning run, or has no checkpoint yet.
+    """
+    if is_model(Path(directory)):
+        raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
+    return open_fitted(directory, columns)
 
 
 def load(directory: str | Path, *, stay: bool = False) -> Model:

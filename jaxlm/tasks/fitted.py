@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import FinetuneConfig, GptConfig, MeshConfig
-from jaxlm.convert.directory import is_model
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.body import mix_figures
 from jaxlm.tasks.finetune import File, module_of, problem_of
@@ -42,14 +41,6 @@ class Fitted(NamedTuple):
     step: int
 
 
-def is_task(directory: str | Path) -> bool:
-    """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
-    path = run_of(directory)
-    if not (path / "config.json").is_file() or is_model(path):
-        return False
-    return isinstance(read_config(path), FinetuneConfig)
-
-
 def open_fitted(
     directory: str | Path, columns: Mapping[str, Any] | None = None
 ) -> Fitted:
@@ -62,8 +53,6 @@ def open_fitted(
     Raises:
         UserError: it is no fine-tuning run, or has no checkpoint yet.
     """
-    if is_model(Path(directory)):
-        raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
     workdir = run_of(directory)
     config = read_config(workdir)
     if not isinstance(config, FinetuneConfig):

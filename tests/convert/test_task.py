@@ -99,7 +99,7 @@ def runs(kind, tmp_path):
     module = module_of(run, problem)
     head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
     kept = {k: v for k, v in random_params(config).items() if k not in ("mlm", "nsp")}
-    each = Fitted(run, problem, module, {**kept, "task": head}, tokenizer, 1)
+    each = Fitted(tmp_path, run, problem, module, {**kept, "task": head}, tokenizer, 1)
     out = tmp_path / "m"
     export_task(out, config, task, each.params, tokenizer, origin={})
     return each, out
