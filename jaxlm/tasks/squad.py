@@ -100,7 +100,8 @@ def _asked(data: Any) -> Iterator[tuple[Any, dict]]:
                 # Some are numbers: dates that a spreadsheet has rewritten.
                 texts = [str(answer) for answer in each["answers"]]
                 answers = [
-                    {"text": text, "answer_start": context.find(text)} for text in texts
+                    {"text": text, "answer_start": _text(context).find(text)}
+                    for text in texts
                 ]
                 yield context, {**names, "answers": answers}
         return

@@ -107,6 +107,8 @@ def test_an_answer_is_where_it_is_said_to_be_or_nearest_to_it():
         ("{", "no JSON"),
         ("[]", "has no questions"),
         ("[7]", "is not in SQuAD's form"),
+        ('[{"context_text": null, "qas": [{"query_id": 7, "query_text": "y", '
+         '"answers": ["x"]}]}]', "question 7: an empty context"),
         ('{"data": []}', "has no questions"),
         ('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 7, '
          '"question": " ", "answers": []}]}]}]}', "question 7: an empty question"),
