@@ -12,8 +12,8 @@ from jaxlm.models import build
 from jaxlm.models.flops import num_parameters
 from jaxlm.objectives import objective_of
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
-from jaxlm.tasks.body import Body, Mixing
 from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.task_layers import Body, Mixing
 from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state

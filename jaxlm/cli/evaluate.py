@@ -99,7 +99,7 @@ def _evaluate_task(args: Evaluate) -> int:
 
     start_jax()
     from jaxlm.open.directory import open_task
-    from jaxlm.tasks.fitted import evaluate_file
+    from jaxlm.tasks.finetuned import evaluate_file
     from jaxlm.train.screen import evaluated
 
     fitted = open_task(args.directory, args.task.given())

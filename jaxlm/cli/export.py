@@ -95,11 +95,11 @@ def run(argv: list[str]) -> int:
 def _export_task(args: Export) -> int:
     from jaxlm.config import ElmoConfig
     from jaxlm.convert.task import export_task
-    from jaxlm.tasks.fitted import open_fitted
+    from jaxlm.tasks.finetuned import open_finetuned
 
     if args.to != "hf":
         raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
-    fitted = open_fitted(args.directory)
+    fitted = open_finetuned(args.directory)
     config = fitted.config
     if isinstance(config.model, ElmoConfig):
         raise UserError(
@@ -127,7 +127,7 @@ def _export_task(args: Export) -> int:
 def _verified_task(fitted: Any, out: str) -> int:
     """Compare a fine-tuned model with transformers' on real text; the exit status."""
     from jaxlm.convert.verify import passages, verify_task
-    from jaxlm.tasks.fitted import sample
+    from jaxlm.tasks.finetuned import sample
 
     batches, scores = sample(fitted, passages(fitted.tokenizer))
     report = verify_task(batches, scores, Path(out))

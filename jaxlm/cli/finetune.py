@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
 
     start_jax()
     from jaxlm.tasks.finetune import open_job
-    from jaxlm.tasks.splits import find_splits
+    from jaxlm.tasks.read.data_files import find_data_files
 
     if not workdir:
         raise UserError("jaxlm finetune needs --workdir")
@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
     _refuse_idle(args.config, recipe)
-    job = open_job(args.config, start.tokenizer, find_splits(args.data, args.dev))
+    job = open_job(args.config, start.tokenizer, find_data_files(args.data, args.dev))
     for note in job.notes:
         say(note)
     if args.seeds == 1:
@@ -140,7 +140,7 @@ def _start(init: str, workdir: str) -> _Start:
         raise UserError("jaxlm finetune needs --init, a run or model directory")
     import jaxlm
     from jaxlm.open.directory import is_task
-    from jaxlm.tasks.fitted import open_fitted
+    from jaxlm.tasks.finetuned import open_finetuned
     from jaxlm.tasks.model import OWN
 
     if begun and not Path(init).exists():
@@ -149,7 +149,7 @@ def _start(init: str, workdir: str) -> _Start:
         return _Start(read_config(begun[0]).model, files, None)
     if is_task(init):
         # From one task to the next: all but what only that task read.
-        fitted = open_fitted(init)
+        fitted = open_finetuned(init)
         params = {k: v for k, v in fitted.params.items() if k not in OWN}
         return _Start(fitted.config.model, fitted.tokenizer, params)
     model = jaxlm.load(init)
@@ -214,7 +214,7 @@ def _write_answers(job: Any, workdir: str) -> None:
     """
     import jax
 
-    from jaxlm.tasks.fitted import predict_dev
+    from jaxlm.tasks.finetuned import predict_dev
     from jaxlm.tasks.seeds import best_figures
 
     found = best_figures(workdir) if job.dev else None

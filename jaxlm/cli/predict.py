@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
 
     start_jax()
     from jaxlm.open.directory import open_task
-    from jaxlm.tasks.fitted import predict_file
+    from jaxlm.tasks.finetuned import predict_file
 
     fitted = open_task(args.directory, args.task.given())
     count = predict_file(fitted, args.data, args.out, batch=args.batch)

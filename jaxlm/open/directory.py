@@ -14,7 +14,7 @@ from jaxlm.config import FinetuneConfig, GptConfig, RunConfig, TextConfig
 from jaxlm.convert.directory import Loaded, is_model, read_model
 from jaxlm.models import build
 from jaxlm.open.model import Model
-from jaxlm.tasks.fitted import Fitted, open_fitted
+from jaxlm.tasks.finetuned import Finetuned, open_finetuned
 from jaxlm.tasks.seeds import run_of
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.state import abstract_params
@@ -33,15 +33,15 @@ def is_task(directory: str | Path) -> bool:
 
 def open_task(
     directory: str | Path, columns: Mapping[str, Any] | None = None
-) -> Fitted:
-    """`open_fitted`, which says of a model's directory what it is.
+) -> Finetuned:
+    """`open_finetuned`, which says of a model's directory what it is.
 
     Raises:
         UserError: it is no fine-tuning run, or has no checkpoint yet.
     """
     if is_model(Path(directory)):
         raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
-    return open_fitted(directory, columns)
+    return open_finetuned(directory, columns)
 
 
 def load(directory: str | Path, *, stay: bool = False) -> Model:

@@ -25,21 +25,21 @@ from jaxlm.config import (
     Phase,
     TaskConfig,
 )
-from jaxlm.tasks.answers import span_problem
-from jaxlm.tasks.body import Body, Mixing, mix_figures
-from jaxlm.tasks.choices import choice_problem, names_of
-from jaxlm.tasks.conll import read_sentences
+from jaxlm.tasks.kinds.choice import choice_task, names_of
+from jaxlm.tasks.kinds.classes import class_task, classes_of
+from jaxlm.tasks.kinds.spans import span_task
+from jaxlm.tasks.kinds.tags import tag_task, tags_of
+from jaxlm.tasks.lr_scales import chosen, lr_scales_of
 from jaxlm.tasks.model import OWN, TaskModel
 from jaxlm.tasks.objective import task_objective
 from jaxlm.tasks.predict import scorer
-from jaxlm.tasks.problem import Problem
+from jaxlm.tasks.read.conll import read_sentences
+from jaxlm.tasks.read.data_files import DataFiles, data_sha256, named
+from jaxlm.tasks.read.tables import read_table
 from jaxlm.tasks.rows import TaskRows
-from jaxlm.tasks.sentences import classes_of, sentence_problem
-from jaxlm.tasks.shares import chosen, shares_of
-from jaxlm.tasks.splits import Splits, data_sha256, named
 from jaxlm.tasks.streams import task_stream
-from jaxlm.tasks.tables import read_table
-from jaxlm.tasks.words import tags_of, word_problem
+from jaxlm.tasks.task import Task
+from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
 from jaxlm.text.records import TFDS
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
@@ -62,7 +62,7 @@ class Job(NamedTuple):
     """A fine-tuning run with everything read."""
 
     config: FinetuneConfig  # resolved: classes, steps, warm-up
-    problem: Problem
+    problem: Task
     module: TaskModel
     tokenizer: Tokenizer
     train: File
@@ -71,17 +71,17 @@ class Job(NamedTuple):
     notes: list[str]
 
 
-def problem_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+def task_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """The problem of a config whose classes are known."""
     match config.task.kind:
         case "class" | "number":
-            return sentence_problem(config, tokenizer)
+            return class_task(config, tokenizer)
         case "choice":
-            return choice_problem(config, tokenizer)
+            return choice_task(config, tokenizer)
         case "tokens":
-            return word_problem(config, tokenizer)
+            return tag_task(config, tokenizer)
         case "spans":
-            return span_problem(config, tokenizer)
+            return span_task(config, tokenizer)
 
 
 def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def labels_of(task: TaskConfig, path: str) -> tuple[str, ...]:
     return names_of(examples) if task.kind == "choice" else classes_of(examples, path)
 
 
-def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
+def module_of(config: FinetuneConfig, problem: Task) -> TaskModel:
     """The trunk with the problem's head, and what stands between."""
     task, mixing, body = config.task, None, None
     if task.mix != "none":
@@ -122,7 +122,7 @@ def module_of(config: FinetuneConfig, problem: Problem) -> TaskModel:
     return module.clone(frozen=trunk <= frozen)
 
 
-def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Job:
+def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: DataFiles) -> Job:
     """Read the files of a task and resolve what follows from them.
 
     Args:
@@ -147,7 +147,7 @@ def open_job(config: FinetuneConfig, tokenizer: Tokenizer, splits: Splits) -> Jo
             f"{len(task.labels)}: pass --task.metric macro_f1 or accuracy"
         )
     config = dataclasses.replace(config, task=task)
-    problem = problem_of(config, tokenizer)
+    problem = task_of(config, tokenizer)
     train = _read(problem, splits.train, limit=task.limit)
     dev = _read(problem, splits.dev) if splits.dev else None
     if dev and task.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
@@ -258,7 +258,7 @@ def _with_steps(config: FinetuneConfig, rows: TaskRows, dev: bool) -> FinetuneCo
     return dataclasses.replace(config, steps=steps, optim=optim, eval_every=every)
 
 
-def _read(problem: Problem, path: str, *, limit: int = 0) -> File:
+def _read(problem: Task, path: str, *, limit: int = 0) -> File:
     examples = problem.read(path, True)[: limit or None]
     return File(examples, problem.encode(examples, True))
 
@@ -267,7 +267,7 @@ def work_of(job: Job) -> Work:
     """What the loop needs of a fine-tuning run."""
     config, task = job.config, job.config.task
     shapes = abstract_params(job.module)
-    shares = shares_of(config.task, config.model.num_layers, shapes)
+    shares = lr_scales_of(config.task, config.model.num_layers, shapes)
 
     def open_stream(phase: Phase, stream: str) -> Stream:
         objective = task_objective(

@@ -28,7 +28,7 @@ from jaxlm.models.heads import gather
 from jaxlm.models.layers import NEG_INF, Dense, Dtype, alike
 from jaxlm.models.stack import Encoded, Remat
 from jaxlm.tasks import trunk
-from jaxlm.tasks.body import (
+from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,
     Body,

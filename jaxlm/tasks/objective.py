@@ -9,16 +9,16 @@ import jax.numpy as jnp
 
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Objective, Sums, stateless
-from jaxlm.tasks.body import penalty_of
 from jaxlm.tasks.language import language_sums, next_weights
-from jaxlm.tasks.problem import Problem
+from jaxlm.tasks.lr_scales import held
 from jaxlm.tasks.rows import TaskBatch
-from jaxlm.tasks.shares import held
+from jaxlm.tasks.task import Task
+from jaxlm.tasks.task_layers import penalty_of
 
 
 def task_objective(
     module: Any,
-    problem: Problem,
+    problem: Task,
     shares: Any,
     *,
     lm_weight: float = 0.0,
@@ -29,7 +29,7 @@ def task_objective(
     Args:
         module: a `TaskModel`.
         problem: what it learns.
-        shares: of `shares_of`.
+        shares: of `lr_scales_of`.
         lm_weight: share of the rows' own language in what is minimised; of a GPT.
         penalty: λ of `mix_penalty`.
     """

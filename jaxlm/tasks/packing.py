@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.tasks.order import NONE, shuffled
+from jaxlm.tasks.buckets import NONE, shuffled
 from jaxlm.tasks.rows import TaskBatch, TaskRows
 
 _MULTIPLE = 8  # widths are rounded up to one

@@ -13,9 +13,9 @@ from jaxlm.config import FinetuneConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
 from jaxlm.sharding import replicated
-from jaxlm.tasks.order import NONE, bucket_lengths, in_order
-from jaxlm.tasks.problem import Scores
+from jaxlm.tasks.buckets import NONE, bucket_lengths, in_order
 from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.task import Scores
 
 
 def scorer(

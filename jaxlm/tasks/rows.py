@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from jaxlm.tasks.order import NONE
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.spelling import Spelling, Tokens
-from jaxlm.tasks.tables import Example
 
 if TYPE_CHECKING:
     from jaxlm.types import AnyArray

@@ -13,11 +13,11 @@ import numpy as np
 
 from jaxlm.config import BertConfig, ElmoConfig, FinetuneConfig, Phase
 from jaxlm.objectives import Objective
-from jaxlm.tasks.body import body_flops
+from jaxlm.tasks.buckets import bucket_lengths, shuffled
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.order import bucket_lengths, shuffled
 from jaxlm.tasks.packing import packed_batch, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.task_layers import body_flops
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.train.work import Stream
 

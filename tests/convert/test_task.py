@@ -10,8 +10,8 @@ from exported import CONFIGS, random_params, tokenizer_of
 from jaxlm.config import FinetuneConfig, TaskConfig, bert
 from jaxlm.convert.task import export_task
 from jaxlm.convert.verify import verify_task
-from jaxlm.tasks.finetune import module_of, problem_of
-from jaxlm.tasks.fitted import Fitted, sample
+from jaxlm.tasks.finetune import module_of, task_of
+from jaxlm.tasks.finetuned import Finetuned, sample
 from jaxlm.tasks.model import TaskModel
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
@@ -95,11 +95,13 @@ def runs(kind, tmp_path):
         choices=("endings",) if kind == "choice" else (),
     )
     run = FinetuneConfig(model=config, task=task, length=config.max_length)
-    problem = problem_of(run, tokenizer)
+    problem = task_of(run, tokenizer)
     module = module_of(run, problem)
     head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
     kept = {k: v for k, v in random_params(config).items() if k not in ("mlm", "nsp")}
-    each = Fitted(tmp_path, run, problem, module, {**kept, "task": head}, tokenizer, 1)
+    each = Finetuned(
+        tmp_path, run, problem, module, {**kept, "task": head}, tokenizer, 1
+    )
     out = tmp_path / "m"
     export_task(out, config, task, each.params, tokenizer, origin={})
     return each, out

@@ -16,11 +16,11 @@ from jaxlm.convert import bert, gpt
 from jaxlm.convert.rules import Table, dense
 from jaxlm.convert.source import Source
 from jaxlm.convert.task import export_task
-from jaxlm.tasks.choices import class_sums
+from jaxlm.tasks.kinds.choice import class_sums
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.problem import Problem
 from jaxlm.tasks.rows import TaskBatch
+from jaxlm.tasks.task import Task
 from jaxlm.train.state import init_params
 
 LABELS = np.array([1, 0, 0], np.int32)
@@ -42,7 +42,7 @@ def problem(pooling):
     def none(*_):
         pytest.fail("a loss asks for no files")
 
-    return Problem(1, pooling, none, none, class_sums, none, none, "choose")
+    return Task(1, pooling, none, none, class_sums, none, none, "choose")
 
 
 def ours(config, batch, pooling, lm_weight):

@@ -15,10 +15,10 @@ from jaxlm.config import TaskConfig, elmo
 from jaxlm.convert.directory import export_model
 from jaxlm.convert.elmo import of_params
 from jaxlm.models import build
-from jaxlm.tasks.body import mix_figures
+from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import batch_of, encode
 from jaxlm.tasks.spelling import spelling_of
-from jaxlm.tasks.tables import Example
+from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.characters import word_characters
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
@@ -125,9 +125,9 @@ def test_the_bilm_keeps_its_bits_and_has_no_moments(run, model):
     moments = [path for path in manifest.digests if path.startswith("opt_state")]
     assert any("body/" in path for path in moments)
     assert not any("words/" in path or "/layers/" in path for path in moments)
-    from jaxlm.tasks.fitted import open_fitted
+    from jaxlm.tasks.finetuned import open_finetuned
 
-    fitted = open_fitted(workdir)
+    fitted = open_finetuned(workdir)
     before, after = dict(leaves(jaxlm.load(model).params)), dict(leaves(fitted.params))
     for path, leaf in before.items():
         assert np.asarray(leaf).tobytes() == np.asarray(after[path]).tobytes(), path
@@ -174,10 +174,10 @@ def test_the_same_without_contexts_or_without_pretraining(
     assert "new: attention" not in out and "words/embed/table" in out.split("new:")[1]
     assert "mix layer0 1 " in out and "mix out layer0 1 " in out
     assert "layer1" not in out
-    from jaxlm.tasks.fitted import open_fitted
+    from jaxlm.tasks.finetuned import open_finetuned
 
     before = dict(leaves(jaxlm.load(model).params))
-    after = dict(leaves(open_fitted(tmp_path / "r").params))
+    after = dict(leaves(open_finetuned(tmp_path / "r").params))
     for path, leaf in before.items():
         same = np.array_equal(leaf, after[path])
         assert same == path.startswith("layers/") or not np.any(leaf), path

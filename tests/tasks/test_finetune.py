@@ -10,7 +10,7 @@ from reviews import write_tsv
 from roads import digest, mistake
 
 from jaxlm.cli import main
-from jaxlm.tasks.fitted import open_fitted
+from jaxlm.tasks.finetuned import open_finetuned
 from jaxlm.train.workdir import read_config
 
 FLAGS = [
@@ -53,7 +53,7 @@ def test_it_learns_the_task_and_keeps_the_best(run):
     assert records[-1]["step"] == 200 * 10 // 16  # int(examples / batch * epochs)
     found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
     assert len(found) == 10 and found[-1] > 0.9
-    best = open_fitted(workdir)
+    best = open_finetuned(workdir)
     steps = [r["step"] for r in records if r.get("eval_accuracy") == max(found)]
     assert best.step == steps[0]
     assert best.config.task.labels == ("0", "1")
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     assert main(words) == 0
     assert digest(capsys) == whole
     # What --stop alone evaluates is not chosen.
-    assert open_fitted(tmp_path / "r").step == open_fitted(workdir).step
+    assert open_finetuned(tmp_path / "r").step == open_finetuned(workdir).step
     ours, theirs = (
         {r["step"]: r["batch_sha256"] for r in lines(here) if "batch_sha256" in r}
         for here in (tmp_path / "r", workdir)
@@ -128,7 +128,7 @@ def test_a_run_ends_when_its_patience_does_and_does_not_begin_again(
     assert "stopped early at step 39: step 13 is still the best" in out.out + out.err
     records = lines(tmp_path / "r")
     assert [r["step"] for r in records if "eval_accuracy" in r] == [13, 26, 39]
-    assert open_fitted(tmp_path / "r").step == 13
+    assert open_finetuned(tmp_path / "r").step == 13
     assert main(words) == 0
     assert lines(tmp_path / "r") == records
 
@@ -200,9 +200,9 @@ def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
 
 
 def test_a_shape_of_evaluation_does_not_change_the_scores(run, sst2):
-    from jaxlm.tasks.fitted import score_file
+    from jaxlm.tasks.finetuned import score_file
 
-    fitted = open_fitted(run[0])
+    fitted = open_finetuned(run[0])
     path = f"{sst2}/dev.tsv"
     (_, _), a = score_file(fitted, path, labelled=False, batch=32)
     (_, _), b = score_file(fitted, path, labelled=False, batch=3)
@@ -226,7 +226,7 @@ def test_seeds_are_runs_of_their_own_with_one_table(
     assert np.isclose(float(mean[2]), want, rtol=1e-3)
     # Their directory stands for the best of them.
     best = tmp_path / ("seed-4" if a["accuracy"] >= b["accuracy"] else "seed-5")
-    assert open_fitted(tmp_path).directory == best
+    assert open_finetuned(tmp_path).directory == best
     out = str(tmp_path / "out.tsv")
     data = ["--data", f"{sst2}/dev.tsv"]
     assert main(["predict", str(tmp_path), *data, "--out", out]) == 0

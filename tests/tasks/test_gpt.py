@@ -12,14 +12,14 @@ import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.tasks.choices import choice_problem
+from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.finetune import Job, module_of, warm
+from jaxlm.tasks.kinds.choice import choice_task
+from jaxlm.tasks.kinds.classes import class_task
 from jaxlm.tasks.language import next_weights
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.order import NONE
+from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import TaskBatch, batch_of
-from jaxlm.tasks.sentences import sentence_problem
-from jaxlm.tasks.tables import Example
 from jaxlm.train.state import init_params
 
 VOCABULARY = CONFIGS["gpt2"].vocab_size
@@ -39,7 +39,7 @@ def example(text, pair=None, label="0", choices=()):
 
 def rows_of(config, *examples):
     tokenizer = tokenizer_of(CONFIGS["gpt2"])
-    kind = choice_problem if config.task.kind == "choice" else sentence_problem
+    kind = choice_task if config.task.kind == "choice" else class_task
     problem = kind(config, tokenizer)
     return problem, problem.encode(examples, True)
 
@@ -129,7 +129,7 @@ def applied(config, params, problem, rows):
 def test_similarity_is_the_same_whichever_text_comes_first(name):
     config = config_of(name, pair="b", both_orders=True)
     tokenizer = tokenizer_of(CONFIGS[name])
-    problem = sentence_problem(config, tokenizer)
+    problem = class_task(config, tokenizer)
     params = trained_alike(config, problem)
     found = [
         np.asarray(applied(config, params, problem, problem.encode([each], False)))
@@ -156,7 +156,7 @@ def test_new_tokens_are_new_rows_and_all_else_is_as_pretrained():
     config = config_of()
     model = dataclasses.replace(old, vocab_size=259)
     config = dataclasses.replace(config, model=model, init="models/gpt")
-    problem = sentence_problem(config, tokenizer_of(CONFIGS["gpt2"]))
+    problem = class_task(config, tokenizer_of(CONFIGS["gpt2"]))
     tokenizer: Any = SimpleNamespace(vocab_size=256)
     module = module_of(config, problem)
     file: Any = None

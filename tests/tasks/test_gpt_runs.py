@@ -17,7 +17,7 @@ from jaxlm.cli import main
 from jaxlm.config import gpt2
 from jaxlm.convert.directory import export_model, of_params
 from jaxlm.models import build
-from jaxlm.tasks.fitted import open_fitted
+from jaxlm.tasks.finetuned import open_finetuned
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
 
@@ -75,7 +75,7 @@ def test_a_gpt_learns_the_task_and_the_language_of_its_rows(run):
     assert records[-1]["lm_accuracy"] > first["lm_accuracy"]
     found = [r["eval_accuracy"] for r in records if "eval_accuracy" in r]
     assert max(found) > 0.9
-    best = open_fitted(workdir)
+    best = open_finetuned(workdir)
     assert best.config.model.vocab_size == 403
     assert best.config.optim.warmup == 1  # .2 % of 150 steps
 
@@ -179,7 +179,7 @@ def test_a_bert_chooses_among_two_to_four(model_directory, tmp_path):
     records = lines(tmp_path / "r")
     best = max(r["eval_accuracy"] for r in records if "eval_accuracy" in r)
     assert best > 0.9
-    assert open_fitted(tmp_path / "r").config.task.labels == ("A", "B", "C", "D")
+    assert open_finetuned(tmp_path / "r").config.task.labels == ("A", "B", "C", "D")
     # Answers are not read, and an alternative that is not there is never told.
     asked = [{**each, "answer": None} for each in stories(60, 2)]
     text = "".join(json.dumps(each) + "\n" for each in asked)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxlm.tasks.order import NONE, bucket_lengths, in_order, shuffled
+from jaxlm.tasks.buckets import NONE, bucket_lengths, in_order, shuffled
 from jaxlm.types import UserError
 
 LENGTHS = np.random.default_rng(0).integers(3, 100, 237)

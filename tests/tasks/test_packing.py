@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from jaxlm.config import bert
 from jaxlm.models.layers import places_of
-from jaxlm.tasks.answers import _span_sums
-from jaxlm.tasks.body import Mixing
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.kinds.classes import _number_sums, class_sums
+from jaxlm.tasks.kinds.spans import _span_sums
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.order import NONE
 from jaxlm.tasks.packing import few_sizes, packed_batch, packed_rows, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
-from jaxlm.tasks.sentences import _number_sums, class_sums
+from jaxlm.tasks.task_layers import Mixing
 from jaxlm.train.state import init_params
 
 CONFIG = bert(

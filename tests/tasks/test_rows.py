@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert
-from jaxlm.tasks.order import NONE
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import _kept, batch_of, encode
 from jaxlm.tasks.spelling import spelling_of
-from jaxlm.tasks.tables import Example
 from jaxlm.text.tokenizers import load_tokenizer
 
 

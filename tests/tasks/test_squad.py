@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxlm.tasks.squad import (
+from jaxlm.tasks.read.squad import (
     Question,
     best_threshold,
     find_answer,

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.splits import find_splits
-from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.read.data_files import find_data_files
+from jaxlm.tasks.read.tables import read_table
 from jaxlm.types import UserError
 
 PAIR = TaskConfig(text="a", pair="b", label="y")
@@ -79,20 +79,20 @@ def test_a_bad_jsonl_is_named_with_its_row(tmp_path):
 def test_the_files_of_a_directory_are_found_by_their_names(tmp_path):
     for name in ("train.tsv", "msr_paraphrase_train.txt", "dev.tsv", "test.tsv"):
         (tmp_path / name).write_text("x")
-    found = find_splits(str(tmp_path))
+    found = find_data_files(str(tmp_path))
     assert (found.train, found.dev) == tuple(
         str(tmp_path / name) for name in ("train.tsv", "dev.tsv")
     )
-    assert find_splits(str(tmp_path / "test.tsv")).dev == ""
+    assert find_data_files(str(tmp_path / "test.tsv")).dev == ""
     (tmp_path / "train.tsv").unlink()
-    assert find_splits(str(tmp_path)).train.endswith("msr_paraphrase_train.txt")
+    assert find_data_files(str(tmp_path)).train.endswith("msr_paraphrase_train.txt")
     (tmp_path / "msr_paraphrase_train.txt").unlink()
     with pytest.raises(
         UserError, match=r"no file of training data, train.*: it has de"
     ):
-        find_splits(str(tmp_path))
+        find_data_files(str(tmp_path))
     with pytest.raises(UserError, match="no file or directory"):
-        find_splits(str(tmp_path / "nowhere"))
+        find_data_files(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.shared
@@ -108,7 +108,7 @@ def test_glue_s_own_files_are_read_whole(shared, name, recipe, counts):
     from jaxlm.config import load_config
 
     task = load_config(recipe).task
-    splits = find_splits(str(shared / "glue" / name))
+    splits = find_data_files(str(shared / "glue" / name))
     found = [read_table(path, task, labelled=True) for path in splits]
     assert tuple(map(len, found)) == counts
 
@@ -144,13 +144,13 @@ Toy(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 READ = """
 import sys
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.splits import find_splits
-from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.read.data_files import find_data_files
+from jaxlm.tasks.read.tables import read_table
 from jaxlm.types import UserError
 spec = f"tfds:{sys.argv[1]}/toy"
-splits = find_splits(spec)
+splits = find_data_files(spec)
 assert splits == (f"{spec}:train", f"{spec}:validation"), splits
-assert find_splits(f"{spec}:test") == (f"{spec}:test", "")
+assert find_data_files(f"{spec}:test") == (f"{spec}:test", "")
 task = TaskConfig()
 found = read_table(splits.dev, task, labelled=True)
 assert sorted(found)[1][:3] == ("film 1 of 4", None, "positive"), found

@@ -1,63 +1,135 @@
-"""Entities of any scheme, beside seqeval's."""
+"""A tag a word: at first tokens only, none lost however long the sentence."""
 
-import random
+import json
 
+import numpy as np
 import pytest
+from roads import mistake
 
-from jaxlm.tasks.tags import Entity, as_bio, entities, entity_figures, parts_of
-
-KINDS = ("PER", "LOC", "ORG")
-
-
-def drawn(seed, places, sentences=200):
-    draw = random.Random(seed)
-    tags = ["O", *(f"{place}-{kind}" for place in places for kind in KINDS)]
-    return [draw.choices(tags, k=draw.randrange(1, 12)) for _ in range(sentences)]
-
-
-def test_one_sentence_in_all_schemes():
-    want = [Entity(0, 1, "ORG"), Entity(2, 5, "PER"), Entity(5, 6, "PER")]
-    for tags in (
-        "B-ORG O B-PER I-PER I-PER B-PER",
-        "S-ORG O B-PER I-PER E-PER S-PER",
-        "S-ORG O B-PER M-PER E-PER S-PER",
-        "U-ORG O B-PER I-PER L-PER U-PER",
-        "I-ORG O I-PER I-PER I-PER B-PER",
-        "B_ORG O B_PER I_PER I_PER B_PER",
-    ):
-        assert entities(tags.split()) == want, tags
-        assert as_bio(tags.split()) == [
-            "B-ORG",
-            "O",
-            "B-PER",
-            "I-PER",
-            "I-PER",
-            "B-PER",
-        ]
-    for bad in ("", "PER", "B", "B-", "X-PER", "BPER"):
-        assert parts_of(bad) is None
+from jaxlm.cli import main
+from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.kinds.tags import tag_task, tags_of
+from jaxlm.tasks.read.conll import read_sentences
+from jaxlm.text.tokenizers import load_tokenizer
+from jaxlm.types import UserError
 
 
-@pytest.mark.scores
-@pytest.mark.parametrize("places", ["BI", "BIES"])
-def test_entities_and_their_f1_are_those_of_seqeval_however_odd_the_tags(places):
-    from seqeval.metrics import f1_score, precision_score, recall_score
-    from seqeval.metrics.sequence_labeling import get_entities
+def test_all_forms_of_files_say_the_same(tmp_path):
+    conll = tmp_path / "x.conll"
+    conll.write_text("-DOCSTART- X O\n\nthe DT O\nfilm NN B-A\n\n\nwarm JJ B-B\n")
+    ernie = tmp_path / "x.tsv"
+    ernie.write_text("text_a\tlabel\nthe\x02film\tO\x02B-A\nwarm\tB-B\n")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/seq.in").write_text("the film\nwarm\n")
+    (tmp_path / "two/seq.out").write_text("O B-A\nB-B\n")
+    for path in (conll, ernie, tmp_path / "two"):
+        found = read_sentences(str(path), labelled=True)
+        assert [(e.words, e.tags) for e in found] == [
+            (("the", "film"), ("O", "B-A")),
+            (("warm",), ("B-B",)),
+        ], path
+    assert found[0].where.endswith("seq.in, line 1")
+    assert read_sentences(str(conll), labelled=True)[1].line == 7
 
-    truth, answer = drawn(1, places), drawn(2, places)
-    answer = [
-        [
-            random.Random(i).choice([b, a])
-            for i, (a, b) in enumerate(zip(x, y, strict=False))
-        ]
-        + list(x[len(y) :])
-        for x, y in zip(truth, answer, strict=True)
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("the O\nfilm\n", "line 2: 'film' has no tag"),
+        ("\n\n", "has no sentences"),
+        ("text_a\tlabel\na\x02b\tO\n", "line 2: 2 words and 1 tags"),
+        ("the DT I-NP O\nfilm NN I-NP\n", "line 2: 3 columns, the first line has 4"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_row(tmp_path, content, said):
+    path = tmp_path / "x.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_sentences(str(path), labelled=True)
+
+
+def test_columns_are_cut_at_tabs_where_there_are_any(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("New York\tB-LOC\nis\tO\r\n\nfine\tO\t\n")
+    found = read_sentences(str(path), labelled=True)
+    assert [(e.words, e.tags) for e in found] == [
+        (("New York", "is"), ("B-LOC", "O")),
+        (("fine",), ("O",)),
     ]
-    for tags in (*truth, *answer):
-        theirs = [(first, last + 1, kind) for kind, first, last in get_entities(tags)]
-        assert [tuple(each) for each in entities(tags)] == theirs, tags
-        assert entities(as_bio(tags)) == entities(tags)
-    got = entity_figures(truth, answer)
-    assert got["entity_f1"] == pytest.approx(f1_score(truth, answer))
-    assert got["precision"] == pytest.approx(precision_score(truth, answer))
-    assert got["recall"] == pytest.approx(recall_score(truth, answer))
+
+
+def test_no_sentence_of_two_files_is_passed_over(tmp_path):
+    (tmp_path / "seq.in").write_text("the film\n\nwarm\n")
+    (tmp_path / "seq.out").write_text("O O\nO\nO\n")
+    with pytest.raises(UserError, match=r"seq\.in, line 2: an empty sentence"):
+        read_sentences(str(tmp_path), labelled=True)
+
+
+def test_words_are_told_at_their_first_tokens_in_rows_that_hold_whole_words(
+    model_directory, tmp_path
+):
+    tokenizer = load_tokenizer(model_directory)
+    path = tmp_path / "x.txt"
+    words = ["the", "brightness", "\u200b", "of", "charming", "filmfilmfilm", "end"] * 3
+    tags = ["O", "B-A", "I-A", "O", "B-B", "O", "O"] * 3
+    lines = [f"{w} {t}" for w, t in zip(words, tags, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    sentences = read_sentences(str(path), labelled=True)
+    labels = tags_of(sentences, str(path), bio=True)
+    assert labels == ("O", "B-A", "I-A", "B-B", "I-B")
+    task = TaskConfig(kind="tokens", metric="entity_f1", labels=labels)
+    problem = tag_task(FinetuneConfig(task=task, length=24), tokenizer)
+    examples = problem.read(str(path), True)
+    rows = problem.encode(examples, True)
+    assert len(rows.tokens) > 1 and rows.lengths.max() <= 24
+    told, scores = [], []
+    for ids, row, part in zip(rows.tokens, rows.labels, rows.places, strict=True):
+        assert ids[0] == tokenizer.special.cls and ids[-1] == tokenizer.special.sep
+        assert np.flatnonzero(row != NONE).tolist() == part.at.tolist()
+        told += row[part.at].tolist()
+        scores.append(np.eye(5)[np.maximum(row, 0)])
+        first = tokenizer.encode(words[part.first]).ids
+        assert ids[1] == (first[0] if len(first) else tokenizer.special.unknown)
+    assert [labels[i] for i in told] == tags
+    figures = problem.figures(examples, rows, scores)
+    assert figures["entity_f1"] == 1 and figures["entities"] == 6
+    problem.write(tmp_path / "out", examples, rows, scores)
+    out = read_sentences(str(tmp_path / "out"), labelled=True)
+    assert [(e.words, e.tags) for e in out] == [(tuple(words), tuple(tags))]
+
+
+def test_the_road_learns_tags_and_names_strange_ones(model_directory, tmp_path, capsys):
+    import random
+
+    draw = random.Random(0)
+    vocabulary = {"film": "S-THING", "story": "S-THING", "the": "O", "is": "O"}
+    vocabulary |= {"dull": "O", "end": "S-THING"}
+
+    def write(name, count):
+        lines = []
+        for _ in range(count):
+            words = draw.choices(list(vocabulary), k=draw.randrange(1, 9))
+            lines += [f"{word}\t{vocabulary[word]}" for word in words] + [""]
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_text("\n".join(lines))
+
+    write("train.conll", 150)
+    write("dev.conll", 30)
+    run = str(tmp_path / "r")
+    flags = "--batch 16 --length 16 --task.buckets 16 --task.epochs 4 --mesh.data 1"
+    words = ["finetune", "ner", "--init", model_directory, "--workdir", run]
+    words += ["--data", str(tmp_path / "d"), *flags.split(), "--optim.peak", "0.005"]
+    words += ["--log.tensorboard", "false"]
+    assert main(words) == 0
+    capsys.readouterr()
+    dev = str(tmp_path / "d" / "dev.conll")
+    assert main(["evaluate", run, "--data", dev, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["entity_f1"] > 0.95
+    strange = tmp_path / "strange.conll"
+    strange.write_text("the O\nfilm B-PLACE\n")
+    found = mistake(capsys, "evaluate", run, "--data", str(strange))
+    assert "strange.conll, line 2: tag 'B-PLACE' is not in the training file" in found
+    strange.write_text("the DT\n")
+    words[words.index("--data") + 1] = str(strange)
+    assert "is no tag of an entity" in mistake(capsys, *words)

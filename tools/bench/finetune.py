@@ -47,8 +47,8 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     import torch
     from transformers import BertModel
 
+    from jaxlm.tasks.buckets import NONE, bucket_lengths, shuffled
     from jaxlm.tasks.finetune import work_of
-    from jaxlm.tasks.order import NONE, bucket_lengths, shuffled
     from jaxlm.train.optim import make_schedule
 
     job = opened(arguments)
@@ -187,7 +187,7 @@ def opened(arguments: list[str]) -> Any:
     from jaxlm.cli.finetune import Finetune
     from jaxlm.config import load_config
     from jaxlm.tasks.finetune import open_job
-    from jaxlm.tasks.splits import find_splits
+    from jaxlm.tasks.read.data_files import find_data_files
 
     recipe: Any = load_config(arguments[0])
     model = jaxlm.load(arguments[arguments.index("--init") + 1])
@@ -195,7 +195,7 @@ def opened(arguments: list[str]) -> Any:
     config = dataclasses.replace(recipe, model=model.config, length=length)
     command = [*arguments[1:], "--workdir", "none"]
     args = parse(Finetune, "finetune", command, config=config)
-    return open_job(args.config, model.tokenizer, find_splits(args.data, args.dev))
+    return open_job(args.config, model.tokenizer, find_data_files(args.data, args.dev))
 
 
 def _batch(rows: Any, index: np.ndarray) -> Any:

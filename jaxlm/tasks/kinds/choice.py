@@ -18,12 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxlm.config import FinetuneConfig, GptConfig
-from jaxlm.tasks.problem import Problem, Scores
+from jaxlm.tasks.kinds.classes import class_sums, write_answers
+from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode_several
-from jaxlm.tasks.scores import class_figures
-from jaxlm.tasks.sentences import class_sums, write_answers
+from jaxlm.tasks.scoring import class_figures
 from jaxlm.tasks.spelling import spelling_of
-from jaxlm.tasks.tables import Example, read_table
+from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
@@ -49,7 +49,7 @@ def names_of(examples: Sequence[Example]) -> tuple[str, ...]:
     return names
 
 
-def choice_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+def choice_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """One number a row, softmax over the rows of an example."""
     task, spelling = config.task, spelling_of(config.model, tokenizer)
     decoder = isinstance(config.model, GptConfig)
@@ -94,7 +94,7 @@ def choice_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
         found = class_figures(truth, np.stack(scores), second=False)
         return {name: found[name] for name in ("loss", "accuracy", "majority_accuracy")}
 
-    return Problem(
+    return Task(
         outputs=1,
         pooling=task.pooling,
         read=read,

@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from jaxlm.config import OptimConfig, TaskConfig, bert
+from jaxlm.tasks.lr_scales import held, lr_scales_of
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.shares import held, shares_of
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import init_params
 from jaxlm.tree import leaves
@@ -23,16 +23,16 @@ def params():
 
 def test_a_layer_s_rate_falls_with_its_depth(params):
     task = TaskConfig(layer_decay=0.5)
-    shares = dict(leaves(shares_of(task, CONFIG.num_layers, params)))
+    shares = dict(leaves(lr_scales_of(task, CONFIG.num_layers, params)))
     assert shares["task/kernel"] == shares["pooler/bias"] == 1
     assert shares["layers/mlp/wi/kernel"].ravel().tolist() == [0.25, 0.5]
     assert shares["embed/token/table"] == 0.125
-    assert shares_of(TaskConfig(), CONFIG.num_layers, params) is None
+    assert lr_scales_of(TaskConfig(), CONFIG.num_layers, params) is None
 
 
 def test_what_is_frozen_keeps_its_bits_under_decay_and_the_rest_learns(params):
     task = TaskConfig(freeze=("embed/.*", "layers/attention/.*"), layer_decay=0.5)
-    shares = shares_of(task, CONFIG.num_layers, params)
+    shares = lr_scales_of(task, CONFIG.num_layers, params)
     config = OptimConfig(name="bert_adam", peak=0.1, warmup=0, decay="constant")
     optimizer, _ = make_optimizer(config, 10, params, shares)
 
@@ -57,4 +57,4 @@ def test_a_selector_that_selects_nothing_is_named(params):
     with pytest.raises(
         UserError, match=r"'embd/.*' matches no parameter; one is embed"
     ):
-        shares_of(TaskConfig(freeze=("embd/.*",)), CONFIG.num_layers, params)
+        lr_scales_of(TaskConfig(freeze=("embd/.*",)), CONFIG.num_layers, params)

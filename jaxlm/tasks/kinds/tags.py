@@ -22,12 +22,12 @@ from jaxlm.config import FinetuneConfig
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.conll import Sentence, read_sentences
-from jaxlm.tasks.order import NONE
-from jaxlm.tasks.problem import Problem, Scores
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.read.conll import Sentence, read_sentences
 from jaxlm.tasks.rows import TaskRows
+from jaxlm.tasks.scoring import as_bio, entity_figures, parts_of
 from jaxlm.tasks.spelling import Spelling, Tokens, spelling_of
-from jaxlm.tasks.tags import as_bio, entity_figures, parts_of
+from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
@@ -67,7 +67,7 @@ def tags_of(sentences: Sequence[Sentence], path: str, *, bio: bool) -> tuple[str
     return ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
 
 
-def word_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+def tag_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Softmax over tags at each word."""
     task, bio = config.task, config.task.metric == "entity_f1"
     spelling = spelling_of(config.model, tokenizer)
@@ -126,7 +126,7 @@ def word_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
                 pairs = zip(each.words, tags, strict=True)
                 file.write("".join(f"{word}\t{tag}\n" for word, tag in pairs) + "\n")
 
-    return Problem(
+    return Task(
         outputs=len(task.labels),
         pooling="none",
         read=read,

@@ -25,12 +25,9 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.layers import NEG_INF, alike
 from jaxlm.objectives.objective import Sums
+from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.offsets import Aligned, align
-from jaxlm.tasks.order import NONE
-from jaxlm.tasks.problem import Problem, Scores
-from jaxlm.tasks.rows import TaskRows
-from jaxlm.tasks.spelling import special_of
-from jaxlm.tasks.squad import (
+from jaxlm.tasks.read.squad import (
     Question,
     best_threshold,
     check_ids,
@@ -38,6 +35,9 @@ from jaxlm.tasks.squad import (
     read_questions,
     scored,
 )
+from jaxlm.tasks.rows import TaskRows
+from jaxlm.tasks.spelling import special_of
+from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     odds: float  # null score - the span's; inf where there is no span
 
 
-def span_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+def span_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Softmax over places, once for the start and once for the end."""
     task = config.task
 
@@ -84,7 +84,7 @@ def span_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
         text = json.dumps(content, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
 
-    return Problem(
+    return Task(
         outputs=2,
         pooling="none",
         read=lambda path, labelled: read_questions(path, labelled=labelled),

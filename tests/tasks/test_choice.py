@@ -5,8 +5,8 @@ import json
 import pytest
 
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.choices import names_of
-from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.kinds.choice import names_of
+from jaxlm.tasks.read.tables import read_table
 from jaxlm.types import UserError
 
 SWAG = TaskConfig(

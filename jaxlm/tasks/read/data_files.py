@@ -13,14 +13,14 @@ _TRAIN = ("train",)
 _DEV = ("dev", "valid", "validation", "val", "testa")
 
 
-class Splits(NamedTuple):
+class DataFiles(NamedTuple):
     """Paths; no dev file: nothing is evaluated."""
 
     train: str
     dev: str
 
 
-def find_splits(data: str, dev: str = "") -> Splits:
+def find_data_files(data: str, dev: str = "") -> DataFiles:
     """The files of `--data` and `--dev`.
 
     Args:
@@ -40,14 +40,14 @@ def find_splits(data: str, dev: str = "") -> Splits:
         return _of_dataset(data, dev)
     path = Path(data)
     if not path.is_dir() or (path / "seq.in").is_file():
-        return Splits(data, dev)
+        return DataFiles(data, dev)
     train = _find(path, _TRAIN)
     if not train:
         have = ", ".join(sorted(each.name for each in path.iterdir())[:8])
         raise UserError(
             f"{data} has no file of training data, train.*: it has {have or 'nothing'}"
         )
-    return Splits(train, dev or _find(path, _DEV))
+    return DataFiles(train, dev or _find(path, _DEV))
 
 
 def split_of(path: str) -> tuple[str, str]:
@@ -58,12 +58,12 @@ def split_of(path: str) -> tuple[str, str]:
     return TFDS + name, split
 
 
-def _of_dataset(data: str, dev: str) -> Splits:
+def _of_dataset(data: str, dev: str) -> DataFiles:
     if split_of(data)[1]:
-        return Splits(data, dev)
+        return DataFiles(data, dev)
     names = split_names(data)
     found = [name for name in names if name.startswith(_DEV)]
-    return Splits(f"{data}:train", dev or (f"{data}:{found[0]}" if found else ""))
+    return DataFiles(f"{data}:train", dev or (f"{data}:{found[0]}" if found else ""))
 
 
 def _find(directory: Path, names: tuple[str, ...]) -> str:
@@ -92,7 +92,7 @@ def files_of(path: str) -> list[Path]:
     return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
 
 
-def data_sha256(splits: Splits) -> str:
+def data_sha256(splits: DataFiles) -> str:
     """SHA-256 over those of all files of both."""
     total = hashlib.sha256()
     for path in splits:

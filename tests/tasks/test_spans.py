@@ -8,7 +8,8 @@ import pytest
 
 from jaxlm.cli import main
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.answers import (
+from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.kinds.spans import (
     _most_context,
     _stretches,
     _tokens_of,
@@ -16,10 +17,9 @@ from jaxlm.tasks.answers import (
     windows,
 )
 from jaxlm.tasks.offsets import align
-from jaxlm.tasks.order import NONE
 from jaxlm.tasks.packing import packed_batch
+from jaxlm.tasks.read.squad import Question, read_questions
 from jaxlm.tasks.rows import batch_of
-from jaxlm.tasks.squad import Question, read_questions
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
 

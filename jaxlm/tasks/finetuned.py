@@ -13,15 +13,15 @@ import numpy as np
 
 from jaxlm.config import FinetuneConfig, GptConfig, MeshConfig
 from jaxlm.sharding import batch_sharding, make_mesh
-from jaxlm.tasks.body import mix_figures
-from jaxlm.tasks.finetune import File, module_of, problem_of
+from jaxlm.tasks.finetune import File, module_of, task_of
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.predict import scorer
-from jaxlm.tasks.problem import Problem, Scores
+from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import batch_of, encode
 from jaxlm.tasks.seeds import run_of
 from jaxlm.tasks.spelling import spelling_of
-from jaxlm.tasks.tables import Example
+from jaxlm.tasks.task import Scores, Task
+from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.best import restore_best
 from jaxlm.train.state import abstract_params
@@ -29,21 +29,21 @@ from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
 
 
-class Fitted(NamedTuple):
+class Finetuned(NamedTuple):
     """A fine-tuned model; `params` are the best of its run."""
 
     directory: Path  # of the run
     config: FinetuneConfig
-    problem: Problem
+    problem: Task
     module: TaskModel
     params: Any
     tokenizer: Tokenizer
     step: int
 
 
-def open_fitted(
+def open_finetuned(
     directory: str | Path, columns: Mapping[str, Any] | None = None
-) -> Fitted:
+) -> Finetuned:
     """The best parameters of a run, on the default device.
 
     Args:
@@ -60,7 +60,7 @@ def open_fitted(
             f"{workdir} is a pretraining run: jaxlm finetune --init it first"
         )
     tokenizer = load_tokenizer(Path(workdir) / "tokenizer")
-    module = module_of(config, problem_of(config, tokenizer))
+    module = module_of(config, task_of(config, tokenizer))
     found = restore_best(workdir, abstract_params(module))
     if found is None:
         raise UserError(f"{workdir} has no checkpoint yet")
@@ -71,12 +71,14 @@ def open_fitted(
     if columns:
         task = dataclasses.replace(config.task, **columns)
         config = dataclasses.replace(config, task=task)
-    problem = problem_of(config, tokenizer)
-    return Fitted(workdir, config, problem, module, found.state, tokenizer, found.step)
+    problem = task_of(config, tokenizer)
+    return Finetuned(
+        workdir, config, problem, module, found.state, tokenizer, found.step
+    )
 
 
 def score_file(
-    fitted: Fitted, path: str, *, labelled: bool, batch: int = 32
+    fitted: Finetuned, path: str, *, labelled: bool, batch: int = 32
 ) -> tuple[File, Scores]:
     """A file of the task's form and the scores of its rows.
 
@@ -90,7 +92,7 @@ def score_file(
     return file, _scores(fitted, file, batch)
 
 
-def _scores(fitted: Fitted, file: File, batch: int) -> Scores:
+def _scores(fitted: Finetuned, file: File, batch: int) -> Scores:
     mesh = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(mesh):
         sharding = batch_sharding(mesh)
@@ -99,7 +101,7 @@ def _scores(fitted: Fitted, file: File, batch: int) -> Scores:
 
 
 def evaluate_file(
-    fitted: Fitted, path: str, *, batch: int = 32
+    fitted: Finetuned, path: str, *, batch: int = 32
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Figures on a file with labels, and notes on its rows."""
     (examples, rows), scores = score_file(fitted, path, labelled=True, batch=batch)
@@ -108,7 +110,7 @@ def evaluate_file(
     return figures, rows.notes
 
 
-def predict_file(fitted: Fitted, path: str, out: str, *, batch: int = 32) -> int:
+def predict_file(fitted: Finetuned, path: str, out: str, *, batch: int = 32) -> int:
     """Write the answers for a file, whose labels are not read; how many.
 
     Raises:
@@ -129,21 +131,21 @@ def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
     Raises:
         UserError: the answers would not tell of which question they are.
     """
-    fitted = open_fitted(workdir)
+    fitted = open_finetuned(workdir)
     spans = fitted.config.task.kind == "spans"
     out = Path(workdir) / f"predictions.{'json' if spans else 'tsv'}"
     _write(fitted, dev, _scores(fitted, dev, batch), out)
     return out
 
 
-def _write(fitted: Fitted, file: File, scores: Scores, out: Path) -> None:
+def _write(fitted: Finetuned, file: File, scores: Scores, out: Path) -> None:
     beside = Path(f"{out}.tmp")
     fitted.problem.write(beside, file.examples, file.rows, scores)
     beside.replace(out)
 
 
 def sample(
-    fitted: Fitted, texts: Sequence[str]
+    fitted: Finetuned, texts: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Rows of the task's form made of any texts, to compare programs on.
 

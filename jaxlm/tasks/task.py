@@ -20,7 +20,7 @@ from jaxlm.tasks.rows import TaskRows
 Scores = list[Any]  # of each row, float32 numpy arrays: [Y], or of its tokens [l, Y]
 
 
-class Problem(NamedTuple):
+class Task(NamedTuple):
     """A task, with its classes known."""
 
     outputs: int  # Y

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxlm.tasks.scores import class_figures, number_figures
+from jaxlm.tasks.scoring import class_figures, number_figures
 
 pytestmark = pytest.mark.scores
 draw = np.random.default_rng(0)

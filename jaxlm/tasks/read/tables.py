@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.splits import split_of
+from jaxlm.tasks.read.data_files import split_of
 from jaxlm.text.files import read_file
 from jaxlm.text.records import TFDS, read_columns
 from jaxlm.types import UserError

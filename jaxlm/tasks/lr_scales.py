@@ -23,7 +23,7 @@ from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
 
-def shares_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
+def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
     """A share for each leaf: a number, or of stacked layers an array [N, 1, …].
 
     None where all learn alike.

@@ -19,11 +19,11 @@ from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.problem import Problem, Scores
+from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode, encode_several
-from jaxlm.tasks.scores import class_figures, number_figures
+from jaxlm.tasks.scoring import class_figures, number_figures
 from jaxlm.tasks.spelling import spelling_of
-from jaxlm.tasks.tables import Example, read_table
+from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
@@ -46,7 +46,7 @@ def classes_of(examples: Sequence[Example], path: str) -> tuple[str, ...]:
     return tuple(sorted(labels, key=int if numeric else str))
 
 
-def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
+def class_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Classes by softmax, numbers by squared error."""
     task = config.task
     numbers = task.kind == "number"
@@ -80,7 +80,7 @@ def sentence_problem(config: FinetuneConfig, tokenizer: Tokenizer) -> Problem:
             return number_figures(truth, found[:, 0])
         return class_figures(truth, found, second=len(task.labels) == 2)
 
-    return Problem(
+    return Task(
         outputs=1 if numbers else len(task.labels),
         pooling=task.pooling,
         read=lambda path, labelled: read_table(path, task, labelled=labelled),

@@ -9,7 +9,11 @@ import pytest
 
 from jaxlm.config import bert, elmo, gpt2
 from jaxlm.models import build
-from jaxlm.tasks.body import (
+from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.objective import task_objective
+from jaxlm.tasks.rows import TaskBatch
+from jaxlm.tasks.task import Task
+from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,
     Body,
@@ -17,10 +21,6 @@ from jaxlm.tasks.body import (
     max_pool,
     mean_pool,
 )
-from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.problem import Problem
-from jaxlm.tasks.rows import TaskBatch
 from jaxlm.tasks.trunk import forward_flops
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.train.state import abstract_params, init_params
@@ -213,10 +213,10 @@ def test_a_frozen_trunk_has_no_way_back_and_no_dropout(family):
 
 
 def test_the_penalty_is_whole_however_a_batch_is_cut():
-    problem: dict = dict.fromkeys(Problem._fields, lambda *_: {})
+    problem: dict = dict.fromkeys(Task._fields, lambda *_: {})
     problem |= {"outputs": 1, "pooling": "mean", "join": ""}
     module = SimpleNamespace(apply=lambda *_, **__: None)
-    objective = task_objective(module, Problem(**problem), None, penalty=0.1)
+    objective = task_objective(module, Task(**problem), None, penalty=0.1)
     w = jnp.asarray([1.0, -2.0, 0.5])
     mix = {"weights": w, "scale": jnp.float32(9)}
     rows = jnp.zeros((4, 2), jnp.int32)

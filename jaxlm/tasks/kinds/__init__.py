@@ -1,0 +1,1 @@
+"""The kinds of task: classes and numbers, choice, tags, spans."""

@@ -1,0 +1,1 @@
+"""Files of examples: tables, CoNLL columns, SQuAD."""
