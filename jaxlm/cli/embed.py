@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
         raise UserError("jaxlm embed needs --text")
     layers = _layers(args.layers)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     import jaxlm

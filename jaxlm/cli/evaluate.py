@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     if bool(args.text) == bool(args.corpus):
         raise UserError("jaxlm evaluate needs either --text or --corpus")
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     import jaxlm
@@ -95,7 +95,7 @@ def _evaluate_task(args: Evaluate) -> int:
     if args.text or args.corpus:
         raise UserError("--data is of a task: --text and --corpus do not go with it")
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     from jaxlm.open.directory import open_task

@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Export, "export", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     from jaxlm.config import ElmoConfig

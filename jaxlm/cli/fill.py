@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Fill, "fill", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     import jaxlm

@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
     recipe, argv = _recipe(argv), argv[1:]
     init, workdir = (_word(argv, name) for name in ("--init", "--workdir"))
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     from jaxlm.tasks.finetune import open_job
@@ -159,7 +159,7 @@ def _start(init: str, workdir: str) -> _Start:
 def _train(
     job: Any, start: _Start, args: Finetune, workdir: str, argv: list[str]
 ) -> int:
-    from jaxlm.cli.start import in_turn
+    from jaxlm.cli.runtime import in_turn
     from jaxlm.tasks.finetune import warm, work_of
     from jaxlm.train.loop import train_on
     from jaxlm.train.workdir import claim_workdir, lock

@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Generate, "generate", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     import jaxlm

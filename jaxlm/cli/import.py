@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Import, "import", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     from jaxlm.cli.export import say_written, verified

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Predict, "predict", argv)
 
-    from jaxlm.cli.start import start_jax
+    from jaxlm.cli.runtime import start_jax
 
     start_jax()
     from jaxlm.open.directory import open_task

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Pretrain, "pretrain", argv)
 
-    from jaxlm.cli.start import in_turn, start_jax
+    from jaxlm.cli.runtime import in_turn, start_jax
 
     start_jax()
     from jaxlm.open import initial

@@ -174,7 +174,7 @@ def _run(path: Path, rows: int) -> None:
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
     _figures(path / "metrics.jsonl")
     if rows and "corpus" in records[-1]:
-        from jaxlm.cli.rows import print_rows
+        from jaxlm.cli.show_rows import print_rows
         from jaxlm.text.corpus import open_corpus
 
         print_rows(open_corpus(records[-1]["corpus"]), config, rows)
@@ -226,6 +226,6 @@ def _corpus(args: Show) -> None:
         print(line)
     print(f"sha256 {corpus.sha256}")
     if args.rows:
-        from jaxlm.cli.rows import print_rows
+        from jaxlm.cli.show_rows import print_rows
 
         print_rows(corpus, load_config(args.config), args.rows)
