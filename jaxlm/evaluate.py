@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
-from jaxlm.data.pipeline import Source, batches, open_rows, open_source, read_rows
+from jaxlm.data.pipeline import RowSource, batches, open_rows, open_source, read_rows
 from jaxlm.metrics import (
     balanced_accuracy,
     figures,
@@ -219,7 +219,7 @@ def evaluate_stream(
     return {**out, "words": float(words), "bytes": float(size)}
 
 
-def _words_and_bytes(corpus: Corpus, source: Source, tokens: int) -> tuple[int, int]:
+def _words_and_bytes(corpus: Corpus, source: RowSource, tokens: int) -> tuple[int, int]:
     """Of the first `tokens` of a stream, its text without <|endoftext|>."""
     words = size = 0
     end = corpus.end_of_document

@@ -134,7 +134,7 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
         UserError: names the phase's micro-batch and the sizes to choose from.
     """
     parts = batch_parts(mesh)
-    for phase in config.stretches:
+    for phase in config.all_phases:
         micro = phase.batch // phase.accumulate
         if micro % parts:
             below, above = (micro // parts) * parts, -(-micro // parts) * parts

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     AnyArray = Array | np.ndarray  # numpy where the host reads it, jax on the devices
 
 
-# How a family's rows lie in a corpus: `data/layouts.py`, the last one `two_way.py`.
-Layout = Literal["pairs", "blocks", "stream", "dialogues", "two_way"]
+# How a family's rows lie in a corpus: `data/layouts.py`, the last one `bilm_rows.py`.
+Layout = Literal["pairs", "blocks", "stream", "dialogues", "bilm"]
 
 
 class UserError(Exception):
@@ -64,7 +64,7 @@ class SpecialTokens:
 GPT_FRAME = ("_start_", "_delimiter_", "_classify_")
 
 
-class Span(NamedTuple):
+class TokenSpan(NamedTuple):
     """A stretch of stored tokens as the host read it, before chance."""
 
     tokens: Int[AnyArray, "B W"]
@@ -75,14 +75,16 @@ class Span(NamedTuple):
 class Rows(NamedTuple):
     """What the host reads for one global batch.
 
-    `identity` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the
+    `row_key` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the
     global row number where chance is fresh each pass, (window, draw) where masks are
     static.
     """
 
-    first: Span
-    second: Span | None  # candidate for the random second segment; None without NSP
-    identity: UInt[AnyArray, "B 2"]
+    first: TokenSpan
+    second: (
+        TokenSpan | None
+    )  # candidate for the random second segment; None without NSP
+    row_key: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
     languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one
 
@@ -93,9 +95,9 @@ class DialogueRows(NamedTuple):
     A turn that is not there has length 0; those that are come first.
     """
 
-    turns: Span  # [B, turns, W]: consecutive ones of a dialogue
-    other: Span  # [B, W]: a turn of another dialogue
-    identity: UInt[AnyArray, "B 2"]
+    turns: TokenSpan  # [B, turns, W]: consecutive ones of a dialogue
+    other: TokenSpan  # [B, W]: a turn of another dialogue
+    row_key: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]
     languages: Int[AnyArray, "B"] | None = None
 
@@ -119,7 +121,7 @@ class MlmBatch(NamedTuple):
     tokens: Int[Array, "B L"]
     token_types: Int[Array, "B L"]
     mask: Bool[Array, "B L"]  # True: a real token, may be attended to
-    positions: Int[Array, "B P"]  # ascending; 0 where `weights` is 0
+    predictions: Int[Array, "B P"]  # positions, ascending; 0 where `weights` is 0
     targets: Int[Array, "B P"]
     weights: Float[Array, "B P"]
     nsp_labels: Int[Array, "B"]  # 0: as it was written, 1: B, or a turn, is random

@@ -122,9 +122,9 @@ def test_a_value_that_cannot_be_is_an_error_with_the_numbers(make, message):
 
 
 def test_one_phase_is_made_of_the_runs_own_fields():
-    (phase,) = RunConfig(steps=7, length=64, batch=8, predictions=5).stretches
+    (phase,) = RunConfig(steps=7, length=64, batch=8, predictions=5).all_phases
     assert phase == Phase(until=7, length=64, batch=8, predictions=5)
-    assert RICH.stretches == PHASES
+    assert RICH.all_phases == PHASES
 
 
 def test_sizes_are_the_published_ones():

@@ -19,7 +19,7 @@ from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
-from jaxlm.types import DialogueRows, Rows, Span, SpecialTokens, WordRows
+from jaxlm.types import DialogueRows, Rows, SpecialTokens, TokenSpan, WordRows
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
 # allenai/bilm-tf: its biLM and its softmax.
@@ -82,9 +82,9 @@ def test_every_recipe_lowers_for_256_devices(name):
         config.optim, config.steps, abstract_params(module)
     )
     _, state = abstract_state(
-        module, optimizer, mesh, seed=0, rows=rows_for_pod(config.stretches[0])
+        module, optimizer, mesh, seed=0, rows=rows_for_pod(config.all_phases[0])
     )
-    for phase in config.stretches:
+    for phase in config.all_phases:
         objective = objective_of(config, module, manifest(config), phase, stream="s")
         step = make_train_step(
             objective,
@@ -146,32 +146,34 @@ def batch_of(objective, rows, length, mesh):
 
 def rows_of(objective, rows, length):
     """Shapes of what the host reads."""
-    if objective.layout == "two_way":
+    if objective.layout == "bilm":
         shape = rows, 2, length
         words = (struct(jnp.int32, shape), struct(jnp.int32, shape))
         slots = 50
         characters = struct(jnp.uint16, (*shape, slots))
         return WordRows(*words, characters, struct(jnp.bool_, shape))
     one = struct(jnp.int32, (rows,))
-    identity, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
+    row_key, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
     if objective.layout == "dialogues":
         spans = [
-            Span(
+            TokenSpan(
                 struct(jnp.int32, (*shape, length - 2)),
                 struct(jnp.uint8, (*shape, length - 2)),
                 struct(jnp.int32, shape),
             )
             for shape in ((rows, 3), (rows,))
         ]
-        return DialogueRows(*spans, identity, valid)
+        return DialogueRows(*spans, row_key, valid)
     width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
     shape = rows, width[objective.layout]
 
     def span():
-        return Span(*(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one)
+        return TokenSpan(
+            *(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one
+        )
 
     second = span() if objective.layout == "pairs" else None
-    return Rows(span(), second, identity, valid)
+    return Rows(span(), second, row_key, valid)
 
 
 def struct(dtype, shape):

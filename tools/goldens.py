@@ -72,7 +72,7 @@ def random_batch(
         tokens=jnp.asarray(tokens * (at < real[:, None])),
         token_types=jnp.asarray((at >= real[:, None] // 2).astype(np.int32)),
         mask=jnp.asarray(at < real[:, None]),
-        positions=jnp.asarray(positions),
+        predictions=jnp.asarray(positions),
         targets=jnp.asarray(random.randint(0, config.vocab_size, (batch, predictions))),
         weights=jnp.asarray(weights, jnp.float32),
         nsp_labels=jnp.asarray(random.randint(0, 2, batch)),
@@ -149,9 +149,9 @@ def transformers_inputs(batch: MlmBatch) -> dict[str, Any]:
     import torch
 
     labels = np.full(batch.tokens.shape, -100)
-    for row, at in itertools.product(*map(range, batch.positions.shape)):
+    for row, at in itertools.product(*map(range, batch.predictions.shape)):
         if batch.weights[row, at]:
-            labels[row, batch.positions[row, at]] = batch.targets[row, at]
+            labels[row, batch.predictions[row, at]] = batch.targets[row, at]
     arrays = {
         "input_ids": batch.tokens,
         "token_type_ids": batch.token_types,

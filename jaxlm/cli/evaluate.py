@@ -178,7 +178,7 @@ def _figures(model, corpus, split: int, args: Evaluate) -> dict[str, float]:
     from jaxlm.sharding import batch_sharding, make_mesh
 
     if isinstance(model.config, GptConfig):
-        length = args.length or model.run.stretches[0].length
+        length = args.length or model.run.all_phases[0].length
         return evaluate_stream(
             model.run,
             model.module,
@@ -190,7 +190,7 @@ def _figures(model, corpus, split: int, args: Evaluate) -> dict[str, float]:
             batch=args.batch,
             limit=args.rows,
         )
-    phase = model.run.stretches[0]
+    phase = model.run.all_phases[0]
     if args.length:
         phase = dataclasses.replace(phase, length=args.length)
     mesh = make_mesh(MeshConfig(data=1))

@@ -150,7 +150,7 @@ def origin(directory: str, model: Any) -> dict[str, Any]:
         "step": f"{model.step:,} of {run.steps:,}",
         "seed": run.seed,
         "rows": ", ".join(
-            f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.stretches
+            f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.all_phases
         ),
         "optimiser": f"{run.optim.name}, rate {run.optim.peak:g}",
         "corpus sha256": newest["corpus_sha256"],

@@ -113,7 +113,7 @@ def _arithmetic(config, params) -> None:
     padding = f" (and {stored - total:,} that pad the vocabulary)" * (stored > total)
     print(f"{total:,} parameters{padding}, {_si(stored * 4)}B in float32")
     begin = 0
-    for i, phase in enumerate(config.stretches):
+    for i, phase in enumerate(config.all_phases):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
         flops = train_flops(config.model, phase, config.data.negatives)

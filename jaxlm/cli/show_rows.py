@@ -14,13 +14,13 @@ from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.models import build
 from jaxlm.objectives import objective_of
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, Rows, Span, WordRows
+from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, Rows, TokenSpan, WordRows
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     """The first rows of training: [MASK] and replaced tokens with what they were, or
     the text that a decoder reads."""
-    phase, stream = config.stretches[0], "train.0"
+    phase, stream = config.all_phases[0], "train.0"
     module = build(config.model)
     objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
     source = open_rows(
@@ -68,7 +68,7 @@ def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
     targets = {
         int(at): int(target)
         for at, target, weight in zip(
-            row.positions, row.targets, row.weights, strict=True
+            row.predictions, row.targets, row.weights, strict=True
         )
         if weight
     }
@@ -84,7 +84,7 @@ def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
     return line
 
 
-def _spans_row(corpus: Corpus, span: Span, i: int) -> Text:
+def _spans_row(corpus: Corpus, span: TokenSpan, i: int) -> Text:
     """What the row was drawn from: words apart, (phrases), [entities]."""
     line = Text()
     marks = np.append(span.marks[i, : span.length[i]], 0)

@@ -240,7 +240,7 @@ class RunConfig:
         if not 0 < self.smoothing <= 1:
             raise UserError(f"smoothing = {self.smoothing} is not in (0, 1]")
         done = 0
-        for i, phase in enumerate(self.stretches):
+        for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
             if phase.until <= done:
                 raise UserError(f"{at}until = {phase.until} does not follow {done}")
@@ -273,10 +273,10 @@ class RunConfig:
     @property
     def rows(self) -> int:
         """Of a global batch of the first phase."""
-        return self.stretches[0].batch
+        return self.all_phases[0].batch
 
     @property
-    def stretches(self) -> tuple[Phase, ...]:
+    def all_phases(self) -> tuple[Phase, ...]:
         """The phases, or the one that the run's own fields describe."""
         return self.phases or (
             Phase(

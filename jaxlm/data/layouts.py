@@ -74,7 +74,7 @@ def document_ends(corpus: Corpus) -> np.ndarray:
     return np.append(corpus.documents[1:, 0], corpus.num_tokens)
 
 
-def stretches(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
+def stream_extents(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
     """(first token, token after the last) of what a stream reads, int64 [s] each.
 
     Documents that lie side by side are one stretch. Before them, as a stretch of its

@@ -15,18 +15,18 @@ import grain
 import numpy as np
 
 from jaxlm.config import ElmoConfig, RunConfig
+from jaxlm.data.bilm_rows import BilmSource, open_bilm_source, read_bilm_rows
 from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.layouts import TURNS, document_ends, plan, stretches
+from jaxlm.data.layouts import TURNS, document_ends, plan, stream_extents
 from jaxlm.data.mixing import languages_of, rows_a_block
-from jaxlm.data.two_way import TwoWay, open_two_way, read_two_way
 from jaxlm.text.corpus import Corpus
 from jaxlm.text.languages import smoothed
-from jaxlm.types import DialogueRows, Layout, Rows, Span, UserError, WordRows
+from jaxlm.types import DialogueRows, Layout, Rows, TokenSpan, UserError, WordRows
 
 T = TypeVar("T")
 
 
-class Source(NamedTuple):
+class RowSource(NamedTuple):
     """One stream of rows: a split of a corpus in rows of one length."""
 
     corpus: Corpus
@@ -63,7 +63,7 @@ def open_rows(
     stream: str,
     shuffle: bool = True,
     limit: int = 0,
-) -> Source | TwoWay:
+) -> RowSource | BilmSource:
     """The rows that a run reads of a corpus, in its family's layout.
 
     Args:
@@ -80,14 +80,14 @@ def open_rows(
     Raises:
         UserError: the corpus or its split will not do for this layout.
     """
-    if layout == "two_way":
+    if layout == "bilm":
         assert isinstance(config.model, ElmoConfig)
         if len(corpus.language_tokens(split)) > 1:
             raise UserError(
                 f"corpus {corpus.directory} is of several languages, and an ELMo, whose"
                 " rows go on from batch to batch, reads one: prepare a corpus of each"
             )
-        return open_two_way(
+        return open_bilm_source(
             corpus,
             split=split,
             length=length,
@@ -127,7 +127,7 @@ def open_source(
     limit: int = 0,
     smoothing: float = 1.0,
     second: Literal["any", "same"] = "any",
-) -> Source:
+) -> RowSource:
     """Plan a split of a corpus as rows of `length` tokens.
 
     Args:
@@ -173,7 +173,7 @@ def open_source(
     members = np.searchsorted(corpus.documents[inside, 1], np.arange(len(tokens) + 1))
     if layout == "stream":
         begins = np.append(0, np.cumsum(tokens))
-        first, end = stretches(corpus, split)
+        first, end = stream_extents(corpus, split)
     else:
         begins = np.append(first, end[-1])[members]
     bounds = np.searchsorted(windows, begins)
@@ -184,7 +184,7 @@ def open_source(
     # it whole but for sentences of more than `length` tokens.
     widths = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
     width = widths.get(layout, length - 2)
-    return Source(
+    return RowSource(
         corpus=corpus,
         windows=windows,
         first=first,
@@ -221,7 +221,7 @@ def _check_languages(
 
 
 def read_rows(
-    source: Source | TwoWay, rows: np.ndarray
+    source: RowSource | BilmSource, rows: np.ndarray
 ) -> Rows | WordRows | DialogueRows:
     """The rows of these numbers, as numpy arrays.
 
@@ -230,12 +230,12 @@ def read_rows(
         rows: int64 [B], counted from the stream's start; past the end of an unshuffled
             source they repeat its last window and are not valid.
     """
-    if isinstance(source, TwoWay):
-        return read_two_way(source, rows)
+    if isinstance(source, BilmSource):
+        return read_bilm_rows(source, rows)
     return _read_rows(source, rows)
 
 
-def _read_rows(source: Source, rows: np.ndarray) -> Rows | DialogueRows:
+def _read_rows(source: RowSource, rows: np.ndarray) -> Rows | DialogueRows:
     several = len(source.counts) > 1
     passes, places = np.divmod(rows, source.rows)
     valid = np.ones(len(rows), bool)
@@ -253,44 +253,44 @@ def _read_rows(source: Source, rows: np.ndarray) -> Rows | DialogueRows:
         window = np.where(passes == 0, places, source.rows - 1)
         valid = passes == 0
     if source.draws:
-        identity = np.stack([window, passes % source.draws], axis=1)
+        row_key = np.stack([window, passes % source.draws], axis=1)
     elif source.shuffle:
-        identity = np.stack([rows >> 32, rows & 0xFFFFFFFF], axis=1)
+        row_key = np.stack([rows >> 32, rows & 0xFFFFFFFF], axis=1)
     else:
-        identity = np.stack([window, np.zeros_like(window)], axis=1)
-    identity = identity.astype(np.uint32)
+        row_key = np.stack([window, np.zeros_like(window)], axis=1)
+    row_key = row_key.astype(np.uint32)
 
     starts = np.asarray(source.windows[window])
     language = np.searchsorted(source.begins, starts, side="right") - 1
     languages = language.astype(np.int32) if several else None
     if source.layout == "stream":
-        return Rows(_stitched(source, starts), None, identity, valid, languages)
+        return Rows(_stitched(source, starts), None, row_key, valid, languages)
     document = np.searchsorted(source.first, starts, side="right") - 1
     if source.layout == "dialogues":
         turns = _turns(source, starts, source.end[document])
-        _, start = _second_candidates(source, document, language, identity)
+        _, start = _second_candidates(source, document, language, row_key)
         other = _turns(source, start, None)
-        return DialogueRows(turns, other, identity, valid, languages)
+        return DialogueRows(turns, other, row_key, valid, languages)
     second = None
     if source.layout == "pairs":
-        other, start = _second_candidates(source, document, language, identity)
+        other, start = _second_candidates(source, document, language, row_key)
         second = _span(source, start, source.end[other])
     return Rows(
         first=_span(source, starts, source.end[document]),
         second=second,
-        identity=identity,
+        row_key=row_key,
         valid=valid,
         languages=languages,
     )
 
 
-def _span(source: Source, starts: np.ndarray, ends: np.ndarray) -> Span:
+def _span(source: RowSource, starts: np.ndarray, ends: np.ndarray) -> TokenSpan:
     length = np.minimum(ends - starts, source.width)
     tokens, marks = source.corpus.read(starts, source.width, length)
-    return Span(tokens, marks, length.astype(np.int32))
+    return TokenSpan(tokens, marks, length.astype(np.int32))
 
 
-def _turns(source: Source, starts: np.ndarray, ends: np.ndarray | None) -> Span:
+def _turns(source: RowSource, starts: np.ndarray, ends: np.ndarray | None) -> TokenSpan:
     """The turns from `starts` to `ends`, [B, TURNS, W]; without `ends` one, [B, W]."""
     sentences = source.corpus.sentences
     count = 1 if ends is None else TURNS
@@ -303,14 +303,14 @@ def _turns(source: Source, starts: np.ndarray, ends: np.ndarray | None) -> Span:
     length = np.minimum(np.diff(bounds).ravel(), source.width)
     tokens, marks = source.corpus.read(begins, source.width, length)
     shape = (len(starts),) if ends is None else (len(starts), count)
-    return Span(
+    return TokenSpan(
         tokens.reshape(*shape, -1),
         marks.reshape(*shape, -1),
         length.astype(np.int32).reshape(shape),
     )
 
 
-def _stitched(source: Source, windows: np.ndarray) -> Span:
+def _stitched(source: RowSource, windows: np.ndarray) -> TokenSpan:
     """Tokens of the stream from the one before each window on.
 
     Documents of another split lie between its own, so a row may be several pieces of
@@ -337,16 +337,16 @@ def _stitched(source: Source, windows: np.ndarray) -> Span:
     tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
     for out, part in zip((tokens, marks), parts, strict=True):
         out.reshape(-1)[at[inside]] = part[inside]
-    return Span(tokens, marks, (end - windows).astype(np.int32))
+    return TokenSpan(tokens, marks, (end - windows).astype(np.int32))
 
 
 def _second_candidates(
-    source: Source, document: np.ndarray, language: np.ndarray, identity: np.ndarray
+    source: RowSource, document: np.ndarray, language: np.ndarray, row_key: np.ndarray
 ):
     """Another document, uniform, and in it a sentence, uniform, for each row."""
     stream = f"{source.stream}/second"
-    which = hashes(source.seed, stream, *identity.T)
-    where = hashes(source.seed, f"{stream}/sentence", *identity.T)
+    which = hashes(source.seed, stream, *row_key.T)
+    where = hashes(source.seed, f"{stream}/sentence", *row_key.T)
     low, high = source.members[0], source.members[-1]
     if source.second == "same":
         low, high = source.members[language], source.members[language + 1]
@@ -361,7 +361,7 @@ def _second_candidates(
 
 
 def batches(
-    source: Source | TwoWay,
+    source: RowSource | BilmSource,
     batch: int,
     local: np.ndarray,
     *,

@@ -9,13 +9,13 @@ from jaxlm.objectives.bidirectional import bidirectional_lm
 from jaxlm.objectives.causal import causal_lm
 from jaxlm.objectives.dialogue import dialogue_lm
 from jaxlm.objectives.masked import masked_lm
-from jaxlm.objectives.objective import Objective, Sums, Touched, stateless
+from jaxlm.objectives.objective import Objective, SampledRows, Sums, stateless
 from jaxlm.text.manifest import Manifest
 
 __all__ = [
     "Objective",
+    "SampledRows",
     "Sums",
-    "Touched",
     "bidirectional_lm",
     "causal_lm",
     "dialogue_lm",

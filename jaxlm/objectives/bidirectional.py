@@ -12,7 +12,7 @@ from jaxlm.config import DataConfig, ElmoConfig
 from jaxlm.losses import Sample, head_cross_entropy, sampled_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models import elmo
-from jaxlm.objectives.objective import Objective, Sums, Touched
+from jaxlm.objectives.objective import Objective, SampledRows, Sums
 from jaxlm.transforms.negatives import Negatives, draw_negatives, log_expected
 from jaxlm.types import ElmoBatch, WordRows
 
@@ -51,7 +51,7 @@ def bidirectional_lm(
             draw_negatives(backward, count, known),
         )
 
-    def touched(batch: ElmoBatch, key: jax.Array) -> Touched:
+    def sampled_rows(batch: ElmoBatch, key: jax.Array) -> SampledRows:
         drawn = negatives(key)
         words = [batch.targets.ravel(), *(each.words for each in drawn)]
         size = sum(each.size for each in words)
@@ -59,9 +59,9 @@ def bidirectional_lm(
         rows = jnp.arange(every)
         if few_rows and size < every:
             rows = jnp.unique(jnp.concatenate(words), size=size, fill_value=every)
-        return Touched(("softmax/table", "softmax/bias"), rows, drawn)
+        return SampledRows(("softmax/table", "softmax/bias"), rows, drawn)
 
-    def loss(params, batch: ElmoBatch, carry=None, key=None, touched=None):
+    def loss(params, batch: ElmoBatch, carry=None, key=None, sampled_rows=None):
         characters_2BLC, targets_2BL, weights_2BL = (x.swapaxes(0, 1) for x in batch)
         mask_2BL = None if data.carry else weights_2BL > 0
         out: Any = module.apply(
@@ -79,7 +79,7 @@ def bidirectional_lm(
         sums: Sums = {}
         for i, way in enumerate(ways):
             x_BLD, weights_BL = out.last[i], weights_2BL[i]
-            if touched is None:
+            if sampled_rows is None:
                 total, weight, correct = head_cross_entropy(
                     x_BLD, table, targets_2BL[i], weights_BL, bias, classes=known
                 )
@@ -87,17 +87,17 @@ def bidirectional_lm(
                 sums[f"{way}_accuracy"] = Mean(correct, weight)
                 continue
             # Both targets and sample by their places among the rows at hand.
-            drawn = touched.drawn[i]
+            drawn = sampled_rows.drawn[i]
             sample = Sample(
-                jnp.searchsorted(touched.rows, drawn.words),
+                jnp.searchsorted(sampled_rows.rows, drawn.words),
                 drawn.drawn,
-                log_expected(touched.rows, drawn.draws, known),
+                log_expected(sampled_rows.rows, drawn.draws, known),
             )
-            places_BL = jnp.searchsorted(touched.rows, targets_2BL[i])
+            places_BL = jnp.searchsorted(sampled_rows.rows, targets_2BL[i])
             total, weight, _ = sampled_cross_entropy(
                 x_BLD, table, bias, places_BL, weights_BL, sample
             )
             sums[f"{way}_sampled_loss"] = Mean(total, weight)
         return sums, out.state if data.carry else carry
 
-    return Objective("two_way", transform, weights, loss, touched if count else None)
+    return Objective("bilm", transform, weights, loss, sampled_rows if count else None)

@@ -148,7 +148,7 @@ def masked_rows(
             tokens=masked.tokens,
             token_types=row.token_types,
             mask=jnp.arange(phase.length) < row.length,
-            positions=masked.positions,
+            predictions=masked.predictions,
             targets=masked.targets,
             weights=masked.weights * valid,
             nsp_labels=row.nsp_label,
@@ -158,7 +158,7 @@ def masked_rows(
         )
 
     def transform(rows: Rows | DialogueRows) -> MlmBatch:
-        high, low = rows.identity[:, 0], rows.identity[:, 1]
+        high, low = rows.row_key[:, 0], rows.row_key[:, 1]
         pair_keys = key_for(seed, f"{stream}/pair", high, low)
         mask_keys = key_for(seed, f"{stream}/mask", high, low)
         return jax.vmap(one)(pair_keys, mask_keys, rows)
@@ -176,7 +176,7 @@ def masked_rows(
             batch.tokens,
             batch.token_types,
             batch.mask,
-            batch.positions,
+            batch.predictions,
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
         )

@@ -18,7 +18,7 @@ from jaxlm.types import Layout
 Sums = dict[str, Mean]
 
 
-class Touched(NamedTuple):
+class SampledRows(NamedTuple):
     """The rows of large tables that a step reads; all others have no gradient."""
 
     tables: tuple[str, ...]  # ends of paths
@@ -30,18 +30,18 @@ class Objective(NamedTuple):
     """In what families differ: how their rows lie in a corpus, and some functions.
 
     `transform(rows)` draws a whole global batch. `loss(params, batch, carry, key,
-    touched)` gives sums of a micro-batch of it and what goes on to the next batch, with
-    dropout where a key is given. `weights(batch)` are the denominators of those sums
+    sampled_rows)` gives the sums of a micro-batch and the carry for the next batch,
+    with dropout where there is a key. `weights(batch)` are the denominators of the sums
     that are minimised, taken over the whole global batch before any forward pass: the
-    loss is Σ_k sum_k / weight_k, however the batch is cut. With `touched(batch, key)`
-    a step trains those rows only, and `loss` gets them in the tables' place.
+    loss is Σ_k sum_k / weight_k, however the batch is cut. With `sampled_rows(batch,
+    key)` a step trains those rows only, and `loss` gets them in the tables' place.
     """
 
     layout: Layout
     transform: Callable[[Any], Any]
     weights: Callable[[Any], dict[str, jax.Array]]
     loss: Callable[..., tuple[Sums, Any]]
-    touched: Callable[[Any, jax.Array], Touched] | None = None
+    sampled_rows: Callable[[Any, jax.Array], SampledRows] | None = None
 
 
 def given(languages_B: Any) -> jax.Array | None:
@@ -70,8 +70,8 @@ def language_sums(
 def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
     """The `loss` of an objective from one of (params, batch, key)."""
 
-    def with_carry(params, batch, carry=(), key=None, touched=None):
-        del touched
+    def with_carry(params, batch, carry=(), key=None, sampled_rows=None):
+        del sampled_rows
         return loss(params, batch, key), carry
 
     return with_carry

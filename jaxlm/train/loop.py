@@ -229,7 +229,7 @@ def _feed(
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     """(compiled train step, batch) of every step from `start` on, phase after phase."""
     begin = 0
-    for i, phase in enumerate(run.config.stretches):
+    for i, phase in enumerate(run.config.all_phases):
         first, until = max(start, begin) - begin, min(last, phase.until) - begin
         if first < until:
             yield from _feed_phase(run, abstract, phase, f"train.{i}", first, until)

@@ -4,9 +4,9 @@ Every denominator is taken over the whole global batch first, so a micro-batch's
 Σ_k sum_k / weight_k with the global weights: gradients of micro-batches add up to that
 of the batch, also with two losses of different weights.
 
-Of tables of which a step reads only some rows (`Objective.touched`) these rows are
-taken out, trained as if they were the table, and put back: exact where the optimiser
-leaves a row without a gradient as it is, and no gradient is as large as the table.
+Of a large table a step may read only some rows (`Objective.sampled_rows`). Those rows
+are gathered, trained as if they were the table, and scattered back. This is exact where
+the optimiser leaves a row without a gradient as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import optax
 
 from jaxlm.keys import key_for
 from jaxlm.metrics import Mean
-from jaxlm.objectives import Objective, Touched
+from jaxlm.objectives import Objective, SampledRows
 from jaxlm.train.state import TrainState
 from jaxlm.tree import map_with_path
 
@@ -51,16 +51,18 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         weights = objective.weights(batch)
-        touched = None
-        if objective.touched:
+        sampled_rows = None
+        if objective.sampled_rows:
             key = key_for(seed, "negatives", state.step)
-            touched = objective.touched(batch, key)
-        old = _rows_of((state.params, state.opt_state), touched)
+            sampled_rows = objective.sampled_rows(batch, key)
+        old = _rows_of((state.params, state.opt_state), sampled_rows)
         old_params, old_opt_state = old
 
         def micro_loss(params, micro_batch, micro_carry, micro):
             key = key_for(seed, "dropout", state.step, micro) if dropout else None
-            sums, carry = objective.loss(params, micro_batch, micro_carry, key, touched)
+            sums, carry = objective.loss(
+                params, micro_batch, micro_carry, key, sampled_rows
+            )
             parts = [sums[name].total / weights[name] for name in weights]
             loss = functools.reduce(operator.add, parts)
             return loss, ({"loss": loss, **sums}, carry)
@@ -81,7 +83,9 @@ def make_train_step(
         skipped = (~finite).astype(jnp.int32)
         keep: Any = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new = jax.tree.map(keep, (params, opt_state), old)
-        params, opt_state = _with_rows((state.params, state.opt_state), new, touched)
+        params, opt_state = _with_rows(
+            (state.params, state.opt_state), new, sampled_rows
+        )
         new_state = TrainState(
             step=state.step + 1,
             params=params,
@@ -134,25 +138,27 @@ def _add_up(gradient, params, batch, carry, accumulate):
     return grads, sums, whole
 
 
-def _rows_of(tree, touched: Touched | None):
-    """`tree` with the touched rows of its large tables in their place."""
-    if touched is None:
+def _rows_of(tree, sampled_rows: SampledRows | None):
+    """`tree` with the sampled rows of its large tables in their place."""
+    if sampled_rows is None:
         return tree
 
     def one(path, leaf):
-        return leaf[touched.rows] if path.endswith(touched.tables) else leaf
+        return leaf[sampled_rows.rows] if path.endswith(sampled_rows.tables) else leaf
 
     return map_with_path(one, tree)
 
 
-def _with_rows(tree, new, touched: Touched | None):
+def _with_rows(tree, new, sampled_rows: SampledRows | None):
     """What `_rows_of` took from `tree`, changed, put back."""
-    if touched is None:
+    if sampled_rows is None:
         return new
 
     def one(path, leaf, small):
-        if not path.endswith(touched.tables):
+        if not path.endswith(sampled_rows.tables):
             return small
-        return leaf.at[touched.rows].set(small, mode="drop", indices_are_sorted=True)
+        return leaf.at[sampled_rows.rows].set(
+            small, mode="drop", indices_are_sorted=True
+        )
 
     return map_with_path(one, tree, new)

@@ -81,7 +81,7 @@ def pretraining(config: RunConfig, corpus: Corpus) -> Work:
 
     def evaluation(sharding: jax.sharding.Sharding) -> Evaluate | str:
         """On the held-out documents, in rows of the first phase's shape."""
-        phase = config.stretches[0]
+        phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
         needed = 2 if getattr(config.model, "nsp", False) else 1
         if held_out < needed:

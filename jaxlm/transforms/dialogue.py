@@ -30,13 +30,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxlm.transforms.pairs import Row
-from jaxlm.types import Mark, Span, SpecialTokens
+from jaxlm.types import Mark, SpecialTokens, TokenSpan
 
 
 def dialogue_row(
     key: Key[Array, ""],
-    turns: Span,
-    other: Span,
+    turns: TokenSpan,
+    other: TokenSpan,
     *,
     length: int,
     replaced: float,

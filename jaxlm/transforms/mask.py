@@ -35,7 +35,7 @@ class Masked(NamedTuple):
     """A row with its targets. vmapped, each field gains a leading B."""
 
     tokens: Int[Array, "L"]
-    positions: Int[Array, "P"]  # ascending; 0 where the weight is 0
+    predictions: Int[Array, "P"]  # positions, ascending; 0 where the weight is 0
     targets: Int[Array, "P"]
     weights: Float[Array, "P"]
 
@@ -66,7 +66,7 @@ def choose_units(
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
     size_U = jnp.zeros(length, jnp.int32).at[unit_L].add(candidate, mode="drop")
-    order_U = _place(jnp.sort(_lots(key, size_U > 0)))
+    order_U = _position_of(jnp.sort(_random_order(key, size_U > 0)))
 
     def take(left, size):
         fits = (size > 0) & (size <= left)
@@ -132,15 +132,15 @@ def choose_tokens(
     key: Key[Array, ""], candidate: Bool[Array, "L"], budget: Int[Array, ""]
 ) -> Bool[Array, "L"]:
     """`choose_units` where every token is its own unit: the first in random order."""
-    lots_L = _lots(key, candidate)
-    return candidate & (lots_L <= jnp.sort(lots_L)[budget - 1])
+    order_L = _random_order(key, candidate)
+    return candidate & (order_L <= jnp.sort(order_L)[budget - 1])
 
 
-def _lots(key, candidate):
-    """A number for each place, no two alike: random for candidates, else above them.
+def _random_order(key, candidate):
+    """A number for each position, no two equal: random for candidates, else above them.
 
-    The low bits are the place itself (`_place`), so that one array is sorted: on CPU a
-    sort that carries indices takes six times as long.
+    The low bits are the position itself (`_position_of`), so that one array is sorted:
+    on CPU a sort that carries indices takes six times as long.
     """
     length = candidate.shape[-1]
     low = (length - 1).bit_length()
@@ -149,9 +149,9 @@ def _lots(key, candidate):
     return other | random | jnp.arange(length, dtype=jnp.uint32)
 
 
-def _place(lots):
-    low = (lots.shape[-1] - 1).bit_length()
-    return (lots & (2**low - 1)).astype(jnp.int32)
+def _position_of(order):
+    low = (order.shape[-1] - 1).bit_length()
+    return (order & (2**low - 1)).astype(jnp.int32)
 
 
 def mask_row(
@@ -191,7 +191,7 @@ def mask_row(
         tokens=tokens.at[at_P].set(
             jnp.where(draw < 0.8, special.mask, stay), mode="drop"
         ),
-        positions=jnp.where(there_P, at_P, 0),
+        predictions=jnp.where(there_P, at_P, 0),
         targets=targets,
         weights=there_P.astype(jnp.float32),
     )

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt
 
-from jaxlm.types import Mark, Span, SpecialTokens
+from jaxlm.types import Mark, SpecialTokens, TokenSpan
 
 
 class Row(NamedTuple):
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     nsp_label: Int[Array, ""]
 
 
-def single_row(span: Span, *, length: int, special: SpecialTokens) -> Row:
+def single_row(span: TokenSpan, *, length: int, special: SpecialTokens) -> Row:
     """`[CLS] A [SEP]`: the span's first tokens, no second segment, no chance.
 
     Args:
@@ -64,8 +64,8 @@ def single_row(span: Span, *, length: int, special: SpecialTokens) -> Row:
 
 def pair_row(
     key: Key[Array, ""],
-    first: Span,
-    second: Span,
+    first: TokenSpan,
+    second: TokenSpan,
     *,
     length: int,
     short_rate: float,
@@ -120,7 +120,7 @@ def pair_row(
     )
 
 
-def _sentence_starts(span: Span) -> Bool[Array, "W"]:
+def _sentence_starts(span: TokenSpan) -> Bool[Array, "W"]:
     at = jnp.arange(span.tokens.shape[-1])
     # A span begins a sentence by construction, whatever its first mark says.
     marked = jnp.asarray(span.marks & Mark.SENTENCE) > 0
@@ -128,7 +128,7 @@ def _sentence_starts(span: Span) -> Bool[Array, "W"]:
 
 
 def _boundary_after(
-    span: Span, starts_W: Bool[Array, "W"], target: Int[Array, ""]
+    span: TokenSpan, starts_W: Bool[Array, "W"], target: Int[Array, ""]
 ) -> Int[Array, ""]:
     """First end of a sentence at or after `target` tokens (at least one sentence)."""
     at = jnp.arange(starts_W.shape[-1])

@@ -21,11 +21,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxlm.types import GptBatch, Span
+from jaxlm.types import GptBatch, TokenSpan
 
 
 def shift_row(
-    span: Span, *, length: int, end_of_document: int, packed: bool
+    span: TokenSpan, *, length: int, end_of_document: int, packed: bool
 ) -> GptBatch:
     """One row of a batch; vmapped, each field gains its leading B.
 

@@ -94,7 +94,7 @@ def test_a_resumed_run_reads_the_same_rows(corpus):
 def test_each_language_has_passes_of_its_own(corpus):
     source = source_of(corpus, layout="blocks", draws=1)
     rows = read_rows(source, np.arange(3 * source.rows))
-    start = source.windows[rows.identity[:, 0]]
+    start = source.windows[rows.row_key[:, 0]]
     for language in range(3):
         of = source.windows[slice(*source.bounds[language : language + 2])]
         drawn = start[rows.languages == language]
@@ -146,7 +146,7 @@ def test_a_row_knows_how_many_of_its_language_came_before():
 def test_static_draws_repeat_with_the_passes_of_a_language(corpus):
     source = source_of(corpus, draws=2)
     rows = read_rows(source, np.arange(4 * source.rows))
-    small = rows.identity[rows.languages == 1]
+    small = rows.row_key[rows.languages == 1]
     n = int(np.diff(source.bounds)[1])
     np.testing.assert_array_equal(small[:n, 1], 0)
     np.testing.assert_array_equal(small[n : 2 * n, 1], 1)

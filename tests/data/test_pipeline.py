@@ -63,8 +63,8 @@ def test_rows_far_out_are_rows_of_a_pass(corpus):
     source = source_of(corpus)
     far = 2**33 + np.arange(64)
     rows = read_rows(source, far)
-    np.testing.assert_array_equal(rows.identity[:, 0], 2)
-    np.testing.assert_array_equal(rows.identity[:, 1], np.arange(64))
+    np.testing.assert_array_equal(rows.row_key[:, 0], 2)
+    np.testing.assert_array_equal(rows.row_key[:, 1], np.arange(64))
     assert np.isin(windows_of(source, far), source.windows).all()
 
 
@@ -214,7 +214,7 @@ def test_streams_and_seeds_draw_differently(corpus):
     masks = [
         road(corpus, length=16, nsp=False, seed=seed, stream=stream, shuffle=False)
         .batch(rows)
-        .positions
+        .predictions
         for seed, stream in ((0, "a"), (1, "a"), (0, "b"))
     ]
     for a in range(3):

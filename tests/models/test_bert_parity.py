@@ -21,7 +21,7 @@ def ours(config, params, batch, **module):
     inputs = (batch.tokens, batch.token_types, batch.mask)
 
     def loss(params):
-        out = model.apply({"params": params}, *inputs, batch.positions)
+        out = model.apply({"params": params}, *inputs, batch.predictions)
         mlm = cross_entropy(out.logits, batch.targets, batch.weights)
         nsp = cross_entropy(out.nsp_logits, batch.nsp_labels, batch.nsp_weights)
         return mlm.loss / mlm.weight + nsp.loss / nsp.weight

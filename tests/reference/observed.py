@@ -13,7 +13,7 @@ from reference.bert_data import Reference
 from reference.numbered import FIRST, Numbered
 
 from jaxlm.config import BertConfig, DataConfig, Phase
-from jaxlm.data.pipeline import Source, open_source, read_rows
+from jaxlm.data.pipeline import RowSource, open_source, read_rows
 from jaxlm.objectives import masked_lm
 from jaxlm.types import MlmBatch
 
@@ -67,7 +67,7 @@ def _as_arrays(pairs) -> Pairs:
 class Road(NamedTuple):
     """A source and the jitted transform that follows it."""
 
-    source: Source
+    source: RowSource
     transform: object
     corpus: Numbered
 
@@ -124,7 +124,7 @@ def unmasked(batch: MlmBatch) -> np.ndarray:
     """The rows' tokens as they were before masking."""
     tokens = batch.tokens.copy()
     row, column = np.nonzero(batch.weights)
-    tokens[row, batch.positions[row, column]] = batch.targets[row, column]
+    tokens[row, batch.predictions[row, column]] = batch.targets[row, column]
     return tokens
 
 

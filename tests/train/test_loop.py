@@ -114,7 +114,7 @@ def test_static_draws_name_each_window_as_often_as_asked(corpus):
     )
     rows = source.rows
     first = read_rows(source, np.arange(rows * 4))
-    names = {tuple(each) for each in first.identity.tolist()}
+    names = {tuple(each) for each in first.row_key.tolist()}
     assert len(names) == 2 * rows
 
 

@@ -21,7 +21,7 @@ from jaxlm.train.step import make_train_step
 def update(corpus, config, *, dropout, weigh=None, updates=1):
     """(state before, state after, metrics) of the first updates of a run."""
     mesh = make_mesh(config.mesh)
-    phase = config.stretches[0]
+    phase = config.all_phases[0]
     module = build(config.model)
     optimizer, schedule = make_optimizer(config.optim, 100, abstract_params(module))
     sharding = batch_sharding(mesh)

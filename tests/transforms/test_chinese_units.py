@@ -94,7 +94,7 @@ def test_units_are_whole_and_within_budget(news, spans, level, choice):
     masked = long = total = 0
     for i in numbers:
         length = int(rows.first.length[i])
-        chosen = set((batch.positions[i][batch.weights[i] > 0] - 1).tolist())
+        chosen = set((batch.predictions[i][batch.weights[i] > 0] - 1).tolist())
         unit = units(rows.first.marks[i, :length], level)
         sizes = [len(list(each)) for _, each in itertools.groupby(unit)]
         hidden = [sum(unit[at] == u for at in chosen) for u in range(len(sizes))]

@@ -47,7 +47,7 @@ def transform(special, length=LENGTH, replaced=0.5):
 
     @jax.jit
     def rows_of(rows):
-        keys = key_for(3, "t/pair", rows.identity[:, 0], rows.identity[:, 1])
+        keys = key_for(3, "t/pair", rows.row_key[:, 0], rows.row_key[:, 1])
         return jax.vmap(one)(keys, rows.turns, rows.other)
 
     return rows_of

@@ -18,8 +18,8 @@ from scipy.stats import binom, chisquare
 
 from jaxlm.keys import key_for
 from jaxlm.transforms.mask import (
-    _lots,
-    _place,
+    _position_of,
+    _random_order,
     choose_each,
     choose_tokens,
     choose_units,
@@ -75,7 +75,7 @@ def choices(length: int, draws: int):
         [np.bincount(np.cumsum(s) - 1, minlength=length) for s in start_BL]
     )
     order_BU = np.asarray(
-        jax.vmap(lambda key, unit: _place(jnp.sort(_lots(key, unit))))(
+        jax.vmap(lambda key, unit: _position_of(jnp.sort(_random_order(key, unit))))(
             keys_B, size_BU > 0
         )
     )
@@ -259,7 +259,7 @@ def replaced(rows: int, length: int = 32) -> tuple[np.ndarray, ...]:
     masked = mask(keys(rows), tokens)
     np.testing.assert_array_equal(masked.targets, tokens)
     every = np.resize(np.arange(length), tokens.shape)
-    np.testing.assert_array_equal(masked.positions, every)
+    np.testing.assert_array_equal(masked.predictions, every)
     return tokens, np.asarray(masked.tokens)
 
 

@@ -38,9 +38,9 @@ def test_targets_are_ascending_then_empty(batch):
     for each in batch[2]:
         there = each.weights > 0
         np.testing.assert_array_equal(there, -np.sort(-there.astype(int), axis=1) > 0)
-        gaps = np.diff(each.positions, axis=1)
+        gaps = np.diff(each.predictions, axis=1)
         assert (gaps[there[:, 1:]] > 0).all()
-        assert not each.positions[~there].any()
+        assert not each.predictions[~there].any()
         assert not each.targets[~there].any()
 
 
@@ -48,7 +48,7 @@ def test_only_targets_are_changed(batch):
     for each in batch[2]:
         changed = each.tokens != unmasked(each)
         row, column = np.nonzero(each.weights)
-        changed[row, each.positions[row, column]] = False
+        changed[row, each.predictions[row, column]] = False
         assert not changed.any()
 
 
@@ -75,7 +75,7 @@ def masks(batch) -> tuple[list, list]:
             begins = np.where(tokens >= FIRST, words[tokens - FIRST], False)
             begins[:, 1:] |= tokens[:, :-1] < FIRST  # A and B begin with a unit
         for row, start, length, at, weight in zip(
-            tokens, begins, lengths, each.positions, each.weights, strict=True
+            tokens, begins, lengths, each.predictions, each.weights, strict=True
         ):
             ours.append(
                 (units_of(start, row >= FIRST), set(at[weight > 0].tolist()), length)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlm.transforms.shift import shift_row
-from jaxlm.types import GptBatch, Span
+from jaxlm.types import GptBatch, TokenSpan
 
 END = 9
 L = 12
@@ -19,7 +19,7 @@ L = 12
 
 @functools.cache
 def shifted(packed: bool):
-    def rows(span: Span) -> GptBatch:
+    def rows(span: TokenSpan) -> GptBatch:
         return jax.vmap(
             lambda row: shift_row(row, length=L, end_of_document=END, packed=packed)
         )(span)
@@ -33,7 +33,7 @@ def batch_of(*texts: list[int], packed: bool) -> GptBatch:
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
     lengths = np.array([len(text) for text in texts], np.int32)
-    span = Span(tokens, np.zeros_like(tokens, np.uint8), lengths)
+    span = TokenSpan(tokens, np.zeros_like(tokens, np.uint8), lengths)
     return jax.device_get(shifted(packed)(span))
 
 

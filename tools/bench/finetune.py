@@ -147,7 +147,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     def indices() -> Iterator[np.ndarray]:
         rows = job.train.rows
         if exact:
-            packed = work_of(job).open_stream(config.stretches[0], "train.0").rows
+            packed = work_of(job).open_stream(config.all_phases[0], "train.0").rows
             buckets = () if packed else task.buckets
             padded = bucket_lengths(rows.lengths, buckets, config.length)
             pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
@@ -219,7 +219,7 @@ def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
     speeds = [json.loads(line)["tokens_per_second"] for line in lines]
     speed = statistics.median(each for each in speeds if each)
     job = opened(arguments)
-    phase = job.config.stretches[0]
+    phase = job.config.all_phases[0]
     tokens = work_of(job).open_stream(phase, "train.0").tokens  # of a step, padded
     return {
         **figures,

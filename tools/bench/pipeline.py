@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxlm.config import BertConfig, DataConfig, Phase, load_config
 from jaxlm.data.layouts import Layout
-from jaxlm.data.pipeline import Source, batches, open_source, read_rows
+from jaxlm.data.pipeline import RowSource, batches, open_source, read_rows
 from jaxlm.objectives import masked_lm
 from jaxlm.text.corpus import Corpus, open_corpus
 from jaxlm.text.prepare import prepare
@@ -47,20 +47,20 @@ def milliseconds(run: Callable[[], object], rounds: int) -> float:
     return 1e3 * statistics.median(times)
 
 
-def source_of(corpus: Corpus, length: int, layout: Layout = "pairs") -> Source:
+def source_of(corpus: Corpus, length: int, layout: Layout = "pairs") -> RowSource:
     return open_source(
         corpus, split=0, length=length, layout=layout, seed=0, stream="bench"
     )
 
 
-def read_alone(source: Source, batch: int, rounds: int) -> float:
+def read_alone(source: RowSource, batch: int, rounds: int) -> float:
     steps = iter(range(rounds + 1))
     return milliseconds(
         lambda: read_rows(source, next(steps) * batch + np.arange(batch)), rounds
     )
 
 
-def read_ahead(source: Source, batch: int, threads: int, rounds: int) -> float:
+def read_ahead(source: RowSource, batch: int, threads: int, rounds: int) -> float:
     feed = batches(
         source, batch, np.arange(batch), start=0, stop=rounds + 1, threads=threads
     )

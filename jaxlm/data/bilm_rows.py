@@ -34,7 +34,7 @@ _LOOKED_AT = 1 << 20  # tokens by which a vocabulary's order is judged
 
 
 @dataclass(frozen=True, eq=False)
-class TwoWay:
+class BilmSource:
     """A split of a corpus of words, in rows of one length, batches of one size."""
 
     corpus: Corpus
@@ -58,7 +58,7 @@ class TwoWay:
         return self.slices * self.batch
 
 
-def open_two_way(
+def open_bilm_source(
     corpus: Corpus,
     *,
     split: int,
@@ -70,7 +70,7 @@ def open_two_way(
     shuffle: bool = True,
     limit: int = 0,
     carry: bool = True,
-) -> TwoWay:
+) -> BilmSource:
     """Plan a split of a corpus as B parts of rows of `length` predictions.
 
     Args:
@@ -117,7 +117,7 @@ def open_two_way(
         _check_order(corpus)
     elif limit:
         slices = min(slices, max(1, limit // batch))
-    return TwoWay(
+    return BilmSource(
         corpus=corpus,
         length=length,
         batch=batch,
@@ -148,7 +148,7 @@ def _windows(
     return np.stack([which, nth * length], axis=1)
 
 
-def read_two_way(source: TwoWay, rows: np.ndarray) -> WordRows:
+def read_bilm_rows(source: BilmSource, rows: np.ndarray) -> WordRows:
     """The rows of these numbers, forward and backward, as numpy arrays.
 
     Args:
@@ -184,7 +184,7 @@ def read_two_way(source: TwoWay, rows: np.ndarray) -> WordRows:
 
 
 @functools.lru_cache(maxsize=8)
-def _order(source: TwoWay, number: int, way: int) -> tuple[np.ndarray, np.ndarray]:
+def _order(source: BilmSource, number: int, way: int) -> tuple[np.ndarray, np.ndarray]:
     """(documents in the order of a pass, predictions before each and in all)."""
     documents = np.arange(len(source.size))
     if source.shuffle:
@@ -194,7 +194,7 @@ def _order(source: TwoWay, number: int, way: int) -> tuple[np.ndarray, np.ndarra
     return documents, np.append(0, np.cumsum(source.size[documents]))
 
 
-def _stream_places(source: TwoWay, number: int, way: int, rows: np.ndarray):
+def _stream_places(source: BilmSource, number: int, way: int, rows: np.ndarray):
     """(sentence, prediction in it, valid), each [b, L], of rows of one pass."""
     slice_, part = np.divmod(rows, source.batch)
     begin = (part * source.slices + slice_) * source.length
@@ -209,7 +209,7 @@ def _stream_places(source: TwoWay, number: int, way: int, rows: np.ndarray):
     return sentence, inside - source.before[sentence], valid
 
 
-def _sentence_places(source: TwoWay, number: int, rows: np.ndarray):
+def _sentence_places(source: BilmSource, number: int, rows: np.ndarray):
     """The same, where each row is a sentence."""
     assert source.windows is not None
     if source.shuffle:
@@ -223,7 +223,11 @@ def _sentence_places(source: TwoWay, number: int, rows: np.ndarray):
 
 
 def _read(
-    source: TwoWay, way: int, sentence: np.ndarray, step: np.ndarray, valid: np.ndarray
+    source: BilmSource,
+    way: int,
+    sentence: np.ndarray,
+    step: np.ndarray,
+    valid: np.ndarray,
 ):
     """(tokens, targets, valid), each [b, L]."""
     starts = source.before + np.arange(len(source.before))  # of sentences, in tokens

@@ -53,7 +53,7 @@ def corpus(tmp_path_factory):
 
 def source_of(corpus, **options):
     options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}
-    return open_rows(CONFIG, corpus, "two_way", **options)
+    return open_rows(CONFIG, corpus, "bilm", **options)
 
 
 def documents_of(corpus, split, way):
@@ -167,7 +167,7 @@ def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
 
     def opened(**options):
         options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}
-        return open_rows(alone, corpus, "two_way", **options)
+        return open_rows(alone, corpus, "bilm", **options)
 
     def rows_of(split, way):
         """Pieces of at most L predictions, sentence after sentence."""
