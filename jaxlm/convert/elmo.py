@@ -27,7 +27,7 @@ from jaxlm.convert.rules import Place, Rule, Table, check
 from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import finite
 from jaxlm.models import parameter_shapes
-from jaxlm.models.words import CHARACTERS
+from jaxlm.models.charcnn import CHARACTERS
 from jaxlm.text.tokenizers import Tokenizer, WordList, load_tokenizer
 from jaxlm.text.vocabulary import write_json
 from jaxlm.text.word_list import MARKS

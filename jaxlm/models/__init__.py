@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models.bert import Bert
 from jaxlm.models.elmo import Elmo, zero_state
+from jaxlm.models.encoder import Remat
 from jaxlm.models.gpt import Gpt
-from jaxlm.models.stack import Remat
 
 LanguageModel = Bert | Gpt | Elmo
 

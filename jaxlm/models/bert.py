@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import BertConfig
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.encoder import Encoded, Remat, stack, with_embedding
 from jaxlm.models.heads import MlmHead, Pooler, gather
 from jaxlm.models.layers import Dense, Dtype, LayerNorm, Table
-from jaxlm.models.stack import Encoded, Remat, stack, with_embedding
 
 
 class BertEmbed(nn.Module):

@@ -8,7 +8,7 @@ use). Characters are those of `text/characters.py`.
 
 The directions share characters and softmax and nothing else; they are an axis of size 2
 in front (forward, backward), each in its own order of reading, so that one loop runs
-both (`recurrence.py`).
+both (`kernels/lstm.py`).
 
     out = Elmo(config).apply({"params": params}, characters, words, mask, state)
                             one text in both directions: features
@@ -34,11 +34,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config.model import ElmoConfig
+from jaxlm.models.charcnn import CharCnn, uniform
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.encoder import Remat
+from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import Dtype, affine
-from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
-from jaxlm.models.stack import Remat
-from jaxlm.models.words import WordEncoder, uniform
 
 
 class State(NamedTuple):
@@ -117,7 +117,7 @@ class Elmo(nn.Module):
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         lengths_B = None if mask_BL is None else mask_BL.sum(axis=1)
-        both = functools.partial(both_ways, lengths_B=lengths_B)
+        both = functools.partial(flip_backward, lengths_B=lengths_B)
         read = self._read(
             characters,
             words_BL,
@@ -186,7 +186,7 @@ class Elmo(nn.Module):
                 f"{config.max_characters}"
             )
         drop = Dropout(0.0 if deterministic else config.dropout)
-        x = WordEncoder(config, self.dtype, name="words")(characters)
+        x = CharCnn(config, self.dtype, name="words")(characters)
         x_2BLD = order(x if words is None else x[words])
         _, batch, length, _ = x_2BLD.shape
         if lengths_2B is not None:

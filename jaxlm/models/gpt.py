@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import GptConfig
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.encoder import Block, Encoded, Remat, stack, with_embedding
 from jaxlm.models.layers import (
     Cache,
     Dtype,
@@ -31,7 +32,6 @@ from jaxlm.models.layers import (
     Table,
     causal_mask,
 )
-from jaxlm.models.stack import Block, Encoded, Remat, stack, with_embedding
 
 
 def table_rows(config: GptConfig) -> int:

@@ -1,4 +1,4 @@
-"""Arrays → arrays: the parts that every transformer is made of; `stack.py` joins them.
+"""Arrays → arrays: the parts of every transformer; `encoder.py` joins them.
 
 Parameters are float32 whatever the compute dtype; norms and softmax run in float32.
 Dropout (`dropout.py`) is active where its rate is above 0: a module that is built to
@@ -231,15 +231,15 @@ def causal_mask(
     mask = jnp.tril(jnp.ones((1, length, length), bool))
     if segments_BL is None:
         return mask
-    return mask & alike(segments_BL)
+    return mask & same_segment(segments_BL)
 
 
-def alike(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
+def same_segment(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     """True where two positions are in the same segment."""
     return segments_BL[:, :, None] == segments_BL[:, None, :]
 
 
-def places_of(segments_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
+def position_ids(segments_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
     """The place of each token in its segment; segments lie one behind the other.
 
     [1 1 1 2 2 0] → [0 1 2 0 1 0]

@@ -26,9 +26,9 @@ from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.text import Generated, Stream, cut_prompt
 from jaxlm.models import build
 from jaxlm.models.elmo import BiEncoded
+from jaxlm.models.encoder import Encoded
 from jaxlm.models.gpt import unstacked
 from jaxlm.models.layers import causal_mask
-from jaxlm.models.stack import Encoded
 from jaxlm.text.characters import check_characters
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError

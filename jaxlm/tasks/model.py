@@ -24,9 +24,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import build
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.heads import gather
-from jaxlm.models.layers import NEG_INF, Dense, Dtype, alike
-from jaxlm.models.stack import Encoded, Remat
+from jaxlm.models.layers import NEG_INF, Dense, Dtype, same_segment
 from jaxlm.tasks import trunk
 from jaxlm.tasks.task_layers import (
     AttentionPool,
@@ -174,7 +174,7 @@ class TaskModel(nn.Module):
             case "cls" | "none":
                 return x_BLD
             case "mean":
-                same_BLT = alike(segments_BL).astype(jnp.float32)
+                same_BLT = same_segment(segments_BL).astype(jnp.float32)
                 share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
                 x_BLD = x_BLD.astype(jnp.float32)
                 return jnp.matmul(share_BLT, x_BLD, precision="highest")

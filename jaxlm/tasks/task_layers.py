@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxlm.models.charcnn import uniform
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import NEG_INF, Dtype
-from jaxlm.models.recurrence import Carry, Weights, both_ways, lstm
-from jaxlm.models.scalar_mix import ScalarMix, mix_penalty
-from jaxlm.models.words import uniform
+from jaxlm.models.mix import ScalarMix, mix_penalty
 
 MIXES = ("mix", "mix_out")  # names of their parameters
 
@@ -95,13 +95,13 @@ class BiLstm(nn.Module):
         lengths_B = mask_BL.sum(axis=1)
         zeros = jnp.zeros((2, len(x_BLD), width))
         y_2BLF, _ = lstm(
-            both_ways(jnp.stack([x_BLD, x_BLD]), lengths_B),
+            flip_backward(jnp.stack([x_BLD, x_BLD]), lengths_B),
             weights,
             Carry(zeros, zeros),
             jnp.stack([lengths_B, lengths_B]),
             dtype=self.dtype,
         )
-        return jnp.concatenate(list(both_ways(y_2BLF, lengths_B)), axis=-1)
+        return jnp.concatenate(list(flip_backward(y_2BLF, lengths_B)), axis=-1)
 
 
 class AttentionPool(nn.Module):

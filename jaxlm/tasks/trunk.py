@@ -19,14 +19,14 @@ from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import LanguageModel
 from jaxlm.models.bert import Bert
 from jaxlm.models.elmo import Elmo
+from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import (
     bert_forward_flops,
     elmo_forward_flops,
     gpt_forward_flops,
 )
 from jaxlm.models.gpt import Gpt
-from jaxlm.models.layers import alike, causal_mask, places_of
-from jaxlm.models.stack import Encoded
+from jaxlm.models.layers import causal_mask, position_ids, same_segment
 from jaxlm.text.characters import BEGIN, END, NO_WORD, word_characters
 
 
@@ -61,7 +61,7 @@ def read(
         case Bert():
             seen, places_BL = mask_BL, None
             if segments_BL is not None:
-                seen, places_BL = alike(segments_BL), places_of(segments_BL)
+                seen, places_BL = same_segment(segments_BL), position_ids(segments_BL)
             return trunk(
                 tokens,
                 token_types_BL,

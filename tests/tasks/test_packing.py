@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlm.config import bert
-from jaxlm.models.layers import places_of
+from jaxlm.models.layers import position_ids
 from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.kinds.classes import _number_sums, class_sums
 from jaxlm.tasks.kinds.spans import _span_sums
@@ -59,7 +59,7 @@ def test_each_example_is_once_in_a_row_that_holds_it(lengths):
 
 def test_places_begin_anew_in_each_segment():
     segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [1, 2, 3, 3, 3, 3]])
-    assert places_of(segments).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
+    assert position_ids(segments).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 0, 1, 2, 3]]
 
 
 def test_a_batch_is_the_same_however_its_rows_are_spread():

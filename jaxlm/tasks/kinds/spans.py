@@ -23,7 +23,7 @@ import numpy as np
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
-from jaxlm.models.layers import NEG_INF, alike
+from jaxlm.models.layers import NEG_INF, same_segment
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.offsets import Aligned, align
@@ -271,7 +271,7 @@ def _span_sums(logits_BL2: Any, batch: Any) -> Sums:
         seen = batch.mask[:, None]
     else:
         labels, weights = batch.labels, batch.weights
-        seen = alike(batch.segments)
+        seen = same_segment(batch.segments)
     loss, right = jnp.zeros(()), weights
     for i in range(2):
         logits = jnp.where(seen, logits_BL2[:, None, :, i], NEG_INF)

@@ -297,7 +297,7 @@ def _backward(options, saved, cotangents):
 _lstm.defvjp(_forward, _backward)
 
 
-def both_ways(
+def flip_backward(
     x_GBLD: Float[Array, "2 B L D"], lengths_B: Int[Array, "B"] | None
 ) -> Float[Array, "2 B L D"]:
     """With the second of the two turned round, each row within its own length.

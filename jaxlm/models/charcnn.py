@@ -91,7 +91,7 @@ class Filters(nn.Module):
         return pooled(x, kernel_WEO, bias_O)
 
 
-class WordEncoder(nn.Module):
+class CharCnn(nn.Module):
     """The characters of a word → its vector, by itself."""
 
     config: ElmoConfig

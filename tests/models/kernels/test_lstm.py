@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.recurrence import Carry, Weights, lstm
+from jaxlm.models.kernels.lstm import Carry, Weights, lstm
 from jaxlm.tree import leaves
 from tools.bench.recurrence import lstm_by_scan
 

@@ -1,0 +1,1 @@
+"""Custom gradients and choices by platform, each beside a short plain reference."""
