@@ -33,7 +33,7 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def turned(matrix: np.ndarray) -> np.ndarray:
+def transposed(matrix: np.ndarray) -> np.ndarray:
     """The transpose of [n, m], copied.
 
     A strip of rows at a time, whose lines stay in the cache until all their elements

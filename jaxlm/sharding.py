@@ -38,8 +38,9 @@ MESH_AXIS_OF = {
     None: None,
 }
 
-# Every parameter of every family matches exactly one rule (`tree.match`).
-RULES = (
+# Every parameter of every family matches exactly one rule, wherever in a module of
+# several networks it is: by the end of its path (`tree.match`).
+_RULES = (
     (r"embed/token/table", ("vocab", "embed")),
     (r"embed/(position|token_type)/table", (None, "embed")),
     (r"(embed/norm|mlm/norm|final_norm)/(scale|bias)", (None,)),
@@ -73,6 +74,7 @@ RULES = (
     (r"softmax/table", ("vocab", "embed")),
     (r"softmax/bias", ("vocab",)),
 )
+RULES = tuple((rf"(.*/)?({pattern})", axes) for pattern, axes in _RULES)
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -146,6 +148,15 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
                 f"{phase.accumulate}) does not divide over {parts} devices "
                 f"(mesh replica x data x fsdp): take --batch {near}, or --mesh.data"
             )
+
+
+def stacked(params: Any) -> Any:
+    """Whether each parameter's first axis is that of layers, one behind the other.
+
+    ELMo's highways are stacked as well as its LSTMs.
+    """
+    logical = match(RULES, params, families=True)
+    return jax.tree.map(lambda _, axes: axes[:1] == ("layers",), params, logical)
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:

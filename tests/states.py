@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.digests import digest
+from jaxlm.checkpoints.digests import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
     "types memory __version__",
     "keys tree config",
-    "text transforms models losses metrics digests devices",
-    "data objectives sharding stored",
-    "evaluate embed checkpoints",
+    "text transforms models losses metrics devices",
+    "data objectives sharding checkpoints",
+    "evaluate embed",
     "train",
     "tasks generate probe convert",
     "open",

@@ -161,7 +161,7 @@ def _train(
 ) -> int:
     from jaxlm.cli.runtime import in_turn
     from jaxlm.tasks.finetune import warm, work_of
-    from jaxlm.train.loop import train_on
+    from jaxlm.train.loop import train
     from jaxlm.train.workdir import claim_workdir, lock
 
     with contextlib.ExitStack() as held:
@@ -174,7 +174,7 @@ def _train(
 
         in_turn(opened)
         initial = warm(start.params, job) if start.params else _gone(job, workdir)
-        outcome = train_on(
+        outcome = train(
             job.config, work_of(job), workdir, fallback=args.fallback, initial=initial
         )
     _say_best(job, workdir)

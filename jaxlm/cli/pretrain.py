@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     start_jax()
     from jaxlm.open import initial
     from jaxlm.text.corpus import open_corpus
-    from jaxlm.train.loop import train
+    from jaxlm.train.loop import pretrain
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
     from jaxlm.types import UserError
 
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
             return corpus
 
         corpus = in_turn(opened)
-        outcome = train(
+        outcome = pretrain(
             args.config,
             corpus,
             args.workdir,

@@ -152,8 +152,8 @@ def _paths(tree):
 
 def _run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
+    from jaxlm.checkpoints.digests import state_sha256
     from jaxlm.config import FinetuneConfig
-    from jaxlm.digests import state_sha256
     from jaxlm.models import build
     from jaxlm.train.state import abstract_params
     from jaxlm.train.workdir import read_config

@@ -129,6 +129,11 @@ class OptimConfig:
     """What the gradient is multiplied by before it is clipped; ELMo's original takes
     the length of a row."""
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether a row of a table that has no gradient stays as it is."""
+        return self.name == "adagrad" and not self.weight_decay
+
 
 @dataclass(frozen=True)
 class MeshConfig:

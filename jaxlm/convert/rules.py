@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.memory import aligned, turned
+from jaxlm.memory import aligned, transposed
 from jaxlm.tree import leaves, map_with_path, match
 from jaxlm.types import UserError
 
@@ -145,7 +145,7 @@ class Table:
                 part = part.reshape(-1)
             parts.append(part)
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        joined = turned(joined) if rule.transpose else joined
+        joined = transposed(joined) if rule.transpose else joined
         return np.ascontiguousarray(joined.reshape(shape))
 
     def params(self, read: Callable[[str], np.ndarray], place: Place) -> Any:
@@ -160,7 +160,7 @@ class Table:
             whole = [_room(self._leaves[path], rule) for path in rule.ours]
             for at in self._places(rule):
                 array = read(rule.theirs.format(*at))
-                array = turned(array) if rule.transpose else array
+                array = transposed(array) if rule.transpose else array
                 parts = np.split(array, len(whole), axis=-1)
                 for leaf, part in zip(whole, parts, strict=True):
                     if rule.rows:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.checkpoints import StoredLeaf
 from jaxlm.config.model import ModelConfig
 from jaxlm.convert.rules import Table
-from jaxlm.stored import StoredLeaf
 from jaxlm.tree import leaves
 
 

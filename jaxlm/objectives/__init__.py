@@ -72,5 +72,5 @@ def objective_of(
                 manifest.languages,
             )
         case ElmoConfig():
-            few_rows = config.optim.name == "adagrad"
+            few_rows = config.optim.keeps_rows
             return bidirectional_lm(module, model, data, few_rows=few_rows)

@@ -1,7 +1,7 @@
 """Files + a pretrained model's config and tokenizer → the work of a fine-tuning run.
 
     job = open_job(config, tokenizer, splits)     reads, resolves steps, classes, shapes
-    train_on(job.config, work_of(job), workdir, initial=warm(params, job))
+    train(job.config, work_of(job), workdir, initial=warm(params, job))
 
 Nothing of the loop is here: the same one that pretrains runs it, saves and resumes it.
 """
@@ -43,8 +43,8 @@ from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
 from jaxlm.text.records import TFDS
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
+from jaxlm.train.source import BatchStream, Evaluate, TrainingSource
 from jaxlm.train.state import abstract_params
-from jaxlm.train.work import Evaluate, Stream, Work
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import GPT_FRAME, UserError
 
@@ -263,13 +263,13 @@ def _read(problem: Task, path: str, *, limit: int = 0) -> File:
     return File(examples, problem.encode(examples, True))
 
 
-def work_of(job: Job) -> Work:
+def work_of(job: Job) -> TrainingSource:
     """What the loop needs of a fine-tuning run."""
     config, task = job.config, job.config.task
     shapes = abstract_params(job.module)
     shares = lr_scales_of(config.task, config.model.num_layers, shapes)
 
-    def open_stream(phase: Phase, stream: str) -> Stream:
+    def open_stream(phase: Phase, stream: str) -> BatchStream:
         objective = task_objective(
             job.module,
             job.problem,
@@ -293,13 +293,13 @@ def work_of(job: Job) -> Work:
 
         return evaluate
 
-    return Work(
+    return TrainingSource(
         job.module,
         open_stream,
         evaluation,
         best=task.metric,
         patience=task.patience,
-        shares=shares,
+        lr_scales=shares,
     )
 
 

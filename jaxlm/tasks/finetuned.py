@@ -23,7 +23,7 @@ from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.train.best import restore_best
+from jaxlm.train.best_checkpoint import restore_best
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError

@@ -19,7 +19,7 @@ from jaxlm.tasks.packing import packed_batch, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.task_layers import body_flops
 from jaxlm.tasks.trunk import forward_flops
-from jaxlm.train.work import Stream
+from jaxlm.train.source import BatchStream
 
 # Steps that take as long as to compile one shape more. On a CPU it is 10 to 15, but
 # what is compiled is kept for the other seeds; elsewhere a step is much shorter.
@@ -34,7 +34,7 @@ def task_stream(
     rows: TaskRows,
     phase: Phase,
     stream: str,
-) -> Stream:
+) -> BatchStream:
     """The batches of a phase.
 
     Args:
@@ -67,7 +67,7 @@ def _packed(
     rows: TaskRows,
     phase: Phase,
     stream: str,
-) -> Stream:
+) -> BatchStream:
     width, examples, count, mean = packing_of(
         rows.lengths,
         phase.batch,
@@ -78,7 +78,7 @@ def _packed(
         steps=phase.until,
         further=_COMPILE if jax.default_backend() == "cpu" else _COMPILE_ELSEWHERE,
     )
-    return Stream(
+    return BatchStream(
         objective,
         lambda step, local: packed_batch(rows, examples(step), width, local),
         lambda _: width,
@@ -96,7 +96,7 @@ def _padded(
     rows: TaskRows,
     phase: Phase,
     stream: str,
-) -> Stream:
+) -> BatchStream:
     padded = bucket_lengths(rows.lengths, config.task.buckets, phase.length)
     pass_of = shuffled(padded, phase.batch, seed=config.seed, stream=stream)
     lengths = pass_of(0).lengths
@@ -109,7 +109,7 @@ def _padded(
 
     count = phase.batch * max(1, rows.several)
     flops = [_row_flops(config, module, int(each)) for each in lengths]
-    return Stream(
+    return BatchStream(
         objective,
         read,
         lambda rows: rows.mask.shape[-1],

@@ -35,7 +35,7 @@ from etils import epath
 from jaxlm.config import Phase, RunConfig
 from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Mean, add, figures
-from jaxlm.train.files import Events, Lines, cut
+from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents, cut
 from jaxlm.train.screen import Screen
 
 METRICS = "metrics.jsonl"
@@ -65,7 +65,7 @@ class Log:
         remote = self._leads and str(workdir).startswith("gs://")
         self._remote = epath.Path(workdir) if remote else None
         self._local = Path(tempfile.mkdtemp("jaxlm") if remote else workdir)
-        self._writers: list[Lines | Events] = []
+        self._writers: list[MetricsLines | TensorBoardEvents] = []
         self._rates: _Rates | None = None
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._step = self._last = 0  # newest step with figures; of this invocation
@@ -105,12 +105,14 @@ class Log:
         if self._remote and (self._remote / METRICS).exists():
             path.write_bytes((self._remote / METRICS).read_bytes())
         cut(path, start)
-        lines = Lines(path)
+        lines = MetricsLines(path)
         self._written, self._evaluated = lines.step, lines.evaluated
         self._writers = [lines]
         if self._config.log.tensorboard:
             try:
-                self._writers.append(Events(self._local / "tensorboard", start))
+                self._writers.append(
+                    TensorBoardEvents(self._local / "tensorboard", start)
+                )
             except (OSError, ImportError) as error:
                 self.say(f"warning: no TensorBoard events: {error}")
 

@@ -1,4 +1,4 @@
-"""The one training loop: config + work + workdir → checkpoints, metrics, a digest.
+"""The one training loop: config + source + workdir → checkpoints, metrics, a digest.
 
 Where a run starts, in this order:
 
@@ -8,7 +8,7 @@ Where a run starts, in this order:
 3. Random weights, named by the seed.
 
 No data position is saved: the batch of step s is a function of (data, seed, s). What
-the work is, a corpus or a task, `work.py` says.
+the source is, a corpus or a task, `source.py` says.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from jaxlm.checkpoints import Checkpoints, Restored
+from jaxlm.checkpoints.digests import state_sha256
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
-from jaxlm.digests import state_sha256
 from jaxlm.sharding import batch_parts, batch_sharding, check_batch, make_mesh
 from jaxlm.text.corpus import Corpus
-from jaxlm.train.best import Best
+from jaxlm.train.best_checkpoint import BestCheckpoint
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
+from jaxlm.train.source import Evaluate, TrainingSource, pretraining
 from jaxlm.train.state import TrainState, abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
-from jaxlm.train.work import Evaluate, Work, pretraining
 from jaxlm.types import UserError
 
 # (shapes with shardings, random parameters) → (parameters, notes on them).
@@ -61,14 +61,14 @@ class Run(NamedTuple):
     """What stays the same through all phases."""
 
     config: RunConfig
-    work: Work
+    source: TrainingSource
     optimizer: optax.GradientTransformation
     schedule: Schedule
     sharding: NamedSharding  # of a batch
     log: Log
 
 
-def train(
+def pretrain(
     config: RunConfig,
     corpus: Corpus,
     workdir: str | Path,
@@ -76,14 +76,14 @@ def train(
     fallback: bool = False,
     initial: Initial | None = None,
 ) -> Outcome:
-    """Pretrain on a corpus: `train_on` with that work."""
-    work = pretraining(config, corpus)
-    return train_on(config, work, workdir, fallback=fallback, initial=initial)
+    """Pretrain on a corpus: `train` with that source."""
+    source = pretraining(config, corpus)
+    return train(config, source, workdir, fallback=fallback, initial=initial)
 
 
-def train_on(
+def train(
     config: RunConfig,
-    work: Work,
+    source: TrainingSource,
     workdir: str | Path,
     *,
     fallback: bool = False,
@@ -93,7 +93,7 @@ def train_on(
 
     Args:
         config: the run; its mathematics equals that of the workdir's earlier part.
-        work: what is trained and on what; of `config.model`.
+        source: what is trained and on what; of `config.model`.
         workdir: run directory, locked by the caller.
         fallback: take an earlier checkpoint where the newest one is damaged.
         initial: the parameters of `config.init`; None: it is a run directory.
@@ -106,7 +106,7 @@ def train_on(
     check_batch(config, mesh)
     last = min(config.stop or config.steps, config.steps)
     optimizer, schedule = make_optimizer(
-        config.optim, config.steps, abstract_params(work.module), work.shares
+        config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
     checkpoints = Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
 
@@ -116,7 +116,7 @@ def train_on(
         Log(workdir, config) as log,
     ):
         make, abstract = abstract_state(
-            work.module, optimizer, mesh, seed=config.seed, rows=config.rows
+            source.module, optimizer, mesh, seed=config.seed, rows=config.rows
         )
         if config.init and initial is None:
             initial = _of_run(config.init)
@@ -126,9 +126,9 @@ def train_on(
         for note in first.notes:
             log.say(note)
         sharding = batch_sharding(mesh)
-        run = Run(config, work, optimizer, schedule, sharding, log)
+        run = Run(config, source, optimizer, schedule, sharding, log)
         evaluate = _evaluation(run)
-        best = _open_best(run, workdir) if evaluate and work.best else None
+        best = _open_best(run, workdir) if evaluate and source.best else None
         feed = _feed(run, abstract, start, last)
         # A run that was killed between a checkpoint and its evaluation owes that one.
         owed = start > 0 and not _on_all_hosts(log.evaluated)
@@ -199,9 +199,9 @@ def _of_run(directory: str) -> Initial:
     return parameters
 
 
-def _open_best(run: Run, workdir: str | Path) -> Best:
-    patience = run.work.patience * run.config.eval_every
-    return Best(workdir, run.work.best, patience=patience)
+def _open_best(run: Run, workdir: str | Path) -> BestCheckpoint:
+    patience = run.source.patience * run.config.eval_every
+    return BestCheckpoint(workdir, run.source.best, patience=patience)
 
 
 def _evaluates(config: RunConfig, step: int, last: int) -> bool:
@@ -240,7 +240,7 @@ def _feed_phase(
     run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
-    opened = run.work.open_stream(phase, stream)
+    opened = run.source.open_stream(phase, stream)
     objective = opened.objective
     parts = phase.accumulate * batch_parts(run.sharding.mesh)
     held = functools.cache(functools.partial(local_rows, run.sharding))
@@ -282,7 +282,7 @@ def _feed_phase(
 def _evaluation(run: Run) -> Evaluate | None:
     if not run.config.eval_every:
         return None
-    found = run.work.evaluation(run.sharding)
+    found = run.source.evaluation(run.sharding)
     if isinstance(found, str):
         run.log.say(f"no evaluation: {found}")
         return None

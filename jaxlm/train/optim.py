@@ -20,12 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxlm.config import OptimConfig
-from jaxlm.tree import map_with_path, match
+from jaxlm.sharding import stacked
+from jaxlm.tree import match
 
 # Google's code excludes "LayerNorm|layer_norm|bias" by regular expression, which by
 # these names is: kernels and all three tables decay, biases and norms do not.
 DECAY = (
-    (r".*\b(kernel|table)|layers/projection", True),
+    (r".*\b(kernel|table)|(.*/)?layers/projection", True),
     (r".*\b(bias|scale)|mix\w*/weights", False),
 )
 
@@ -40,7 +41,7 @@ class BertAdamState(NamedTuple):
 
 
 def make_optimizer(
-    config: OptimConfig, steps: int, params: Any, shares: Any = None
+    config: OptimConfig, steps: int, params: Any, lr_scales: Any = None
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of a run and its learning rate as a function of the step.
 
@@ -48,7 +49,7 @@ def make_optimizer(
         config: which optimiser, with its rates.
         steps: horizon of the schedule.
         params: arrays or shapes; only the paths count.
-        shares: of the rate, a number a leaf or an array that multiplies it; None: 1.
+        lr_scales: a number or array for each leaf that multiplies its rate; None: 1.
     """
     rate = make_schedule(config, steps)
     decayed = match(DECAY, params)
@@ -61,7 +62,7 @@ def make_optimizer(
             last = optax.scale_by_schedule(bias_correction(config.b1, config.b2))
         case "lamb":
             scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
-            last = scale_by_layer_trust()
+            last = scale_by_layer_trust(stacked(params))
         case "adamw":
             scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
         case "adagrad":
@@ -72,23 +73,23 @@ def make_optimizer(
         clip = optax.chain(optax.scale(config.factor), clip)
     parts = [clip, scaled, decay, last, optax.scale_by_learning_rate(rate)]
     whole = optax.chain(*parts)
-    if shares is None:
+    if lr_scales is None:
         return whole, rate
-    trained = jax.tree.map(lambda share: bool(np.any(share)), shares)
+    trained = jax.tree.map(lambda scale: bool(np.any(scale)), lr_scales)
     if not all(jax.tree.leaves(trained)):
         whole = optax.masked(whole, trained)  # no moments of what is frozen
-    return optax.chain(whole, scale_by_shares(shares)), rate
+    return optax.chain(whole, scale_by_lr_scales(lr_scales)), rate
 
 
-def scale_by_shares(shares: Any) -> optax.GradientTransformation:
-    """Each leaf's update times its share: layer-wise rates, 0 for what is frozen."""
+def scale_by_lr_scales(lr_scales: Any) -> optax.GradientTransformation:
+    """Multiply each leaf's update by its scale: layer-wise rates, 0 for frozen."""
 
-    def one(update: Any, share: Any) -> Any:
+    def scaled(update: Any, scale: Any) -> Any:
         # Not 0, which would make a 0 of a -0.
-        return update * share if np.any(share) else jnp.full_like(update, -0.0)
+        return update * scale if np.any(scale) else jnp.full_like(update, -0.0)
 
     def update(updates: Any, state: Any, params: Any = None):
-        return jax.tree.map(one, updates, shares), state
+        return jax.tree.map(scaled, updates, lr_scales), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -161,21 +162,24 @@ def bias_correction(b1: float, b2: float) -> Schedule:
     return correction
 
 
-def scale_by_layer_trust() -> optax.GradientTransformation:
+def scale_by_layer_trust(stacked: Any) -> optax.GradientTransformation:
     """LAMB's ‖w‖ / ‖update‖, for each layer's own tensor of a stacked leaf.
 
-    `optax.lamb` would take one ratio over all layers of `layers/…` [N, …], which is
-    another algorithm than the paper's. A ratio of 1 where either norm is 0, as optax's.
+    `optax.lamb` would take one ratio over all layers of a leaf [N, …], which is another
+    algorithm than the paper's. The ratio is 1 where either norm is 0, as optax's.
+
+    Args:
+        stacked: whether each leaf is [N, …]: `sharding.stacked`.
     """
 
     def update(updates: Any, state: Any, params: Any = None):
-        return map_with_path(_trusted, updates, params), state
+        return jax.tree.map(_trusted, updates, params, stacked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _trusted(path: str, update: Any, param: Any) -> Any:
-    axes = tuple(range(1 if path.startswith("layers/") else 0, update.ndim))
+def _trusted(update: Any, param: Any, stacked: bool) -> Any:
+    axes = tuple(range(int(stacked), update.ndim))
     w_norm = jnp.sqrt(jnp.sum(jnp.square(param), axes, keepdims=True))
     u_norm = jnp.sqrt(jnp.sum(jnp.square(update), axes, keepdims=True))
     usable = (w_norm > 0) & (u_norm > 0)

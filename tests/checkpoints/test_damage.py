@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from states import ABSTRACT, leaf_file, same, state_of, write
 
-from jaxlm.checkpoints import Checkpoints
-from jaxlm.digests import UnsoundError
+from jaxlm.checkpoints import Checkpoints, UnsoundError
 
 
 @pytest.mark.parametrize("wanted", ["restore", "stored"])

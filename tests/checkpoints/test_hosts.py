@@ -14,7 +14,7 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxlm import checkpoints as module
+from jaxlm.checkpoints import store as module
 from jaxlm.types import UserError
 
 mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))

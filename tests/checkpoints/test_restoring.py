@@ -11,8 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from states import ABSTRACT, leaf_file, same, state_of
 
-from jaxlm.checkpoints import Checkpoints
-from jaxlm.digests import UnsoundError, digest, state_sha256
+from jaxlm.checkpoints import Checkpoints, UnsoundError, manifest
+from jaxlm.checkpoints.digests import digest, state_sha256
 from jaxlm.tree import leaves
 from jaxlm.types import UserError
 
@@ -59,7 +59,9 @@ def test_a_part_of_the_state_can_be_read_alone(run):
 
 def test_a_stored_leaf_is_read_in_parts_once_it_is_verified(run, monkeypatch):
     stored = dict(leaves(Checkpoints(run).stored(ABSTRACT).state))
-    monkeypatch.setattr("jaxlm.stored.PIECE", 5)  # elements: most leaves are several
+    monkeypatch.setattr(
+        "jaxlm.checkpoints.leaf_files.PIECE", 5
+    )  # elements: most leaves are several
     for path, leaf in leaves(state_of(20)):
         whole, parts = np.asarray(leaf), stored[path].verified()
         np.testing.assert_array_equal(np.asarray(parts[()]), whole)
@@ -176,18 +178,18 @@ def change_manifest(run: Path, change) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_another_format_version_is_refused(run, monkeypatch):
-    from jaxlm import digests
-
+@pytest.mark.parametrize("format", [1, manifest.FORMAT + 1])
+def test_another_format_version_is_refused(run, monkeypatch, format):
+    """Format 1 was written until layers of state and fields of configs changed."""
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "FORMAT", 7)
-        sealed = Checkpoints(run).manifest
-        manifest = digests.Manifest(20, digest(state_of(20)), {}).seal()
-        with pytest.raises(UserError, match="has format 1; this jaxlm reads 7"):
-            sealed(20)
-    change_manifest(run, lambda _: manifest)
-    with pytest.raises(UserError, match="has format 7; this jaxlm reads 1"):
+        patch.setattr(manifest, "FORMAT", format)
+        other = manifest.CheckpointManifest(20, digest(state_of(20)), {}).seal()
+    change_manifest(run, lambda _: other)
+    with pytest.raises(UserError) as error:
         Checkpoints(run).restore(ABSTRACT, fallback=True)
+    said = f"has format {format}; this jaxlm reads {manifest.FORMAT}"
+    assert str(error.value).endswith(said) and "\n" not in str(error.value)
+    assert Checkpoints(run).steps() == [10, 20]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from states import leaf_file, script, state_of, write
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.digests import digest
+from jaxlm.checkpoints.digests import digest
 from jaxlm.types import UserError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import pytest
 from jaxlm.config import DataConfig, OptimConfig, RunConfig, elmo
 from jaxlm.models import build
 from jaxlm.models.elmo import head_rows, zero_state
-from jaxlm.objectives import bidirectional_lm
+from jaxlm.objectives import bidirectional_lm, objective_of
 from jaxlm.sharding import make_mesh
+from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import TrainState, abstract_state
 from jaxlm.train.step import make_train_step
@@ -53,14 +55,15 @@ def batch_of(seed: int, rows: int = B) -> ElmoBatch:
 
 
 def states_of(
-    steps: int, *, negatives=20, few_rows=True, accumulate=1, spoil=None, optim=ADAGRAD
+    steps: int, *, negatives=20, few_rows=None, accumulate=1, spoil=None, optim=ADAGRAD
 ) -> list[TrainState]:
     """The state before each of `steps` updates, and after the last."""
-    config = RunConfig(model=MODEL, optim=optim)
-    module = build(MODEL)
-    objective = bidirectional_lm(
-        module, MODEL, DataConfig(negatives=negatives), few_rows=few_rows
-    )
+    data = DataConfig(negatives=negatives)
+    config = RunConfig(model=MODEL, optim=optim, data=data)
+    module, phase = build(MODEL), config.stretches[0]
+    objective = objective_of(config, module, Mock(Manifest), phase, stream="train.0")
+    if few_rows is not None:
+        objective = bidirectional_lm(module, MODEL, data, few_rows=few_rows)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
     with jax.set_mesh(mesh):
         params = jax.eval_shape(
@@ -93,8 +96,19 @@ def close(a, b, tolerance):
         assert error <= tolerance, (path, error)
 
 
-def test_updating_the_touched_rows_is_updating_all_of_them():
-    few, every = states_of(4)[-1], states_of(4, few_rows=False)[-1]
+@pytest.mark.parametrize("name", ["adagrad", "adamw"])
+def test_rows_that_decay_or_have_momentum_are_updated_too(name):
+    """They change without a gradient, so updating the sampled rows is not enough."""
+    optim = dataclasses.replace(ADAGRAD, name=name, peak=0.02, weight_decay=0.1)
+    ours = states_of(3, optim=optim)[-1]
+    close(ours.params, states_of(3, few_rows=False, optim=optim)[-1].params, 1e-6)
+    partly = states_of(3, few_rows=True, optim=optim)[-1]
+    with pytest.raises(AssertionError, match="softmax/table"):
+        close(ours.params, partly.params, 1e-5)
+
+
+def test_updating_the_sampled_rows_is_updating_all_of_them():
+    few, every = states_of(4, few_rows=True)[-1], states_of(4, few_rows=False)[-1]
     close(few, every, 1e-6)
     tables = dict(leaves(few.params))
     start = dict(leaves(states_of(0)[0].params))

@@ -14,7 +14,7 @@ import pytest
 from tiny import tiny
 
 from jaxlm.config import MeshConfig, Phase, to_json
-from jaxlm.train.loop import train
+from jaxlm.train.loop import pretrain
 from jaxlm.types import UserError
 
 # What a line says of this machine's speed, and not of the run.
@@ -33,11 +33,11 @@ def stopped(config, step):
 def test_resume_is_bitwise(corpus, tmp_path):
     """Dropout, masking, pairs and accumulation on; stops off and on the save grid."""
     config = tiny()
-    whole = train(config, corpus, tmp_path / "whole")
+    whole = pretrain(config, corpus, tmp_path / "whole")
     for stop in (3, 8, 9):
-        parts = train(stopped(config, stop), corpus, tmp_path / "parts")
+        parts = pretrain(stopped(config, stop), corpus, tmp_path / "parts")
         assert parts.step == stop
-    parts = train(config, corpus, tmp_path / "parts")
+    parts = pretrain(config, corpus, tmp_path / "parts")
     assert parts.sha256 == whole.sha256
     kept = [
         r for r in lines(tmp_path / "parts") if r["step"] % 2 == 0 or r["step"] == 1
@@ -46,14 +46,14 @@ def test_resume_is_bitwise(corpus, tmp_path):
 
 
 def test_a_finished_run_says_so_and_stays(corpus, tmp_path):
-    first = train(tiny(), corpus, tmp_path)
-    again = train(tiny(), corpus, tmp_path)
+    first = pretrain(tiny(), corpus, tmp_path)
+    again = pretrain(tiny(), corpus, tmp_path)
     assert again.sha256 == first.sha256 and again.step == 12
 
 
 def test_another_seed_is_another_run(corpus, tmp_path):
-    one = train(tiny(steps=2), corpus, tmp_path / "a")
-    two = train(tiny(steps=2, seed=4), corpus, tmp_path / "b")
+    one = pretrain(tiny(steps=2), corpus, tmp_path / "a")
+    two = pretrain(tiny(steps=2, seed=4), corpus, tmp_path / "b")
     assert one.sha256 != two.sha256
     assert (
         lines(tmp_path / "a")[0]["batch_sha256"]
@@ -62,8 +62,8 @@ def test_another_seed_is_another_run(corpus, tmp_path):
 
 
 def test_evaluating_and_saving_do_not_touch_the_run(corpus, tmp_path):
-    plain = train(tiny(), corpus, tmp_path / "plain")
-    busy = train(tiny(eval_every=3, save_every=1, keep=1), corpus, tmp_path / "busy")
+    plain = pretrain(tiny(), corpus, tmp_path / "plain")
+    busy = pretrain(tiny(eval_every=3, save_every=1, keep=1), corpus, tmp_path / "busy")
     assert plain.sha256 == busy.sha256
     assert 0 <= busy.figures["mlm_accuracy"] <= 1
     assert busy.figures["nsp_majority_accuracy"] >= 0.5
@@ -77,16 +77,16 @@ def test_every_mesh_reads_the_same_batches_and_goes_on_from_any_state(
     corpus, tmp_path, mesh
 ):
     config = tiny(accumulate=1)
-    train(config, corpus, tmp_path / "one")
+    pretrain(config, corpus, tmp_path / "one")
     many = dataclasses.replace(config, mesh=mesh)
-    train(many, corpus, tmp_path / "many")
+    pretrain(many, corpus, tmp_path / "many")
     one, other = lines(tmp_path / "one"), lines(tmp_path / "many")
     assert [r["batch_sha256"] for r in one] == [r["batch_sha256"] for r in other]
     for a, b in zip(one, other, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
-    train(stopped(config, 6), corpus, tmp_path / "moved")
-    train(many, corpus, tmp_path / "moved")
+    pretrain(stopped(config, 6), corpus, tmp_path / "moved")
+    pretrain(many, corpus, tmp_path / "moved")
     for a, b in zip(one, lines(tmp_path / "moved"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
@@ -98,10 +98,10 @@ def test_phases_share_the_optimiser_and_restart_the_rows(corpus, tmp_path):
         Phase(until=12, length=32, batch=8, predictions=5, accumulate=2),
     )
     config = tiny(phases=phases)
-    whole = train(config, corpus, tmp_path / "whole")
+    whole = pretrain(config, corpus, tmp_path / "whole")
     for stop in (4, 6, 7):
-        train(stopped(config, stop), corpus, tmp_path / "parts")
-    assert train(config, corpus, tmp_path / "parts").sha256 == whole.sha256
+        pretrain(stopped(config, stop), corpus, tmp_path / "parts")
+    assert pretrain(config, corpus, tmp_path / "parts").sha256 == whole.sha256
     rates = [record["learning_rate"] for record in lines(tmp_path / "whole")]
     assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
 
@@ -130,13 +130,15 @@ def test_aborts_after_gradients_that_are_never_finite(corpus, tmp_path):
         save_every=100,
     )
     with pytest.raises(UserError, match="not finite for 3 steps in a row"):
-        train(config, corpus, tmp_path)
+        pretrain(config, corpus, tmp_path)
 
 
 def test_init_takes_the_parameters_of_another_run(corpus, tmp_path):
-    train(tiny(), corpus, tmp_path / "old")
-    fresh = train(tiny(steps=1), corpus, tmp_path / "fresh")
-    warm = train(tiny(steps=1, init=str(tmp_path / "old")), corpus, tmp_path / "warm")
+    pretrain(tiny(), corpus, tmp_path / "old")
+    fresh = pretrain(tiny(steps=1), corpus, tmp_path / "fresh")
+    warm = pretrain(
+        tiny(steps=1, init=str(tmp_path / "old")), corpus, tmp_path / "warm"
+    )
     assert warm.sha256 != fresh.sha256
     assert lines(tmp_path / "warm")[0]["loss"] < lines(tmp_path / "fresh")[0]["loss"]
 

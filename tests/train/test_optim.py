@@ -227,13 +227,30 @@ def test_lamb_is_the_papers_with_a_ratio_for_each_layer():
 
 
 def test_lamb_moves_a_zero_parameter():
-    params = {"a": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}
+    params = {"nsp": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}
     config = OptimConfig(name="lamb", peak=0.1, warmup=0, decay="constant")
     optimizer, _ = make_optimizer(config, 10, params)
-    grads = {"a": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+    grads = {"nsp": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["a"]["kernel"], -0.1, rtol=1e-4)
-    np.testing.assert_array_equal(updates["a"]["bias"], 0)
+    np.testing.assert_allclose(updates["nsp"]["kernel"], -0.1, rtol=1e-4)
+    np.testing.assert_array_equal(updates["nsp"]["bias"], 0)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw", "bert_adam"])
+def test_a_second_stack_of_layers_is_trained_like_the_first(name):
+    """Each of two encoders is updated as if it were alone (without clipping)."""
+    config = OptimConfig(name=name, peak=1e-2, warmup=0, decay="constant", clip=0.0)
+
+    def updates_of(wrap):
+        params, grads = wrap(nested(draw(0, 0.5))), wrap(nested(draw(1)))
+        optimizer, _ = make_optimizer(config, 10, params)
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    alone = updates_of(lambda tree: tree)
+    both = updates_of(lambda tree: {"generator": tree, "discriminator": tree})
+    for part in both.values():
+        for (path, x), (_, y) in zip(leaves(part), leaves(alone), strict=True):
+            np.testing.assert_array_equal(x, y, err_msg=path)
 
 
 @pytest.mark.oracle

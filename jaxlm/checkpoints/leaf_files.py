@@ -1,7 +1,7 @@
 """A leaf of a checkpoint on disk → an array on the devices or in numpy's memory.
 
 A leaf is a zarr array in a directory of its own, `state/<path of the leaf>`; what is
-wrong with it names it. Next: `checkpoints.py`, which has all of a state.
+wrong with it names it. Next: `store.py`, which has all of a state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from jaxlm.digests import PIECE, LeafDigest, UnsoundError, digest_parts
+from jaxlm.checkpoints.digests import PIECE, LeafDigest, digest_parts
+from jaxlm.checkpoints.manifest import UnsoundError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
 _LARGE = 2**24  # bytes

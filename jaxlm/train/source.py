@@ -2,7 +2,7 @@
 
 pretraining(config, corpus)            here: text, by the family's own objective
 jaxlm.tasks                            files with labels, by a task's
-train_on(config, work, workdir)        loop.py: everything else, the same for all
+train(config, work, workdir)        loop.py: everything else, the same for all
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxlm.text.corpus import Corpus
 Evaluate = Callable[[Any], dict[str, float]]  # parameters → figures
 
 
-class Stream(NamedTuple):
+class BatchStream(NamedTuple):
     """The rows of a phase and what is learnt from them.
 
     `read(step, local)` gives the rows `local` of the batch of a step of the phase, as a
@@ -44,22 +44,22 @@ class Stream(NamedTuple):
     rows: Callable[[int], int] | None = None
 
 
-class Work(NamedTuple):
+class TrainingSource(NamedTuple):
     """What is trained and on what."""
 
     module: Any  # a Linen module with the `config` of its family and `example()`
-    open_stream: Callable[[Phase, str], Stream]  # of a phase and its name
+    open_stream: Callable[[Phase, str], BatchStream]  # of a phase and its name
     evaluation: Callable[[NamedSharding], Evaluate | str]  # or why there is none
     best: str = ""  # figure of it whose best parameters are kept; empty: none are
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
-    shares: Any = None  # of the rate that each parameter learns by; None: all of it
+    lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
 
 
-def pretraining(config: RunConfig, corpus: Corpus) -> Work:
+def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
     """Text and the family's own objective."""
     module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
 
-    def open_stream(phase: Phase, stream: str) -> Stream:
+    def open_stream(phase: Phase, stream: str) -> BatchStream:
         objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
         source = open_rows(
             config,
@@ -70,7 +70,7 @@ def pretraining(config: RunConfig, corpus: Corpus) -> Work:
             batch=phase.batch,
             stream=stream,
         )
-        return Stream(
+        return BatchStream(
             objective,
             lambda step, local: read_rows(source, step * phase.batch + local),
             lambda rows: phase.length,
@@ -97,4 +97,4 @@ def pretraining(config: RunConfig, corpus: Corpus) -> Work:
             limit=config.eval_rows,
         )
 
-    return Work(module, open_stream, evaluation)
+    return TrainingSource(module, open_stream, evaluation)

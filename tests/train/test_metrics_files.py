@@ -8,8 +8,8 @@ import numpy as np
 from logs import config, lines, metrics, opened
 
 from jaxlm.train import log as log_module
-from jaxlm.train.files import cut
 from jaxlm.train.log import Log
+from jaxlm.train.metrics_files import cut
 
 
 def test_cut_drops_later_and_torn_lines_only(tmp_path):

@@ -12,7 +12,7 @@ A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manif
 format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
 Orbax writes both and makes the step appear in one rename; the digests are recomputed
 after a restore, since Orbax alone restores flipped bits in silence. This is the only
-file that knows Orbax; leaves are read by `stored.py`. Next: `train/loop.py`, and
+file that knows Orbax; leaves are read by `leaf_files.py`. Next: `train/loop.py`, and
 `open/` for reading.
 """
 
@@ -33,14 +33,16 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxlm.digests import (
-    LeafDigest,
-    Manifest,
-    UnsoundError,
-    differences,
-    digest,
+from jaxlm.checkpoints.digests import LeafDigest, digest
+from jaxlm.checkpoints.leaf_files import (
+    STATE,
+    StoredLeaf,
+    check_digest,
+    damaged,
+    first_line,
+    read_leaf,
 )
-from jaxlm.stored import STATE, StoredLeaf, check_digest, damaged, first_line, read_leaf
+from jaxlm.checkpoints.manifest import CheckpointManifest, UnsoundError, differences
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
@@ -151,7 +153,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.directory / str(step)} holds another state of step {step}"
             )
-        manifest = Manifest(step, digests, dict(meta)).seal()
+        manifest = CheckpointManifest(step, digests, dict(meta)).seal()
         try:
             with _context():
                 response = ocp.save_async(
@@ -236,7 +238,7 @@ class Checkpoints:
                 self._thread.shutdown()
                 self._thread = None
 
-    def manifest(self, step: int) -> Manifest:
+    def manifest(self, step: int) -> CheckpointManifest:
         """The manifest of a completed step, checked against its own hash.
 
         Raises:
@@ -248,7 +250,7 @@ class Checkpoints:
             sealed = json.loads(path.read_text())["custom_metadata"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
-        return Manifest.unseal(sealed, step, str(path))
+        return CheckpointManifest.unseal(sealed, step, str(path))
 
     def restore(
         self,
@@ -332,7 +334,7 @@ class Checkpoints:
 
     def _fitting(
         self, step: int, abstract: Any, part: str
-    ) -> tuple[Manifest, dict[str, LeafDigest]]:
+    ) -> tuple[CheckpointManifest, dict[str, LeafDigest]]:
         """The manifest, its leaves under `part`; UserError where others are asked."""
         manifest = self.manifest(step)
         stored = {p: d for p, d in manifest.digests.items() if p.startswith(part)}

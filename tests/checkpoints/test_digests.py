@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm import digests
-from jaxlm.digests import (
+from jaxlm.checkpoints import digests
+from jaxlm.checkpoints.digests import (
     LeafDigest,
     digest,
     digest_array,

@@ -1,8 +1,8 @@
 """Records by step in → metrics.jsonl and TensorBoard events out, one object a step.
 
     cut(path, step)             a killed run's lines after its checkpoint are dropped
-    Lines(path).write(step, record)
-    Events(directory, start).write(step, record)
+    MetricsLines(path).write(step, record)
+    TensorBoardEvents(directory, start).write(step, record)
 
 Both write at once, and raise OSError where they cannot. Next: `log.py` decides what a
 record holds and goes on without a writer that fails.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Lines:
+class MetricsLines:
     """metrics.jsonl: one object a step, also when its figures come in two parts."""
 
     def __init__(self, path: Path):
@@ -60,7 +60,7 @@ class Lines:
             self._file.close()
 
 
-class Events:
+class TensorBoardEvents:
     """TensorBoard events, written at once: `SummaryWriter`'s thread can hang a run.
 
     It queues ten events and dies silently on a full disk; the eleventh blocks for ever.

@@ -15,7 +15,7 @@ from typing import Any
 from jaxlm.checkpoints import Checkpoints, Restored
 
 
-class Best:
+class BestCheckpoint:
     """Of a run that is evaluated.
 
     Args:

@@ -4,20 +4,18 @@
     digest_array(array)      the same of one array on the host, a piece at a time
     digest_parts(…, parts)   the same of one that is never whole in memory
     state_sha256(digests)    one number for the whole tree
-    Manifest(step, digests, meta).seal()    what a checkpoint says of itself, as JSON
 
 A lane is Σ mod 2³² over a bijective mix of (bits, flat index): addition does not mind
 the order, so a leaf has the same digest however it is sharded, nothing is gathered, and
 only four words a leaf leave the device. Changing one element changes every lane, for
 the mix is one-to-one in the bits; what else goes wrong by accident slips through with
 probability 2⁻¹²⁸. Not a defence against someone who wants to collide.
-Next: `checkpoints.py` stores them and compares after a restore.
+Next: `store.py` stores them and compares after a restore.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -29,9 +27,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped, UInt
 
 from jaxlm.tree import leaves
-from jaxlm.types import UserError
-
-FORMAT = 1  # of the manifest; raised when older code could misread a checkpoint
 
 # Four starting points, any distinct numbers: digits of √2, √3, √5, √7 in base 2³².
 LANES = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)
@@ -179,73 +174,3 @@ def _mix(word: Any) -> Any:
     word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
     return word ^ (word >> 16)
-
-
-class UnsoundError(UserError):
-    """A checkpoint that does not hold what was saved."""
-
-
-class Manifest(NamedTuple):
-    """What a checkpoint says about itself."""
-
-    step: int
-    digests: dict[str, LeafDigest]
-    meta: dict[str, Any]  # the caller's, any JSON
-
-    def seal(self) -> dict[str, Any]:
-        """JSON with the format version, and a hash that shows any later change."""
-        content = {
-            "format": FORMAT,
-            "step": self.step,
-            "digests": {path: str(each) for path, each in self.digests.items()},
-            "meta": self.meta,
-        }
-        return {**content, "sha256": _sha256_of(content)}
-
-    @classmethod
-    def unseal(cls, sealed: Any, step: int, path: str) -> Manifest:
-        """The manifest of `seal`'s JSON.
-
-        Args:
-            sealed: what was read.
-            step: that it must be of.
-            path: for messages.
-
-        Raises:
-            UnsoundError: it is none, was changed, or is of another step.
-            UserError: it is of another format version.
-        """
-        if not isinstance(sealed, dict) or not {"format", "sha256"} <= sealed.keys():
-            raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
-        content = {name: each for name, each in sealed.items() if name != "sha256"}
-        if _sha256_of(content) != sealed["sha256"]:
-            raise UnsoundError(f"{path} was changed after it was written")
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {content['format']}; this jaxlm reads {FORMAT}"
-            )
-        if content["step"] != step:
-            raise UnsoundError(f"{path} is of step {content['step']}, not {step}")
-        digests = {p: LeafDigest.parse(text) for p, text in content["digests"].items()}
-        return cls(step, digests, content["meta"])
-
-
-def differences(
-    wanted: Mapping[str, Any], stored: Mapping[str, LeafDigest]
-) -> list[str]:
-    """One line a leaf that is on one side only (−, +) or not the same on both (≠)."""
-    lines = []
-    for path in sorted({*wanted, *stored}):
-        here = path in wanted and f"{wanted[path].dtype}{list(wanted[path].shape)}"
-        there = path in stored and f"{stored[path].dtype}{list(stored[path].shape)}"
-        if not there:
-            lines.append(f"  - {path}  expected {here}, not in the checkpoint")
-        elif not here:
-            lines.append(f"  + {path}  {there} in the checkpoint, not expected")
-        elif here != there:
-            lines.append(f"  ≠ {path}  expected {here}, the checkpoint has {there}")
-    return lines
-
-
-def _sha256_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

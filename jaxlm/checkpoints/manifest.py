@@ -1,0 +1,90 @@
+"""What a checkpoint says about itself → sealed JSON; what it holds ↔ what is wanted.
+
+    CheckpointManifest(step, digests, meta).seal()    JSON with a hash of itself
+    CheckpointManifest.unseal(sealed, step, path)     the same, verified
+    differences(wanted, stored)                       a line for each leaf that differs
+
+Next: `store.py` writes the manifest beside the leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxlm.checkpoints.digests import LeafDigest
+from jaxlm.types import UserError
+
+FORMAT = 2  # of a run directory; raised when a run cannot go on with other code
+
+
+class UnsoundError(UserError):
+    """A checkpoint that does not hold what was saved."""
+
+
+class CheckpointManifest(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    step: int
+    digests: dict[str, LeafDigest]
+    meta: dict[str, Any]  # the caller's, any JSON
+
+    def seal(self) -> dict[str, Any]:
+        """JSON with the format version, and a hash that shows any later change."""
+        content = {
+            "format": FORMAT,
+            "step": self.step,
+            "digests": {path: str(each) for path, each in self.digests.items()},
+            "meta": self.meta,
+        }
+        return {**content, "sha256": _sha256_of(content)}
+
+    @classmethod
+    def unseal(cls, sealed: Any, step: int, path: str) -> CheckpointManifest:
+        """The manifest of `seal`'s JSON.
+
+        Args:
+            sealed: what was read.
+            step: that it must be of.
+            path: for messages.
+
+        Raises:
+            UnsoundError: it is none, was changed, or is of another step.
+            UserError: it is of another format version.
+        """
+        if not isinstance(sealed, dict) or not {"format", "sha256"} <= sealed.keys():
+            raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
+        content = {name: each for name, each in sealed.items() if name != "sha256"}
+        if _sha256_of(content) != sealed["sha256"]:
+            raise UnsoundError(f"{path} was changed after it was written")
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {content['format']}; this jaxlm reads {FORMAT}"
+            )
+        if content["step"] != step:
+            raise UnsoundError(f"{path} is of step {content['step']}, not {step}")
+        digests = {p: LeafDigest.parse(text) for p, text in content["digests"].items()}
+        return cls(step, digests, content["meta"])
+
+
+def differences(
+    wanted: Mapping[str, Any], stored: Mapping[str, LeafDigest]
+) -> list[str]:
+    """One line a leaf that is on one side only (−, +) or not the same on both (≠)."""
+    lines = []
+    for path in sorted({*wanted, *stored}):
+        here = path in wanted and f"{wanted[path].dtype}{list(wanted[path].shape)}"
+        there = path in stored and f"{stored[path].dtype}{list(stored[path].shape)}"
+        if not there:
+            lines.append(f"  - {path}  expected {here}, not in the checkpoint")
+        elif not here:
+            lines.append(f"  + {path}  {there} in the checkpoint, not expected")
+        elif here != there:
+            lines.append(f"  ≠ {path}  expected {here}, the checkpoint has {there}")
+    return lines
+
+
+def _sha256_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
