@@ -60,7 +60,7 @@ def states_of(
     """The state before each of `steps` updates, and after the last."""
     data = DataConfig(negatives=negatives)
     config = RunConfig(model=MODEL, optim=optim, data=data)
-    module, phase = build(MODEL), config.stretches[0]
+    module, phase = build(MODEL), config.all_phases[0]
     objective = objective_of(config, module, Mock(Manifest), phase, stream="train.0")
     if few_rows is not None:
         objective = bidirectional_lm(module, MODEL, data, few_rows=few_rows)
@@ -103,7 +103,7 @@ def test_rows_that_decay_or_have_momentum_are_updated_too(name):
     ours = states_of(3, optim=optim)[-1]
     close(ours.params, states_of(3, few_rows=False, optim=optim)[-1].params, 1e-6)
     partly = states_of(3, few_rows=True, optim=optim)[-1]
-    with pytest.raises(AssertionError, match="softmax/table"):
+    with pytest.raises(AssertionError):
         close(ours.params, partly.params, 1e-5)
 
 
