@@ -23,7 +23,7 @@ from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.models import LanguageModel, zero_carry
 from jaxlm.models.layers import causal_mask
 from jaxlm.text.characters import sentence_characters
-from jaxlm.text.tokenizers import Tokenizer, WordList
+from jaxlm.text.tokenizers import Tokenizer, WordVocab
 from jaxlm.types import UserError
 
 Layers = int | Literal["last", "all", "mix"]
@@ -120,7 +120,7 @@ def _windows(
         case ElmoConfig():
             width, lead = _ELMO_WINDOW, 0.25
     for number, text in enumerate(texts):
-        if isinstance(tokenizer, WordList):
+        if isinstance(tokenizer, WordVocab):
             tokens: Sequence[Any] = tokenizer.cut(text)
         else:
             tokens = tokenizer.encode(text).ids.tolist()
@@ -245,6 +245,6 @@ def _inputs(
 
 
 def _spelled(tokenizer: Tokenizer, tokens: Sequence[Any]) -> list[str]:
-    if isinstance(tokenizer, WordList):
+    if isinstance(tokenizer, WordVocab):
         return list(tokens)
     return [tokenizer.token(token) for token in tokens]

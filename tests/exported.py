@@ -12,8 +12,8 @@ from jaxlm.config import GptConfig, ModelConfig, bert, gpt1, gpt2
 from jaxlm.convert.directory import export_model
 from jaxlm.convert.huggingface import of_params
 from jaxlm.models import parameter_shapes
-from jaxlm.text.gpt1_bpe import Gpt1Bpe
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
+from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe
 from jaxlm.tree import leaves, map_with_path
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "d_model": 16}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config.model import GptConfig, ModelConfig
-from jaxlm.text.vocabulary import read_json
+from jaxlm.text.json_files import read_json
 
 _MISSING = {
     "mlm": "head of masked words",

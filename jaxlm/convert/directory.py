@@ -30,8 +30,8 @@ from jaxlm.convert.output import check_digests, whole_directory, write_digests
 from jaxlm.convert.rules import Place
 from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype
+from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.text.vocabulary import read_json
 from jaxlm.types import UserError
 
 

@@ -28,9 +28,9 @@ from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import finite
 from jaxlm.models import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
-from jaxlm.text.tokenizers import Tokenizer, WordList, load_tokenizer
-from jaxlm.text.vocabulary import write_json
-from jaxlm.text.word_list import MARKS
+from jaxlm.text.json_files import write_json
+from jaxlm.text.tokenizers import Tokenizer, WordVocab, load_tokenizer
+from jaxlm.text.tokenizers.word_vocab import MARKS
 from jaxlm.types import UserError
 
 WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
@@ -101,7 +101,7 @@ def files_of(directory: Path) -> tuple[Path, Path] | None:
 def words_of(directory: Path) -> Tokenizer:
     """How a directory's model cuts words; without a vocabulary, by BERT's rules."""
     known = (directory / "vocab.txt").is_file()
-    return load_tokenizer(directory) if known else WordList(MARKS)
+    return load_tokenizer(directory) if known else WordVocab(MARKS)
 
 
 def read_options(path: str | Path) -> ElmoConfig:

@@ -27,8 +27,9 @@ from jaxlm.convert.rules import Table, check
 from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
 from jaxlm.models import parameter_shapes
+from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
-from jaxlm.text.vocabulary import padded, read_json, write_json
+from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.types import UserError
 
 _FAMILIES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}

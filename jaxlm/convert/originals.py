@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxlm.convert.options import Options
 from jaxlm.convert.tensors import Tensors, finite
-from jaxlm.text.vocabulary import read_json
+from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
 BERT_CONFIG, GPT1_SHAPES = "bert_config.json", "params_shapes.json"

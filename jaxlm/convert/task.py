@@ -26,8 +26,8 @@ from jaxlm.convert.output import whole_directory, write_digests
 from jaxlm.convert.rules import Table, dense
 from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype, write_tensors
+from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.text.vocabulary import read_json, write_json
 from jaxlm.types import GPT_FRAME, UserError
 
 _ENCODER = {

@@ -25,7 +25,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxlm.text.vocabulary import read_json
+from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
-from jaxlm.text.files import SHIPPED
+from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 

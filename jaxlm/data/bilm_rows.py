@@ -27,7 +27,7 @@ from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.layouts import document_ends
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import Corpus
-from jaxlm.text.word_list import UNKNOWN_ID
+from jaxlm.text.tokenizers.word_vocab import UNKNOWN_ID
 from jaxlm.types import UserError, WordRows
 
 _LOOKED_AT = 1 << 20  # tokens by which a vocabulary's order is judged

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.generate.decode import Continuation
-from jaxlm.text.vocabulary import Tokenizer
+from jaxlm.text.tokenizers.tokenizer import Tokenizer
 from jaxlm.types import UserError
 
 

@@ -40,7 +40,7 @@ from jaxlm.tasks.rows import TaskRows
 from jaxlm.tasks.streams import task_stream
 from jaxlm.tasks.task import Task
 from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
-from jaxlm.text.records import TFDS
+from jaxlm.text.tfds import TFDS
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
 from jaxlm.train.source import BatchStream, Evaluate, TrainingSource

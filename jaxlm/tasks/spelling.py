@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig
 from jaxlm.text.characters import BEGIN, END, NO_WORD, word_characters
-from jaxlm.text.tokenizers import Tokenizer, WordList
+from jaxlm.text.tokenizers import Tokenizer, WordVocab
 from jaxlm.types import GPT_FRAME, SpecialTokens, UserError
 
 Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
@@ -91,7 +91,7 @@ def _gpt(tokenizer: Tokenizer) -> Spelling:
 
 
 def _elmo(config: ElmoConfig, tokenizer: Tokenizer) -> Spelling:
-    if not isinstance(tokenizer, WordList):
+    if not isinstance(tokenizer, WordVocab):
         raise UserError(f"an ELMo reads words, its vocabulary is {tokenizer.kind}")
     cut = tokenizer.cut
 

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxlm.text.cuts import cut, cut_verbatim
-from jaxlm.text.files import Source, Stream, open_source
-from jaxlm.text.records import read_records
+from jaxlm.text.sources import Source, Stream, open_source
+from jaxlm.text.tfds import read_records
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes

@@ -14,12 +14,13 @@ from typing import Any
 from jaxlm.config import RunConfig
 from jaxlm.text.blocks import Recipe
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.files import Source, digest, is_remote, touched
+from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.languages import check_known, converter, primary
 from jaxlm.text.parts import read_journal
 from jaxlm.text.sentences import Sentences, lines_are_sentences
+from jaxlm.text.sources import Source, digest, is_remote, touched
 from jaxlm.text.spans import ANNOTATED, lexicon_sha256
-from jaxlm.text.vocabulary import Tokenizer, read_json, write_json
+from jaxlm.text.tokenizers.tokenizer import Tokenizer
 from jaxlm.types import UserError
 
 PARTIAL = ".partial"  # the folder of what is not finished, in the corpus's own

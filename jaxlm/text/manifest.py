@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlm.text.vocabulary import read_json, write_json
+from jaxlm.text.json_files import read_json, write_json
 from jaxlm.types import SpecialTokens, UserError
 
 FORMAT = 1

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxlm.text.blocks import Block, token_dtype
 from jaxlm.text.store import TYPES, write_array
-from jaxlm.text.vocabulary import Tokenizer
-from jaxlm.text.word_list import MOST_STRANGERS, UNKNOWN_ID
+from jaxlm.text.tokenizers.tokenizer import Tokenizer
+from jaxlm.text.tokenizers.word_vocab import MOST_STRANGERS, UNKNOWN_ID
 from jaxlm.types import Mark
 
 _JOURNAL = "journal.json"

@@ -21,7 +21,6 @@ from jaxlm.config import RunConfig
 from jaxlm.text import manifest as manifests
 from jaxlm.text.blocks import Recipe, texts_of, token_dtype, tokenise_all
 from jaxlm.text.documents import Fragment, read_fragments
-from jaxlm.text.files import find_sources
 from jaxlm.text.job import (
     PARTIAL,
     Job,
@@ -38,6 +37,7 @@ from jaxlm.text.manifest import Manifest
 from jaxlm.text.parts import Journal, Parts
 from jaxlm.text.sample import limits, not_held_out, sample, weighted_texts
 from jaxlm.text.sentences import Errors, Sentences
+from jaxlm.text.sources import find_sources
 from jaxlm.text.spans import ANNOTATED, open_finders
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import (
@@ -46,7 +46,7 @@ from jaxlm.text.tokenizers import (
     load_tokenizer,
     train_tokenizer,
 )
-from jaxlm.text.vocabulary import padded
+from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.types import UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time

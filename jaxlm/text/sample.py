@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxlm.text.blocks import Recipe, hashed, split_of, texts_of
 from jaxlm.text.documents import Fragment
-from jaxlm.text.files import Source
 from jaxlm.text.languages import smoothed
+from jaxlm.text.sources import Source
 
 
 class Sample(NamedTuple):

@@ -22,7 +22,7 @@ import sentencex
 from jaxlm.text import documents
 from jaxlm.text.cuts import cut_verbatim
 from jaxlm.text.documents import DOCUMENT_START, Fragment
-from jaxlm.text.files import Source, open_source
+from jaxlm.text.sources import Source, open_source
 from jaxlm.text.spans import Annotated, Span, read_conll, read_pku
 from jaxlm.types import UserError
 

@@ -15,7 +15,7 @@ from jaxlm.data.pipeline import batches, open_rows, read_rows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
-from jaxlm.text.word_list import WordList
+from jaxlm.text.tokenizers.word_vocab import WordVocab
 from jaxlm.types import UserError
 
 B, L, SLOTS = 3, 4, 9
@@ -223,7 +223,7 @@ def test_mistakes(corpus, tmp_path):
         source_of(corpus, batch=1000)
     (tmp_path / "t.txt").write_text("a b c. " * 50 + "\n")
     words = ["<S>", "</S>", "<UNK>", *"xyzuvw", *"rstq", *"klmno", ".", "c", "b", "a"]
-    WordList(words, words="basic").save(tmp_path / "unsorted")
+    WordVocab(words, words="basic").save(tmp_path / "unsorted")
     config = RunConfig(
         model=elmo("tiny", vocab_size=len(words)),
         text=TextConfig(tokenizer="words", lowercase=False),

@@ -13,9 +13,9 @@ import pytest
 from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.files import find_sources
 from jaxlm.text.prepare import prepare
 from jaxlm.text.sentences import annotated_of, lines_are_sentences
+from jaxlm.text.sources import find_sources
 from jaxlm.text.spans import open_finders, read_conll, read_pku
 from jaxlm.types import Mark, UserError
 

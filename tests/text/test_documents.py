@@ -13,8 +13,8 @@ import zstandard
 
 from jaxlm.text import documents
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.files import find_sources
 from jaxlm.text.sentences import lines_are_sentences, sentences_of
+from jaxlm.text.sources import find_sources
 from jaxlm.types import UserError
 
 
@@ -289,7 +289,7 @@ assert sorted(found) == sorted(
     [f"This is {{i}}.", "It ends.", "So it does."] for i in range(300)
 )
 assert found == read("tfds:{tmp_path}/text/toy")[0]
-from jaxlm.text.files import digest, find_sources
+from jaxlm.text.sources import digest, find_sources
 from jaxlm.text.documents import read_fragments
 (source,) = find_sources(["tfds:{tmp_path}/text/toy"])
 rest = list(read_fragments(source, start=290, lines=False))

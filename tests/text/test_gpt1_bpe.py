@@ -9,9 +9,9 @@ import pytest
 
 from jaxlm.config import RunConfig, TextConfig, gpt1
 from jaxlm.text.corpus import open_corpus
-from jaxlm.text.gpt1_bpe import Gpt1Bpe, standardised
 from jaxlm.text.prepare import prepare
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
+from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe, standardised
 from jaxlm.types import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'.,-!?é"

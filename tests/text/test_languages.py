@@ -17,10 +17,10 @@ from jaxlm.text import prepare as preparing
 from jaxlm.text.blocks import Recipe
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.files import find_sources
 from jaxlm.text.languages import labelled, smoothed
 from jaxlm.text.prepare import prepare
 from jaxlm.text.sample import limits, sample, weighted_texts
+from jaxlm.text.sources import find_sources
 from jaxlm.types import UserError
 
 CONFIG = RunConfig(

@@ -209,7 +209,7 @@ def test_a_document_may_start_a_block_before_its_first_token(books, tmp_path):
 
 
 def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_path):
-    from jaxlm.text.training import train_byte_bpe
+    from jaxlm.text.tokenizers.training import train_byte_bpe
 
     trained = train_byte_bpe(["One two three."] * 3, vocab_size=299)
     tokens = (*trained.tokens, "<|endoftext|>")
@@ -335,7 +335,7 @@ def test_units_end_with_documents():
 def test_text_is_prepared_without_jax():
     code = """
 import sys
-import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.records, jaxlm.text.tokenizers
+import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.tfds, jaxlm.text.tokenizers
 assert not {"jax", "flax", "tensorflow_datasets"} & set(sys.modules)
 import jaxlm.text.blocks
 """

@@ -18,7 +18,7 @@ from jaxlm.text.spans import (
     read_lexicon,
     rjieba,
 )
-from jaxlm.text.wordpiece import WordPiece
+from jaxlm.text.tokenizers.wordpiece import WordPiece
 from jaxlm.types import Mark, UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

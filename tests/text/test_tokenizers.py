@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlm.text import training
-from jaxlm.text.tokenizers import ByteBpe, load_tokenizer, train_tokenizer
-from jaxlm.text.vocabulary import OPTIONS_FILE, SPECIAL
+from jaxlm.text.tokenizers import ByteBpe, load_tokenizer, train_tokenizer, training
+from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, SPECIAL
 from jaxlm.types import SpecialTokens, UserError
 
 KINDS = ["wordpiece", "byte_bpe", "sentencepiece"]
@@ -26,7 +25,7 @@ ODD = [
 @pytest.fixture(scope="module")
 def text():
     """Some 200 kB of English and Chinese, as lines."""
-    from jaxlm.text.files import SHIPPED
+    from jaxlm.text.sources import SHIPPED
 
     lines = []
     for name, count in (("austen", 500), ("classics-zh", 150)):

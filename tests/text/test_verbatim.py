@@ -16,9 +16,9 @@ from jaxlm.text import prepare as preparing
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.cuts import cut_verbatim
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.files import find_sources
 from jaxlm.text.prepare import prepare
 from jaxlm.text.sentences import verbatim_of
+from jaxlm.text.sources import find_sources
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
 

@@ -53,7 +53,7 @@ import json, os, sys, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.sentences import lines_are_sentences, sentences_of
-from jaxlm.text.files import find_sources
+from jaxlm.text.sources import find_sources
 from jaxlm.text.tokenizers import load_tokenizer
 a = json.loads(sys.argv[1])
 library = load_tokenizer(a["tokenizer"]).library()

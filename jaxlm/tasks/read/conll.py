@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.text.files import read_file
+from jaxlm.text.sources import read_file
 from jaxlm.types import UserError
 
 _BETWEEN = "\x02"

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.text.records import TFDS, record_files, split_names
+from jaxlm.text.tfds import TFDS, record_files, split_names
 from jaxlm.types import UserError
 
 _TRAIN = ("train",)

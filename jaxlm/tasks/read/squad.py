@@ -17,7 +17,7 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from jaxlm.text.files import read_file
+from jaxlm.text.sources import read_file
 from jaxlm.types import UserError
 
 Rules = Literal["squad", "cmrc"]

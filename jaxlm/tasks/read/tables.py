@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
 from jaxlm.tasks.read.data_files import split_of
-from jaxlm.text.files import read_file
-from jaxlm.text.records import TFDS, read_columns
+from jaxlm.text.sources import read_file
+from jaxlm.text.tfds import TFDS, read_columns
 from jaxlm.types import UserError
 
 _PACKED = (".xz", ".gz", ".zst")

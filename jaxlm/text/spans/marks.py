@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.text.spans.kinds import Kind
-from jaxlm.text.vocabulary import Tokenizer
-from jaxlm.text.wordpiece import CJK
+from jaxlm.text.tokenizers.tokenizer import Tokenizer
+from jaxlm.text.tokenizers.wordpiece import CJK
 from jaxlm.types import Mark
 
 # The bit of a span's first token, and of all of them.

@@ -1,90 +1,31 @@
-"""Tokenizers by one interface: trained from text, or loaded from anyone's files."""
+"""Files → a tokenizer, whoever wrote them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxlm.text.bpe import checked_merges, in_order_of_id, read_pair
-from jaxlm.text.byte_bpe import ByteBpe
-from jaxlm.text.gpt1_bpe import WORD_END, Gpt1Bpe
-from jaxlm.text.pieces import MODEL_FILE, SentencePiece, read_model
-from jaxlm.text.training import (
-    train_byte_bpe,
-    train_sentencepiece,
-    train_wordpiece,
-    train_words,
+from jaxlm.text.json_files import read_json
+from jaxlm.text.tokenizers.bpe import checked_merges, in_order_of_id, read_pair
+from jaxlm.text.tokenizers.byte_bpe import ByteBpe
+from jaxlm.text.tokenizers.gpt1_bpe import WORD_END, Gpt1Bpe
+from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, read_model
+from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, Tokenizer, WordRule
+from jaxlm.text.tokenizers.word_vocab import MARKS, WordVocab
+from jaxlm.text.tokenizers.wordpiece import (
+    MAX_WORD,
+    WordPiece,
+    looks_cased,
+    read_vocabulary,
 )
-from jaxlm.text.vocabulary import OPTIONS_FILE, Kind, Tokenizer, WordRule, read_json
-from jaxlm.text.word_list import MARKS, WordList
-from jaxlm.text.wordpiece import MAX_WORD, WordPiece, looks_cased, read_vocabulary
 from jaxlm.types import UserError
-
-__all__ = [
-    "ByteBpe",
-    "Gpt1Bpe",
-    "SentencePiece",
-    "Tokenizer",
-    "WordList",
-    "WordPiece",
-    "load_tokenizer",
-    "train_tokenizer",
-]
 
 _PAIRS = (
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
     ("encoder_bpe_40000.json", "vocab_40000.bpe"),
 )
-
-
-def train_tokenizer(
-    kind: Kind,
-    texts: Iterable[str],
-    *,
-    vocab_size: int,
-    lowercase: bool = True,
-    verbatim: bool = False,
-    words: WordRule = "basic",
-) -> Tokenizer:
-    """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
-
-    Args:
-        kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
-        texts: sentences, or whole texts; read once, not kept.
-        vocab_size: `[unusedN]` at the end where the texts yield fewer.
-        lowercase: lower-case and strip accents; WordPiece and words only.
-        verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
-        words: how a vocabulary of words cuts them.
-
-    Raises:
-        UserError: the texts are empty, or their characters do not fit, or the kind
-            loses spaces and line ends where they are text.
-    """
-    if kind == "gpt1_bpe":
-        raise UserError(
-            "GPT-1's vocabulary is not learnt here: pass --tokenizer and a directory "
-            "with encoder_bpe_40000.json and vocab_40000.bpe, or vocab.json and "
-            "merges.txt"
-        )
-    if verbatim and kind != "byte_bpe":
-        raise UserError(
-            f"a {kind} vocabulary loses spaces and line ends, which text.verbatim "
-            "keeps: pass --text.tokenizer byte_bpe"
-        )
-    match kind:
-        case "wordpiece":
-            return train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
-        case "byte_bpe":
-            return train_byte_bpe(texts, vocab_size=vocab_size, verbatim=verbatim)
-        case "sentencepiece":
-            return train_sentencepiece(texts, vocab_size=vocab_size)
-        case "words":
-            return train_words(
-                texts, vocab_size=vocab_size, lowercase=lowercase, words=words
-            )
 
 
 def load_tokenizer(
@@ -167,7 +108,7 @@ def _load_ours(directory: Path, words: WordRule | None) -> Tokenizer:
         case "sentencepiece":
             tokenizer = read_model(directory / MODEL_FILE)
         case "words":
-            tokenizer = WordList(
+            tokenizer = WordVocab(
                 read_vocabulary(directory / "vocab.txt"),
                 lowercase=bool(options.get("lowercase")),
                 words=options.get("words", "basic"),
@@ -182,11 +123,11 @@ def _load_ours(directory: Path, words: WordRule | None) -> Tokenizer:
 
 def _load_google(
     path: Path, lowercase: bool | None, words: WordRule | None
-) -> WordPiece | WordList:
+) -> WordPiece | WordVocab:
     tokens = read_vocabulary(path)
     if tokens[: len(MARKS)] == MARKS:
         # ELMo's; its case is that of the text that it was counted in.
-        return WordList(tokens, lowercase=bool(lowercase), words=words or "basic")
+        return WordVocab(tokens, lowercase=bool(lowercase), words=words or "basic")
     config = path.parent / "tokenizer_config.json"
     if lowercase is None and config.is_file():
         lowercase = read_json(config).get("do_lower_case")

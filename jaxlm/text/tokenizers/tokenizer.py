@@ -14,10 +14,11 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Library
 
+from jaxlm.text.json_files import write_json
 from jaxlm.types import SpecialTokens, UserError
 
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
-WordRule = Literal["basic", "spacy", "space"]  # see gpt1_bpe.py and word_list.py
+WordRule = Literal["basic", "spacy", "space"]  # see gpt1_bpe.py and word_vocab.py
 
 # Of a vocabulary trained here, in this order, as ids 0 … 4.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -194,28 +195,11 @@ def encoded(
     )
 
 
-def write_json(path: Path, content: dict | list) -> None:
-    """Readable JSON with a final newline, the same bytes for equal content."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
 def write_library(directory: Path, library: Library) -> None:
     """The `tokenizer.json` that Hugging Face's clients read."""
     # The library's own `save` raises bare exceptions.
     text = library.to_str(pretty=True)
     (directory / "tokenizer.json").write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file; UserError names a file that holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content
 
 
 def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:

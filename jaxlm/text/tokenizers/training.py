@@ -12,12 +12,19 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from jaxlm.text.byte_bpe import ByteBpe, spelled
-from jaxlm.text.pieces import SentencePiece, with_unused
-from jaxlm.text.vocabulary import END_OF_DOCUMENT, SPECIAL, WordRule, padded
-from jaxlm.text.word_list import MARKS, WordList
-from jaxlm.text.wordpiece import MAX_WORD, WordPiece, basic_words, separated
-from jaxlm.text.words import Gpt2Words
+from jaxlm.text.tokenizers.byte_bpe import ByteBpe, spelled
+from jaxlm.text.tokenizers.gpt2_words import Gpt2Words
+from jaxlm.text.tokenizers.sentencepiece import SentencePiece, with_unused
+from jaxlm.text.tokenizers.tokenizer import (
+    END_OF_DOCUMENT,
+    SPECIAL,
+    Kind,
+    Tokenizer,
+    WordRule,
+    padded,
+)
+from jaxlm.text.tokenizers.word_vocab import MARKS, WordVocab
+from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece, basic_words, separated
 from jaxlm.types import UserError
 
 MOST_RUNS = 1 << 19  # distinct runs of characters that are counted
@@ -28,6 +35,53 @@ DISTINCT_FOR_BPE = 2 << 20  # bytes of different words
 LONGEST_BYTE_WORD = 256  # bytes; the learner takes the square of their number in time
 BYTES_FOR_SENTENCEPIECE = 8 << 20
 _LONGEST = 1 << 13  # bytes of a sentence; SentencePiece leaves longer ones out
+
+
+def train_tokenizer(
+    kind: Kind,
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    lowercase: bool = True,
+    verbatim: bool = False,
+    words: WordRule = "basic",
+) -> Tokenizer:
+    """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
+
+    Args:
+        kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
+        texts: sentences, or whole texts; read once, not kept.
+        vocab_size: `[unusedN]` at the end where the texts yield fewer.
+        lowercase: lower-case and strip accents; WordPiece and words only.
+        verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
+        words: how a vocabulary of words cuts them.
+
+    Raises:
+        UserError: the texts are empty, or their characters do not fit, or the kind
+            loses spaces and line ends where they are text.
+    """
+    if kind == "gpt1_bpe":
+        raise UserError(
+            "GPT-1's vocabulary is not learnt here: pass --tokenizer and a directory "
+            "with encoder_bpe_40000.json and vocab_40000.bpe, or vocab.json and "
+            "merges.txt"
+        )
+    if verbatim and kind != "byte_bpe":
+        raise UserError(
+            f"a {kind} vocabulary loses spaces and line ends, which text.verbatim "
+            "keeps: pass --text.tokenizer byte_bpe"
+        )
+    match kind:
+        case "wordpiece":
+            return train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
+        case "byte_bpe":
+            return train_byte_bpe(texts, vocab_size=vocab_size, verbatim=verbatim)
+        case "sentencepiece":
+            return train_sentencepiece(texts, vocab_size=vocab_size)
+        case "words":
+            return train_words(
+                texts, vocab_size=vocab_size, lowercase=lowercase, words=words
+            )
 
 
 def train_wordpiece(
@@ -150,7 +204,7 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
 
 def train_words(
     texts: Iterable[str], *, vocab_size: int, lowercase: bool, words: WordRule
-) -> WordList:
+) -> WordVocab:
     """`<S>` `</S>` `<UNK>` and the commonest words, in falling frequency.
 
     Raises:
@@ -166,7 +220,7 @@ def train_words(
     if vocab_size < len(MARKS) + 1:
         raise UserError(f"model.vocab_size = {vocab_size} is below {len(MARKS) + 1}")
     tokens = (*MARKS, *counts)[:vocab_size]
-    tokenizer = WordList(padded(tokens, vocab_size), lowercase=lowercase, words=words)
+    tokenizer = WordVocab(padded(tokens, vocab_size), lowercase=lowercase, words=words)
     tokenizer.training = {
         "words": sum(counts.values()),
         "words_unknown": sum(itertools.islice(counts.values(), vocab_size - 3, None)),

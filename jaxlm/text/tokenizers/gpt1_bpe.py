@@ -23,8 +23,8 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from jaxlm.text.bpe import Bpe, Pairs
-from jaxlm.text.vocabulary import END_OF_DOCUMENT, WordRule, write_library
+from jaxlm.text.tokenizers.bpe import Bpe, Pairs
+from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, WordRule, write_library
 from jaxlm.types import UserError
 
 UNKNOWN = "<unk>"

@@ -27,8 +27,8 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxlm.text.memory import Memory
-from jaxlm.text.vocabulary import (
+from jaxlm.text.tokenizers.cache import Cache
+from jaxlm.text.tokenizers.tokenizer import (
     SPECIAL,
     Encoded,
     Tokenizer,
@@ -123,8 +123,8 @@ class WordPiece(Tokenizer):
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
-        self._pieces = Memory(self._cut)
-        self._runs = Memory(self._cut_run)
+        self._pieces = Cache(self._cut)
+        self._runs = Cache(self._cut_run)
         self._starts = np.array([not token.startswith("##") for token in self.tokens])
 
     @property

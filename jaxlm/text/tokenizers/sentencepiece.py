@@ -20,8 +20,8 @@ import sentencepiece
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from jaxlm.text.vocabulary import Encoded, Tokenizer, encoded, write_library
-from jaxlm.text.wordpiece import CJK
+from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, encoded, write_library
+from jaxlm.text.tokenizers.wordpiece import CJK
 from jaxlm.types import UserError
 
 MODEL_FILE = "spiece.model"

@@ -8,7 +8,7 @@ REMEMBERED = 1 << 17  # words kept; the memory is emptied when it is full
 LONGEST = 200  # characters of a word that is kept
 
 
-class Memory(dict):
+class Cache(dict):
     """Word → ids, for the last `REMEMBERED` or more words."""
 
     def __init__(self, work_out: Callable[[str], tuple[int, ...]]):

@@ -88,7 +88,7 @@ def _unlabelled(spec: str, annotated: str) -> list[Source]:
     if annotated and spec.startswith(("tfds:", "shipped:")):
         raise UserError(f"{spec} is not annotated as {annotated}")
     if spec.startswith("tfds:"):
-        from jaxlm.text.records import record_files
+        from jaxlm.text.tfds import record_files
 
         return [_source(spec, "tfds", tuple(record_files(spec)))]
     if spec.startswith("shipped:"):

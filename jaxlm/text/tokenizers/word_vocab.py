@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.text.characters import BEGIN, END
-from jaxlm.text.memory import LONGEST, Memory
-from jaxlm.text.vocabulary import Encoded, Tokenizer, WordRule
-from jaxlm.text.wordpiece import SEPARATOR, basic_words, separated
+from jaxlm.text.tokenizers.cache import LONGEST, Cache
+from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, WordRule
+from jaxlm.text.tokenizers.wordpiece import SEPARATOR, basic_words, separated
 from jaxlm.types import UserError
 
 UNKNOWN = "<UNK>"
@@ -32,7 +32,7 @@ MOST_STRANGERS = 1 << 22  # of a corpus; those that come later are `<UNK>` whole
 _SKIPPED = "!!!MAXTERMID"  # a line of the released vocabulary that is no word
 
 
-class WordList(Tokenizer):
+class WordVocab(Tokenizer):
     """Words in falling frequency behind `<S>`, `</S>` and `<UNK>`."""
 
     kind = "words"
@@ -52,7 +52,7 @@ class WordList(Tokenizer):
                 f"{' '.join(self.tokens[:3])}"
             )
         self.lowercase, self.words = lowercase, words
-        self._runs = Memory(self._cut_run)
+        self._runs = Cache(self._cut_run)
         self._strangers: dict[str, int] = {}
         self._spelled: list[str] = []
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxlm.text.bpe import Bpe, Pairs
-from jaxlm.text.vocabulary import write_library
-from jaxlm.text.words import Gpt2Words
+from jaxlm.text.tokenizers.bpe import Bpe, Pairs
+from jaxlm.text.tokenizers.gpt2_words import Gpt2Words
+from jaxlm.text.tokenizers.tokenizer import write_library
 from jaxlm.types import UserError
 
 # The library's threads would take every core of a shared machine, to no other result.

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from jaxlm.text.byte_bpe import spelled
-from jaxlm.text.words import Gpt2Words, _kind
+from jaxlm.text.tokenizers.byte_bpe import spelled
+from jaxlm.text.tokenizers.gpt2_words import Gpt2Words, _kind
 
 LIBRARY = pre_tokenizers.ByteLevel(add_prefix_space=False)
 SURE = [  # and not of private use, which are 137,000 and all alike

@@ -12,8 +12,8 @@ from jaxlm.config import RunConfig, TextConfig, elmo
 from jaxlm.text import prepare as preparing
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
-from jaxlm.text.tokenizers import WordList, load_tokenizer, train_tokenizer
-from jaxlm.text.word_list import MARKS
+from jaxlm.text.tokenizers import WordVocab, load_tokenizer, train_tokenizer
+from jaxlm.text.tokenizers.word_vocab import MARKS
 from jaxlm.types import UserError
 
 TEXT = ["The cat sat, the cat ran.", "猫在家。 A cat!", ""]
@@ -71,7 +71,7 @@ def test_saved_and_loaded(tmp_path):
     tokenizer = trained()
     tokenizer.save(tmp_path / "own")
     again = load_tokenizer(tmp_path / "own")
-    assert isinstance(again, WordList) and again.sha256 == tokenizer.sha256
+    assert isinstance(again, WordVocab) and again.sha256 == tokenizer.sha256
     # As released: a file of words, with a line that is none.
     path = tmp_path / "vocab.txt"
     path.write_text("<S>\n</S>\n<UNK>\nthe\n!!!MAXTERMID\ncat\n")
@@ -79,7 +79,7 @@ def test_saved_and_loaded(tmp_path):
     with pytest.raises(
         UserError, match="begins with <S> </S> <UNK>, this one with a b"
     ):
-        WordList(["a", "b"])
+        WordVocab(["a", "b"])
 
 
 def test_all_of_the_text_is_counted(tmp_path, monkeypatch):

@@ -13,15 +13,9 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import models
 
-from jaxlm.text.memory import Memory
-from jaxlm.text.vocabulary import (
-    Encoded,
-    Tokenizer,
-    checked_tokens,
-    encoded,
-    read_json,
-    write_json,
-)
+from jaxlm.text.json_files import read_json, write_json
+from jaxlm.text.tokenizers.cache import Cache
+from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, checked_tokens, encoded
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
@@ -36,7 +30,7 @@ class Bpe(Tokenizer):
     def __init__(self, tokens: Sequence[str], merges: Pairs):
         super().__init__(tokens)
         self.merges = tuple((left, right) for left, right in merges)
-        self._pieces = Memory(self._cut)  # of runs
+        self._pieces = Cache(self._cut)  # of runs
 
     def _content(self) -> bytes:
         return super()._content() + json.dumps(self.merges).encode()
