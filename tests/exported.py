@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import GptConfig, ModelConfig, bert, gpt1, gpt2
-from jaxlm.convert.directory import export_model
-from jaxlm.convert.huggingface import of_params
+from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.model_directory import export_model
 from jaxlm.models import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe
@@ -71,7 +71,7 @@ def export(out: Path, name: str, seed: int = 0, **options: Any) -> Any:
     params = random_params(config, seed)
     export_model(
         out,
-        of_params(config, params),
+        from_params(config, params),
         tokenizer_of(config),
         origin={"test": name},
         **options,

@@ -19,8 +19,8 @@ import numpy as np
 
 from jaxlm.config import BertConfig
 from jaxlm.convert import bert
-from jaxlm.convert.huggingface import of_params
-from jaxlm.convert.rules import Table
+from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.rules import TensorTable
 from jaxlm.models.bert import Bert
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import MlmBatch
@@ -91,7 +91,7 @@ def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> An
         getattr(transformers, f"{family}Config")(**options)
     )
     state = theirs.state_dict()
-    source = of_params(config, params)
+    source = from_params(config, params)
     for name in source.table.shapes:
         prefix = "" if name.startswith("cls.") else f"{family.lower()}."
         state.pop(prefix + name).copy_(torch.tensor(source.read(name)))
@@ -103,7 +103,7 @@ def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any
     """Tensors by transformers' names (weights or gradients) as a tree of ours."""
     named = {bert.canonical(name): array for name, array in tensors.items()}
     tree = shapes(config)
-    table = Table(bert.rules(config, set(tree)), tree)
+    table = TensorTable(bert.rules(config, set(tree)), tree)
     return table.params(named.__getitem__, lambda _, array: array)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlm.config import GptConfig, gpt1, gpt2
 from jaxlm.convert import gpt
-from jaxlm.convert.huggingface import of_params
+from jaxlm.convert.huggingface import from_params
 from jaxlm.models.gpt import Gpt
 from jaxlm.tree import leaves, map_with_path
 from tools.goldens import FOLDER
@@ -65,8 +65,8 @@ def random_tokens(config: GptConfig, batch: int, length: int, seed: int = 0) -> 
 
 
 def tensors(config: GptConfig, params: Any) -> dict[str, np.ndarray]:
-    """Ours (weights or gradients) by transformers' names, without their head."""
-    source = of_params(config, params)
+    """Reference (weights or gradients) by transformers' names, without their head."""
+    source = from_params(config, params)
     return {f"transformer.{name}": source.read(name) for name in source.table.shapes}
 
 

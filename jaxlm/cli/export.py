@@ -44,7 +44,11 @@ def run(argv: list[str]) -> int:
     start_jax()
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf
-    from jaxlm.convert.directory import encoder_of, export_model, of_params
+    from jaxlm.convert.model_directory import (
+        encoder_from_params,
+        export_model,
+        from_params,
+    )
     from jaxlm.convert.onnx import export_onnx
     from jaxlm.convert.stablehlo import export_stablehlo
     from jaxlm.convert.verify import check_client
@@ -61,7 +65,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{args.directory} has no form --to {args.to}: pass --to {fit}")
     where = origin(args.directory, model)
     if args.to == "gguf":
-        source = gguf.of_params(model.config, model.params)
+        source = gguf.from_params(model.config, model.params)
         digests = gguf.export_gguf(
             Path(args.out), source, model.tokenizer, args.dtype, where
         )
@@ -77,7 +81,7 @@ def run(argv: list[str]) -> int:
         )
     else:
         sentences = args.to == "sentence"
-        make = encoder_of if sentences else of_params
+        make = encoder_from_params if sentences else from_params
         digests = export_model(
             Path(args.out),
             make(model.config, model.params),
@@ -94,7 +98,7 @@ def run(argv: list[str]) -> int:
 
 def _export_task(args: Export) -> int:
     from jaxlm.config import ElmoConfig
-    from jaxlm.convert.task import export_task
+    from jaxlm.convert.task_head import export_task
     from jaxlm.tasks.finetuned import open_finetuned
 
     if args.to != "hf":
@@ -176,7 +180,7 @@ def verified(out: str, to: str, model: Any = None) -> int:
         model: what it must equal; None: what jaxlm reads from it.
     """
     import jaxlm
-    from jaxlm.convert.verify import Ours, verify
+    from jaxlm.convert.verify import Reference, verify
 
     model = model or jaxlm.load(out)
 
@@ -192,7 +196,7 @@ def verified(out: str, to: str, model: Any = None) -> int:
     def vectors(texts: list[str]) -> Any:
         return model.embed(texts, pooling="sentence")
 
-    ours = Ours(model.config, model.tokenizer, outputs, greedy, vectors)
+    ours = Reference(model.config, model.tokenizer, outputs, greedy, vectors)
     report = verify(ours, Path(out), to)
     for line in report.lines:
         print(line)

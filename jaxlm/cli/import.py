@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
 
     start_jax()
     from jaxlm.cli.export import say_written, verified
-    from jaxlm.convert.directory import import_model
+    from jaxlm.convert.model_directory import import_model
     from jaxlm.convert.verify import check_client
 
     if args.verify:

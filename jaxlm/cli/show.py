@@ -51,16 +51,16 @@ def run(argv: list[str]) -> int:
 def _is_model(path: Path) -> bool:
     if not path.is_dir():
         return False
-    from jaxlm.convert.directory import is_model
+    from jaxlm.convert.model_directory import is_model
 
     return is_model(path)
 
 
 def _model(path: Path) -> None:
     """Tensors of a model directory, as its files and as we name them."""
-    from jaxlm.convert.directory import opened
+    from jaxlm.convert.model_directory import open_model
 
-    with opened(path) as source:
+    with open_model(path) as source:
         names = source.table.shapes
         rows = [
             (name, " × ".join(map(str, shape)), source.table.leaf_of(name))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.config.model import BertConfig
-from jaxlm.convert.options import Options
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.rules import Rule, dense, norm, table
 from jaxlm.types import UserError
 
@@ -27,7 +27,7 @@ PREFIXES = ("bert.", "ernie.")
 
 
 def rules(config: BertConfig, parts: set[str]) -> list[Rule]:
-    """Ours ↔ theirs, without a prefix, for a model that has certain parts."""
+    """Reference ↔ theirs, without a prefix, for a model that has certain parts."""
     at, block = "encoder.layer.{0}.", "layers/"
     attention = [
         dense(f"{block}attention/{name}", f"{at}attention.self.{name}", transpose=True)
@@ -119,7 +119,7 @@ def to_options(config: BertConfig, end: int | None) -> dict[str, Any]:
     }
 
 
-def from_options(options: Options, groups: set[str]) -> BertConfig:
+def from_options(options: ConfigJson, groups: set[str]) -> BertConfig:
     """The config that a config.json describes.
 
     Args:

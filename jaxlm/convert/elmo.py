@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config.model import ElmoConfig
-from jaxlm.convert.rules import Place, Rule, Table, check
-from jaxlm.convert.source import Source
+from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.rules import Place, Rule, TensorTable, check
 from jaxlm.convert.tensors import finite
 from jaxlm.models import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
@@ -62,7 +62,7 @@ def read_elmo(
 
 
 @contextlib.contextmanager
-def open_elmo(options: Path, weights: Path) -> Iterator[Source]:
+def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
     """The model in two files, its datasets read when they are wanted.
 
     Raises:
@@ -84,7 +84,7 @@ def open_elmo(options: Path, weights: Path) -> Iterator[Source]:
                 f"n_characters = {CHARACTERS + 1}, which reads every word one byte off)"
             )
         check(table, shapes, what)
-        yield Source(
+        yield ModelFile(
             config, table, lambda name: finite(name, found[name][...], weights)
         )
 
@@ -161,15 +161,17 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def table_of(config: ElmoConfig) -> Table:
-    """Ours ↔ theirs, without the softmax."""
+def table_of(config: ElmoConfig) -> TensorTable:
+    """Reference ↔ theirs, without the softmax."""
     shapes = parameter_shapes(config)
-    return Table(_rules(config), {name: shapes[name] for name in ("words", "layers")})
+    return TensorTable(
+        _rules(config), {name: shapes[name] for name in ("words", "layers")}
+    )
 
 
-def of_params(config: ElmoConfig, params: Any) -> Source:
+def from_params(config: ElmoConfig, params: Any) -> ModelFile:
     """A model in memory, without its softmax."""
-    return Source.of(config, table_of(config), params, ())
+    return ModelFile.of(config, table_of(config), params, ())
 
 
 def _rules(config: ElmoConfig) -> list[Rule]:
@@ -212,7 +214,7 @@ def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def write_elmo(directory: Path, source: Source, tokenizer: Tokenizer) -> None:
+def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None:
     """What AllenNLP and bilm-tf read, into an empty directory.
 
     Args:

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
-from jaxlm.convert.output import sha256_of, whole_file
-from jaxlm.convert.rules import Rule, Table, dense, norm, table
-from jaxlm.convert.source import Source
-from jaxlm.convert.tensors import Dtype, rounded
+from jaxlm.convert.atomic import atomic_file, sha256_of
+from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.rules import Rule, TensorTable, dense, norm, table
+from jaxlm.convert.tensors import Dtype, cast
 from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
 from jaxlm.types import UserError
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
 
 
-def of_params(config: ModelConfig, params: Any) -> Source:
+def from_params(config: ModelConfig, params: Any) -> ModelFile:
     """A model in memory, as llama.cpp names its tensors; a BERT without its heads.
 
     Raises:
@@ -44,7 +44,7 @@ def of_params(config: ModelConfig, params: Any) -> Source:
         case ElmoConfig():
             raise UserError("llama.cpp has no ELMo: export --to elmo")
     kept = {k: v for k, v in params.items() if k in ("embed", "layers", "final_norm")}
-    return Source.of(config, Table(rules, kept), kept, ())
+    return ModelFile.of(config, TensorTable(rules, kept), kept, ())
 
 
 def _gpt2(config: GptConfig) -> list[Rule]:
@@ -84,13 +84,13 @@ def _bert() -> list[Rule]:
 
 
 def export_gguf(
-    out: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype, origin: dict
+    out: Path, source: ModelFile, tokenizer: Tokenizer, dtype: Dtype, origin: dict
 ) -> dict[str, str]:
     """Write the file, a tensor at a time, whole or not at all.
 
     Args:
         out: of the file.
-        source: of `of_params`.
+        source: of `from_params`.
         tokenizer: of the model.
         dtype: of matrices; vectors and positions stay float32.
         origin: where the model comes from.
@@ -108,7 +108,7 @@ def export_gguf(
     if dtype == "bfloat16":
         raise UserError("GGUF is written in float32 or float16")
     config: Any = source.config
-    with whole_file(out) as beside:
+    with atomic_file(out) as beside:
         arch = "gpt2" if isinstance(config, GptConfig) else "bert"
         writer = gguf.GGUFWriter(beside, arch)
         try:
@@ -133,7 +133,7 @@ def export_gguf(
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for name, kind in kinds.items():
-                writer.write_tensor_data(rounded(name, source.read(name), kind))
+                writer.write_tensor_data(cast(name, source.read(name), kind))
         finally:
             writer.close()
     return {out.name: sha256_of(out)}

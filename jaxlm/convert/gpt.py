@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxlm.config.model import GptConfig
-from jaxlm.convert.options import Options
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.rules import Rule, dense, norm, table
 from jaxlm.types import UserError
 
@@ -26,7 +26,7 @@ _GPT1_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu"}
 
 
 def rules(config: GptConfig, parts: set[str]) -> list[Rule]:
-    """Ours ↔ theirs, without a prefix."""
+    """Reference ↔ theirs, without a prefix."""
     block, at = "layers/", "h.{0}."
     joined = [f"{block}attention/{name}" for name in ("query", "key", "value")]
     token, position = ("wte", "wpe")
@@ -117,7 +117,7 @@ def to_options(config: GptConfig, end: int | None) -> dict[str, Any]:
     }
 
 
-def from_options(options: Options, parts: set[str]) -> GptConfig:
+def from_options(options: ConfigJson, parts: set[str]) -> GptConfig:
     """The config that a config.json describes.
 
     Raises:

@@ -1,11 +1,11 @@
 """A Hugging Face directory ↔ a model: config.json, safetensors, tokenizer files.
 
-    with open_model(directory) as source:      nothing is read yet
+    with open_directory(directory) as source:      nothing is read yet
         source.config ; source.table.params(source.read, place)
     write_model(directory, source, tokenizer, dtype)
 
-The same `Source` is what an export writes and what an import reads, so an import goes
-from file to file a tensor at a time. Next: `directory.py` tells formats apart.
+The same `ModelFile` is what an export writes and what an import reads, so an import
+goes from file to file a tensor at a time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert import bert, gpt
-from jaxlm.convert.options import Options
-from jaxlm.convert.rules import Table, check
-from jaxlm.convert.source import Source
+from jaxlm.convert.config_json import ConfigJson
+from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.rules import TensorTable, check
 from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
 from jaxlm.models import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
@@ -36,18 +36,18 @@ _FAMILIES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}
 _CLASSES = {"Bert": "bert", "Ernie": "ernie", "GPT2": "gpt2", "OpenAIGPT": "openai-gpt"}
 
 
-def of_params(config: ModelConfig, params: Any) -> Source:
+def from_params(config: ModelConfig, params: Any) -> ModelFile:
     """A model in memory."""
-    table = Table(_family(config).rules(config, set(params)), params)
+    table = TensorTable(_family(config).rules(config, set(params)), params)
     wanted = parameter_shapes(config)
     missing = tuple(g for g in _family(config).HEADS if g in wanted and g not in params)
-    return Source.of(config, table, params, missing)
+    return ModelFile.of(config, table, params, missing)
 
 
 @contextlib.contextmanager
-def open_model(
+def open_directory(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
-) -> Iterator[Source]:
+) -> Iterator[ModelFile]:
     """What a directory holds.
 
     Args:
@@ -58,13 +58,17 @@ def open_model(
     Raises:
         UserError: it is of an unknown architecture, or config and tensors do not fit.
     """
-    options = Options(directory / "config.json", read_json(directory / "config.json"))
+    options = ConfigJson(
+        directory / "config.json", read_json(directory / "config.json")
+    )
     options.values["model_type"] = model_type(options)
     with open_tensors(directory, pickle=pickle) as tensors:
-        yield source_of(options, tensors, ignore)
+        yield fit_tensors(options, tensors, ignore)
 
 
-def source_of(options: Options, tensors: Tensors, ignore: tuple[str, ...]) -> Source:
+def fit_tensors(
+    options: ConfigJson, tensors: Tensors, ignore: tuple[str, ...]
+) -> ModelFile:
     """A model of tensors under any of its family's names.
 
     Raises:
@@ -82,13 +86,13 @@ def source_of(options: Options, tensors: Tensors, ignore: tuple[str, ...]) -> So
     shapes = parameter_shapes(config)
     missing = tuple(g for g in family.HEADS if g in shapes and g not in groups)
     kept = {name: tree for name, tree in shapes.items() if name not in missing}
-    table = Table(family.rules(config, set(kept)), kept)
+    table = TensorTable(family.rules(config, set(kept)), kept)
     check(
         table,
         {name: tensors.shapes[real] for name, real in names.items()},
         f"{tensors.source} does not fit {options.path}",
     )
-    return Source(
+    return ModelFile(
         config, table, lambda name: tensors.read(names[name]), missing, tuple(notes)
     )
 
@@ -125,7 +129,7 @@ def _without_copies(
     return names, []
 
 
-def model_type(options: Options) -> str:
+def model_type(options: ConfigJson) -> str:
     """Of a config.json, from its architecture where it does not say.
 
     Raises:
@@ -158,7 +162,7 @@ def _family(config: ModelConfig) -> ModuleType:
 
 
 def write_config(
-    directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype
+    directory: Path, source: ModelFile, tokenizer: Tokenizer, dtype: Dtype
 ) -> str:
     """What transformers reads but for the weights, into an empty directory.
 
@@ -197,7 +201,7 @@ def write_config(
 
 
 def write_model(
-    directory: Path, source: Source, tokenizer: Tokenizer, dtype: Dtype = "float32"
+    directory: Path, source: ModelFile, tokenizer: Tokenizer, dtype: Dtype = "float32"
 ) -> str:
     """What transformers loads, into an empty directory.
 
@@ -252,7 +256,7 @@ def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
     write_json(directory / "sentence_bert_config.json", length)
 
 
-def grown(tokenizer: Tokenizer, size: int) -> Tokenizer:
+def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
     """`tokenizer` with `[unusedN]` entries up to the rows of a model's table.
 
     Raises:

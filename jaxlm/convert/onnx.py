@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
-from jaxlm.convert.huggingface import of_params, write_config
-from jaxlm.convert.output import whole_directory, write_digests
+from jaxlm.convert.atomic import atomic_directory, write_digests
+from jaxlm.convert.huggingface import from_params, write_config
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.tree import leaves
 from jaxlm.types import UserError
@@ -267,8 +267,8 @@ def export_onnx(
         import onnx  # pyrefly: ignore
     except ImportError:
         raise UserError("export --to onnx needs onnx: pip install onnx") from None
-    with whole_directory(out) as beside:
-        write_config(beside, of_params(config, params), tokenizer, "float32")
+    with atomic_directory(out) as beside:
+        write_config(beside, from_params(config, params), tokenizer, "float32")
         (beside / "onnx").mkdir()
         models = {}
         if isinstance(config, BertConfig):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.convert.options import Options
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.tensors import Tensors, finite
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
@@ -32,14 +32,14 @@ def checkpoint_of(directory: Path) -> Path | None:
     return found[0].with_suffix("") if known and len(found) == 1 else None
 
 
-def read_checkpoint(prefix: Path) -> tuple[Options, Tensors]:
+def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
     """A TensorFlow checkpoint, without its optimiser's slots.
 
     Raises:
         UserError: TensorFlow is not installed, or cannot read it.
     """
     path = prefix.parent / BERT_CONFIG
-    options = Options(path, {**read_json(path), "model_type": "bert"})
+    options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
     try:
         import tensorflow as tf  # pyrefly: ignore
     except ImportError:
@@ -86,7 +86,7 @@ def _by_transformers(name: str) -> str:
     return name.replace("/", ".")
 
 
-def read_numpy(directory: Path) -> tuple[Options, Tensors]:
+def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
     """GPT-1's release.
 
     Raises:
@@ -143,4 +143,4 @@ def read_numpy(directory: Path) -> tuple[Options, Tensors]:
         "n_head": width // _HEAD,
     }
     found = {name: tuple(shape) for name, (_, _, shape) in where.items()}
-    return Options(path, options), Tensors(directory, found, read)
+    return ConfigJson(path, options), Tensors(directory, found, read)

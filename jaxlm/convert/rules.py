@@ -1,6 +1,6 @@
 """The two-way table of a family: leaves of a parameter tree ↔ tensors of a file.
 
-    table = Table(rules, shapes)          total on both sides, or an error
+    table = TensorTable(rules, shapes)          total on both sides, or an error
     table.shapes                          what the file must hold, by name
     table.tensor(name, leaf)              leaves → one tensor of the file
     table.params(read, place)             tensors → the parameter tree
@@ -57,7 +57,7 @@ class Rule(NamedTuple):
 
 
 def table(ours: str, theirs: str, rows: int = 0) -> list[Rule]:
-    """A `Table`."""
+    """A `TensorTable`."""
     return [Rule((f"{ours}/table",), f"{theirs}.weight", inputs=1, rows=rows)]
 
 
@@ -81,7 +81,7 @@ def dense(
     ]
 
 
-class Table:
+class TensorTable:
     """Rules that fit a certain model.
 
     Args:
@@ -180,7 +180,7 @@ def _room(leaf: Any, rule: Rule) -> np.ndarray:
     return room
 
 
-def check(table: Table, found: Mapping[str, tuple[int, ...]], what: str) -> None:
+def check(table: TensorTable, found: Mapping[str, tuple[int, ...]], what: str) -> None:
     """Compare what a file must hold with what it does.
 
     Args:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
-from jaxlm.convert.output import sha256_of, whole_file
+from jaxlm.convert.atomic import atomic_file, sha256_of
 from jaxlm.models import build
 from jaxlm.types import UserError
 
@@ -67,6 +67,6 @@ def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, s
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
     inputs = (ids, ids, jax.ShapeDtypeStruct(shape, jnp.bool_)) if bert else (ids,)
     program = export.export(jax.jit(forward), platforms=_PLATFORMS)(*inputs)
-    with whole_file(out) as beside:
+    with atomic_file(out) as beside:
         beside.write_bytes(program.serialize())
     return {out.name: sha256_of(out)}

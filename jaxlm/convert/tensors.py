@@ -179,7 +179,7 @@ def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
     return array
 
 
-def rounded(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
+def cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
     """`array` in the dtype of a file.
 
     Raises:
@@ -251,7 +251,7 @@ def write_tensors(
 
         put(struct.pack("<Q", len(text)) + text)
         for name in shapes:
-            array = rounded(name, make(name), dtype)
+            array = cast(name, make(name), dtype)
             if array.shape != tuple(shapes[name]):
                 raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
             put(np.ascontiguousarray(array).view(np.uint8).data)

@@ -52,7 +52,7 @@ _VECTORS = {"gguf": 1e-3, "sentence": 1e-5}
 _TOP, _NEW, _LONGEST = 5, 20, 48
 
 
-class Ours(NamedTuple):
+class Reference(NamedTuple):
     """The model as jaxlm runs it."""
 
     config: ModelConfig
@@ -89,7 +89,7 @@ def check_client(to: str) -> None:
         )
 
 
-def verify(ours: Ours, out: Path, to: str) -> Report:
+def verify(ours: Reference, out: Path, to: str) -> Report:
     """Compare, and say how they compare.
 
     Args:
@@ -161,7 +161,7 @@ def verify_task(
     return Report([*lines, verdict], passed)
 
 
-def _verify_vectors(ours: Ours, out: Path, to: str, texts: list[str]) -> Report:
+def _verify_vectors(ours: Reference, out: Path, to: str, texts: list[str]) -> Report:
     """Unit vectors of texts."""
     longest = ours.config.max_length
     fits = [_prompt(ours, text, longest - 2, most=60) for text in texts]
@@ -175,7 +175,7 @@ def _verify_vectors(ours: Ours, out: Path, to: str, texts: list[str]) -> Report:
     return _judged(to, said, line, float(worst), _VECTORS[to])
 
 
-def _verify_scores(ours: Ours, out: Path, texts: list[str]) -> Report:
+def _verify_scores(ours: Reference, out: Path, texts: list[str]) -> Report:
     """llama.cpp's likeliest tokens along its greedy text."""
     longest = ours.config.max_length
     new = min(_NEW, longest // 4)
@@ -240,7 +240,7 @@ def _difference(
 
 
 def _greedy(
-    ours: Ours,
+    ours: Reference,
     prompts: Sequence[str],
     asked: dict[str, Any],
     theirs: list[list[int]],
@@ -279,7 +279,7 @@ def passages(tokenizer: Tokenizer) -> list[str]:
     return best[1]
 
 
-def _plain(ours: Ours, text: str) -> list[int]:
+def _plain(ours: Reference, text: str) -> list[int]:
     ids = ours.tokenizer.encode(text).ids.tolist()
     special = ours.tokenizer.special
     if isinstance(ours.config, BertConfig) and special is not None:
@@ -287,7 +287,7 @@ def _plain(ours: Ours, text: str) -> list[int]:
     return ids
 
 
-def _prompt(ours: Ours, text: str, room: int, most: int = 12) -> str:
+def _prompt(ours: Reference, text: str, room: int, most: int = 12) -> str:
     """Its first words, at most so many, that fit."""
     words = text.split()[:most]
     while len(words) > 1 and len(ours.tokenizer.encode(" ".join(words)).ids) > room:
@@ -295,7 +295,7 @@ def _prompt(ours: Ours, text: str, room: int, most: int = 12) -> str:
     return " ".join(words)
 
 
-def _row(ours: Ours, text: str) -> np.ndarray:
+def _row(ours: Reference, text: str) -> np.ndarray:
     """The text as the model reads it, every seventh token of a BERT's hidden."""
     ids = np.array(_plain(ours, text))[: min(_LONGEST, ours.config.max_length)]
     special = ours.tokenizer.special

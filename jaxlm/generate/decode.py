@@ -28,7 +28,7 @@ from jaxlm.models.layers import Cache
 CHUNK = 32  # tokens between two looks of the host, for streaming and stop strings
 
 
-class State(NamedTuple):
+class DecodeState(NamedTuple):
     """Of a generation under way."""
 
     caches: tuple[Cache, ...]
@@ -59,7 +59,7 @@ def prefill(
     slots: int,
     room: int,
     penalty: bool,
-) -> State:
+) -> DecodeState:
     """Read the prompts.
 
     Args:
@@ -86,7 +86,7 @@ def prefill(
         real = at[None] < prompt_B[:, None]
         seen_BV = jnp.zeros((batch, module.config.vocab_size), bool)
         seen_BV = seen_BV.at[rows, tokens_BP].max(real)
-    return State(
+    return DecodeState(
         caches=caches,
         logits=head_logits(module, head_RD, last_BD),
         prompt=prompt_B,
@@ -106,7 +106,7 @@ def prefill(
 def advance(
     module: Gpt,
     params: Any,
-    state: State,
+    state: DecodeState,
     until: Int[Array, ""],
     sample_B: Int[Array, "B"],
     *,
@@ -115,7 +115,7 @@ def advance(
     seed: int,
     end: int | None,
     scored: bool,
-) -> State:
+) -> DecodeState:
     """Choose tokens up to number `until`, or until every row is done.
 
     Args:
@@ -133,7 +133,7 @@ def advance(
     slots = state.caches[0].k.shape[-1]
     at_T = jnp.arange(slots)
 
-    def step(state: State) -> State:
+    def step(state: DecodeState) -> DecodeState:
         places_B = state.prompt + state.made
         keys_B = key_for(seed, "sample", sample_B, places_B)
         token_B = choose(state.logits, keys_B, sampling, state.seen)
@@ -157,7 +157,7 @@ def advance(
         )
         rows = jnp.arange(len(token_B))
         seen_BV = state.seen
-        return State(
+        return DecodeState(
             caches=caches,
             logits=head_logits(module, head_RD, last_B1D[:, 0]),
             prompt=state.prompt,
@@ -285,7 +285,7 @@ def decode(
     ]
 
 
-def _rows(state: State, end: int | None) -> list[np.ndarray]:
+def _rows(state: DecodeState, end: int | None) -> list[np.ndarray]:
     tokens = np.asarray(state.tokens)[:, : int(state.made)]
     if end is None:
         return list(tokens)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import FinetuneConfig, GptConfig, RunConfig, TextConfig
-from jaxlm.convert.directory import Loaded, is_model, read_model
+from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.models import build
 from jaxlm.open.model import Model
 from jaxlm.tasks.finetuned import Finetuned, open_finetuned

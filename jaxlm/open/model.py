@@ -23,7 +23,7 @@ from jaxlm.embed import Embedded, Layers, Pooling, embed
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import decode
 from jaxlm.generate.sampling import Sampling
-from jaxlm.generate.text import Generated, Stream, cut_prompt
+from jaxlm.generate.streaming import Generated, TextStream, cut_prompt
 from jaxlm.models import build
 from jaxlm.models.elmo import BiEncoded
 from jaxlm.models.encoder import Encoded
@@ -311,7 +311,7 @@ class Model:
             raise UserError(f"samples = {samples} of beams = {beams}: at most as many")
         room = self.config.max_length - max_tokens
         rows = [cut_prompt(self.tokenizer, prompt, room) for prompt in prompts]
-        watcher = Stream(self.tokenizer, tuple(stop), stream)
+        watcher = TextStream(self.tokenizer, tuple(stop), stream)
         if beams:
             best = beam_search(
                 self.module,  # pyrefly: ignore

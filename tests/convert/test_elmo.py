@@ -11,13 +11,13 @@ import pytest
 from exported import same
 
 import jaxlm
-from jaxlm.convert.directory import (
+from jaxlm.convert.elmo import _arrays, read_elmo, read_options
+from jaxlm.convert.model_directory import (
     export_model,
+    from_params,
     import_model,
-    of_params,
     read_model,
 )
-from jaxlm.convert.elmo import _arrays, read_elmo, read_options
 from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.tree import leaves
@@ -208,7 +208,7 @@ def test_the_files_go_in_and_out_bit_for_bit(fixture, tmp_path):
     config, params = read_elmo(fixture / "options.json", fixture / "lm_weights.hdf5")
     assert loaded.config == config
     same(loaded.params, params)
-    source = of_params(config, params)
+    source = from_params(config, params)
     export_model(tmp_path / "out", source, loaded.tokenizer, origin={})
     with h5py.File(fixture / "lm_weights.hdf5") as theirs:
         for each in ("in", "out"):

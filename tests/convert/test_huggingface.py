@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 import jaxlm
 from jaxlm.convert import bert, gpt
-from jaxlm.convert.directory import export_model, import_model, read_model
-from jaxlm.convert.huggingface import of_params
-from jaxlm.convert.rules import Table
-from jaxlm.convert.verify import Ours, verify
+from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.model_directory import export_model, import_model, read_model
+from jaxlm.convert.rules import TensorTable
+from jaxlm.convert.verify import Reference, verify
 from jaxlm.models import parameter_shapes
 from jaxlm.types import UserError
 
@@ -51,12 +51,12 @@ def test_a_table_covers_both_sides(name):
     family = gpt if "gpt" in name else bert
     shapes = parameter_shapes(config)
     rules = family.rules(config, set(shapes))
-    Table(rules, shapes)
+    TensorTable(rules, shapes)
     with pytest.raises(ValueError, match="matches no rule"):
-        Table(rules[1:], shapes)
+        TensorTable(rules[1:], shapes)
     shapes["embed"].pop("position")
     with pytest.raises(ValueError, match="matches no leaf"):
-        Table(rules, shapes)
+        TensorTable(rules, shapes)
 
 
 @pytest.mark.parametrize("dtype, least", [("bfloat16", 2**-9), ("float16", 2**-12)])
@@ -78,7 +78,7 @@ def test_what_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError, match=r"cls\.predictions\.bias reaches 7e\+04"):
         export_model(
             tmp_path / "out",
-            of_params(config, params),
+            from_params(config, params),
             tokenizer_of(config),
             dtype="float16",
             origin={},
@@ -87,7 +87,7 @@ def test_what_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
 
 
 def ours_of(model):
-    return Ours(
+    return Reference(
         model.config,
         model.tokenizer,
         lambda ids: np.asarray(model.forward(ids).logits),
@@ -373,12 +373,12 @@ def test_an_export_killed_midway_leaves_the_old_one(tmp_path):
             import os, signal, sys
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             import jaxlm.convert.tensors as tensors
-            rounded, calls = tensors.rounded, iter(range(1000))
+            cast, calls = tensors.cast, iter(range(1000))
             def count(*args):
                 if next(calls) == {at}:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return rounded(*args)
-            tensors.rounded = count
+                return cast(*args)
+            tensors.cast = count
             from pathlib import Path
             from exported import export
             export(Path({str(tmp_path / "out")!r}), "bert", seed=2)

@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxlm
-from jaxlm.convert.directory import export_model, import_model
-from jaxlm.convert.huggingface import of_params
+from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.model_directory import export_model, import_model
 from jaxlm.models import build
 from jaxlm.open import initial
 from jaxlm.train.state import abstract_params, init_params
@@ -69,7 +69,7 @@ def test_sentences_have_the_vectors_that_its_card_gives(files, model):
 
 
 def test_it_goes_out_again_bit_for_bit(files, model, tmp_path):
-    source = of_params(model.config, model.params)
+    source = from_params(model.config, model.params)
     export_model(tmp_path / "out", source, model.tokenizer, origin={})
     theirs, ours = (
         load_file(each / "model.safetensors") for each in (files, tmp_path / "out")

@@ -8,7 +8,7 @@ import pytest
 from exported import CONFIGS, export, random_params, same, tokenizer_of
 
 from jaxlm.config import gpt1
-from jaxlm.convert.directory import import_model, read_model
+from jaxlm.convert.model_directory import import_model, read_model
 from jaxlm.types import UserError
 
 GPT1 = gpt1(

@@ -12,7 +12,7 @@ import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import elmo
 from jaxlm.convert import gguf
-from jaxlm.convert.directory import read_model
+from jaxlm.convert.model_directory import read_model
 from jaxlm.convert.onnx import export_onnx
 from jaxlm.convert.stablehlo import export_stablehlo
 from jaxlm.convert.verify import check_client
@@ -101,13 +101,13 @@ def test_llama_agrees(name, tmp_path, capsys):
 )
 def test_models_that_llama_has_no_graph_for_are_refused(name, message):
     with pytest.raises(UserError, match=message):
-        gguf.of_params(CONFIGS[name], random_params(CONFIGS[name]))
+        gguf.from_params(CONFIGS[name], random_params(CONFIGS[name]))
 
 
 def test_an_elmo_is_refused_by_name(tmp_path):
     config, words = elmo("tiny"), tokenizer_of(CONFIGS["bert"])
     for refuse in (
-        lambda: gguf.of_params(config, {}),
+        lambda: gguf.from_params(config, {}),
         lambda: export_stablehlo(tmp_path / "x", config, {}),
         lambda: export_onnx(tmp_path / "x", config, {}, words, {}),
         lambda: check_client("elmo"),

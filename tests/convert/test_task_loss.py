@@ -13,9 +13,9 @@ from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import TaskConfig
 from jaxlm.convert import bert, gpt
-from jaxlm.convert.rules import Table, dense
-from jaxlm.convert.source import Source
-from jaxlm.convert.task import export_task
+from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.rules import TensorTable, dense
+from jaxlm.convert.task_head import export_task
 from jaxlm.tasks.kinds.choice import class_sums
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
@@ -67,8 +67,8 @@ def ours(config, batch, pooling, lm_weight):
 
 def tensors(rules, params):
     """As their file has them."""
-    table = Table(rules, params)
-    source = Source.of(CONFIGS["gpt2"], table, params, ())
+    table = TensorTable(rules, params)
+    source = ModelFile.of(CONFIGS["gpt2"], table, params, ())
     return {name: source.read(name) for name in table.shapes}
 
 

@@ -6,7 +6,7 @@ import pytest
 from reviews import BAD, GOOD, REST, reviews, write_tsv
 
 from jaxlm.config import bert
-from jaxlm.convert.directory import export_model, of_params
+from jaxlm.convert.model_directory import export_model, from_params
 from jaxlm.models import build
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
@@ -26,7 +26,7 @@ def model_directory(tmp_path_factory):
         max_length=64,
         init_std=0.1,
     )
-    source = of_params(config, init_params(build(config), 0))
+    source = from_params(config, init_params(build(config), 0))
     out = tmp_path_factory.mktemp("model") / "bert"
     export_model(out, source, tokenizer, origin={})
     return str(out)

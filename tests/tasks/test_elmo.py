@@ -12,8 +12,8 @@ import jaxlm
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.cli import main
 from jaxlm.config import TaskConfig, elmo
-from jaxlm.convert.directory import export_model
-from jaxlm.convert.elmo import of_params
+from jaxlm.convert.elmo import from_params
+from jaxlm.convert.model_directory import export_model
 from jaxlm.models import build
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import batch_of, encode
@@ -56,7 +56,7 @@ def model(words, tmp_path_factory):
     kernel = params["layers"]["kernel"]
     params["layers"]["kernel"] = kernel.at[0, 0, 0, 0, 0].set(-0.0)
     out = tmp_path_factory.mktemp("elmo") / "m"
-    export_model(out, of_params(MODEL, params), words, origin={})
+    export_model(out, from_params(MODEL, params), words, origin={})
     return str(out)
 
 

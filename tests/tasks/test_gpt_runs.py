@@ -15,7 +15,7 @@ from roads import digest, mistake
 
 from jaxlm.cli import main
 from jaxlm.config import gpt2
-from jaxlm.convert.directory import export_model, of_params
+from jaxlm.convert.model_directory import export_model, from_params
 from jaxlm.models import build
 from jaxlm.tasks.finetuned import open_finetuned
 from jaxlm.text.tokenizers import train_tokenizer
@@ -45,7 +45,7 @@ def gpt(tmp_path_factory):
     tokenizer = train_tokenizer("byte_bpe", texts, vocab_size=400, verbatim=True)
     shape = {"num_layers": 2, "num_heads": 2, "d_model": 32, "d_ff": 64}
     config = gpt2("tiny", vocab_size=400, max_length=32, init_std=0.1, **shape)
-    source = of_params(config, init_params(build(config), 0))
+    source = from_params(config, init_params(build(config), 0))
     out = tmp_path_factory.mktemp("gpt") / "model"
     export_model(out, source, tokenizer, origin={})
     return str(out)

@@ -11,23 +11,27 @@ import numpy as np
 
 from jaxlm.checkpoints import StoredLeaf
 from jaxlm.config.model import ModelConfig
-from jaxlm.convert.rules import Table
+from jaxlm.convert.rules import TensorTable
 from jaxlm.tree import leaves
 
 
-class Source(NamedTuple):
+class ModelFile(NamedTuple):
     """A model whose tensors are read when they are wanted."""
 
     config: ModelConfig
-    table: Table
+    table: TensorTable
     read: Callable[[str], np.ndarray]  # by the table's names
     missing: tuple[str, ...] = ()  # heads that it lacks
     notes: tuple[str, ...] = ()  # what was left aside
 
     @classmethod
     def of(
-        cls, config: ModelConfig, table: Table, params: Any, missing: tuple[str, ...]
-    ) -> Source:
+        cls,
+        config: ModelConfig,
+        table: TensorTable,
+        params: Any,
+        missing: tuple[str, ...],
+    ) -> ModelFile:
         """Of parameters in memory, or on disk: each leaf of those is verified once, for
         all tensors that it makes one behind another, while the one before is read."""
         flat = dict(leaves(params))
@@ -42,7 +46,7 @@ class Source(NamedTuple):
             wanted = [*paths, *filter(None, [behind.get(paths[-1])])]
             if held.keys() != set(wanted):
                 kept = {
-                    path: held.get(path) or thread.submit(_opened, flat[path])
+                    path: held.get(path) or thread.submit(_values, flat[path])
                     for path in wanted
                 }
                 held.clear()
@@ -52,5 +56,5 @@ class Source(NamedTuple):
         return cls(config, table, read, missing)
 
 
-def _opened(leaf: Any) -> Any:
+def _values(leaf: Any) -> Any:
     return leaf.verified() if isinstance(leaf, StoredLeaf) else np.asarray(leaf)

@@ -36,7 +36,7 @@ def cut_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
     return np.array([tokenizer.end_of_document], np.int32)
 
 
-class Stream:
+class TextStream:
     """Follows the rows of a generation: shows the first one, finds stop strings.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig, bert
-from jaxlm.convert.task import export_task
+from jaxlm.convert.task_head import export_task
 from jaxlm.convert.verify import verify_task
 from jaxlm.tasks.finetune import module_of, task_of
 from jaxlm.tasks.finetuned import Finetuned, sample

@@ -1,7 +1,7 @@
 """A directory or file that appears whole or not at all, with digests of what is in it.
 
-    with whole_directory(out) as beside:      write into `beside`; then it is `out`
-    with whole_file(out) as beside:
+    with atomic_directory(out) as beside:      write into `beside`; then it is `out`
+    with atomic_file(out) as beside:
 
 Killed half-way, what was there before stays as it was, and a `.tmp` beside it may be
 deleted. Two directories change places in one step where the system can do that.
@@ -26,7 +26,7 @@ DIGESTS = "jaxlm_export.json"
 
 
 @contextlib.contextmanager
-def whole_directory(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `out`.
 
     Raises:
@@ -53,7 +53,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
+def atomic_file(out: Path) -> Iterator[Path]:
     """A path to write to that then takes the place of `out`."""
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a file")

@@ -20,11 +20,11 @@ from tokenizers.processors import TemplateProcessing
 
 from jaxlm.config import BertConfig, GptConfig, TaskConfig
 from jaxlm.convert import bert, gpt
+from jaxlm.convert.atomic import atomic_directory, write_digests
 from jaxlm.convert.card import card
 from jaxlm.convert.huggingface import write_config
-from jaxlm.convert.output import whole_directory, write_digests
-from jaxlm.convert.rules import Table, dense
-from jaxlm.convert.source import Source
+from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.rules import TensorTable, dense
 from jaxlm.convert.tensors import WEIGHTS, Dtype, write_tensors
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer
@@ -81,8 +81,8 @@ def export_task(
         if rule.ours[0].removeprefix("task/") in params["task"]
     ]
     rules += family.rules(config, set(params) - {"task"})  # pyrefly: ignore
-    source = Source.of(config, Table(rules, params), params, ())
-    with whole_directory(out) as beside:
+    source = ModelFile.of(config, TensorTable(rules, params), params, ())
+    with atomic_directory(out) as beside:
         write_config(beside, source, tokenizer, dtype)
         path = beside / "config.json"
         name = f"{_STEMS[model_type]}{kind}"

@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import elmo, huggingface, originals
+from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
 from jaxlm.convert.card import card
 from jaxlm.convert.huggingface import (
-    grown,
-    open_model,
-    source_of,
+    fit_tensors,
+    open_directory,
+    pad_vocabulary,
     write_model,
     write_sentence_modules,
 )
-from jaxlm.convert.output import check_digests, whole_directory, write_digests
+from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Place
-from jaxlm.convert.source import Source
 from jaxlm.convert.tensors import WEIGHTS, Dtype
 from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -59,9 +59,9 @@ def is_model(directory: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(
+def open_model(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
-) -> Iterator[Source]:
+) -> Iterator[ModelFile]:
     """The model in a directory of any layout.
 
     Raises:
@@ -82,13 +82,13 @@ def opened(
             yield source
         return
     if (directory / originals.GPT1_SHAPES).is_file():
-        yield source_of(*originals.read_numpy(directory), ignore)
+        yield fit_tensors(*originals.read_numpy(directory), ignore)
         return
     checkpoint = originals.checkpoint_of(directory)
     if checkpoint and not (directory / "config.json").is_file():
-        yield source_of(*originals.read_checkpoint(checkpoint), ignore)
+        yield fit_tensors(*originals.read_checkpoint(checkpoint), ignore)
         return
-    with open_model(directory, pickle=pickle, ignore=ignore) as source:
+    with open_directory(directory, pickle=pickle, ignore=ignore) as source:
         yield source
 
 
@@ -96,23 +96,23 @@ def read_model(directory: Path, place: Place) -> Loaded:
     """The model of a directory, placed leaf by leaf.
 
     Raises:
-        UserError: see `opened`; or the weights are not as they were written.
+        UserError: see `open_model`; or the weights are not as they were written.
     """
     check_digests(directory, WEIGHTS, elmo.WEIGHTS)
-    with opened(directory) as source:
+    with open_model(directory) as source:
         params = source.table.params(source.read, place)
         config, missing = source.config, source.missing
     if isinstance(config, ElmoConfig):
         return Loaded(config, params, elmo.words_of(directory), missing, 0)
     found = load_tokenizer(directory)
-    tokenizer = grown(found, config.vocab_size)
+    tokenizer = pad_vocabulary(found, config.vocab_size)
     unused = tokenizer.vocab_size - found.vocab_size
     return Loaded(config, params, tokenizer, missing, unused)
 
 
 def export_model(
     out: Path,
-    source: Source,
+    source: ModelFile,
     tokenizer: Tokenizer,
     *,
     dtype: Dtype = "float32",
@@ -132,7 +132,7 @@ def export_model(
     Returns:
         Name → SHA-256 of every file.
     """
-    with whole_directory(out) as beside:
+    with atomic_directory(out) as beside:
         if isinstance(source.config, ElmoConfig):
             if dtype != "float32":
                 raise UserError(f"dtype {dtype}: an ELMo's file is float32")
@@ -154,7 +154,7 @@ def import_model(
     pickle: bool = False,
     ignore: tuple[str, ...] = (),
     dtype: Dtype = "float32",
-) -> tuple[Source, dict[str, str]]:
+) -> tuple[ModelFile, dict[str, str]]:
     """Write what a directory holds in our normal form of a model directory.
 
     Args:
@@ -169,28 +169,28 @@ def import_model(
         (the model, name → SHA-256 of every file).
 
     Raises:
-        UserError: see `opened`; nothing is written then.
+        UserError: see `open_model`; nothing is written then.
     """
-    with opened(directory, pickle=pickle, ignore=ignore) as source:
+    with open_model(directory, pickle=pickle, ignore=ignore) as source:
         words = _tokenizer(tokenizer or directory, source)
         origin = {"imported": directory.resolve().name}
         return source, export_model(out, source, words, dtype=dtype, origin=origin)
 
 
-def _tokenizer(path: Path, source: Source) -> Tokenizer:
+def _tokenizer(path: Path, source: ModelFile) -> Tokenizer:
     if isinstance(source.config, ElmoConfig):
         return elmo.words_of(path) if path.is_dir() else load_tokenizer(path)
-    return grown(load_tokenizer(path), source.config.vocab_size)
+    return pad_vocabulary(load_tokenizer(path), source.config.vocab_size)
 
 
-def of_params(config: ModelConfig, params: Any) -> Source:
+def from_params(config: ModelConfig, params: Any) -> ModelFile:
     """A model in memory, as the file of its family has it."""
     if isinstance(config, ElmoConfig):
-        return elmo.of_params(config, params)
-    return huggingface.of_params(config, params)
+        return elmo.from_params(config, params)
+    return huggingface.from_params(config, params)
 
 
-def encoder_of(config: ModelConfig, params: Any) -> Source:
+def encoder_from_params(config: ModelConfig, params: Any) -> ModelFile:
     """A BERT in memory without what predicts words and sentences.
 
     Raises:
@@ -199,4 +199,4 @@ def encoder_of(config: ModelConfig, params: Any) -> Source:
     if not isinstance(config, BertConfig):
         raise UserError("sentence-transformers takes the encoder of a BERT or ERNIE")
     kept = {name: tree for name, tree in params.items() if name not in ("mlm", "nsp")}
-    return huggingface.of_params(config, kept)
+    return huggingface.from_params(config, kept)

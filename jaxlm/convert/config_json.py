@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxlm.types import UserError
 
 
-class Options(NamedTuple):
+class ConfigJson(NamedTuple):
     """The content of a config.json."""
 
     path: Path
