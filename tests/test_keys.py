@@ -48,6 +48,7 @@ def test_keys_do_not_depend_on_how_a_batch_is_cut(cut):
     np.testing.assert_array_equal(data(shaped.reshape(-1)), whole)
 
 
+@pytest.mark.devices
 def test_keys_under_jit_and_on_eight_devices_are_the_same():
     rows = np.arange(16, dtype=np.uint32)
     expected = data(key_for(1, "mask", jnp.asarray(rows)))

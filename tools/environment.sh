@@ -48,3 +48,18 @@ find_python_312() {
   done
   return 1
 }
+
+# suite DIR WORDS: every test on one device, then those marked `devices` on 8 fake ones.
+# Fails if either fails; a selection may have no test of one kind (pytest's status 5).
+suite() {
+  local directory=$1 devices one status=0 found=
+  shift
+  for devices in 1 8; do
+    one=0
+    "$directory/bin/python" -m pytest -q -n "$(nproc)" --dist loadfile \
+      --devices $devices "$@" || one=$?
+    [ $one = 5 ] || { found=yes; [ $one = 0 ] || status=$one; }
+  done
+  [ $found ] || status=5
+  return $status
+}

@@ -41,6 +41,7 @@ def random_array(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarra
     return raw.view(jnp.dtype(dtype)).reshape(shape)
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_digest_is_the_same_under_any_sharding(mesh, dtype):
     host = random_array(dtype, (8, 16, 24))
@@ -52,6 +53,7 @@ def test_a_digest_is_the_same_under_any_sharding(mesh, dtype):
         assert of(jax.device_put(host, NamedSharding(mesh, spec))) == whole, spec
 
 
+@pytest.mark.devices
 def test_leaves_of_one_tree_may_lie_differently(mesh):
     host = {
         "a": random_array("float32", (8, 4)),
@@ -67,6 +69,7 @@ def test_leaves_of_one_tree_may_lie_differently(mesh):
     assert list(digests) == ["a", "b/c", "step"]
 
 
+@pytest.mark.devices
 def test_nothing_but_sums_travels_between_devices(mesh):
     x = jax.device_put(np.ones((64, 64), np.float32), NamedSharding(mesh, P("a", "b")))
     text = jax.jit(leaf_lanes).lower(x).compile().as_text()

@@ -117,6 +117,7 @@ def test_a_state_can_be_donated_as_soon_as_save_returns(tmp_path):
     assert len({state_sha256(each) for each in expected.values()}) == 4
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_another_mesh_restores_the_same_bits(tmp_path, devices):
     def sharded(count, spec):

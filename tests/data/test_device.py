@@ -13,6 +13,7 @@ from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import batches, read_rows
 from jaxlm.sharding import batch_sharding, make_mesh
 
+pytestmark = pytest.mark.devices
 BATCH = 16
 MESHES = [
     MeshConfig(data=1),

@@ -65,6 +65,7 @@ def test_keep_mask_elements_are_independent():
     assert abs((keep * other).mean()) / 0.21 < 4 / 512
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("shape", [(16, 4, 6), (8, 4, 7)])
 def test_keep_mask_is_the_same_sharded_and_not(shape):
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)

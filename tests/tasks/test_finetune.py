@@ -83,6 +83,7 @@ def test_after_the_first_pass_of_padded_rows_nothing_is_compiled(
     assert last < out.index("step 15/20")
 
 
+@pytest.mark.devices
 def test_devices_and_micro_batches_do_not_change_what_packed_rows_teach(
     model_directory, sst2, tmp_path
 ):

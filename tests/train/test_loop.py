@@ -69,6 +69,7 @@ def test_evaluating_and_saving_do_not_touch_the_run(corpus, tmp_path):
     assert busy.figures["nsp_majority_accuracy"] >= 0.5
 
 
+@pytest.mark.devices
 @pytest.mark.long
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=8), MeshConfig(data=2, fsdp=2, tensor=2)]

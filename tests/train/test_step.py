@@ -101,6 +101,7 @@ def test_gradient_that_is_not_finite_changes_nothing_but_the_counts(corpus):
     assert int(after.step) == int(after.skipped) == int(metrics["skipped_in_row"]) == 3
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize(
     "mesh",
     [

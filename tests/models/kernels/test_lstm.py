@@ -192,6 +192,7 @@ def test_bfloat16_products_keep_float32_states_and_gradients():
         assert 0 < worst < 0.1, f"{name}: {worst:.1e}"
 
 
+@pytest.mark.devices
 def test_rows_on_several_devices_are_not_gathered(monkeypatch):
     """Elsewhere than on a CPU, whose form of the last product would."""
     choose = lambda *operands, cpu, default: default(*operands)  # noqa: E731
