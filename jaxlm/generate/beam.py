@@ -1,10 +1,11 @@
 """Beam search over a decoder, by the rules of transformers' `_beam_search` (v5).
 
-At each step every beam's continuations compete. The best 2 K of a prompt's candidates
-are looked at: those that end are taken into the K finished ones if they are among the
-first K, the best K that do not end go on. A finished one's score is its summed log-
-probability over length ** length_penalty, its end token counted; a search stops when
-the best beam could not replace the worst of K finished ones at its present length.
+At each step the continuations of all beams compete. The best 2 K candidates of a prompt
+are looked at. Those that end join the K finished ones if they are among the first K;
+the best K that do not end go on. The score of a finished one is its summed
+log-probability over length ** length_penalty, where the end token counts. A search
+stops when the best beam, at its present length, could not replace the worst of K
+finished ones.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlm.generate.decode import (
-    CHUNK,
-    Continuation,
-    bucket,
-    head_logits,
-    prefill,
-    read_on,
-)
-from jaxlm.generate.sampling import largest
+from jaxlm.generate.choose import largest
+from jaxlm.generate.decode import Continuation, before, next_logits, prefill
+from jaxlm.generate.sampling import Sampling
 from jaxlm.models.gpt import Gpt
 from jaxlm.models.layers import Cache
 
-_NEVER = -1e9  # the score of what is not there; finite, so that it may be divided
+_NEVER = -1e9  # score of an absent candidate; finite, so that it can be divided
+
+
+class Finished(NamedTuple):
+    """Sequences that ended, or candidates for that."""
+
+    tokens: Int[Array, "B C N"]
+    lengths: Int[Array, "B C"]
+    scores: Float[Array, "B C"]
+    is_done: Bool[Array, "B C"]
 
 
 class Beams(NamedTuple):
@@ -40,30 +44,25 @@ class Beams(NamedTuple):
     made: Int[Array, ""]
     tokens: Int[Array, "B K N"]
     scores: Float[Array, "B K"]  # summed log-probabilities
-    done_tokens: Int[Array, "B K N"]
-    done_lengths: Int[Array, "B K"]
-    done_scores: Float[Array, "B K"]
-    is_done: Bool[Array, "B K"]
+    finished: Finished
     open: Bool[Array, "B"]  # a beam may still replace a finished one
 
 
-@functools.partial(
-    jax.jit, static_argnames=("module", "bucket", "length_penalty", "end")
-)
+@functools.partial(jax.jit, static_argnames=("module", "length_penalty", "end"))
 def _search(
     module: Gpt,
     params: Any,
     beams: Beams,
     prompt_B: Int[Array, "B"],
-    most: Int[Array, ""],
+    padding_BT: Bool[Array, "B T"],
+    max_tokens: Int[Array, ""],
     *,
-    bucket: int,
     length_penalty: float,
     end: int | None,
 ) -> Beams:
     batch, k, _ = beams.logits.shape
-    slots, heads = beams.caches[0].k.shape[-1], module.config.num_heads
-    at_T = jnp.arange(slots)
+    heads = module.config.num_heads
+    padding_RT = jnp.repeat(padding_BT, k, axis=0)
 
     def step(beams: Beams) -> Beams:
         log_p = jax.nn.log_softmax(beams.logits) + beams.scores[..., None]
@@ -72,63 +71,50 @@ def _search(
         parent, token = where // vocab, (where % vocab).astype(jnp.int32)
         tokens = _pick(beams.tokens, parent).at[:, :, beams.made].set(token)
         length = beams.made + 1
-        ends = jnp.full(token.shape, length >= most)
+        ends = jnp.full(token.shape, length >= max_tokens)
         if end is not None:
             ends |= token == end
 
-        final = best / length.astype(jnp.float32) ** length_penalty
+        share = length.astype(jnp.float32) ** length_penalty
         taken = ends & (jnp.arange(2 * k) < k)[None] & beams.open[:, None]
-        everyone = Finished(
-            jnp.concatenate([beams.done_tokens, tokens], 1),
-            jnp.concatenate([beams.done_lengths, jnp.full(token.shape, length)], 1),
-            jnp.concatenate([beams.done_scores, jnp.where(taken, final, _NEVER)], 1),
-            jnp.concatenate([beams.is_done, taken], 1),
+        ended = Finished(
+            tokens,
+            jnp.full(token.shape, length),
+            jnp.where(taken, best / share, _NEVER),
+            taken,
         )
-        _, keep = largest(everyone.scores, k)
-        done = jax.tree.map(lambda x: _pick(x, keep), everyone)
+        either = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b], 1), beams.finished, ended
+        )
+        _, keep = largest(either.scores, k)
+        finished = jax.tree.map(lambda x: _pick(x, keep), either)
 
         scores, on = largest(jnp.where(ends, best + _NEVER, best), k)
         parent, token = _pick(parent, on), _pick(token, on)
         rows = (parent + k * jnp.arange(batch)[:, None]).reshape(-1)
-        caches = tuple(cache.of_rows(rows, heads) for cache in beams.caches)
-        written = (at_T >= bucket) & (at_T <= bucket + beams.made)
-        mask_BT = (at_T[None] < prompt_B[:, None]) | written[None]
-        last, head_RD, caches = read_on(
+        logits, caches = next_logits(
             module,
             params,
             token.reshape(-1, 1),
             jnp.repeat(prompt_B + beams.made, k)[:, None],
-            jnp.repeat(mask_BT, k, axis=0)[:, None],
-            caches,
+            padding_RT,
+            tuple(cache.of_rows(rows, heads) for cache in beams.caches),
         )
-        logits = head_logits(module, head_RD, last[:, 0])
-        worst = jnp.where(done.is_done, done.scores.min(-1, keepdims=True), _NEVER)
-        hoped = scores[:, :1] / length.astype(jnp.float32) ** length_penalty
+        worst = finished.scores.min(-1, keepdims=True)
+        worst = jnp.where(finished.is_done, worst, _NEVER)
         return Beams(
             caches=caches,
             logits=logits.reshape(batch, k, -1),
             made=length,
             tokens=_pick(tokens, on),
             scores=scores,
-            done_tokens=done.tokens,
-            done_lengths=done.lengths,
-            done_scores=done.scores,
-            is_done=done.is_done,
-            open=beams.open & jnp.any(hoped > worst, axis=-1),
+            finished=finished,
+            open=beams.open & jnp.any(scores[:, :1] / share > worst, axis=-1),
         )
 
     return jax.lax.while_loop(
-        lambda beams: (beams.made < most) & jnp.any(beams.open), step, beams
+        lambda beams: (beams.made < max_tokens) & jnp.any(beams.open), step, beams
     )
-
-
-class Finished(NamedTuple):
-    """Sequences that ended, and candidates to become one."""
-
-    tokens: Int[Array, "B C N"]
-    lengths: Int[Array, "B C"]
-    scores: Float[Array, "B C"]
-    is_done: Bool[Array, "B C"]
 
 
 def _pick(x: Array, which_BK: Int[Array, "B K"]) -> Array:
@@ -140,78 +126,49 @@ def beam_search(
     module: Gpt,
     params: Any,
     prompts: list[np.ndarray],
+    sampling: Sampling,
     *,
-    max_tokens: int,
-    num_beams: int,
-    length_penalty: float = 1.0,
     end: int | None = None,
 ) -> list[list[Continuation]]:
-    """The `num_beams` best continuations of each prompt, best first.
+    """The K = `sampling.beams` best continuations of each prompt, best first.
 
-    `scores` of a continuation holds one number: its score.
-
-    Args:
-        module: a decoder.
-        params: of it, `unstacked` (models/gpt.py).
-        prompts: ids, at least one each; with `max_tokens` they fit the context.
-        max_tokens: most tokens of a continuation.
-        num_beams: K.
-        length_penalty: exponent of the length that a sum of log-probabilities is
-            divided by; above 0 favours long ones.
-        end: id that ends a continuation.
+    The `scores` of a continuation hold one number, which it is ranked by. Of `sampling`
+    only `max_tokens`, `beams` and `length_penalty` count; for the other arguments see
+    `decode`.
     """
-    size = bucket(max(len(prompt) for prompt in prompts), module.config.max_length)
-    room = -(-max_tokens // CHUNK) * CHUNK
-    tokens_BP = np.zeros((len(prompts), size), np.int32)
-    for i, prompt in enumerate(prompts):
-        tokens_BP[i, : len(prompt)] = prompt
-    prompt_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
-    state = prefill(
-        module,
-        params,
-        jnp.asarray(tokens_BP),
-        prompt_B,
-        slots=size + room,
-        room=room,
-        penalty=False,
-    )
-    k, batch = num_beams, len(prompts)
-    blank = jnp.zeros((batch, k, room), jnp.int32)
-    none = jnp.full((batch, k), _NEVER)
-    each = jnp.repeat(jnp.arange(batch), k)
+    k, batch = sampling.beams, len(prompts)
     heads = module.config.num_heads
+    state = prefill(module, params, prompts, sampling.max_tokens)
+    each = jnp.repeat(jnp.arange(batch), k)
+    blank = jnp.zeros((batch, k, state.tokens.shape[1]), jnp.int32)
+    none = jnp.full((batch, k), _NEVER)
     beams = Beams(
         caches=tuple(cache.of_rows(each, heads) for cache in state.caches),
         logits=jnp.repeat(state.logits[:, None], k, axis=1),
         made=state.made,
         tokens=blank,
-        # All beams are the prompt yet: only the first one's continuations count.
+        # All beams are still the bare prompt: only the first one's candidates count.
         scores=none.at[:, 0].set(0.0),
-        done_tokens=blank,
-        done_lengths=jnp.zeros((batch, k), jnp.int32),
-        done_scores=none,
-        is_done=jnp.zeros((batch, k), bool),
+        finished=Finished(
+            blank, jnp.zeros((batch, k), jnp.int32), none, jnp.zeros((batch, k), bool)
+        ),
         open=jnp.ones(batch, bool),
     )
-    found = jax.device_get(
-        _search(
-            module,
-            params,
-            beams,
-            prompt_B,
-            jnp.asarray(max_tokens, jnp.int32),
-            bucket=size,
-            length_penalty=length_penalty,
-            end=end,
-        )
+    beams = _search(
+        module,
+        params,
+        beams,
+        state.prompt,
+        state.padding,
+        jnp.asarray(sampling.max_tokens, jnp.int32),
+        length_penalty=sampling.length_penalty,
+        end=end,
     )
-    out = []
-    for b in range(batch):
-        ranked = []
-        for i in np.argsort(-found.done_scores[b], kind="stable"):
-            row = found.done_tokens[b, i, : found.done_lengths[b, i]]
-            if end is not None and len(row) and row[-1] == end:
-                row = row[:-1]
-            ranked.append(Continuation(row, found.done_scores[b, i : i + 1]))
-        out.append(ranked)
-    return out
+    found = jax.device_get(beams.finished)
+    return [
+        [
+            Continuation(before(tokens[i, : lengths[i]], end), scores[i : i + 1])
+            for i in np.argsort(-scores, kind="stable")
+        ]
+        for tokens, lengths, scores, _ in zip(*found, strict=True)
+    ]

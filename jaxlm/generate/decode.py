@@ -1,12 +1,12 @@
 """Prompts of ids → continuations: one prefill, then a loop that stays on the device.
 
-    prompt   a b c . .          P slots, padded on the right to a bucket
-    slots    a b c . . d e f    the next tokens of all rows go to slots P, P + 1, …
-    places   0 1 2     3 4 5    positions are each row's own: padding has none
+    prompt     a b c . .          P slots, padded on the right to a bucket
+    slots      a b c . . d e f    the next tokens of all rows go to slots P, P + 1, …
+    positions  0 1 2     3 4 5    counted in each row; padding has none
 
-Rows never see padding or each other, and chance is named by (seed, sample, place): a
-prompt among others gives what it gives alone. Everything has one shape from the first
-token to the last, so each token costs the same.
+Rows never see padding or each other, and random draws are named by (seed, sample,
+position): a prompt gives the same text alone and among others. Shapes stay the same
+from the first token to the last, so each token costs the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlm.generate.sampling import Sampling, choose
+from jaxlm.generate.choose import choose
+from jaxlm.generate.sampling import Sampling, TokenChoice
 from jaxlm.keys import key_for
 from jaxlm.models.gpt import Gpt, empty_caches
 from jaxlm.models.layers import Cache
@@ -29,9 +30,10 @@ CHUNK = 32  # tokens between two looks of the host, for streaming and stop strin
 
 
 class DecodeState(NamedTuple):
-    """Of a generation under way."""
+    """Texts of B rows under way; N is the room for new tokens."""
 
     caches: tuple[Cache, ...]
+    padding: Bool[Array, "B T"]  # slots between a prompt and the first new token
     logits: Float[Array, "B V"]  # of the token to be chosen next
     prompt: Int[Array, "B"]  # tokens of each prompt
     made: Int[Array, ""]  # tokens chosen so far
@@ -41,54 +43,69 @@ class DecodeState(NamedTuple):
     scores: Float[Array, "B N"]  # log-probability of each token under the model
 
 
-def bucket(length: int, most: int) -> int:
-    """The shape that a prompt is padded to: few of them, so few programs."""
-    size = 16
-    while size < length:
-        size *= 2
-    return min(size, most)
+class Continuation(NamedTuple):
+    """What follows a prompt."""
+
+    tokens: np.ndarray  # int32 [n], without the one that ends it
+    scores: np.ndarray | None  # float32 [n], log-probabilities, where asked for
 
 
-@functools.partial(jax.jit, static_argnames=("module", "slots", "room", "penalty"))
+Watch = Callable[[list[np.ndarray]], Sequence[bool]]
+
+
 def prefill(
+    module: Gpt,
+    params: Any,
+    prompts: Sequence[np.ndarray],
+    max_tokens: int,
+    *,
+    penalty: bool = False,
+) -> DecodeState:
+    """Read the prompts, with room for `max_tokens` more.
+
+    Prompts are padded to a power of two and the room to whole chunks, so that few
+    programs are compiled. `params` are `unstacked`.
+    """
+    size, longest = 16, max(map(len, prompts))
+    while size < longest:
+        size *= 2
+    tokens_BP = np.zeros((len(prompts), min(size, module.config.max_length)), np.int32)
+    for row, prompt in zip(tokens_BP, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    prompt_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
+    room = -(-max_tokens // CHUNK) * CHUNK
+    return _prefill(
+        module, params, jnp.asarray(tokens_BP), prompt_B, room=room, penalty=penalty
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("module", "room", "penalty"))
+def _prefill(
     module: Gpt,
     params: Any,
     tokens_BP: Int[Array, "B P"],
     prompt_B: Int[Array, "B"],
     *,
-    slots: int,
     room: int,
     penalty: bool,
 ) -> DecodeState:
-    """Read the prompts.
-
-    Args:
-        module: a decoder.
-        params: of it, `unstacked`.
-        tokens_BP: prompts, padded on the right.
-        prompt_B: tokens of each, at least one.
-        slots: of the caches: P and those of the tokens to come.
-        room: N, most tokens to come.
-        penalty: keep which tokens occurred.
-    """
     batch, length = tokens_BP.shape
-    at = jnp.arange(length)
-    positions_1P = jnp.minimum(at, module.config.max_length - 1)[None]
-    mask = jnp.arange(slots)[None, None] <= at[None, :, None]
-    caches = empty_caches(module.config, batch, slots, module.dtype)
-    last_BPD, head_RD, caches = read_on(
-        module, params, tokens_BP, positions_1P, mask, caches
+    slot_T = jnp.arange(length + room)
+    padding_BT = (slot_T[None] >= prompt_B[:, None]) & (slot_T[None] < length)
+    position_ids = jnp.minimum(jnp.arange(length), module.config.max_length - 1)[None]
+    caches = empty_caches(module.config, batch, length + room, module.dtype)
+    logits_BV, caches = next_logits(
+        module, params, tokens_BP, position_ids, padding_BT, caches, prompt_B - 1
     )
-    last_BD = jnp.take_along_axis(last_BPD, (prompt_B - 1)[:, None, None], axis=1)[:, 0]
     seen_BV = None
     if penalty:
         rows = jnp.arange(batch)[:, None]
-        real = at[None] < prompt_B[:, None]
-        seen_BV = jnp.zeros((batch, module.config.vocab_size), bool)
-        seen_BV = seen_BV.at[rows, tokens_BP].max(real)
+        seen_BV = jnp.zeros(logits_BV.shape, bool)
+        seen_BV = seen_BV.at[rows, tokens_BP].max(~padding_BT[:, :length])
     return DecodeState(
         caches=caches,
-        logits=head_logits(module, head_RD, last_BD),
+        padding=padding_BT,
+        logits=logits_BV,
         prompt=prompt_B,
         made=jnp.zeros((), jnp.int32),
         done=jnp.zeros(batch, bool),
@@ -98,77 +115,80 @@ def prefill(
     )
 
 
+def next_logits(
+    module: Gpt,
+    params: Any,
+    tokens_BL: Int[Array, "B L"],
+    position_ids: Int[Array, "#B L"],
+    padding_BT: Bool[Array, "B T"],
+    caches: tuple[Cache, ...],
+    last_B: Int[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B V"], tuple[Cache, ...]]:
+    """Run the decoder on L more tokens: float32 logits after token `last_B`, caches.
+
+    The next L slots hold the tokens; without `last_B` L is 1.
+    """
+    length = tokens_BL.shape[1]
+    query_L = caches[0].slot + jnp.arange(length)
+    causal_LT = jnp.arange(padding_BT.shape[1])[None] <= query_L[:, None]
+    mask_BLT = ~padding_BT[:, None] & causal_LT[None]
+    out: Any = module.apply(
+        {"params": params}, tokens_BL, position_ids, mask_BLT, caches, logits=False
+    )
+    last_BD = out.last[:, 0]
+    if last_B is not None:
+        last_BD = jnp.take_along_axis(out.last, last_B[:, None, None], axis=1)[:, 0]
+    head_RD = out.head.astype(last_BD.dtype)
+    logits_BR = jnp.matmul(last_BD, head_RD.T, preferred_element_type=jnp.float32)
+    return logits_BR[:, : module.config.vocab_size], out.caches
+
+
 @functools.partial(
     jax.jit,
-    static_argnames=("module", "bucket", "sampling", "seed", "end", "scored"),
+    static_argnames=("module", "choice", "seed", "end", "scored"),
     donate_argnames=("state",),
 )
-def advance(
+def _advance(
     module: Gpt,
     params: Any,
     state: DecodeState,
     until: Int[Array, ""],
     sample_B: Int[Array, "B"],
     *,
-    bucket: int,
-    sampling: Sampling,
+    choice: TokenChoice,
     seed: int,
     end: int | None,
     scored: bool,
 ) -> DecodeState:
-    """Choose tokens up to number `until`, or until every row is done.
-
-    Args:
-        module: a decoder.
-        params: of it, `unstacked`.
-        state: given up to this call.
-        until: tokens a row.
-        sample_B: which of the samples of its prompt each row is.
-        bucket: P of the prompts.
-        sampling: how to choose.
-        seed: of the chance.
-        end: id that ends a row; None: none does.
-        scored: give log-probabilities.
-    """
-    slots = state.caches[0].k.shape[-1]
-    at_T = jnp.arange(slots)
+    """Choose tokens until each row has `until`, or all rows are done."""
 
     def step(state: DecodeState) -> DecodeState:
-        places_B = state.prompt + state.made
-        keys_B = key_for(seed, "sample", sample_B, places_B)
-        token_B = choose(state.logits, keys_B, sampling, state.seen)
+        position_B = state.prompt + state.made
+        keys_B = key_for(seed, "sample", sample_B, position_B)
+        token_B = choose(state.logits, keys_B, choice, state.seen)
         token_B = jnp.where(state.done, 0 if end is None else end, token_B)
-        scores_BN = state.scores
+        scores_BN, seen_BV = state.scores, state.seen
         if scored:
             log_p_BV = jax.nn.log_softmax(state.logits)
-            score_B = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
-            scores_BN = jax.lax.dynamic_update_slice(
-                scores_BN, score_B, (jnp.zeros_like(state.made), state.made)
-            )
-        written = (at_T >= bucket) & (at_T <= bucket + state.made)
-        mask = (at_T[None] < state.prompt[:, None]) | written[None]
-        last_B1D, head_RD, caches = read_on(
+            score_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
+            scores_BN = _put(scores_BN, score_B1, state.made)
+        if seen_BV is not None:
+            seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
+        logits_BV, caches = next_logits(
             module,
             params,
             token_B[:, None],
-            places_B[:, None],
-            mask[:, None],
+            position_B[:, None],
+            state.padding,
             state.caches,
         )
-        rows = jnp.arange(len(token_B))
-        seen_BV = state.seen
-        return DecodeState(
+        return state._replace(
             caches=caches,
-            logits=head_logits(module, head_RD, last_B1D[:, 0]),
-            prompt=state.prompt,
+            logits=logits_BV,
             made=state.made + 1,
             done=state.done if end is None else state.done | (token_B == end),
-            seen=None if seen_BV is None else seen_BV.at[rows, token_B].set(True),
-            tokens=jax.lax.dynamic_update_slice(
-                state.tokens,
-                token_B[:, None],
-                (jnp.zeros_like(state.made), state.made),
-            ),
+            seen=seen_BV,
+            tokens=_put(state.tokens, token_B[:, None], state.made),
             scores=scores_BN,
         )
 
@@ -177,106 +197,55 @@ def advance(
     )
 
 
-def read_on(
-    module: Gpt,
-    params: Any,
-    tokens_BL: Int[Array, "B L"],
-    positions_BL: Int[Array, "#B L"],
-    mask: Bool[Array, "#B #L T"],
-    caches: tuple[Cache, ...],
-) -> tuple[Float[Array, "B L D"], Float[Array, "R D"], tuple[Cache, ...]]:
-    """The decoder on L more tokens: its last layer, its head's table, the caches."""
-    out = module.apply(
-        {"params": params}, tokens_BL, positions_BL, mask, caches, logits=False
-    )
-    return out.last, out.head, out.caches  # pyrefly: ignore
-
-
-def head_logits(
-    module: Gpt, head_RD: Float[Array, "R D"], last_BD: Float[Array, "B D"]
-) -> Float[Array, "B V"]:
-    """Float32 logits of the vocabulary's own rows."""
-    head_RD = head_RD.astype(last_BD.dtype)
-    logits_BR = jnp.matmul(last_BD, head_RD.T, preferred_element_type=jnp.float32)
-    return logits_BR[:, : module.config.vocab_size]
-
-
-class Continuation(NamedTuple):
-    """What follows a prompt."""
-
-    tokens: np.ndarray  # int32 [n], the one that ends it not among them
-    scores: np.ndarray | None  # float32 [n], log-probabilities, where asked for
-
-
-Watch = Callable[[list[np.ndarray]], Sequence[bool]]
+def _put(x_BN: Array, column_B1: Array, index: Int[Array, ""]) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(x_BN, column_B1, index, axis=1)
 
 
 def decode(
     module: Gpt,
     params: Any,
     prompts: Sequence[np.ndarray],
-    *,
-    max_tokens: int,
     sampling: Sampling,
-    samples: int = 1,
-    seed: int = 0,
+    *,
     end: int | None = None,
     scored: bool = False,
     watch: Watch | None = None,
 ) -> list[Continuation]:
-    """Continue every prompt `samples` times: [prompt 0 sample 0, 0 1, …, 1 0, …].
+    """Continue each prompt: [prompt 0 sample 0, prompt 0 sample 1, …, prompt 1 …].
 
     Args:
         module: a decoder.
         params: of it, `unstacked` (models/gpt.py).
-        prompts: ids, at least one each; with `max_tokens` they fit the context.
-        max_tokens: most tokens of a continuation.
-        sampling: how tokens are chosen.
-        samples: continuations a prompt.
-        seed: names all chance, below 2³².
+        prompts: at least one id each; with `max_tokens` more they fit the context.
+        sampling: without beams; stop strings are left to `watch`.
         end: id that ends a continuation.
-        scored: give log-probabilities.
-        watch: called every `CHUNK` tokens with all tokens of each row so far; True for
-            a row that shall end there.
+        scored: return log-probabilities.
+        watch: called every `CHUNK` tokens with all tokens of each row so far; returns
+            True for each row that ends there.
     """
-    longest = max(len(prompt) for prompt in prompts)
-    size = bucket(longest, module.config.max_length)
-    room = -(-max_tokens // CHUNK) * CHUNK
+    samples = sampling.samples
     rows = [prompt for prompt in prompts for _ in range(samples)]
-    tokens_BP = np.zeros((len(rows), size), np.int32)
-    for i, prompt in enumerate(rows):
-        tokens_BP[i, : len(prompt)] = prompt
-    state = prefill(
-        module,
-        params,
-        jnp.asarray(tokens_BP),
-        jnp.asarray([len(prompt) for prompt in rows], jnp.int32),
-        slots=size + room,
-        room=room,
-        penalty=sampling.repetition_penalty != 1,
-    )
+    penalty = sampling.repetition_penalty != 1
+    state = prefill(module, params, rows, sampling.max_tokens, penalty=penalty)
     sample_B = jnp.tile(jnp.arange(samples, dtype=jnp.int32), len(prompts))
     ended = np.zeros(len(rows), bool)
     made = 0
-    while made < max_tokens and not ended.all():
-        until = min(made + CHUNK, max_tokens)
-        state = advance(
+    while made < sampling.max_tokens and not ended.all():
+        made = min(made + CHUNK, sampling.max_tokens)
+        state = _advance(
             module,
             params,
             state,
-            jnp.asarray(until, jnp.int32),
+            jnp.asarray(made, jnp.int32),
             sample_B,
-            bucket=size,
-            sampling=sampling,
-            seed=seed,
+            choice=sampling.choice,
+            seed=sampling.seed,
             end=end,
             scored=scored,
         )
-        made = until
         ended = np.asarray(state.done)
         if watch:
-            asked = np.array(watch(_rows(state, end)), bool)
-            ended = ended | asked
+            ended = ended | np.array(watch(_rows(state, end)), bool)
             state = state._replace(done=jnp.asarray(ended))
     scores = np.asarray(state.scores)
     return [
@@ -286,10 +255,13 @@ def decode(
 
 
 def _rows(state: DecodeState, end: int | None) -> list[np.ndarray]:
+    """The tokens of each row before the one that ends it."""
     tokens = np.asarray(state.tokens)[:, : int(state.made)]
-    if end is None:
-        return list(tokens)
-    cut = [np.flatnonzero(row == end) for row in tokens]
-    return [
-        row[: at[0]] if len(at) else row for row, at in zip(tokens, cut, strict=True)
-    ]
+    return [before(row, end) for row in tokens]
+
+
+def before(row: np.ndarray, end: int | None) -> np.ndarray:
+    """The tokens before the first `end`."""
+    if end is None or end not in row:
+        return row
+    return row[: np.flatnonzero(row == end)[0]]

@@ -1,14 +1,15 @@
-"""Texts around `decode.py`: prompts → ids, tokens as they come → text, stop strings."""
+"""Prompts → ids; generated tokens → text as it comes, cut before stop strings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxlm.generate.decode import Continuation
-from jaxlm.text.tokenizers.tokenizer import Tokenizer
+from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 
@@ -17,13 +18,13 @@ class Generated(NamedTuple):
 
     text: str
     tokens: np.ndarray  # int32 [n]
-    scores: np.ndarray | None  # float32 [n], log-probabilities, where asked for
+    scores: np.ndarray | None  # float32 [n] log-probabilities; of a beam its one score
 
 
-def cut_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
-    """Ids of a prompt, its last `room` ones where it is longer.
+def encode_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
+    """Ids of a prompt, truncated on the left to `room`.
 
-    An empty one is <|endoftext|>, after which a document begins.
+    An empty prompt becomes <|endoftext|>, after which a document begins.
 
     Raises:
         UserError: it is empty, and the vocabulary has no <|endoftext|>.
@@ -36,69 +37,52 @@ def cut_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
     return np.array([tokenizer.end_of_document], np.int32)
 
 
+@dataclass
 class TextStream:
-    """Follows the rows of a generation: shows the first one, finds stop strings.
+    """Follows the rows of a generation: shows the first one and finds stop strings."""
 
-    Args:
-        tokenizer: of the model.
-        stop: strings before which a row ends.
-        show: called with each new stretch of the first row's text.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stop: tuple[str, ...],
-        show: Callable[[str], None] | None,
-    ):
-        self._tokenizer, self._stop, self._show = tokenizer, stop, show
-        self._shown = 0
+    tokenizer: Tokenizer
+    stop: tuple[str, ...]
+    show: Callable[[str], None] | None  # called with each new piece of the first row
+    shown: int = 0  # characters
 
     def watch(self, rows: list[np.ndarray]) -> list[bool]:
-        """Whether each row has reached a stop string; `decode`'s argument."""
-        texts = [self._tokenizer.decode(row) for row in rows]
+        """Whether each row has reached a stop string; the argument of `decode`."""
+        texts = [self.tokenizer.decode(row) for row in rows]
         ends = [self._end(text) for text in texts]
-        if self._show:
-            # What may still become a stop string, or a whole character, waits.
-            hold = 0 if ends[0] is not None else self._open_end(texts[0])
-            text = texts[0][: ends[0]]
-            self._say(text[: len(text) - hold])
+        # Characters that may still change, or become a stop string, are held back.
+        hold = 0 if ends[0] is not None else self._unsettled(texts[0])
+        text = texts[0][: ends[0]]
+        self._say(text[: len(text) - hold])
         return [end is not None for end in ends]
 
     def finish(self, number: int, row: Continuation) -> Generated:
-        """The text of a row, cut before its first stop string."""
-        text = self._tokenizer.decode(row.tokens)
-        end = self._end(text)
+        """The text of row `number`, cut before its first stop string."""
         tokens, scores = row
+        text = self.tokenizer.decode(tokens)
+        end = self._end(text)
         if end is not None:
             text = text[:end]
             tokens = tokens[: self._tokens_within(tokens, end)]
-            scores = None if scores is None else scores[: len(tokens)]
-        if number == 0 and self._show:
+            if scores is not None:
+                scores = scores[: len(tokens)]
+        if number == 0:
             self._say(text)
         return Generated(text, tokens, scores)
 
     def _say(self, text: str) -> None:
-        if len(text) > self._shown:
-            assert self._show is not None
-            self._show(text[self._shown :])
-            self._shown = len(text)
+        if self.show and len(text) > self.shown:
+            self.show(text[self.shown :])
+            self.shown = len(text)
 
     def _end(self, text: str) -> int | None:
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         return min(found, default=None)
 
-    def _open_end(self, text: str) -> int:
-        """Characters at the end that more text may change or turn into a stop."""
-        partial = max(
-            (
-                n
-                for stop in self._stop
-                for n in range(1, len(stop))
-                if text.endswith(stop[:n])
-            ),
-            default=0,
-        )
+    def _unsettled(self, text: str) -> int:
+        """How many characters at the end more tokens may change or complete."""
+        starts = (stop[:n] for stop in self.stop for n in range(1, len(stop)))
+        partial = max((len(each) for each in starts if text.endswith(each)), default=0)
         broken = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
         return max(partial, broken)
 
@@ -107,6 +91,6 @@ class TextStream:
         low, high = 0, len(tokens)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = len(self._tokenizer.decode(tokens[:middle])) <= end
+            fits = len(self.tokenizer.decode(tokens[:middle])) <= end
             low, high = (middle, high) if fits else (low, middle - 1)
         return low

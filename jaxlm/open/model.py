@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,9 @@ from jaxlm.config import (
 )
 from jaxlm.embed import Embedded, Layers, Pooling, embed
 from jaxlm.generate.beam import beam_search
-from jaxlm.generate.decode import decode
+from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
-from jaxlm.generate.streaming import Generated, TextStream, cut_prompt
+from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models import build
 from jaxlm.models.elmo import BiEncoded
 from jaxlm.models.encoder import Encoded
@@ -244,101 +245,61 @@ class Model:
     def generate(
         self,
         prompts: Sequence[str],
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         *,
-        max_tokens: int = 100,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        top_p_rule: Literal["hf", "openai"] = "hf",
-        repetition_penalty: float = 1.0,
-        samples: int = 1,
-        seed: int = 0,
-        stop: Sequence[str] = (),
         scored: bool = False,
         stream: Callable[[str], None] | None = None,
-        beams: int = 0,
-        length_penalty: float = 1.0,
+        **changes: Any,
     ) -> list[Generated]:
-        """Continue each prompt, `samples` times in turn; a GPT's.
+        """Continue each prompt, `samples` times in turn.
 
-        With `beams` the `samples` best of so many beams, and nothing is drawn: only
-        `max_tokens`, `stop` and `length_penalty` count, and the one score of each is
-        what `beam_search` ranks by.
+            model.generate(["Once upon"], max_tokens=50, temperature=0.0)
 
         A continuation ends at `max_tokens`, at <|endoftext|> or before a stop string.
-        Of a prompt that does not fit the context together with `max_tokens`, the end is
-        read that does. The same prompt, sample number and seed give the same text,
+        A prompt that does not fit the context together with `max_tokens` is truncated
+        on the left. Equal prompt, sample number, settings and seed give equal text,
         whatever else is in the call.
 
         Args:
             prompts: texts; an empty one starts from <|endoftext|>.
-            max_tokens: most tokens of a continuation.
-            temperature: 0 takes the likeliest token each time (greedy).
-            top_k: see `generate/sampling.py`, as the next three.
-            top_p: likewise.
-            top_p_rule: likewise.
-            repetition_penalty: likewise.
-            samples: continuations of each prompt.
-            seed: names all chance.
-            stop: strings that end a continuation.
-            scored: give log-probabilities.
-            stream: called with each stretch of the first continuation as it comes.
-            beams: of a beam search; 0: none.
-            length_penalty: see `generate/beam.py`.
+            sampling: the settings.
+            scored: return log-probabilities.
+            stream: called with each piece of the first continuation as it comes.
+            **changes: fields of `sampling` that differ.
 
         Raises:
             UserError: the model is no GPT, or a setting is out of range.
         """
         if not isinstance(self.config, GptConfig):
             raise UserError(f"{self._an} continues no text: jaxlm {self._verb}")
-        if not 1 <= max_tokens < self.config.max_length:
+        sampling = dataclasses.replace(sampling, **changes)
+        most = self.config.max_length - 1
+        if sampling.max_tokens > most:
             raise UserError(
-                f"max_tokens = {max_tokens} is not in [1, {self.config.max_length - 1}]"
-                ": the prompt needs a place in the context too"
+                f"max_tokens = {sampling.max_tokens} is not in [1, {most}]: the prompt "
+                "needs a place in the context too"
             )
-        if not prompts or samples < 1:
-            raise UserError("there is nothing to generate: no prompt, or no sample")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed = {seed} is not in [0, 2**32)")
-        sampling = Sampling(
-            temperature,
-            top_k,
-            top_p,
-            top_p_rule,
-            repetition_penalty,
-        )
-        if beams and not samples <= beams:
-            raise UserError(f"samples = {samples} of beams = {beams}: at most as many")
-        room = self.config.max_length - max_tokens
-        rows = [cut_prompt(self.tokenizer, prompt, room) for prompt in prompts]
-        watcher = TextStream(self.tokenizer, tuple(stop), stream)
-        if beams:
-            best = beam_search(
-                self.module,  # pyrefly: ignore
+        if not prompts:
+            raise UserError("there is nothing to generate: no prompt")
+        room = self.config.max_length - sampling.max_tokens
+        rows = [encode_prompt(self.tokenizer, prompt, room) for prompt in prompts]
+        texts = TextStream(self.tokenizer, tuple(sampling.stop), stream)
+        module: Any = self.module
+        end = self.tokenizer.end_of_document
+        if not sampling.beams:
+            found = decode(
+                module,
                 self._unstacked,
                 rows,
-                max_tokens=max_tokens,
-                num_beams=beams,
-                length_penalty=length_penalty,
-                end=self.tokenizer.end_of_document,
+                sampling,
+                end=end,
+                scored=scored,
+                watch=texts.watch,
             )
-            ranked = [each for of_prompt in best for each in of_prompt[:samples]]
-            return [
-                watcher.finish(i, each._replace(scores=None))._replace(
-                    scores=each.scores
-                )
-                for i, each in enumerate(ranked)
-            ]
-        found = decode(
-            self.module,  # pyrefly: ignore
-            self._unstacked,
-            rows,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            samples=samples,
-            seed=seed,
-            end=self.tokenizer.end_of_document,
-            scored=scored,
-            watch=watcher.watch,
-        )
-        return [watcher.finish(i, each) for i, each in enumerate(found)]
+            return [texts.finish(i, each) for i, each in enumerate(found)]
+        best = beam_search(module, self._unstacked, rows, sampling, end=end)
+        ranked = [beam for beams in best for beam in beams[: sampling.samples]]
+        return [
+            texts.finish(i, Continuation(tokens, None))._replace(scores=score)
+            for i, (tokens, score) in enumerate(ranked)
+        ]

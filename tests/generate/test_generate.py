@@ -1,13 +1,16 @@
 """Generation: a prompt among others as alone, and as transformers continues it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlm.generate.beam import beam_search
+from jaxlm.generate.choose import choose, nucleus, sorted_nucleus
 from jaxlm.generate.decode import decode, prefill
-from jaxlm.generate.sampling import Sampling, choose, first_of, nucleus
+from jaxlm.generate.sampling import Sampling
 from jaxlm.models.gpt import Gpt, unstacked
 from jaxlm.types import UserError
 from tools import goldens_gpt as goldens
@@ -29,10 +32,11 @@ def prompts():
 
 def continued(model, prompts, **changes):
     module, _, params = model
-    settings = {"max_tokens": 9, "sampling": Sampling(temperature=0.0)} | changes
-    return [
-        each.tokens.tolist() for each in decode(module, params, prompts, **settings)
-    ]
+    end = changes.pop("end", None)
+    sampling = changes.pop("sampling", Sampling(temperature=0.0))
+    sampling = dataclasses.replace(sampling, **{"max_tokens": 9} | changes)
+    found = decode(module, params, prompts, sampling, end=end)
+    return [each.tokens.tolist() for each in found]
 
 
 def test_greedy_is_the_argmax_of_the_whole_row_each_time(model, prompts):
@@ -69,7 +73,8 @@ def test_the_seed_and_the_sample_name_the_text(model, prompts):
 
 def test_log_probabilities_are_those_of_the_whole_row(model, prompts):
     module, params, single = model
-    found = decode(module, single, prompts, max_tokens=6, sampling=SAMPLED, scored=True)
+    sampling = dataclasses.replace(SAMPLED, max_tokens=6)
+    found = decode(module, single, prompts, sampling, scored=True)
     for prompt, each in zip(prompts, found, strict=True):
         row = np.concatenate([prompt, each.tokens])
         logits = module.apply({"params": params}, jnp.asarray(row, jnp.int32)[None])
@@ -82,15 +87,7 @@ def test_every_token_runs_the_same_program(model):
     """One more token costs the same wherever it stands: all shapes are fixed."""
     module, _, params = model
     state = jax.eval_shape(
-        lambda: prefill(
-            module,
-            params,
-            jnp.zeros((1, 16), jnp.int32),
-            jnp.array([3], jnp.int32),
-            slots=48,
-            room=32,
-            penalty=False,
-        )
+        lambda: prefill(module, params, [np.zeros(3, np.int32)], max_tokens=9)
     )
     assert state.caches[0].k.shape == (CONFIG.num_heads, 8, 48)
     assert state.tokens.shape == (1, 32)
@@ -118,7 +115,9 @@ def test_what_is_kept_is_what_sorting_would_keep(rule, k, p):
     if k:
         falling, tokens = jax.lax.top_k(jnp.asarray(scores), k)
         mine = np.zeros(scores.shape, bool)
-        np.put_along_axis(mine, np.asarray(tokens), first_of(falling, p, rule), axis=1)
+        np.put_along_axis(
+            mine, np.asarray(tokens), sorted_nucleus(falling, p, rule), axis=1
+        )
     else:
         mine = np.asarray(nucleus(jnp.asarray(scores), p, rule))
     want = np.stack([sorted_rule(row.astype(np.float64), k, p, rule) for row in scores])
@@ -157,11 +156,28 @@ def test_draws_follow_the_shares(sampling, want):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"temperature": -0.1}],
+    [
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"temperature": -0.1},
+        {"repetition_penalty": 0.0},
+        {"max_tokens": 0},
+        {"samples": 0},
+        {"samples": 3, "beams": 2},
+        {"seed": 2**32},
+    ],
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_lengths_and_stops_are_no_part_of_the_compiled_program():
+    first = Sampling(top_k=3, max_tokens=5, seed=1, stop=("a",))
+    second = dataclasses.replace(first, max_tokens=9, stop=(), samples=4)
+    assert first.choice == second.choice
+    assert dataclasses.replace(first, top_k=4).choice != first.choice
 
 
 def theirs(prompt, end, **settings):
@@ -198,15 +214,8 @@ def test_greedy_equals_transformers(model, prompts, penalty):
 @pytest.mark.parametrize("length_penalty", [1.0, 0.3])
 def test_beam_search_equals_transformers(model, prompts, end, length_penalty):
     module, _, params = model
-    found = beam_search(
-        module,
-        params,
-        prompts,
-        max_tokens=9,
-        num_beams=3,
-        length_penalty=length_penalty,
-        end=end,
-    )
+    sampling = Sampling(max_tokens=9, beams=3, length_penalty=length_penalty)
+    found = beam_search(module, params, prompts, sampling, end=end)
     for prompt, beams in zip(prompts, found, strict=True):
         rows, output = theirs(
             prompt,

@@ -11,6 +11,7 @@ token over the first and the last quarter of a long text: it must not grow.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 
@@ -55,7 +56,8 @@ def main() -> None:
     prompt = np.random.RandomState(0).randint(0, args.vocab, args.prompt)
 
     def ours(sampling: Sampling, count: int = args.tokens) -> np.ndarray:
-        found = decode(module, params, [prompt], max_tokens=count, sampling=sampling)
+        sampling = dataclasses.replace(sampling, max_tokens=count)
+        found = decode(module, params, [prompt], sampling)
         return found[0].tokens
 
     def theirs(sampling: Sampling) -> np.ndarray:
@@ -104,8 +106,8 @@ def main() -> None:
 
     for _ in range(2):  # the first compiles
         clock.clear()
-        kind = {"max_tokens": most, "sampling": GREEDY, "watch": watch}
-        decode(module, params, [prompt], **kind)
+        greedy = dataclasses.replace(GREEDY, max_tokens=most)
+        decode(module, params, [prompt], greedy, watch=watch)
     chunks = 1e3 * np.diff(clock)[:-1] / CHUNK
     quarter = len(chunks) // 4
     first, last = np.median(chunks[:quarter]), np.median(chunks[-quarter:])
