@@ -7,11 +7,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import LogConfig, Phase, RunConfig
+from jaxlm.config import LogConfig, RunConfig
 from jaxlm.metrics import Mean
 from jaxlm.train.log import Log
 
-PHASE = Phase(until=40, length=64, batch=8, predictions=10)
+STEP = "the step for 8 × 64 tokens"
 
 
 def config(every: int = 4, tensorboard: bool = False, **fields) -> RunConfig:

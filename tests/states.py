@@ -62,7 +62,7 @@ def write(directory: Path, *steps: int, keep: int = 5) -> Checkpoints:
     checkpoints.open()
     for step in steps:
         checkpoints.save(step, state_of(step), {"at": step})
-    checkpoints.close()
+    checkpoints.wait()
     return checkpoints
 
 

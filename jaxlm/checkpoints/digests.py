@@ -1,16 +1,15 @@
-"""A tree of arrays in → a short digest of every leaf out, made where the arrays are.
+"""A tree of arrays in → 128 bits for every leaf out, computed where the arrays are.
 
-    digest(state)            {"params/mlm/bias": LeafDigest("float32", (8192,), …)}
-    digest_array(array)      the same of one array on the host, a piece at a time
-    digest_parts(…, parts)   the same of one that is never whole in memory
-    state_sha256(digests)    one number for the whole tree
+    digest(state)               {"params/mlp/bias": LeafDigest("float32", (8192,), …)}
+    digest_parts(…, parts)      the same of one leaf that is never whole in memory
+    state_sha256(digests)       one number for the whole tree
 
-A lane is Σ mod 2³² over a bijective mix of (bits, flat index): addition does not mind
-the order, so a leaf has the same digest however it is sharded, nothing is gathered, and
-only four words a leaf leave the device. Changing one element changes every lane, for
-the mix is one-to-one in the bits; what else goes wrong by accident slips through with
-probability 2⁻¹²⁸. Not a defence against someone who wants to collide.
-Next: `store.py` stores them and compares after a restore.
+A lane is Σ mod 2³² over a one-to-one mix of (bits, flat index). The order of a sum does
+not matter, so a leaf has the same digest under any sharding, nothing is gathered, and
+four words a leaf leave the device. A change of one element changes every lane, because
+the mix is one-to-one in the bits; other accidents go unseen with probability 2⁻¹²⁸. It
+is no defence against someone who wants a collision.
+Next: `store.py` stores digests and compares them after a restore.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ from jaxtyping import Array, Shaped, UInt
 
 from jaxlm.tree import leaves
 
-# Four starting points, any distinct numbers: digits of √2, √3, √5, √7 in base 2³².
-LANES = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)
+PIECE = 2**22  # elements of a leaf on the host that are digested at once
+# One starting point a lane, any distinct numbers: √2, √3, √5, √7 in base 2³².
+_SEEDS = tuple(map(np.uint32, (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)))
 
 
 class LeafDigest(NamedTuple):
-    """What a leaf is and the 128 bits that stand for its values."""
+    """Type and shape of a leaf, and 128 bits that stand for its values."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,16 +50,13 @@ class LeafDigest(NamedTuple):
 
 
 def digest(tree: Any) -> dict[str, LeafDigest]:
-    """Path → digest of every leaf, in one jitted pass; blocks until it is there."""
+    """The digest of every leaf by path, in one jitted pass; waits for the result."""
     flat = dict(leaves(tree))
     if not flat:
         return {}
     # Every process reads the result, so on a mesh it must lie whole on each device.
-    meshes = {
-        leaf.sharding.mesh
-        for leaf in flat.values()
-        if isinstance(getattr(leaf, "sharding", None), NamedSharding)
-    }
+    shardings = [getattr(leaf, "sharding", None) for leaf in flat.values()]
+    meshes = {each.mesh for each in shardings if isinstance(each, NamedSharding)}
     everywhere = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
     lanes = np.asarray(jax.jit(_lanes_of_leaves, out_shardings=everywhere)(flat))
     return {
@@ -68,32 +65,21 @@ def digest(tree: Any) -> dict[str, LeafDigest]:
     }
 
 
-def digest_array(array: np.ndarray) -> LeafDigest:
-    """What `digest` gives of an array, which no device needs to hold whole."""
-    return digest_parts(str(array.dtype), array.shape, [array])
-
-
 def digest_parts(
     dtype: str, shape: tuple[int, ...], parts: Iterable[np.ndarray]
 ) -> LeafDigest:
-    """The same of an array that is read part after part.
-
-    Args:
-        dtype: of the array.
-        shape: likewise.
-        parts: that make it up, in the order of its elements.
-    """
-    lanes, start = np.zeros(len(LANES), np.uint32), 0
+    """The digest of one leaf whose elements come part after part, in order."""
+    lanes, start = np.zeros(len(_SEEDS), np.uint32), 0
     for part in parts:
         bits = min(part.dtype.itemsize * 8, 32)
         flat = np.ascontiguousarray(part).reshape(-1).view(f"uint{bits}")
         for at in range(0, len(flat), PIECE):
             piece = flat[at : at + PIECE]
             count = len(piece)
-            if count < PIECE:  # all pieces have one shape, so there is one program
-                piece = np.pad(piece, (0, PIECE - count))
+            # All pieces have one shape, so there is one program.
+            padded = np.pad(piece, (0, PIECE - count)) if count < PIECE else piece
             begin = np.uint32((start + at) % 2**32)
-            lanes += np.asarray(_piece_lanes(piece, begin, np.uint32(count)))
+            lanes += np.asarray(_piece_lanes(padded, begin, np.uint32(count)))
         start += len(flat)
     return LeafDigest(dtype, shape, _text(lanes))
 
@@ -109,30 +95,33 @@ def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
 
 
 def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
-    """The four sums of one leaf."""
-    words = _words(leaf)
-    return _sums(_terms(words, _places(words.shape)))
+    """The four sums of one leaf, which is never reshaped: that could gather it."""
+    if leaf.dtype == jnp.bool_:
+        words = leaf.astype(jnp.uint32)
+    else:  # a 64-bit element becomes two words along a new axis
+        bits = min(leaf.dtype.itemsize * 8, 32)
+        words = jax.lax.bitcast_convert_type(leaf, f"uint{bits}").astype(jnp.uint32)
+    index = jnp.zeros(words.shape, jnp.uint32)
+    for axis in range(words.ndim):
+        stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
+    return _sums(_terms(words, index))
 
 
 @jax.jit
 def _piece_lanes(piece: Any, begin: Any, count: Any) -> Any:
-    """The four sums of `count` elements of a leaf from flat index `begin` on."""
-    places = jax.lax.iota(jnp.uint32, len(piece))
-    terms = _terms(piece.astype(jnp.uint32), places + begin)
-    return _sums([jnp.where(places < count, term, jnp.uint32(0)) for term in terms])
+    """The four sums of the first `count` elements of a piece at flat index `begin`."""
+    index = jax.lax.iota(jnp.uint32, len(piece))
+    terms = _terms(piece.astype(jnp.uint32), index + begin)
+    return _sums([jnp.where(index < count, term, jnp.uint32(0)) for term in terms])
 
 
-PIECE = 2**22  # elements that are digested at once
-_SEEDS = tuple(np.uint32(lane) for lane in LANES)
-
-
-def _terms(words: Any, places: Any) -> list[Any]:
+def _terms(words: Any, index: Any) -> list[Any]:
     """What each element adds to each lane.
 
-    XOR with a mixed place, then mixed again: of two different elements at two places no
-    mixed word survives a swap.
+    XOR with a mixed index, then mixed again, so that swapped elements are seen.
     """
-    mixed = _mix(words ^ _mix(places))
+    mixed = _mix(words ^ _mix(index))
     return [_mix(mixed + seed) for seed in _SEEDS]
 
 
@@ -147,30 +136,12 @@ def _sums(terms: list[Any]) -> UInt[Array, "4"]:
     return jnp.stack(lanes)
 
 
-def _text(lanes: np.ndarray) -> str:
-    return "".join(f"{n:08x}" for n in lanes)
-
-
-def _words(leaf: Any) -> Any:
-    """The bits as uint32: a word an element, two along a new axis for 64-bit types."""
-    if leaf.dtype == jnp.bool_:
-        return leaf.astype(jnp.uint32)
-    bits = min(leaf.dtype.itemsize * 8, 32)
-    unsigned = jax.lax.bitcast_convert_type(leaf, f"uint{bits}")
-    return unsigned.astype(jnp.uint32)
-
-
-def _places(shape: tuple[int, ...]) -> Any:
-    """The flat index of every element, mod 2³²."""
-    place = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
-        stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
-        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    return place
-
-
 def _mix(word: Any) -> Any:
     """A one-to-one scrambling of 32 bits (C. Wellons, lowbias32)."""
     word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
     return word ^ (word >> 16)
+
+
+def _text(lanes: np.ndarray) -> str:
+    return "".join(f"{n:08x}" for n in lanes)

@@ -1,7 +1,8 @@
 """A leaf of a checkpoint on disk → an array on the devices or in numpy's memory.
 
-A leaf is a zarr array in a directory of its own, `state/<path of the leaf>`; what is
-wrong with it names it. Next: `store.py`, which has all of a state.
+Leaves are read by TensorStore, on which Orbax stands: `ocp.load` reads all leaves in
+one event loop, and when one of them fails its error names none. Errors here name it.
+Next: `store.py`, which reads all leaves of a state.
 """
 
 from __future__ import annotations
@@ -27,10 +28,7 @@ _LARGE = 2**24  # bytes
 
 @dataclass(frozen=True)
 class StoredLeaf:
-    """A leaf that stays on disk: numpy reads it, verified each time.
-
-    `np.asarray` raises UnsoundError where it is not what was saved.
-    """
+    """A leaf that stays on disk; `np.asarray` reads and verifies it each time."""
 
     step: epath.Path  # the checkpoint's directory
     path: str
@@ -47,106 +45,89 @@ class StoredLeaf:
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values."""
+        """The values; UnsoundError if they are not what was saved."""
         return np.array(self.verified(), dtype, copy=copy)
 
     def verified(self) -> Any:
         """The leaf, to be indexed and then made an array.
 
-        A local file is verified part after part, and read again as far as it is asked
-        for: never whole in memory, which on a fresh machine can cost more than reading.
-        Any other comes whole.
+        A local file is mapped: it is verified part after part and read again where it
+        is indexed, and never whole in memory. Any other file is read whole.
 
         Raises:
             UnsoundError: it is not what was saved.
         """
         local = not str(self.step).startswith("gs://")
         try:
-            array = _open(self.step / STATE / self.path, self, mapped=local)
+            array = self._open(mapped=local)
             leaf = array if local else array.read().result()
             found = digest_parts(self.digest.dtype, self.shape, _parts(leaf))
         except Exception as error:
-            raise damaged(self.step, self.path, error) from error
-        check_digest(self.step, self.path, found, self.digest)
+            raise self._damaged(f"cannot be read: {first_line(error)}") from error
+        self.check(found)
         return leaf
+
+    def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """The leaf on devices, not yet verified; what they share is read once.
+
+        Raises:
+            UnsoundError: it cannot be read.
+        """
+        parts: dict[str, Any] = {}
+
+        def part(index: Any) -> Any:
+            name = str(index)
+            if name not in parts:
+                parts[name] = array[index].read().result()
+            return parts[name]
+
+        try:
+            array = self._open()
+            found = jax.make_array_from_callback(self.shape, sharding, part)
+            if found.nbytes >= _LARGE:
+                # JAX frees what it has copied at the next collection only; by then the
+                # next leaf would be there too, and the whole state twice in memory.
+                found.block_until_ready()
+                parts.clear()
+                gc.collect()
+        except Exception as error:
+            raise self._damaged(f"cannot be read: {first_line(error)}") from error
+        return found
+
+    def check(self, found: LeafDigest) -> None:
+        """Raise UnsoundError if the digest is not that of what was saved."""
+        if found != self.digest:
+            saved = self.digest.lanes
+            raise self._damaged(f"has digest {found.lanes}, {saved} was saved")
+
+    def _damaged(self, how: str) -> UnsoundError:
+        return UnsoundError(f"{self.step} is damaged: leaf {self.path} {how}")
+
+    def _open(self, *, mapped: bool = False) -> ts.TensorStore:
+        path = str(self.step / STATE / self.path)
+        place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
+        if mapped:
+            place["file_io_mode"] = {"mode": "memmap"}
+        if path.startswith("gs://"):
+            bucket, _, inside = path.removeprefix("gs://").partition("/")
+            place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
+        spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
+        array = ts.open(spec, read=True).result()
+        if array.shape != self.shape or array.dtype.numpy_dtype != self.dtype:
+            raise ValueError(
+                f"its zarr.json says {array.dtype.name}{list(array.shape)}"
+            )
+        return array
 
 
 def _parts(leaf: Any) -> Iterator[np.ndarray]:
-    """Of an array in memory or on disk, one behind the other."""
+    """Slices of an array in memory or on disk, of about PIECE elements each."""
     if not leaf.shape:
         yield np.asarray(leaf)
         return
     rows = max(1, PIECE // max(1, math.prod(leaf.shape[1:])))
     for start in range(0, leaf.shape[0], rows):
         yield np.asarray(leaf[start : min(start + rows, leaf.shape[0])])
-
-
-def _open(path: epath.Path, leaf: Any, *, mapped: bool = False) -> ts.TensorStore:
-    """One leaf on disk, of the shape and dtype of `leaf`.
-
-    By TensorStore, which Orbax stands on: `ocp.load` reads all leaves in one event
-    loop, and when one fails its error names none while the others print theirs.
-
-    Args:
-        path: of its directory.
-        leaf: what it must be.
-        mapped: map a local file and do not read it into memory.
-    """
-    place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
-    if mapped:
-        place["file_io_mode"] = {"mode": "memmap"}
-    if str(path).startswith("gs://"):
-        bucket, _, inside = str(path).removeprefix("gs://").partition("/")
-        place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
-    spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
-    array = ts.open(spec, read=True).result()
-    if array.shape != leaf.shape or array.dtype.numpy_dtype != leaf.dtype:
-        raise ValueError(f"its zarr.json says {array.dtype.name}{list(array.shape)}")
-    return array
-
-
-def read_leaf(path: epath.Path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """One leaf, each device's part of it read once.
-
-    Args:
-        path: of its directory.
-        leaf: its shape, dtype and sharding.
-    """
-    array = _open(path, leaf)
-    parts: dict[str, Any] = {}  # devices that hold the same part share one read
-
-    def part(index: Any) -> Any:
-        name = str(index)
-        if name not in parts:
-            parts[name] = array[index].read().result()
-        return parts[name]
-
-    found = jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-    if found.nbytes >= _LARGE:
-        # JAX lets go of what it has copied at the next collection only; by then the
-        # next leaf would be there too, and the whole state twice in memory.
-        found.block_until_ready()
-        parts.clear()
-        gc.collect()
-    return found
-
-
-def damaged(step: epath.Path, path: str, error: Exception) -> UnsoundError:
-    """What to raise where the leaf `path` of the checkpoint `step` gave `error`."""
-    return UnsoundError(
-        f"{step} is damaged: leaf {path} cannot be read: {first_line(error)}"
-    )
-
-
-def check_digest(
-    step: epath.Path, path: str, found: LeafDigest, saved: LeafDigest
-) -> None:
-    """Raise UnsoundError where a leaf is not what was saved."""
-    if found != saved:
-        raise UnsoundError(
-            f"{step} is damaged: leaf {path} has digest {found.lanes}, {saved.lanes} "
-            "was saved"
-        )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,4 @@
-"""What a checkpoint says about itself → sealed JSON; what it holds ↔ what is wanted.
-
-    CheckpointManifest(step, digests, meta).seal()    JSON with a hash of itself
-    CheckpointManifest.unseal(sealed, step, path)     the same, verified
-    differences(wanted, stored)                       a line for each leaf that differs
+"""What a checkpoint says about itself: JSON sealed with a hash.
 
 Next: `store.py` writes the manifest beside the leaves.
 """
@@ -25,7 +21,7 @@ class UnsoundError(UserError):
 
 
 class CheckpointManifest(NamedTuple):
-    """What a checkpoint says about itself."""
+    """Step and digests of a checkpoint."""
 
     step: int
     digests: dict[str, LeafDigest]
@@ -43,12 +39,7 @@ class CheckpointManifest(NamedTuple):
 
     @classmethod
     def unseal(cls, sealed: Any, step: int, path: str) -> CheckpointManifest:
-        """The manifest of `seal`'s JSON.
-
-        Args:
-            sealed: what was read.
-            step: that it must be of.
-            path: for messages.
+        """The manifest that `seal` made JSON of; `path` is for messages.
 
         Raises:
             UnsoundError: it is none, was changed, or is of another step.
@@ -59,20 +50,26 @@ class CheckpointManifest(NamedTuple):
         content = {name: each for name, each in sealed.items() if name != "sha256"}
         if _sha256_of(content) != sealed["sha256"]:
             raise UnsoundError(f"{path} was changed after it was written")
-        if content["format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {content['format']}; this jaxlm reads {FORMAT}"
-            )
+        check_format(content["format"], path)
         if content["step"] != step:
             raise UnsoundError(f"{path} is of step {content['step']}, not {step}")
         digests = {p: LeafDigest.parse(text) for p, text in content["digests"].items()}
         return cls(step, digests, content["meta"])
 
 
+def check_format(found: int, path: str) -> None:
+    """Raise a UserError if a run directory or checkpoint is of another format."""
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
+            "jaxlm that made it, or train anew"
+        )
+
+
 def differences(
     wanted: Mapping[str, Any], stored: Mapping[str, LeafDigest]
 ) -> list[str]:
-    """One line a leaf that is on one side only (−, +) or not the same on both (≠)."""
+    """One line for each leaf that is on one side only (−, +) or differs (≠)."""
     lines = []
     for path in sorted({*wanted, *stored}):
         here = path in wanted and f"{wanted[path].dtype}{list(wanted[path].shape)}"

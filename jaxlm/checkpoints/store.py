@@ -1,30 +1,31 @@
 """(step, state, meta) in → `checkpoints/<step>/` → the same state on any mesh out.
 
-    checkpoints = Checkpoints(workdir, keep=2, keep_every=10_000)
+    checkpoints = Checkpoints(workdir, keep=2, keeps=lambda step: step % 10_000 == 0)
     orphans = checkpoints.open()               what killed saves left, removed
-    restored = checkpoints.restore(abstract)   None where nothing was saved yet
-    stored = checkpoints.stored(abstract)      the same, its leaves read when wanted
+    restored = checkpoints.restore(abstract)   None if nothing was saved yet
+    stored = checkpoints.stored(abstract)      the same, with leaves that stay on disk
     checkpoints.save(step, state, meta)        asynchronous: the state may be donated
     checkpoints.check()                        raises if a save failed; never waits
-    checkpoints.close()                        waits for the last one
+    checkpoints.wait()                         until the last save is durable
 
-A checkpoint is a zarr array a leaf under `state/<path of the leaf>` and a manifest:
+A checkpoint is a zarr array for each leaf in `state/<path of the leaf>` and a manifest:
 format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
-Orbax writes both and makes the step appear in one rename; the digests are recomputed
-after a restore, since Orbax alone restores flipped bits in silence. This is the only
-file that knows Orbax; leaves are read by `leaf_files.py`. Next: `train/loop.py`, and
-`open/` for reading.
+Orbax writes both and makes the step appear in one rename. Digests are recomputed after
+a restore because Orbax restores flipped bits without an error. Old steps are deleted
+here because Orbax deletes them in place: a kill would leave half a step that looks
+whole. This is the only file that knows Orbax. Next: `train/loop.py`, and `open/` for
+reading.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -34,31 +35,21 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest
-from jaxlm.checkpoints.leaf_files import (
-    STATE,
-    StoredLeaf,
-    check_digest,
-    damaged,
-    first_line,
-    read_leaf,
-)
+from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, first_line
 from jaxlm.checkpoints.manifest import CheckpointManifest, UnsoundError, differences
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
-_ORPHAN = (".orbax-checkpoint-tmp", ".deleted")
+_TEMPORARY, _DELETED = ".orbax-checkpoint-tmp", ".deleted"
 
 
-def _news(record: logging.LogRecord) -> bool:
-    """False for what Orbax logs although it raises it too, or although all is well."""
-    return (
-        "orbax" not in record.pathname
-        and ".orbax-checkpoint" not in record.getMessage()
-    )
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax raises what it logs as an error; its other messages help no user."""
+    return "orbax" not in record.pathname and _TEMPORARY not in record.getMessage()
 
 
 for _logger in ("absl", "asyncio"):
-    logging.getLogger(_logger).addFilter(_news)
+    logging.getLogger(_logger).addFilter(_not_orbax)
 
 
 class Restored(NamedTuple):
@@ -77,24 +68,28 @@ class Checkpoints:
     Args:
         workdir: the run directory.
         keep: newest checkpoints to keep, at least 1.
-        keep_every: multiples of this step stay for good; 0: none.
+        keeps: whether the checkpoint of a step is kept for good.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, *, keep: int = 2, keep_every: int = 0
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int = 2,
+        keeps: Callable[[int], bool] = lambda step: False,
     ):
         if keep < 1:
             raise UserError(f"keep = {keep}: at least the newest checkpoint must stay")
         self.directory = epath.Path(workdir) / "checkpoints"
-        self.keep, self.keep_every = keep, keep_every
-        self._thread: ThreadPoolExecutor | None = None
+        self._keep, self._keeps = keep, keeps
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
 
     def open(self) -> list[str]:
         """Make the directory and remove what killed saves left; returns their names.
 
         Only for the process that trains here (see `train/workdir.py`): a reader would
-        remove the save that is under way.
+        remove a save that is under way.
 
         Raises:
             UserError: the directory cannot be written.
@@ -110,7 +105,8 @@ class Checkpoints:
             orphans = [
                 each
                 for each in sorted(self.directory.iterdir())
-                if any(mark in each.name for mark in _ORPHAN)
+                if _TEMPORARY in each.name
+                or each.name.endswith(_DELETED)
                 or (each.name.isdigit() and each.name not in sound)
             ]
             for each in orphans:
@@ -145,7 +141,6 @@ class Checkpoints:
             UserError: this save could not start, or the previous one failed.
         """
         self.wait()
-        flat = dict(leaves(state))
         digests = digest(state)
         if step in self.steps():
             if self.manifest(step).digests == digests:
@@ -158,48 +153,38 @@ class Checkpoints:
             with _context():
                 response = ocp.save_async(
                     self.directory / str(step),
-                    flat,  # pyrefly: ignore
+                    dict(leaves(state)),  # pyrefly: ignore
                     checkpointable_name=STATE,
                     custom_metadata=manifest,
                 )
         except Exception as error:
             raise self._failed(step, error) from error
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving = self._thread.submit(self._finish, step, response)
         return digests
 
     def _finish(self, step: int, response: Any) -> None:
-        """In the background: see the save through, then make room."""
-        # When one leaf fails to be written, the others find their event loop closed.
-        before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        """In the background: wait until the step is durable, then delete old ones."""
+        first = jax.process_index() == 0
         try:
-            response.result()
+            with _without_closed_loops():
+                response.result()
         except Exception as error:
-            if jax.process_index() == 0:
-                with contextlib.suppress(OSError):
-                    for orphan in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-                        orphan.rmtree()  # what is left of a disk that may be full
+            if first:
+                with suppress(OSError):
+                    for orphan in self.directory.glob(f"{step}{_TEMPORARY}*"):
+                        orphan.rmtree()  # makes room on a disk that may be full
             raise self._failed(step, error) from error
-        sys.unraisablehook = before
-        if jax.process_index() == 0:
-            for old in self._surplus():
-                self._remove(old)
+        for old in self.steps()[: -self._keep] if first else ():
+            if not self._keeps(old):
+                self._delete(old)
 
-    def _surplus(self) -> list[int]:
-        return [
-            step
-            for step in self.steps()[: -self.keep]
-            if not (self.keep_every and step % self.keep_every == 0)
-        ]
-
-    def _remove(self, step: int) -> None:
+    def _delete(self, step: int) -> None:
         """Delete a step so that a kill half-way leaves an orphan, not half a step."""
         path = self.directory / str(step)
         if str(path).startswith("gs://"):
             (path / "commit_success.txt").unlink(missing_ok=True)
         else:
-            path = path.rename(self.directory / f"{step}.deleted")
+            path = path.rename(self.directory / f"{step}{_DELETED}")
         path.rmtree()
 
     def _failed(self, step: int, error: Exception) -> UserError:
@@ -229,15 +214,6 @@ class Checkpoints:
         if saving is not None:
             saving.result()
 
-    def close(self) -> None:
-        """`wait`, and end the background thread."""
-        try:
-            self.wait()
-        finally:
-            if self._thread is not None:
-                self._thread.shutdown()
-                self._thread = None
-
     def manifest(self, step: int) -> CheckpointManifest:
         """The manifest of a completed step, checked against its own hash.
 
@@ -264,11 +240,11 @@ class Checkpoints:
 
         Args:
             abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
-            step: a certain step instead of the newest.
+            step: this step instead of the newest.
             part: prefix of the paths to read, for example "params/": `abstract` is then
                 the tree under it.
-            fallback: where the newest is not sound, take the one before, and so on;
-                those passed over are renamed to `<step>.unsound`.
+            fallback: if the newest is not sound take the one before, and so on; those
+                passed over are renamed to `<step>.unsound`.
 
         Raises:
             UnsoundError: a leaf cannot be read or has another digest; names it.
@@ -278,119 +254,112 @@ class Checkpoints:
         if step is not None and step not in steps:
             have = ", ".join(map(str, steps)) or "none"
             raise UserError(f"no step {step} in {self.directory}; there is {have}")
-        if step is not None:
-            steps = [step]
-        notes: list[str] = []
-        passed: list[int] = []
-        for each in reversed(steps):
+        tried = [step] if step is not None else steps[::-1]
+        unsound: dict[int, str] = {}
+        for each in tried:
             try:
                 restored = self._restore(each, abstract, part)
             except UnsoundError as error:
-                notes.append(str(error))
-                passed.append(each)
+                unsound[each] = str(error)
                 if not fallback:
                     break
             else:
-                if jax.process_index() == 0:
-                    for bad in passed:
-                        aside = self.directory / f"{bad}.unsound"
-                        if aside.exists():
-                            aside.rmtree()
-                        (self.directory / str(bad)).rename(aside)
-                return restored._replace(notes=notes)
-        if not notes:
+                self._put_aside(unsound)
+                return restored._replace(notes=list(unsound.values()))
+        if not unsound:
             return None
-        older = [each for each in steps if each < passed[-1]]
-        notes.append(
-            f"pretrain --fallback goes back to step {older[-1]}"
-            if older
-            else "there is no older checkpoint to go back to"
-        )
-        raise UnsoundError("; ".join(notes))
+        older = [each for each in tried if each < min(unsound)]
+        way = f"pretrain --fallback goes back to step {older[0]}" if older else ""
+        way = way or "there is no older checkpoint to go back to"
+        raise UnsoundError("; ".join([*unsound.values(), way]))
 
     def stored(self, abstract: Any, *, part: str = "") -> Restored | None:
         """The newest checkpoint as a tree of `StoredLeaf`; None if there is none.
 
-        For what passes over the leaves once, on one host: only those that are in use
-        are in memory.
-
-        Args:
-            abstract: tree of `jax.ShapeDtypeStruct`.
-            part: see `restore`.
+        For one pass over the leaves on one host: each is read and verified when it is
+        used. Arguments as for `restore`.
 
         Raises:
-            UnsoundError: its manifest is missing or changed.
+            UnsoundError: the manifest is missing or changed.
             UserError: see `restore`.
         """
         steps = self.steps()
-        if not steps:
-            return None
-        step = self.directory / str(steps[-1])
-        manifest, digests = self._fitting(steps[-1], abstract, part)
-        state = map_with_path(
-            lambda p, _: StoredLeaf(step, part + p, digests[part + p]), abstract
-        )
-        return Restored(steps[-1], state, digests, manifest.meta, [])
+        return self._stored(steps[-1], abstract, part) if steps else None
 
-    def _fitting(
-        self, step: int, abstract: Any, part: str
-    ) -> tuple[CheckpointManifest, dict[str, LeafDigest]]:
-        """The manifest, its leaves under `part`; UserError where others are asked."""
-        manifest = self.manifest(step)
-        stored = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
+    def _stored(self, step: int, abstract: Any, part: str) -> Restored:
+        path, manifest = self.directory / str(step), self.manifest(step)
+        digests = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
         wanted = {part + p: leaf for p, leaf in leaves(abstract)}
-        problems = differences(wanted, stored)
+        problems = differences(wanted, digests)
         if problems:
-            raise UserError(
-                f"{self.directory / str(step)} does not fit this run:\n"
-                + "\n".join(problems)
-            )
-        return manifest, stored
+            raise UserError("\n".join([f"{path} does not fit this run:", *problems]))
+        state = map_with_path(
+            lambda p, _: StoredLeaf(path, part + p, digests[part + p]), abstract
+        )
+        return Restored(step, state, digests, manifest.meta, [])
 
     def _restore(self, step: int, abstract: Any, part: str) -> Restored:
-        path = self.directory / str(step)
-        manifest, stored = self._fitting(step, abstract, part)
-        flat = {}
-        damage = None
-        for p, leaf in leaves(abstract):
-            try:
-                flat[part + p] = read_leaf(path / STATE / (part + p), _placed(leaf))
-            except Exception as error:
-                damage = damaged(path, part + p, error)
-                damage.__cause__ = error
-                break
+        stored = self._stored(step, abstract, part)
+        on_disk: list[StoredLeaf] = jax.tree.leaves(stored.state)
+        read, damage = {}, None
+        try:
+            for leaf, wanted in zip(on_disk, jax.tree.leaves(abstract), strict=True):
+                read[leaf.path] = leaf.place(_sharding_of(wanted))
+        except UnsoundError as error:
+            damage = error
         if _on_any_host(damage is not None):
+            path = self.directory / str(step)
             raise damage or UnsoundError(
                 f"{path} is damaged: another host cannot read it"
             )
-        digests = digest(flat)
-        for p, each in digests.items():
-            check_digest(path, p, each, stored[p])
-        state = map_with_path(lambda p, _: flat[part + p], abstract)
-        return Restored(step, state, digests, manifest.meta, [])
+        digests = digest(read)
+        for leaf in on_disk:
+            leaf.check(digests[leaf.path])
+        return stored._replace(
+            state=jax.tree.map(lambda leaf: read[leaf.path], stored.state)
+        )
+
+    def _put_aside(self, steps: Iterable[int]) -> None:
+        for step in steps if jax.process_index() == 0 else ():
+            aside = self.directory / f"{step}.unsound"
+            if aside.exists():
+                aside.rmtree()
+            (self.directory / str(step)).rename(aside)
 
 
 def _context() -> ocp.Context:
-    """A directory a leaf, so that a damaged file names its leaf."""
     context = ocp.Context()
-    context.array.saving.use_ocdbt = False
+    context.array.saving.use_ocdbt = False  # a directory a leaf: damage names its leaf
     context.array.saving.use_zarr3 = True
-    context.array.saving.use_compression = (
-        False  # floats hardly shrink, flips must show
-    )
-    context.pytree.loading.partial_load = True
+    context.array.saving.use_compression = False  # floats hardly shrink
     return context
 
 
+@contextmanager
+def _without_closed_loops() -> Iterator[None]:
+    """Hide what TensorStore prints for leaves that were still being written when the
+    failure of another leaf closed their event loop."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def _on_any_host(here: bool) -> bool:
-    """Whether it is so on any host: all must go the same way, or some wait for ever."""
+    """Whether it is so on any host: all must go the same way, or some wait forever."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _sharding_of(leaf: Any) -> jax.sharding.Sharding:
+    """Its own, or the first device."""
+    own = getattr(leaf, "sharding", None)
+    return own or jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -85,7 +85,7 @@ def _build(kind: Any, data: Any, at: str) -> Any:
 def _value(kind: Any, value: Any, at: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(_build(typing.get_args(kind)[0], v, at) for v in value)
-    if isinstance(kind, types.UnionType):
+    if isinstance(kind, types.UnionType) and isinstance(value, dict):
         kind = _family(typing.get_args(kind), value, at)
     return _build(kind, value, at)
 

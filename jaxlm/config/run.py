@@ -222,8 +222,9 @@ class RunConfig:
     """Steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints kept."""
-    keep_every: int = 0
-    """Checkpoints at multiples of this step are kept for good; 0: none."""
+    keep_every: int | Literal["log"] = 0
+    """Save at multiples of this step too, and keep these checkpoints for good; log: at
+    steps 0, 1, 2, 4, 8, …; 0: none."""
     eval_every: int = 1000
     """Steps between evaluations on the held-out documents; 0: never."""
     eval_rows: int = 1024
@@ -274,6 +275,12 @@ class RunConfig:
                 )
         if done != self.steps:
             raise UserError(f"the last phase ends at step {done}, steps = {self.steps}")
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of a step is saved and kept for good."""
+        if self.keep_every == "log":
+            return step & (step - 1) == 0
+        return bool(step and self.keep_every) and step % self.keep_every == 0
 
     @property
     def rows(self) -> int:

@@ -2,7 +2,7 @@
 
     with Log(workdir, config) as log:
         log.begin(start, last)                       step s comes after s updates
-        with log.compiling(phase, flops): …          rates count from its end
+        with log.compiling("the step", …): …         rates count from its end
         host = log.defer(step, metrics)              this step in, the one before out
         log.evaluation(step, figures)                into the line of that step
         meta = {"log": log.carry()}                  to a checkpoint; back by `begin`
@@ -32,13 +32,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxlm.config import Phase, RunConfig
+from jaxlm.config import RunConfig
 from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Mean, add, figures
-from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents, cut
+from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
 METRICS = "metrics.jsonl"
+_CONTRACT = {  # fields of every line, with what they are while nothing is known
+    "loss": math.nan,
+    "learning_rate": math.nan,
+    "grad_norm": math.nan,
+    "skipped": 0,
+}
 
 
 class Log:
@@ -60,19 +66,18 @@ class Log:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._config, self._clock = config, clock
-        self._leads = jax.process_index() == 0
-        self._screen = Screen(stream)
-        remote = self._leads and str(workdir).startswith("gs://")
+        self._first = jax.process_index() == 0
+        self._screen = Screen(stream if self._first else io.StringIO())
+        remote = self._first and str(workdir).startswith("gs://")
         self._remote = epath.Path(workdir) if remote else None
         self._local = Path(tempfile.mkdtemp("jaxlm") if remote else workdir)
-        self._writers: list[MetricsLines | TensorBoardEvents] = []
-        self._rates: _Rates | None = None
+        self._files: list[MetricsLines | TensorBoardEvents] = []
+        self._speed: _Speed | None = None
         self._pending: tuple[int, dict[str, Any]] | None = None
-        self._step = self._last = 0  # newest step with figures; of this invocation
-        self._written = -1  # newest step with a line
-        self._evaluated = -1  # newest step with an evaluation
+        self._step = self._last = 0  # newest step with figures; last of this invocation
+        self._written = self._evaluated = -1  # newest step with a line, an evaluation
         self._sums: dict[str, Mean] = {}
-        self._own: dict[str, Any] = {}  # what the newest step said that is no Mean
+        self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
 
     def __enter__(self) -> Log:
         return self
@@ -82,7 +87,7 @@ class Log:
             self.close()
         except Exception:
             if error is None:
-                raise  # else what ended the run says more than that its log broke too
+                raise  # else what ended the run says more than a failure of its log
 
     def begin(
         self, start: int, last: int, carry: Mapping[str, Any] | None = None
@@ -90,65 +95,56 @@ class Log:
         """Open the files, without what a killed run wrote after its checkpoint.
 
         Args:
-            start: updates made before; later lines are cut.
+            start: updates made before.
             last: updates at the end of this invocation, for the bar and the ETA.
             carry: what `carry()` gave when the checkpoint was saved.
         """
         self._step, self._last = start, last
         sums = (carry or {}).get("sums", {})
         self._sums = {name: Mean(*each) for name, each in sums.items()}
-        if not self._leads:
-            return
         self._screen.begin(start, last)
+        if not self._first:
+            return
         self._local.mkdir(parents=True, exist_ok=True)
         path = self._local / METRICS
         if self._remote and (self._remote / METRICS).exists():
             path.write_bytes((self._remote / METRICS).read_bytes())
-        cut(path, start)
-        lines = MetricsLines(path)
+        lines = MetricsLines(path, start)
         self._written, self._evaluated = lines.step, lines.evaluated
-        self._writers = [lines]
+        self._files = [lines]
         if self._config.log.tensorboard:
             try:
-                self._writers.append(
-                    TensorBoardEvents(self._local / "tensorboard", start)
-                )
+                events = TensorBoardEvents(self._local / "tensorboard", start)
+                self._files.append(events)
             except (OSError, ImportError) as error:
                 self.say(f"warning: no TensorBoard events: {error}")
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one; process 0 only."""
-        if self._leads:
-            self._screen.say(text)
+        """Print a line, above the bar if there is one; process 0 only."""
+        self._screen.say(text)
 
     @contextmanager
     def compiling(
-        self, phase: Phase, flops: int | float = math.nan, tokens: float = 0.0
+        self, what: str, *, tokens: float, flops: float = math.nan
     ) -> Iterator[None]:
         """Time a compilation, say so, and count rates from its end.
 
         Args:
-            phase: what is compiled for.
-            flops: of the model in one step, for MFU; the mean where steps differ.
-            tokens: in one step, the mean where steps differ; 0: as the phase's shape.
+            what: is compiled, for people.
+            tokens: in one step; the mean if steps differ.
+            flops: of the model in one step, for MFU; likewise.
         """
         self.flush()
-        what = f"the step for {phase.batch} × {phase.length} tokens"
-        self._screen.wait_for(f"compiling {what}")
+        self._screen.below = f"compiling {what}"
         start = self._clock()
         yield
-        now = self._clock()
+        seconds = self._clock() - start
         # Here, while the devices are idle: on a CPU it is measured.
         peak = total_peak_flops(jax.devices(), self._config.precision)
-        self._screen.wait_for("")
-        self.say(f"compiled {what} in {now - start:.1f} s")
-        self._rates = _Rates(
-            tokens=tokens or float(phase.batch * phase.length),
-            flops=float(flops),
-            peak=peak,
-            run=(self._clock(), self._step),
-            line=(self._clock(), self._step),
-        )
+        self._screen.below = ""
+        self.say(f"compiled {what} in {seconds:.1f} s")
+        now = self._clock(), self._step
+        self._speed = _Speed(tokens, flops / peak, self._last, phase=now, line=now)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -159,11 +155,11 @@ class Log:
         self.flush()
         start = self._clock()
         yield
-        if self._rates:
-            self._rates.paused += self._clock() - start
+        if self._speed:
+            self._speed.paused += self._clock() - start
 
     def wants(self, step: int) -> bool:
-        """Whether a step has a line of its own, whatever else happens."""
+        """Whether a step has a line, whatever else happens."""
         return self._due(step) or step == self._last
 
     def _due(self, step: int) -> bool:
@@ -177,22 +173,20 @@ class Log:
         Args:
             step: updates made, with this one.
             metrics: `Mean`s and scalars by name, on device or not.
-            batch_sha256: of the step's batch, where it was asked for.
+            batch_sha256: of the step's batch; empty: not wanted.
 
         Returns:
             Name → number of that step alone, with its "step"; None the first time.
         """
-        deferred = dict(metrics)
-        for leaf in jax.tree.leaves(deferred):
+        for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
-        if batch_sha256:
-            deferred["batch_sha256"] = batch_sha256
-        before, self._pending = self._pending, (step, deferred)
+        text = {"batch_sha256": batch_sha256} if batch_sha256 else {}
+        before, self._pending = self._pending, (step, {**metrics, **text})
         return self._take(before)
 
     def flush(self) -> dict[str, Any] | None:
-        """The metrics of the last step too, waiting for it; None where none wait."""
+        """The metrics of the last step too, waiting for it; None if none wait."""
         before, self._pending = self._pending, None
         return self._take(before)
 
@@ -203,7 +197,7 @@ class Log:
 
     @property
     def evaluated(self) -> bool:
-        """Whether the line of the newest step says an evaluation; process 0 knows."""
+        """Whether the line of the newest step has an evaluation; process 0 knows."""
         return self._evaluated == self._step
 
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
@@ -211,11 +205,10 @@ class Log:
         self.flush()
         self._evaluated = step
         self._write(step, {f"eval_{name}": each for name, each in result.items()})
-        if self._leads:
-            self._screen.evaluation(step, result)
+        self._screen.evaluation(step, result)
 
     def upload(self) -> None:
-        """Copy the files of a `gs://` run there, whole; nothing where it is local."""
+        """Copy the files of a `gs://` run there, whole; nothing for a local one."""
         if not self._remote:
             return
         for path in sorted(self._local.rglob("*")):
@@ -228,21 +221,21 @@ class Log:
         """Write what is pending and end the bar; called by `with`."""
         try:
             self.flush()
-            if self._rates and self._step != self._written:
+            if self._speed and self._step != self._written:
                 self._write(self._step, {})
             self.upload()
         finally:
             self._screen.close()
-            for writer in self._writers:
-                writer.close()
+            for file in self._files:
+                file.close()
             if self._remote:
                 shutil.rmtree(self._local, ignore_errors=True)
 
     def _take(self, taken: tuple[int, dict[str, Any]] | None) -> dict[str, Any] | None:
+        """Add a step to the sums, and write its line if one is due."""
         if taken is None:
             return None
-        self._step, metrics = taken
-        host = jax.device_get(metrics)
+        self._step, host = taken[0], jax.device_get(taken[1])
         # Python floats: exact when added one after another, exact as JSON.
         sums = {
             name: Mean(float(value.total), float(value.weight))
@@ -261,73 +254,57 @@ class Log:
         if self._due(self._step):
             self._write(self._step, {})
             self._sums = {}
-            if self._rates:
-                self._rates.line = (self._clock(), self._step)
-                self._rates.paused = 0.0
-        elif self._leads and self._screen.stale():
-            now = self._clock()
-            self._screen.show(self._record(now), self._seconds_left(now))
+            if self._speed:
+                self._speed.line = self._clock(), self._step
+                self._speed.paused = 0.0
+        elif self._screen.stale():
+            self._screen.show(*self._record())
         return {"step": self._step, **figures(sums), **self._own}
 
     def _write(self, step: int, more: Mapping[str, Any]) -> None:
         """A line of the sums so far, or `more` into the line that the step has."""
         record = dict(more)
         if step != self._written:
-            now = self._clock()
-            record = {**self._record(now), **record}
-            if self._leads:
-                self._screen.show(record, self._seconds_left(now), line=True)
+            newest, seconds_left = self._record()
+            record = {**newest, **more}
+            self._screen.show(record, seconds_left, line=True)
         self._written = step
-        for writer in list(self._writers):
+        for file in list(self._files):
             try:
-                writer.write(step, record)
+                file.write(step, record)
             except OSError as error:
-                self._writers.remove(writer)
-                writer.close()
-                self.say(f"warning: {writer.path} is written no further: {error}")
+                self._files.remove(file)
+                file.close()
+                self.say(f"warning: {file.path} is written no further: {error}")
 
-    def _record(self, now: float) -> dict[str, Any]:
-        tokens = mfu = math.nan
-        if self._rates:
-            speed = self._rates.steps_per_second(now, self._step)
-            tokens = speed * self._rates.tokens
-            mfu = speed * self._rates.flops / self._rates.peak
-        return {
-            "step": self._step,
-            "loss": math.nan,
-            "learning_rate": math.nan,
-            "grad_norm": math.nan,
-            "skipped": 0,
-            **figures(self._sums),
-            **self._own,
-            "tokens_per_second": tokens,
-            "mfu": mfu,
-        }
-
-    def _seconds_left(self, now: float) -> float:
-        if not self._rates:
-            return math.nan
-        return self._rates.seconds_left(now, self._step, self._last)
+    def _record(self) -> tuple[dict[str, Any], float]:
+        """The newest figures, and the seconds that are left."""
+        tokens = mfu = seconds = math.nan
+        if self._speed:
+            tokens, mfu, seconds = self._speed.now(self._clock(), self._step)
+        sums = {**_CONTRACT, **figures(self._sums), **self._own}
+        rates = {"tokens_per_second": tokens, "mfu": mfu}
+        return {"step": self._step, **sums, **rates}, seconds
 
 
 @dataclass
-class _Rates:
-    """Speed since the last line, and of the run since its step was compiled."""
+class _Speed:
+    """Speed since the last line, and since the step was compiled."""
 
     tokens: float  # of a step
-    flops: float  # of a step
-    peak: float  # FLOP/s of all devices at most
-    run: tuple[float, int]  # when and at which step the run's compiled part began
-    line: tuple[float, int]  # the same of the line that is being summed up
-    paused: float = 0.0  # seconds of the line that were spent on something else
+    peak_seconds: float  # of a step, at the peak rate of all devices
+    last: int  # step
+    phase: tuple[float, int]  # when, and after which step, it was compiled
+    line: tuple[float, int]  # likewise: the newest line
+    paused: float = 0.0  # seconds since that line that were spent on something else
 
-    def steps_per_second(self, now: float, step: int) -> float:
+    def now(self, now: float, step: int) -> tuple[float, float, float]:
+        """Tokens a second, MFU, seconds until the last step."""
+        since, first = self.phase
+        seconds, made = now - since, step - first
+        left = (self.last - step) * seconds / made if made else math.nan
         # One step alone says little: its time may have passed in the line before.
-        short = step - self.line[1] < 2
-        since, first = self.run if short else self.line
-        seconds = now - since - (0.0 if short else self.paused)
-        return (step - first) / seconds if seconds > 0 else math.nan
-
-    def seconds_left(self, now: float, step: int, last: int) -> float:
-        made = step - self.run[1]
-        return (last - step) * (now - self.run[0]) / made if made else math.nan
+        if step - self.line[1] >= 2:
+            seconds, made = now - self.line[0] - self.paused, step - self.line[1]
+        rate = made / seconds if seconds > 0 else math.nan
+        return rate * self.tokens, rate * self.peak_seconds, left

@@ -1,19 +1,10 @@
-"""The one training loop: config + source + workdir → checkpoints, metrics, a digest.
+"""The one training loop: config, source, workdir → checkpoints, metrics, a digest.
 
-Where a run starts, in this order:
-
-1. The newest sound checkpoint of this workdir, whatever else is asked for.
-2. `--init`: the parameters of another run or of a model directory, with a fresh
-   optimiser at step 0.
-3. Random weights, named by the seed.
-
-No data position is saved: the batch of step s is a function of (data, seed, s). What
-the source is, a corpus or a task, `source.py` says.
+`source.py` says what a run trains on: a corpus or the files of a task.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -76,7 +67,7 @@ def pretrain(
     fallback: bool = False,
     initial: Initial | None = None,
 ) -> Outcome:
-    """Pretrain on a corpus: `train` with that source."""
+    """`train` on a corpus."""
     source = pretraining(config, corpus)
     return train(config, source, workdir, fallback=fallback, initial=initial)
 
@@ -89,14 +80,23 @@ def train(
     fallback: bool = False,
     initial: Initial | None = None,
 ) -> Outcome:
-    """Train to `config.steps` (or `config.stop`), going on from what the workdir holds.
+    """Train to `config.steps` or `config.stop`.
+
+    A run starts from the first of these that exists:
+
+    1. The newest sound checkpoint of the workdir.
+    2. `initial`, or the newest checkpoint of the run `config.init`: its parameters,
+       with a fresh optimiser at step 0.
+    3. Random weights, named by the seed.
+
+    No data position is saved: the batch of step s is a function of (data, seed, s).
 
     Args:
         config: the run; its mathematics equals that of the workdir's earlier part.
         source: what is trained and on what; of `config.model`.
         workdir: run directory, locked by the caller.
-        fallback: take an earlier checkpoint where the newest one is damaged.
-        initial: the parameters of `config.init`; None: it is a run directory.
+        fallback: take an earlier checkpoint if the newest one is damaged.
+        initial: the parameters of `config.init`; None: that is a run directory.
 
     Raises:
         UserError: config, data, mesh and checkpoint do not fit each other, or
@@ -108,7 +108,7 @@ def train(
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
-    checkpoints = Checkpoints(workdir, keep=config.keep, keep_every=config.keep_every)
+    checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps)
 
     with (
         jax.set_mesh(mesh),
@@ -125,42 +125,47 @@ def train(
         log.begin(start, last, first.meta.get("log"))
         for note in first.notes:
             log.say(note)
-        sharding = batch_sharding(mesh)
-        run = Run(config, source, optimizer, schedule, sharding, log)
+        if start >= last:
+            log.say(f"nothing left to train: the run is already at step {start}")
+        run = Run(config, source, optimizer, schedule, batch_sharding(mesh), log)
         evaluate = _evaluation(run)
-        best = _open_best(run, workdir) if evaluate and source.best else None
+        best = _best_checkpoint(run, workdir) if evaluate and source.best else None
         feed = _feed(run, abstract, start, last)
-        # A run that was killed between a checkpoint and its evaluation owes that one.
-        owed = start > 0 and not _on_all_hosts(log.evaluated)
+        # The run was killed between this checkpoint and its evaluation.
+        missing = start > 0 and not _on_all_hosts(log.evaluated)
 
-        for step in range(start, last + 1):
-            worn = best is not None and best.stale(step)
-            stop = step == last or worn or interrupted(step)
-            if stop or (step > start and step % config.save_every == 0):
+        for step in range(start, max(start, last) + 1):
+            impatient = best is not None and best.out_of_patience(step)
+            stop = step >= last or impatient or interrupted(step)
+            save = config.keeps(step) or (step > start and not step % config.save_every)
+            if save or stop:
                 with log.pause():
                     digests = checkpoints.save(step, state, {"log": log.carry()})
                     log.upload()
-            if evaluate and (step > start or owed) and _evaluates(config, step, last):
+            if (
+                evaluate
+                and (step > start or missing)
+                and _evaluates(config, step, last)
+            ):
                 with log.pause():
                     figures = evaluate(state.params)
-                    # Where --stop alone evaluates, the whole run would not choose.
+                    # An evaluation that only --stop asks for must not choose: without
+                    # --stop it would not take place.
                     if best and _evaluates(config, step, config.steps):
                         best.offer(step, state.params, figures)
                 log.evaluation(step, figures)
             if stop:
                 break
             train_step, batch = next(feed)
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch)  # dispatched, not awaited
             wanted = config.log.batches and log.wants(step + 1)
             host = log.defer(step + 1, metrics, _sha256_of(batch) if wanted else "")
             _check_finite(host, config.max_skipped)
             checkpoints.check()
-        checkpoints.close()
-        if best:
-            best.close()
-        if worn and best:
+        checkpoints.wait()
+        if impatient and best:
             log.say(f"stopped early at step {step}: step {best.step} is still the best")
-    return Outcome(step, step < last and not worn, state_sha256(digests), figures)
+    return Outcome(step, step < last and not impatient, state_sha256(digests), figures)
 
 
 def _first_state(
@@ -170,7 +175,7 @@ def _first_state(
     make: Callable[[], TrainState],
     fallback: bool,
 ) -> Restored:
-    """Where to start from: the list in this file's docstring."""
+    """Where to start from: the list in `train`."""
     notes = [
         f"removed {orphan}, left by a save that was killed"
         for orphan in checkpoints.open()
@@ -188,7 +193,7 @@ def _first_state(
 
 
 def _of_run(directory: str) -> Initial:
-    """The parameters of its newest checkpoint."""
+    """Start from the parameters of a run's newest checkpoint."""
 
     def parameters(abstract: Any, _: Any) -> tuple[Any, list[str]]:
         theirs = Checkpoints(directory).restore(abstract, part="params/")
@@ -199,7 +204,7 @@ def _of_run(directory: str) -> Initial:
     return parameters
 
 
-def _open_best(run: Run, workdir: str | Path) -> BestCheckpoint:
+def _best_checkpoint(run: Run, workdir: str | Path) -> BestCheckpoint:
     patience = run.source.patience * run.config.eval_every
     return BestCheckpoint(workdir, run.source.best, patience=patience)
 
@@ -209,7 +214,7 @@ def _evaluates(config: RunConfig, step: int, last: int) -> bool:
 
 
 def _on_all_hosts(flag: bool) -> bool:
-    """As the first host, which alone keeps the log, has it."""
+    """The first host's flag, which alone keeps the log."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
@@ -251,12 +256,7 @@ def _feed_phase(
         count = -(-count // parts) * parts
         return count, opened.read(step, held(count))
 
-    batches = ahead(
-        read,
-        start=first,
-        stop=until,
-        threads=config.data.threads,
-    )
+    batches = ahead(read, start=first, stop=until, threads=config.data.threads)
     transform = jax.jit(objective.transform, out_shardings=run.sharding)
     train_step = make_train_step(
         objective,
@@ -267,13 +267,13 @@ def _feed_phase(
         dropout=opened.dropout,
     )
     compiled: dict[Any, Callable[..., Any]] = {}
-    for count, each in batches:
-        shapes = (count, *(array.shape for array in jax.tree.leaves(each)))
-        batch = transform(to_devices(each, held(count), run.sharding, count))
+    for count, rows in batches:
+        shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
+        batch = transform(to_devices(rows, held(count), run.sharding, count))
         if shapes not in compiled:
-            length = opened.length(each)
-            shape = dataclasses.replace(phase, batch=count, length=length)
-            with run.log.compiling(shape, opened.flops, opened.tokens):
+            what = f"the step for {count} × {opened.length(rows)} tokens"
+            tokens, flops = opened.tokens, opened.flops
+            with run.log.compiling(what, tokens=tokens, flops=flops):
                 jitted = jax.jit(train_step, donate_argnums=0)
                 compiled[shapes] = jitted.lower(abstract, batch).compile()
         yield compiled[shapes], batch

@@ -17,25 +17,19 @@ from typing import Any
 
 
 class Screen:
-    """Standard output, or another stream.
-
-    Args:
-        stream: a terminal or not.
-    """
+    """Standard output, or another stream; `below` is said under the bar."""
 
     def __init__(self, stream: io.TextIOBase | None = None):
         self._stream: Any = stream or sys.stdout
         self._live: Any = None
         self._bar: Any = None
-        self._below = ""
-        self._shown = -math.inf
-        self._last = 0
-        self._idle = False
+        self._shown, self._last = -math.inf, 0
+        self.below = "starting"
 
     def begin(self, start: int, last: int) -> None:
-        """Set up the bar, where the stream is a terminal that can move its cursor."""
-        self._last, self._idle = last, start >= last
-        if self._idle or not self._stream.isatty():
+        """Set up the bar, if the stream is a terminal that can move its cursor."""
+        self._last = last
+        if start >= last or not self._stream.isatty():
             return
         from rich.console import Console, Group
         from rich.live import Live
@@ -49,26 +43,19 @@ class Screen:
         step = (TextColumn("step"), MofNCompleteColumn())
         self._bar = Progress(*step, *columns, console=console, expand=True)
         self._task = self._bar.add_task("", total=last, completed=start, right="")
-        self._live = Live(
-            get_renderable=lambda: Group(
-                self._bar, Text(self._below, no_wrap=True, overflow="ellipsis")
-            ),
-            console=console,
-            refresh_per_second=4,
-        )
-        self._below = "starting"
+
+        def lines() -> Group:
+            return Group(self._bar, Text(self.below, no_wrap=True, overflow="ellipsis"))
+
+        self._live = Live(get_renderable=lines, console=console, refresh_per_second=4)
         self._live.start()
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self._live:
             self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self._stream, flush=True)
-
-    def wait_for(self, what: str) -> None:
-        """Say under the bar what is going on; no line where there is none."""
-        self._below = what
 
     def stale(self) -> bool:
         """Whether the bar could do with newer figures."""
@@ -77,23 +64,19 @@ class Screen:
     def show(
         self, record: Mapping[str, Any], seconds_left: float, *, line: bool = False
     ) -> None:
-        """Put figures on the bar, or print them as a line that is due."""
-        quality = trained(record)
-        name = "tokens_per_second"
-        speed = [f"{shown(name, record[name])} tokens/s"]
-        speed += [f"MFU {shown('mfu', record['mfu'])}", f"ETA {clock(seconds_left)}"]
+        """Put figures on the bar; without one, print them if they are of a `line`."""
+        quality, speed = "  ".join(trained(record)), record["tokens_per_second"]
+        right = f"{shown('tokens_per_second', speed)} tokens/s  "
+        right += f"MFU {shown('mfu', record['mfu'])}  ETA {clock(seconds_left)}"
         if self._live:
-            right = "  ".join(speed)
             self._bar.update(self._task, completed=record["step"], right=right)
-            self._below = "  ".join(quality)
-            self._shown = time.monotonic()
+            self.below, self._shown = quality, time.monotonic()
         elif line:
-            step = f"step {record['step']}/{self._last}"
-            self.say("  ".join([step, *quality, *speed]))
+            self.say(f"step {record['step']}/{self._last}  {quality}  {right}")
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Print held-out figures: one line, which a terminal breaks between figures."""
-        width = self._live.console.width if self._live else math.inf
+        width = self._live.console.width if self._live else sys.maxsize
         lines = [f"step {step}  evaluation"]
         for each in evaluated(figures):
             if len(lines[-1]) + 2 + len(each) > width:
@@ -103,9 +86,7 @@ class Screen:
             self.say(line)
 
     def close(self) -> None:
-        """Leave the bar as it stands; say so where there was nothing to do."""
-        if self._idle:
-            self.say(f"nothing left to train: step {self._last} is reached")
+        """Leave the bar as it stands."""
         if self._live:
             self._live.stop()
             self._live = None

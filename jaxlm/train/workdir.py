@@ -2,8 +2,8 @@
 
 .lock             held by the process that trains here
 config.json       the resolved configuration; compared when the run goes on
-provenance.json   one record for each invocation: versions, commit, command, devices
-tokenizer/        as the corpus has it
+provenance.json   one record for each invocation: format, versions, commit, devices
+tokenizer/        copied from the corpus or model
 checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
 """
 
@@ -26,12 +26,13 @@ from typing import Any
 
 import jax
 
+from jaxlm.checkpoints.manifest import FORMAT, check_format
 from jaxlm.config import RunConfig, difference, from_json, to_json
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
-# What may differ when a run goes on: nothing here changes the mathematics of a step. A
-# mesh keeps the batches and moves the state, with losses within 1e-6.
+# Fields that may differ when a run goes on: none changes the mathematics of a step.
+# Another mesh keeps the batches, and losses within 1e-6.
 _FREE = (
     "stop",
     "log.*",
@@ -61,7 +62,7 @@ _PACKAGES = (
 
 @contextlib.contextmanager
 def lock(workdir: str | Path) -> Iterator[None]:
-    """Hold a local run directory alone; the kernel lets go when the process ends.
+    """Hold a local run directory; the kernel lets go when the process ends.
 
     Raises:
         UserError: another process holds it (with its id), or it cannot be written.
@@ -94,7 +95,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
 def open_workdir(
     workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
 ) -> None:
-    """Make the run directory of a pretraining, or check that it belongs to this one.
+    """`claim_workdir` for a pretraining run.
 
     Raises:
         UserError: its config, corpus or tokenizer is another one: each difference.
@@ -130,10 +131,10 @@ def claim_workdir(
     Args:
         workdir: the directory, locked by the caller.
         config: the run.
-        data: what it is trained on, for the provenance; what is named `…_sha256` must
+        data: what it is trained on, for the provenance; a value named `…_sha256` must
             be what it was.
         argv: the command.
-        save_tokenizer: writes it into a directory.
+        save_tokenizer: writes the tokenizer into a directory.
 
     Raises:
         UserError: its config or data is another one: each difference.
@@ -155,11 +156,13 @@ def read_config(workdir: str | Path) -> RunConfig:
     """The configuration of a run directory.
 
     Raises:
-        UserError: it is not a run directory.
+        UserError: it is no run directory, or one of another format.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is not a run directory: it has no config.json")
+    for record in _records(Path(workdir))[-1:]:
+        check_format(record.get("format", 1), str(workdir))
     return from_json(path.read_text())
 
 
@@ -171,10 +174,9 @@ def corpus_of(workdir: str | Path) -> str:
 
 
 def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
-    old = read_config(here)
     lines = [
         f"  {name}: {was} in {here}, {now} asked"
-        for name, (was, now) in difference(old, config).items()
+        for name, (was, now) in difference(read_config(here), config).items()
         if not any(fnmatch.fnmatch(name, free) for free in _FREE)
     ]
     before = (_records(here) or [record])[-1]
@@ -184,10 +186,8 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
         if name.endswith("_sha256") and before.get(name) != record[name]
     ]
     if lines:
-        raise UserError(
-            f"{here} belongs to another run; use another --workdir, or:\n"
-            + "\n".join(lines)
-        )
+        head = f"{here} belongs to another run; use another --workdir, or:"
+        raise UserError("\n".join([head, *lines]))
 
 
 def _records(here: Path) -> list[dict[str, Any]]:
@@ -197,6 +197,7 @@ def _records(here: Path) -> list[dict[str, Any]]:
 
 def _provenance(argv: list[str]) -> dict[str, Any]:
     return {
+        "format": FORMAT,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": argv,
         "commit": _commit(),
@@ -210,7 +211,7 @@ def _provenance(argv: list[str]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the checkout that jaxlm runs from; empty where it was installed."""
+    """The commit of the checkout that jaxlm runs from; empty if it was installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""

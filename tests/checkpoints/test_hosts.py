@@ -14,7 +14,8 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxlm.checkpoints import store as module
+from jaxlm.checkpoints import Checkpoints, StoredLeaf
+from jaxlm.checkpoints.digests import digest
 from jaxlm.types import UserError
 
 mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
@@ -28,22 +29,22 @@ abstract = {
     name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parts[name])
     for name, x in host.items()
 }
-checkpoints = module.Checkpoints(sys.argv[3], keep=2)
+checkpoints = Checkpoints(sys.argv[3], keep=2)
 checkpoints.open()
 multihost_utils.sync_global_devices("open")
 for step in (1, 2, 3):
     digests = checkpoints.save(step, state, {"at": step})
-checkpoints.close()
+checkpoints.wait()
 multihost_utils.sync_global_devices("saved")
 restored = checkpoints.restore(abstract)
-assert restored.digests == digests == module.digest(host) and restored.step == 3
-real = module.read_leaf
+assert restored.digests == digests == digest(host) and restored.step == 3
+real = StoredLeaf._open
 if jax.process_index() == 1:
-    def module_read(path, leaf):
-        if path.parts[-3] == "3":
+    def stale(leaf, **kwargs):
+        if leaf.step.name == "3":
             raise OSError("stale file handle")
-        return real(path, leaf)
-    module.read_leaf = module_read
+        return real(leaf, **kwargs)
+    StoredLeaf._open = stale
 try:
     checkpoints.restore(abstract)
 except UserError as error:

@@ -16,12 +16,12 @@ from jaxlm.checkpoints.digests import digest
 from jaxlm.types import UserError
 
 
-def test_newest_and_multiples_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=4)
+def test_the_newest_and_those_kept_for_good_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keeps=lambda step: step % 4 == 0)
     checkpoints.open()
     for step in range(1, 11):
         checkpoints.save(step, {"x": jnp.full(3, step)}, {})
-    checkpoints.close()
+    checkpoints.wait()
     assert checkpoints.steps() == [4, 8, 9, 10]
     with pytest.raises(UserError, match="keep = 0"):
         Checkpoints(tmp_path, keep=0)
@@ -53,7 +53,7 @@ def test_an_old_step_goes_only_when_the_newer_is_durable(tmp_path, monkeypatch):
     checkpoints.save(3, state_of(3), {})  # waits for 2, so the two never overlap
     assert seen and 1 in seen[0]
     assert checkpoints.steps()[0] == 2
-    checkpoints.close()
+    checkpoints.wait()
     assert checkpoints.steps() == [3]
 
 
@@ -61,7 +61,7 @@ def test_the_step_just_restored_is_not_written_again(run):
     checkpoints = Checkpoints(run)
     before = leaf_file(run, "step").stat().st_mtime_ns
     assert checkpoints.save(20, state_of(20), {"at": 20}) == digest(state_of(20))
-    checkpoints.close()
+    checkpoints.wait()
     assert leaf_file(run, "step").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="holds another state of step 20"):
         checkpoints.save(20, state_of(21), {})
@@ -85,6 +85,7 @@ from jaxlm.types import UserError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # like a full disk, then
 state = {"small": jnp.ones(4), "a": jnp.ones((300, 1000)), "b": jnp.ones(300_000)}
+before = sys.unraisablehook
 checkpoints = Checkpoints(sys.argv[1])
 checkpoints.open()
 checkpoints.save(1, state, {})
@@ -102,18 +103,20 @@ except UserError as error:
 print(checkpoints.steps())
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 checkpoints.save(3, state, {})
-checkpoints.close()
+checkpoints.wait()
 print(checkpoints.steps())
+print(sys.unraisablehook is before)
 """
 
 
 def test_a_full_disk_is_one_line_and_costs_no_sound_step(tmp_path):
     done = script(FULL_DISK, tmp_path)
     assert done.returncode == 0, done.stderr
-    error, after, later = done.stdout.splitlines()
+    error, after, later, hook = done.stdout.splitlines()
     assert error.startswith(f"saving step 2 to {tmp_path}/checkpoints/2 failed: ")
     assert error.endswith("; step 1 is the newest sound one")
     assert after == "[1]" and later == "[1, 3]"
+    assert hook == "True"  # the process's own hook is back
     assert done.stderr == ""  # the error is where it can be caught, not on the screen
     assert not list(tmp_path.glob("checkpoints/*tmp*"))
 
@@ -195,6 +198,6 @@ def test_kill_9_while_saving_leaves_a_sound_newest_step(tmp_path):
             assert (np.asarray(restored.state[f"k{i}"]) == restored.step + i).all()
         # The next run goes on from there.
         checkpoints.save(restored.step + 1, restored.state, {})
-        checkpoints.close()
+        checkpoints.wait()
         assert checkpoints.steps() == [restored.step + 1]
     assert len(found) > 2 and orphans > 0  # the kills did fall into the midst of it

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import tiny
 
-from jaxlm.config import MeshConfig, Phase, to_json
+from jaxlm.config import MeshConfig, Phase, from_json, to_json
 from jaxlm.train.loop import pretrain
 from jaxlm.types import UserError
 
@@ -45,10 +45,31 @@ def test_resume_is_bitwise(corpus, tmp_path):
     assert kept == lines(tmp_path / "whole")
 
 
-def test_a_finished_run_says_so_and_stays(corpus, tmp_path):
+@pytest.mark.parametrize("stop", [0, 12, 5])
+def test_a_run_that_has_come_so_far_says_so_and_stays(corpus, tmp_path, capsys, stop):
+    """Also where --stop names a step that is passed already."""
     first = pretrain(tiny(), corpus, tmp_path)
-    again = pretrain(tiny(), corpus, tmp_path)
-    assert again.sha256 == first.sha256 and again.step == 12
+    written = (tmp_path / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    again = pretrain(stopped(tiny(), stop), corpus, tmp_path)
+    assert again == first
+    assert capsys.readouterr().out.splitlines() == [
+        "resuming at step 12",
+        "nothing left to train: the run is already at step 12",
+    ]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == written
+
+
+def test_steps_in_log_spacing_are_saved_and_kept(corpus, tmp_path):
+    for stop in (6, 0):
+        config = tiny(keep_every="log", keep=1, save_every=5, stop=stop)
+        pretrain(config, corpus, tmp_path / "log")
+        kept = sorted(int(p.name) for p in (tmp_path / "log/checkpoints").iterdir())
+        assert kept == ([0, 1, 2, 4, 6] if stop else [0, 1, 2, 4, 8, 12])
+    pretrain(tiny(keep_every=3, keep=1), corpus, tmp_path / "three")
+    kept = sorted(int(p.name) for p in (tmp_path / "three/checkpoints").iterdir())
+    assert kept == [3, 6, 9, 12]
+    assert from_json(to_json(config)) == config
 
 
 def test_another_seed_is_another_run(corpus, tmp_path):

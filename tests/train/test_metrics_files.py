@@ -9,18 +9,21 @@ from logs import config, lines, metrics, opened
 
 from jaxlm.train import log as log_module
 from jaxlm.train.log import Log
-from jaxlm.train.metrics_files import cut
+from jaxlm.train.metrics_files import MetricsLines
 
 
-def test_cut_drops_later_and_torn_lines_only(tmp_path):
+def test_opening_cuts_later_and_torn_lines_only(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert cut(path, 5) == 0
     whole = b'{"step": 1, "loss": 3}\n{"step": 5}\n'
-    path.write_bytes(whole)
-    assert cut(path, 5) == 0 and path.read_bytes() == whole
-    path.write_bytes(whole + b'{"step": 6}\nnot json\n{"step": 4, "lo')
-    assert cut(path, 5) == 3 and path.read_bytes() == whole
-    assert cut(path, 0) == 2 and path.read_bytes() == b""
+    for written, start, kept in (
+        (whole, 5, whole),
+        (whole + b'{"step": 6}\nnot json\n{"step": 4, "lo', 5, whole),
+        (whole, 4, whole[:23]),
+        (whole, 0, b""),
+    ):
+        path.write_bytes(written)
+        MetricsLines(path, start).close()
+        assert path.read_bytes() == kept
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -80,7 +83,7 @@ def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
         def full(step, record):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(log._writers[0], "write", full)
+        monkeypatch.setattr(log._files[0], "write", full)
         for step in range(2, 9):
             log.defer(step, metrics(step))
         assert log.flush()["step"] == 8

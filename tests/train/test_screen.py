@@ -5,7 +5,7 @@ import math
 
 import jax
 import pytest
-from logs import PHASE, metrics, opened
+from logs import STEP, metrics, opened
 
 from jaxlm.train.screen import clock, evaluated, shown
 
@@ -62,14 +62,6 @@ def test_held_out_figures_stand_beside_their_baselines():
     ]
 
 
-@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_a_run_that_is_done_says_so(tmp_path, stream):
-    said = stream()
-    with opened(tmp_path, stream=said, start=8, last=8):
-        pass
-    assert said.getvalue() == "nothing left to train: step 8 is reached\n"
-
-
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -77,7 +69,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
     with opened(tmp_path, stream=stream, last=8) as log:
-        with log.compiling(PHASE, flops=1e9):
+        with log.compiling(STEP, tokens=512.0, flops=1e9):
             pass
         for step in range(1, 9):
             log.defer(step, metrics(step))
@@ -102,7 +94,7 @@ def test_other_processes_write_and_print_nothing_but_get_the_figures(
     stream = Terminal()
     with opened(tmp_path / "run", stream=stream) as log:
         log.say("hello")
-        with log.compiling(PHASE):
+        with log.compiling(STEP, tokens=512.0):
             pass
         log.defer(1, metrics(1))
         assert log.defer(2, metrics(2))["grad_norm"] == 1

@@ -49,7 +49,7 @@ params = map_with_path(draw, parameter_shapes(config.model))
 checkpoints = Checkpoints(run)
 checkpoints.open()
 checkpoints.save(1, {"params": params, "step": jnp.int32(1)}, {})
-checkpoints.close()
+checkpoints.wait()
 """
 
 
