@@ -52,6 +52,6 @@ def mistake(capsys, *argv: str) -> str:
     """The one line that a command which must fail leaves behind."""
     capsys.readouterr()
     assert main(list(argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("jaxlm: ") and error.count("\n") == 1, error
+    out, error = capsys.readouterr()
+    assert not out and error.startswith("jaxlm: ") and error.count("\n") == 1, error
     return error

@@ -12,6 +12,8 @@ import pytest
 
 import jaxlm
 from jaxlm.cli import main
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.generate import Generate
 
 SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
@@ -61,8 +63,8 @@ def mistake(capsys, *argv: str) -> str:
     """The one line that a command which must fail leaves behind."""
     capsys.readouterr()
     assert main(list(argv)) == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
+    out, error = capsys.readouterr()
+    assert not out and "Traceback" not in error
     first, *rest = error.strip().splitlines()
     assert first.startswith("jaxlm: ")
     assert all(line.startswith("  ") for line in rest), error
@@ -128,6 +130,53 @@ def test_show_a_corpus_and_a_run_with_rows(run, capsys):
     assert "checkpoint 4  state sha256 " in out and "step 4  held out  loss " in out
 
 
+def test_one_percent_is_held_out_by_default(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Number {n} is here.\nIt ends.\n\n" for n in range(400)))
+    where = ["--text", str(text), "--corpus", str(tmp_path / "c")]
+    assert main(["prepare", "bert_tiny", *where, *TINY]) == 0
+    said = capsys.readouterr().err
+    assert "400 documents (" in said
+    count = int(said.split("400 documents (")[1].split()[0])
+    assert 0 < count < 20 and "held out for evaluation by --holdout 0.01" in said
+    # Training evaluates on them without being asked to, and says so if it cannot.
+    words = ["bert_tiny", *where, "--workdir", str(tmp_path / "r"), *TINY]
+    assert main(["pretrain", *words]) == 0
+    assert "step 2  evaluation  " in capsys.readouterr().out
+    none = ["--holdout", "0", "--corpus", str(tmp_path / "all")]
+    assert main(["pretrain", *words, *none, "--workdir", str(tmp_path / "n")]) == 0
+    assert "no evaluation: 0 held-out documents" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_in_memory_exits_3(monkeypatch, capsys):
+    def run(argv):
+        raise RuntimeError("RESOURCE_EXHAUSTED: 99 GiB.\nMore.")
+
+    monkeypatch.setattr("jaxlm.cli.fill.run", run)
+    assert main(["fill", "x", "y"]) == 3
+    error = capsys.readouterr().err
+    assert error == "jaxlm: does not fit in memory: RESOURCE_EXHAUSTED: 99 GiB.\n"
+
+
+def test_flags_are_written_in_several_ways():
+    words = ["DIR", "--prompt", "true", "--max-tokens=7", "--prompt=b", "--json"]
+    args = parse(Generate, "generate", [*words, "--top_k", "3", "--top-k", "4"])
+    assert args.prompt == ("true", "b") and args.max_tokens == 7
+    assert args.json is True and args.top_k == 4
+    assert parse(Generate, "generate", [*words, "false"]).json is False
+
+
+def test_help_names_what_is_required(capsys):
+    with pytest.raises(SystemExit):
+        main(["embed", "--help"])
+    said = capsys.readouterr().out
+    assert "usage: jaxlm embed [-h] [OPTIONS] DIRECTORY" in said
+    assert "--out STR" in said and "(required)" in said
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    assert "usage: jaxlm pretrain CONFIG [-h]" in capsys.readouterr().out
+
+
 def test_help_is_instant_and_imports_no_jax():
     began = time.monotonic()
     code = (
@@ -168,10 +217,22 @@ class TestMistakes:
             "--optim.peek",
             "1",
         )
-        assert "--optim.peek: did you mean --optim.peak?" in error
+        assert "--optim.peek" in error and "--optim.peak FLOAT" in error
+
+    def test_arguments_that_are_missing_have_names(self, capsys):
+        assert "Missing from jaxlm fill: DIRECTORY SENTENCE" in mistake(capsys, "fill")
+        assert "'--to'. Expected one of ('hf'" in mistake(
+            capsys, "export", "x", "--to", "hg", "--out", "y"
+        )
+        assert "'maybe' is neither true nor false" in mistake(
+            capsys, "export", "x", "--to", "hf", "--out", "y", "--verify", "maybe"
+        )
+        assert "a recipe of jaxlm finetune" in mistake(capsys, "pretrain", "sst2")
 
     def test_no_workdir(self, capsys):
-        assert "--workdir" in mistake(capsys, "pretrain", "bert_tiny")
+        assert "Missing from jaxlm pretrain CONFIG: --workdir" in mistake(
+            capsys, "pretrain", "bert_tiny"
+        )
 
     def test_no_corpus(self, capsys, tmp_path):
         error = mistake(
@@ -196,11 +257,10 @@ class TestMistakes:
     def test_one_document_with_next_sentences(self, capsys, tmp_path):
         text = tmp_path / "one.txt"
         text.write_text("A sentence is here.\nAnother one follows it.\n" * 50)
-        error = mistake(
-            capsys,
-            *("pretrain", "bert_tiny", "--text", str(text)),
-            *("--workdir", str(tmp_path / "w"), "--holdout", "0", *TINY),
-        )
+        corpus = ["bert_tiny", "--corpus", str(tmp_path / "c"), *TINY]
+        assert main(["prepare", *corpus, "--text", str(text), "--holdout", "0"]) == 0
+        train = ["pretrain", *corpus, "--workdir", str(tmp_path / "w")]
+        error = mistake(capsys, *train, "--eval_every", "0")
         assert "1 document" in error and "--model.nsp false" in error
 
     def test_another_config(self, run, capsys):

@@ -1,185 +1,173 @@
 """The words of a command → a frozen dataclass of its arguments, through tyro.
 
-A verb's arguments are a dataclass whose field `config`, if it has one, is the
-RunConfig: its fields are flags without a prefix (`--seed 1 --model.dropout 0`).
+A verb's arguments are a dataclass, flat or of the library's own records. A field
+`config`, where there is one, is read from the file that the first word names, and its
+fields are flags without a prefix (`--seed 1 --model.dropout 0`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
-import re
-import sys
 import typing
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.types import UserError
 
 T = TypeVar("T")
+C = TypeVar("C", bound=RunConfig)
+Flat = tyro.conf.arg(name="")
+Config = Annotated[RunConfig, Flat]
+
+_STYLE = (
+    tyro.conf.AvoidSubcommands,
+    tyro.conf.FlagConversionOff,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
+_REGISTRY = ConstructorRegistry()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns of a task's file that are named otherwise than in the training file."""
+    """Columns of a file that have other names than in the training file."""
 
     text: str = ""
-    """The text, by its name in the header or its number from 0; as `task.text`."""
+    """The text: its name in the header or its number from 0, as in `task.text`."""
     pair: str = ""
     """The second text."""
     label: str = ""
-    """What is to be told."""
+    """The label."""
 
     def given(self) -> dict[str, str]:
-        """Those that were named."""
+        """The columns that were named."""
         return {name: each for name, each in vars(self).items() if each}
 
 
-Config = typing.Annotated[RunConfig, tyro.conf.arg(name="")]
+def parse(
+    kind: type[T], verb: str, argv: list[str], *, partial: bool = False, **given: Any
+) -> T:
+    """The arguments in `argv`, over the defaults of `kind` and the values `given`.
 
-
-def parse(kind: type[T], verb: str, argv: list[str], **defaults: Any) -> T:
-    """The arguments in `argv`, over `defaults` and the config file that it names.
-
-    Where `kind` has a field `config`, the first word is the config's name or path.
+    Args:
+        partial: ignore flags that `kind` does not have.
 
     Raises:
-        UserError: an unknown flag, with the nearest one that exists.
-        SystemExit: help was printed (0), or a value has the wrong type (2).
+        UserError: an argument is missing, unknown or has the wrong type.
+        SystemExit: help was printed.
     """
-    hints = typing.get_type_hints(kind)
-    wants_help = any(arg in ("-h", "--help") for arg in argv)
-    if hints.get("config") is RunConfig:
-        if argv and not argv[0].startswith("-"):
-            defaults["config"] = load_config(argv[0])
-            if isinstance(defaults["config"], FinetuneConfig):
-                raise UserError(f"{argv[0]} is a task's: jaxlm finetune takes it")
-            argv = argv[1:]
-        elif wants_help:
-            defaults["config"] = RunConfig()
-        else:
-            raise UserError(f"jaxlm {verb} needs a config first; see jaxlm show")
-    positional = [f.name for f in dataclasses.fields(kind) if _is_positional(kind, f)]  # type: ignore[arg-type]
-    _refuse_unknown(verb, argv, _flags(kind, SimpleNamespace(**defaults)))
-    _refuse_missing(kind, verb, argv, defaults, positional, wants_help)
-    lists = [name for name, hint in hints.items() if typing.get_origin(hint) is tuple]
-    bare = [name for name, hint in hints.items() if hint is bool]
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
+    config = hints.get("config")
+    takes_config = isinstance(config, type) and issubclass(config, RunConfig)
+    if takes_config and "config" not in given:
+        given["config"], argv = take_config(config, verb, argv)
+    # Made without `__init__`: required arguments have no value yet.
+    default = object.__new__(kind)
+    vars(default).update({field.name: _default(field) for field in fields} | given)
+    lists = {name for name, hint in hints.items() if typing.get_origin(hint) is tuple}
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
+            found: Any = tyro.cli(
                 kind,
-                prog=f"jaxlm {verb}",
-                args=_normal(argv, lists, bare),
-                default=kind(**{**_blank(kind), **defaults}),
+                prog=f"jaxlm {verb}" + " CONFIG" * takes_config,
+                args=_joined(argv, lists),
+                default=default,
+                return_unknown_args=partial,
+                add_help=not partial,
                 use_underscores=True,
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                config=_STYLE,
+                registry=_REGISTRY,
             )
+            return found[0] if partial else found
     except SystemExit as end:
         if end.code == 0:
             raise
-        # tyro draws a box round its message; what is said is one line without it.
-        words = re.sub(r"[^\x20-\x7e]+", " ", printed.getvalue()).split()
-        message = " ".join(words).split(" For full helptext")[0]
-        raise UserError(message) from None
+        said = _without_box(printed.getvalue())
+        raise UserError(f"{said} (see jaxlm {verb} --help)") from None
 
 
-def _is_positional(kind: Any, field: dataclasses.Field) -> bool:
-    hint = typing.get_type_hints(kind, include_extras=True)[field.name]
-    return tyro.conf.Positional[str] == hint
+def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]]:
+    """The configuration that the first word names, and the other words.
+
+    Raises:
+        UserError: there is no such configuration, or another verb takes it.
+    """
+    if argv and not argv[0].startswith("-"):
+        config = load_config(argv[0])
+        if type(config) is kind:
+            return config, argv[1:]
+        other = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
+        raise UserError(f"{argv[0]} is a recipe of jaxlm {other}")
+    if {"-h", "--help"} & set(argv):
+        return kind(), argv
+    raise UserError(f"jaxlm {verb} needs a CONFIG first, a recipe's name or file")
 
 
-def _blank(kind: Any) -> dict[str, str]:
-    """Required fields, strings or choices, all of which `_refuse_missing` has seen."""
-    hints = typing.get_type_hints(kind)
-    return {
-        f.name: next(iter(typing.get_args(hints[f.name])), "")
-        for f in dataclasses.fields(kind)
-        if _required(f)
-    }
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    required = field.default is dataclasses.MISSING
+    return tyro.MISSING if required else field.default
 
 
-def _required(field: dataclasses.Field) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
+@_REGISTRY.primitive_rule
+def _boolean(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`--verify`, `--verify true` or `--verify false`."""
+    if info.type is not bool:
+        return None
+
+    def value_of(words: list[str]) -> bool:
+        word = " ".join(words).lower() or "true"
+        if word not in ("true", "false"):
+            raise ValueError(f"{word!r} is neither true nor false")
+        return word == "true"
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="{true,false}",
+        instance_from_str=value_of,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
 
 
-def _refuse_missing(kind, verb, argv, defaults, positional, wants_help) -> None:
-    if wants_help:
-        return
-    given = {arg.split("=")[0].lstrip("-").replace("-", "_") for arg in argv}
-    for field in dataclasses.fields(kind):
-        if field.name in defaults or not _required(field):
-            continue
-        if field.name in positional:
-            if not argv or argv[0].startswith("-"):
-                raise UserError(f"jaxlm {verb} needs {field.name.upper()} first")
-        elif field.name not in given:
-            raise UserError(f"jaxlm {verb} needs --{field.name}")
+def _joined(argv: list[str], lists: set[str]) -> list[str]:
+    """`argv` with all words of a list flag behind its first occurrence.
 
-
-def _flags(kind: Any, value: Any, at: str = "") -> list[str]:
-    """Dotted names of all fields; a union of families is the one that `value` has."""
-    hints = typing.get_type_hints(kind)
-    out = []
-    for field in dataclasses.fields(kind):
-        hint, inner = hints[field.name], getattr(value, field.name, None)
-        if dataclasses.is_dataclass(inner) or dataclasses.is_dataclass(hint):
-            top = field.name == "config" and not at
-            under = "" if top else f"{at}{field.name}."
-            out += _flags(type(inner) if inner else hint, inner, under)
-        elif not _is_positional(kind, field):
-            out.append(at + field.name)
-    return out
-
-
-def _refuse_unknown(verb: str, argv: list[str], known: list[str]) -> None:
+    Of any other flag that is repeated, tyro takes the last.
+    """
+    groups: dict[Any, list[str]] = {0: []}
+    key: Any = 0
     for arg in argv:
-        if not arg.startswith("--") or arg == "--help" or arg.startswith("--phases."):
-            continue
-        name = arg[2:].split("=")[0].replace("-", "_")
-        if name not in known:
-            leaf = name.rsplit(".", 1)[-1]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [
-                flag for flag in known if flag.rsplit(".", 1)[-1] == leaf
-            ]
-            near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-            hint = f"did you mean --{near[0]}?" if near else f"see jaxlm {verb} --help"
-            raise UserError(f"unknown field --{name}: {hint}")
-
-
-def _normal(argv: list[str], lists: list[str], bare: list[str]) -> list[str]:
-    """`--flag=v` cut, true and false as Python spells them; of a repeated flag the last
-    one counts, but the words of one in `lists` are joined; one in `bare` that has no
-    word is true."""
-    cut: list[str] = []
-    for arg in argv:
-        cut += arg.split("=", 1) if arg.startswith("--") and "=" in arg else [arg]
-    groups: dict[str, list[str]] = {}
-    loose: list[str] = []
-    into = loose
-    for arg in cut:
-        if arg.startswith("--"):
-            flag = arg[2:].replace("-", "_")
-            if flag not in lists:
-                groups.pop(flag, None)
-            into = groups.setdefault(flag, [])
+        flag, equals, value = arg.partition("=")
+        name = flag[2:].replace("-", "_")
+        if not flag.startswith("--"):
+            groups[key].append(arg)
+        elif name in lists:
+            key = name
+            groups.setdefault(key, [flag]).extend([value] * bool(equals))
         else:
-            boolean = into is not loose and arg in ("true", "false")
-            into.append(arg.capitalize() if boolean else arg)
-    for flag in bare:
-        if groups.get(flag) == []:
-            groups[flag] = ["True"]
-    return loose + [
-        word for flag, each in groups.items() for word in (f"--{flag}", *each)
-    ]
+            key = len(groups)
+            groups[key] = [arg]
+    return [arg for group in groups.values() for arg in group]
 
 
-def say(text: str) -> None:
-    """A line for people, on the standard error: the standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+def _without_box(box: str) -> str:
+    """What tyro says in a box: no frame, title, help texts or pointer to them."""
+    said: list[str] = []
+    for line in box.splitlines()[1:-1]:
+        text = line[1:-1].strip()
+        if text.startswith(("For full helptext", "Argument helptext")):
+            break
+        if text.strip("─-") and not line[2:].startswith(" " * 8):
+            said.append(text)
+    return " ".join(said)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Put = Callable[[int, np.ndarray, Sequence[str]], None]  # line, vectors, tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,25 +27,25 @@ class Embed:
     """Vectors of each line of a text, by any layer of any family.
 
     The file has an array for each line, named by its number from 0: [tokens, width], or
-    [layers, tokens, width] of all layers, as AllenNLP's ELMo files; pooled, [width] or
-    [layers, width]. `tokens/N` are the tokens of line N.
+    [layers, tokens, width] of all layers, as in AllenNLP's ELMo files; pooled, [width]
+    or [layers, width]. `tokens/N` are the tokens of line N.
     """
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
     out: str
     """File to write: .h5, .hdf5 or .npz."""
-    text: tuple[str, ...] = ()
-    """Files, a text a line."""
-    layers: str = "last"
-    """last, all, mix (the mean of all), or a number: 0 is the embedding."""
+    text: tuple[str, ...]
+    """Files with a text a line."""
+    layers: Literal["last", "all", "mix"] | int = "last"
+    """mix is the mean of all layers; a number is one layer, 0 the embedding."""
     pooling: Literal["none", "mean", "cls", "sentence"] = "none"
-    """A vector a token, their mean, that of BERT's [CLS], or the mean of all with [CLS]
-    and [SEP], of length 1, as sentence-transformers has it."""
+    """A vector a token, their mean, that of BERT's [CLS], or, as in
+    sentence-transformers, the mean of all with [CLS] and [SEP], of length 1."""
     batch: int = 16
     """Lines at a time."""
     stateful: bool = False
-    """ELMo: a line goes on from the state of the line --batch before it, as in the
+    """ELMo: a line continues from the state of the line --batch before it, as in the
     original."""
 
 
@@ -49,71 +55,52 @@ def run(argv: list[str]) -> int:
     writer = {".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}.get(Path(args.out).suffix)
     if writer is None:
         raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
-    if not args.text:
-        raise UserError("jaxlm embed needs --text")
-    layers = _layers(args.layers)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     import jaxlm
 
-    model = jaxlm.load(args.directory)
-    found = model.embed_each(
+    found = jaxlm.load(args.directory).embed_each(
         _lines(args.text),
-        layers=layers,
+        layers=args.layers,
         pooling=args.pooling,
         batch=args.batch,
         stateful=args.stateful,
     )
-    beside = f"{args.out}.{os.getpid()}.tmp"
+    partial = f"{args.out}.{os.getpid()}.tmp"
     lines = tokens = 0
     shape: tuple[int, ...] = ()
     try:
-        with writer(beside) as put:
+        with writer(partial) as put:
             for each in found:
                 put(lines, each.vectors, each.tokens)
                 shape = each.vectors.shape
                 lines, tokens = lines + 1, tokens + len(each.tokens)
         if not lines:
             raise UserError(f"{', '.join(args.text)}: no line")
-        os.replace(beside, args.out)
+        os.replace(partial, args.out)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+            os.unlink(partial)
     print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
     return 0
-
-
-def _layers(text: str):
-    if text in ("last", "all", "mix"):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(
-            f"--layers {text} is none of last, all, mix and a number"
-        ) from None
 
 
 def _lines(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         try:
             with open(path, encoding="utf-8") as file:
-                for line in file:
-                    yield line.rstrip("\n")
+                yield from (line.rstrip("\n") for line in file)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read: {error}") from None
 
 
 @contextlib.contextmanager
-def _hdf5(path: str):
+def _hdf5(path: str) -> Iterator[Put]:
     import h5py
 
     with h5py.File(path, "w") as file:
         words = h5py.string_dtype()
 
-        def put(number, vectors, tokens):
+        def put(number: int, vectors: np.ndarray, tokens: Sequence[str]) -> None:
             file.create_dataset(str(number), data=vectors)
             file.create_dataset(f"tokens/{number}", data=list(tokens), dtype=words)
 
@@ -121,13 +108,13 @@ def _hdf5(path: str):
 
 
 @contextlib.contextmanager
-def _npz(path: str):
+def _npz(path: str) -> Iterator[Put]:
     import numpy as np
 
-    # An array at a time, where `np.savez` would hold all of them.
+    # One array at a time: `np.savez` would hold all of them in memory.
     with zipfile.ZipFile(path, "w") as file:
 
-        def put(number, vectors, tokens):
+        def put(number: int, vectors: np.ndarray, tokens: Sequence[str]) -> None:
             arrays = {str(number): vectors, f"tokens/{number}": np.array(tokens, str)}
             for name, array in arrays.items():
                 with file.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import tyro
 
-from jaxlm.cli.arguments import Columns, parse, say
+from jaxlm.cli.arguments import Columns, parse
+from jaxlm.cli.progress import say
+from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
 
 
@@ -52,9 +54,6 @@ def run(argv: list[str]) -> int:
         return _evaluate_task(args)
     if bool(args.text) == bool(args.corpus):
         raise UserError("jaxlm evaluate needs either --text or --corpus")
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     import jaxlm
     from jaxlm.text.corpus import open_corpus
@@ -94,9 +93,6 @@ def run(argv: list[str]) -> int:
 def _evaluate_task(args: Evaluate) -> int:
     if args.text or args.corpus:
         raise UserError("--data is of a task: --text and --corpus do not go with it")
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     from jaxlm.open.directory import open_task
     from jaxlm.tasks.finetuned import evaluate_file

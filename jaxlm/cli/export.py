@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
 
 
@@ -38,9 +39,6 @@ class Export:
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Export, "export", argv)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     from jaxlm.config import ElmoConfig
     from jaxlm.convert import gguf

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import start_jax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,11 @@ class Fill:
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Fill, "fill", argv)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     import jaxlm
 
-    for number, guesses in enumerate(
-        jaxlm.load(args.directory).fill(args.sentence, args.top_k), 1
-    ):
+    found = jaxlm.load(args.directory).fill(args.sentence, args.top_k)
+    for number, guesses in enumerate(found, 1):
         words = "  ".join(f"{g.token} {g.probability:.1%}" for g in guesses)
         print(f"[MASK] {number}: {words}")
     return 0

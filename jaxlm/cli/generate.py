@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import start_jax
 from jaxlm.generate.sampling import Sampling
 
 
@@ -28,39 +29,36 @@ class Generate(Sampling):
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Generate, "generate", argv)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     import jaxlm
 
-    def show(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    # The first prompt is printed together with the first text behind it: by then the
+    # model has accepted all arguments.
+    unprinted = list(args.prompt[:1])
 
-    model = jaxlm.load(args.directory)
-    if not args.json:
-        show(args.prompt[0])
-    found = model.generate(
+    def show(text: str) -> None:
+        print(*unprinted, text, sep="", end="", flush=True)
+        unprinted.clear()
+
+    found = jaxlm.load(args.directory).generate(
         args.prompt, args, scored=args.json, stream=None if args.json else show
     )
     for i, each in enumerate(found):
         prompt = args.prompt[i // args.samples]
         if args.json:
-            assert each.scores is not None
-            record = {
-                "prompt": prompt,
-                "text": each.text,
-                "tokens": each.tokens.tolist(),
-            }
-            scores = [round(float(s), 6) for s in each.scores]
-            if args.beams:
-                record["score"] = scores[0]
-            else:
-                record["log_probabilities"] = scores
+            record = _record(prompt, each, beams=args.beams > 0)
             print(json.dumps(record, ensure_ascii=False))
         elif i:
             print(f"\n---\n{prompt}{each.text}", end="")
+        else:
+            show("")
     if not args.json:
         print()
     return 0
+
+
+def _record(prompt: str, found: Any, *, beams: bool) -> dict[str, Any]:
+    scores = [round(float(score), 6) for score in found.scores]
+    scored = {"score": scores[0]} if beams else {"log_probabilities": scores}
+    tokens = found.tokens.tolist()
+    return {"prompt": prompt, "text": found.text, "tokens": tokens, **scored}

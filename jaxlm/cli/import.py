@@ -1,4 +1,4 @@
-"""`jaxlm import DIR --out DIR`: anyone's weights, in our form of a model directory."""
+"""`jaxlm import DIR --out DIR`: anyone's weights as one of our model directories."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Literal
 
 import tyro
 
-from jaxlm.cli.arguments import parse, say
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.progress import say
+from jaxlm.cli.runtime import start_jax
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
     """Write a model directory from weights of any known layout: BERT, ERNIE, GPT-1 and
     GPT-2 as transformers saves them, ELMo's options and hdf5, Google's checkpoints of
-    BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, no code of it is run."""
+    BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, and no code in DIRECTORY is
+    run."""
 
     directory: tyro.conf.Positional[str]
     """Where the weights are."""
     out: str
     """Model directory to write; an earlier one there is replaced."""
     tokenizer: str = ""
-    """Directory or file of its tokenizer; empty: beside the weights."""
+    """Directory or file of the tokenizer; empty: beside the weights."""
     ignore: tuple[str, ...] = ()
-    """Regular expressions of tensors that have no use here."""
+    """Regular expressions of tensors that are not needed."""
     allow_pickle: bool = False
-    """Read .bin and .pt files, by torch's loader of plain weights."""
+    """Read .bin and .pt files, by torch's weights-only loader."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights that are written."""
     verify: bool = False
@@ -36,9 +39,6 @@ class Import:
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Import, "import", argv)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     from jaxlm.cli.export import say_written, verified
     from jaxlm.convert.model_directory import import_model
@@ -57,6 +57,6 @@ def run(argv: list[str]) -> int:
     for note in source.notes:
         say(note)
     for head in source.missing:
-        say(f"its files have no {head} head: none was made up")
+        say(f"the files have no {head} head, so the model has none")
     say_written(args.out, digests)
     return verified(args.out, "hf") if args.verify else 0

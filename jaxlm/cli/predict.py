@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 import tyro
 
 from jaxlm.cli.arguments import Columns, parse
+from jaxlm.cli.runtime import start_jax
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Answer every row of a file with the best checkpoint; its labels are not read."""
+    """Answer every row of a file with the best checkpoint; labels are not read."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory of jaxlm finetune; of several seeds the best one answers."""
+    """Run directory of jaxlm finetune; of several seeds, the best one answers."""
     data: str
-    """File of the form that it was trained on."""
+    """File of the form that the model was trained on."""
     out: str
     """File to write."""
     batch: int = 32
@@ -27,9 +28,6 @@ class Predict:
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Predict, "predict", argv)
-
-    from jaxlm.cli.runtime import start_jax
-
     start_jax()
     from jaxlm.open.directory import open_task
     from jaxlm.tasks.finetuned import predict_file

@@ -6,17 +6,20 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxlm.cli.arguments import Config, parse, say
+from jaxlm.cli.arguments import Config, parse
+from jaxlm.cli.progress import preparing, say
+from jaxlm.config import RunConfig
+from jaxlm.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """Where text comes from and how it is cut."""
+    """Where text comes from and how it is read."""
 
     text: tuple[str, ...] = ()
-    """Files, directories or quoted globs (.txt .jsonl, also .gz .xz .zst), tfds:name,
-    tfds:/directory, or shipped:austen; of several languages each with its label before
-    it, en:'en/*.txt' zh:'zh/*.txt', and see --smoothing."""
+    """Files, directories or quoted globs (.txt, .jsonl, also .gz .xz .zst), tfds:name,
+    tfds:/directory or shipped:austen; in several languages, each with its label in
+    front: en:'en/*.txt' zh:'zh/*.txt' (see --smoothing)."""
     tokenizer: str = ""
     """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
     sentences: Literal["auto", "split", "lines"] = "auto"
@@ -25,19 +28,19 @@ class TextOptions:
     """Bytes that are not UTF-8: stop, or replace and count them."""
     spans: str = "none"
     """What finds words, phrases and entities, for ERNIE's masks and whole words:
-    rjieba, spacy (or spacy:MODEL), or the text itself: pku (word/tag), conll
+    rjieba, spacy (or spacy:MODEL), or annotations in the text: pku (word/tag), conll
     (columns)."""
     lexicon: str = ""
-    """Your own entities, one a line; they come before those of --spans."""
+    """Your own entities, one a line; they take precedence over those of --spans."""
     holdout: float = 0.01
-    """Share of documents, chosen by hash, that are never trained on."""
+    """Share of documents, chosen by hash, that are kept for evaluation."""
     processes: int = 0
     """Processes that prepare; the result does not depend on it. 0: one a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare(TextOptions):
-    """Text → tokenizer → corpus. Killed and run again, it goes on where it was."""
+    """Text → tokenizer → corpus. The same command resumes after a kill."""
 
     config: Config
     corpus: str
@@ -46,23 +49,17 @@ class Prepare(TextOptions):
 
 def run(argv: list[str]) -> int:
     """The verb."""
-    from jaxlm.types import UserError
-
     args = parse(Prepare, "prepare", argv)
     if not args.text:
         raise UserError("jaxlm prepare needs --text")
-    manifest = prepare_corpus(args.config, args, args.corpus)
-    say(
-        f"{args.corpus}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
-        f"{manifest.documents:,} documents ({manifest.held_out:,} held out)"
-    )
+    say(prepare_corpus(args.config, args, args.corpus))
     for line in language_lines(args.corpus, args.config.smoothing):
         say(line)
     return 0
 
 
 def language_lines(directory: str, smoothing: float) -> list[str]:
-    """What a corpus holds of each language, and its share of the rows; none of one."""
+    """What a corpus holds of each of several languages, and its share of the rows."""
     from jaxlm.text.corpus import open_corpus
     from jaxlm.text.languages import smoothed
 
@@ -79,13 +76,12 @@ def language_lines(directory: str, smoothing: float) -> list[str]:
     ]
 
 
-def prepare_corpus(config, options: TextOptions, directory: str):
-    """Prepare with a progress bar; returns the manifest."""
-    from jaxlm.cli.progress import preparing
+def prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> str:
+    """Prepare a corpus with a progress bar; returns a line about what it holds."""
     from jaxlm.text.prepare import prepare
 
     with preparing() as report:
-        return prepare(
+        manifest = prepare(
             config,
             options.text,
             directory,
@@ -98,3 +94,8 @@ def prepare_corpus(config, options: TextOptions, directory: str):
             lexicon=options.lexicon,
             report=report,
         )
+    return (
+        f"{directory}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
+        f"{manifest.documents:,} documents ({manifest.held_out:,} held out for "
+        f"evaluation by --holdout {options.holdout:g})"
+    )

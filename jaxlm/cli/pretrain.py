@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jaxlm.cli.arguments import Config, parse, say
+from jaxlm.cli.arguments import Config, parse
 from jaxlm.cli.prepare import TextOptions, prepare_corpus
+from jaxlm.cli.progress import say
+from jaxlm.cli.runtime import in_turn, start_jax
+from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.text.corpus import Corpus
+    from jaxlm.train.loop import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(TextOptions):
-    """Train to --steps. Run the same command again to resume."""
+class TrainingOptions:
+    """What both training verbs take."""
 
-    config: Config
     workdir: str
     """Run directory: configuration, metrics, checkpoints."""
-    corpus: str = ""
-    """Prepared corpus; prepared from --text where it is missing. Empty: the one that
-    the workdir used before, or WORKDIR/corpus."""
     fallback: bool = False
-    """Where the newest checkpoint is damaged, go on from the one before."""
+    """If the newest checkpoint is damaged, resume from the one before it."""
     preempted_exit: int = 75
     """Exit status after a SIGTERM or Ctrl-C whose checkpoint is saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TextOptions, TrainingOptions):
+    """Train to --steps. The same command resumes a run."""
+
+    config: Config
+    corpus: str = ""
+    """Prepared corpus; prepared from --text if it is missing. Empty: the one that the
+    workdir used before, or WORKDIR/corpus."""
 
 
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Pretrain, "pretrain", argv)
-
-    from jaxlm.cli.runtime import in_turn, start_jax
-
     start_jax()
     from jaxlm.open import initial
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import pretrain
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
-    from jaxlm.types import UserError
 
     with contextlib.ExitStack() as held:
 
-        def opened():
+        def opened() -> Corpus:
             held.enter_context(lock(args.workdir))
             directory = args.corpus or corpus_of(args.workdir)
-            if args.text:
-                prepare_corpus(args.config, args, directory)
-            elif not os.path.exists(os.path.join(directory, "manifest.json")):
+            prepared = os.path.exists(os.path.join(directory, "manifest.json"))
+            if not prepared and not args.text:
                 raise UserError(f"no corpus in {directory}: give --text to prepare one")
+            if args.text:
+                holds = prepare_corpus(args.config, args, directory)
+                if not prepared:
+                    say(holds)
             corpus = open_corpus(directory)
             open_workdir(args.workdir, args.config, corpus, ["pretrain", *argv])
             return corpus
@@ -61,9 +73,12 @@ def run(argv: list[str]) -> int:
             fallback=args.fallback,
             initial=initial(args.config.init),
         )
-    print(f"state sha256 {outcome.sha256}")
-    sys.stdout.flush()
+    say_finished(outcome)
+    return args.preempted_exit if outcome.interrupted else 0
+
+
+def say_finished(outcome: Outcome) -> None:
+    """Print the digest of the state that a run ends in."""
+    print(f"state sha256 {outcome.sha256}", flush=True)
     if outcome.interrupted:
-        say(f"stopped at step {outcome.step} after saving; the same command goes on")
-        return args.preempted_exit
-    return 0
+        say(f"stopped at step {outcome.step} after saving; the same command resumes")

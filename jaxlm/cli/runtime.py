@@ -1,4 +1,4 @@
-"""Before the first device is touched: memory, many hosts, compilation cache."""
+"""Before a device is touched: memory, other hosts, the compilation cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from jaxlm.memory import keep_freed_memory
 from jaxlm.types import UserError
 
-# Where a job runs as several processes, each launcher says so in its own way.
+# Launchers' variables with the number of processes of a job.
 _PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-# Without a launcher: the same in all processes but for the last.
+# Without a launcher; all but the last are equal in all processes.
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 T = TypeVar("T")
@@ -22,8 +21,10 @@ def start_jax() -> None:
     """Join the other hosts, if there are any, and keep compiled programs on disk.
 
     Raises:
-        UserError: the variables that name the hosts by hand make no sense.
+        UserError: the variables that describe the hosts by hand are inconsistent.
     """
+    from jaxlm.memory import keep_freed_memory
+
     keep_freed_memory()
     import jax
 
@@ -42,7 +43,7 @@ def _join_hosts() -> None:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     counts = [int(os.environ.get(name, "1")) for name in _PROCESS_COUNTS]
     if "JAX_NUM_PROCESSES" in os.environ:
-        # jax itself reads the first of them only.
+        # jax itself reads only the address.
         missing = [name for name in _BY_HAND if not os.environ.get(name)]
         if missing:
             raise UserError(f"JAX_NUM_PROCESSES is set without {', '.join(missing)}")
@@ -56,17 +57,18 @@ def _join_hosts() -> None:
         jax.distributed.initialize()
     else:
         return
-    # Now that all are here: the first collective of CPUs fails where a host comes 30 s
-    # after another, as it may that has to compile first. Later ones wait.
+    # Wait for all hosts here: on CPUs the first collective fails if a host arrives 30 s
+    # after another, which it may if it has to compile first. Later collectives wait.
     multihost_utils.sync_global_devices("start")
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """`work()` on the first host, then on the others: of a disk that they share they
-    find it done, on disks of their own each does it.
+    """`work()` on the first host, then on the others.
+
+    On a shared disk the others find the work done; on its own disk each host does it.
 
     Raises:
-        UserError: it failed on the first host, which raises what `work` did.
+        UserError: the work failed on the first host, which raises the error itself.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -81,5 +83,5 @@ def in_turn(work: Callable[[], T]) -> T:
             mistake = error
     failed = multihost_utils.broadcast_one_to_all(mistake is not None)
     if failed:
-        raise mistake or UserError("the first host has stopped; it says why")
+        raise mistake or UserError("the first host has stopped and says why")
     return done[0] if done else work()

@@ -275,9 +275,9 @@ def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
     assert "needs --init" in said(
         "finetune", "sst2", "--data", sst2, "--workdir", str(here)
     )
-    assert "pretraining: jaxlm pretrain takes it" in said("finetune", "bert_tiny")
+    assert "a recipe of jaxlm pretrain" in said("finetune", "bert_tiny")
     words = command(model_directory, sst2, here)
-    assert "did you mean --task.epochs" in said(*words, "--task.epoch", "1")
+    assert "--task.epochs" in said(*words, "--task.epoch", "1")
     assert "no column 'b'" in said(*words, "--task.pair", "b")
     assert "pass --task.epochs 0 too" in said(*words, "--steps", "7")
     assert "pass --task.evaluations" in said(*words, "--eval_every", "7")
