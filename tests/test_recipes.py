@@ -15,6 +15,7 @@ from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.task_layers import Body, Mixing
 from jaxlm.text.manifest import Manifest
+from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
@@ -127,7 +128,7 @@ def manifest(config):
         special=SpecialTokens(0, 1, 2, 3, 4, vocab_size),
         end_of_document=vocab_size - 1,
         languages=("en",),
-        recipe={"dialogues": config.text.dialogues},
+        recipe=Recipe.of(config, ReadOptions()),
         sources=(),
         files={},
     )

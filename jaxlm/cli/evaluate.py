@@ -58,6 +58,7 @@ def run(argv: list[str]) -> int:
     import jaxlm
     from jaxlm.text.corpus import open_corpus
     from jaxlm.text.prepare import prepare
+    from jaxlm.text.recipe import ReadOptions
 
     model = jaxlm.load(args.directory)
     model.check_heads()
@@ -69,9 +70,8 @@ def run(argv: list[str]) -> int:
                 model.run,
                 args.text,
                 directory,
+                options=ReadOptions(sentences=args.sentences, errors=args.errors),
                 tokenizer=str(model.files),
-                sentences=args.sentences,
-                errors=args.errors,
             )
         corpus = open_corpus(directory)
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:

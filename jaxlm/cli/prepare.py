@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxlm.cli.arguments import Config, parse
 from jaxlm.cli.progress import preparing, say
 from jaxlm.config import RunConfig
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions:
+class TextOptions(ReadOptions):
     """Where text comes from and how it is read."""
 
     text: tuple[str, ...] = ()
@@ -22,16 +22,6 @@ class TextOptions:
     front: en:'en/*.txt' zh:'zh/*.txt' (see --smoothing)."""
     tokenizer: str = ""
     """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
-    sentences: Literal["auto", "split", "lines"] = "auto"
-    """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
-    errors: Literal["strict", "replace"] = "strict"
-    """Bytes that are not UTF-8: stop, or replace and count them."""
-    spans: str = "none"
-    """What finds words, phrases and entities, for ERNIE's masks and whole words:
-    rjieba, spacy (or spacy:MODEL), or annotations in the text: pku (word/tag), conll
-    (columns)."""
-    lexicon: str = ""
-    """Your own entities, one a line; they take precedence over those of --spans."""
     holdout: float = 0.01
     """Share of documents, chosen by hash, that are kept for evaluation."""
     processes: int = 0
@@ -85,13 +75,9 @@ def prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> s
             config,
             options.text,
             directory,
+            options=options,
             tokenizer=options.tokenizer or None,
-            sentences=options.sentences,
-            errors=options.errors,
-            holdout=options.holdout,
             processes=options.processes or os.cpu_count() or 1,
-            spans=options.spans,
-            lexicon=options.lexicon,
             report=report,
         )
     return (

@@ -51,7 +51,7 @@ def dialogue_lm(
     special = manifest.special
     if special is None:
         raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
-    if not manifest.recipe.get("dialogues"):
+    if not manifest.recipe.dialogues:
         raise UserError(
             "the corpus is not of dialogues (text.dialogues): prepare it with this "
             'recipe, from .jsonl with "turns"'

@@ -50,7 +50,7 @@ class Corpus:
     @property
     def marks_spans(self) -> bool:
         """Whether phrases or entities are marked."""
-        return bool({"spans", "lexicon"} & set(self.manifest.recipe))
+        return self.manifest.recipe.marks_spans
 
     def language_tokens(self, split: int) -> np.ndarray:
         """Tokens of each language in a split, int64 [languages]."""
@@ -67,10 +67,10 @@ class Corpus:
 
     @cached_property
     def types(self) -> tuple[str, ...]:
-        """The word of each id: the vocabulary, then the corpus's own strangers."""
+        """The word of each id: the vocabulary, then the corpus's other words."""
         path = Path(self.directory) / TYPES
-        strangers = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return (*self.tokenizer.tokens, *strangers)
+        more = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return (*self.tokenizer.tokens, *more)
 
     @cached_property
     def _arrays(self) -> list[Any]:
@@ -111,7 +111,7 @@ class Corpus:
             with damage(self.directory):
                 for row, read in reads:
                     row[:] = read.result()
-        known = self.manifest.vocab_size + self.manifest.strangers
+        known = self.manifest.vocab_size + self.manifest.oov_words
         if tokens.max(initial=0) >= known:
             raise UserError(
                 f"corpus {self.directory} has token {tokens.max()}, its vocabulary "

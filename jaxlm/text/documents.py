@@ -1,20 +1,20 @@
 """Sources of text → fragments of documents, whatever the size of a file.
 
-    "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ sentences.py
+    "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ texts.py
 
-A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl` (field
-"text": a string, or a list of sentences), at the end of the record in TFDS. A **line**
-of text is a paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and their like are
-white space). Memory is bounded because nothing is read beyond a fragment: 64 KiB of a
-document, cut at the last line end, else (a longer line) at the last space, else (a
-longer word) at the last character. A line that was cut is two lines.
+A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl`
+(field "text": a string, or a list of sentences), at the end of the record in TFDS, and
+in CoNLL's columns before a line -DOCSTART- or at two blank lines. A **line** is a
+paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and the like are white space).
 
-*Verbatim*, for decoders, spaces and line ends are text too. Blank lines between
-documents of `.txt` belong to none. Fragments are cut where GPT-2's pattern cuts
-whatever follows, so that their ids are those of the whole document.
+Memory is bounded because no more than a **fragment** is read: up to 64 KiB of a
+document. A longer document is cut after the last line end, else (a longer line) after
+the last space, else (a longer word) after the last character; a line that is cut counts
+as two. CoNLL's columns are cut at blank lines.
 
-A document of CoNLL's columns ends before a line -DOCSTART-, or where two lines are
-blank or more; a fragment is cut at a blank line.
+*Verbatim*, for decoders, spaces and line ends are text too; only the blank lines
+between documents are dropped. Cuts fall where GPT-2's pattern cuts whatever follows, so
+that the fragments' ids are those of the whole document.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxlm.text.cuts import cut, cut_verbatim
 from jaxlm.text.sources import Source, Stream, open_source
 from jaxlm.text.tfds import read_records
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
 LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
+DOCUMENT_START = "-DOCSTART-"
+_LONGEST_SENTENCE = 1 << 20  # bytes of CoNLL's
 _READ = 1 << 18
 _AHEAD = 1 << 12  # bytes read behind a fragment, to see the blank line that ends it
 
@@ -39,65 +40,75 @@ _BLANK = rb"(?:[ \t\r\x0b\x0c]|\xc2\xa0|\xe3\x80\x80)*"
 _BLANK_LINE = re.compile(_BLANK)
 _SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
 _BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
-DOCUMENT_START = "-DOCSTART-"
-_LONGEST_SENTENCE = 1 << 20  # bytes of CoNLL's
+
+_TO_LAST_SPACE = re.compile(rb".*[ \t\r\x0b\x0c]", re.DOTALL)
+# Unicode's white space in UTF-8; the bytes of an alternative have one length, as (?<!…)
+# needs.
+_WHITE = (
+    rb"[\t-\r\x1c- ]",
+    rb"\xc2[\x85\xa0]",
+    rb"\xe1\x9a\x80",
+    rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]",
+    rb"\xe2\x81\x9f",
+    rb"\xe3\x80\x80",
+)
+_AFTER_TEXT = b"".join(rb"(?<!%b)" % white for white in _WHITE)
+_BEFORE_TEXT = rb"(?!" + b"|".join(_WHITE) + rb")"
+_LINE_END = re.compile(_AFTER_TEXT + rb"\r?\n" + _BEFORE_TEXT)
+_SPACES = (b"\n", b" ", b"\xe3\x80\x80")  # the kinds of white space that are tried
+_LAST_SPACE = re.compile(rb"(?:" + b"|".join(_SPACES) + rb")" + _BEFORE_TEXT)
+
+Piece = tuple[int, bool, bytes]  # offset, whether a document starts, bytes
 
 
 class Fragment(NamedTuple):
     """A document, or up to `FRAGMENT` bytes of one."""
 
     source: str
-    offset: int  # of `data` in the (unpacked) source, in bytes; of a record: its number
+    offset: (
+        int  # of `data` in the unpacked source, in bytes; in TFDS: the record's number
+    )
     starts: bool  # a document
-    lines: bool  # each line is a sentence; False: split it
-    form: str  # "text"; "json": one line of .jsonl; "pku", "conll": annotated text
+    lines: bool  # each line is a sentence; False: lines are split
+    form: str  # "text", "json" (one line of .jsonl), "pku" or "conll"
     data: bytes
     read: int  # bytes of the source's file that have been read, for progress
-    language: str = ""  # as its source is labelled
+    language: str = ""
 
 
 def read_fragments(
     source: Source, *, start: int = 0, lines: bool, verbatim: bool = False
 ) -> Iterator[Fragment]:
-    """The fragments of one source, from `start` (the `offset` of one that starts).
+    """The fragments of one source.
 
     Args:
-        source: what is read.
         start: the `offset` of a fragment that starts a document.
         lines: lines are sentences (see `lines_are_sentences`).
-        verbatim: spaces and line ends are text (see `verbatim_of`).
 
     Raises:
         UserError: the source cannot be read or unpacked, or a record is too long.
     """
+    name, language = source.name, source.language
     if source.kind == "tfds":
-        for number, of, data in read_records(source.name, start):
-            if not data or data.isspace():
-                continue
-            read = source.size * number // of
-            yield Fragment(
-                source.name, number, True, lines, "text", data, read, source.language
-            )
+        for number, of, data in read_records(name, start):
+            if data and not data.isspace():
+                read = source.size * number // of
+                yield Fragment(name, number, True, lines, "text", data, read, language)
         return
     form = {"jsonl": "json", "txt": "text"}.get(source.kind, source.kind)
     with open_source(source, start) as stream:
         if form == "json":
-            pieces = _jsonl(source.name, stream, start)
+            pieces = _jsonl(name, stream, start)
         elif form == "conll":
-            pieces = _conll(source.name, stream, start)
+            pieces = _conll(name, stream, start)
         else:
             pieces = _txt(stream, start, verbatim)
         for offset, starts, data in pieces:
             read = stream.packed_bytes_read
-            yield Fragment(
-                source.name, offset, starts, lines, form, data, read, source.language
-            )
+            yield Fragment(name, offset, starts, lines, form, data, read, language)
 
 
-def _txt(
-    stream: Stream, start: int, verbatim: bool
-) -> Iterator[tuple[int, bool, bytes]]:
-    """(offset, starts a document, bytes) of each fragment of a text file."""
+def _txt(stream: Stream, start: int, verbatim: bool) -> Iterator[Piece]:
     buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
     starts, in_line = True, False  # next: a new document; the rest of a cut line
     while True:
@@ -105,7 +116,7 @@ def _txt(
             buffer, at = buffer[at:] + more, 0
         if verbatim and offset == 0 and buffer.startswith(codecs.BOM_UTF8):
             offset = at = len(codecs.BOM_UTF8)
-        # The rest of a line is text to a decoder even where nothing is in it.
+        # To a decoder the rest of a line is text even if it is blank.
         separates = not (verbatim and in_line)
         if separates and (blank := _BLANK_LINES.match(buffer, at)):
             lines = blank.group().count(b"\n")
@@ -116,7 +127,7 @@ def _txt(
             return
         whole = len(buffer) - at <= FRAGMENT
         end = len(buffer) if whole else at + FRAGMENT
-        line = buffer.rfind(b"\n", at, end)  # the only one that may separate past `end`
+        line = buffer.rfind(b"\n", at, end)  # only this one may separate past `end`
         if separator := _SEPARATOR.search(buffer, at, end):
             end = separator.start() + 1
         elif line >= 0 and _SEPARATOR.match(buffer, line):
@@ -125,7 +136,7 @@ def _txt(
             end = (cut_verbatim if verbatim else cut)(buffer, at, end)
         data = buffer[at:end]
         empty = data.isspace()
-        if verbatim:  # only what follows the last document is none of it
+        if verbatim:  # only what follows the last document belongs to none
             empty = starts and whole and bool(_BLANK_LINE.fullmatch(data))
         if not empty:
             yield offset, starts, data
@@ -134,15 +145,14 @@ def _txt(
         offset, at = offset + end - at, end
 
 
-def _jsonl(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
-    """(offset, True, bytes) of each record, that is each line, of a file."""
+def _jsonl(name: str, stream: Stream, start: int) -> Iterator[Piece]:
     for offset, line in _lines(name, stream, start):
         if line and not line.isspace():
             yield offset, True, line
 
 
-def _conll(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, bytes]]:
-    """(offset, starts a document, bytes) of whole sentences of a file of columns."""
+def _conll(name: str, stream: Stream, start: int) -> Iterator[Piece]:
+    """Whole sentences of a file of columns."""
     fragment: list[bytes] = []
     first, size, blank, starts = start, 0, 0, True
     for offset, line in _lines(name, stream, start):
@@ -168,7 +178,7 @@ def _conll(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bool, b
 
 
 def _lines(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of each line, whatever is in it."""
+    """(offset, bytes) of each line."""
     buffer, offset, more = b"", start, True
     while more:
         more = stream.read(_READ)
@@ -182,3 +192,50 @@ def _lines(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bytes]]
                 f"{name}: the record at byte {offset} is longer than "
                 f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
             )
+
+
+def cut(text: bytes, at: int, end: int) -> int:
+    """The best place to cut text[at:end], which goes on at `end`."""
+    line = text.rfind(b"\n", at, end)
+    if line >= 0:
+        return line + 1
+    if space := _TO_LAST_SPACE.match(text, at, end):
+        return space.end()
+    return _character(text, end)
+
+
+def cut_verbatim(text: bytes, at: int, end: int) -> int:
+    """Where text[at:end] is cut so that no token before or behind the cut changes.
+
+    GPT-2's pattern ends a token behind a line end that stands alone between text, and
+    before the last of any white space, whatever else is there:
+
+        … text ↵ | text …   … text ↵ | ↵ text …   … text ␣ | ␣ text …   … text | ␣ …
+
+    Only a word of the length of a fragment has no such place. At least three bytes
+    follow `end`, the most that a space has, unless the text ends before.
+    """
+    line = end
+    while (line := text.rfind(b"\n", at + 1, line)) >= 0:
+        if _LINE_END.match(text, line - (text[line - 1] == ord("\r"))):
+            return line + 1
+    for space in _SPACES:
+        place = end
+        while (place := text.rfind(space, at + 1, place)) >= 0:
+            before = _before_line_end(text, place)
+            if before > at and _LAST_SPACE.match(text, place):
+                return before
+    return _before_line_end(text, _character(text, end))
+
+
+def _before_line_end(text: bytes, place: int) -> int:
+    """`place`, moved out of the middle of "\\r\\n"."""
+    return place - (text[place - 1 : place + 1] == b"\r\n")
+
+
+def _character(text: bytes, end: int) -> int:
+    """The last place up to `end` that is not inside a character of UTF-8."""
+    for back in range(4):
+        if text[end - back] & 0xC0 != 0x80:
+            return end - back
+    return end

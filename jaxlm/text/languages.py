@@ -2,38 +2,29 @@
 
     --text en:'en/*.txt' zh:gs://bucket/zh.txt zh:tfds:wiki40b/zh-cn
 
-A language of n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: at S = 1 as the
-text comes, towards 0 all alike. BERT's multilingual models had S = 0.7, for the rows as
-for the counts of words that the vocabulary is learnt from (google-research/bert,
-multilingual.md). Next: `sample.py` for the words, `data/mixing.py` for the rows.
+A language with n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: at S = 1 in
+proportion to its text, at S near 0 as often as any other. BERT's multilingual models
+had S = 0.7, both for the rows and for the word counts behind the vocabulary
+(google-research/bert, multilingual.md). Next: `sample.py` for the words,
+`data/mixing.py` for the rows.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from jaxlm.config import TextConfig
+from jaxlm.text.documents import read_fragments
+from jaxlm.text.sources import Source
 from jaxlm.types import UserError
 
 Chinese = Literal["as_is", "simplified", "traditional"]
-
-# ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
-# and with no "//" behind, as in "gs://".
-_LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
-
-
-def labelled(spec: str) -> tuple[str, str]:
-    """(language, the rest) of what a user names as text; ("", spec) without a label.
-
-    A file whose own name looks like that is named by a path: `./en:notes.txt`.
-    """
-    found = _LABELLED.fullmatch(spec)
-    return (found[1], found[2]) if found else ("", spec)
 
 
 def primary(language: str) -> str:
@@ -41,11 +32,45 @@ def primary(language: str) -> str:
     return language.split("-")[0]
 
 
-def check_known(languages: Iterable[str], known: Sequence[str]) -> None:
-    """Raise UserError for a language that is not `known`, with the nearest that is.
+def with_languages(
+    sources: Sequence[Source], text: TextConfig
+) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """The sources, each with its language, and the languages in their order.
 
-    Subtags are free: where zh is known, so is zh-Hant.
+    Raises:
+        UserError: a language that the config does not know or cannot mix, that has no
+            text, or whose characters could not be converted.
     """
+    languages = tuple(dict.fromkeys(source.language for source in sources))
+    if languages == ("",):
+        languages = (text.language,)
+    elif text.languages:
+        _check_known(languages, text.languages)
+    if text.chinese != "as_is":
+        if "zh" not in map(primary, languages):
+            raise UserError(
+                f"text.chinese = {text.chinese}, but the text is in "
+                f"{', '.join(languages)}: label the Chinese, --text zh:PATH"
+            )
+        converter(text.chinese)  # a missing library is told at once
+    if len(languages) == 1:
+        sources = [replace(source, language=languages[0]) for source in sources]
+        return tuple(sources), languages
+    if text.tokenizer == "words":
+        raise UserError(
+            f"the text is in {', '.join(languages)}, and an ELMo's words are counted "
+            "in one language: prepare a corpus of each"
+        )
+    for language in languages:
+        of_it = [source for source in sources if source.language == language]
+        if not any(any(read_fragments(each, lines=True)) for each in of_it):
+            names = ", ".join(source.name for source in of_it[:3])
+            raise UserError(f"the language {language} has no text: {names}")
+    return tuple(sources), languages
+
+
+def _check_known(languages: Iterable[str], known: Sequence[str]) -> None:
+    """Subtags are free: where zh is known, so is zh-Hant."""
     for language in languages:
         if language in known or primary(language) in known:
             continue
@@ -60,7 +85,7 @@ def check_known(languages: Iterable[str], known: Sequence[str]) -> None:
 def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
     """p_i ∝ (n_i / n)^S, float64 [languages], for sizes n_i and exponent S.
 
-    What has no size has no share, at any exponent.
+    A language without text has no share, whatever the exponent.
     """
     part = sizes / max(np.sum(sizes), 1)
     raised = np.where(part > 0, part**exponent, 0.0)

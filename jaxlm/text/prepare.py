@@ -1,45 +1,39 @@
 """Text → a corpus on disk: streaming, restartable, the same bytes however it is run.
 
     sources ─ sample ─ vocabulary
-       └───── fragments ─ blocks ─ parts ─ arrays ─ manifest
+       └───── fragments ─ units ─ arrays ─ manifest
 
-Memory is bounded: the sample is at most 64 MB, a block 1 MB, and the reader waits for
-the tokenisers. The parts, in `DIR/.partial`, are journalled each 64 MB of text, at the
-end of a document; a job that is killed goes on there. The manifest comes last.
+Memory is bounded: the sample has at most 64 MB, and so has a unit. Units are files in
+`DIR/.partial/units`; a job that was interrupted goes on after the last of them. The
+manifest comes last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxlm.config import RunConfig
 from jaxlm.text import manifest as manifests
-from jaxlm.text.blocks import Recipe, texts_of, token_dtype, tokenise_all
+from jaxlm.text import units as unit_sizes
 from jaxlm.text.documents import Fragment, read_fragments
-from jaxlm.text.job import (
-    PARTIAL,
-    Job,
-    asked,
-    begin,
-    by_language,
-    check_fitting,
-    check_unchanged,
-    difference,
-    locked,
-    writing,
-)
+from jaxlm.text.languages import with_languages
 from jaxlm.text.manifest import Manifest
-from jaxlm.text.parts import Journal, Parts
+from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
+from jaxlm.text.resume import PARTIAL, UNITS, Job, locked, stored_units, writing
 from jaxlm.text.sample import limits, not_held_out, sample, weighted_texts
-from jaxlm.text.sentences import Errors, Sentences
 from jaxlm.text.sources import find_sources
-from jaxlm.text.spans import ANNOTATED, open_finders
-from jaxlm.text.store import files_below, sha256
+from jaxlm.text.spans import lexicon_sha256, open_finders
+from jaxlm.text.store import TYPES, write_array
+from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import (
     Tokenizer,
     WordPiece,
@@ -47,10 +41,21 @@ from jaxlm.text.tokenizers import (
     train_tokenizer,
 )
 from jaxlm.text.tokenizers.tokenizer import padded
+from jaxlm.text.tokenizers.word_vocab import MOST_OOV_WORDS
+from jaxlm.text.units import (
+    START,
+    Place,
+    StoredUnit,
+    Unit,
+    in_blocks,
+    joined,
+    renumbered,
+    save,
+    token_dtype,
+    tokenise_all,
+)
 from jaxlm.types import UserError
 
-BLOCK = 1 << 20  # bytes of text that are tokenised at a time
-UNIT = 64 << 20  # bytes of text after which the parts are journalled
 SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
 
 
@@ -63,118 +68,64 @@ class Progress(NamedTuple):
     tokens: int = 0  # stored so far
 
 
-Report = Callable[[Progress], None]
-
-
 def prepare(
     config: RunConfig,
     sources: Sequence[str],
     directory: str,
     *,
+    options: ReadOptions | None = None,
     tokenizer: str | None = None,
-    sentences: Sentences = "auto",
-    errors: Errors = "strict",
-    holdout: float = 0.0,
     processes: int = 1,
-    spans: str = "none",
-    lexicon: str = "",
-    report: Report | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> Manifest:
     """Make the corpus of `sources` in `directory`, or finish one that was begun.
 
-    A corpus that is complete, of these sources and this recipe, is left as it is.
+    A complete corpus of these sources and this recipe is left as it is.
 
     Args:
-        config: its `text`, `seed`, `model.vocab_size` and, of texts in several
-            languages, `smoothing` matter.
+        config: only `text`, `seed`, `model.vocab_size` and `smoothing` matter.
         sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`; each may have
             its language before it, `fr:books/*.txt`.
-        directory: of the corpus; made where it is missing.
         tokenizer: the path of one to use; None: train one.
-        sentences: whether lines are sentences or paragraphs (see `documents`).
-        errors: bytes that are not UTF-8 stop it, or are replaced and counted.
-        holdout: share of documents, chosen by hash, that get split 1.
-        processes: that tokenise; the result does not depend on it.
-        spans: what finds words, phrases and entities, or how the text says them (see
-            `spans`).
-        lexicon: file of the user's own entities, one a line; empty: none.
-        report: is told how far it is, about each megabyte.
+        processes: the result does not depend on it.
+        report: is called about every megabyte.
 
     Raises:
-        UserError: the sources, the tokenizer or the directory will not do: which, why.
+        UserError: the sources, the tokenizer or the directory cannot be used, and why.
     """
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout = {holdout} is not in [0, 1)")
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
-    kind = spans if spans in ANNOTATED else ""
-    found, languages = by_language(find_sources(sources, kind), config)
-    recipe = Recipe(
-        language=languages[0],
-        languages=languages if len(languages) > 1 else (),
-        errors=errors,
-        seed=config.seed,
-        holdout=holdout,
-        verbatim=config.text.verbatim,
-        spans=spans,
-        lexicon=lexicon,
-        dialogues=config.text.dialogues,
-        chinese=config.text.chinese,
-    )
-    check_fitting(config, found, recipe, sentences)
-    open_finders(spans, lexicon)  # what they lack is told before any work
+    options = options or ReadOptions()
+    kind = options.spans if options.spans in ANNOTATED else ""
+    found, languages = with_languages(find_sources(sources, kind), config.text)
     given = None if tokenizer is None else _given(tokenizer, config)
-    what = asked(config, recipe, sentences, given)
-    job = Job(found, recipe, sentences, what)
-    report = report or (lambda progress: None)
-    path = Path(directory)
+    recipe = Recipe.of(
+        config,
+        options,
+        language=languages[0],
+        languages=languages,
+        given=given.sha256 if given else "",
+        lexicon_sha256=lexicon_sha256(options.lexicon) if options.lexicon else "",
+    )
+    recipe.check(found)
+    open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
+    job, path = Job(found, recipe), Path(directory)
     with writing(directory):
         if (path / manifests.NAME).exists():
             return _complete(path, job)
         with locked(path) as partial:
-            return _prepare(path, partial, job, config, given, processes, report)
+            return _Preparation(path, partial, job, given, report).run(processes)
 
 
 def _complete(path: Path, job: Job) -> Manifest:
     manifest = manifests.read_manifest(path)
     since = (path / manifests.NAME).stat().st_ctime_ns
-    if change := difference(manifest.recipe, manifest.sources, job, since):
+    if change := job.difference(manifest.recipe, manifest.sources, since):
         raise UserError(
             f"{change}; the corpus in {path} was made without: delete it, or name "
             "another directory"
         )
     shutil.rmtree(path / PARTIAL, ignore_errors=True)
-    return manifest
-
-
-def _prepare(
-    path: Path,
-    partial: Path,
-    job: Job,
-    config: RunConfig,
-    given: Tokenizer | None,
-    processes: int,
-    report: Report,
-) -> Manifest:
-    recorded = begin(
-        partial, job, lambda done: report(Progress("sources", done, job.total))
-    )
-    lines = [each["lines"] for each in recorded]
-    model = _vocabulary(partial, given, config, job, lines, report)
-    parts = Parts(partial, model)
-    with contextlib.closing(parts):
-        if not parts.journal.finished:
-            # Small text is done before another process has started.
-            processes = min(processes, 1 + 4 * job.total // BLOCK)
-            _tokenise(parts, partial, job, lines, processes, report)
-        for done in parts.write_arrays(path):
-            report(Progress("arrays", done, parts.size, parts.journal.tokens))
-    shutil.rmtree(path / "tokenizer", ignore_errors=True)
-    shutil.copytree(partial / "tokenizer", path / "tokenizer")
-    check_unchanged(partial, job, recorded)
-    manifest = _manifest(path, parts.journal, model, job.asked, recorded)
-    manifests.write_manifest(manifest, path)
-    shutil.rmtree(partial)
     return manifest
 
 
@@ -200,197 +151,159 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
     return model
 
 
-def _fragments(
-    job: Job,
-    lines: Sequence[bool],
-    report: Callable[[int], None],
-    source: int = 0,
-    offset: int = 0,
-) -> Iterator[tuple[int, Fragment]]:
-    """(number of its source, fragment) from a place on; reports bytes on disk."""
-    before = sum(each.size for each in job.sources[:source])
-    for number in range(source, len(job.sources)):
-        reported = -BLOCK
-        start = offset if number == source else 0
-        for fragment in read_fragments(
-            job.sources[number],
-            start=start,
-            lines=lines[number],
-            verbatim=job.recipe.verbatim,
-        ):
-            yield number, fragment
-            if fragment.read >= reported + BLOCK:
-                reported = fragment.read
-                report(before + reported)
-        before += job.sources[number].size
-    report(job.total)
+@dataclass(frozen=True)
+class _Preparation:
+    """One job, from its sources to the manifest."""
 
+    path: Path  # of the corpus
+    partial: Path  # of unfinished files
+    job: Job
+    given: Tokenizer | None
+    report: Callable[[Progress], None]
 
-def _vocabulary(
-    partial: Path,
-    given: Tokenizer | None,
-    config: RunConfig,
-    job: Job,
-    lines: Sequence[bool],
-    report: Report,
-) -> Tokenizer:
-    """The tokenizer of the job, saved in it: given, trained before, or trained now."""
-    directory = partial / "tokenizer"
-    if directory.is_dir():
-        return load_tokenizer(directory)
+    def run(self, processes: int) -> Manifest:
+        recorded = self.job.begin(self.partial, self._report("sources"))
+        lines = [each["lines"] for each in recorded]
+        tokenizer = self._vocabulary(lines)
+        # A little text is done before another process has started.
+        processes = min(processes, 1 + 4 * self.job.total // unit_sizes.BLOCK)
+        self._make_units(tokenizer, lines, processes)
+        units = stored_units(self.partial)
+        counts = sum((unit.counts for unit in units), Counter())
+        counts["oov_words"] = self._write_arrays(units, counts, tokenizer)
+        shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
+        shutil.copytree(self.partial / "tokenizer", self.path / "tokenizer")
+        self.job.check_unchanged(self.partial, recorded)
+        manifest = Manifest.of(counts, tokenizer, self.job.recipe, recorded, self.path)
+        manifests.write_manifest(manifest, self.path)
+        shutil.rmtree(self.partial)
+        return manifest
 
-    def read(done: int) -> None:
-        report(Progress("vocabulary", done, job.total))
+    def _report(self, stage: str, tokens: int = 0) -> Callable[[int], None]:
+        """Reports bytes of the sources that are done."""
+        return lambda done: self.report(Progress(stage, done, self.job.total, tokens))
 
-    def texts() -> Iterator[str]:
-        fragments = (each for _, each in _fragments(job, lines, read))
-        # Words are counted, in all of the text; pieces are learnt, from a part of it.
-        if config.text.tokenizer == "words":
-            for each in not_held_out(fragments, job.recipe):
-                yield from texts_of(each, job.recipe).texts
-        else:
-            most = limits(job.sources, job.recipe, config.smoothing, SAMPLE)
-            found = sample(fragments, job.recipe, most)
-            yield from weighted_texts(found, job.recipe, config.smoothing)
+    def _fragments(
+        self,
+        lines: Sequence[bool],
+        report: Callable[[int], None],
+        start: Place = START,
+    ) -> Iterator[tuple[int, Fragment]]:
+        """(number of its source, fragment) from a place on; reports each megabyte."""
+        before = sum(each.size for each in self.job.sources[: start.source])
+        for number in range(start.source, len(self.job.sources)):
+            source, reported = self.job.sources[number], -unit_sizes.BLOCK
+            for fragment in read_fragments(
+                source,
+                start=start.offset if number == start.source else 0,
+                lines=lines[number],
+                verbatim=self.job.recipe.verbatim,
+            ):
+                yield number, fragment
+                if fragment.read >= reported + unit_sizes.BLOCK:
+                    reported = fragment.read
+                    report(before + reported)
+            before += source.size
+        report(self.job.total)
 
-    model = given or train_tokenizer(
-        config.text.tokenizer,
-        texts(),
-        vocab_size=config.model.vocab_size,
-        lowercase=config.text.lowercase,
-        verbatim=config.text.verbatim,
-        words=config.text.words,
-    )
-    fresh = partial / "tokenizer.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save(fresh)
-    fresh.replace(directory)
-    return model
+    def _vocabulary(self, lines: Sequence[bool]) -> Tokenizer:
+        """The tokenizer: given, or trained, now or before; saved in `partial`."""
+        directory, recipe = self.partial / "tokenizer", self.job.recipe
+        if directory.is_dir():
+            return load_tokenizer(directory)
 
+        def texts() -> Iterator[str]:
+            text = self._fragments(lines, self._report("vocabulary"))
+            fragments = (fragment for _, fragment in text)
+            # Words are counted in all of the text; the others learn from a sample.
+            if recipe.tokenizer == "words":
+                for each in not_held_out(fragments, recipe):
+                    yield from texts_of(each, recipe).texts
+            else:
+                most = limits(self.job.sources, recipe, SAMPLE)
+                yield from weighted_texts(sample(fragments, recipe, most), recipe)
 
-def _tokenise(
-    parts: Parts,
-    partial: Path,
-    job: Job,
-    lines: Sequence[bool],
-    processes: int,
-    report: Report,
-) -> None:
-    """Append the text's tokens to the parts, from the journal's place on."""
-
-    def read(done: int) -> None:
-        report(Progress("tokens", done, job.total, parts.journal.tokens))
-
-    journal = parts.journal
-    text = _fragments(job, lines, read, journal.source, journal.offset)
-    units: deque[tuple[int, int] | None] = deque()
-
-    def work() -> Iterator[list[Fragment]]:
-        for fragments, follows in in_blocks(text):
-            units.append(follows)
-            yield fragments
-
-    directory = partial / "tokenizer"
-    blocks = tokenise_all(work(), directory, job.recipe, processes=processes)
-    with contextlib.closing(blocks):
-        for block in blocks:
-            parts.append(block)
-            if follows := units.popleft():
-                parts.commit(*follows)
-    if not parts.journal.tokens:
-        names = ", ".join(source.name for source in job.sources[:3])
-        raise UserError(f"there is no text in {names}")
-    parts.finish()
-
-
-def in_blocks(
-    text: Iterable[tuple[int, Fragment]],
-) -> Iterator[tuple[list[Fragment], tuple[int, int] | None]]:
-    """Lists of fragments, about `BLOCK` bytes each; (source, offset) of what follows.
-
-    The latter only after the last block of a unit, where a document ends.
-    """
-    block: list[Fragment] = []
-    size = unit = 0
-    for number, fragment in text:
-        ends_unit = unit >= UNIT and fragment.starts
-        if block and (size >= BLOCK or ends_unit):
-            yield block, (number, fragment.offset) if ends_unit else None
-            block, size = [], 0
-            unit = 0 if ends_unit else unit
-        block.append(fragment)
-        size += len(fragment.data)
-        unit += len(fragment.data)
-    if block:
-        yield block, None
-
-
-def _manifest(
-    path: Path,
-    journal: Journal,
-    model: Tokenizer,
-    recipe: dict,
-    recorded: Sequence[dict],
-) -> Manifest:
-    return Manifest(
-        format=manifests.FORMAT,
-        tokens=journal.tokens,
-        sentences=journal.sentences,
-        documents=journal.documents,
-        held_out=journal.held_out,
-        text_bytes=journal.text_bytes,
-        replaced=journal.replaced,
-        token_dtype=token_dtype(model).name,
-        vocab_size=model.vocab_size,
-        tokenizer_kind=model.kind,
-        tokenizer_sha256=model.sha256,
-        special=model.special,
-        end_of_document=model.end_of_document,
-        languages=tuple(recipe.get("languages") or [recipe["language"]]),
-        recipe=recipe,
-        sources=tuple(recorded),
-        files={
-            name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-            for name, file in files_below(path)
-        },
-        notes=tuple(_notes(journal, model, recipe)),
-        boundaries=model.boundaries,
-        strangers=journal.strangers,
-    )
-
-
-def _notes(journal: Journal, model: Tokenizer, recipe: dict) -> Iterator[str]:
-    """What a user may not have meant."""
-    found = model.training or {}
-    if unused := found.get("unused"):
-        yield (
-            f"{unused:,} of {model.vocab_size:,} entries of the vocabulary are "
-            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
+        model = self.given or train_tokenizer(
+            recipe.tokenizer,
+            texts(),
+            vocab_size=recipe.vocab_size,
+            lowercase=recipe.lowercase,
+            verbatim=recipe.verbatim,
+            words=recipe.words,
         )
-    if left_out := found.get("characters_left_out"):
-        share = found["words_unknown"] / found["words"]
-        yield (
-            f"{left_out:,} of {found['characters']:,} characters are not in the "
-            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
+        fresh = self.partial / "tokenizer.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        model.save(fresh)
+        fresh.replace(directory)
+        return model
+
+    def _make_units(
+        self, tokenizer: Tokenizer, lines: Sequence[bool], processes: int
+    ) -> None:
+        """Make the units that are missing."""
+        made = stored_units(self.partial)
+        tokens = sum(unit.counts["tokens"] for unit in made)
+        number, start = len(made), made[-1].follows if made else START
+        ends: deque[Place | None] = deque()  # of the blocks that are being tokenised
+
+        def report(done: int) -> None:
+            self._report("tokens", tokens)(done)
+
+        def blocks() -> Iterator[list[Fragment]]:
+            text = self._fragments(lines, report, start)
+            for block, follows in in_blocks(text, len(self.job.sources)):
+                ends.append(follows)
+                yield block
+
+        parts: list[Unit] = []
+        directory = self.partial / "tokenizer"
+        found = tokenise_all(blocks(), directory, self.job.recipe, processes)
+        with contextlib.closing(found):
+            for part in found:
+                parts.append(part)
+                if follows := ends.popleft():
+                    unit = joined(parts, tokenizer)
+                    save(unit, follows, self.partial / UNITS / f"{number:06}.npz")
+                    tokens += len(unit.tokens)
+                    number, parts = number + 1, []
+        if not tokens:
+            names = ", ".join(source.name for source in self.job.sources[:3])
+            raise UserError(f"there is no text in {names}")
+
+    def _write_arrays(
+        self, units: Sequence[StoredUnit], counts: Counter[str], tokenizer: Tokenizer
+    ) -> int:
+        """Write the units' arrays end to end; returns the number of types."""
+        words: dict[str, int] = {}
+        starts = np.cumsum([0, *(unit.counts["tokens"] for unit in units)])
+
+        def pieces(name: str) -> Iterator[np.ndarray]:
+            for unit, start in zip(units, starts[:-1], strict=True):
+                array = unit.read(name)
+                if name == "tokens":
+                    size, more = tokenizer.vocab_size, unit.oov_words
+                    array = renumbered(array, more, words, size, MOST_OOV_WORDS)
+                elif name == "sentences":
+                    array = array + start
+                elif name == "documents":
+                    array = array + np.array([start, 0, 0])
+                yield array
+
+        arrays = {
+            "tokens": (token_dtype(tokenizer), (counts["tokens"],)),
+            "marks": (np.dtype(np.uint8), (counts["tokens"],)),
+            "sentences": (np.dtype(np.int64), (counts["sentences"],)),
+            "documents": (np.dtype(np.int64), (counts["documents"], 3)),
+        }
+        total = sum(
+            dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values()
         )
-    if journal.spans_dropped:
-        yield (
-            f"{journal.spans_dropped:,} spans were dropped: they lie across words of "
-            f"the vocabulary, or hold none; {journal.spans:,} phrases and entities kept"
-        )
-    if {"spans", "lexicon"} & set(recipe) and not journal.spans:
-        yield "no phrase and no entity was found: is the text in the right script?"
-    if journal.replaced:
-        yield f"{journal.replaced:,} byte sequences that are not UTF-8 were replaced"
-    # GPT-1's words leave no line ends to tell lines by.
-    if journal.sentences < 1.5 * journal.documents and model.kind != "gpt1_bpe":
-        mean = journal.sentences / journal.documents
-        yield (
-            f"a document has {mean:.1f} sentences on average: is there a blank line "
-            "after each? Blank lines separate documents"
-        )
-    if recipe["holdout"] and not journal.held_out:
-        yield (
-            f"no document of {journal.documents:,} is held out: raise "
-            f"holdout = {recipe['holdout']}"
-        )
+        done = 0
+        for name, (dtype, shape) in arrays.items():
+            for size in write_array(self.path / name, dtype, shape, pieces(name)):
+                done += size
+                self.report(Progress("arrays", done, total, counts["tokens"]))
+        if tokenizer.keeps_oov_words:
+            text = "".join(f"{word}\n" for word in words)
+            (self.path / TYPES).write_text(text, encoding="utf-8", newline="\n")
+        return len(words)

@@ -19,13 +19,15 @@ from typing import Any
 
 import zstandard
 
-from jaxlm.text.languages import labelled
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
 _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
+# ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
+# and with no "//" behind, as in "gs://".
+_LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
 _LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
 _SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 _DAMAGED = (
@@ -47,6 +49,15 @@ class Source:
     size: int  # bytes on disk
     changed: int  # when a file was last touched, in nanoseconds
     language: str = ""  # as labelled
+
+
+def labelled(spec: str) -> tuple[str, str]:
+    """(language, the rest) of what a user names as text; ("", spec) without a label.
+
+    A file whose own name looks like that is named by a path: `./en:notes.txt`.
+    """
+    found = _LABELLED.fullmatch(spec)
+    return (found[1], found[2]) if found else ("", spec)
 
 
 def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -31,20 +32,16 @@ def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
 
 
 def write_array(
-    path: Path, dtype: np.dtype, shape: tuple[int, ...], rows: BinaryIO
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], pieces: Iterator[np.ndarray]
 ) -> Iterator[int]:
-    """Write the raw rows of a file as an array; yields how many are written so far."""
-    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=int))
+    """Write an array from its pieces; yields the bytes of each shard."""
+    row_bytes = dtype.itemsize * math.prod(shape[1:])
     shard = SHARD // row_bytes // CHUNK * CHUNK
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    packed = [
-        little,
-        {"name": "zstd", "configuration": {"level": 3}},
-        {"name": "crc32c"},
-    ]
+    zstd = {"name": "zstd", "configuration": {"level": 3}}
     sharding = {
         "chunk_shape": [CHUNK, *shape[1:]],
-        "codecs": packed,
+        "codecs": [little, zstd, {"name": "crc32c"}],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -58,11 +55,14 @@ def write_array(
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
     array = ts.open(_spec(path, metadata), create=True, delete_existing=True).result()
+    waiting = np.empty((0, *shape[1:]), dtype)
     for at in range(0, shape[0], shard):
-        part = np.frombuffer(rows.read(shard * row_bytes), dtype)
-        part = part.reshape(-1, *shape[1:])
-        array[at : at + len(part)].write(part).result()
-        yield at + len(part)
+        size = min(shard, shape[0] - at)
+        while len(waiting) < size:
+            waiting = np.concatenate([waiting, next(pieces)])
+        array[at : at + size].write(waiting[:size]).result()
+        waiting = waiting[size:]
+        yield size * row_bytes
 
 
 @contextlib.contextmanager

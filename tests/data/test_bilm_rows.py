@@ -15,6 +15,7 @@ from jaxlm.data.pipeline import batches, open_rows, read_rows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.tokenizers.word_vocab import WordVocab
 from jaxlm.types import UserError
 
@@ -45,8 +46,7 @@ def corpus(tmp_path_factory):
         CONFIG,
         [str(where / "text.txt")],
         str(where / "corpus"),
-        sentences="lines",
-        holdout=0.2,
+        options=ReadOptions(sentences="lines", holdout=0.2),
     )
     return open_corpus(str(where / "corpus"))
 

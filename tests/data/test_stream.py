@@ -173,11 +173,17 @@ def test_what_is_stored_reads_like_what_is_in_memory(tmp_path, monkeypatch):
     from jaxlm.config import BertConfig, RunConfig
     from jaxlm.text.corpus import open_corpus
     from jaxlm.text.prepare import prepare
+    from jaxlm.text.recipe import ReadOptions
 
     text = "".join(f"Word {i} of many.\nAnd {i} more.\n\n" for i in range(300))
     (tmp_path / "a.txt").write_text(text)
     config = RunConfig(model=BertConfig(vocab_size=300))
-    prepare(config, [str(tmp_path)], str(tmp_path / "corpus"), holdout=0.3)
+    prepare(
+        config,
+        [str(tmp_path)],
+        str(tmp_path / "corpus"),
+        options=ReadOptions(holdout=0.3),
+    )
     corpus = open_corpus(str(tmp_path / "corpus"))
     # Any token will do for one that ends documents: reading asks for no more.
     monkeypatch.setattr(Corpus, "end_of_document", 2)

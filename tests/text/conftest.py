@@ -3,9 +3,10 @@
 import pytest
 from text.books import CONFIG, novel
 
-from jaxlm.text import prepare as preparing
+from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,9 @@ def books(tmp_path_factory):
     for i, chapters in enumerate((40, 3, 60)):
         (folder / f"{i}.txt").write_text(novel(chapters, seed=i))
     # In the folder of text, as people will: its vocab.txt is no text.
-    prepare(CONFIG, [str(folder)], str(folder / "corpus"), holdout=0.2)
+    prepare(
+        CONFIG, [str(folder)], str(folder / "corpus"), options=ReadOptions(holdout=0.2)
+    )
     return folder
 
 
@@ -27,5 +30,5 @@ def corpus(books):
 @pytest.fixture
 def small_units(monkeypatch):
     """Blocks, units and files small enough that there are many."""
-    monkeypatch.setattr(preparing, "BLOCK", 1000)
-    monkeypatch.setattr(preparing, "UNIT", 4000)
+    monkeypatch.setattr(units, "BLOCK", 1000)
+    monkeypatch.setattr(units, "UNIT", 4000)

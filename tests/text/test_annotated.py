@@ -14,9 +14,10 @@ from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.prepare import prepare
-from jaxlm.text.sentences import annotated_of, lines_are_sentences
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.sources import find_sources
 from jaxlm.text.spans import open_finders, read_conll, read_pku
+from jaxlm.text.texts import annotated_of, lines_are_sentences
 from jaxlm.types import Mark, UserError
 
 PKU = """迈向/v  充满/v  希望/n  的/u  新/a  世纪/n
@@ -172,11 +173,17 @@ def test_the_shared_tasks_counts_are_found(shared, tmp_path):
         assert sum(len(each.texts) for each in got) == sentences
 
 
-def corpus_of(tmp_path, name, source, **options):
+def corpus_of(tmp_path, name, source, processes=1, **options):
     config = RunConfig(
         model=bert("tiny", vocab_size=300), text=TextConfig(language="zh")
     )
-    prepare(config, [str(source)], str(tmp_path / name), **options)
+    prepare(
+        config,
+        [str(source)],
+        str(tmp_path / name),
+        options=ReadOptions(**options),
+        processes=processes,
+    )
     return open_corpus(str(tmp_path / name))
 
 

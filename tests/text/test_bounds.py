@@ -11,12 +11,15 @@ PREPARE = """
 import json, sys
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 kind, verbatim, _ = sys.argv[3].partition(" verbatim")
 config = RunConfig(
     model=BertConfig(vocab_size=2000),
     text=TextConfig(tokenizer=kind, verbatim=bool(verbatim)),
 )
-manifest = prepare(config, [sys.argv[1]], sys.argv[2], holdout=0.01)
+manifest = prepare(
+    config, [sys.argv[1]], sys.argv[2], options=ReadOptions(holdout=0.01)
+)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 peak = int(status["VmHWM"].split()[0])
 print(json.dumps([peak, manifest.tokens, manifest.sentences]))

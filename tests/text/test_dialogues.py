@@ -9,9 +9,10 @@ import pytest
 
 from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
-from jaxlm.text.dialogues import turns_of
 from jaxlm.text.documents import Fragment
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
+from jaxlm.text.texts import turns_of
 from jaxlm.types import Mark, UserError
 
 QUESTIONS = ["你好吗？", "我很好。你呢？", "我也很好。"]
@@ -56,21 +57,27 @@ def test_what_is_no_dialogue(record, message):
         read(record)
 
 
-def corpus_of(tmp_path, name, records, **options):
+def corpus_of(tmp_path, name, records, processes=1, **options):
     path = tmp_path / f"{name}.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
     config = RunConfig(
         model=bert("tiny", vocab_size=60),
         text=TextConfig(language="zh", dialogues=True),
     )
-    prepare(config, [str(path)], str(tmp_path / name), **options)
+    prepare(
+        config,
+        [str(path)],
+        str(tmp_path / name),
+        options=ReadOptions(**options),
+        processes=processes,
+    )
     return open_corpus(str(tmp_path / name))
 
 
 def test_turns_are_marked(tmp_path):
     turns = said(("q", "你好吗？"), ("q", "好吗？"), ("r", "我很好。你呢？"))
     corpus = corpus_of(tmp_path, "c", [{"turns": turns}, {"turns": QUESTIONS}])
-    assert corpus.manifest.recipe["dialogues"]
+    assert corpus.manifest.recipe.dialogues
     assert corpus.sentences.tolist() == [0, 4, 7, 14, 18, 25]
     assert corpus.documents[:, 0].tolist() == [0, 14]
     _, marks = corpus.read(np.zeros(1, np.int64), corpus.num_tokens)

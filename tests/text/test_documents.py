@@ -13,8 +13,8 @@ import zstandard
 
 from jaxlm.text import documents
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.sentences import lines_are_sentences, sentences_of
 from jaxlm.text.sources import find_sources
+from jaxlm.text.texts import lines_are_sentences, sentences_of
 from jaxlm.types import UserError
 
 
@@ -26,9 +26,9 @@ def read(*specs, sentences="split", errors="strict", language="en"):
         for fragment in read_fragments(source, lines=lines):
             if fragment.starts:
                 found.append([])
-            more, bad = sentences_of(fragment, language, errors)
-            found[-1] += more
-            replaced += bad
+            more = sentences_of(fragment, language, errors)
+            found[-1] += more.texts
+            replaced += more.replaced
     return found, replaced
 
 

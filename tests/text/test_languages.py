@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 
 from jaxlm.config import DataConfig, RunConfig, TextConfig, bert
-from jaxlm.text import languages
-from jaxlm.text import prepare as preparing
-from jaxlm.text.blocks import Recipe
+from jaxlm.text import languages, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.languages import labelled, smoothed
+from jaxlm.text.languages import smoothed
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.text.sample import limits, sample, weighted_texts
-from jaxlm.text.sources import find_sources
+from jaxlm.text.sources import find_sources, labelled
 from jaxlm.types import UserError
 
 CONFIG = RunConfig(
@@ -127,10 +126,18 @@ def test_one_label_is_the_language_of_the_text(texts, tmp_path):
 def test_any_number_of_processes_and_blocks_gives_the_same_bytes(
     texts, tmp_path, monkeypatch
 ):
-    prepare(CONFIG, several(texts), str(tmp_path / "one"), holdout=0.2)
-    monkeypatch.setattr(preparing, "BLOCK", 1000)
-    monkeypatch.setattr(preparing, "UNIT", 3000)
-    prepare(CONFIG, several(texts), str(tmp_path / "two"), holdout=0.2, processes=2)
+    prepare(
+        CONFIG, several(texts), str(tmp_path / "one"), options=ReadOptions(holdout=0.2)
+    )
+    monkeypatch.setattr(units, "BLOCK", 1000)
+    monkeypatch.setattr(units, "UNIT", 3000)
+    prepare(
+        CONFIG,
+        several(texts),
+        str(tmp_path / "two"),
+        options=ReadOptions(holdout=0.2),
+        processes=2,
+    )
     a, b = (open_corpus(str(tmp_path / name)) for name in ("one", "two"))
     assert a.sha256 == b.sha256
     assert (a.documents[:, 2].sum() > 0) and len(np.unique(a.documents[:, 1])) == 3
@@ -154,18 +161,18 @@ def test_shares_are_the_formula_s():
 @pytest.mark.parametrize("exponent", [1.0, 0.7, 0.2])
 def test_words_are_counted_by_smoothed_shares(texts, exponent, most):
     """All of the text, or a sample of it that no longer has the shares of the text."""
-    recipe = Recipe(languages=("en", "zh", "fr"))
+    recipe = Recipe(languages=("en", "zh", "fr"), smoothing=exponent)
     sources = find_sources(several(texts))
 
     def fragments():
         for source in sources:
             yield from read_fragments(source, lines=False)
 
-    found = sample(fragments(), recipe, limits(sources, recipe, exponent, most))
+    found = sample(fragments(), recipe, limits(sources, recipe, most))
     assert sum(len(each.data) for each in found.fragments) <= most
     read: Counter[str] = Counter()
     once = set()
-    for text in weighted_texts(found, recipe, exponent):
+    for text in weighted_texts(found, recipe):
         kind = "zh" if "。" in text or "！" in text else "fr"
         kind = "en" if "He did" in text or "late" in text else kind
         read[kind] += len(text.encode())
@@ -210,7 +217,7 @@ def test_smoothing_lets_a_small_language_into_the_vocabulary(tmp_path):
         config = dataclasses.replace(CONFIG, smoothing=exponent)
         directory = str(tmp_path / f"corpus{exponent}")
         manifest = prepare(config, specs(tmp_path, ("en", "a"), ("ru", "b")), directory)
-        assert manifest.recipe["smoothing"] == exponent
+        assert manifest.recipe.smoothing == exponent
         tokens = open_corpus(directory).tokenizer.tokens
         kept[exponent] = sum(
             len(token) > 3 and token.lstrip("#")[0] in "стуфхцчш" for token in tokens
@@ -257,7 +264,7 @@ def test_another_language_or_smoothing_is_another_corpus(texts, tmp_path):
     prepare(CONFIG, several(texts), directory)  # complete
     with pytest.raises(UserError, match=r"smoothing is 0\.9, was 0\.5"):
         prepare(dataclasses.replace(CONFIG, smoothing=0.9), several(texts), directory)
-    with pytest.raises(UserError, match=r"languages is \['en', 'zh', 'de'\], was"):
+    with pytest.raises(UserError, match=r"languages is \('en', 'zh', 'de'\), was"):
         prepare(CONFIG, specs(texts, ("en", "a"), ("zh", "b"), ("de", "c")), directory)
     with pytest.raises(UserError, match="language"):
         prepare(CONFIG, [str(texts / f"{name}.txt") for name in "abc"], directory)
@@ -280,13 +287,13 @@ def test_chinese_is_converted_where_asked_and_nothing_else_is(tmp_path):
     config = dataclasses.replace(CONFIG, text=text)
     given = [f"zh-Hant:{tmp_path}/zh.txt", f"ja:{tmp_path}/ja.txt"]
     manifest = prepare(config, given, str(tmp_path / "corpus"))
-    assert manifest.recipe["chinese"] == "simplified"
+    assert manifest.recipe.chinese == "simplified"
     corpus = open_corpus(str(tmp_path / "corpus"))
     ids = corpus.read(np.zeros(1, np.int64), corpus.num_tokens)[0][0]
     cut = int(corpus.language_tokens(0)[0])
     assert corpus.tokenizer.decode(ids[:cut]).startswith("汉字转换了。这是台湾的头发。")
     assert "漢" in corpus.tokenizer.decode(ids[cut:])
-    with pytest.raises(UserError, match="chinese is None, was 'simplified'"):
+    with pytest.raises(UserError, match="chinese is 'as_is', was 'simplified'"):
         prepare(CONFIG, given, str(tmp_path / "corpus"))
 
 

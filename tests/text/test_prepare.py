@@ -14,10 +14,10 @@ from text.books import CONFIG, VOCABULARY, contents, novel
 
 from jaxlm.config import BertConfig, RunConfig
 from jaxlm.text import corpus as corpora
-from jaxlm.text import documents
-from jaxlm.text import prepare as preparing
+from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
-from jaxlm.text.prepare import in_blocks, prepare
+from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -91,11 +91,21 @@ def test_held_out_documents_are_chosen_by_content(books, corpus, tmp_path):
     (tmp_path / "a.txt").write_text(novel(5, seed=9))
     shutil.copy(books / "2.txt", tmp_path / "b.txt")
     config = RunConfig(model=BertConfig(vocab_size=500))
-    prepare(config, [str(tmp_path)], str(tmp_path / "corpus"), holdout=0.2)
+    prepare(
+        config,
+        [str(tmp_path)],
+        str(tmp_path / "corpus"),
+        options=ReadOptions(holdout=0.2),
+    )
     other = open_corpus(str(tmp_path / "corpus"))
     assert (other.documents[-60:, 2] == corpus.documents[-60:, 2]).all()
     config = RunConfig(model=BertConfig(vocab_size=500), seed=1)
-    prepare(config, [str(tmp_path)], str(tmp_path / "seed1"), holdout=0.2)
+    prepare(
+        config,
+        [str(tmp_path)],
+        str(tmp_path / "seed1"),
+        options=ReadOptions(holdout=0.2),
+    )
     other = open_corpus(str(tmp_path / "seed1"))
     assert (other.documents[-60:, 2] != corpus.documents[-60:, 2]).any()
 
@@ -104,7 +114,12 @@ def test_a_vocabulary_is_not_learnt_from_held_out_documents(tmp_path):
     odd = [f"odd{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(50)]
     texts = [f"Common words here. Here {(word + ' ') * 4}.\n\n" for word in odd]
     (tmp_path / "a.txt").write_text("".join(texts))
-    prepare(CONFIG, [str(tmp_path)], str(tmp_path / "corpus"), holdout=0.3)
+    prepare(
+        CONFIG,
+        [str(tmp_path)],
+        str(tmp_path / "corpus"),
+        options=ReadOptions(holdout=0.3),
+    )
     corpus = open_corpus(str(tmp_path / "corpus"))
     held = np.flatnonzero(corpus.documents[:, 2])
     assert len(held) > 5
@@ -171,13 +186,13 @@ def test_documents_and_sentences_without_tokens_leave_no_trace(books, tmp_path):
     for block in (1, 1 << 20):
         directory = str(tmp_path / f"corpus{block}")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(preparing, "BLOCK", block)
+            patch.setattr(units, "BLOCK", block)
             manifest = prepare(
                 CONFIG,
                 [str(tmp_path / "a.txt")],
                 directory,
+                options=ReadOptions(sentences="lines"),
                 tokenizer=str(books / "corpus/tokenizer"),
-                sentences="lines",
             )
         assert (manifest.documents, manifest.sentences) == (2, 3)
         corpus = open_corpus(directory)
@@ -194,7 +209,7 @@ def test_a_document_may_start_a_block_before_its_first_token(books, tmp_path):
     (tmp_path / "a.txt").write_text("Emma.\n\n" + "\x05" * 10 + "\nThere.\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "FRAGMENT", 12)
-        patch.setattr(preparing, "BLOCK", 1)
+        patch.setattr(units, "BLOCK", 1)
         manifest = prepare(
             CONFIG,
             [str(tmp_path / "a.txt")],
@@ -219,8 +234,8 @@ def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_pat
     found = []
     for block in (1, 1 << 20):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(preparing, "BLOCK", block)
-            patch.setattr(preparing, "UNIT", block)
+            patch.setattr(units, "BLOCK", block)
+            patch.setattr(units, "UNIT", block)
             directory = str(tmp_path / f"corpus{block}")
             manifest = prepare(
                 config,
@@ -306,14 +321,17 @@ def test_a_damaged_corpus_is_refused(books, tmp_path):
 def test_what_may_not_be_meant_is_noted(tmp_path):
     (tmp_path / "a.txt").write_text("One two.\n\nThree four.\n\nFive.\n")
     directory = str(tmp_path / "corpus")
-    manifest = prepare(CONFIG, [str(tmp_path)], directory, holdout=0.001)
+    manifest = prepare(
+        CONFIG, [str(tmp_path)], directory, options=ReadOptions(holdout=0.001)
+    )
     notes = " ".join(manifest.notes)
     assert "entries of the vocabulary are [unusedN]" in notes
     assert "a document has 1.0 sentences on average" in notes
     assert "no document of 3 is held out" in notes
-    for bad in ({"holdout": 1.0}, {"processes": 0}):
-        with pytest.raises(UserError, match=next(iter(bad))):
-            prepare(CONFIG, [str(tmp_path)], directory, **bad)
+    with pytest.raises(UserError, match=r"holdout = 1\.0 is not in"):
+        ReadOptions(holdout=1.0)
+    with pytest.raises(UserError, match="processes = 0 must be positive"):
+        prepare(CONFIG, [str(tmp_path)], directory, processes=0)
 
 
 def test_units_end_with_documents():
@@ -323,13 +341,19 @@ def test_units_end_with_documents():
         return Fragment("s", offset, starts, False, "text", b"x" * 100, 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "BLOCK", 200)
-        patch.setattr(preparing, "UNIT", 300)
+        patch.setattr(units, "BLOCK", 200)
+        patch.setattr(units, "UNIT", 300)
         starts = [True, False, False, False, True, True, True, True]
         text = [(0, fragment(100 * i, start)) for i, start in enumerate(starts)]
-        blocks = list(in_blocks(text))
+        blocks = list(units.in_blocks(text, 1))
     assert [len(block) for block, _ in blocks] == [2, 2, 2, 1, 1]
-    assert [follows for _, follows in blocks] == [None, (0, 400), None, (0, 700), None]
+    assert [follows for _, follows in blocks] == [
+        None,
+        (0, 400),
+        None,
+        (0, 700),
+        (1, 0),
+    ]
 
 
 def test_text_is_prepared_without_jax():
@@ -337,8 +361,8 @@ def test_text_is_prepared_without_jax():
 import sys
 import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.tfds, jaxlm.text.tokenizers
 assert not {"jax", "flax", "tensorflow_datasets"} & set(sys.modules)
-import jaxlm.text.blocks
+import jaxlm.text.units
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    code = "import sys, jaxlm.text.blocks; assert 'tensorstore' not in sys.modules"
+    code = "import sys, jaxlm.text.units; assert 'tensorstore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.spans import (
     Lexicon,
     Span,
@@ -113,12 +114,18 @@ def test_any_spans_leave_the_tokens_alone_and_hold_whole_words(texts, places):
     assert out.found + out.dropped == sum(len(finder(text)) for text in texts)
 
 
-def corpus_of(tmp_path, name, text, **options):
+def corpus_of(tmp_path, name, text, processes=1, **options):
     (tmp_path / "t.txt").write_text(text)
     config = RunConfig(
         model=bert("tiny", vocab_size=60), text=TextConfig(language="zh")
     )
-    prepare(config, [str(tmp_path / "t.txt")], str(tmp_path / name), **options)
+    prepare(
+        config,
+        [str(tmp_path / "t.txt")],
+        str(tmp_path / name),
+        options=ReadOptions(**options),
+        processes=processes,
+    )
     return open_corpus(str(tmp_path / name))
 
 
@@ -130,7 +137,7 @@ def test_a_list_changes_just_the_rows_that_hold_its_entries(tmp_path):
     lexicon = str(tmp_path / "lexicon.txt")
     plain = corpus_of(tmp_path, "plain", TEXT, spans="rjieba")
     mine = corpus_of(tmp_path, "mine", TEXT, spans="rjieba", lexicon=lexicon)
-    assert plain.manifest.recipe["spans"] == "rjieba" and plain.marks_spans
+    assert plain.manifest.recipe.spans == "rjieba" and plain.marks_spans
     everything = np.zeros(1, np.int64), plain.num_tokens
     (one, before), (two, after) = plain.read(*everything), mine.read(*everything)
     np.testing.assert_array_equal(one, two)
@@ -173,4 +180,9 @@ def test_mistakes(tmp_path, monkeypatch):
         open_finders("rjieba", "")
     config = RunConfig(model=bert("tiny"), text=TextConfig(tokenizer="sentencepiece"))
     with pytest.raises(UserError, match="marked on WordPiece's tokens"):
-        prepare(config, ["shipped:austen"], str(tmp_path / "c"), spans="rjieba")
+        prepare(
+            config,
+            ["shipped:austen"],
+            str(tmp_path / "c"),
+            options=ReadOptions(spans="rjieba"),
+        )

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from jaxlm.config import RunConfig, TextConfig, gpt2
-from jaxlm.text import documents
-from jaxlm.text import prepare as preparing
+from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
-from jaxlm.text.cuts import cut_verbatim
-from jaxlm.text.documents import read_fragments
+from jaxlm.text.documents import cut_verbatim, read_fragments
 from jaxlm.text.prepare import prepare
-from jaxlm.text.sentences import verbatim_of
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.sources import find_sources
+from jaxlm.text.texts import verbatim_of
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -252,7 +251,9 @@ def books(tmp_path_factory):
     for i, chapters in enumerate((40, 3, 60)):
         (folder / f"{i}.txt").write_text(novel(chapters, i))
     (folder / "3.txt").write_text(TEXT)
-    prepare(CONFIG, [str(folder)], str(folder / "corpus"), holdout=0.2)
+    prepare(
+        CONFIG, [str(folder)], str(folder / "corpus"), options=ReadOptions(holdout=0.2)
+    )
     return folder
 
 
@@ -272,7 +273,7 @@ def test_a_document_decodes_to_its_text(books):
     ]
     end = corpus.end_of_document
     assert end == corpus.manifest.vocab_size - 1 == 399 and corpus.special is None
-    assert corpus.manifest.recipe["verbatim"] is True
+    assert corpus.manifest.recipe.verbatim
     starts = []
     for (tokens, marks), text, first in zip(
         stored(corpus), texts, corpus.documents[:, 0], strict=True
@@ -296,10 +297,16 @@ def test_a_document_decodes_to_its_text(books):
 def test_blocks_units_cuts_and_processes_change_no_byte(
     books, tmp_path, monkeypatch, processes
 ):
-    monkeypatch.setattr(preparing, "BLOCK", 1000)
-    monkeypatch.setattr(preparing, "UNIT", 3000)
+    monkeypatch.setattr(units, "BLOCK", 1000)
+    monkeypatch.setattr(units, "UNIT", 3000)
     directory = tmp_path / "corpus"
-    prepare(CONFIG, [str(books)], str(directory), holdout=0.2, processes=processes)
+    prepare(
+        CONFIG,
+        [str(books)],
+        str(directory),
+        options=ReadOptions(holdout=0.2),
+        processes=processes,
+    )
     for path in sorted((books / "corpus").rglob("*")):
         if path.is_file():
             again = directory / path.relative_to(books / "corpus")
@@ -307,22 +314,25 @@ def test_blocks_units_cuts_and_processes_change_no_byte(
 
 
 def test_one_that_failed_goes_on(books, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "BLOCK", 1000)
-    monkeypatch.setattr(preparing, "UNIT", 3000)
-    append, calls = preparing.Parts.append, []
+    monkeypatch.setattr(units, "BLOCK", 1000)
+    monkeypatch.setattr(units, "UNIT", 3000)
+    tokenise, read = units.tokenise, []
 
-    def failing(self, block):
-        append(self, block)
-        calls.append(self.journal.text_bytes)
-        if len(calls) == 6:
+    def failing(fragments, *args):
+        read.append(sum(len(fragment.data) for fragment in fragments))
+        if len(read) == 6:
             raise KeyboardInterrupt
+        return tokenise(fragments, *args)
 
-    monkeypatch.setattr(preparing.Parts, "append", failing)
+    monkeypatch.setattr(units, "tokenise", failing)
     directory = str(tmp_path / "corpus")
     with pytest.raises(KeyboardInterrupt):
-        prepare(CONFIG, [str(books)], directory, holdout=0.2)
-    manifest = prepare(CONFIG, [str(books)], directory, holdout=0.2)
-    assert calls[6] < calls[5] and calls[6] > 3000  # not from the beginning
+        prepare(CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2))
+    manifest = prepare(
+        CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2)
+    )
+    before, after = sum(read[:6]), sum(read[6:])
+    assert manifest.text_bytes - before < after < manifest.text_bytes - 3000
     assert manifest == open_corpus(str(books / "corpus")).manifest
 
 
@@ -330,7 +340,13 @@ def test_tokens_of_pieces_are_those_of_the_document(books, tmp_path, monkeypatch
     monkeypatch.setattr(documents, "FRAGMENT", 200)
     tokenizer = str(books / "corpus/tokenizer")
     directory = str(tmp_path / "corpus")
-    prepare(CONFIG, [str(books)], directory, holdout=0.2, tokenizer=tokenizer)
+    prepare(
+        CONFIG,
+        [str(books)],
+        directory,
+        options=ReadOptions(holdout=0.2),
+        tokenizer=tokenizer,
+    )
     monkeypatch.undo()
     whole = open_corpus(str(books / "corpus"))
     for (a, _), (b, _) in zip(
@@ -353,14 +369,13 @@ def test_windows_line_ends_give_the_same_tokens(books, tmp_path):
 def test_what_does_not_fit_is_one_line(books, tmp_path):
     directory = str(tmp_path / "corpus")
     with pytest.raises(UserError, match=r"text\.verbatim splits no line"):
-        prepare(CONFIG, [str(books)], directory, sentences="lines")
+        prepare(CONFIG, [str(books)], directory, options=ReadOptions(sentences="lines"))
     train_tokenizer("byte_bpe", [TEXT], vocab_size=400).save(tmp_path / "masked")
     with pytest.raises(UserError, match=r"masked has no <\|endoftext\|>"):
         prepare(CONFIG, [str(books)], directory, tokenizer=str(tmp_path / "masked"))
     assert load_tokenizer(tmp_path / "masked").special is not None
     plain = RunConfig(model=CONFIG.model, text=TextConfig(tokenizer="byte_bpe"))
     corpus = str(books / "corpus")
-    with pytest.raises(UserError, match="verbatim is None, was True"):
-        prepare(plain, [str(books)], corpus, holdout=0.2)
-    manifest = prepare(plain, [str(books)], directory)
-    assert "verbatim" not in manifest.recipe  # as corpora that exist
+    with pytest.raises(UserError, match="verbatim is False, was True"):
+        prepare(plain, [str(books)], corpus, options=ReadOptions(holdout=0.2))
+    assert not prepare(plain, [str(books)], directory).recipe.verbatim

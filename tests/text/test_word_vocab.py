@@ -10,8 +10,10 @@ import pytest
 
 from jaxlm.config import RunConfig, TextConfig, elmo
 from jaxlm.text import prepare as preparing
+from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.tokenizers import WordVocab, load_tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.word_vocab import MARKS
 from jaxlm.types import UserError
@@ -35,14 +37,14 @@ def test_words_stand_in_falling_frequency():
 
 def test_sentences_have_boundaries_and_strangers_their_spelling():
     tokenizer = trained(["cat cat cat the the sat"], vocab_size=5)
-    ids, starts, counts, strangers = tokenizer.encode_flat(
+    ids, starts, counts, oov_words = tokenizer.encode_flat(
         ["sat the cat", "", "cat Ω sat"]
     )
     assert ids.tolist() == [0, 5, 4, 3, 1, 0, 3, 6, 5, 1]
     assert counts.tolist() == [5, 0, 5] and starts.all()
-    assert strangers == ("sat", "Ω")
+    assert oov_words == ("sat", "Ω")
     # Numbers are those of the call: another one begins anew.
-    assert tokenizer.encode_flat(["Ω"]).strangers == ("Ω",)
+    assert tokenizer.encode_flat(["Ω"]).oov_words == ("Ω",)
     assert tokenizer.encode_flat(["Ω"]).ids.tolist() == [0, 5, 1]
     assert tokenizer.decode([0, 3, 4, 77, 1]) == "<S> cat the <UNK> </S>"
     assert tokenizer.cut("The cat, 猫们!") == ["The", "cat", ",", "猫", "们", "!"]
@@ -64,7 +66,7 @@ def test_text_that_is_cut_already_is_cut_at_white_space():
 
 def test_a_very_long_word_is_kept_by_its_beginning():
     found = trained().encode_flat(["x" * 10_000 + " cat"])
-    assert found.strangers == ("x" * 200,)
+    assert found.oov_words == ("x" * 200,)
 
 
 def test_saved_and_loaded(tmp_path):
@@ -88,7 +90,12 @@ def test_all_of_the_text_is_counted(tmp_path, monkeypatch):
     text = "\n\n".join([f"a{n} b{n}." for n in range(200)] + ["rare " * 50])
     (tmp_path / "t.txt").write_text(text)
     directory = str(tmp_path / "c")
-    prepare(config_of(5), [str(tmp_path / "t.txt")], directory, sentences="lines")
+    prepare(
+        config_of(5),
+        [str(tmp_path / "t.txt")],
+        directory,
+        options=ReadOptions(sentences="lines"),
+    )
     assert open_corpus(directory).tokenizer.tokens[3:] == (".", "rare")
 
 
@@ -116,8 +123,8 @@ def content(directory: Path) -> dict:
 
 def test_a_corpus_numbers_strangers_alike_however_it_is_made(tmp_path, monkeypatch):
     """By one process, by two, and by one that was stopped after each unit."""
-    monkeypatch.setattr(preparing, "BLOCK", 2000)
-    monkeypatch.setattr(preparing, "UNIT", 6000)
+    monkeypatch.setattr(units, "BLOCK", 2000)
+    monkeypatch.setattr(units, "UNIT", 6000)
     chance = np.random.default_rng(0)
     words = [f"{a}{b}" for a in "bcdfg" for b in range(200)]
     text = "\n\n".join(" ".join(chance.choice(words, 30)) + "." for _ in range(200))
@@ -135,25 +142,20 @@ def test_a_corpus_numbers_strangers_alike_however_it_is_made(tmp_path, monkeypat
     class StoppedError(Exception):
         pass
 
-    commit = preparing.Parts.commit
-    stops = 0
+    def stopping(*unit):
+        units.save(*unit)
+        raise StoppedError
 
-    def stopping(self, *place):
-        nonlocal stops
-        commit(self, *place)
-        if not self.journal.finished and stops < 3:
-            stops += 1
-            raise StoppedError
-
-    monkeypatch.setattr(preparing.Parts, "commit", stopping)
-    for _ in range(3):
-        with pytest.raises(StoppedError):
-            made("stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "save", stopping)
+        for _ in range(3):
+            with pytest.raises(StoppedError):
+                made("stopped")
     assert made("stopped") == whole
 
     corpus = open_corpus(str(tmp_path / "whole"), verify=True)
     assert corpus.manifest.boundaries == (0, 1)
-    assert corpus.manifest.strangers == len(corpus.types) - 50 > 100
+    assert corpus.manifest.oov_words == len(corpus.types) - 50 > 100
     tokens = corpus.read(np.zeros(1, np.int64), corpus.num_tokens)[0][0]
     spelled = " ".join(corpus.types[i] for i in tokens)
     want = " ".join(

@@ -15,12 +15,15 @@ SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 def corpus_directory(tmp_path_factory):
     """Some chapters of Jane Austen; made anew for each worker, in a second."""
     from jaxlm.text.prepare import prepare
+    from jaxlm.text.recipe import ReadOptions
 
     scratch = tmp_path_factory.mktemp("corpus")
     text = scratch / "austen.txt"
     with lzma.open(next(SHIPPED.glob("austen*")), "rt") as file:
         text.write_text(file.read(150_000))
-    prepare(tiny(), [str(text)], str(scratch / "corpus"), holdout=0.3)
+    prepare(
+        tiny(), [str(text)], str(scratch / "corpus"), options=ReadOptions(holdout=0.3)
+    )
     return str(scratch / "corpus")
 
 

@@ -15,6 +15,7 @@ from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.pipeline import read_rows
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.transforms.mask import target_counts
 from jaxlm.types import Mark
 
@@ -50,8 +51,7 @@ def corpus_of(here, spans, lexicon=""):
         config,
         [str(here / f"{spans}.txt")],
         str(here / name),
-        spans=spans,
-        lexicon=lexicon,
+        options=ReadOptions(spans=spans, lexicon=lexicon),
     )
     return open_corpus(str(here / name))
 

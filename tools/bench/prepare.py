@@ -52,7 +52,7 @@ PEER = """
 import json, os, sys, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.sentences import lines_are_sentences, sentences_of
+from jaxlm.text.texts import lines_are_sentences, sentences_of
 from jaxlm.text.sources import find_sources
 from jaxlm.text.tokenizers import load_tokenizer
 a = json.loads(sys.argv[1])
@@ -61,7 +61,7 @@ size = cpu = tokens = 0
 for source in find_sources(a["text"]):
     lines = lines_are_sentences(source, "auto", a["language"])
     for fragment in read_fragments(source, lines=lines):
-        sentences, _ = sentences_of(fragment, a["language"], "replace")
+        sentences = sentences_of(fragment, a["language"], "replace").texts
         start = time.process_time()
         found = library.encode_batch_fast(sentences, add_special_tokens=False)
         tokens += sum(len(each.ids) for each in found)

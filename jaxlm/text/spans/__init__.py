@@ -11,14 +11,13 @@ them.
     marks.py       spans of characters → marks of tokens
 """
 
-from jaxlm.text.spans.annotated import ANNOTATED, Annotated, read_conll, read_pku
+from jaxlm.text.spans.annotated import Annotated, read_conll, read_pku
 from jaxlm.text.spans.kinds import Finder, Kind, Span
 from jaxlm.text.spans.lexicon import Lexicon, lexicon_sha256, read_lexicon
 from jaxlm.text.spans.libraries import open_finders, rjieba, spacy
 from jaxlm.text.spans.marks import Marked, cuts, mark_spans
 
 __all__ = [
-    "ANNOTATED",
     "Annotated",
     "Finder",
     "Kind",

@@ -27,8 +27,6 @@ from typing import NamedTuple
 from jaxlm.text.spans.kinds import Kind, Span
 from jaxlm.text.spans.marks import JOINS
 
-ANNOTATED = ("pku", "conll")
-
 # An opening bracket belongs to a group if a word follows; "//w" is a slash.
 _ITEM = re.compile(r"(\[*)(\S+?)/([A-Za-z]+)((?:\]/?[A-Za-z]+)*)")
 _TAG = re.compile(r"[A-Za-z]+")

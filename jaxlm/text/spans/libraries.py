@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from jaxlm.text.spans.annotated import ANNOTATED
+from jaxlm.text.recipe import ANNOTATED
 from jaxlm.text.spans.kinds import Finder, Kind, Span
 from jaxlm.text.spans.lexicon import read_lexicon
 from jaxlm.types import UserError

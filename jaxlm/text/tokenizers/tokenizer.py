@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     ids: np.ndarray  # int32 [n]
     word_start: np.ndarray  # bool [n]
     counts: np.ndarray  # int64 [texts]
-    strangers: tuple[str, ...] = ()  # words of ids from `vocab_size` on
+    oov_words: tuple[str, ...] = ()  # the words of ids from `vocab_size` on
 
 
 class Tokenizer(abc.ABC):
@@ -90,7 +90,7 @@ class Tokenizer(abc.ABC):
         return None
 
     @property
-    def keeps_strangers(self) -> bool:
+    def keeps_oov_words(self) -> bool:
         """Whether words outside the vocabulary have ids of their own, beyond it."""
         return False
 

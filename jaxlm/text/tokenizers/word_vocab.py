@@ -5,7 +5,7 @@
 The vocabulary is what a softmax tells apart: `<S>`, `</S>`, `<UNK>`, then words, the
 commonest first (allenai/bilm-tf, bilm/data.py). A word that it lacks is read by its
 characters like any other and is `<UNK>` only as a target, so its spelling is kept: ids
-from `vocab_size` on name the strangers of some texts, in order of appearance.
+from `vocab_size` on name its other words, in order of appearance.
 
 Words are cut by BERT's rules without lower-casing (`wordpiece.py`: punctuation apart,
 an ideograph is a word), or at white space alone where the text is cut already.
@@ -28,7 +28,7 @@ from jaxlm.types import UserError
 UNKNOWN = "<UNK>"
 UNKNOWN_ID = 2
 MARKS = (BEGIN, END, UNKNOWN)  # the first three entries of a vocabulary
-MOST_STRANGERS = 1 << 22  # of a corpus; those that come later are `<UNK>` whole
+MOST_OOV_WORDS = 1 << 22  # of a corpus; those that come later are `<UNK>` whole
 _SKIPPED = "!!!MAXTERMID"  # a line of the released vocabulary that is no word
 
 
@@ -53,7 +53,7 @@ class WordVocab(Tokenizer):
             )
         self.lowercase, self.words = lowercase, words
         self._runs = Cache(self._cut_run)
-        self._strangers: dict[str, int] = {}
+        self._oov_words: dict[str, int] = {}
         self._spelled: list[str] = []
 
     @property
@@ -67,7 +67,7 @@ class WordVocab(Tokenizer):
         return 0, 1
 
     @property
-    def keeps_strangers(self) -> bool:
+    def keeps_oov_words(self) -> bool:
         """Yes: they are read by their characters."""
         return True
 
@@ -92,7 +92,7 @@ class WordVocab(Tokenizer):
             return known
         # Only the first 48 bytes are read of a word.
         spelling = word[:LONGEST]
-        number = self._strangers.setdefault(spelling, len(self._spelled))
+        number = self._oov_words.setdefault(spelling, len(self._spelled))
         if number == len(self._spelled):
             self._spelled.append(spelling)
         return self.vocab_size + number
@@ -107,21 +107,19 @@ class WordVocab(Tokenizer):
         ids = all_ids[all_ids >= 0]
         ids = ids[np.repeat(counts > 2, counts)]
         counts = np.where(counts > 2, counts, 0)
-        stranger = ids >= self.vocab_size
-        numbers, first, at = np.unique(
-            ids[stranger], return_index=True, return_inverse=True
-        )
+        oov = ids >= self.vocab_size
+        numbers, first, at = np.unique(ids[oov], return_index=True, return_inverse=True)
         order = np.argsort(first)
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        ids[stranger] = self.vocab_size + rank[at]
+        ids[oov] = self.vocab_size + rank[at]
         spelled = (self._spelled[n - self.vocab_size] for n in numbers[order])
         return Encoded(
             ids.astype(np.int32), np.ones(len(ids), bool), counts, tuple(spelled)
         )
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The words with a space between them; a stranger is `<UNK>`."""
+        """The words with a space between them; others are `<UNK>`."""
         known = (min(int(id), self.vocab_size) for id in ids)
         tokens = (*self.tokens, UNKNOWN)
         return " ".join(tokens[id] for id in known)
