@@ -6,15 +6,7 @@ compilers also count element-wise work, and a scanned layer once.
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import jax
-
-from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
-from jaxlm.config.run import Phase
-from jaxlm.models.elmo import head_rows
-from jaxlm.models.gpt import table_rows
+from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig
 
 
 def bert_forward_flops(config: BertConfig, *, length: int, predictions: int) -> int:
@@ -72,31 +64,3 @@ def elmo_forward_flops(config: ElmoConfig, *, length: int, classes: int) -> int:
         word += places * width * config.d_character * number
     layer = 2 * d * 4 * f + f * d
     return 2 * length * (word + 2 * (config.num_layers * layer + d * classes))
-
-
-def train_flops(config: ModelConfig, phase: Phase, negatives: int = 0) -> int:
-    """Of one update on a phase's batch; `negatives` words scored by an ELMo, 0: all."""
-    match config:
-        case BertConfig():
-            return bert_train_flops(
-                config,
-                batch=phase.batch,
-                length=phase.length,
-                predictions=phase.predictions,
-            )
-        case GptConfig():
-            return 3 * phase.batch * gpt_forward_flops(config, length=phase.length)
-        case ElmoConfig():
-            classes = negatives or config.vocab_size
-            row = elmo_forward_flops(config, length=phase.length, classes=classes)
-            return 3 * phase.batch * row
-
-
-def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
-    """Numbers in a tree of arrays or shapes, without those that pad a vocabulary."""
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    if isinstance(config, GptConfig):
-        count -= (table_rows(config) - config.vocab_size) * config.d_model
-    if isinstance(config, ElmoConfig):
-        count -= (head_rows(config) - config.vocab_size) * (config.d_model + 1)
-    return count

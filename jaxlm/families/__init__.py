@@ -1,0 +1,55 @@
+"""The families of models: one record each, found by the type of a config."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.config import ModelConfig
+from jaxlm.families.bert import BERT
+from jaxlm.families.elmo import ELMO
+from jaxlm.families.family import Family
+from jaxlm.families.frame import Frame, Tokens
+from jaxlm.families.gpt import GPT
+from jaxlm.models.encoder import Remat
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Frame",
+    "Tokens",
+    "build",
+    "family_of",
+    "num_parameters",
+    "parameter_shapes",
+]
+
+FAMILIES = (BERT, GPT, ELMO)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The record of a config's family."""
+    return next(each for each in FAMILIES if type(config) is each.config)
+
+
+def build(config: ModelConfig, *, dtype: Any = jnp.float32, remat: Remat = "none"):
+    """The module that is pretrained; `dtype` is of its matrix products."""
+    return family_of(config).build(config, dtype=dtype, remat=remat)
+
+
+def parameter_shapes(config: ModelConfig) -> Any:
+    """The parameter tree of a config, as shapes."""
+    module = build(config)
+    return jax.eval_shape(
+        lambda: module.init(jax.random.key(0), *module.example())["params"]
+    )
+
+
+def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
+    """Numbers in a tree of arrays or shapes; with `config`, without those that only pad
+    a vocabulary."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return count - (family_of(config).padding(config) if config else 0)

@@ -1,0 +1,116 @@
+"""BERT and ERNIE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import BertConfig, Phase, RunConfig
+from jaxlm.families.family import Family
+from jaxlm.families.frame import bert_frame
+from jaxlm.families.tokens import check_tokens, token_example
+from jaxlm.models.bert import Bert
+from jaxlm.models.flops import bert_forward_flops, bert_train_flops
+from jaxlm.models.layers import position_ids, same_segment
+from jaxlm.objectives import Objective, dialogue_lm, masked_lm
+from jaxlm.text.manifest import Manifest
+
+
+def encode(
+    module: Bert,
+    tokens_BL: Any,
+    token_types_BL: Any,
+    mask_BL: Any,
+    *,
+    segments: Any = None,
+    carry: Any = (),
+    logits: bool = False,
+    deterministic: bool = True,
+) -> tuple[Any, Any]:
+    """See `Family.encode`; with the pooled vector where there is a pooler."""
+    mask, positions_BL = mask_BL, None
+    if segments is not None:
+        mask, positions_BL = same_segment(segments), position_ids(segments)
+    out = module(
+        tokens_BL,
+        token_types_BL,
+        mask,
+        places_BL=positions_BL,
+        logits=logits,
+        deterministic=deterministic,
+    )
+    return out, carry
+
+
+def inputs(
+    config: BertConfig, tokens: np.ndarray, token_types: Any, mask: Any
+) -> tuple[Any, ...]:
+    """See `Family.inputs`."""
+    check_tokens(config, tokens)
+    types = np.zeros_like(tokens) if token_types is None else token_types
+    mask = np.ones(tokens.shape, bool) if mask is None else mask
+    return (
+        jnp.asarray(tokens, jnp.int32),
+        jnp.asarray(types, jnp.int32),
+        jnp.asarray(mask, bool),
+    )
+
+
+def objective(
+    run: RunConfig, module: Any, manifest: Manifest, phase: Phase, stream: str
+) -> Objective:
+    """Masked words, with next sentences or dialogues."""
+    options: Any = {"seed": run.seed, "stream": stream}
+    if run.text.dialogues:
+        return dialogue_lm(module, run.model, run.data, phase, manifest, **options)  # pyrefly: ignore
+    return masked_lm(
+        module,
+        run.model,  # pyrefly: ignore
+        run.data,
+        phase,
+        manifest.special,
+        languages=manifest.languages,
+        **options,
+    )
+
+
+def missing_head(config: BertConfig, params: Any) -> str:
+    """See `Family.missing_head`."""
+    del config
+    if "mlm" in params:
+        return ""
+    return (
+        "no head of masked words, its files hold none: embed gives its vectors; "
+        "pretrain --init trains one"
+    )
+
+
+BERT = Family(
+    name="bert",
+    article="a BERT",
+    purpose="fill fills its blanks",
+    config=BertConfig,
+    build=Bert,
+    encoder=Bert,
+    frame=lambda config, tokenizer, task=False: bert_frame(tokenizer),
+    encode=encode,
+    example=token_example,
+    inputs=inputs,
+    objective=objective,
+    forward_flops=lambda config, length, predictions: bert_forward_flops(
+        config, length=length, predictions=predictions
+    ),
+    train_flops=lambda run, phase: bert_train_flops(
+        run.model,
+        batch=phase.batch,
+        length=phase.length,
+        predictions=phase.predictions,
+    ),
+    window=lambda config: config.max_length - 2,
+    missing_head=missing_head,
+    has_cls=True,
+    fills=True,
+    packs=True,
+)

@@ -1,0 +1,93 @@
+"""GPT-1 and GPT-2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import GptConfig, Phase, RunConfig
+from jaxlm.families.family import Family
+from jaxlm.families.frame import gpt_frame
+from jaxlm.families.tokens import check_tokens, token_example
+from jaxlm.models.flops import gpt_forward_flops
+from jaxlm.models.gpt import Gpt, table_rows
+from jaxlm.models.layers import causal_mask
+from jaxlm.objectives import Objective, causal_lm
+from jaxlm.text.manifest import Manifest
+from jaxlm.types import GPT_FRAME, UserError
+
+
+def encode(
+    module: Gpt,
+    tokens_BL: Any,
+    token_types_BL: Any,
+    mask_BL: Any,
+    *,
+    segments: Any = None,
+    carry: Any = (),
+    logits: bool = False,
+    deterministic: bool = True,
+) -> tuple[Any, Any]:
+    """See `Family.encode`; with `last` and `head`, whose product the logits are."""
+    del token_types_BL
+    if segments is not None:
+        raise ValueError("a GPT reads no packed rows")
+    mask = causal_mask(tokens_BL.shape[1]) & mask_BL[:, None]
+    out = module(tokens_BL, None, mask, logits=logits, deterministic=deterministic)
+    return out, carry
+
+
+def inputs(
+    config: GptConfig, tokens: np.ndarray, token_types: Any, mask: Any
+) -> tuple[Any, ...]:
+    """See `Family.inputs`."""
+    if token_types is not None:
+        raise UserError("a GPT has no token types")
+    check_tokens(config, tokens)
+    mask = np.ones(tokens.shape, bool) if mask is None else mask
+    seen = causal_mask(tokens.shape[1]) & jnp.asarray(mask, bool)[:, None]
+    return jnp.asarray(tokens, jnp.int32), None, seen
+
+
+def objective(
+    run: RunConfig, module: Any, manifest: Manifest, phase: Phase, stream: str
+) -> Objective:
+    """Each next token."""
+    del stream
+    return causal_lm(
+        module,
+        run.model,  # pyrefly: ignore
+        run.data,
+        phase,
+        manifest.end_of_document,
+        manifest.languages,
+    )
+
+
+def forward_flops(config: GptConfig, length: int, predictions: int) -> int:
+    """See `Family.forward_flops`."""
+    return gpt_forward_flops(config, length=length, predictions=predictions)
+
+
+GPT = Family(
+    name="gpt",
+    article="a GPT",
+    purpose="generate continues a text",
+    config=GptConfig,
+    build=Gpt,
+    encoder=Gpt,
+    frame=lambda config, tokenizer, task=False: gpt_frame(tokenizer, task=task),
+    encode=encode,
+    example=token_example,
+    inputs=inputs,
+    objective=objective,
+    forward_flops=forward_flops,
+    train_flops=lambda run, phase: (
+        3 * phase.batch * forward_flops(run.model, phase.length, phase.length)
+    ),
+    padding=lambda config: (table_rows(config) - config.vocab_size) * config.d_model,
+    task_tokens=GPT_FRAME,
+    bidirectional=False,
+)
