@@ -19,6 +19,7 @@ import numpy as np
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import RowSource, batches, open_rows, open_source, read_rows
+from jaxlm.families import family_of
 from jaxlm.metrics import (
     balanced_accuracy,
     figures,
@@ -26,8 +27,7 @@ from jaxlm.metrics import (
     perplexity,
     unigram_loss,
 )
-from jaxlm.models import zero_carry
-from jaxlm.objectives import Sums, objective_of
+from jaxlm.objectives import Sums
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
@@ -59,7 +59,8 @@ def open_evaluation(
         UserError: the split is empty, or has one document where pairs need two.
     """
     stream = "evaluate"
-    objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
+    family = family_of(config.model)
+    objective = family.objective(config, module, corpus.manifest, phase, stream)
     source = open_rows(
         config,
         corpus,
@@ -85,7 +86,7 @@ def open_evaluation(
     steps = -(-source.rows // batch)
 
     def evaluate(params: Any) -> dict[str, float]:
-        total, carry = None, zero_carry(module, batch)
+        total, carry = None, family.zero_carry(config.model, batch)
         for rows in batches(source, batch, local, start=0, stop=steps, threads=2):
             sums, carry = sums_of(
                 params, to_devices(rows, local, sharding, batch), carry
@@ -173,7 +174,8 @@ def evaluate_stream(
             f"model.max_length = {run.model.max_length}"
         )
     shape = Phase(until=1, length=length, batch=batch, predictions=1)
-    objective = objective_of(run, module, corpus.manifest, shape, stream="evaluate")
+    family = family_of(run.model)
+    objective = family.objective(run, module, corpus.manifest, shape, "evaluate")
     source = open_source(
         corpus,
         split=split,

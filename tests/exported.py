@@ -11,7 +11,7 @@ import numpy as np
 from jaxlm.config import GptConfig, ModelConfig, bert, gpt1, gpt2
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model
-from jaxlm.models import parameter_shapes
+from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe
 from jaxlm.tree import leaves, map_with_path

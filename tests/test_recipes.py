@@ -8,9 +8,7 @@ import pytest
 
 from jaxlm.config import FinetuneConfig, load_config
 from jaxlm.config.files import recipes
-from jaxlm.models import build
-from jaxlm.models.flops import num_parameters
-from jaxlm.objectives import objective_of
+from jaxlm.families import build, family_of, num_parameters
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.task_layers import Body, Mixing
@@ -78,15 +76,22 @@ def test_every_recipe_lowers_for_256_devices(name):
     """All phases, on a mesh of machines that are not here, with no device touched."""
     config = load_config(name)
     mesh = abstract_mesh(config.mesh, 256)
+    family = family_of(config.model)
     module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(module)
     )
     _, state = abstract_state(
-        module, optimizer, mesh, seed=0, rows=rows_for_pod(config.all_phases[0])
+        module,
+        optimizer,
+        mesh,
+        seed=0,
+        zero_carry=lambda: family.zero_carry(
+            config.model, rows_for_pod(config.all_phases[0])
+        ),
     )
     for phase in config.all_phases:
-        objective = objective_of(config, module, manifest(config), phase, stream="s")
+        objective = family.objective(config, module, manifest(config), phase, "s")
         step = make_train_step(
             objective,
             optimizer,

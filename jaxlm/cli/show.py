@@ -79,7 +79,7 @@ def _model(path: Path) -> None:
 def _config(config) -> None:
     import math
 
-    from jaxlm.models import build
+    from jaxlm.families import build
     from jaxlm.sharding import RULES
     from jaxlm.train.optim import DECAY
     from jaxlm.train.state import abstract_params
@@ -106,7 +106,7 @@ def _config(config) -> None:
 def _arithmetic(config, params) -> None:
     """How large the model is, and what its training reads and computes."""
     from jaxlm.config import BertConfig
-    from jaxlm.models.flops import num_parameters, train_flops
+    from jaxlm.families import family_of, num_parameters
 
     total = num_parameters(params, config.model)
     stored = num_parameters(params)
@@ -116,7 +116,7 @@ def _arithmetic(config, params) -> None:
     for i, phase in enumerate(config.all_phases):
         tokens = phase.batch * phase.length
         steps = phase.until - begin
-        flops = train_flops(config.model, phase, config.data.negatives)
+        flops = family_of(config.model).train_flops(config, phase)
         shape = f"{phase.batch} rows × {phase.length} tokens"
         if isinstance(config.model, BertConfig):
             shape += f", at most {phase.predictions} predictions a row"
@@ -154,7 +154,7 @@ def _run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
     from jaxlm.checkpoints.digests import state_sha256
     from jaxlm.config import FinetuneConfig
-    from jaxlm.models import build
+    from jaxlm.families import build
     from jaxlm.train.state import abstract_params
     from jaxlm.train.workdir import read_config
 

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from jaxlm.config import RunConfig
 from jaxlm.data.pipeline import open_rows, read_rows
-from jaxlm.models import build
-from jaxlm.objectives import objective_of
+from jaxlm.families import family_of
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, Rows, TokenSpan, WordRows
 
@@ -21,8 +20,9 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     """The first rows of training: [MASK] and replaced tokens with what they were, or
     the text that a decoder reads."""
     phase, stream = config.all_phases[0], "train.0"
-    module = build(config.model)
-    objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
+    family = family_of(config.model)
+    module = family.build(config.model)
+    objective = family.objective(config, module, corpus.manifest, phase, stream)
     source = open_rows(
         config,
         corpus,

@@ -26,7 +26,7 @@ from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Place, Rule, TensorTable, check
 from jaxlm.convert.tensors import finite
-from jaxlm.models import parameter_shapes
+from jaxlm.families import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
 from jaxlm.text.json_files import write_json
 from jaxlm.text.tokenizers import Tokenizer, WordVocab, load_tokenizer

@@ -26,7 +26,7 @@ from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import TensorTable, check
 from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
-from jaxlm.models import parameter_shapes
+from jaxlm.families import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.tokenizers.tokenizer import padded

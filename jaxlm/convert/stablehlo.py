@@ -19,7 +19,7 @@ from jax import export
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert.atomic import atomic_file, sha256_of
-from jaxlm.models import build
+from jaxlm.families import build
 from jaxlm.types import UserError
 
 _PLATFORMS = ("cpu", "cuda", "tpu")

@@ -17,7 +17,10 @@ from jaxlm.families.gpt import GPT
 from jaxlm.models.encoder import Remat
 
 __all__ = [
+    "BERT",
+    "ELMO",
     "FAMILIES",
+    "GPT",
     "Family",
     "Frame",
     "Tokens",

@@ -60,7 +60,7 @@ class Family:
     window: Callable[[Config], int] = lambda config: config.max_length
     # (config) → width of a token's hidden state.
     width: Callable[[Config], int] = lambda config: config.d_model
-    # (config, params) → what is missing to predict words, and the remedy; "" if nothing.
+    # (config, params) → what is missing to predict words and the remedy; "" if nothing.
     missing_head: Callable[[Config, Any], str] = lambda config, params: ""
     # (config, rows) → the state that goes from batch to batch, before the first one.
     zero_carry: Callable[[Config, int], Any] = nothing_carried

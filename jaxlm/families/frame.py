@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxlm.text.characters import BEGIN, END, NO_WORD, word_characters
-from jaxlm.text.tokenizers import Tokenizer, WordList
+from jaxlm.text.tokenizers import Tokenizer, WordVocab
 from jaxlm.types import GPT_FRAME, SpecialTokens, UserError
 
 Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
@@ -48,9 +48,10 @@ class Frame:
         unknown = np.array([special.unknown] if special else [], np.int32)
         return [ids if len(ids) else unknown for ids in self.texts(words)]
 
-    def strings(self, text: str) -> list[str]:
-        """The tokens of a text as strings."""
-        return [self.tokenizer.token(int(i)) for i in self.tokenizer.encode(text).ids]
+    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
+        """The tokens of a text, and each of them as a string."""
+        ids = self.tokenizer.encode(text).ids
+        return ids, [self.tokenizer.token(int(i)) for i in ids]
 
     def row(self, tokens: Tokens, second: Tokens | None = None) -> Tokens:
         """One text, or two, with what stands around them."""
@@ -75,22 +76,23 @@ class WordFrame(Frame):
     slots: int = 50
 
     def texts(self, texts: Sequence[str]) -> list[Tokens]:
-        """The characters of each text's words; of a text without a word, of one empty
-        word."""
-        return [self._spelled(self.strings(text) or [""]) for text in texts]
+        """The characters of each text's words; one empty word where it has none."""
+        return [self.spelled(text)[0] for text in texts]
 
     def words(self, words: Sequence[str]) -> list[Tokens]:
         """The characters of words, with their letters as the tokenizer has them."""
-        cut = ["".join(self.strings(word)) or word for word in words]
-        return list(self._spelled(cut)[:, None])
+        cut = ["".join(self._cut(word)) or word for word in words]
+        return list(word_characters(cut, slots=self.slots)[:, None])
 
-    def strings(self, text: str) -> list[str]:
-        """The words of a text."""
-        assert isinstance(self.tokenizer, WordList)
+    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
+        """The characters of a text's words, one empty word where it has none; and its
+        words."""
+        words = self._cut(text)
+        return word_characters(words or [""], slots=self.slots), words
+
+    def _cut(self, text: str) -> list[str]:
+        assert isinstance(self.tokenizer, WordVocab)
         return self.tokenizer.cut(text)
-
-    def _spelled(self, words: Sequence[str]) -> Tokens:
-        return word_characters(words, slots=self.slots)
 
 
 def special_of(tokenizer: Tokenizer) -> SpecialTokens:
@@ -132,7 +134,7 @@ def elmo_frame(tokenizer: Tokenizer, slots: int) -> WordFrame:
     Raises:
         UserError: the vocabulary is not of words.
     """
-    if not isinstance(tokenizer, WordList):
+    if not isinstance(tokenizer, WordVocab):
         raise UserError(f"an ELMo reads words, its vocabulary is {tokenizer.kind}")
     none, between = (word_characters(w, slots=slots) for w in ([], [END, BEGIN]))
     return WordFrame(tokenizer, none, between, none, NO_WORD, slots=slots)

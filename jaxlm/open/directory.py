@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.config import FinetuneConfig, GptConfig, RunConfig, TextConfig
+from jaxlm.config import FinetuneConfig, RunConfig, TextConfig
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
-from jaxlm.models import build
+from jaxlm.families import build, family_of
 from jaxlm.open.model import Model
 from jaxlm.tasks.finetuned import Finetuned, open_finetuned
 from jaxlm.tasks.seeds import run_of
@@ -83,7 +83,7 @@ def _run_of(loaded: Loaded) -> RunConfig:
         lowercase=getattr(tokenizer, "lowercase", False),
         unused=loaded.unused,
         words=tokenizer.options.get("words", "basic"),
-        verbatim=isinstance(loaded.config, GptConfig),
+        verbatim=not family_of(loaded.config).bidirectional,
     )
     return RunConfig(
         model=loaded.config,

@@ -9,30 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxlm.config import (
-    BertConfig,
-    ElmoConfig,
-    GptConfig,
-    ModelConfig,
-    RunConfig,
-)
-from jaxlm.embed import Embedded, Layers, Pooling, embed
+from jaxlm.config import ModelConfig, RunConfig
+from jaxlm.families import family_of
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
-from jaxlm.models import build
 from jaxlm.models.elmo import BiEncoded
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.gpt import unstacked
-from jaxlm.models.layers import causal_mask
-from jaxlm.text.characters import check_characters
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
+from jaxlm.vectors import Embedded, Layers, Pooling, embed
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
 
@@ -61,25 +52,16 @@ class Model:
     ) -> None:
         self.run, self.params, self.tokenizer, self.step = run, params, tokenizer, step
         self.files = files  # where the tokenizer is
-        self.module = build(run.model)
+        self.family = family_of(run.model)
+        self.module = self.family.build(run.model)
 
     @property
     def config(self) -> ModelConfig:
         """Of the model."""
         return self.run.model
 
-    @property
-    def _an(self) -> str:
-        return {"bert": "a BERT", "gpt": "a GPT", "elmo": "an ELMo"}[self.config.family]
-
-    @property
-    def _verb(self) -> str:
-        """What its family is for."""
-        return {
-            "bert": "fill fills its blanks",
-            "gpt": "generate continues a text",
-            "elmo": "embed gives its vectors",
-        }[self.config.family]
+    def _unfit(self, lacks: str) -> UserError:
+        return UserError(f"{self.family.article} {lacks}: jaxlm {self.family.purpose}")
 
     def check_heads(self) -> None:
         """Refuse what needs a head that is not there.
@@ -87,17 +69,13 @@ class Model:
         Raises:
             UserError: the model was imported without one.
         """
-        if isinstance(self.config, BertConfig) and "mlm" not in self.params:
-            raise UserError(
-                f"{self.files} has no head of masked words, its files hold none: embed "
-                "gives its vectors; pretrain --init trains one"
-            )
-        if isinstance(self.config, ElmoConfig) and not self.config.vocab_size:
-            raise UserError(f"{self.files} has no softmax: embed gives its vectors")
+        missing = self.family.missing_head(self.config, self.params)
+        if missing:
+            raise UserError(f"{self.files} has {missing}")
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:
-        whole = not isinstance(self.config, BertConfig) or "mlm" in self.params
+        whole = not self.family.missing_head(self.config, self.params)
         return jax.jit(
             lambda params, *args: self.module.apply(
                 {"params": params}, *args, logits=whole
@@ -130,53 +108,9 @@ class Model:
         Raises:
             UserError: an id outside the vocabulary, or more tokens than positions.
         """
-        tokens = np.asarray(tokens)
-        if isinstance(self.config, ElmoConfig):
-            return self._forward_elmo(tokens, token_types, mask)
-        if (
-            tokens.size
-            and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size
-        ):
-            raise UserError(
-                f"token ids run from {tokens.min()} to {tokens.max()}, the vocabulary "
-                f"has {self.config.vocab_size}"
-            )
-        length = tokens.shape[1]
-        if length > self.config.max_length:
-            raise UserError(
-                f"{length} tokens, the model has {self.config.max_length} positions: "
-                "shorten the text"
-            )
-        if mask is None:
-            mask = np.ones(tokens.shape, bool)
-        ids, real = jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, bool)
+        inputs = self.family.inputs(self.config, np.asarray(tokens), token_types, mask)
         with jax.default_matmul_precision("float32"):
-            if isinstance(self.config, GptConfig):
-                if token_types is not None:
-                    raise UserError("a GPT has no token types")
-                seen = causal_mask(length) & real[:, None]
-                return self._forward(self.params, ids, None, seen)
-            if token_types is None:
-                token_types = np.zeros_like(tokens)
-            types = jnp.asarray(token_types, jnp.int32)
-            return self._forward(self.params, ids, types, real)
-
-    def _forward_elmo(
-        self, characters: np.ndarray, token_types: Any, mask: ArrayLike | None
-    ) -> BiEncoded:
-        assert isinstance(self.config, ElmoConfig)
-        if token_types is not None:
-            raise UserError("an ELMo has no token types")
-        if characters.ndim != 3 or characters.shape[2] != self.config.max_characters:
-            raise UserError(
-                f"characters of shape {characters.shape} are not [B, L, "
-                f"{self.config.max_characters}]: see jaxlm.text.characters"
-            )
-        check_characters(characters)
-        real = None if mask is None else jnp.asarray(mask, bool)
-        with jax.default_matmul_precision("float32"):
-            ids = jnp.asarray(characters, jnp.int32)
-            return self._forward(self.params, ids, None, real)
+            return self._forward(self.params, *inputs)
 
     def embed(
         self,
@@ -189,13 +123,13 @@ class Model:
     ) -> np.ndarray | list[np.ndarray]:
         """Vectors of texts: [texts, D], or [texts, M, D] of all M layers.
 
-        Without pooling a list, of each text [L, D] or [M, L, D]. See `jaxlm.embed`.
+        Without pooling a list, of each text [L, D] or [M, L, D]. See `vectors.py`.
 
         Args:
             texts: any strings.
             layers: "last", "all", "mix" (their plain mean) or a number (0: embedding).
             pooling: "none", "mean" over the text's tokens, "cls" (BERT's), or
-                "sentence", as sentence-transformers: see `jaxlm.embed`.
+                "sentence", as sentence-transformers: see `vectors.py`.
             batch: texts at a time.
             stateful: an ELMo goes on from text to text, as in the original.
 
@@ -210,7 +144,7 @@ class Model:
 
     def embed_each(self, texts: Iterable[str], **options: Any) -> Iterator[Embedded]:
         """`embed` one after the other, with the tokens of each text."""
-        return embed(self.module, self.params, self.tokenizer, texts, **options)
+        return embed(self.config, self.params, self.tokenizer, texts, **options)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] of a text, best first.
@@ -218,21 +152,18 @@ class Model:
         Raises:
             UserError: the text has no [MASK], or is too long; the model is no BERT.
         """
-        if not isinstance(self.config, BertConfig):
-            raise UserError(f"{self._an} fills no blanks: jaxlm {self._verb}")
+        if not self.family.fills:
+            raise self._unfit("fills no blanks")
         self.check_heads()
+        frame = self.family.frame(self.config, self.tokenizer)
+        row = frame.row(self.tokenizer.encode(text, specials=True).ids)
         special = self.tokenizer.special
         assert special is not None
-        ids = self.tokenizer.encode(text, specials=True).ids
-        row = np.concatenate([[special.cls], ids, [special.sep]])
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):
             raise UserError(f"no [MASK] in {text!r}")
         length = min(-(-len(row) // _BUCKET) * _BUCKET, self.config.max_length)
-        length = max(length, len(row))
-        tokens = np.full((1, length), special.pad)
-        tokens[0, : len(row)] = row
-        mask = np.arange(length)[None] < len(row)
+        tokens, mask = frame.padded([row], max(length, len(row)))
         logits = np.asarray(self.forward(tokens, mask=mask).logits)[0, holes]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
@@ -270,8 +201,8 @@ class Model:
         Raises:
             UserError: the model is no GPT, or a setting is out of range.
         """
-        if not isinstance(self.config, GptConfig):
-            raise UserError(f"{self._an} continues no text: jaxlm {self._verb}")
+        if self.family.bidirectional:
+            raise self._unfit("continues no text")
         sampling = dataclasses.replace(sampling, **changes)
         most = self.config.max_length - 1
         if sampling.max_tokens > most:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import FinetuneConfig, GptConfig, MeshConfig
+from jaxlm.config import FinetuneConfig, MeshConfig
+from jaxlm.families import family_of
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.finetune import File, module_of, task_of
 from jaxlm.tasks.model import TaskModel
@@ -19,7 +20,6 @@ from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import batch_of, encode
 from jaxlm.tasks.seeds import run_of
-from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -167,12 +167,12 @@ def sample(
     examples = [
         Example(a, b if two else None, None, "", tuple(more)) for a, b, *more in turns
     ]
+    family = family_of(config.model)
+    frame = family.frame(config.model, fitted.tokenizer, task=True)
     if task.kind == "choice":
         rows = fitted.problem.encode(examples, False)
     else:
-        spelling = spelling_of(config.model, fitted.tokenizer)
-        rows = encode(examples, spelling, config.length)
-    decoder = isinstance(config.model, GptConfig)
+        rows = encode(examples, frame, config.length)
     batches, scores = [], []
     for i, length in enumerate(rows.lengths):
         batch = batch_of(rows, np.array([i]), int(length))
@@ -180,7 +180,7 @@ def sample(
         logits = fitted.module.apply({"params": fitted.params}, *inputs)
         scores.append(np.asarray(logits)[0])
         named = {"input_ids": batch.tokens, "attention_mask": batch.mask.astype(int)}
-        if not decoder:
+        if family.bidirectional:
             named["token_type_ids"] = batch.token_types
         elif task.kind == "choice":
             named["mc_token_ids"] = batch.mask.sum(-1) - 1

@@ -21,13 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxlm.config import ElmoConfig, GptConfig, ModelConfig
-from jaxlm.models import build
+from jaxlm.config import ModelConfig
+from jaxlm.families import family_of
 from jaxlm.models.dropout import Dropout
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.heads import gather
 from jaxlm.models.layers import NEG_INF, Dense, Dtype, same_segment
-from jaxlm.tasks import trunk
 from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,
@@ -61,7 +60,7 @@ class TaskModel(nn.Module):
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
-        inputs = trunk.example(self.config)
+        inputs = family_of(self.config).example(self.config)
         return tuple(x[:, None] for x in inputs) if self.join else inputs
 
     @nn.compact
@@ -90,14 +89,15 @@ class TaskModel(nn.Module):
             encoded: also give what the trunk gives, of all rows: (logits, Encoded).
         """
         rows, mask_BL = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])
-        module = build(self.config, dtype=self.dtype, remat=self.remat)
-        nn.share_scope(self, module)
-        out = trunk.read(
-            module,
+        family = family_of(self.config)
+        encoder = family.encoder(self.config, dtype=self.dtype, remat=self.remat)
+        nn.share_scope(self, encoder)
+        out, _ = family.encode(
+            encoder,
             tokens.reshape(-1, *tokens.shape[len(rows) :]),
             token_types.reshape(mask_BL.shape),
             mask_BL,
-            segments_BL=segments,
+            segments=segments,
             deterministic=deterministic or self.frozen,
         )
         if self.frozen:
@@ -118,7 +118,7 @@ class TaskModel(nn.Module):
             # What is pooled of no token may be no number that can be multiplied.
             x = jnp.where(there[..., None], x, 0)
         # The scope that they share has an ELMo's own Dropout_0.
-        name = "drop" if isinstance(self.config, ElmoConfig) else None
+        name = "drop" if family.stateful else None
         drop = Dropout(rate, name=name)
         # One mask for all alternatives: finetune-transformer-lm train.py.
         x = x * drop(jnp.ones_like(x[:, :1])) if self.join == "choose" else drop(x)
@@ -183,7 +183,7 @@ class TaskModel(nn.Module):
     def _head(self, width: int) -> Dense:
         """A GPT's has no bias (Radford et al. 2018, equation 3) but where it gives a
         number to each alternative (train.py `clf`), which moves none of them."""
-        decoder = isinstance(self.config, GptConfig)
+        decoder = not family_of(self.config).bidirectional
         normal = nn.initializers.normal if decoder else nn.initializers.truncated_normal
         return Dense(
             (width,),

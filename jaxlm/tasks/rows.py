@@ -3,7 +3,7 @@
     [CLS] a text [SEP]                       types 0 0 0 0
     [CLS] a text [SEP] another one [SEP]     types 0 0 0 0 1 1 1
 
-and as other families have it (`spelling.py`).
+and as other families have it (`families/frame.py`).
 
 Of a pair that is too long the longer text loses tokens, one by one, at its end
 (google-research/bert run_classifier.py `_truncate_seq_pair`); of a GPT's each text has
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
+from jaxlm.families import Frame, Tokens
 from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.read.tables import Example
-from jaxlm.tasks.spelling import Spelling, Tokens
 
 if TYPE_CHECKING:
     from jaxlm.types import AnyArray
@@ -63,13 +63,13 @@ class TaskBatch(NamedTuple):
     segments: Int[AnyArray, "B L"] | None = None
 
 
-def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> TaskRows:
+def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
     """Rows of at most `length` tokens, without labels."""
-    begin, between, end = spelling.begin, spelling.between, spelling.end
+    begin, between, end = frame.begin, frame.between, frame.end
     room, half = length - len(begin) - len(end), max(1, length // 2 - 2)
-    first = spelling.texts([e.text for e in examples])
+    first = frame.texts([e.text for e in examples])
     pairs = [e.pair for e in examples if e.pair is not None]
-    second = spelling.texts(pairs) if pairs else []
+    second = frame.texts(pairs) if pairs else []
     if second and len(second) != len(first):
         raise ValueError("some examples are pairs and some are not")
     tokens, begins, cut = [], [], 0
@@ -78,7 +78,7 @@ def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> Task
         if second:
             b = second[i]
             kept_a, kept_b = _kept(len(a), len(b), room - len(between))
-            if spelling.halves:
+            if frame.halves:
                 kept_a, kept_b = min(len(a), half), min(len(b), half)
             cut += kept_a < len(a) or kept_b < len(b)
             row = [begin, a[:kept_a], between, b[:kept_b], end]
@@ -88,14 +88,14 @@ def encode(examples: Sequence[Example], spelling: Spelling, length: int) -> Task
     labels = np.zeros(len(tokens), np.int32)
     notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
     begin_at = np.array(begins, np.int32)
-    return TaskRows(tokens, begin_at, spelling.pad, labels, notes)
+    return TaskRows(tokens, begin_at, frame.pad, labels, notes)
 
 
 def encode_several(
-    examples: Sequence[Sequence[Example]], spelling: Spelling, length: int, most: int
+    examples: Sequence[Sequence[Example]], frame: Frame, length: int, most: int
 ) -> TaskRows:
     """`most` rows of each example, without labels; of no token where it has fewer."""
-    rows = encode([each for one in examples for each in one], spelling, length)
+    rows = encode([each for one in examples for each in one], frame, length)
     none = rows.tokens[0][:0]
     filled = iter(zip(rows.tokens, rows.second.tolist(), strict=True))
     tokens, second = [], []

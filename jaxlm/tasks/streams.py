@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.config import BertConfig, ElmoConfig, FinetuneConfig, Phase
+from jaxlm.config import FinetuneConfig, Phase
+from jaxlm.families import family_of
 from jaxlm.objectives import Objective
 from jaxlm.tasks.buckets import bucket_lengths, shuffled
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.packing import packed_batch, packing_of
 from jaxlm.tasks.rows import TaskRows, batch_of
 from jaxlm.tasks.task_layers import body_flops
-from jaxlm.tasks.trunk import forward_flops
 from jaxlm.train.source import BatchStream
 
 # Steps that take as long as to compile one shape more. On a CPU it is 10 to 15, but
@@ -53,7 +53,7 @@ def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
     """Whether several examples can share a row, and may."""
     return (
         config.task.pack
-        and isinstance(config.model, BertConfig)
+        and family_of(config.model).packs
         and module.pooling in ("pooler", "cls", "mean", "none")
         and module.body is None
         and not rows.several
@@ -125,8 +125,7 @@ def _drops(config: FinetuneConfig) -> bool:
 
 def _row_cost(config: FinetuneConfig, module: TaskModel, width: int) -> int:
     """In FLOP, with what scores cost beside their products: wide rows have more."""
-    model = config.model
-    assert isinstance(model, BertConfig)  # see `packs`
+    model: Any = config.model  # with heads: see `packs`
     scores = width**2 * model.num_heads * model.num_layers
     return _row_flops(config, module, width) + _SCORE * scores
 
@@ -135,7 +134,8 @@ def _row_flops(config: FinetuneConfig, module: TaskModel, length: int) -> int:
     """Of one row in training: the way back costs two forward passes, and nothing
     through a trunk that stays as it is."""
     model = config.model
-    trunk = forward_flops(model, length, words=config.task.lm_weight > 0)
-    inputs = model.d_model * (2 if isinstance(model, ElmoConfig) else 1)
-    body = body_flops(module.body, inputs, length)
+    family = family_of(model)
+    predictions = length if config.task.lm_weight else 0
+    trunk = family.forward_flops(model, length, predictions)
+    body = body_flops(module.body, family.width(model), length)
     return trunk * (1 if module.frozen else 3) + 3 * body

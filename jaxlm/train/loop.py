@@ -116,7 +116,11 @@ def train(
         Log(workdir, config) as log,
     ):
         make, abstract = abstract_state(
-            source.module, optimizer, mesh, seed=config.seed, rows=config.rows
+            source.module,
+            optimizer,
+            mesh,
+            seed=config.seed,
+            zero_carry=source.zero_carry,
         )
         if config.init and initial is None:
             initial = _of_run(config.init)

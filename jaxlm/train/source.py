@@ -18,9 +18,8 @@ from jax.sharding import NamedSharding
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.evaluate import open_evaluation
-from jaxlm.models import build
-from jaxlm.models.flops import train_flops
-from jaxlm.objectives import Objective, objective_of
+from jaxlm.families import family_of
+from jaxlm.objectives import Objective
 from jaxlm.text.corpus import Corpus
 
 Evaluate = Callable[[Any], dict[str, float]]  # parameters → figures
@@ -50,6 +49,7 @@ class TrainingSource(NamedTuple):
     module: Any  # a Linen module with the `config` of its family and `example()`
     open_stream: Callable[[Phase, str], BatchStream]  # of a phase and its name
     evaluation: Callable[[NamedSharding], Evaluate | str]  # or why there is none
+    zero_carry: Callable[[], Any] = tuple  # what the first batch begins with
     best: str = ""  # figure of it whose best parameters are kept; empty: none are
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
     lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
@@ -57,10 +57,13 @@ class TrainingSource(NamedTuple):
 
 def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
     """Text and the family's own objective."""
-    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
+    family = family_of(config.model)
+    module = family.build(
+        config.model, dtype=jnp.dtype(config.precision), remat=config.remat
+    )
 
     def open_stream(phase: Phase, stream: str) -> BatchStream:
-        objective = objective_of(config, module, corpus.manifest, phase, stream=stream)
+        objective = family.objective(config, module, corpus.manifest, phase, stream)
         source = open_rows(
             config,
             corpus,
@@ -75,7 +78,7 @@ def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
             lambda step, local: read_rows(source, step * phase.batch + local),
             lambda rows: phase.length,
             tokens=float(phase.batch * phase.length),
-            flops=float(train_flops(config.model, phase, config.data.negatives)),
+            flops=float(family.train_flops(config, phase)),
             dropout=config.model.dropout > 0,
         )
 
@@ -97,4 +100,9 @@ def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
             limit=config.eval_rows,
         )
 
-    return TrainingSource(module, open_stream, evaluation)
+    return TrainingSource(
+        module,
+        open_stream,
+        evaluation,
+        zero_carry=lambda: family.zero_carry(config.model, config.rows),
+    )

@@ -12,7 +12,6 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from jaxlm.keys import key_for
-from jaxlm.models import zero_carry
 from jaxlm.sharding import (
     batch_sharding,
     opt_state_shardings,
@@ -48,7 +47,7 @@ def abstract_state(
     mesh: Mesh | AbstractMesh,
     *,
     seed: int,
-    rows: int,
+    zero_carry: Callable[[], Any] = tuple,
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """(the function that makes the state, its shapes with shardings).
 
@@ -57,14 +56,14 @@ def abstract_state(
         optimizer: of the run.
         mesh: devices, real or abstract.
         seed: names the initial weights.
-        rows: of the global batch.
+        zero_carry: makes the carry of the first batch.
     """
 
     def make() -> TrainState:
         params = init_params(module, seed)
         zero = jnp.zeros((), jnp.int32)
-        carry = zero_carry(module, rows)
-        return TrainState(zero, params, optimizer.init(params), zero, zero, carry)
+        opt_state = optimizer.init(params)
+        return TrainState(zero, params, opt_state, zero, zero, zero_carry())
 
     shapes = jax.eval_shape(make)
     by_param = param_shardings(mesh, shapes.params)

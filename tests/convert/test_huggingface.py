@@ -22,7 +22,7 @@ from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model, read_model
 from jaxlm.convert.rules import TensorTable
 from jaxlm.convert.verify import Reference, verify
-from jaxlm.models import parameter_shapes
+from jaxlm.families import parameter_shapes
 from jaxlm.types import UserError
 
 WEIGHTS = "model.safetensors"

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 import jaxlm
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model
-from jaxlm.models import build
+from jaxlm.families import build
 from jaxlm.open import initial
 from jaxlm.train.state import abstract_params, init_params
 from jaxlm.tree import leaves, map_with_path

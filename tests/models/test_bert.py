@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from jaxlm.config import BERT_SIZES, BertConfig, bert
+from jaxlm.families import num_parameters
 from jaxlm.losses import cross_entropy
 from jaxlm.models.bert import Bert
 from jaxlm.models.dropout import Dropout
-from jaxlm.models.flops import bert_train_flops, num_parameters
+from jaxlm.models.flops import bert_train_flops
 from jaxlm.models.layers import attend
 from jaxlm.tree import leaves
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxlm.config import RunConfig, elmo, from_json, to_json
-from jaxlm.models import build
+from jaxlm.families import build, num_parameters
 from jaxlm.models.elmo import Elmo, State, head_rows, zero_state
-from jaxlm.models.flops import elmo_forward_flops, num_parameters
+from jaxlm.models.flops import elmo_forward_flops
 from jaxlm.text.characters import word_characters
 from jaxlm.tree import leaves
 from jaxlm.types import UserError

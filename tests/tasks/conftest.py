@@ -7,7 +7,7 @@ from reviews import BAD, GOOD, REST, reviews, write_tsv
 
 from jaxlm.config import bert
 from jaxlm.convert.model_directory import export_model, from_params
-from jaxlm.models import build
+from jaxlm.families import build
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
 

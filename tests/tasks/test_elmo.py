@@ -14,10 +14,9 @@ from jaxlm.cli import main
 from jaxlm.config import TaskConfig, elmo
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model
-from jaxlm.models import build
+from jaxlm.families import ELMO, build
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import batch_of, encode
-from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.characters import word_characters
 from jaxlm.text.tokenizers import train_tokenizer
@@ -80,9 +79,9 @@ def run(model, sst2, tmp_path_factory):
 
 
 def test_rows_are_words_and_a_pair_is_two_sentences(words):
-    spelling = spelling_of(MODEL, words)
+    frame = ELMO.frame(MODEL, words, task=True)
     one = Example("it's dull", None, None, "")
-    rows = encode([one, one._replace(text="warm")], spelling, 8)
+    rows = encode([one, one._replace(text="warm")], frame, 8)
     batch = batch_of(rows, np.array([0, 1]), 4)
     want = word_characters(["it", "'", "s", "dull"], slots=12)
     assert batch.tokens.dtype == np.uint16 and batch.tokens.shape == (2, 4, 12)
@@ -90,12 +89,12 @@ def test_rows_are_words_and_a_pair_is_two_sentences(words):
     assert batch.mask.tolist() == [[True] * 4, [True, False, False, False]]
     assert not batch.tokens[1, 1:].any() and not batch.token_types.any()
     pair = one._replace(pair="a b c d e f")
-    rows = encode([pair], spelling, 9)
+    rows = encode([pair], frame, 9)
     kept = ["it", "'", "s", "dull", "</S>", "<S>", *"abc"]
     np.testing.assert_array_equal(rows.tokens[0], word_characters(kept, slots=12))
     assert rows.notes == ("1 rows were cut to 9 tokens",)
     # A word that was given stays one, whatever the tokenizer would cut it into.
-    given = spelling.words(["it's", "\x00"])
+    given = frame.words(["it's", "\x00"])
     assert [len(each) for each in given] == [1, 1]
     np.testing.assert_array_equal(given[0], word_characters(["it's"], slots=12))
 

@@ -313,7 +313,7 @@ def _differences(capsys, words):
 def test_a_model_without_a_pooler_says_how_to_go_on(sst2, tmp_path, capsys):
     from jaxlm.config import bert
     from jaxlm.convert.model_directory import export_model, from_params
-    from jaxlm.models import build
+    from jaxlm.families import build
     from jaxlm.text.tokenizers import train_tokenizer
     from jaxlm.train.state import init_params
 

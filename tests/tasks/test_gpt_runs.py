@@ -16,7 +16,7 @@ from roads import digest, mistake
 from jaxlm.cli import main
 from jaxlm.config import gpt2
 from jaxlm.convert.model_directory import export_model, from_params
-from jaxlm.models import build
+from jaxlm.families import build
 from jaxlm.tasks.finetuned import open_finetuned
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert
+from jaxlm.families import BERT
 from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import _kept, batch_of, encode
-from jaxlm.tasks.spelling import spelling_of
 from jaxlm.text.tokenizers import load_tokenizer
 
 
@@ -28,13 +28,13 @@ def test_a_long_pair_is_cut_as_google_s_loop_cuts_it():
 
 def test_rows_are_put_together_as_bert_s(tokenizer):
     special = tokenizer.special
-    spelling = spelling_of(bert("tiny"), tokenizer)
+    frame = BERT.frame(bert("tiny"), tokenizer, task=True)
     examples = [Example("the film", None, None, ""), Example("dull", None, None, "")]
     pairs = [each._replace(pair="is a story") for each in examples]
     the, film = tokenizer.encode("the film").ids
-    rows = encode(examples, spelling, 8)
+    rows = encode(examples, frame, 8)
     assert rows.tokens[0].tolist() == [special.cls, the, film, special.sep]
-    rows = encode(pairs, spelling, 8)
+    rows = encode(pairs, frame, 8)
     batch = batch_of(rows, np.array([0, NONE]), 8)
     assert batch.tokens[0].tolist() == [
         special.cls,
@@ -46,4 +46,4 @@ def test_rows_are_put_together_as_bert_s(tokenizer):
     ]
     assert batch.token_types[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert batch.weights.tolist() == [1, 0] and batch.mask.all(1).tolist()[0]
-    assert encode(pairs, spelling, 7).notes == ("1 rows were cut to 7 tokens",)
+    assert encode(pairs, frame, 7).notes == ("1 rows were cut to 7 tokens",)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert, elmo, gpt2
-from jaxlm.models import build
+from jaxlm.families import GPT, build, family_of
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
 from jaxlm.tasks.rows import TaskBatch
@@ -21,7 +21,6 @@ from jaxlm.tasks.task_layers import (
     max_pool,
     mean_pool,
 )
-from jaxlm.tasks.trunk import forward_flops
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.train.state import abstract_params, init_params
 
@@ -234,7 +233,7 @@ def test_the_penalty_is_whole_however_a_batch_is_cut():
 
 def test_a_row_s_arithmetic_is_counted_without_a_head_over_words():
     for config in FAMILIES.values():
-        assert forward_flops(config, 8) > 0
-    assert forward_flops(FAMILIES["gpt"], 8, words=True) - forward_flops(
-        FAMILIES["gpt"], 8
-    ) == (2 * 8 * 8 * 30)
+        assert family_of(config).forward_flops(config, 8, 0) > 0
+    gpt = FAMILIES["gpt"]
+    head = GPT.forward_flops(gpt, 8, 8) - GPT.forward_flops(gpt, 8, 0)
+    assert head == 2 * 8 * 8 * 30

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jaxlm.config import DataConfig, OptimConfig, RunConfig, elmo
-from jaxlm.models import build
+from jaxlm.families import ELMO, build
 from jaxlm.models.elmo import head_rows, zero_state
-from jaxlm.objectives import bidirectional_lm, objective_of
+from jaxlm.objectives import bidirectional_lm
 from jaxlm.sharding import make_mesh
 from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
@@ -61,7 +61,7 @@ def states_of(
     data = DataConfig(negatives=negatives)
     config = RunConfig(model=MODEL, optim=optim, data=data)
     module, phase = build(MODEL), config.all_phases[0]
-    objective = objective_of(config, module, Mock(Manifest), phase, stream="train.0")
+    objective = ELMO.objective(config, module, Mock(Manifest), phase, "train.0")
     if few_rows is not None:
         objective = bidirectional_lm(module, MODEL, data, few_rows=few_rows)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
@@ -70,7 +70,9 @@ def states_of(
             lambda: module.init(jax.random.key(0), *module.example())
         )
         optimizer, schedule = make_optimizer(config.optim, 100, params["params"])
-        make, _ = abstract_state(module, optimizer, mesh, seed=3, rows=B)
+        make, _ = abstract_state(
+            module, optimizer, mesh, seed=3, zero_carry=lambda: zero_state(MODEL, B)
+        )
         step = jax.jit(
             make_train_step(
                 objective,
@@ -132,7 +134,9 @@ def test_no_gradient_is_as_large_as_the_table():
     )
     optimizer, schedule = make_optimizer(ADAGRAD, 100, params)
     mesh = make_mesh(RunConfig().mesh)
-    _, state = abstract_state(build(big), optimizer, mesh, seed=3, rows=8)
+    _, state = abstract_state(
+        build(big), optimizer, mesh, seed=3, zero_carry=lambda: zero_state(big, 8)
+    )
     step = make_train_step(
         objective, optimizer, schedule, accumulate=1, seed=3, dropout=False
     )

@@ -10,8 +10,7 @@ from tiny import tiny
 from jaxlm.config import MeshConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import open_source, read_rows
-from jaxlm.models import build
-from jaxlm.objectives import objective_of
+from jaxlm.families import build, family_of
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
@@ -26,11 +25,9 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
     optimizer, schedule = make_optimizer(config.optim, 100, abstract_params(module))
     sharding = batch_sharding(mesh)
     with jax.set_mesh(mesh):
-        make, _ = abstract_state(
-            module, optimizer, mesh, seed=config.seed, rows=phase.batch
-        )
-        objective = objective_of(
-            config, module, corpus.manifest, phase, stream="train.0"
+        make, _ = abstract_state(module, optimizer, mesh, seed=config.seed)
+        objective = family_of(config.model).objective(
+            config, module, corpus.manifest, phase, "train.0"
         )
         source = open_source(
             corpus,

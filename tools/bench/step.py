@@ -49,12 +49,12 @@ from jaxlm.config import (  # noqa: E402
     GptConfig,
     OptimConfig,
     Phase,
+    RunConfig,
     bert,
     gpt2,
 )
+from jaxlm.families import build, family_of  # noqa: E402
 from jaxlm.losses import head_cross_entropy  # noqa: E402
-from jaxlm.models import build  # noqa: E402
-from jaxlm.models.flops import train_flops  # noqa: E402
 from jaxlm.objectives import Objective, causal_lm, masked_lm  # noqa: E402
 from jaxlm.train.optim import make_optimizer  # noqa: E402
 from jaxlm.train.state import TrainState, init_params  # noqa: E402
@@ -339,7 +339,7 @@ def main() -> None:
         rows.append((mine, other, products))
     tokens = args.batch * args.length
     total = [sum(s * ours.matmuls[m] for m, s in p.items()) for _, _, p in rows]
-    flops = train_flops(config, case.phase)
+    flops = family_of(config).train_flops(RunConfig(model=config), case.phase)
     traced = sum(each.flops * count for each, count in ours.matmuls.items())
     # A decoder's head is padded to a multiple of 128 rows.
     assert args.remat != "none" or flops <= traced < 1.01 * flops, (traced, flops)

@@ -30,7 +30,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import load_config
 from jaxlm.config.files import to_json
-from jaxlm.models import parameter_shapes
+from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import WordPiece
 from jaxlm.tree import map_with_path
 run, config = Path(sys.argv[2]), load_config(sys.argv[1])

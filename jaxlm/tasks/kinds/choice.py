@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxlm.config import FinetuneConfig, GptConfig
+from jaxlm.config import FinetuneConfig
+from jaxlm.families import family_of
 from jaxlm.tasks.kinds.classes import class_sums, write_answers
 from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode_several
 from jaxlm.tasks.scoring import class_figures
-from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -51,8 +51,8 @@ def names_of(examples: Sequence[Example]) -> tuple[str, ...]:
 
 def choice_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """One number a row, softmax over the rows of an example."""
-    task, spelling = config.task, spelling_of(config.model, tokenizer)
-    decoder = isinstance(config.model, GptConfig)
+    task, family = config.task, family_of(config.model)
+    frame = family.frame(config.model, tokenizer, task=True)
 
     def read(path: str, labelled: bool) -> list[Example]:
         examples = read_table(path, task, labelled=labelled)
@@ -72,7 +72,7 @@ def choice_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
     def texts(example: Example) -> list[Example]:
         pair = [example.pair] if example.pair else []
-        before, after = (pair, []) if decoder else ([], pair)
+        before, after = (pair, []) if not family.bidirectional else ([], pair)
         text = " ".join([example.text, *before])
         return [
             example._replace(text=text, pair=" ".join([*after, each]))
@@ -81,7 +81,7 @@ def choice_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
     def encoded(examples: Sequence[Example], labelled: bool) -> TaskRows:
         each = [texts(example) for example in examples]
-        rows = encode_several(each, spelling, config.length, len(task.labels))
+        rows = encode_several(each, frame, config.length, len(task.labels))
         if not labelled:
             return rows
         labels = [task.labels.index(str(each.label)) for each in examples]

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.families import family_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode, encode_several
 from jaxlm.tasks.scoring import class_figures, number_figures
-from jaxlm.tasks.spelling import spelling_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -50,14 +50,14 @@ def class_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Classes by softmax, numbers by squared error."""
     task = config.task
     numbers = task.kind == "number"
-    spelling = spelling_of(config.model, tokenizer)
+    frame = family_of(config.model).frame(config.model, tokenizer, task=True)
 
     def encoded(examples: Sequence[Example], labelled: bool) -> TaskRows:
         if task.both_orders:
             both = [(each, _swapped(each)) for each in examples]
-            rows = encode_several(both, spelling, config.length, 2)
+            rows = encode_several(both, frame, config.length, 2)
         else:
-            rows = encode(examples, spelling, config.length)
+            rows = encode(examples, frame, config.length)
         if not labelled:
             return rows
         return rows._replace(labels=_numbers(examples) if numbers else _ids(examples))

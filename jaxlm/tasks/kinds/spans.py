@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.families.frame import special_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.layers import NEG_INF, same_segment
@@ -36,7 +37,6 @@ from jaxlm.tasks.read.squad import (
     scored,
 )
 from jaxlm.tasks.rows import TaskRows
-from jaxlm.tasks.spelling import special_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError

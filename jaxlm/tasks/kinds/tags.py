@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.config import FinetuneConfig
+from jaxlm.families import Frame, Tokens, family_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
@@ -26,7 +27,6 @@ from jaxlm.tasks.buckets import NONE
 from jaxlm.tasks.read.conll import Sentence, read_sentences
 from jaxlm.tasks.rows import TaskRows
 from jaxlm.tasks.scoring import as_bio, entity_figures, parts_of
-from jaxlm.tasks.spelling import Spelling, Tokens, spelling_of
 from jaxlm.tasks.task import Scores, Task
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -70,7 +70,7 @@ def tags_of(sentences: Sequence[Sentence], path: str, *, bio: bool) -> tuple[str
 def tag_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     """Softmax over tags at each word."""
     task, bio = config.task, config.task.metric == "entity_f1"
-    spelling = spelling_of(config.model, tokenizer)
+    frame = family_of(config.model).frame(config.model, tokenizer, task=True)
     number_of = {tag: i for i, tag in enumerate(task.labels)}
 
     def read(path: str, labelled: bool) -> list[Sentence]:
@@ -89,7 +89,7 @@ def tag_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
         return [each._replace(tags=tuple(as_bio(each.tags))) for each in found]
 
     def encoded(examples: Sequence[Sentence], labelled: bool) -> TaskRows:
-        rows = _split(examples, spelling, config.length)
+        rows = _split(examples, frame, config.length)
         labels = []
         for ids, part in zip(rows.tokens, rows.places, strict=True):
             row = np.full(len(ids), NONE, np.int32)
@@ -137,11 +137,11 @@ def tag_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
     )
 
 
-def _split(examples: Sequence[Sentence], spelling: Spelling, length: int) -> TaskRows:
+def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
     """Rows of whole words; a word of more tokens than a row has is cut."""
-    begin, end = spelling.begin, spelling.end
+    begin, end = frame.begin, frame.end
     room = length - len(begin) - len(end)
-    words = iter(spelling.words([word for each in examples for word in each.words]))
+    words = iter(frame.words([word for each in examples for word in each.words]))
     rows: list[Tokens] = []
     parts: list[Part] = []
 
@@ -165,7 +165,7 @@ def _split(examples: Sequence[Sentence], spelling: Spelling, length: int) -> Tas
     second = np.array([len(row) for row in rows], np.int32)
     more = len(rows) - len(examples)
     notes = (f"{more:,} rows go on with a long sentence",) if more else ()
-    return TaskRows(rows, second, spelling.pad, [], notes, parts)
+    return TaskRows(rows, second, frame.pad, [], notes, parts)
 
 
 def _tag_sums(logits_BLY: Any, batch: Any) -> Sums:

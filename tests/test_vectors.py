@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert, elmo, gpt2
-from jaxlm.embed import embed
-from jaxlm.models import build
+from jaxlm.families import build
 from jaxlm.models.layers import causal_mask
 from jaxlm.text.characters import sentence_characters
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
 from jaxlm.types import UserError
+from jaxlm.vectors import embed
 
 TEXTS = ["the cat sat on the mat", "", "a cat", "mat on cat , sat the the a"]
 SHAPE = {"num_layers": 2, "num_heads": 2, "d_model": 8, "d_ff": 12, "max_length": 16}
@@ -39,6 +39,11 @@ def model(family: str):
         init_params(module, 0),
     )
     return module, params, tokenizer
+
+
+def vectors(module, *rest, **options):
+    """`embed` with the config of a module."""
+    return embed(module.config, *rest, **options)
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt", "elmo"])
@@ -75,7 +80,7 @@ def alone(family, module, params, tokenizer, text) -> np.ndarray:
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_each_text_is_read_as_if_alone(found, batch):
     family, *parts = found
-    got = list(embed(*parts, TEXTS, layers="all", pooling="none", batch=batch))
+    got = list(vectors(*parts, TEXTS, layers="all", pooling="none", batch=batch))
     for text, each in zip(TEXTS, got, strict=True):
         want = alone(family, *parts, text)
         assert each.vectors.shape == want.shape == (3, len(each.tokens), want.shape[2])
@@ -84,10 +89,12 @@ def test_each_text_is_read_as_if_alone(found, batch):
 
 def test_layers_and_poolings_are_parts_of_all(found):
     _, *parts = found
-    everything = [e.vectors for e in embed(*parts, TEXTS, layers="all", pooling="none")]
+    everything = [
+        e.vectors for e in vectors(*parts, TEXTS, layers="all", pooling="none")
+    ]
 
     def one(**options):
-        return [each.vectors for each in embed(*parts, TEXTS, **options)]
+        return [each.vectors for each in vectors(*parts, TEXTS, **options)]
 
     for got, all_ in zip(one(layers=1, pooling="none"), everything, strict=True):
         np.testing.assert_allclose(got, all_[1], atol=1e-6)
@@ -102,7 +109,7 @@ def test_layers_and_poolings_are_parts_of_all(found):
 def test_a_long_text_is_read_in_windows_with_context_on_both_sides(family):
     module, params, tokenizer = model(family)
     text = "the cat sat on the mat , " * 6
-    each = next(embed(module, params, tokenizer, [text], pooling="none", batch=2))
+    each = next(vectors(module, params, tokenizer, [text], pooling="none", batch=2))
     ids = tokenizer.encode(text).ids
     assert len(each.tokens) == len(ids) == each.vectors.shape[0] > 2 * 16
     # By hand: windows of all positions, half of them on, and the one at the end.
@@ -129,7 +136,7 @@ def test_a_long_text_is_read_in_windows_with_context_on_both_sides(family):
 def test_a_stateful_elmo_goes_on_where_the_text_before_in_its_slot_ended():
     module, params, tokenizer = model("elmo")
     options = {"layers": "all", "pooling": "none", "batch": 2, "stateful": True}
-    got = [e.vectors for e in embed(module, params, tokenizer, TEXTS, **options)]
+    got = [e.vectors for e in vectors(module, params, tokenizer, TEXTS, **options)]
     state = None
     for pair in (0, 2):
         words = [tokenizer.cut(text) for text in TEXTS[pair : pair + 2]]
@@ -140,14 +147,14 @@ def test_a_stateful_elmo_goes_on_where_the_text_before_in_its_slot_ended():
             want = np.asarray(out.hidden)[:, row, 1 : 1 + len(words[row])]
             np.testing.assert_allclose(got[pair + row], want, atol=1e-5)
     fresh = list(
-        embed(module, params, tokenizer, TEXTS, **{**options, "stateful": False})
+        vectors(module, params, tokenizer, TEXTS, **{**options, "stateful": False})
     )
     assert np.abs(fresh[2].vectors[1:] - got[2][1:]).max() > 1e-3
 
 
 def test_cls_is_the_vector_before_the_text():
     module, params, tokenizer = model("bert")
-    got = [e.vectors for e in embed(module, params, tokenizer, TEXTS, pooling="cls")]
+    got = [e.vectors for e in vectors(module, params, tokenizer, TEXTS, pooling="cls")]
     special = tokenizer.special
     ids = tokenizer.encode(TEXTS[0]).ids
     row = np.array([[special.cls, *ids, special.sep]], np.int32)
@@ -160,9 +167,9 @@ def test_mistakes():
     for wrong, message in (
         ({"layers": 3}, "layer 3: there are 0"),
         ({"layers": -4}, "layer -4"),
-        ({"pooling": "cls"}, "only a BERT has a"),
-        ({"stateful": True}, "only an ELMo has a state"),
+        ({"pooling": "cls"}, "a GPT has no"),
+        ({"stateful": True}, "has no state"),
         ({"batch": 0}, "must be positive"),
     ):
         with pytest.raises(UserError, match=message):
-            next(embed(module, params, tokenizer, TEXTS, **wrong))
+            next(vectors(module, params, tokenizer, TEXTS, **wrong))

@@ -1,0 +1,203 @@
+"""Texts → vectors of their tokens, or of themselves: any layer of any family.
+
+A text stands alone: no vector depends on what else is in the call, and an ELMo starts
+each text from a zero state unless it is asked to be stateful, as the original is.
+Boundaries and special tokens are read and not returned.
+
+A text that is longer than the context is read in windows that overlap by half, and each
+token is taken from the window where it sees most: the middle of a window, or the second
+half where a token sees only what comes before it. So memory is bounded by `batch`
+windows and one text's own vectors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import ModelConfig
+from jaxlm.families import Family, Frame, Tokens, family_of
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.types import UserError
+
+Layers = int | Literal["last", "all", "mix"]
+Pooling = Literal["none", "mean", "cls", "sentence"]
+
+_BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
+
+
+class Embedded(NamedTuple):
+    """The vectors of one text; with all layers there are M of them, in front."""
+
+    tokens: tuple[str, ...]
+    vectors: np.ndarray  # float32 [(M,) L, D], pooled: [(M,) D]
+
+
+class _Window(NamedTuple):
+    tokens: Tokens
+    keep: slice  # tokens whose vectors are taken from this window
+    strings: list[str]  # of these tokens
+    last: bool  # of its text
+
+
+# Rows of tokens → hidden states [(M,) B, L, D].
+Read = Callable[[list[Tokens]], np.ndarray]
+
+
+def embed(
+    config: ModelConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    layers: Layers = "last",
+    pooling: Pooling = "mean",
+    batch: int = 16,
+    stateful: bool = False,
+) -> Iterator[Embedded]:
+    """Vectors of each text, in their order.
+
+    Args:
+        config: of the model.
+        params: of it.
+        tokenizer: of it.
+        texts: any strings; an empty one has no tokens, and its mean is 0.
+        layers: the last one, all (the embedding first), one by its number (0: the
+            embedding, negative ones from the end), or the plain mean of all, where
+            `ScalarMix` starts.
+        pooling: a vector a token ("none"), their mean, that of BERT's [CLS], or the
+            mean of all with [CLS] and [SEP], of length 1 ("sentence"), as
+            sentence-transformers has it.
+        batch: windows at a time.
+        stateful: ELMo: text n goes on, in both directions, from the state in which text
+            n - `batch` ended, as allenai/bilm-tf does; texts are then read whole.
+
+    Raises:
+        UserError: the family has no such layer, pooling or state.
+    """
+    family, count = family_of(config), config.num_layers + 1
+    if isinstance(layers, int) and not -count <= layers < count:
+        raise UserError(f"layer {layers}: there are 0 (embedding) to {count - 1}")
+    if pooling in ("cls", "sentence") and not family.has_cls:
+        raise UserError(f"{family.article} has no [CLS]: pooling is none or mean")
+    if stateful and not family.stateful:
+        raise UserError(f"{family.article} has no state that goes from text to text")
+    if batch < 1:
+        raise UserError(f"batch = {batch} must be positive")
+    frame = family.frame(config, tokenizer)
+    read = _reader(family, config, params, frame, layers, batch, stateful)
+    windows = _windows(family, config, frame, texts, whole=stateful)
+    parts: list[np.ndarray] = []
+    tokens: list[str] = []
+    for window, hidden in _by_batches(windows, read, batch):
+        first = len(frame.begin)
+        behind = first + len(window.tokens)
+        parts.append(hidden[..., first:behind, :][..., window.keep, :])
+        tokens += window.strings
+        if not window.last:
+            continue
+        whole = np.concatenate(parts, axis=-2)
+        if pooling == "mean":
+            whole = whole.sum(-2) / max(1, whole.shape[-2])
+        elif pooling == "cls":
+            whole = hidden[..., 0, :]
+        elif pooling == "sentence":
+            total = whole.sum(-2) + hidden[..., 0, :] + hidden[..., behind, :]
+            whole = total / np.linalg.norm(total, axis=-1, keepdims=True)
+        yield Embedded(tuple(tokens), whole)
+        parts, tokens = [], []
+
+
+def _windows(
+    family: Family,
+    config: ModelConfig,
+    frame: Frame,
+    texts: Iterable[str],
+    *,
+    whole: bool,
+) -> Iterator[_Window]:
+    width = family.window(config)
+    lead = int(width * (0.25 if family.bidirectional else 0.5))
+    for text in texts:
+        tokens, strings = frame.spelled(text)
+        size = len(strings)
+        tokens = tokens[:size]
+        starts = [0]
+        if size > width and not whole:
+            starts = [*range(0, size - width, width // 2), size - width]
+        # Where the tokens that each window keeps begin; the last ends with the text.
+        begins = [start + lead * (start > 0) for start in starts]
+        for start, begin, end in zip(starts, begins, [*begins[1:], size], strict=True):
+            read = tokens[start:] if whole else tokens[start : start + width]
+            keep = slice(begin - start, end - start)
+            yield _Window(read, keep, strings[begin:end], end == size)
+
+
+def _by_batches(
+    windows: Iterator[_Window], read: Read, batch: int
+) -> Iterator[tuple[_Window, np.ndarray]]:
+    """Each window with the hidden states of its row, [(M,) L, D]."""
+    while waiting := list(itertools.islice(windows, batch)):
+        hidden = read([window.tokens for window in waiting])
+        for row, window in enumerate(waiting):
+            yield window, hidden[..., row, :, :]
+
+
+def _reader(
+    family: Family,
+    config: ModelConfig,
+    params: Any,
+    frame: Frame,
+    layers: Layers,
+    batch: int,
+    stateful: bool,
+) -> Read:
+    encoder = family.encoder(config)
+
+    def chosen(hidden: jax.Array) -> jax.Array:
+        hidden = hidden.astype(jnp.float32)
+        if layers == "all":
+            return hidden
+        if layers == "mix":
+            return hidden.mean(0)
+        return hidden[-1 if layers == "last" else layers]
+
+    @jax.jit
+    def apply(tokens: jax.Array, mask: jax.Array, carry: Any):
+        with jax.default_matmul_precision("float32"):
+            types = jnp.zeros(mask.shape, jnp.int32)
+            out, carry = encoder.apply(
+                {"params": params},
+                tokens,
+                types,
+                mask,
+                carry=carry,
+                method=family.encode,
+            )
+            return chosen(out.hidden), carry
+
+    carry = family.zero_carry(config, batch)
+
+    def read(texts: list[Tokens]) -> np.ndarray:
+        nonlocal carry
+        empty = [texts[0][:0]] * (batch - len(texts))
+        rows = [frame.row(each) for each in (*texts, *empty)]
+        longest = max(1, *map(len, rows))
+        length = longest if stateful else -(-longest // _BUCKET) * _BUCKET
+        tokens, mask = frame.padded(rows, min(length, config.max_length))
+        hidden, after = apply(tokens.astype(np.int32), mask, carry)
+        if stateful:
+            count = len(texts)
+            carry = jax.tree.map(
+                lambda new, old: jnp.concatenate([new[:count], old[count:]]),
+                after,
+                carry,
+            )
+        return np.asarray(hidden)
+
+    return read
