@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 
 from jaxlm.cli.arguments import parse
@@ -178,24 +177,9 @@ def verified(out: str, to: str, model: Any = None) -> int:
         model: what it must equal; None: what jaxlm reads from it.
     """
     import jaxlm
-    from jaxlm.convert.verify import Reference, verify
+    from jaxlm.convert.verify import verify
 
-    model = model or jaxlm.load(out)
-
-    def outputs(ids):
-        found: Any = model.forward(ids)
-        return np.asarray(found.hidden[-1] if found.logits is None else found.logits)
-
-    def greedy(prompt: str, count: int) -> list[int]:
-        return model.generate([prompt], max_tokens=count, temperature=0.0)[
-            0
-        ].tokens.tolist()
-
-    def vectors(texts: list[str]) -> Any:
-        return model.embed(texts, pooling="sentence")
-
-    ours = Reference(model.config, model.tokenizer, outputs, greedy, vectors)
-    report = verify(ours, Path(out), to)
+    report = verify(model or jaxlm.load(out), Path(out), to)
     for line in report.lines:
         print(line)
     return 0 if report.passed else 1

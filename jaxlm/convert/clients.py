@@ -1,9 +1,9 @@
-"""Programs that read exports, asked what they make of one; a process for each call.
+"""Programs that read exports, each asked what it computes; one process for each call.
 
-    python -m jaxlm.convert.clients hf DIR asked.json said
+    python -m jaxlm.convert.clients hf DIR asked.json answer
 
-Writes said.json and said.npz. Imports nothing of jaxlm: what comes out here owes
-nothing to what wrote the files.
+Writes answer.json and answer.npz. Imports nothing of jaxlm, so that the answers do not
+depend on the code that wrote the files. Next: `verify.py` compares them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-Answer = tuple[dict[str, Any], dict[str, np.ndarray]]
+Answer = tuple[dict[str, Any], list[np.ndarray]]
+_LOGITS = ("prediction_logits", "mc_logits", "logits")
 
 
 def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
@@ -37,44 +38,31 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
         for what, names in info.items()
         if names
     ]
+    said: dict[str, Any] = {"version": transformers.__version__, "notes": notes}
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
-        ids = [tokenizer(text)["input_ids"] for text in asked["texts"]]
-    except (ValueError, OSError):
-        ids = None
-    arrays, has_logits = {}, False
+        said["ids"] = [tokenizer(text)["input_ids"] for text in asked["texts"]]
+    except Exception as error:  # each class of tokenizers fails in its own way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        notes.append(f"the tokenizer cannot be loaded, ids are not compared: {reason}")
+    outputs = []
     with torch.no_grad():
-        for i, row in enumerate(asked["rows"]):
-            out = model(torch.tensor([row]))
-            names = ("prediction_logits", "logits")
-            logits = next((getattr(out, n) for n in names if hasattr(out, n)), None)
-            has_logits = logits is not None
-            array = logits if has_logits else out.last_hidden_state
-            arrays[f"outputs_{i}"] = array[0].numpy()
-        for i, batch in enumerate(asked.get("batches", ())):
+        for batch in asked["batches"]:
             found = model(**{name: torch.tensor(x) for name, x in batch.items()})
-            arrays[f"outputs_{i}"] = _answers(found, torch)[0].numpy()
-        greedy = [
+            name = next((name for name in _LOGITS if hasattr(found, name)), None)
+            said["logits"] = name is not None
+            if hasattr(found, "start_logits"):
+                array = torch.stack([found.start_logits, found.end_logits], -1)
+            else:
+                array = getattr(found, name) if name else found.last_hidden_state
+            outputs.append(array[0].numpy())
+        said["greedy"] = [
             model.generate(
-                torch.tensor([ids_]), max_new_tokens=asked["new"], do_sample=False
-            )[0, len(ids_) :].tolist()
-            for ids_ in (asked["prompts"] if asked["new"] else [])
+                torch.tensor([ids]), max_new_tokens=asked["new"], do_sample=False
+            )[0, len(ids) :].tolist()
+            for ids in asked["prompts"]
         ]
-    said = {
-        "version": transformers.__version__,
-        "notes": notes,
-        "ids": ids,
-        "logits": has_logits,
-        "greedy": greedy,
-    }
-    return said, arrays
-
-
-def _answers(found: Any, torch: Any) -> Any:
-    """What a task's class says: of a span the logits of both its ends."""
-    if hasattr(found, "start_logits"):
-        return torch.stack([found.start_logits, found.end_logits], -1)
-    return found.mc_logits if hasattr(found, "mc_logits") else found.logits
+    return said, outputs
 
 
 def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
@@ -85,7 +73,7 @@ def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     model = sentence_transformers.SentenceTransformer(str(directory), device="cpu")
     vectors = model.encode(asked["texts"], show_progress_bar=False)
     said = {"version": sentence_transformers.__version__, "notes": []}
-    return said, {f"vectors_{i}": np.asarray(each) for i, each in enumerate(vectors)}
+    return said, [np.asarray(vector) for vector in vectors]
 
 
 def llama(path: Path, asked: dict[str, Any]) -> Answer:
@@ -99,15 +87,13 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
     params.warmup = False
     params.n_parallel = 1
     params.n_ctx = params.n_batch = params.n_ubatch = asked["context"]
-    params.embedding = not asked["new"]
+    params.embedding = not asked["prompts"]
     server = xllamacpp.Server(params)  # pyrefly: ignore
     said: dict[str, Any] = {"version": xllamacpp.__version__, "notes": []}
-    if not asked["new"]:
-        found = server.handle_embeddings({"input": asked["texts"]})
-        rows = {
-            f"vectors_{d['index']}": np.array(d["embedding"]) for d in found["data"]
-        }
-        return said, rows
+    if params.embedding:
+        found = server.handle_embeddings({"input": asked["texts"]})["data"]
+        found.sort(key=lambda each: each["index"])
+        return said, [np.array(each["embedding"]) for each in found]
     said["scores"] = []
     for ids in asked["prompts"]:
         found = server.handle_completions(
@@ -125,7 +111,7 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
                 for each in found["choices"][0]["logprobs"]["content"]
             ]
         )
-    return said, {"none": np.zeros(1)}
+    return said, []
 
 
 def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
@@ -135,21 +121,20 @@ def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
 
     program = export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(program.call)
-    arrays, has_logits = {}, False
-    for i, row in enumerate(asked["rows"]):
-        tokens = np.array([row], np.int32)
+    said: dict[str, Any] = {"version": jax.__version__, "notes": []}
+    outputs = []
+    for batch in asked["batches"]:
+        tokens = np.array(batch["input_ids"], np.int32)
         more = (np.zeros_like(tokens), np.ones(tokens.shape, bool))
-        out = call(tokens, *more[: len(program.in_avals) - 1])
-        has_logits = "logits" in out
-        arrays[f"outputs_{i}"] = np.asarray(out["logits" if has_logits else "hidden"])[
-            0
-        ]
-    said = {"version": jax.__version__, "notes": [], "logits": has_logits}
-    return said, arrays
+        found = call(tokens, *more[: len(program.in_avals) - 1])
+        said["logits"] = "logits" in found
+        outputs.append(np.asarray(found["logits" if said["logits"] else "hidden"])[0])
+    return said, outputs
 
 
 def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
-    """Whole rows; a decoder's again in two halves, the second a token at a time."""
+    """Whole rows. A decoder reads each row again in two halves, the second a token at
+    a time with a past."""
     import onnxruntime as ort  # pyrefly: ignore
 
     options = ort.SessionOptions()
@@ -163,42 +148,44 @@ def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
     pasts = [i for i in model.get_inputs() if i.name.startswith("past_key_values")]
     whole = session("decoder_model") if pasts else model
     output = whole.get_outputs()[0].name
-    arrays, worst = {}, 0.0
-    for i, row in enumerate(asked["rows"]):
-        ids = np.array([row], np.int64)
+    outputs, worst = [], 0.0
+    for batch in asked["batches"]:
+        ids = np.array(batch["input_ids"], np.int64)
         fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         if not pasts:
             fed["token_type_ids"] = np.zeros_like(ids)
-        arrays[f"outputs_{i}"] = whole.run([output], fed)[0][0]
+        outputs.append(whole.run([output], fed)[0][0])
         if pasts:
-            cuts = [0, *range(len(row) // 2, len(row) + 1)]
-            state = {
-                each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32)
-                for each in pasts
-            }
-            parts = []
-            for begin, end in itertools.pairwise(cuts):
-                fed = {"input_ids": ids[:, begin:end], **state}
-                fed["attention_mask"] = np.ones((1, end), np.int64)
-                logits, *state_ = model.run(None, fed)
-                names = [each.name for each in model.get_outputs()[1:]]
-                state = {
-                    name.replace("present", "past_key_values"): array
-                    for name, array in zip(names, state_, strict=True)
-                }
-                parts.append(logits[0])
-            delta = np.abs(np.concatenate(parts) - arrays[f"outputs_{i}"]).max()
-            worst = max(worst, float(delta / np.abs(arrays[f"outputs_{i}"]).max()))
-    said = {"version": ort.__version__, "logits": output == "logits"}
+            pieces = _by_pieces(model, pasts, ids)
+            delta = np.abs(pieces - outputs[-1]).max() / np.abs(outputs[-1]).max()
+            worst = max(worst, float(delta))
     notes = [f"with a past it differs by {worst:.1e}"] if worst > 1e-5 else []
-    return {**said, "notes": notes}, arrays
+    version = ort.__version__
+    return {"version": version, "logits": output == "logits", "notes": notes}, outputs
+
+
+def _by_pieces(model: Any, pasts: Any, ids: np.ndarray) -> np.ndarray:
+    """Logits [L, V] of one row, read in pieces."""
+    length = ids.shape[1]
+    state = {
+        each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32)
+        for each in pasts
+    }
+    logits = []
+    for begin, end in itertools.pairwise([0, *range(length // 2, length + 1)]):
+        mask = np.ones((1, end), np.int64)
+        fed = {"input_ids": ids[:, begin:end], "attention_mask": mask, **state}
+        found, *present = model.run(None, fed)
+        state = dict(zip(state, present, strict=True))
+        logits.append(found[0])
+    return np.concatenate(logits)
 
 
 def main(client: str, directory: str, question: str, answer: str) -> None:
     """Ask one client."""
     asked = json.loads(Path(question).read_text())
     said, arrays = _CLIENTS[client](Path(directory), asked)
-    np.savez(Path(answer).with_suffix(".npz"), **arrays)  # pyrefly: ignore
+    np.savez(Path(answer).with_suffix(".npz"), *arrays)
     Path(answer).with_suffix(".json").write_text(json.dumps(said))
 
 

@@ -21,7 +21,7 @@ from jaxlm.convert import bert, gpt
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model, read_model
 from jaxlm.convert.rules import TensorTable
-from jaxlm.convert.verify import Reference, verify
+from jaxlm.convert.verify import verify
 from jaxlm.families import parameter_shapes
 from jaxlm.types import UserError
 
@@ -86,23 +86,11 @@ def test_what_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def ours_of(model):
-    return Reference(
-        model.config,
-        model.tokenizer,
-        lambda ids: np.asarray(model.forward(ids).logits),
-        lambda prompt, count: model.generate(
-            [prompt], max_tokens=count, temperature=0.0
-        )[0].tokens.tolist(),
-        lambda texts: model.embed(texts, pooling="sentence"),
-    )
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["bert", "ernie", "gpt1", "gpt2"])
 def test_transformers_agrees_on_real_text(name, tmp_path):
     export(tmp_path / "out", name)
-    report = verify(ours_of(jaxlm.load(tmp_path / "out")), tmp_path / "out", "hf")
+    report = verify(jaxlm.load(tmp_path / "out"), tmp_path / "out", "hf")
     assert report.passed, report.lines
 
 
@@ -111,17 +99,15 @@ def test_a_client_that_computes_otherwise_is_noticed(
     factor, passed, tmp_path, monkeypatch
 ):
     export(tmp_path / "out", "bert")
-    ours = ours_of(jaxlm.load(tmp_path / "out"))
+    model = jaxlm.load(tmp_path / "out")
 
     def client(to, out, asked):
-        rows = enumerate(map(np.array, asked["rows"]))
-        arrays = {
-            f"outputs_{i}": ours.outputs(row[None])[0] * factor for i, row in rows
-        }
+        rows = [batch["input_ids"] for batch in asked["batches"]]
+        arrays = [np.asarray(model.forward(row).logits[0]) * factor for row in rows]
         return {"notes": [], "logits": True, "version": "0"}, arrays
 
     monkeypatch.setattr("jaxlm.convert.verify.run_client", client)
-    report = verify(ours, tmp_path / "out", "hf")
+    report = verify(model, tmp_path / "out", "hf")
     assert report.passed == passed
     assert report.lines[-1].endswith("NO PARITY") != passed
 
@@ -138,6 +124,19 @@ def test_what_transformers_saves_comes_in(name, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = _import(tmp_path / "theirs", tmp_path / "in", tmp_path / "out")
     same(loaded.params, params)
+
+
+@pytest.mark.oracle
+def test_verify_fails_where_the_tokenizer_cannot_be_loaded(tmp_path):
+    """Equal logits of equal ids are no parity when nobody compared the ids."""
+    export(tmp_path / "out", "bert")
+    model = jaxlm.load(tmp_path / "out")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "out" / name).write_text("damaged\n")
+    report = verify(model, tmp_path / "out", "hf")
+    assert not report.passed
+    assert any("the tokenizer cannot be loaded" in line for line in report.lines)
+    assert report.lines[-1].endswith("NO PARITY")
 
 
 def _import(directory, out, tokenizer, **options):
