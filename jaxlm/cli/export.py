@@ -39,15 +39,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Export, "export", argv)
     start_jax()
-    from jaxlm.config import ElmoConfig
-    from jaxlm.convert import gguf
-    from jaxlm.convert.model_directory import (
-        encoder_from_params,
-        export_model,
-        from_params,
-    )
-    from jaxlm.convert.onnx import export_onnx
-    from jaxlm.convert.stablehlo import export_stablehlo
+    from jaxlm.convert.formats import READABLE, export
     from jaxlm.convert.verify import check_client
     from jaxlm.open.directory import is_task, load
 
@@ -55,42 +47,21 @@ def run(argv: list[str]) -> int:
         check_client(args.to)
     if is_task(args.directory):
         return _export_task(args)
-    whole = args.to in ("gguf", "onnx", "stablehlo")  # what jaxlm does not read again
-    model = load(args.directory, stay=not whole)
-    if not whole and (args.to == "elmo") != isinstance(model.config, ElmoConfig):
-        fit = "elmo" if args.to != "elmo" else "hf"
-        raise UserError(f"{args.directory} has no form --to {args.to}: pass --to {fit}")
-    where = origin(args.directory, model)
-    if args.to == "gguf":
-        source = gguf.from_params(model.config, model.params)
-        digests = gguf.export_gguf(
-            Path(args.out), source, model.tokenizer, args.dtype, where
-        )
-    elif args.to == "stablehlo":
-        if args.dtype != "float32":
-            raise UserError(f"dtype {args.dtype}: a StableHLO file is float32")
-        digests = export_stablehlo(Path(args.out), model.config, model.params)
-    elif args.to == "onnx":
-        if args.dtype != "float32":
-            raise UserError(f"dtype {args.dtype}: ONNX is written in float32")
-        digests = export_onnx(
-            Path(args.out), model.config, model.params, model.tokenizer, where
-        )
-    else:
-        sentences = args.to == "sentence"
-        make = encoder_from_params if sentences else from_params
-        digests = export_model(
-            Path(args.out),
-            make(model.config, model.params),
-            model.tokenizer,
-            dtype=args.dtype,
-            origin=where,
-            sentences=sentences,
-        )
+    readable = args.to in READABLE
+    model = load(args.directory, stay=readable)
+    digests = export(
+        Path(args.out),
+        args.to,
+        model.config,
+        model.params,
+        model.tokenizer,
+        dtype=args.dtype,
+        origin=origin(args.directory, model),
+    )
     say_written(args.out, digests)
     if not args.verify:
         return 0
-    return verified(args.out, args.to, model if whole else None)
+    return verified(args.out, args.to, None if readable else model)
 
 
 def _export_task(args: Export) -> int:

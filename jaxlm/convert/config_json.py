@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.types import UserError
+
+Fields = Mapping[str, tuple[str, Any]]  # our field → their field and its default
 
 
 class ConfigJson(NamedTuple):
@@ -14,54 +17,53 @@ class ConfigJson(NamedTuple):
     path: Path
     values: dict[str, Any]
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A positive whole number.
+    def fields(self, names: Fields) -> dict[str, Any]:
+        """Our fields: positive integers, and numbers that are not negative.
+
+        The type of a default says which one a field is.
 
         Raises:
-            UserError: it is none, or absent without a default.
+            UserError: a value is neither.
         """
-        value = self._get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{self.path}: {name} = {value!r} is no positive integer")
-        return value
+        out = {}
+        for ours, (theirs, default) in names.items():
+            value = self.get(theirs, default)
+            kind, least, what = (int, 1, "positive integer")
+            if isinstance(default, float):
+                kind, least, what = ((int, float), 0, "number above 0")
+            good = isinstance(value, kind) and not isinstance(value, bool)
+            if not good or value < least:
+                raise UserError(f"{self.path}: {theirs} = {value!r} is no {what}")
+            out[ours] = type(default)(value)
+        return out
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A number that is not negative.
+    def choice(self, name: str, default: str, known: Mapping[str, str]) -> Any:
+        """Our word for one of their words.
 
         Raises:
-            UserError: as `integer`.
+            UserError: the word is not known.
         """
-        value = self._get(name, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-            raise UserError(f"{self.path}: {name} = {value!r} is no number above 0")
-        return float(value)
-
-    def text(self, name: str, default: str) -> str:
-        """A string.
-
-        Raises:
-            UserError: it is none.
-        """
-        value = self._get(name, default)
-        if not isinstance(value, str):
-            raise UserError(f"{self.path}: {name} = {value!r} is no text")
-        return value
-
-    def must_be(self, name: str, wanted: Any) -> None:
-        """A quirk that no model of ours has.
-
-        Raises:
-            UserError: this one has it.
-        """
-        value = self.values.get(name)
-        if value is not None and value != wanted:
+        value = self.get(name, default)
+        if value not in known:
             raise UserError(
-                f"{self.path}: {name} = {value!r} is another model: jaxlm's has "
-                f"{wanted!r}"
+                f"{self.path}: {name} = {value!r} is none of {', '.join(known)}"
             )
+        return known[value]
 
-    def _get(self, name: str, default: Any) -> Any:
+    def must_be(self, **wanted: Any) -> None:
+        """Refuse variants that jaxlm's models do not have.
+
+        Raises:
+            UserError: a field is there with another value.
+        """
+        for name, each in wanted.items():
+            if self.get(name, each) != each:
+                raise UserError(
+                    f"{self.path}: {name} = {self.values[name]!r} is another model: "
+                    f"jaxlm's has {each!r}"
+                )
+
+    def get(self, name: str, default: Any) -> Any:
+        """A value, or `default` where it is absent or null."""
         value = self.values.get(name)
-        if value is None and default is None:
-            raise UserError(f"{self.path} has no {name}")
         return default if value is None else value

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import Place, Rule, TensorTable, check
+from jaxlm.convert.rules import Place, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
@@ -58,7 +58,7 @@ def read_elmo(
     """
     with open_elmo(Path(options), Path(weights)) as source:
         config: Any = source.config
-        return config, source.table.params(source.read, place)
+        return config, source.params(place)
 
 
 @contextlib.contextmanager
@@ -83,7 +83,7 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
                 f" (its table has {CHARACTERS + 1} characters: a model trained with "
                 f"n_characters = {CHARACTERS + 1}, which reads every word one byte off)"
             )
-        check(table, shapes, what)
+        table.check(shapes, what)
         yield ModelFile(
             config, table, lambda name: finite(name, found[name][...], weights)
         )
@@ -171,7 +171,7 @@ def table_of(config: ElmoConfig) -> TensorTable:
 
 def from_params(config: ElmoConfig, params: Any) -> ModelFile:
     """A model in memory, without its softmax."""
-    return ModelFile.of(config, table_of(config), params, ())
+    return ModelFile.of(config, table_of(config), params)
 
 
 def _rules(config: ElmoConfig) -> list[Rule]:

@@ -1,8 +1,8 @@
 """GPT-1 and GPT-2 as transformers has them: config.json and the names of tensors.
 
-Kernels are inputs × outputs there as here, and query, key and value are one. GPT-1's
+Kernels are inputs × outputs there as here, and query, key and value are joined. GPT-1's
 one matrix of tokens and positions (openai/finetune-transformer-lm) is two tables in a
-file; that it was one matters to training alone.
+file; only training treats it as one.
 """
 
 from __future__ import annotations
@@ -11,61 +11,62 @@ from typing import Any
 
 from jaxlm.config.model import GptConfig
 from jaxlm.convert.config_json import ConfigJson
-from jaxlm.convert.rules import Rule, dense, norm, table
+from jaxlm.convert.rules import Rule, module_rules
 from jaxlm.types import UserError
 
-HEADS: tuple[str, ...] = ()  # its head is its token table
-BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
-PREFIXES = ("transformer.",)
-# In config.json what transformers has no word for.
-OWN = ("one_matrix", "position_std", "scale_residual")
-
+# Their defaults are GPT-2's.
+FIELDS = {
+    "vocab_size": ("vocab_size", 50_257),
+    "num_layers": ("n_layer", 12),
+    "num_heads": ("n_head", 12),
+    "d_model": ("n_embd", 768),
+    "max_length": ("n_positions", 1024),
+    "dropout": ("resid_pdrop", 0.1),
+    "norm_eps": ("layer_norm_epsilon", 1e-5),
+    "init_std": ("initializer_range", 0.02),
+}
+_GPT1_DEFAULTS = {"vocab_size": 40_478, "n_positions": 512}
+# Fields that transformers has no word for.
+_OWN = ("one_matrix", "position_std", "scale_residual")
 _GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_erf": "gelu", "relu": "relu"}
 # transformers' OpenAIGPT computes "gelu" by tanh.
 _GPT1_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu"}
 
+QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
+_TABLES = {"pre": ("wte", "wpe"), "post": ("tokens_embed", "positions_embed")}
+HEADS: tuple[str, ...] = ()  # its head is its token table
+BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
+
 
 def rules(config: GptConfig, parts: set[str]) -> list[Rule]:
-    """Reference ↔ theirs, without a prefix."""
-    block, at = "layers/", "h.{0}."
-    joined = [f"{block}attention/{name}" for name in ("query", "key", "value")]
-    token, position = ("wte", "wpe")
-    if config.norm == "post":
-        token, position = ("tokens_embed", "positions_embed")
-    groups = [
-        table("embed/token", token, rows=config.vocab_size),
-        table("embed/position", position),
-        norm(f"{block}attention_norm", f"{at}ln_1"),
-        dense(joined, f"{at}attn.c_attn", transpose=False),
-        dense(f"{block}attention/out", f"{at}attn.c_proj", inputs=2, transpose=False),
-        norm(f"{block}mlp_norm", f"{at}ln_2"),
-        dense(f"{block}mlp/wi", f"{at}mlp.c_fc", transpose=False),
-        dense(f"{block}mlp/wo", f"{at}mlp.c_proj", transpose=False),
-        norm("final_norm", "ln_f") if config.norm == "pre" else [],
-    ]
-    return [rule for group in groups for rule in group]
+    """Ours ↔ theirs, without a prefix."""
+    token, position = _TABLES[config.norm]
+    names = {
+        "embed/token": token,
+        "embed/position": position,
+        "layers/attention_norm": "h.{0}.ln_1",
+        QKV: "h.{0}.attn.c_attn",
+        "layers/attention/out": "h.{0}.attn.c_proj",
+        "layers/mlp_norm": "h.{0}.ln_2",
+        "layers/mlp/wi": "h.{0}.mlp.c_fc",
+        "layers/mlp/wo": "h.{0}.mlp.c_proj",
+        **({"final_norm": "ln_f"} if config.norm == "pre" else {}),
+    }
+    return module_rules(names, transpose=False, vocab_size=config.vocab_size)
 
 
 def copies(config: GptConfig) -> dict[str, str]:
     """The head is the token table; transformers does not write it."""
-    return {
-        "lm_head.weight": f"{'wte' if config.norm == 'pre' else 'tokens_embed'}.weight"
-    }
+    return {"lm_head.weight": f"{_TABLES[config.norm][0]}.weight"}
 
 
-def group_of(name: str) -> None:
-    """None: a decoder has no heads to lack."""
+def part_of(name: str) -> None:
+    """None: a decoder has no parts to lack."""
 
 
 def canonical(name: str) -> str:
     """A name in any file → that of `rules`."""
-    return name.removeprefix(PREFIXES[0])
-
-
-def written(config: GptConfig, parts: set[str]) -> tuple[str, str]:
-    """(class of transformers, prefix)."""
-    kind = "GPT2LMHeadModel" if config.norm == "pre" else "OpenAIGPTLMHeadModel"
-    return kind, PREFIXES[0]
+    return name.removeprefix("transformer.")
 
 
 def model_type(config: GptConfig) -> str:
@@ -73,12 +74,15 @@ def model_type(config: GptConfig) -> str:
     return "gpt2" if config.norm == "pre" else "openai-gpt"
 
 
-def to_options(config: GptConfig, end: int | None) -> dict[str, Any]:
-    """What config.json says of the model; nothing is left to a default.
+def architecture(config: GptConfig, parts: set[str]) -> tuple[str, str]:
+    """(end of the class's name, prefix)."""
+    return "LMHeadModel", "transformer."
 
-    Args:
-        config: ours.
-        end: id of the token that ends a document and begins a text.
+
+def to_options(config: GptConfig, end: int | None) -> dict[str, Any]:
+    """The content of config.json; nothing is left to a default.
+
+    `end` is the id of the token that ends a document and begins a text.
 
     Raises:
         UserError: transformers has no such model.
@@ -98,22 +102,15 @@ def to_options(config: GptConfig, end: int | None) -> dict[str, Any]:
     act = names[config.activation]
     return {
         "model_type": model_type(config),
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_length,
-        "n_embd": config.d_model,
-        "n_layer": config.num_layers,
-        "n_head": config.num_heads,
-        **({"n_inner": config.d_ff, "activation_function": act} if gpt2 else {}),
-        **({} if gpt2 else {"afn": act}),
-        "layer_norm_epsilon": config.norm_eps,
-        "resid_pdrop": config.dropout,
+        **{theirs: getattr(config, ours) for ours, (theirs, _) in FIELDS.items()},
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
-        "initializer_range": config.init_std,
+        **({"n_inner": config.d_ff} if gpt2 else {}),
+        "activation_function" if gpt2 else "afn": act,
         "bos_token_id": end,
         "eos_token_id": end,
         "tie_word_embeddings": True,
-        "jaxlm": {name: getattr(config, name) for name in OWN},
+        "jaxlm": {name: getattr(config, name) for name in _OWN},
     }
 
 
@@ -123,39 +120,29 @@ def from_options(options: ConfigJson, parts: set[str]) -> GptConfig:
     Raises:
         UserError: it asks for what our decoder does not do.
     """
-    gpt2 = options.values["model_type"] == "gpt2"
-    options.must_be("tie_word_embeddings", True)
-    options.must_be("scale_attn_weights", True)
-    for name in ("add_cross_attention", "scale_attn_by_inverse_layer_idx"):
-        options.must_be(name, False)
-    name, default = ("activation_function", "gelu_new") if gpt2 else ("afn", "gelu")
-    known = _GPT2_ACTIVATIONS if gpt2 else _GPT1_ACTIVATIONS
-    theirs = {value: key for key, value in known.items()}
-    if gpt2:
-        theirs["gelu_pytorch_tanh"] = "gelu_tanh"
-    act = options.text(name, default)
-    if act not in theirs:
-        raise UserError(
-            f"{options.path}: {name} = {act!r} is none of {', '.join(theirs)}"
-        )
-    activation: Any = theirs[act]
-    width = options.integer("n_embd", 768)
-    own = options.values.get("jaxlm") or {}
-    shape: dict[str, Any] = {"one_matrix": not gpt2}
-    shape |= {name: own[name] for name in OWN if name in own}
-    if not gpt2:
-        shape = {"position_std": 0.02, "scale_residual": False, **shape}
-    return GptConfig(
-        vocab_size=options.integer("vocab_size", 50_257 if gpt2 else 40_478),
-        num_layers=options.integer("n_layer", 12),
-        num_heads=options.integer("n_head", 12),
-        d_model=width,
-        d_ff=options.integer("n_inner", 4 * width) if gpt2 else 4 * width,
-        max_length=options.integer("n_positions", 1024 if gpt2 else 512),
-        norm="pre" if gpt2 else "post",
-        dropout=options.number("resid_pdrop", 0.1),
-        activation=activation,
-        norm_eps=options.number("layer_norm_epsilon", 1e-5),
-        init_std=options.number("initializer_range", 0.02),
-        **shape,
+    options.must_be(
+        tie_word_embeddings=True,
+        scale_attn_weights=True,
+        add_cross_attention=False,
+        scale_attn_by_inverse_layer_idx=False,
     )
+    gpt2 = options.values["model_type"] == "gpt2"
+    fields = FIELDS
+    if not gpt2:
+        fields = {o: (t, _GPT1_DEFAULTS.get(t, d)) for o, (t, d) in FIELDS.items()}
+    shape = options.fields(fields)
+    width = 4 * shape["d_model"]
+    if gpt2:
+        width = options.fields({"d_ff": ("n_inner", width)})["d_ff"]
+        known = {theirs: ours for ours, theirs in _GPT2_ACTIVATIONS.items()}
+        known["gelu_pytorch_tanh"] = "gelu_tanh"
+        activation = options.choice("activation_function", "gelu_new", known)
+        own: dict[str, Any] = {"one_matrix": False}
+    else:
+        known = {theirs: ours for ours, theirs in _GPT1_ACTIVATIONS.items()}
+        activation = options.choice("afn", "gelu", known)
+        own = {"one_matrix": True, "position_std": 0.02, "scale_residual": False}
+    said = options.get("jaxlm", {})
+    own |= {name: said[name] for name in _OWN if name in said}
+    norm: Any = "pre" if gpt2 else "post"
+    return GptConfig(norm=norm, d_ff=width, activation=activation, **shape, **own)

@@ -1,11 +1,11 @@
 """A Hugging Face directory ↔ a model: config.json, safetensors, tokenizer files.
 
     with open_directory(directory) as source:      nothing is read yet
-        source.config ; source.table.params(source.read, place)
+        source.config ; source.params(place)
     write_model(directory, source, tokenizer, dtype)
 
-The same `ModelFile` is what an export writes and what an import reads, so an import
-goes from file to file a tensor at a time.
+An export writes what an import reads, a `ModelFile`, so an import goes from file to
+file a tensor at a time. Next: `model_directory.py` tells layouts apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert import bert, gpt
 from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import TensorTable, check
+from jaxlm.convert.rules import Rule, TensorTable
 from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
@@ -32,15 +32,34 @@ from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.types import UserError
 
-_FAMILIES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}
-_CLASSES = {"Bert": "bert", "Ernie": "ernie", "GPT2": "gpt2", "OpenAIGPT": "openai-gpt"}
+_MODULES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}
+_STEMS = {"bert": "Bert", "ernie": "Ernie", "gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}
+# Tensors above the encoder: those of a BERT's and those of a task's head.
+_BARE = ("cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head.")
 
 
-def from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A model in memory."""
-    table = TensorTable(_family(config).rules(config, set(params)), params)
-    wanted = parameter_shapes(config)
-    missing = tuple(g for g in _family(config).HEADS if g in wanted and g not in params)
+def module_of(config: ModelConfig) -> Any:
+    """The module with the table of a config's family.
+
+    Raises:
+        UserError: transformers has no such family.
+    """
+    match config:
+        case BertConfig():
+            return bert
+        case GptConfig():
+            return gpt
+    raise UserError("transformers has no ELMo: export --to elmo")
+
+
+def from_params(
+    config: ModelConfig, params: Any, head: Sequence[Rule] = ()
+) -> ModelFile:
+    """A model in memory or on disk; `head` has the rules of a task's head."""
+    module = module_of(config)
+    table = TensorTable([*module.rules(config, set(params)), *head], params)
+    lacking = parameter_shapes(config).keys() - params.keys()
+    missing = tuple(name for name in module.HEADS if name in lacking and not head)
     return ModelFile.of(config, table, params, missing)
 
 
@@ -48,61 +67,88 @@ def from_params(config: ModelConfig, params: Any) -> ModelFile:
 def open_directory(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
 ) -> Iterator[ModelFile]:
-    """What a directory holds.
+    """The model of a directory in transformers' layout.
 
     Args:
-        directory: of transformers' layout.
+        directory: to read.
         pickle: weights that are pickles may be read.
         ignore: regular expressions of tensors that need no use.
 
     Raises:
-        UserError: it is of an unknown architecture, or config and tensors do not fit.
+        UserError: its architecture is unknown, or config and tensors do not fit.
     """
     options = ConfigJson(
         directory / "config.json", read_json(directory / "config.json")
     )
-    options.values["model_type"] = model_type(options)
+    options.values["model_type"] = _model_type(options)
     with open_tensors(directory, pickle=pickle) as tensors:
         yield fit_tensors(options, tensors, ignore)
+
+
+def _model_type(options: ConfigJson) -> str:
+    """The model_type of a config.json, or that of its architecture.
+
+    Raises:
+        UserError: jaxlm reads none such; the nearest one is named.
+    """
+    kind = options.values.get("model_type")
+    if kind is None:
+        name = str((options.values.get("architectures") or [""])[0])
+        stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
+        kinds = {stem: kind for kind, stem in _STEMS.items()}
+        kind = kinds.get(stem, name or None)
+    if kind in _MODULES:
+        return str(kind)
+    if kind is None:
+        raise UserError(f"{options.path} names no model_type: no model's config")
+    near = difflib.get_close_matches(str(kind), _MODULES, n=1, cutoff=0.3)
+    hint = f"the nearest is {near[0]}; " if near else ""
+    raise UserError(
+        f"{options.path}: model_type {kind!r} is not read: {hint}there are "
+        f"{', '.join(_MODULES)} and ELMo"
+    )
 
 
 def fit_tensors(
     options: ConfigJson, tensors: Tensors, ignore: tuple[str, ...]
 ) -> ModelFile:
-    """A model of tensors under any of its family's names.
+    """The model of a config.json and of tensors under any of its family's names.
 
     Raises:
         UserError: config and tensors do not fit each other.
     """
-    family: Any = _FAMILIES[options.values["model_type"]]
-    names = _named(family, tensors)
-    groups = {g for name in names if (g := family.group_of(name))}
-    config = family.from_options(options, groups)
-    names, notes = _without_copies(config, family, names, tensors)
-    dropped = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
-    if dropped:
-        notes.append(f"{len(dropped)} tensors ignored as asked: {', '.join(dropped)}")
-    names = {name: real for name, real in names.items() if name not in dropped}
+    module: Any = _MODULES[options.values["model_type"]]
+    names = _canonical_names(module, tensors)
+    parts = {part for name in names if (part := module.part_of(name))}
+    config = module.from_options(options, parts)
+    _drop_copies(module.copies(config), names, tensors)
+    ignored = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
+    for name in ignored:
+        del names[name]
+    notes = [f"{len(ignored)} tensors ignored as asked: {', '.join(ignored)}"]
     shapes = parameter_shapes(config)
-    missing = tuple(g for g in family.HEADS if g in shapes and g not in groups)
+    missing = tuple(g for g in module.HEADS if g in shapes and g not in parts)
     kept = {name: tree for name, tree in shapes.items() if name not in missing}
-    table = TensorTable(family.rules(config, set(kept)), kept)
-    check(
-        table,
+    table = TensorTable(module.rules(config, set(kept)), kept)
+    table.check(
         {name: tensors.shapes[real] for name, real in names.items()},
         f"{tensors.source} does not fit {options.path}",
     )
     return ModelFile(
-        config, table, lambda name: tensors.read(names[name]), missing, tuple(notes)
+        config,
+        table,
+        lambda name: tensors.read(names[name]),
+        missing,
+        tuple(notes if ignored else ()),
     )
 
 
-def _named(family: ModuleType, tensors: Tensors) -> dict[str, str]:
+def _canonical_names(module: ModuleType, tensors: Tensors) -> dict[str, str]:
     """The table's name → the file's, without buffers."""
     names: dict[str, str] = {}
     for real in tensors.shapes:
-        name = family.canonical(real)
-        if re.fullmatch(family.BUFFERS, name):
+        name = module.canonical(real)
+        if re.fullmatch(module.BUFFERS, name):
             continue
         if name in names:
             raise UserError(f"{tensors.source} has both {names[name]} and {real}")
@@ -110,12 +156,15 @@ def _named(family: ModuleType, tensors: Tensors) -> dict[str, str]:
     return names
 
 
-def _without_copies(
-    config: ModelConfig, family: ModuleType, names: dict[str, str], tensors: Tensors
-) -> tuple[dict[str, str], list[str]]:
-    """`names` without tensors that are tied to others; UserError where they differ."""
-    names = dict(names)
-    for copy, original in family.copies(config).items():
+def _drop_copies(
+    copies: dict[str, str], names: dict[str, str], tensors: Tensors
+) -> None:
+    """Remove tensors that are tied to others from `names`.
+
+    Raises:
+        UserError: one differs from its original.
+    """
+    for copy, original in copies.items():
         if copy not in names:
             continue
         real = names.pop(copy)
@@ -126,65 +175,35 @@ def _without_copies(
                 f"{tensors.source}: {real} is not {names[original]}: the head is not "
                 "tied to the token table, as jaxlm's is"
             )
-    return names, []
-
-
-def model_type(options: ConfigJson) -> str:
-    """Of a config.json, from its architecture where it does not say.
-
-    Raises:
-        UserError: none of ours; the nearest one is named.
-    """
-    kind = options.values.get("model_type")
-    if kind is None:
-        name = str((options.values.get("architectures") or [""])[0])
-        stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
-        kind = _CLASSES.get(stem, name or None)
-    if kind in _FAMILIES:
-        return str(kind)
-    if kind is None:
-        raise UserError(f"{options.path} names no model_type: no model's config")
-    near = difflib.get_close_matches(str(kind), _FAMILIES, n=1, cutoff=0.3)
-    hint = f"the nearest is {near[0]}; " if near else ""
-    raise UserError(
-        f"{options.path}: model_type {kind!r} is not read: {hint}there are "
-        f"{', '.join(_FAMILIES)} and ELMo"
-    )
-
-
-def _family(config: ModelConfig) -> ModuleType:
-    match config:
-        case BertConfig():
-            return bert
-        case GptConfig():
-            return gpt
-    raise UserError("transformers has no ELMo: export --to elmo")
 
 
 def write_config(
-    directory: Path, source: ModelFile, tokenizer: Tokenizer, dtype: Dtype
+    directory: Path,
+    source: ModelFile,
+    tokenizer: Tokenizer,
+    dtype: Dtype,
+    head: str = "",
 ) -> str:
-    """What transformers reads but for the weights, into an empty directory.
+    """Write what transformers reads beside the weights; the prefix of tensors' names.
 
     Args:
-        directory: to write into.
+        directory: an empty one.
         source: the model.
-        tokenizer: of as many entries as the model.
+        tokenizer: with as many entries as the model.
         dtype: of the tensors.
-
-    Returns:
-        The prefix of the names of its tensors.
+        head: end of the class's name, where a task's head is above the encoder.
 
     Raises:
         UserError: transformers has no such model.
     """
-    config, family = source.config, _family(source.config)
-    parts = {g for each in source.table.shapes if (g := family.group_of(each))}
-    name, prefix = family.written(config, parts)
+    config, module = source.config, module_of(source.config)
+    kind = module.model_type(config)
+    parts = {part for name in source.table.shapes if (part := module.part_of(name))}
+    name, prefix = module.architecture(config, parts)
     end = tokenizer.end_of_document
     options = {
-        "architectures": [name],
-        **family.to_options(config, end),
+        "architectures": [f"{_STEMS[kind]}{head or name}"],
+        **module.to_options(config, end),
         "dtype": dtype,
     }
     if tokenizer.special is not None:
@@ -194,58 +213,47 @@ def write_config(
         generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
         write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
-    settings = directory / "tokenizer_config.json"
-    limit = {"model_max_length": config.max_length}
-    write_json(settings, {**read_json(settings), **limit})
-    return prefix
+    edit_json(directory / "tokenizer_config.json", model_max_length=config.max_length)
+    return prefix or (f"{kind}." if head else "")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set fields of a JSON file."""
+    write_json(path, {**read_json(path), **changes})
 
 
 def write_model(
-    directory: Path, source: ModelFile, tokenizer: Tokenizer, dtype: Dtype = "float32"
+    directory: Path,
+    source: ModelFile,
+    tokenizer: Tokenizer,
+    dtype: Dtype = "float32",
+    head: str = "",
 ) -> str:
-    """What transformers loads, into an empty directory.
-
-    Args:
-        directory: see `write_config`.
-        source: likewise.
-        tokenizer: likewise.
-        dtype: likewise.
-
-    Returns:
-        SHA-256 of the file of weights.
-
-    Raises:
-        UserError: transformers has no such model, or `dtype` cannot hold a value.
-    """
-    prefix = write_config(directory, source, tokenizer, dtype)
-    named = {
-        (each if each.startswith("cls.") else prefix + each): each
-        for each in source.table.shapes
-    }
-    shapes = {theirs: source.table.shapes[ours] for theirs, ours in named.items()}
+    """Write what transformers loads: see `write_config`. The weights' SHA-256."""
+    prefix = write_config(directory, source, tokenizer, dtype, head)
+    shapes = source.table.shapes
+    ours = {n if n.startswith(_BARE) else prefix + n: n for n in shapes}
     return write_tensors(
-        directory / WEIGHTS, shapes, lambda each: source.read(named[each]), dtype
+        directory / WEIGHTS,
+        {theirs: shapes[name] for theirs, name in ours.items()},
+        lambda theirs: source.read(ours[theirs]),
+        dtype,
     )
 
 
 def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
-    """What makes a model directory one of sentence-transformers: mean, then length 1.
+    """Write what makes a model directory one of sentence-transformers.
 
-    Its mean is over [CLS] and [SEP] too: `embed --pooling sentence` here.
+    Its vectors are means of all tokens, [CLS] and [SEP] among them, scaled to length 1:
+    `embed --pooling sentence` here.
     """
-    module = "sentence_transformers.models"
-    steps = (
-        ("Transformer", ""),
-        ("Pooling", "1_Pooling"),
-        ("Normalize", "2_Normalize"),
-    )
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{module}.{name}"}
-        for i, (name, path) in enumerate(steps)
-    ]
+    modules = []
+    for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
+        path = f"{i}_{name}" if i else ""
+        (directory / path).mkdir(exist_ok=True)
+        kind = f"sentence_transformers.models.{name}"
+        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
     write_json(directory / "modules.json", modules)
-    (directory / "1_Pooling").mkdir()
-    (directory / "2_Normalize").mkdir()
     pooling = {
         "word_embedding_dimension": config.d_model,
         "pooling_mode_cls_token": False,

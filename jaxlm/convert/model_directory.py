@@ -12,7 +12,7 @@ A layout is known by its files: `config.json` is Hugging Face's, `options.json` 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,7 @@ from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import elmo, huggingface, originals
 from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
 from jaxlm.convert.card import card
-from jaxlm.convert.huggingface import (
-    fit_tensors,
-    open_directory,
-    pad_vocabulary,
-    write_model,
-    write_sentence_modules,
-)
+from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Place
 from jaxlm.convert.tensors import WEIGHTS, Dtype
@@ -65,7 +59,7 @@ def open_model(
     """The model in a directory of any layout.
 
     Raises:
-        UserError: it is of none, or is damaged.
+        UserError: it has no known layout, or is damaged.
     """
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
@@ -76,20 +70,19 @@ def open_model(
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
         )
-    files = elmo.files_of(directory)
-    if files:
+    checkpoint = originals.checkpoint_of(directory)
+    if files := elmo.files_of(directory):
         with elmo.open_elmo(*files) as source:
             yield source
-        return
-    if (directory / originals.GPT1_SHAPES).is_file():
+    elif (directory / originals.GPT1_SHAPES).is_file():
         yield fit_tensors(*originals.read_numpy(directory), ignore)
-        return
-    checkpoint = originals.checkpoint_of(directory)
-    if checkpoint and not (directory / "config.json").is_file():
+    elif checkpoint and not (directory / "config.json").is_file():
         yield fit_tensors(*originals.read_checkpoint(checkpoint), ignore)
-        return
-    with open_directory(directory, pickle=pickle, ignore=ignore) as source:
-        yield source
+    else:
+        with huggingface.open_directory(
+            directory, pickle=pickle, ignore=ignore
+        ) as source:
+            yield source
 
 
 def read_model(directory: Path, place: Place) -> Loaded:
@@ -100,8 +93,8 @@ def read_model(directory: Path, place: Place) -> Loaded:
     """
     check_digests(directory, WEIGHTS, elmo.WEIGHTS)
     with open_model(directory) as source:
-        params = source.table.params(source.read, place)
         config, missing = source.config, source.missing
+        params = source.params(place)
     if isinstance(config, ElmoConfig):
         return Loaded(config, params, elmo.words_of(directory), missing, 0)
     found = load_tokenizer(directory)
@@ -117,20 +110,19 @@ def export_model(
     *,
     dtype: Dtype = "float32",
     origin: dict[str, Any],
-    sentences: bool = False,
+    head: str = "",
+    finish: Callable[[Path], None] = lambda _: None,
 ) -> dict[str, str]:
-    """Write a Hugging Face directory, or an ELMo's, whole or not at all.
+    """Write a Hugging Face directory, or an ELMo's: name → SHA-256 of every file.
 
     Args:
-        out: takes the place of an earlier export.
+        out: takes the place of an earlier export, as a whole.
         source: the model.
         tokenizer: its own.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
-        sentences: with the files of sentence-transformers.
-
-    Returns:
-        Name → SHA-256 of every file.
+        head: see `huggingface.write_config`.
+        finish: edits the files of a Hugging Face directory.
     """
     with atomic_directory(out) as beside:
         if isinstance(source.config, ElmoConfig):
@@ -138,9 +130,8 @@ def export_model(
                 raise UserError(f"dtype {dtype}: an ELMo's file is float32")
             elmo.write_elmo(beside, source, tokenizer)
             return write_digests(beside, origin)
-        digest = write_model(beside, source, tokenizer, dtype)
-        if sentences:
-            write_sentence_modules(beside, source.config)
+        digest = huggingface.write_model(beside, source, tokenizer, dtype, head)
+        finish(beside)
         text = card(beside, source.config, source.missing, origin, dtype)
         (beside / "README.md").write_text(text)
         return write_digests(beside, origin, {WEIGHTS: digest})
@@ -155,43 +146,38 @@ def import_model(
     ignore: tuple[str, ...] = (),
     dtype: Dtype = "float32",
 ) -> tuple[ModelFile, dict[str, str]]:
-    """Write what a directory holds in our normal form of a model directory.
+    """Write the model of a directory in our layout: the model, name → SHA-256.
 
     Args:
-        directory: any layout.
+        directory: of any layout.
         out: see `export_model`.
         tokenizer: where its tokenizer is, if not in `directory`.
         pickle: weights that are pickles may be read.
         ignore: regular expressions of tensors that need no use.
         dtype: of the tensors written.
 
-    Returns:
-        (the model, name → SHA-256 of every file).
-
     Raises:
         UserError: see `open_model`; nothing is written then.
     """
+    files = tokenizer or directory
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
-        words = _tokenizer(tokenizer or directory, source)
+        if not isinstance(source.config, ElmoConfig):
+            words = pad_vocabulary(load_tokenizer(files), source.config.vocab_size)
+        else:
+            words = elmo.words_of(files) if files.is_dir() else load_tokenizer(files)
         origin = {"imported": directory.resolve().name}
         return source, export_model(out, source, words, dtype=dtype, origin=origin)
 
 
-def _tokenizer(path: Path, source: ModelFile) -> Tokenizer:
-    if isinstance(source.config, ElmoConfig):
-        return elmo.words_of(path) if path.is_dir() else load_tokenizer(path)
-    return pad_vocabulary(load_tokenizer(path), source.config.vocab_size)
-
-
 def from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A model in memory, as the file of its family has it."""
+    """A model in memory or on disk, as the file of its family has it."""
     if isinstance(config, ElmoConfig):
         return elmo.from_params(config, params)
     return huggingface.from_params(config, params)
 
 
 def encoder_from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A BERT in memory without what predicts words and sentences.
+    """A BERT without its heads for words and sentences.
 
     Raises:
         UserError: it is no BERT.

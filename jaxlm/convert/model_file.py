@@ -1,17 +1,15 @@
-"""A model as its file's tensors, wherever they come from: what is read and written."""
+"""A model as the tensors of a file, wherever they come from."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlm.checkpoints import StoredLeaf
 from jaxlm.config.model import ModelConfig
-from jaxlm.convert.rules import TensorTable
+from jaxlm.convert.rules import Place, TensorTable
 from jaxlm.tree import leaves
 
 
@@ -24,37 +22,34 @@ class ModelFile(NamedTuple):
     missing: tuple[str, ...] = ()  # heads that it lacks
     notes: tuple[str, ...] = ()  # what was left aside
 
+    def params(self, place: Place) -> Any:
+        """The parameter tree, placed leaf by leaf."""
+        return self.table.params(self.read, place)
+
     @classmethod
     def of(
         cls,
         config: ModelConfig,
         table: TensorTable,
         params: Any,
-        missing: tuple[str, ...],
+        missing: tuple[str, ...] = (),
     ) -> ModelFile:
-        """Of parameters in memory, or on disk: each leaf of those is verified once, for
-        all tensors that it makes one behind another, while the one before is read."""
+        """A model whose parameters are in memory or on disk.
+
+        A leaf on disk is verified when its first tensor is read, and held until a
+        tensor of another leaf is.
+        """
         flat = dict(leaves(params))
-        names = (path for name in table.shapes for path in table.leaves_of(name))
-        order = list(dict.fromkeys(names))
-        behind = dict(itertools.pairwise(order))
-        thread = ThreadPoolExecutor(1)
-        held: dict[str, Future[Any]] = {}
+        held: dict[str, Any] = {}
 
         def read(name: str) -> np.ndarray:
             paths = table.leaves_of(name)
-            wanted = [*paths, *filter(None, [behind.get(paths[-1])])]
-            if held.keys() != set(wanted):
-                kept = {
-                    path: held.get(path) or thread.submit(_values, flat[path])
-                    for path in wanted
-                }
-                held.clear()
-                held.update(kept)
-            return table.tensor(name, lambda path: held[path].result())
+            for path in held.keys() - paths:
+                del held[path]
+            for path in set(paths) - held.keys():
+                leaf = flat[path]
+                stored = isinstance(leaf, StoredLeaf)
+                held[path] = leaf.verified() if stored else np.asarray(leaf)
+            return table.tensor(name, held.__getitem__)
 
         return cls(config, table, read, missing)
-
-
-def _values(leaf: Any) -> Any:
-    return leaf.verified() if isinstance(leaf, StoredLeaf) else np.asarray(leaf)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig, ModelConfig
+from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.convert.atomic import atomic_directory, write_digests
 from jaxlm.convert.huggingface import from_params, write_config
+from jaxlm.convert.optional import optional
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.tree import leaves
-from jaxlm.types import UserError
 
 OPSET = 17  # the first with LayerNormalization
 _INLINE = 3 * 2**29  # bytes that one protocol buffer holds safely
@@ -218,16 +218,14 @@ def _gpt(onnx: Any, config: GptConfig, params: Any, *, with_past: bool) -> Any:
 
 
 def _model(g: Graph, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """The graph as a model; inputs and outputs are name → (dtype, shape)."""
     helper = g.onnx.helper
 
     def values(named: dict[str, Any]) -> list[Any]:
+        kind = helper.np_dtype_to_tensor_dtype
         return [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(t), shape
-            )
-            for name, (t, shape) in (
-                (n, (np.dtype(t), s)) for n, (t, s) in named.items()
-            )
+            helper.make_tensor_value_info(name, kind(np.dtype(dtype)), shape)
+            for name, (dtype, shape) in named.items()
         ]
 
     graph = helper.make_graph(
@@ -244,46 +242,34 @@ def _model(g: Graph, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
 
 
 def export_onnx(
-    out: Path, config: ModelConfig, params: Any, tokenizer: Tokenizer, origin: dict
+    out: Path,
+    config: BertConfig | GptConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    origin: dict[str, Any],
 ) -> dict[str, str]:
-    """Write the directory, whole or not at all; float32.
-
-    Args:
-        out: takes the place of an earlier export.
-        config: of the model.
-        params: of the model.
-        tokenizer: of the model.
-        origin: where it comes from.
-
-    Returns:
-        Name → SHA-256 of every file.
+    """Write the directory in float32, whole or not at all: name → SHA-256.
 
     Raises:
-        UserError: onnx is not installed, or the model is an ELMo.
+        UserError: onnx is not installed.
     """
-    if isinstance(config, ElmoConfig):
-        raise UserError("an ELMo's loops have no ONNX form here: export --to elmo")
-    try:
-        import onnx  # pyrefly: ignore
-    except ImportError:
-        raise UserError("export --to onnx needs onnx: pip install onnx") from None
+    onnx = optional("onnx", "export --to onnx")
     with atomic_directory(out) as beside:
         write_config(beside, from_params(config, params), tokenizer, "float32")
         (beside / "onnx").mkdir()
-        models = {}
-        if isinstance(config, BertConfig):
-            models["model"] = lambda: _bert(onnx, config, params)
-        else:
-            models["model"] = lambda: _gpt(onnx, config, params, with_past=True)
-            models["decoder_model"] = lambda: _gpt(
-                onnx, config, params, with_past=False
-            )
         size = sum(leaf.nbytes for _, leaf in leaves(params))
-        for name, make in models.items():
+
+        def save(name: str, model: Any) -> None:
             onnx.save_model(
-                make(),
+                model,
                 beside / "onnx" / f"{name}.onnx",
                 save_as_external_data=size > _INLINE,
                 location=f"{name}.onnx_data",
             )
+
+        if isinstance(config, GptConfig):
+            save("model", _gpt(onnx, config, params, with_past=True))
+            save("decoder_model", _gpt(onnx, config, params, with_past=False))
+        else:
+            save("model", _bert(onnx, config, params))
         return write_digests(beside, origin)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.convert.config_json import ConfigJson
+from jaxlm.convert.optional import optional
 from jaxlm.convert.tensors import Tensors, finite
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
@@ -40,12 +41,7 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
     """
     path = prefix.parent / BERT_CONFIG
     options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
-    try:
-        import tensorflow as tf  # pyrefly: ignore
-    except ImportError:
-        raise UserError(
-            f"reading {prefix}.index needs TensorFlow: pip install tensorflow-cpu"
-        ) from None
+    tf = optional("tensorflow", f"reading {prefix}.index", "tensorflow-cpu")
     try:
         reader: Any = tf.train.load_checkpoint(str(prefix))
         found: dict[str, list[int]] = reader.get_variable_to_shape_map()

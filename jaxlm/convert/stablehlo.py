@@ -4,8 +4,9 @@
     exported.call(tokens)                        a GPT: {"logits": …, "hidden": …}
     exported.call(tokens, token_types, mask)     a BERT, and "pooled", "nsp_logits"
 
-Made by `jax.export` for CPU, CUDA and TPU; no code of jaxlm is needed to run it. JAX
-promises to read it for six months, in older versions three weeks back.
+Made by `jax.export` for CPU, CUDA and TPU; running it needs no code of jaxlm. JAX
+promises that later versions read it for six months, and versions up to three weeks
+older.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
+from jaxlm.config.model import BertConfig, ModelConfig
 from jaxlm.convert.atomic import atomic_file, sha256_of
+from jaxlm.convert.optional import optional
 from jaxlm.families import build
 from jaxlm.types import UserError
 
@@ -27,21 +29,14 @@ _LIMIT = 3 * 2**29  # bytes of weights; the container ends at 2 GiB
 
 
 def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, str]:
-    """Write the program, whole or not at all.
+    """Write the program, whole or not at all: name → SHA-256.
 
-    Args:
-        out: of the file.
-        config: of the model.
-        params: become constants of the program.
-
-    Returns:
-        Name → SHA-256.
+    `params` become constants of the program.
 
     Raises:
-        UserError: the model is too large for the container, or an ELMo.
+        UserError: flatbuffers is not installed, or the weights do not fit.
     """
-    if isinstance(config, ElmoConfig):
-        raise UserError("an ELMo's loops have no StableHLO form here: export --to elmo")
+    optional("flatbuffers", "export --to stablehlo")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > _LIMIT:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A fine-tuned model as transformers has it: its trunk's files, a head and its labels.
+"""A fine-tuned model as transformers has it: its encoder's files, a head, its labels.
 
                   BERT                             GPT-1 (GPT2… of GPT-2)
 class, number     BertForSequenceClassification    OpenAIGPTForSequenceClassification
@@ -6,8 +6,8 @@ choice            BertForMultipleChoice            OpenAIGPTDoubleHeadsModel
 tokens            BertForTokenClassification
 spans             BertForQuestionAnswering
 
-A GPT's three new tokens go with it, in the table and in the tokenizer, which puts them
-round a text or two: the class is read off the last token, and there is no bias.
+A GPT's three new tokens are in its table and in its tokenizer, which puts them round
+one or two texts. The class is read off the last token, and there is no bias.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from tokenizers import Tokenizer as Library
 from tokenizers.processors import TemplateProcessing
 
 from jaxlm.config import BertConfig, GptConfig, TaskConfig
-from jaxlm.convert import bert, gpt
-from jaxlm.convert.atomic import atomic_directory, write_digests
-from jaxlm.convert.card import card
-from jaxlm.convert.huggingface import write_config
-from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import TensorTable, dense
-from jaxlm.convert.tensors import WEIGHTS, Dtype, write_tensors
-from jaxlm.text.json_files import read_json, write_json
+from jaxlm.convert.huggingface import edit_json, from_params
+from jaxlm.convert.model_directory import export_model
+from jaxlm.convert.rules import module_rules
+from jaxlm.convert.tensors import Dtype
+from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME, UserError
 
+# Kind of task → (end of the class's name, name of the head).
 _ENCODER = {
     "class": ("ForSequenceClassification", "classifier"),
     "number": ("ForSequenceClassification", "classifier"),
@@ -54,19 +52,16 @@ def export_task(
     dtype: Dtype = "float32",
     origin: dict[str, Any],
 ) -> dict[str, str]:
-    """Write a directory that transformers loads, whole or not at all.
+    """Write a directory that transformers loads: name → SHA-256 of every file.
 
     Args:
-        out: takes the place of an earlier export.
+        out: takes the place of an earlier export, as a whole.
         config: of the encoder, or of the decoder with its three more tokens.
-        task: what it tells.
+        task: what the model was fine-tuned for.
         params: of the encoder and `task`.
         tokenizer: its own.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
-
-    Returns:
-        Name → SHA-256 of every file.
 
     Raises:
         UserError: transformers has no such head.
@@ -74,42 +69,26 @@ def export_task(
     _check(config, task)
     decoder = isinstance(config, GptConfig)
     kind, head = (_DECODER if decoder else _ENCODER)[task.kind]
-    family, model_type = (gpt if decoder else bert), _model_type(config)
     rules = [
         rule
-        for rule in dense("task", head, transpose=True)
+        for rule in module_rules({"task": head}, transpose=True)
         if rule.ours[0].removeprefix("task/") in params["task"]
     ]
-    rules += family.rules(config, set(params) - {"task"})  # pyrefly: ignore
-    source = ModelFile.of(config, TensorTable(rules, params), params, ())
-    with atomic_directory(out) as beside:
-        write_config(beside, source, tokenizer, dtype)
-        path = beside / "config.json"
-        name = f"{_STEMS[model_type]}{kind}"
-        write_json(path, {**read_json(path), "architectures": [name], **_labels(task)})
-        prefix = f"{model_type}."
+
+    def finish(beside: Path) -> None:
+        edit_json(beside / "config.json", **_labels(task))
         if decoder:
-            prefix = "transformer."
-            _frame(beside, tokenizer.vocab_size, task)
-        named = {
-            each if each.startswith(head) else prefix + each: each
-            for each in source.table.shapes
-        }
-        shapes = {theirs: source.table.shapes[ours] for theirs, ours in named.items()}
-        digest = write_tensors(
-            beside / WEIGHTS, shapes, lambda each: source.read(named[each]), dtype
-        )
-        text = card(beside, config, (), origin, dtype)
-        (beside / "README.md").write_text(text)
-        return write_digests(beside, origin, {WEIGHTS: digest})
+            _add_frame(beside, tokenizer.vocab_size, task)
 
-
-_STEMS = {"bert": "Bert", "ernie": "Ernie", "gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}
-
-
-def _model_type(config: BertConfig | GptConfig) -> str:
-    decoder = isinstance(config, GptConfig)
-    return gpt.model_type(config) if decoder else bert.model_type(config)
+    return export_model(
+        out,
+        from_params(config, params, rules),
+        tokenizer,
+        dtype=dtype,
+        origin=origin,
+        head=kind,
+        finish=finish,
+    )
 
 
 def _check(config: BertConfig | GptConfig, task: TaskConfig) -> None:
@@ -123,52 +102,50 @@ def _check(config: BertConfig | GptConfig, task: TaskConfig) -> None:
             "a mix of layers or a body is no class of transformers, which reads the "
             "last layer: fine-tune with --task.mix none --task.body none"
         )
+    need, theirs = "pooler", "BERT classifies by its pooler"
     if isinstance(config, GptConfig):
-        if task.pooling != "last":
-            raise UserError(
-                f"a row pooled by {task.pooling} has no class in transformers, whose "
-                "GPT is read off its last token: fine-tune with --task.pooling last"
-            )
-    elif task.kind in ("class", "number", "choice") and task.pooling != "pooler":
+        need, theirs = "last", "GPT is read off its last token"
+    elif task.kind not in ("class", "number", "choice"):
+        return
+    if task.pooling != need:
         raise UserError(
-            f"a row pooled by {task.pooling} has no class in transformers, whose BERT "
-            "classifies by its pooler: fine-tune with --task.pooling pooler"
+            f"a row pooled by {task.pooling} has no class in transformers, whose "
+            f"{theirs}: fine-tune with --task.pooling {need}"
         )
 
 
 def _labels(task: TaskConfig) -> dict[str, Any]:
-    """What config.json says of the answers; a choice is one of what it is given."""
-    labels = task.labels if task.kind != "choice" else ()
-    if task.kind == "number":
-        labels = ("LABEL_0",)
+    """What config.json says of the answers; a choice has no labels of its own."""
+    labels = {"number": ("LABEL_0",), "choice": ()}.get(task.kind, task.labels)
     options: dict[str, Any] = {}
     if labels:
         options["id2label"] = {str(i): label for i, label in enumerate(labels)}
         options["label2id"] = {label: i for i, label in enumerate(labels)}
-    if task.kind in ("class", "number"):
-        single = "single_label_classification"
-        options["problem_type"] = "regression" if task.kind == "number" else single
+    if task.kind == "number":
+        options["problem_type"] = "regression"
+    if task.kind == "class":
+        options["problem_type"] = "single_label_classification"
     return options
 
 
-def _frame(directory: Path, first: int, task: TaskConfig) -> None:
-    """The three tokens of a GPT's rows, in its tokenizer and its config."""
-    options = read_json(directory / "config.json")
-    # The class is read off the last token that is not this one.
-    options |= {"pad_token_id": first}
+def _add_frame(directory: Path, first: int, task: TaskConfig) -> None:
+    """Add the three tokens of a GPT's rows to its tokenizer and its config."""
+    config = directory / "config.json"
+    # The class is read off the last token that is not the padding token.
+    edit_json(config, pad_token_id=first)
     if task.kind == "choice":
-        options |= {
-            "num_labels": 1,
-            "summary_type": "cls_index",
-            "summary_use_proj": True,
-            "summary_proj_to_labels": True,
-            "summary_activation": None,
-            "summary_first_dropout": options["resid_pdrop"],
-        }
-    write_json(directory / "config.json", options)
+        edit_json(
+            config,
+            num_labels=1,
+            summary_type="cls_index",
+            summary_use_proj=True,
+            summary_proj_to_labels=True,
+            summary_activation=None,
+            summary_first_dropout=read_json(config)["resid_pdrop"],
+        )
     path = directory / "tokenizer.json"
     if not path.is_file():
-        return  # its words are cut by spaCy, as no library of others cuts them
+        return  # spaCy cuts its words, which no library of others does
     library: Any = Library.from_file(str(path))
     library.add_special_tokens(list(GPT_FRAME))
     start, between, end = GPT_FRAME
@@ -178,7 +155,9 @@ def _frame(directory: Path, first: int, task: TaskConfig) -> None:
         special_tokens=[(each, first + i) for i, each in enumerate(GPT_FRAME)],
     )
     path.write_text(library.to_str(pretty=True), encoding="utf-8")
-    settings = directory / "tokenizer_config.json"
-    # A class of GPT-1's own would make its words anew, from the other files.
-    more = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": start}
-    write_json(settings, {**read_json(settings), **more})
+    edit_json(
+        directory / "tokenizer_config.json",
+        # The class for GPT-1 would build its words anew, from the other files.
+        tokenizer_class="PreTrainedTokenizerFast",
+        pad_token=start,
+    )

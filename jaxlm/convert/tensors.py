@@ -2,10 +2,10 @@
 
     with open_tensors(directory) as tensors:      nothing is read yet
         tensors.shapes ; tensors.read(name)
-    write_tensors(path, shapes, make, dtype)      a few in memory at a time
+    write_tensors(path, shapes, make, dtype)      one in memory at a time
 
-Nothing here runs code of a file: a pickle is read only where it is asked for, and then
-through torch's loader of plain weights. Next: `rules.py` says what the arrays are.
+Nothing here runs code of a file: a pickle is read only on request, and only by torch's
+weights-only loader. Next: `rules.py` says what the arrays are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import struct
-from collections import deque
+import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +22,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxlm.convert.optional import optional
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
@@ -33,12 +31,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
-_AHEAD = 8  # tensors that may wait to be written
-_SYNC = 2**28  # bytes that are written at once, before the disk has them
-
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-_NUMPY = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_FLOATS = {"F64", *_NAMES.values()}
 
 
 class Tensors(NamedTuple):
@@ -51,14 +45,11 @@ class Tensors(NamedTuple):
 
 @contextlib.contextmanager
 def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
-    """The tensors of a model directory.
-
-    Args:
-        directory: with `model.safetensors`, its parts and an index of them, or pickles.
-        pickle: pickles may be read.
+    """The tensors of a model directory: one file, parts with an index, or a pickle.
 
     Raises:
-        UserError: there are none, or they are damaged, or are pickles and may not be.
+        UserError: there are none, they are damaged, or they are pickles and `pickle`
+            does not allow those.
     """
     if (directory / WEIGHTS).is_file():
         files = {directory / WEIGHTS: None}
@@ -91,7 +82,7 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     try:
-        # Not mapped: pages of a file that was read would count as this process's.
+        # Not mapped: the pages would count as memory of this process.
         with safe_open(path, framework="np", backend="pread") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -99,7 +90,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _parts(directory: Path) -> dict[Path, set[str]]:
-    """File → its tensors, by the index."""
+    """File → its tensors, as the index says."""
     index = directory / INDEX
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -133,10 +124,7 @@ def _pickles(directory: Path, allowed: bool) -> Iterator[Tensors]:
         )
     if path.suffix == ".json":
         raise UserError(f"{path}: pickles in parts are not read; join them first")
-    try:
-        import torch  # pyrefly: ignore
-    except ImportError:
-        raise UserError(f"reading {path} needs torch: pip install torch") from None
+    torch = optional("torch", f"reading {path}")
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise UserError(
             f"torch {torch.__version__} runs code even of weights-only pickles "
@@ -185,8 +173,9 @@ def cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
     Raises:
         UserError: an element is too large for it.
     """
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     with np.errstate(over="ignore"):
-        out = array.astype(_NUMPY.get(dtype, np.dtype(dtype)), copy=False)
+        out = array.astype(kind, copy=False)
     if dtype == "float16" and not np.isfinite(out).all():
         worst = np.abs(array).max()
         raise UserError(f"{name} reaches {worst:.3g}, float16 65504: take bfloat16")
@@ -199,64 +188,31 @@ def write_tensors(
     make: Callable[[str], np.ndarray],
     dtype: Dtype = "float32",
 ) -> str:
-    """A safetensors file, made one tensor at a time, in the order of `shapes`.
+    """The SHA-256 of a safetensors file, written in the order of `shapes`.
 
-    The library's own writer wants all tensors in memory at once. The format is eight
-    bytes that say how long the header is, the header (JSON), and the tensors in its
-    order, without gaps.
-
-    Args:
-        path: of the file.
-        shapes: name → shape.
-        make: the tensor of a name.
-        dtype: to round to.
-
-    Returns:
-        SHA-256 of the file.
+    One tensor of `make` is in memory at a time; the library's writer would need all.
+    The format is the length of the header in eight bytes, the header in JSON, and the
+    tensors without gaps.
     """
-    size = np.dtype(_NUMPY.get(dtype, dtype)).itemsize
+    size, end = (4 if dtype == "float32" else 2), 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in shapes:
-        start, end = end, end + size * int(np.prod(shapes[name]))
-        header[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(shapes[name]),
-            "data_offsets": [start, end],
-        }
+    for name, shape in shapes.items():
+        offsets = [end, end := end + size * math.prod(shape)]
+        each = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": offsets}
+        header[name] = each
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     sha256 = hashlib.sha256()
-    with (
-        open(path, "wb") as file,
-        # Some are written, and hashed, while others are made.
-        ThreadPoolExecutor(1) as writer,
-        ThreadPoolExecutor(1) as hasher,
-    ):
-        waiting: deque[Future] = deque()
-        synced = 0
+    with open(path, "wb") as file:
 
         def write(content: Any) -> None:
-            nonlocal synced
             file.write(content)
-            if file.tell() - synced > _SYNC:
-                synced = file.tell()
-                os.fsync(file.fileno())  # the disk works while tensors are made
+            sha256.update(content)
 
-        def put(content: Any) -> None:
-            waiting.append(writer.submit(write, content))
-            waiting.append(hasher.submit(sha256.update, content))
-            while len(waiting) > 2 * _AHEAD:
-                waiting.popleft().result()
-
-        put(struct.pack("<Q", len(text)) + text)
-        for name in shapes:
+        write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
             array = cast(name, make(name), dtype)
-            if array.shape != tuple(shapes[name]):
-                raise ValueError(f"{name} is {array.shape}, not {shapes[name]}")
-            put(np.ascontiguousarray(array).view(np.uint8).data)
-        for each in waiting:
-            each.result()
-        file.flush()
-        os.fsync(file.fileno())
+            if array.shape != tuple(shape):
+                raise ValueError(f"{name} is {array.shape}, not {shape}")
+            write(np.ascontiguousarray(array).view(np.uint8).data)
     return sha256.hexdigest()

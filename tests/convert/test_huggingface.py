@@ -313,7 +313,7 @@ class Canary:
         return (Path.touch, (Path(self.path),))
 
 
-def test_a_pickle_is_read_by_wish_alone_and_never_run(tmp_path):
+def test_a_pickle_is_read_by_wish_alone_and_never_run(tmp_path, monkeypatch):
     out = tmp_path / "out"
     export(out, "bert")
     (out / WEIGHTS).unlink()
@@ -322,6 +322,10 @@ def test_a_pickle_is_read_by_wish_alone_and_never_run(tmp_path):
         pickle.dump({"bert.x": Canary(str(canary))}, file)
     with pytest.raises(UserError, match="can run code as it is read"):
         import_model(out, tmp_path / "in")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "torch", None)
+        with pytest.raises(UserError, match="needs torch: pip install torch"):
+            import_model(out, tmp_path / "in", pickle=True)
     pytest.importorskip("torch")
     with pytest.raises(UserError, match="is refused by torch's loader"):
         import_model(out, tmp_path / "in", pickle=True)

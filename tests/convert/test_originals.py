@@ -1,6 +1,7 @@
 """Files as the authors of BERT and GPT-1 released them."""
 
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -159,3 +160,11 @@ def test_a_checkpoint_without_its_data_is_refused(release, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         import_model(directory, tmp_path / "in")
     assert not (tmp_path / "in").exists()
+
+
+def test_tensorflow_is_named_with_its_command(tmp_path, monkeypatch):
+    for name in ("bert_config.json", "bert_model.ckpt.index"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match="needs tensorflow: pip install tensorflow-cpu"):
+        import_model(tmp_path, tmp_path / "in")

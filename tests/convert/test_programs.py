@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from exported import CONFIGS, export, random_params, tokenizer_of
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import elmo
-from jaxlm.convert import gguf
+from jaxlm.convert import formats, gguf
 from jaxlm.convert.model_directory import read_model
 from jaxlm.convert.onnx import export_onnx
 from jaxlm.convert.stablehlo import export_stablehlo
@@ -104,17 +105,32 @@ def test_models_that_llama_has_no_graph_for_are_refused(name, message):
         gguf.from_params(CONFIGS[name], random_params(CONFIGS[name]))
 
 
-def test_an_elmo_is_refused_by_name(tmp_path):
-    config, words = elmo("tiny"), tokenizer_of(CONFIGS["bert"])
-    for refuse in (
-        lambda: gguf.from_params(config, {}),
-        lambda: export_stablehlo(tmp_path / "x", config, {}),
-        lambda: export_onnx(tmp_path / "x", config, {}, words, {}),
-        lambda: check_client("elmo"),
-    ):
-        with pytest.raises(UserError, match="ELMo"):
-            refuse()
+def test_an_elmo_has_one_form_and_others_have_not_that_one(tmp_path):
+    words, out = tokenizer_of(CONFIGS["bert"]), tmp_path / "x"
+    for to in ("hf", "sentence", "gguf", "onnx", "stablehlo"):
+        with pytest.raises(UserError, match=f"an ELMo has no form --to {to}"):
+            formats.export(out, to, elmo("tiny"), {}, words, origin={})
+    with pytest.raises(UserError, match="pass --to hf"):
+        formats.export(out, "elmo", CONFIGS["bert"], {}, words, origin={})
+    with pytest.raises(UserError, match="ELMo"):
+        check_client("elmo")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "to, module", [("gguf", "gguf"), ("onnx", "onnx"), ("stablehlo", "flatbuffers")]
+)
+def test_a_library_that_is_not_installed_is_named_with_its_command(
+    to, module, tmp_path, capsys, monkeypatch
+):
+    export(tmp_path / "model", "gpt2")
+    monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / "out"
+    words = ["export", str(tmp_path / "model"), "--to", to, "--out", str(out)]
+    assert main(words) == 2
+    message = f"export --to {to} needs {module}: pip install {module}"
+    assert capsys.readouterr().err == f"jaxlm: {message}\n"
+    assert not out.exists()
 
 
 def test_a_client_that_is_not_installed_is_named_with_its_command(

@@ -14,7 +14,7 @@ from exported import CONFIGS, random_params, tokenizer_of
 from jaxlm.config import TaskConfig
 from jaxlm.convert import bert, gpt
 from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import TensorTable, dense
+from jaxlm.convert.rules import TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
 from jaxlm.tasks.kinds.choice import class_sums
 from jaxlm.tasks.model import TaskModel
@@ -68,7 +68,7 @@ def ours(config, batch, pooling, lm_weight):
 def tensors(rules, params):
     """As their file has them."""
     table = TensorTable(rules, params)
-    source = ModelFile.of(CONFIGS["gpt2"], table, params, ())
+    source = ModelFile.of(CONFIGS["gpt2"], table, params)
     return {name: source.read(name) for name in table.shapes}
 
 
@@ -111,7 +111,7 @@ def test_a_bert_s_choice_is_that_of_transformers(tmp_path):
     out.loss.backward()
     assert abs(float(value) - out.loss.item()) < 1e-5
     rules = bert.rules(config, set(params) - {"task"})
-    rules += dense("task", "classifier", transpose=True)
+    rules += module_rules({"task": "classifier"}, transpose=True)
     assert_gradients(tensors(rules, grads), model, ["classifier", "pooler.dense"])
 
 
@@ -167,6 +167,6 @@ def test_a_gpt_s_choice_and_language_are_those_of_its_release(
     share = (hit.sum(1) / m[:, 1:].sum(1)).mean()
     assert abs(float(sums["lm_accuracy"].total) / 4 - share.item()) < 1e-5
     rules = gpt.rules(config, set(params) - {"task"})
-    rules += dense("task", "multiple_choice_head.summary", transpose=True)
-    head = ["multiple_choice_head.summary"]
-    assert_gradients(tensors(rules, grads), model, head)
+    head = "multiple_choice_head.summary"
+    rules += module_rules({"task": head}, transpose=True)
+    assert_gradients(tensors(rules, grads), model, [head])
