@@ -1,11 +1,10 @@
-"""A jax device in → the FLOP/s it could do at most; a measured rate in → MFU out.
+"""A jax device in → the FLOP/s of dense matrix products that it can do at most.
 
     peak_flops(jax.devices()[0], "bfloat16")      989e12 on an H100
-    mfu(2.1e14, jax.devices(), "bfloat16")        share of what all of them could do
 
-Peaks are the makers' figures for dense matrix products, without sparsity. A CPU has no
-figure worth quoting, so there a large matrix product is timed once. MFU divides by
-these, never by what XLA says that it executes: see `facts/performance.md`'s rule.
+Peaks are the makers' figures, without sparsity. A CPU has no figure worth quoting, so a
+large matrix product is timed once there. MFU divides the FLOPs of the model by these,
+and never the FLOPs that XLA says it executes.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
-# (part of jax's `device_kind`, TFLOP/s in bfloat16, in float32), the first that fits.
-# For float32 it is the unit that jax multiplies float32 on by default: bfloat16 passes
-# on TPU, TF32 on Ampere and later. T4 has no bfloat16 unit; its float16 rate stands in.
+# (part of `device_kind`, TFLOP/s in bfloat16, in float32), the first match is taken.
+# The float32 figure is that of the unit that jax multiplies float32 on by default:
+# bfloat16 passes on TPU, TF32 on Ampere and later. T4 has no bfloat16 unit: float16.
 # TPU: cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}, figures of a chip; a jax
 # device is half a chip on v2, v3 (a core) and 7x (a chiplet), else a whole one.
 # GPU: NVIDIA's data sheets of each card, the dense column.
@@ -57,7 +56,7 @@ _PEAKS = (
 
 
 def peak_flops(device: Any, precision: str = "bfloat16") -> float:
-    """FLOP/s of dense matrix products on one device; NaN where nobody says.
+    """FLOP/s of one device at most; NaN if its kind is not in the table.
 
     Fake CPU devices share one machine: each has its part of the measured rate.
     """
@@ -71,7 +70,7 @@ def peak_flops(device: Any, precision: str = "bfloat16") -> float:
 
 @functools.cache
 def measured_flops(size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of a float32 product [size, size]² on this CPU: the best of `repeats`."""
+    """FLOP/s of a float32 product [size, size]² on this CPU, the best of `repeats`."""
     cpu = jax.local_devices(backend="cpu")[:1]
     product = jax.jit(jnp.matmul)
 
@@ -80,7 +79,7 @@ def measured_flops(size: int = 1024, repeats: int = 5) -> float:
         jax.block_until_ready(product(a, a))
         return time.perf_counter() - start
 
-    # The mesh of a run may have devices of other hosts, which take no part in this.
+    # The mesh of a run may hold devices of other hosts, which take no part in this.
     with jax.set_mesh(Mesh(cpu, "own", axis_types=(AxisType.Auto,))):
         a = jnp.ones((size, size), jnp.float32)
         seconds()  # compiles
@@ -88,10 +87,5 @@ def measured_flops(size: int = 1024, repeats: int = 5) -> float:
 
 
 def total_peak_flops(devices: Sequence[Any], precision: str = "bfloat16") -> float:
-    """FLOP/s of all devices together; NaN where that of one is not known."""
+    """FLOP/s of all devices together; NaN if one is unknown."""
     return sum(peak_flops(each, precision) for each in devices)
-
-
-def mfu(flops_per_second: float, devices: Sequence[Any], precision: str) -> float:
-    """Share of the devices' peak that `flops_per_second`, of all together, makes."""
-    return flops_per_second / total_peak_flops(devices, precision)

@@ -1,4 +1,4 @@
-"""The process's memory: what is freed stays; arrays for devices; transposed copies."""
+"""Memory of the process: freed blocks stay, arrays are aligned, copies transposed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _STRIP = 16  # rows
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed, in one heap; before any thread starts.
+    """Let glibc keep freed blocks in one heap; call it before any thread starts.
 
-    By default it gives each large block back to the kernel and takes it again in the
+    By default glibc returns each large block to the kernel and takes it again in the
     next step: on a CPU 200,000 page faults, 10 to 15 % of the time of a step.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array of any values that a CPU device can take as it is."""
+    """An uninitialised array that a CPU device can take without a copy."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
@@ -34,10 +34,10 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:
-    """The transpose of [n, m], copied.
+    """A transposed copy of a matrix.
 
-    A strip of rows at a time, whose lines stay in the cache until all their elements
-    are taken: three to five times as fast as numpy's copy of a transposed view.
+    It is made in strips of rows that stay in the cache: three to five times as fast as
+    numpy's copy of a transposed view.
     """
     out = np.empty(matrix.shape[::-1], matrix.dtype)
     for i in range(0, len(matrix), _STRIP):

@@ -1,20 +1,19 @@
 """Devices → mesh; parameter paths → shardings. The only file that says "mesh".
 
-Four axes exist from the first day, of size 1 where a run does not use them:
+Four axes always exist, of size 1 if a run does not use them:
 
     replica   slices of a multi-slice job        batch
     data      copies of the model                batch
     fsdp      parts of parameters and optimiser  batch, embed
     tensor    parts of one layer                 heads, mlp, vocab
 
-A parameter's rule names its dimensions by logical axes; the table below says which mesh
-axis cuts each. A dimension that its mesh axis does not divide stays whole.
+The rule of a parameter names its dimensions by logical axes; `MESH_AXIS_OF` says which
+mesh axis cuts each. A dimension that the mesh axis does not divide stays whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,8 +37,8 @@ MESH_AXIS_OF = {
     None: None,
 }
 
-# Every parameter of every family matches exactly one rule, wherever in a module of
-# several networks it is: by the end of its path (`tree.match`).
+# Every parameter of every family matches exactly one rule by the end of its path, so
+# that a module may hold several networks.
 _RULES = (
     (r"embed/token/table", ("vocab", "embed")),
     (r"embed/(position|token_type)/table", (None, "embed")),
@@ -61,7 +60,7 @@ _RULES = (
     (r"body/layer_\d+/kernel", (None, None, None, "mlp")),
     (r"body/layer_\d+/bias", (None, None, "mlp")),
     (r"attention/kernel", (None,)),
-    # ELMo's; the second axis of its layers is the direction.
+    # ELMo: the second axis of its layers is the direction.
     (r"words/embed/table", (None, None)),
     (r"words/filters_\d+/kernel", (None, None, None)),
     (r"words/(filters_\d+|projection)/bias", (None,)),
@@ -78,7 +77,7 @@ RULES = tuple((rf"(.*/)?({pattern})", axes) for pattern, axes in _RULES)
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of all devices, or of as many as the sizes ask for.
+    """The mesh of all devices, or of the first ones if the sizes ask for fewer.
 
     Raises:
         UserError: the sizes do not fit the devices.
@@ -91,7 +90,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """The mesh of a machine that is not here, to lower for."""
+    """A mesh without devices, to lower for another machine."""
     return AbstractMesh(_sizes(config, devices), AXES, axis_types=_auto())
 
 
@@ -115,7 +114,7 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Leading axis over every axis that holds rows, the rest whole."""
+    """The leading axis over all mesh axes that hold rows, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -125,7 +124,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def batch_parts(mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts the mesh cuts the rows of a batch."""
+    """The number of parts that the mesh cuts the rows of a batch into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
@@ -160,7 +159,7 @@ def stacked(params: Any) -> Any:
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
-    """A NamedSharding for each parameter, by the total rules above."""
+    """A NamedSharding for each parameter, by `RULES`."""
     logical = match(RULES, params, families=True)
 
     def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
@@ -181,8 +180,7 @@ def opt_state_shardings(
     opt_state: Any,
     params_shardings: Any,
 ) -> Any:
-    """Moments as their parameters, everything else whole."""
-    whole: Callable[[Any], NamedSharding] = lambda _: replicated(mesh)  # noqa: E731
+    """Moments are sharded as their parameters, everything else is whole."""
 
     def frozen(moment: Any) -> bool:
         return isinstance(moment, optax.MaskedNode)  # it has none
@@ -192,6 +190,6 @@ def opt_state_shardings(
         lambda moment, sharding: moment if frozen(moment) else sharding,
         opt_state,
         params_shardings,
-        transform_non_params=whole,
+        transform_non_params=lambda _: replicated(mesh),  # type: ignore[arg-type]
         is_leaf=frozen,
     )

@@ -4,8 +4,8 @@
     match(RULES, params)      a tree like params with the value of each leaf's one rule
 
 Each leaf must match exactly one rule and each rule at least one leaf, so a renamed
-parameter is an error at once and never a silent default. Sharding, weight decay,
-freezing, layer-wise rates and weight conversion all go through here.
+parameter is an error and never gets a silent default. Sharding, weight decay, freezing,
+layer-wise rates and weight conversion all use it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """`layers/mlp/wi/kernel` for the key path that jax gives of a leaf."""
+    """The key path that jax gives of a leaf as text, `layers/mlp/wi/kernel`."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys
     )
@@ -41,16 +41,12 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def match(
     rules: Sequence[tuple[str, Any]], tree: Any, *, families: bool = False
 ) -> Any:
-    """The value of the one rule whose pattern matches each leaf's whole path.
+    """A tree like `tree` with the value of the one rule that each leaf's path matches.
 
     Args:
-        rules: (regular expression, value) pairs.
+        rules: (regular expression over whole paths, value) pairs.
         tree: any tree of leaves.
-        families: the rules are those of several families of models, of which the tree
-            is one: a rule may match nothing.
-
-    Returns:
-        A tree of the same structure that holds the values.
+        families: the rules are for several families, so a rule may match nothing.
 
     Raises:
         ValueError: a leaf matches no rule or several, or a rule matches no leaf.

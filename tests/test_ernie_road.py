@@ -13,7 +13,8 @@ from roads import Road, digest, mistake
 from jaxlm.cli import main
 from jaxlm.config import Phase
 from jaxlm.text.corpus import open_corpus
-from jaxlm.train.loop import pretrain
+from jaxlm.train.loop import train
+from jaxlm.train.source import corpus_source
 from jaxlm.train.workdir import read_config
 from jaxlm.types import Mark
 
@@ -70,7 +71,8 @@ def test_stages_are_phases_that_change_the_levels(road, tmp_path):
         Phase(until=4, levels=(0.0, 0.0, 1.0), **shape),
     )
     config = dataclasses.replace(read_config(road.run), phases=phases)
-    pretrain(config, open_corpus(f"{road.here}/corpus"), tmp_path / "stages")
+    source = corpus_source(config, open_corpus(f"{road.here}/corpus"))
+    train(config, source, tmp_path / "stages")
     text = (tmp_path / "stages" / "metrics.jsonl").read_text()
     records = [json.loads(line) for line in text.splitlines()]
     assert [r["entity_rows"] for r in records] == [0, 0, 1, 1]

@@ -65,10 +65,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run directory, local or `gs://`.
 
-    Args:
-        workdir: the run directory.
-        keep: newest checkpoints to keep, at least 1.
-        keeps: whether the checkpoint of a step is kept for good.
+    The newest `keep` stay, and for good those of the steps for which `keeps` is true.
     """
 
     def __init__(
@@ -88,11 +85,8 @@ class Checkpoints:
     def open(self) -> list[str]:
         """Make the directory and remove what killed saves left; returns their names.
 
-        Only for the process that trains here (see `train/workdir.py`): a reader would
-        remove a save that is under way.
-
-        Raises:
-            UserError: the directory cannot be written.
+        Only for the process that holds the lock of the run directory: any other would
+        remove a save that is under way. UserError if it cannot be written.
         """
         if jax.process_index() != 0:
             return []
@@ -135,10 +129,7 @@ class Checkpoints:
     ) -> dict[str, LeafDigest]:
         """Start saving; returns the digests once the state is copied off the devices.
 
-        Waits for the previous save first, so two never overlap.
-
-        Raises:
-            UserError: this save could not start, or the previous one failed.
+        Waits for the previous save first; UserError if that failed.
         """
         self.wait()
         digests = digest(state)
@@ -196,20 +187,12 @@ class Checkpoints:
         )
 
     def check(self) -> None:
-        """Raise the error of a save that has failed by now; does not wait.
-
-        Raises:
-            UserError: the last save failed; names its step.
-        """
+        """Raise a UserError if the last save has failed by now; does not wait."""
         if self._saving is not None and self._saving.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the last save is durable.
-
-        Raises:
-            UserError: it failed; names its step.
-        """
+        """Wait until the last save is durable; UserError if it failed."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
@@ -274,14 +257,9 @@ class Checkpoints:
         raise UnsoundError("; ".join([*unsound.values(), way]))
 
     def stored(self, abstract: Any, *, part: str = "") -> Restored | None:
-        """The newest checkpoint as a tree of `StoredLeaf`; None if there is none.
+        """The newest checkpoint as a tree of `StoredLeaf`, otherwise as `restore`.
 
-        For one pass over the leaves on one host: each is read and verified when it is
-        used. Arguments as for `restore`.
-
-        Raises:
-            UnsoundError: the manifest is missing or changed.
-            UserError: see `restore`.
+        For one pass over the leaves on one host: each is verified when it is read.
         """
         steps = self.steps()
         return self._stored(steps[-1], abstract, part) if steps else None

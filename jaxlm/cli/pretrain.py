@@ -46,7 +46,8 @@ def run(argv: list[str]) -> int:
     start_jax()
     from jaxlm.open import initial
     from jaxlm.text.corpus import open_corpus
-    from jaxlm.train.loop import pretrain
+    from jaxlm.train.loop import train
+    from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
 
     with contextlib.ExitStack() as held:
@@ -66,9 +67,9 @@ def run(argv: list[str]) -> int:
             return corpus
 
         corpus = in_turn(opened)
-        outcome = pretrain(
+        outcome = train(
             args.config,
-            corpus,
+            corpus_source(args.config, corpus),
             args.workdir,
             fallback=args.fallback,
             initial=initial(args.config.init),

@@ -43,7 +43,7 @@ from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
 from jaxlm.text.tfds import TFDS
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.loop import Initial
-from jaxlm.train.source import BatchStream, Evaluate, TrainingSource
+from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
 from jaxlm.train.state import abstract_params
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import GPT_FRAME, UserError
@@ -280,7 +280,7 @@ def work_of(job: Job) -> TrainingSource:
         rows = job.train.rows
         return task_stream(config, job.module, objective, rows, phase, stream)
 
-    def evaluation(sharding: NamedSharding) -> Evaluate | str:
+    def evaluation(sharding: NamedSharding) -> EvaluateFn | str:
         if job.dev is None:
             return "no dev file, the newest checkpoint is the model; see --dev"
         examples, rows = job.dev

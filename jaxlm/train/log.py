@@ -39,23 +39,15 @@ from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
 METRICS = "metrics.jsonl"
-_CONTRACT = {  # fields of every line, with what they are while nothing is known
-    "loss": math.nan,
-    "learning_rate": math.nan,
-    "grad_norm": math.nan,
+# Fields of every line, known or not.
+_UNKNOWN = {
+    **dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan),
     "skipped": 0,
 }
 
 
 class Log:
-    """What a run writes while it goes.
-
-    Args:
-        workdir: the run directory; for `gs://` see `upload`.
-        config: of the run.
-        stream: where to print; standard output by default.
-        clock: seconds; another one in tests.
-    """
+    """What a run writes while it goes; other streams and clocks are for tests."""
 
     def __init__(
         self,
@@ -97,7 +89,7 @@ class Log:
         Args:
             start: updates made before.
             last: updates at the end of this invocation, for the bar and the ETA.
-            carry: what `carry()` gave when the checkpoint was saved.
+            carry: what `carry()` gave for the checkpoint.
         """
         self._step, self._last = start, last
         sums = (carry or {}).get("sums", {})
@@ -129,10 +121,7 @@ class Log:
     ) -> Iterator[None]:
         """Time a compilation, say so, and count rates from its end.
 
-        Args:
-            what: is compiled, for people.
-            tokens: in one step; the mean if steps differ.
-            flops: of the model in one step, for MFU; likewise.
+        `tokens` and `flops` (of the model, for MFU) are those of a mean step.
         """
         self.flush()
         self._screen.below = f"compiling {what}"
@@ -148,10 +137,7 @@ class Log:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave what happens inside (an evaluation, a save) out of the rates.
-
-        The ETA keeps it: it will come again.
-        """
+        """Leave an evaluation or a save out of the rates, but not out of the ETA."""
         self.flush()
         start = self._clock()
         yield
@@ -176,7 +162,7 @@ class Log:
             batch_sha256: of the step's batch; empty: not wanted.
 
         Returns:
-            Name → number of that step alone, with its "step"; None the first time.
+            Name → number of that one step, with its "step"; None the first time.
         """
         for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):
@@ -282,7 +268,7 @@ class Log:
         tokens = mfu = seconds = math.nan
         if self._speed:
             tokens, mfu, seconds = self._speed.now(self._clock(), self._step)
-        sums = {**_CONTRACT, **figures(self._sums), **self._own}
+        sums = {**_UNKNOWN, **figures(self._sums), **self._own}
         rates = {"tokens_per_second": tokens, "mfu": mfu}
         return {"step": self._step, **sums, **rates}, seconds
 

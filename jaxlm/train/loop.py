@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +23,11 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
 from jaxlm.sharding import batch_parts, batch_sharding, check_batch, make_mesh
-from jaxlm.text.corpus import Corpus
 from jaxlm.train.best_checkpoint import BestCheckpoint
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
-from jaxlm.train.source import Evaluate, TrainingSource, pretraining
+from jaxlm.train.signals import stop_signals
+from jaxlm.train.source import EvaluateFn, TrainingSource
 from jaxlm.train.state import TrainState, abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.types import UserError
@@ -57,19 +54,6 @@ class Run(NamedTuple):
     schedule: Schedule
     sharding: NamedSharding  # of a batch
     log: Log
-
-
-def pretrain(
-    config: RunConfig,
-    corpus: Corpus,
-    workdir: str | Path,
-    *,
-    fallback: bool = False,
-    initial: Initial | None = None,
-) -> Outcome:
-    """`train` on a corpus."""
-    source = pretraining(config, corpus)
-    return train(config, source, workdir, fallback=fallback, initial=initial)
 
 
 def train(
@@ -112,7 +96,7 @@ def train(
 
     with (
         jax.set_mesh(mesh),
-        _signals() as interrupted,
+        stop_signals() as interrupted,
         Log(workdir, config) as log,
     ):
         make, abstract = abstract_state(
@@ -133,7 +117,10 @@ def train(
             log.say(f"nothing left to train: the run is already at step {start}")
         run = Run(config, source, optimizer, schedule, batch_sharding(mesh), log)
         evaluate = _evaluation(run)
-        best = _best_checkpoint(run, workdir) if evaluate and source.best else None
+        best = None
+        if evaluate and source.best:
+            patience = source.patience * config.eval_every
+            best = BestCheckpoint(workdir, source.best, patience=patience)
         feed = _feed(run, abstract, start, last)
         # The run was killed between this checkpoint and its evaluation.
         missing = start > 0 and not _on_all_hosts(log.evaluated)
@@ -208,11 +195,6 @@ def _of_run(directory: str) -> Initial:
     return parameters
 
 
-def _best_checkpoint(run: Run, workdir: str | Path) -> BestCheckpoint:
-    patience = run.source.patience * run.config.eval_every
-    return BestCheckpoint(workdir, run.source.best, patience=patience)
-
-
 def _evaluates(config: RunConfig, step: int, last: int) -> bool:
     return step == last or step % config.eval_every == 0
 
@@ -283,7 +265,7 @@ def _feed_phase(
         yield compiled[shapes], batch
 
 
-def _evaluation(run: Run) -> Evaluate | None:
+def _evaluation(run: Run) -> EvaluateFn | None:
     if not run.config.eval_every:
         return None
     found = run.source.evaluation(run.sharding)
@@ -303,35 +285,3 @@ def _sha256_of(batch: Any) -> str:
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[int], bool]]:
-    """Whether SIGTERM or Ctrl-C has asked to stop; a second one ends at once.
-
-    With several hosts all stop after the same step, wherever the signal arrived. It is
-    jax's own handler of SIGTERM that tells the others: ours would replace it, so it
-    stays, and Ctrl-C is passed on to it.
-    """
-    asked, several = False, jax.process_count() > 1
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        if several:
-            signal.raise_signal(signal.SIGTERM)
-
-    def interrupted(step: int) -> bool:
-        if several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return asked
-
-    caught = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, note) for number in caught}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,9 +2,9 @@
 
     gradient ─ clip by global norm ─ bert_adam | adamw | … ─ × −rate(step) → update
 
-The transformation's own count is the step: the first update uses `schedule(0)`, which
-is 0 wherever there is a warm-up. What decays is said by path, totally, so a new kind of
-leaf is an error here and never a silent default. Next: `train/step.py` applies it.
+The first update uses `schedule(0)`, which is 0 if there is a warm-up. What decays is
+said by path, for every leaf, so a new kind of leaf is an error and no silent default.
+Next: `train/step.py` applies the update.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from jaxlm.config import OptimConfig
 from jaxlm.sharding import stacked
 from jaxlm.tree import match
 
-# Google's code excludes "LayerNorm|layer_norm|bias" by regular expression, which by
-# these names is: kernels and all three tables decay, biases and norms do not.
+# Google excludes "LayerNorm|layer_norm|bias": kernels and all three tables decay,
+# biases and norms do not.
 DECAY = (
     (r".*\b(kernel|table)|(.*/)?layers/projection", True),
     (r".*\b(bias|scale)|mix\w*/weights", False),
@@ -34,7 +34,7 @@ Schedule = optax.Schedule  # step → learning rate
 
 
 class BertAdamState(NamedTuple):
-    """The two running means; there is no bias correction, so no count."""
+    """The two running means; without bias correction there is no count."""
 
     mu: Any
     nu: Any
@@ -52,27 +52,26 @@ def make_optimizer(
         lr_scales: a number or array for each leaf that multiplies its rate; None: 1.
     """
     rate = make_schedule(config, steps)
-    decayed = match(DECAY, params)
-    last = optax.identity()
+    b1, b2, eps = config.b1, config.b2, config.eps
+    after = optax.identity()
     match config.name:
         case "bert_adam":
-            scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
+            scaled = scale_by_bert_adam(b1, b2, eps)
         case "gpt1_adam":
-            scaled = scale_by_bert_adam(config.b1, config.b2, config.eps)
-            last = optax.scale_by_schedule(bias_correction(config.b1, config.b2))
-        case "lamb":
-            scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
-            last = scale_by_layer_trust(stacked(params))
+            scaled = scale_by_bert_adam(b1, b2, eps)
+            after = optax.scale_by_schedule(bias_correction(b1, b2))
         case "adamw":
-            scaled = optax.scale_by_adam(config.b1, config.b2, config.eps)
+            scaled = optax.scale_by_adam(b1, b2, eps)
+        case "lamb":
+            scaled = optax.scale_by_adam(b1, b2, eps)
+            after = scale_by_layer_trust(stacked(params))
         case "adagrad":
             scaled = optax.scale_by_rss(config.accumulator, eps=0.0)
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    decay = optax.add_decayed_weights(config.weight_decay, decayed)
     if config.factor != 1:
         clip = optax.chain(optax.scale(config.factor), clip)
-    parts = [clip, scaled, decay, last, optax.scale_by_learning_rate(rate)]
-    whole = optax.chain(*parts)
+    decay = optax.add_decayed_weights(config.weight_decay, match(DECAY, params))
+    whole = optax.chain(clip, scaled, decay, after, optax.scale_by_learning_rate(rate))
     if lr_scales is None:
         return whole, rate
     trained = jax.tree.map(lambda scale: bool(np.any(scale)), lr_scales)
@@ -99,16 +98,16 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
 
     linear, cosine  ╱╲   up to peak at `warmup`, down to 0 at `steps`
     linear_kinked   ╱|╲  Google's: the line falls from step 0, warm-up overrides it
-    constant        ╱‾   no way down
+    constant        ╱‾   peak after warm-up
     """
     peak, warmup = config.peak, config.warmup
 
     def rate(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
-        # Google's polynomial_decay runs over all the steps; the others start down
-        # where warm-up ends.
+        # Google's polynomial_decay runs over all steps, the others from the end of
+        # warm-up on.
         start = 0 if config.decay == "linear_kinked" else warmup
-        # The share left, not 1 − the share done, which float32 loses near the end.
+        # The share left: 1 − the share done would lose float32's digits near the end.
         left = jnp.clip((steps - step) / max(1, steps - start), 0.0, 1.0)
         match config.decay:
             case "linear" | "linear_kinked":
@@ -127,8 +126,8 @@ def scale_by_bert_adam(
 ) -> optax.GradientTransformation:
     """m / (√v + eps) of google-research/bert `optimization.py`: no bias correction.
 
-    The omission makes early updates up to (1 − b1) / √(1 − b2) = 3.2 times as long as
-    Adam's own; the published recipes' rates and warm-up are tuned with it.
+    Early updates are up to (1 − b1) / √(1 − b2) = 3.2 times as long as Adam's; the
+    rates and warm-up of the published recipes are tuned with that.
     """
 
     def init(params: Any) -> BertAdamState:
@@ -149,8 +148,8 @@ def scale_by_bert_adam(
 def bias_correction(b1: float, b2: float) -> Schedule:
     """√(1 − b2ᵗ) / (1 − b1ᵗ) of update t = 1, 2, …: Adam's correction of both means.
 
-    As a factor of the rate, as openai/finetune-transformer-lm has it (opt.py:adam), it
-    makes eps the paper's ε̂, and the decay is multiplied by it too.
+    It is a factor of the rate, as in openai/finetune-transformer-lm (opt.py:adam): eps
+    is the paper's ε̂, and weight decay is multiplied by the correction too.
     """
 
     def correction(count: ArrayLike) -> Float[Array, ""]:

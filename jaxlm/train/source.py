@@ -1,8 +1,8 @@
-"""What a run is trained on: the seam between the loop and the many things to learn.
+"""What a run trains on: a corpus here, the files of a task in `jaxlm/tasks`.
 
-pretraining(config, corpus)            here: text, by the family's own objective
-jaxlm.tasks                            files with labels, by a task's
-train(config, work, workdir)        loop.py: everything else, the same for all
+    train(config, corpus_source(config, corpus), workdir)
+
+Next: `loop.py` reads the batches and is the same for all sources.
 """
 
 from __future__ import annotations
@@ -22,41 +22,40 @@ from jaxlm.families import family_of
 from jaxlm.objectives import Objective
 from jaxlm.text.corpus import Corpus
 
-Evaluate = Callable[[Any], dict[str, float]]  # parameters → figures
+EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
 
 
 class BatchStream(NamedTuple):
-    """The rows of a phase and what is learnt from them.
+    """The batches of a phase and the objective that they are for.
 
-    `read(step, local)` gives the rows `local` of the batch of a step of the phase, as a
-    tree of numpy arrays, and is a pure function: the position in the data is a number.
-    Batches may differ in length; each shape is compiled once.
+    `read(step, local)` gives rows of the batch of a step of the phase by their numbers
+    in that batch, as a tree of numpy arrays. It is a pure function: the position in the
+    data is a number. Batches may differ in shape; each shape is compiled once.
     """
 
     objective: Objective
     read: Callable[[int, np.ndarray], Any]
-    length: Callable[[Any], int]  # of such rows, in tokens
-    tokens: float  # of a step; the mean where shapes differ
+    length: Callable[[Any], int]  # rows → tokens in each
+    tokens: float  # in a step; the mean if shapes differ
     flops: float  # likewise
-    dropout: bool  # whether the forward pass of training draws
-    # Step → its rows, where the phase's batch counts something else.
-    rows: Callable[[int], int] | None = None
+    dropout: bool
+    rows: Callable[[int], int] | None = None  # step → rows; None: the phase's batch
 
 
 class TrainingSource(NamedTuple):
-    """What is trained and on what."""
+    """A module, and what it is trained and evaluated on."""
 
     module: Any  # a Linen module with the `config` of its family and `example()`
-    open_stream: Callable[[Phase, str], BatchStream]  # of a phase and its name
-    evaluation: Callable[[NamedSharding], Evaluate | str]  # or why there is none
-    zero_carry: Callable[[], Any] = tuple  # what the first batch begins with
-    best: str = ""  # figure of it whose best parameters are kept; empty: none are
-    patience: int = 0  # evaluations without a better one that end the run; 0: none do
+    open_stream: Callable[[Phase, str], BatchStream]  # a phase and its name
+    evaluation: Callable[[NamedSharding], EvaluateFn | str]  # or why there is none
+    zero_carry: Callable[[], Any] = tuple  # the carry before the first batch
+    best: str = ""  # figure whose best parameters are kept; empty: none are
+    patience: int = 0  # evaluations without a better figure that end the run; 0: never
     lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
 
 
-def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
-    """Text and the family's own objective."""
+def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
+    """A corpus, with the objective of the model's family."""
     family = family_of(config.model)
     module = family.build(
         config.model, dtype=jnp.dtype(config.precision), remat=config.remat
@@ -82,7 +81,7 @@ def pretraining(config: RunConfig, corpus: Corpus) -> TrainingSource:
             dropout=config.model.dropout > 0,
         )
 
-    def evaluation(sharding: jax.sharding.Sharding) -> Evaluate | str:
+    def evaluation(sharding: jax.sharding.Sharding) -> EvaluateFn | str:
         """On the held-out documents, in rows of the first phase's shape."""
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, made already sharded."""
+"""What a run carries from step to step, initialised with its shardings."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from jaxlm.sharding import (
 
 
 class TrainState(NamedTuple):
-    """All of it: no key and no data position, both follow from `step`."""
+    """The whole state: random keys and the data position follow from `step`."""
 
-    step: Int[Array, ""]  # updates asked for, skipped ones counted
+    step: Int[Array, ""]  # updates, skipped ones included
     params: Any
     opt_state: Any
     skipped: Int[Array, ""]  # steps whose gradient was not finite
     skipped_in_row: Int[Array, ""]
-    carry: Any = ()  # what the model has read, by row of the batch; ELMo's only
+    carry: Any = ()  # ELMo: the LSTMs' state after the last batch, for each of its rows
 
 
 def init_params(module: Any, seed: int) -> Any:
@@ -49,12 +49,12 @@ def abstract_state(
     seed: int,
     zero_carry: Callable[[], Any] = tuple,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-    """(the function that makes the state, its shapes with shardings).
+    """(a function that initialises the state, its shapes with shardings).
 
     Args:
         module: a Linen module with the `config` of its family and `example()`.
         optimizer: of the run.
-        mesh: devices, real or abstract.
+        mesh: real or abstract.
         seed: names the initial weights.
         zero_carry: makes the carry of the first batch.
     """

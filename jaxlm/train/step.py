@@ -1,12 +1,12 @@
-"""(state, batch) → (state, sums): one update, however the batch is cut.
+"""(state, batch) → (state, sums): one update, in any number of micro-batches.
 
-Every denominator is taken over the whole global batch first, so a micro-batch's loss is
-Σ_k sum_k / weight_k with the global weights: gradients of micro-batches add up to that
-of the batch, also with two losses of different weights.
+Every denominator is taken over the whole global batch first: the loss of a micro-batch
+is Σ_k sum_k / weight_k with the global weights, so that gradients of micro-batches add
+up to that of the batch, also with two losses of different weights.
 
-Of a large table a step may read only some rows (`Objective.sampled_rows`). Those rows
-are gathered, trained as if they were the table, and scattered back. This is exact where
-the optimiser leaves a row without a gradient as it is.
+A step may read only some rows of a large table (`Objective.sampled_rows`). Those rows
+are gathered, trained as if they were the table, and scattered back. This is exact if
+the optimiser leaves a row without a gradient as it is (`OptimConfig.keeps_rows`).
 """
 
 from __future__ import annotations
@@ -44,25 +44,23 @@ def make_train_step(
         objective: of the phase.
         optimizer: over the parameters.
         schedule: step → learning rate, for the metrics.
-        accumulate: micro-batches, run one after another.
-        seed: the run's; names dropout by (step, micro-batch).
-        dropout: False: the forward pass is deterministic.
+        accumulate: micro-batches, one after another.
+        seed: with step and micro-batch, names the dropout.
+        dropout: false: the forward pass is deterministic.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         weights = objective.weights(batch)
-        sampled_rows = None
+        sampled = None
         if objective.sampled_rows:
             key = key_for(seed, "negatives", state.step)
-            sampled_rows = objective.sampled_rows(batch, key)
-        old = _rows_of((state.params, state.opt_state), sampled_rows)
+            sampled = objective.sampled_rows(batch, key)
+        old = _gather((state.params, state.opt_state), sampled)
         old_params, old_opt_state = old
 
         def micro_loss(params, micro_batch, micro_carry, micro):
             key = key_for(seed, "dropout", state.step, micro) if dropout else None
-            sums, carry = objective.loss(
-                params, micro_batch, micro_carry, key, sampled_rows
-            )
+            sums, carry = objective.loss(params, micro_batch, micro_carry, key, sampled)
             parts = [sums[name].total / weights[name] for name in weights]
             loss = functools.reduce(operator.add, parts)
             return loss, ({"loss": loss, **sums}, carry)
@@ -79,13 +77,12 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, old_opt_state, old_params)
         params = optax.apply_updates(old_params, updates)
 
+        # A gradient that is not finite changes nothing but the counts.
         finite = jnp.isfinite(grad_norm)
         skipped = (~finite).astype(jnp.int32)
         keep: Any = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new = jax.tree.map(keep, (params, opt_state), old)
-        params, opt_state = _with_rows(
-            (state.params, state.opt_state), new, sampled_rows
-        )
+        params, opt_state = _scatter((state.params, state.opt_state), new, sampled)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
@@ -108,10 +105,10 @@ def make_train_step(
 
 
 def _add_up(gradient, params, batch, carry, accumulate):
-    """Gradients and sums of the micro-batches, added; the carry of all rows.
+    """Gradients and sums of all micro-batches added up, and the carry of all rows.
 
-    Micro-batch m is rows m, m + accumulate, …: each device cuts up the rows it holds,
-    and no row moves.
+    Micro-batch m is rows m, m + accumulate, …: each device cuts up its own rows, and no
+    row moves between devices.
     """
     cut = jax.tree.map(
         lambda x: jnp.moveaxis(
@@ -138,27 +135,25 @@ def _add_up(gradient, params, batch, carry, accumulate):
     return grads, sums, whole
 
 
-def _rows_of(tree, sampled_rows: SampledRows | None):
-    """`tree` with the sampled rows of its large tables in their place."""
-    if sampled_rows is None:
+def _gather(tree, sampled: SampledRows | None):
+    """`tree` with only the sampled rows of its large tables."""
+    if sampled is None:
         return tree
 
-    def one(path, leaf):
-        return leaf[sampled_rows.rows] if path.endswith(sampled_rows.tables) else leaf
+    def rows(path, leaf):
+        return leaf[sampled.rows] if path.endswith(sampled.tables) else leaf
 
-    return map_with_path(one, tree)
+    return map_with_path(rows, tree)
 
 
-def _with_rows(tree, new, sampled_rows: SampledRows | None):
-    """What `_rows_of` took from `tree`, changed, put back."""
-    if sampled_rows is None:
+def _scatter(tree, new, sampled: SampledRows | None):
+    """`new`, with its rows put back into the large tables of `tree`."""
+    if sampled is None:
         return new
 
-    def one(path, leaf, small):
-        if not path.endswith(sampled_rows.tables):
-            return small
-        return leaf.at[sampled_rows.rows].set(
-            small, mode="drop", indices_are_sorted=True
-        )
+    def whole(path, leaf, rows):
+        if not path.endswith(sampled.tables):
+            return rows
+        return leaf.at[sampled.rows].set(rows, mode="drop", indices_are_sorted=True)
 
-    return map_with_path(one, tree, new)
+    return map_with_path(whole, tree, new)

@@ -14,11 +14,16 @@ import pytest
 from tiny import tiny
 
 from jaxlm.config import MeshConfig, Phase, from_json, to_json
-from jaxlm.train.loop import pretrain
+from jaxlm.train.loop import Outcome, train
+from jaxlm.train.source import corpus_source
 from jaxlm.types import UserError
 
 # What a line says of this machine's speed, and not of the run.
 SPEED = {"tokens_per_second", "mfu"}
+
+
+def pretrain(config, corpus, workdir) -> Outcome:
+    return train(config, corpus_source(config, corpus), workdir)
 
 
 def lines(workdir: Path) -> list[dict]:
