@@ -98,7 +98,7 @@ def objective(
     """Each next word and each one before."""
     del manifest, phase, stream
     # Adagrad leaves rows without a gradient as they are.
-    few_rows = run.optim.name == "adagrad"
+    few_rows = run.optim.keeps_rows
     return bidirectional_lm(module, run.model, run.data, few_rows=few_rows)  # pyrefly: ignore
 
 
