@@ -1,10 +1,10 @@
-"""A directory or file that appears whole or not at all, with digests of what is in it.
+"""A directory or file that appears whole or not at all, and digests of its files.
 
     with atomic_directory(out) as beside:      write into `beside`; then it is `out`
     with atomic_file(out) as beside:
 
-Killed half-way, what was there before stays as it was, and a `.tmp` beside it may be
-deleted. Two directories change places in one step where the system can do that.
+A kill half-way leaves what was there before, and a `.tmp` beside it that may be
+deleted. Two directories are exchanged in one step where the system can do that.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
 DIGESTS = "jaxlm_export.json"
@@ -30,7 +31,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `out`.
 
     Raises:
-        UserError: `out` is there and was not written by this function.
+        UserError: `out` exists and was not written by this function.
     """
     out = Path(os.path.abspath(out))
     if out.exists() and not out.is_dir():
@@ -54,7 +55,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(out: Path) -> Iterator[Path]:
-    """A path to write to that then takes the place of `out`."""
+    """A path to write to, whose file then takes the place of `out`."""
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a file")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,6 @@ def atomic_file(out: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """What was `new` is `old` and the other way round."""
     exchange, here = 2, -100  # RENAME_EXCHANGE, AT_FDCWD of <linux/fs.h>, <fcntl.h>
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "renameat2"):
@@ -91,34 +91,18 @@ def _sync(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, read in pieces."""
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_digests(
-    directory: Path, origin: dict[str, Any], known: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Store where an export comes from and the digest of each of its files.
-
-    Args:
-        directory: of the export.
-        origin: where it comes from.
-        known: name → SHA-256 of files that need not be read again.
-
-    Returns:
-        Name → SHA-256.
-    """
-    known = known or {}
-    names = {
-        str(path.relative_to(directory)): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-    files = {name: known.get(name) or sha256_of(path) for name, path in names.items()}
-    content = {"format": 1, "origin": origin, "sha256": files}
+def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
+    """Name → SHA-256 of all files, stored beside where the export comes from."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    digests = {str(path.relative_to(directory)): sha256_of(path) for path in files}
+    content = {"format": 1, "origin": origin, "sha256": digests}
     (directory / DIGESTS).write_text(json.dumps(content, indent=2) + "\n")
-    return files
+    return digests
 
 
 def check_digests(directory: Path, *names: str) -> None:
@@ -128,12 +112,7 @@ def check_digests(directory: Path, *names: str) -> None:
         UserError: one has changed.
     """
     stored = directory / DIGESTS
-    if not stored.is_file():
-        return
-    try:
-        digests = json.loads(stored.read_text())["sha256"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{stored} cannot be read: {error}") from None
+    digests = read_json(stored).get("sha256", {}) if stored.is_file() else {}
     for name in names:
         if name in digests and (directory / name).is_file():
             found = sha256_of(directory / name)

@@ -1,9 +1,10 @@
 """Programs that read exports, each asked what it computes; one process for each call.
 
-    python -m jaxlm.convert.clients hf DIR asked.json answer
+    python -m jaxlm.convert.clients hf DIR FILE
 
-Writes answer.json and answer.npz. Imports nothing of jaxlm, so that the answers do not
-depend on the code that wrote the files. Next: `verify.py` compares them.
+FILE holds the pickled question and then the answer. Nothing of jaxlm is imported, so
+that the answers do not depend on the code that wrote the export. Next: `verify.py`
+compares them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,12 +183,11 @@ def _by_pieces(model: Any, pasts: Any, ids: np.ndarray) -> np.ndarray:
     return np.concatenate(logits)
 
 
-def main(client: str, directory: str, question: str, answer: str) -> None:
+def main(client: str, export: str, file: str) -> None:
     """Ask one client."""
-    asked = json.loads(Path(question).read_text())
-    said, arrays = _CLIENTS[client](Path(directory), asked)
-    np.savez(Path(answer).with_suffix(".npz"), *arrays)
-    Path(answer).with_suffix(".json").write_text(json.dumps(said))
+    asked = pickle.loads(Path(file).read_bytes())
+    answer = _CLIENTS[client](Path(export), asked)
+    Path(file).write_bytes(pickle.dumps(answer))
 
 
 _CLIENTS = {

@@ -1,13 +1,14 @@
 """bilm-tf's and AllenNLP's `options.json` and `weights.hdf5` ↔ config and parameters.
 
-    config, params = read_elmo("options.json", "weights.hdf5")
+    with open_elmo(options, weights) as source:      nothing is read yet
+        source.config ; source.params(place)
     write_elmo(directory, source, tokenizer)
 
 The file has a dataset for each of our leaves, layer and direction. Two things differ
 from TensorFlow's variables in name only: the kernel's columns are gates i, j, f, o in
 blocks, and the forget gate's bias lacks the 1 that the cell adds. The table of
-characters has 261 rows, id 0 of `text/characters.py` excepted. The softmax is in no
-such file: the config's vocabulary is 0.
+characters has 261 rows: all but id 0 of `text/characters.py`. No such file has the
+softmax: the config's vocabulary is 0.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import Place, Rule, TensorTable
+from jaxlm.convert.rules import Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
@@ -36,37 +36,15 @@ from jaxlm.types import UserError
 WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
 
 
-def read_elmo(
-    options: str | Path,
-    weights: str | Path,
-    place: Place = lambda path, array: jnp.asarray(array),
-) -> tuple[ElmoConfig, dict]:
-    """The model in two files.
-
-    Args:
-        options: `options.json`, as for training (261 characters) or for use (262).
-        weights: `weights.hdf5`.
-        place: puts an array where the parameter of that path belongs; by default on
-            the default device.
-
-    Returns:
-        (config, parameters as a nested dict, float32).
-
-    Raises:
-        UserError: a file cannot be read, describes no model of characters, or the two
-            do not fit; the message lists every dataset that does not.
-    """
-    with open_elmo(Path(options), Path(weights)) as source:
-        config: Any = source.config
-        return config, source.params(place)
-
-
 @contextlib.contextmanager
 def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
     """The model in two files, its datasets read when they are wanted.
 
+    `options` may be those of training (261 characters) or of use (262).
+
     Raises:
-        UserError: see `read_elmo`.
+        UserError: a file cannot be read, describes no model of characters, or the two
+            do not fit; the message lists every dataset that does not.
     """
     config = read_options(options)
     table = table_of(config)
@@ -75,7 +53,7 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
             file = stack.enter_context(h5py.File(weights))
         except OSError as error:
             raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
-        found = _arrays(file)
+        found = datasets(file)
         shapes = {name: each.shape for name, each in found.items()}
         what = f"{weights} does not fit its options"
         if shapes.get("char_embed", (0,))[0] == CHARACTERS + 1:
@@ -89,17 +67,25 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
         )
 
 
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """All datasets of a file, by path."""
+    found: dict[str, Any] = {}
+    file.visititems(found.__setitem__)
+    return {
+        name: each for name, each in found.items() if isinstance(each, h5py.Dataset)
+    }
+
+
 def files_of(directory: Path) -> tuple[Path, Path] | None:
-    """(options, weights) in a directory, by their usual names; None: it has none."""
+    """The options and weights of a directory, by their usual names, or None."""
     options = sorted(directory.glob("*options.json"))
-    weights = [directory / WEIGHTS]
-    if not weights[0].is_file():
-        weights = sorted(directory.glob("*weights.hdf5"))
+    usual = directory / WEIGHTS
+    weights = [usual] if usual.is_file() else sorted(directory.glob("*weights.hdf5"))
     return (options[0], weights[0]) if len(options) == len(weights) == 1 else None
 
 
 def words_of(directory: Path) -> Tokenizer:
-    """How a directory's model cuts words; without a vocabulary, by BERT's rules."""
+    """How a directory's model splits words; without a vocabulary, by BERT's rules."""
     known = (directory / "vocab.txt").is_file()
     return load_tokenizer(directory) if known else WordVocab(MARKS)
 
@@ -108,7 +94,7 @@ def read_options(path: str | Path) -> ElmoConfig:
     """The config that an `options.json` describes.
 
     Raises:
-        UserError: a key is absent, or has a value that no ELMo of ours can have.
+        UserError: a key is absent, or its value is no ELMo of ours.
     """
     try:
         options = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -135,8 +121,7 @@ def read_options(path: str | Path) -> ElmoConfig:
         raise UserError(f"{path} cannot be read as options: {error}") from None
     except KeyError as error:
         raise UserError(f"{path} has no option {error}") from None
-    # One table, two ways to number it: training counts the 261 characters, use a
-    # padding before them.
+    # One table, two counts: training counts 261 characters, use counts a padding too.
     if count not in (CHARACTERS, CHARACTERS + 1):
         raise UserError(
             f"{path}: n_characters = {count}, it is {CHARACTERS} in training and "
@@ -162,7 +147,7 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
 
 
 def table_of(config: ElmoConfig) -> TensorTable:
-    """Reference ↔ theirs, without the softmax."""
+    """Ours ↔ theirs, without the softmax."""
     shapes = parameter_shapes(config)
     return TensorTable(
         _rules(config), {name: shapes[name] for name in ("words", "layers")}
@@ -175,53 +160,32 @@ def from_params(config: ElmoConfig, params: Any) -> ModelFile:
 
 
 def _rules(config: ElmoConfig) -> list[Rule]:
-    rules = [Rule(("words/embed/table",), "char_embed", inputs=1)]
-    widths = [(w, n) for w, n in enumerate(config.filters, start=1) if n]
-    for i, (width, number) in enumerate(widths):
-        filters, shape = f"words/filters_{width}", (width, config.d_character, number)
-        rules += [
-            Rule((f"{filters}/kernel",), f"CNN/W_cnn_{i}", view=(1, *shape)),
-            Rule((f"{filters}/bias",), f"CNN/b_cnn_{i}"),
-        ]
-    for gate in ("carry", "transform") if config.num_highways else ():
-        at = f"words/highways/{gate}"
-        rules += [
-            Rule((f"{at}/kernel",), f"CNN_high_{{0}}/W_{gate}", inputs=1),
-            Rule((f"{at}/bias",), f"CNN_high_{{0}}/b_{gate}"),
-        ]
-    if sum(config.filters) != config.d_model:
-        rules += [
-            Rule(("words/projection/kernel",), "CNN_proj/W_proj", inputs=1),
-            Rule(("words/projection/bias",), "CNN_proj/b_proj"),
-        ]
     cell = "RNN_{1}/RNN/MultiRNNCell/Cell{0}/LSTMCell"
-    return [
-        *rules,
+    rules = [
+        Rule(("words/embed/table",), "char_embed", inputs=1),
         Rule(("layers/kernel",), f"{cell}/W_0", inputs=1),
         Rule(("layers/bias",), f"{cell}/B"),
         Rule(("layers/projection",), f"{cell}/W_P_0", inputs=1),
     ]
 
+    def dense(ours: str, weight: str, bias: str, **kernel: Any) -> None:
+        rules.append(Rule((f"words/{ours}/kernel",), weight, **kernel))
+        rules.append(Rule((f"words/{ours}/bias",), bias))
 
-def _arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, each: Any) -> None:
-        if isinstance(each, h5py.Dataset):
-            found[name] = each
-
-    file.visititems(visit)
-    return found
+    filters = [(w, n) for w, n in enumerate(config.filters, start=1) if n]
+    for i, (width, number) in enumerate(filters):
+        shape = (1, width, config.d_character, number)
+        dense(f"filters_{width}", f"CNN/W_cnn_{i}", f"CNN/b_cnn_{i}", view=shape)
+    for gate in ("carry", "transform") if config.num_highways else ():
+        at = "CNN_high_{0}"
+        dense(f"highways/{gate}", f"{at}/W_{gate}", f"{at}/b_{gate}", inputs=1)
+    if sum(config.filters) != config.d_model:
+        dense("projection", "CNN_proj/W_proj", "CNN_proj/b_proj", inputs=1)
+    return rules
 
 
 def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None:
-    """What AllenNLP and bilm-tf read, into an empty directory.
-
-    Args:
-        directory: to write into.
-        source: the model.
-        tokenizer: its words; the file of them is for jaxlm and for `dump_bilm`.
-    """
+    """Write what AllenNLP and bilm-tf read; the words are for jaxlm and `dump_bilm`."""
     config: Any = source.config
     write_json(directory / OPTIONS, to_options(config))
     with h5py.File(directory / WEIGHTS, "w") as file:
@@ -232,7 +196,7 @@ def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None
 
 
 def to_options(config: ElmoConfig) -> dict[str, Any]:
-    """What options.json says of a model for use."""
+    """The content of options.json, for use."""
     return {
         "lstm": {
             "use_skip_connections": config.skip,

@@ -16,60 +16,14 @@ import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.convert.atomic import atomic_file, sha256_of
-from jaxlm.convert.gpt import QKV
-from jaxlm.convert.model_file import ModelFile
+from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.optional import optional
-from jaxlm.convert.rules import TensorTable, module_rules
 from jaxlm.convert.tensors import Dtype, cast
+from jaxlm.memory import transposed
 from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
 from jaxlm.types import UserError
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
-
-_GPT2 = {
-    "embed/token": "token_embd",
-    "embed/position": "position_embd",
-    "final_norm": "output_norm",
-    "layers/attention_norm": "blk.{0}.attn_norm",
-    QKV: "blk.{0}.attn_qkv",
-    "layers/attention/out": "blk.{0}.attn_output",
-    "layers/mlp_norm": "blk.{0}.ffn_norm",
-    "layers/mlp/wi": "blk.{0}.ffn_up",
-    "layers/mlp/wo": "blk.{0}.ffn_down",
-}
-_BERT = {
-    "embed/token": "token_embd",
-    "embed/position": "position_embd",
-    "embed/token_type": "token_types",
-    "embed/norm": "token_embd_norm",
-    "layers/attention/query": "blk.{0}.attn_q",
-    "layers/attention/key": "blk.{0}.attn_k",
-    "layers/attention/value": "blk.{0}.attn_v",
-    "layers/attention/out": "blk.{0}.attn_output",
-    "layers/attention_norm": "blk.{0}.attn_output_norm",
-    "layers/mlp/wi": "blk.{0}.ffn_up",
-    "layers/mlp/wo": "blk.{0}.ffn_down",
-    "layers/mlp_norm": "blk.{0}.layer_output_norm",
-}
-
-
-def from_params(config: BertConfig | GptConfig, params: Any) -> ModelFile:
-    """A model as llama.cpp names its tensors; a BERT without its heads.
-
-    Raises:
-        UserError: llama.cpp has no such model.
-    """
-    match config:
-        case BertConfig(activation="relu"):
-            raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: no GGUF")
-        case GptConfig(norm="post"):
-            raise UserError("llama.cpp's GPT-2 norms first, GPT-1 last: no GGUF")
-        case GptConfig(activation=other) if other != "gelu_tanh":
-            raise UserError(f"llama.cpp's GPT-2 has gelu_tanh, this one {other}")
-    names = _BERT if isinstance(config, BertConfig) else _GPT2
-    rules = module_rules(names, transpose=True, vocab_size=config.vocab_size)
-    kept = {k: v for k, v in params.items() if k in ("embed", "layers", "final_norm")}
-    return ModelFile.of(config, TensorTable(rules, kept), kept)
 
 
 def export_gguf(
@@ -88,12 +42,18 @@ def export_gguf(
         UserError: gguf is not installed, or llama.cpp has no such model, tokenizer or
             dtype.
     """
-    source = from_params(config, params)
+    check_graph(config)
     gguf = optional("gguf", "export --to gguf")
     if dtype == "bfloat16":
         raise UserError("GGUF is written in float32 or float16")
+    decoder = isinstance(config, GptConfig)
+    arch = "gpt2" if decoder else "bert"
+    kept = {k: v for k, v in params.items() if k in ("embed", "layers", "final_norm")}
+    source = from_params(config, kept)
+    known = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH[arch.upper()], config.num_layers
+    ).get_name
     with atomic_file(out) as beside:
-        arch = "gpt2" if isinstance(config, GptConfig) else "bert"
         writer = gguf.GGUFWriter(beside, arch)
         try:
             writer.add_name(str(origin.get("run", origin.get("model", "jaxlm"))))
@@ -110,21 +70,45 @@ def export_gguf(
             else:
                 _add_wordpiece(writer, config, tokenizer)
                 writer.add_pooling_type(gguf.PoolingType.MEAN)
-            kinds: dict[str, Dtype] = {}
-            for name, shape in source.table.shapes.items():
+            tensors: dict[str, tuple[str, Dtype, bool]] = {}
+            for theirs, shape in source.table.shapes.items():
+                name = known(theirs, try_suffixes=(".weight", ".bias"))
                 half = len(shape) == 2 and not name.startswith(("position", "token_ty"))
-                kinds[name] = dtype if half else "float32"
-                kind = np.dtype(kinds[name])
-                size = math.prod(shape) * kind.itemsize
-                writer.add_tensor_info(name, shape, kind, size)
+                kind: Dtype = dtype if half else "float32"
+                # GPT-2's kernels are inputs × outputs in transformers alone.
+                turn = decoder and name.startswith("blk") and len(shape) == 2
+                tensors[name] = theirs, kind, turn
+                writer.add_tensor_info(
+                    name,
+                    shape[::-1] if turn else shape,
+                    np.dtype(kind),
+                    math.prod(shape) * np.dtype(kind).itemsize,
+                )
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for name, kind in kinds.items():
-                writer.write_tensor_data(cast(name, source.read(name), kind))
+            for name, (theirs, kind, turn) in tensors.items():
+                array = source.read(theirs)
+                array = transposed(array) if turn else array
+                writer.write_tensor_data(cast(name, array, kind))
         finally:
             writer.close()
     return {out.name: sha256_of(out)}
+
+
+def check_graph(config: BertConfig | GptConfig) -> None:
+    """Check that llama.cpp computes what the model does.
+
+    Raises:
+        UserError: it does not.
+    """
+    match config:
+        case BertConfig(activation="relu"):
+            raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: no GGUF")
+        case GptConfig(norm="post"):
+            raise UserError("llama.cpp's GPT-2 norms first, GPT-1 last: no GGUF")
+        case GptConfig(activation=other) if other != "gelu_tanh":
+            raise UserError(f"llama.cpp's GPT-2 has gelu_tanh, this one {other}")
 
 
 def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:

@@ -32,7 +32,6 @@ _GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_erf": "gelu", "relu": "relu"
 # transformers' OpenAIGPT computes "gelu" by tanh.
 _GPT1_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu"}
 
-QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
 _TABLES = {"pre": ("wte", "wpe"), "post": ("tokens_embed", "positions_embed")}
 HEADS: tuple[str, ...] = ()  # its head is its token table
 BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
@@ -41,11 +40,12 @@ BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
 def rules(config: GptConfig, parts: set[str]) -> list[Rule]:
     """Ours ↔ theirs, without a prefix."""
     token, position = _TABLES[config.norm]
+    joined = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
     names = {
         "embed/token": token,
         "embed/position": position,
         "layers/attention_norm": "h.{0}.ln_1",
-        QKV: "h.{0}.attn.c_attn",
+        joined: "h.{0}.attn.c_attn",
         "layers/attention/out": "h.{0}.attn.c_proj",
         "layers/mlp_norm": "h.{0}.ln_2",
         "layers/mlp/wi": "h.{0}.mlp.c_fc",

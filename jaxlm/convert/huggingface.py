@@ -228,12 +228,12 @@ def write_model(
     tokenizer: Tokenizer,
     dtype: Dtype = "float32",
     head: str = "",
-) -> str:
-    """Write what transformers loads: see `write_config`. The weights' SHA-256."""
+) -> None:
+    """Write what transformers loads: see `write_config`."""
     prefix = write_config(directory, source, tokenizer, dtype, head)
     shapes = source.table.shapes
     ours = {n if n.startswith(_BARE) else prefix + n: n for n in shapes}
-    return write_tensors(
+    write_tensors(
         directory / WEIGHTS,
         {theirs: shapes[name] for theirs, name in ours.items()},
         lambda theirs: source.read(ours[theirs]),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import elmo, huggingface, originals
 from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
-from jaxlm.convert.card import card
+from jaxlm.convert.card import write_card
 from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Place
@@ -129,12 +129,11 @@ def export_model(
             if dtype != "float32":
                 raise UserError(f"dtype {dtype}: an ELMo's file is float32")
             elmo.write_elmo(beside, source, tokenizer)
-            return write_digests(beside, origin)
-        digest = huggingface.write_model(beside, source, tokenizer, dtype, head)
-        finish(beside)
-        text = card(beside, source.config, source.missing, origin, dtype)
-        (beside / "README.md").write_text(text)
-        return write_digests(beside, origin, {WEIGHTS: digest})
+        else:
+            huggingface.write_model(beside, source, tokenizer, dtype, head)
+            finish(beside)
+            write_card(beside, source.config, source.missing, origin, dtype)
+        return write_digests(beside, origin)
 
 
 def import_model(

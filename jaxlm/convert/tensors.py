@@ -11,7 +11,6 @@ weights-only loader. Next: `rules.py` says what the arrays are.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -56,8 +55,7 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
     elif (directory / INDEX).is_file():
         files = _parts(directory)
     else:
-        with _pickles(directory, pickle) as tensors:
-            yield tensors
+        yield _pickled(directory, pickle)
         return
     with contextlib.ExitStack() as stack:
         where: dict[str, Any] = {}
@@ -107,8 +105,7 @@ def _parts(directory: Path) -> dict[Path, set[str]]:
     return files
 
 
-@contextlib.contextmanager
-def _pickles(directory: Path, allowed: bool) -> Iterator[Tensors]:
+def _pickled(directory: Path, allowed: bool) -> Tensors:
     found = [name for name in PICKLES if (directory / name).is_file()]
     if not found:
         have = sorted(each.name for each in directory.iterdir())[:8]
@@ -147,7 +144,7 @@ def _pickles(directory: Path, allowed: bool) -> Iterator[Tensors]:
         return finite(name, tensors[name].float().numpy(), directory)
 
     shapes = {name: tuple(each.shape) for name, each in tensors.items()}
-    yield Tensors(path, shapes, read)
+    return Tensors(path, shapes, read)
 
 
 def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
@@ -187,8 +184,8 @@ def write_tensors(
     shapes: Mapping[str, tuple[int, ...]],
     make: Callable[[str], np.ndarray],
     dtype: Dtype = "float32",
-) -> str:
-    """The SHA-256 of a safetensors file, written in the order of `shapes`.
+) -> None:
+    """Write a safetensors file in the order of `shapes`.
 
     One tensor of `make` is in memory at a time; the library's writer would need all.
     The format is the length of the header in eight bytes, the header in JSON, and the
@@ -202,17 +199,10 @@ def write_tensors(
         header[name] = each
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    sha256 = hashlib.sha256()
     with open(path, "wb") as file:
-
-        def write(content: Any) -> None:
-            file.write(content)
-            sha256.update(content)
-
-        write(len(text).to_bytes(8, "little") + text)
+        file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
             array = cast(name, make(name), dtype)
             if array.shape != tuple(shape):
                 raise ValueError(f"{name} is {array.shape}, not {shape}")
-            write(np.ascontiguousarray(array).view(np.uint8).data)
-    return sha256.hexdigest()
+            file.write(np.ascontiguousarray(array).view(np.uint8).data)

@@ -11,7 +11,7 @@ import pytest
 from exported import same
 
 import jaxlm
-from jaxlm.convert.elmo import _arrays, read_elmo, read_options
+from jaxlm.convert.elmo import datasets, open_elmo, read_options
 from jaxlm.convert.model_directory import (
     export_model,
     from_params,
@@ -31,6 +31,12 @@ LANES, SENTENCES = 3, 10
 def fixture(shared):
     """What allenai/bilm-tf's own test compares: weights, text, TensorFlow's outputs."""
     return shared / "elmo_fixture" / "allennlp"
+
+
+def read_elmo(options, weights, place=lambda _, array: jnp.asarray(array)):
+    """(config, parameters)."""
+    with open_elmo(options, weights) as source:
+        return source.config, source.params(place)
 
 
 @pytest.fixture
@@ -213,8 +219,8 @@ def test_the_files_go_in_and_out_bit_for_bit(fixture, tmp_path):
     with h5py.File(fixture / "lm_weights.hdf5") as theirs:
         for each in ("in", "out"):
             with h5py.File(tmp_path / each / "weights.hdf5") as ours:
-                assert _arrays(ours).keys() == _arrays(theirs).keys()
-                for name, array in _arrays(theirs).items():
+                assert datasets(ours).keys() == datasets(theirs).keys()
+                for name, array in datasets(theirs).items():
                     np.testing.assert_array_equal(ours[name], array, err_msg=name)
     was = json.loads((fixture / "options.json").read_text())
     now = json.loads((tmp_path / "out" / "options.json").read_text())
