@@ -28,6 +28,7 @@ import json, sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jaxlm.checkpoints import Checkpoints
+from jaxlm.checkpoints.manifest import FORMAT
 from jaxlm.config import load_config
 from jaxlm.config.files import to_json
 from jaxlm.families import parameter_shapes
@@ -36,7 +37,8 @@ from jaxlm.tree import map_with_path
 run, config = Path(sys.argv[2]), load_config(sys.argv[1])
 run.mkdir()
 (run / "config.json").write_text(to_json(config))
-record = dict(corpus_sha256="", tokenizer_sha256="", commit="", versions={})
+record = dict(format=FORMAT)
+record |= dict(corpus_sha256="", tokenizer_sha256="", commit="", versions={})
 (run / "provenance.json").write_text(json.dumps([record]))
 words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 words += [f"w{i}" for i in range(config.model.vocab_size - len(words))]
