@@ -94,8 +94,13 @@ def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
     return jnp.stack([leaf_lanes(flat[path]) for path in sorted(flat)])
 
 
-def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
-    """The four sums of one leaf, which is never reshaped: that could gather it."""
+def leaf_lanes(
+    leaf: Shaped[Array, "..."], begin: Any = 0, count: Any = None
+) -> UInt[Array, "4"]:
+    """The four sums of a leaf, or of the first `count` elements of one of its pieces.
+
+    It is never reshaped, which could gather it. `begin` is the flat index of a piece.
+    """
     if leaf.dtype == jnp.bool_:
         words = leaf.astype(jnp.uint32)
     else:  # a 64-bit element becomes two words along a new axis
@@ -105,35 +110,22 @@ def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
     for axis in range(words.ndim):
         stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
         index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
-    return _sums(_terms(words, index))
-
-
-@jax.jit
-def _piece_lanes(piece: Any, begin: Any, count: Any) -> Any:
-    """The four sums of the first `count` elements of a piece at flat index `begin`."""
-    index = jax.lax.iota(jnp.uint32, len(piece))
-    terms = _terms(piece.astype(jnp.uint32), index + begin)
-    return _sums([jnp.where(index < count, term, jnp.uint32(0)) for term in terms])
-
-
-def _terms(words: Any, index: Any) -> list[Any]:
-    """What each element adds to each lane.
-
-    XOR with a mixed index, then mixed again, so that swapped elements are seen.
-    """
-    mixed = _mix(words ^ _mix(index))
-    return [_mix(mixed + seed) for seed in _SEEDS]
-
-
-def _sums(terms: list[Any]) -> UInt[Array, "4"]:
+    # XOR with a mixed index, then mixed again, so that swapped elements are seen.
+    mixed = _mix(words ^ _mix(index + jnp.uint32(begin)))
+    terms = [_mix(mixed + seed) for seed in _SEEDS]
+    if count is not None:
+        terms = [jnp.where(index < count, term, jnp.uint32(0)) for term in terms]
     # One reduction of four operands: four of one take ten times as long on a CPU.
     lanes = jax.lax.reduce(
         tuple(terms),
         (np.uint32(0),) * len(terms),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        tuple(range(terms[0].ndim)),
+        tuple(range(words.ndim)),
     )
     return jnp.stack(lanes)
+
+
+_piece_lanes = jax.jit(leaf_lanes)
 
 
 def _mix(word: Any) -> Any:

@@ -133,16 +133,12 @@ def train(
                 with log.pause():
                     digests = checkpoints.save(step, state, {"log": log.carry()})
                     log.upload()
-            if (
-                evaluate
-                and (step > start or missing)
-                and _evaluates(config, step, last)
-            ):
+            if evaluate and (step > start or missing) and _due(config, step, last):
                 with log.pause():
                     figures = evaluate(state.params)
                     # An evaluation that only --stop asks for must not choose: without
                     # --stop it would not take place.
-                    if best and _evaluates(config, step, config.steps):
+                    if best and _due(config, step, config.steps):
                         best.offer(step, state.params, figures)
                 log.evaluation(step, figures)
             if stop:
@@ -195,7 +191,8 @@ def _of_run(directory: str) -> Initial:
     return parameters
 
 
-def _evaluates(config: RunConfig, step: int, last: int) -> bool:
+def _due(config: RunConfig, step: int, last: int) -> bool:
+    """Whether a run that ends at `last` evaluates at a step."""
     return step == last or step % config.eval_every == 0
 
 
@@ -206,11 +203,11 @@ def _on_all_hosts(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
-def _check_finite(host: dict[str, Any] | None, most: int) -> None:
-    if host and host["skipped_in_row"] >= most:
+def _check_finite(figures: dict[str, Any] | None, most: int) -> None:
+    if figures and figures["skipped_in_row"] >= most:
         raise UserError(
             f"gradients were not finite for {most} steps in a row up to step "
-            f"{host['step']}: lower --optim.peak or raise --optim.warmup; the last "
+            f"{figures['step']}: lower --optim.peak or raise --optim.warmup; the last "
             "checkpoint is sound"
         )
 

@@ -85,7 +85,8 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         """On the held-out documents, in rows of the first phase's shape."""
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
-        needed = 2 if getattr(config.model, "nsp", False) else 1
+        objective = family.objective(config, module, corpus.manifest, phase, "evaluate")
+        needed = 2 if objective.layout in ("pairs", "dialogues") else 1
         if held_out < needed:
             return f"{held_out} held-out documents, {needed} needed"
         return open_evaluation(

@@ -66,21 +66,14 @@ def abstract_state(
         return TrainState(zero, params, opt_state, zero, zero, zero_carry())
 
     shapes = jax.eval_shape(make)
-    by_param = param_shardings(mesh, shapes.params)
-    whole: Any = replicated(mesh)
-    shardings = TrainState(
-        step=whole,
-        params=by_param,
-        opt_state=opt_state_shardings(mesh, optimizer, shapes.opt_state, by_param),
-        skipped=whole,
-        skipped_in_row=whole,
+    params = param_shardings(mesh, shapes.params)
+    whole: TrainState = jax.tree.map(lambda _: replicated(mesh), shapes)
+    shardings = whole._replace(
+        params=params,
+        opt_state=opt_state_shardings(mesh, optimizer, shapes.opt_state, params),
         carry=jax.tree.map(lambda _: batch_sharding(mesh), shapes.carry),
     )
     abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        shardings,
+        lambda leaf, sharding: leaf.update(sharding=sharding), shapes, shardings
     )
     return jax.jit(make, out_shardings=shardings), abstract

@@ -47,17 +47,7 @@ _FREE = (
     "mesh.*",
     "remat",
 )
-_PACKAGES = (
-    "jaxlm",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "tokenizers",
-    "numpy",
-)
+_PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy"
 
 
 @contextlib.contextmanager
@@ -201,7 +191,7 @@ def _provenance(argv: list[str]) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": argv,
         "commit": _commit(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES.split()},
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "devices": [f"{d.device_kind} {d.id}" for d in jax.devices()],
