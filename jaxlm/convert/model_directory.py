@@ -63,6 +63,8 @@ def open_model(
     """
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
+    if (directory / "provenance.json").is_file():
+        raise UserError(f"{directory} is a run: jaxlm export writes a model directory")
     if not is_model(directory):
         have = sorted(each.name for each in directory.iterdir())[:8]
         raise UserError(
@@ -182,6 +184,8 @@ def encoder_from_params(config: ModelConfig, params: Any) -> ModelFile:
         UserError: it is no BERT.
     """
     if not isinstance(config, BertConfig):
-        raise UserError("sentence-transformers takes the encoder of a BERT or ERNIE")
+        raise UserError(
+            "sentence-transformers reads the encoder of a BERT: export --to hf"
+        )
     kept = {name: tree for name, tree in params.items() if name not in ("mlm", "nsp")}
     return huggingface.from_params(config, kept)

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from jaxlm.checkpoints.manifest import FORMAT, check_format
-from jaxlm.config import RunConfig, difference, from_json, to_json
+from jaxlm.config import FinetuneConfig, RunConfig, difference, from_json, to_json
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
@@ -164,16 +164,20 @@ def corpus_of(workdir: str | Path) -> str:
 
 
 def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
+    before = read_config(here)
+    if type(before) is not type(config):
+        verb = "finetune" if isinstance(before, FinetuneConfig) else "pretrain"
+        raise UserError(f"{here} is a run of jaxlm {verb}: use another --workdir")
     lines = [
         f"  {name}: {was} in {here}, {now} asked"
-        for name, (was, now) in difference(read_config(here), config).items()
+        for name, (was, now) in difference(before, config).items()
         if not any(fnmatch.fnmatch(name, free) for free in _FREE)
     ]
-    before = (_records(here) or [record])[-1]
+    last = (_records(here) or [record])[-1]
     lines += [
-        f"  {name}: {before.get(name, 'none')[:12]} in {here}, {record[name][:12]} now"
+        f"  {name}: {last.get(name, 'none')[:12]} in {here}, {record[name][:12]} now"
         for name in record
-        if name.endswith("_sha256") and before.get(name) != record[name]
+        if name.endswith("_sha256") and last.get(name) != record[name]
     ]
     if lines:
         head = f"{here} belongs to another run; use another --workdir, or:"
