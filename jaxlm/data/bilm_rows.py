@@ -1,19 +1,19 @@
-"""Position → rows of text read both ways, state going from row to row: ELMo.
+"""Position → rows of text in both directions, with state carried across rows: ELMo.
 
     forward   <S> the cat sat  │ <S> it   purr    →    the cat sat </S> │ it   purr </S>
     backward  </S> sat cat the │ </S> purr it     →    sat cat the <S>  │ purr it   <S>
 
-A pass lays the documents end to end in an order that (seed, stream, pass) names, each
-direction in its own, and cuts what there is to predict into B parts, a row of the batch
-each: row r of step s is slice s of part r, so that it goes on where row r of the step
-before ended. No boundary is predicted from the one that it follows. What is left when B
-parts of whole slices are cut, less than a batch, waits for another pass.
+A pass puts the documents end to end in an order keyed by (seed, stream, pass), one
+order for each direction, and cuts the targets into B parts, one for each row of the
+batch. Row r of step s is slice s of part r, so it continues row r of the step before.
+A sentence's first boundary is no target. The remainder, less than one batch, is dropped
+in this pass.
 
-With `carry` off a row is a sentence instead, the same one in both directions, or the
-next `length` predictions of a long one; sentences come in a keyed order.
+Without `carry`, a row is a sentence, the same in both directions, or the next `length`
+targets of a long one; sentences come in a keyed order.
 
-allenai/bilm-tf (bilm/data.py): its rows draw sentences, here they draw documents, so
-that a text's sentences stay together. The two halves of a batch are other text in both.
+The rows of allenai/bilm-tf (bilm/data.py) draw sentences. Here they draw documents, so
+that sentences of a text stay together. In both, the two directions read different text.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from jaxlm.text.corpus import Corpus
 from jaxlm.text.tokenizers.word_vocab import UNKNOWN_ID
 from jaxlm.types import UserError, WordRows
 
-_LOOKED_AT = 1 << 20  # tokens by which a vocabulary's order is judged
+_LOOKED_AT = 1 << 20  # tokens that the check of a vocabulary's order reads
 
 
 @dataclass(frozen=True, eq=False)
 class BilmSource:
-    """A split of a corpus of words, in rows of one length, batches of one size."""
+    """A split of a corpus of words, in rows of one length and batches of one size."""
 
     corpus: Corpus
     length: int
     batch: int
     seed: int
     stream: str
-    shuffle: bool  # False: the corpus's order, once, and all of it (evaluation)
-    slices: int  # of a part
-    before: np.ndarray  # int64 [m + 1], predictions in the corpus before each sentence
+    shuffle: bool  # False: all documents once, in the order of the corpus (evaluation)
+    slices: int  # in each of the B parts
+    before: np.ndarray  # int64 [m + 1], targets in the corpus before each sentence
     first: np.ndarray  # int64 [d], first sentence of each document of the split
-    size: np.ndarray  # int64 [d], predictions in it
+    size: np.ndarray  # int64 [d], targets in it
     characters: np.ndarray  # uint16 [types, C]
-    windows: np.ndarray | None  # int64 [w, 2]: sentence, first prediction; no carry
+    windows: np.ndarray | None  # without carry, int64 [w, 2]: sentence, first target
 
     @property
     def rows(self) -> int:
@@ -71,23 +71,19 @@ def open_bilm_source(
     limit: int = 0,
     carry: bool = True,
 ) -> BilmSource:
-    """Plan a split of a corpus as B parts of rows of `length` predictions.
+    """Plan a split of a corpus as B parts of rows of `length` targets.
 
     Args:
-        corpus: an open corpus of words with boundaries round sentences.
         split: 0 training documents, 1 held out.
-        length: L of the rows.
         batch: B of the global batch.
-        seed: the run's.
-        stream: name of the phase; each has its own order.
         slots: characters of a word.
-        shuffle: order the documents anew in each pass.
-        limit: most rows; the parts are then shorter. 0: all.
-        carry: rows go on from batch to batch; False: each is a sentence.
+        shuffle: a new order of the documents in each pass.
+        limit: most rows; 0: all.
+        carry: rows continue from batch to batch; False: a row is a sentence.
 
     Raises:
-        UserError: the corpus has no words or no boundaries, its split is too small for
-            one batch, or its vocabulary is not in order of frequency.
+        UserError: the corpus has no words or no sentence boundaries, the split is
+            smaller than one batch, or the vocabulary is not in order of frequency.
     """
     if corpus.manifest.boundaries is None or corpus.manifest.tokenizer_kind != "words":
         raise UserError(
@@ -136,8 +132,8 @@ def open_bilm_source(
 def _windows(
     before: np.ndarray, low: np.ndarray, high: np.ndarray, length: int
 ) -> np.ndarray:
-    """(sentence, first prediction) of every row of documents that begin at sentence
-    `low` and end before `high`."""
+    """(sentence, first target) of every row of the documents, whose sentences are
+    `low` … `high` - 1."""
     inside = np.zeros(len(before), np.int64)
     np.add.at(inside, low, 1)
     np.add.at(inside, high, -1)
@@ -149,12 +145,9 @@ def _windows(
 
 
 def read_bilm_rows(source: BilmSource, rows: np.ndarray) -> WordRows:
-    """The rows of these numbers, forward and backward, as numpy arrays.
+    """The rows with these numbers, int64 [b], in both directions.
 
-    Args:
-        source: the stream.
-        rows: int64 [b], counted from the stream's start; beyond the end of an
-            unshuffled source nothing is valid.
+    Past the end of an unshuffled source nothing is valid.
     """
     tokens, targets, valid = (
         np.zeros((len(rows), 2, source.length), kind)
@@ -185,7 +178,7 @@ def read_bilm_rows(source: BilmSource, rows: np.ndarray) -> WordRows:
 
 @functools.lru_cache(maxsize=8)
 def _order(source: BilmSource, number: int, way: int) -> tuple[np.ndarray, np.ndarray]:
-    """(documents in the order of a pass, predictions before each and in all)."""
+    """(documents in the order of a pass, targets before each of them and in all)."""
     documents = np.arange(len(source.size))
     if source.shuffle:
         name = f"{source.stream}/order/{('forward', 'backward')[way]}"
@@ -195,14 +188,14 @@ def _order(source: BilmSource, number: int, way: int) -> tuple[np.ndarray, np.nd
 
 
 def _stream_places(source: BilmSource, number: int, way: int, rows: np.ndarray):
-    """(sentence, prediction in it, valid), each [b, L], of rows of one pass."""
+    """(sentence, target in it, valid), each [b, L], of rows of one pass."""
     slice_, part = np.divmod(rows, source.batch)
     begin = (part * source.slices + slice_) * source.length
     place = begin[:, None] + np.arange(source.length)
     documents, before = _order(source, number, way)
     valid = place < before[-1]
     place = np.minimum(place, before[-1] - 1)
-    # Documents without a prediction take no room: the last of equal bounds is meant.
+    # Documents without a target have equal bounds: take the last of them.
     nth = np.searchsorted(before, place, side="right") - 1
     inside = source.before[source.first[documents[nth]]] + place - before[nth]
     sentence = np.searchsorted(source.before, inside, side="right") - 1
@@ -210,7 +203,7 @@ def _stream_places(source: BilmSource, number: int, way: int, rows: np.ndarray):
 
 
 def _sentence_places(source: BilmSource, number: int, rows: np.ndarray):
-    """The same, where each row is a sentence."""
+    """As `_stream_places`, for rows that are sentences."""
     assert source.windows is not None
     if source.shuffle:
         key = hashes(source.seed, f"{source.stream}/order", np.array([number]))
@@ -237,7 +230,7 @@ def _read(
     else:
         at = starts[sentence + 1] - 1 - step
         low = at - 1
-    # A sentence's part of a row is a stretch of the corpus, read in one piece.
+    # The part of a sentence in a row is contiguous in the corpus: one read each.
     new = np.ones(sentence.shape, bool)
     new[:, 1:] = np.diff(sentence, axis=1) != 0
     piece = np.cumsum(new.ravel()) - 1
@@ -254,9 +247,9 @@ def _read(
 
 
 def _check_order(corpus: Corpus) -> None:
-    """Refuse a vocabulary whose first tenth is rarer, word for word, than the rest.
+    """Refuse a vocabulary whose first tenth is on average rarer than the rest.
 
-    A sampled softmax takes the number of a word for its rank (T22).
+    A sampled softmax takes the id of a word for its rank in frequency.
     """
     known = corpus.manifest.vocab_size
     tokens, _ = corpus.read(np.zeros(1, np.int64), min(corpus.num_tokens, _LOOKED_AT))

@@ -1,8 +1,8 @@
-"""Chance on the host: (seed, name, numbers) → hashes, permutations.
+"""Chance on the host: (seed, name, numbers) → hashes and permutations.
 
-What `keys.py` is on the device: nothing is stateful or threaded, the same name gives
-the same bits on any host. Vectorised, because a batch asks for all its rows at once:
-Grain's own shuffle takes 16 µs a row, and 1 ms where there are only 100 rows.
+The counterpart of `keys.py`: stateless, and the same name gives the same bits on any
+host. Vectorised over the rows of a batch: Grain's own shuffle takes 16 µs a row, and
+1 ms for a data set of 100 rows.
 """
 
 from __future__ import annotations
@@ -25,15 +25,11 @@ def hashes(seed: int, name: str, *numbers: np.ndarray) -> np.ndarray:
 def permuted(
     places: np.ndarray, size: int | np.ndarray, keys: np.ndarray
 ) -> np.ndarray:
-    """Where a permutation of 0 … `size` - 1 sends each place.
+    """The images of `places`, int64 [B], under permutations of 0 … `size` - 1.
 
-    A Feistel network over the smallest square that holds them; what it sends past the
-    end walks on until it is inside (Black & Rogaway 2002).
-
-    Args:
-        places: int64 [B], below `size`.
-        size: how many there are, of each permutation where they differ, int64 [B].
-        keys: uint64 [B], of `hashes`; each names a permutation.
+    A Feistel network over the smallest square that holds `size` numbers; images past
+    the end are permuted again until they are inside (Black & Rogaway 2002). Each of
+    `keys`, from `hashes`, names a permutation; `size` may differ between them.
     """
     out = places.astype(np.uint64)
     size = np.broadcast_to(np.asarray(size, np.uint64), out.shape)
@@ -50,7 +46,7 @@ def permuted(
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele, Lea & Flood 2014): neighbours in, unrelated numbers out."""
+    """SplitMix64 (Steele, Lea & Flood 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
-    """Numbers of the rows of a global batch that this host's devices hold, rising."""
+    """The rows of a global batch that this host's devices hold, ascending."""
     slices = sharding.addressable_devices_indices_map((batch,)).values()
     held = {row for index in slices if index for row in range(batch)[index[0]]}
     return np.array(sorted(held), np.int64)
@@ -18,13 +18,9 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
 def to_devices(
     rows: Any, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
 ) -> Any:
-    """Global arrays [batch, ...] from this host's rows of them.
+    """Global arrays [batch, ...] from a tree of this host's rows [len(local), ...].
 
-    Args:
-        rows: a tree of numpy arrays [len(local), ...].
-        local: what `local_rows` gave.
-        sharding: of the leading axis.
-        batch: rows of the global batch.
+    `local` is from `local_rows`; `sharding` is that of the leading axis.
     """
 
     def place(array: np.ndarray) -> jax.Array:

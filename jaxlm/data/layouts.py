@@ -1,4 +1,4 @@
-"""A corpus → where its rows start: one int64 a row, planned once → `pipeline.py`.
+"""A corpus → the start of every row, an int64 each, planned once. Next: `pipeline.py`.
 
     tokens     [ s0 | s1 | s2 | s3 | s4 | s5 | s6 | s7 ]      one document
     pairs      `------------------'          row 0: a chunk of `length - 3` tokens
@@ -11,16 +11,16 @@
 
     tokens     [ d0 . . ↵ | d1 . ↵ | d2 . . ↵ | d3 . . . ↵ ]  documents; d2 is held out
     stream   ↵ [ d0 . . ↵   d1 . ↵   d3 . . . ↵ ]             end to end, ↵ before them
-             `-----------'                row 0: `length` tokens to predict, and the one
-                         `------------'   before the first of them; row 1 …
+             `-----------'                row 0: `length` targets and the token before
+                         `------------'   row 1 …
 
-*pairs*: a row with a random second segment uses, on average, half of its chunk, so a
-pass over rows that lie end to end would lose a quarter of the text. The reference puts
-the unused sentences back, which moves its next chunk by ¾ of a chunk on average; a plan
-must not depend on coins, so here every row moves by ¾: as many rows and uses of a token
-(within 6 %), with coins that are fresh in every pass. The price: what a random row
-leaves out waits for another pass. One pass over prose shows 83 % of its tokens and not
-93 %, eight passes 99.9 % in both (tests/transforms/test_pairs.py).
+*pairs*: a row with a random second segment uses half of its chunk on average, so rows
+that lie end to end would lose a quarter of the text. The reference puts the unused
+sentences back, so its next chunk begins ¾ of a chunk later on average. A plan must not
+depend on coins, so here every row begins ¾ of a chunk after the one before. The number
+of rows and of uses of a token is the same (within 6 %), and coins are fresh in every
+pass. The price is that one pass over prose reads 83 % of its tokens, not 93 %; after
+eight passes both have read 99.9 % (tests/transforms/test_pairs.py).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ import numpy as np
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import Layout, UserError
 
-TURNS = 3  # of a dialogue in a row
+TURNS = 3  # turns of a dialogue in a row
 _SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
 
 
 def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
-    """First token of every row, int64 [rows], in the corpus's order.
+    """First token of every row, int64 [rows], in the order of the corpus.
 
-    Of a stream: where in the stream, that is how many tokens of the split are before.
-    Cached beside the corpus under its digest and memory-mapped; a corpus that cannot be
-    written to is planned in memory each time.
+    For a stream: the number of tokens of the split before the row. Plans are cached
+    beside the corpus under its digest and memory-mapped; a read-only corpus is planned
+    in memory each time.
 
     Raises:
         UserError: the split has no row.
@@ -70,15 +70,15 @@ def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
 
 
 def document_ends(corpus: Corpus) -> np.ndarray:
-    """Token after the last of each document, int64 [d]."""
+    """The end of each document (the token after its last), int64 [d]."""
     return np.append(corpus.documents[1:, 0], corpus.num_tokens)
 
 
 def stream_extents(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
-    """(first token, token after the last) of what a stream reads, int64 [s] each.
+    """(first token, end) of each contiguous piece of a stream, int64 [s] both.
 
-    Documents that lie side by side are one stretch. Before them, as a stretch of its
-    own, comes the token that ends the last one: the first is told from it.
+    Adjacent documents form one piece. The first piece is the single end-of-document
+    token from which the first token of the stream is predicted.
     """
     inside = corpus.documents[:, 2] == split
     before, after = np.append(False, inside[:-1]), np.append(inside[1:], False)
@@ -101,7 +101,7 @@ def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray
     parts = []
     at = 0
     while at < len(first):
-        # As many documents as hold about _SENTENCES_A_BLOCK sentences, at least one.
+        # At least one document, and about _SENTENCES_A_BLOCK sentences.
         low = np.searchsorted(sentences, first[at])
         until = np.searchsorted(sentences, first, side="left")
         stop = max(at + 1, int(np.searchsorted(until, low + _SENTENCES_A_BLOCK)))
@@ -131,7 +131,7 @@ def _turns(sentences: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndar
 def _chunks(
     sentences: np.ndarray, first: np.ndarray, end: np.ndarray, target: int
 ) -> np.ndarray:
-    """Starts that follow each other by ¾ of a chunk, all documents walked in step."""
+    """Starts ¾ of a chunk apart, found for all documents in parallel."""
     document_end = np.searchsorted(sentences, end)
     this = np.searchsorted(sentences, first)
     out = []
@@ -140,12 +140,13 @@ def _chunks(
         out.append(this)
         chunk = np.searchsorted(sentences, sentences[this] + target)
         chunk = np.minimum(np.maximum(chunk, this + 1), document_end)
-        # Half of the time by the whole chunk, half by a uniform part of its sentences:
-        # ¾ of it, rounded up and down in turn so that the average holds for short ones.
+        # The reference advances by the whole chunk half of the time, else by a uniform
+        # part of its sentences: ¾ on average. Rounding up and down in turn keeps this
+        # average for short chunks.
         size = chunk - this
         turn = len(out) + np.arange(len(this))
         step = np.maximum((3 * size + turn % 4) // 4, 1)
-        # At a document's end, where no later row evens that out, the one or the other.
+        # At the end of a document no later row evens this out: alternate between both.
         last = chunk == document_end
         nth = ends + np.cumsum(last)
         ends = nth[-1]

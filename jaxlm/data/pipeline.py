@@ -1,9 +1,9 @@
-"""Position → rows: what the host reads for step s, through Grain → `device.py`.
+"""Position → the rows that the host reads for a step, through Grain. Next: `device.py`.
 
-Everything here is a pure function of (corpus, seed, stream, position): pass p of a
-stream holds every window once, in the order that (seed, stream, p) names. Resuming is
-asking for another step; any number of threads or hosts reads the same rows. Of several
-languages each has passes of its own, and `mixing.py` says which one a row takes.
+Everything here is a pure function of (corpus, seed, stream, position). Pass p of a
+stream holds every window once, in an order keyed by (seed, stream, p). So resuming
+needs a step number only, and any number of threads or hosts reads the same rows. With
+several languages, each has its own passes, and `mixing.py` tells the language of a row.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ T = TypeVar("T")
 
 
 class RowSource(NamedTuple):
-    """One stream of rows: a split of a corpus in rows of one length."""
+    """A split of a corpus, in rows of one length."""
 
     corpus: Corpus
-    windows: np.ndarray  # int64 [windows], of `layouts.plan`
-    first: np.ndarray  # int64 [d], first token of each document (stream: stretch)
-    end: np.ndarray  # int64 [d], token after its last
-    before: np.ndarray  # int64 [d], tokens of those before it
+    windows: np.ndarray  # int64 [windows], from `layouts.plan`
+    first: np.ndarray  # int64 [d], first token of each document (stream: piece)
+    end: np.ndarray  # int64 [d], the token after its last
+    before: np.ndarray  # int64 [d], tokens of the documents before it
     width: int  # tokens of a span
     layout: Layout
     draws: int
     seed: int
     stream: str
     shuffle: bool  # False: the plan's own order, once (evaluation)
-    begins: np.ndarray  # int64 [languages + 1], where each language does, as `windows`
+    begins: np.ndarray  # int64 [languages + 1], start of each language, as `windows`
     bounds: np.ndarray  # int64 [languages + 1], windows before each language
     members: np.ndarray  # int64 [languages + 1], documents before each language
-    counts: np.ndarray  # int64 [languages], of `mixing.rows_a_block`
+    counts: np.ndarray  # int64 [languages], from `mixing.rows_a_block`
     second: Literal["any", "same"]  # language of the second span of a pair
 
     @property
@@ -64,21 +64,16 @@ def open_rows(
     shuffle: bool = True,
     limit: int = 0,
 ) -> RowSource | BilmSource:
-    """The rows that a run reads of a corpus, in its family's layout.
+    """The rows that a run reads from a corpus, in the layout of its objective.
 
     Args:
-        config: the run.
-        corpus: an open corpus.
-        layout: of the run's objective.
         split: 0 training documents, 1 held out.
-        length: L of the rows.
-        batch: rows of a global batch.
-        stream: name of the phase.
-        shuffle: order the rows anew in each pass.
+        stream: name of the phase; each has its own order and its own chance.
+        shuffle: a new order in each pass.
         limit: most rows; 0: all.
 
     Raises:
-        UserError: the corpus or its split will not do for this layout.
+        UserError: the corpus or its split does not fit this layout.
     """
     if layout == "bilm":
         assert isinstance(config.model, ElmoConfig)
@@ -128,27 +123,20 @@ def open_source(
     smoothing: float = 1.0,
     second: Literal["any", "same"] = "any",
 ) -> RowSource:
-    """Plan a split of a corpus as rows of `length` tokens.
+    """Plan a split of a corpus as rows of `length` tokens; see `open_rows`.
 
     Args:
-        corpus: an open corpus.
-        split: 0 training documents, 1 held out.
-        length: L of the rows.
         layout: "pairs", with a second span from another document, for NSP; "blocks";
             "stream", documents end to end, with the token before each row; "dialogues",
-            turns, and one of another dialogue.
-        seed: the run's.
-        stream: name of the phase; each stream has its own order and its own chance.
-        draws: draws of a window before they repeat; 0: always fresh.
-        shuffle: order the windows anew in each pass.
-        limit: keep that many windows, evenly spaced over the plan; 0: all.
+            turns, and one turn of another dialogue.
+        draws: draws of a window's chance before they repeat; 0: always fresh.
+        limit: most windows, evenly spaced over the plan; 0: all.
         smoothing: exponent of the languages' shares of tokens, see `smoothed`.
         second: language of the second span of a pair: any, or that of the first.
 
     Raises:
-        UserError: the split is empty, or has one document where pairs need two, or a
-            language has none, or its documents do not end with a token where a stream
-            needs one.
+        UserError: the split or one of its languages is empty; pairs have a single
+            document; a stream's documents have no end token.
     """
     inside = corpus.documents[:, 2] == split
     if layout == "stream" and corpus.end_of_document is None:
@@ -180,8 +168,8 @@ def open_source(
     if len(tokens) > 1:
         alone = np.diff(members) < 2 if paired and second == "same" else None
         _check_languages(corpus, split, np.diff(bounds) < 1 if shuffle else None, alone)
-    # A chunk ends with the sentence that reaches the target: twice the length holds
-    # it whole but for sentences of more than `length` tokens.
+    # A chunk ends with the sentence that reaches the target. Twice the length holds it,
+    # unless a sentence has more than `length` tokens.
     widths = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
     width = widths.get(layout, length - 2)
     return RowSource(
@@ -223,12 +211,9 @@ def _check_languages(
 def read_rows(
     source: RowSource | BilmSource, rows: np.ndarray
 ) -> Rows | WordRows | DialogueRows:
-    """The rows of these numbers, as numpy arrays.
+    """The rows with these numbers, int64 [B], counted from the start of the stream.
 
-    Args:
-        source: the stream.
-        rows: int64 [B], counted from the stream's start; past the end of an unshuffled
-            source they repeat its last window and are not valid.
+    Past the end of an unshuffled source, rows repeat its last window and are not valid.
     """
     if isinstance(source, BilmSource):
         return read_bilm_rows(source, rows)
@@ -291,7 +276,7 @@ def _span(source: RowSource, starts: np.ndarray, ends: np.ndarray) -> TokenSpan:
 
 
 def _turns(source: RowSource, starts: np.ndarray, ends: np.ndarray | None) -> TokenSpan:
-    """The turns from `starts` to `ends`, [B, TURNS, W]; without `ends` one, [B, W]."""
+    """The turns from `starts` to `ends`, [B, TURNS, W]; one, [B, W], without `ends`."""
     sentences = source.corpus.sentences
     count = 1 if ends is None else TURNS
     nth = np.searchsorted(sentences, starts)[:, None] + np.arange(count + 1)
@@ -311,20 +296,20 @@ def _turns(source: RowSource, starts: np.ndarray, ends: np.ndarray | None) -> To
 
 
 def _stitched(source: RowSource, windows: np.ndarray) -> TokenSpan:
-    """Tokens of the stream from the one before each window on.
+    """Tokens of the stream, from the one before each window.
 
-    Documents of another split lie between its own, so a row may be several pieces of
-    the corpus: they are read together and put where they belong.
+    Documents of the other split are skipped, so a row may consist of several pieces of
+    the corpus. All pieces are read together and copied to their places.
     """
-    # With the token that stands before the stream, the one before a window is at
-    # `windows`; the row ends at most at the stream's end.
+    # The stream has one extra token in front, so the token before a window is at index
+    # `windows`; a row ends with the stream at the latest.
     ends = source.before + source.end - source.first
     end = np.minimum(windows + source.width, ends[-1])
     low = np.searchsorted(ends, windows, side="right")
     pieces = np.searchsorted(source.before, end, side="left") - low
     row = np.repeat(np.arange(len(windows)), pieces)
     nth = np.arange(len(row)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    of = low[row] + nth  # the stretch of each piece
+    of = low[row] + nth
     start = np.maximum(source.before[of], windows[row])
     length = np.minimum(ends[of], end[row]) - start
 
@@ -343,7 +328,7 @@ def _stitched(source: RowSource, windows: np.ndarray) -> TokenSpan:
 def _second_candidates(
     source: RowSource, document: np.ndarray, language: np.ndarray, row_key: np.ndarray
 ):
-    """Another document, uniform, and in it a sentence, uniform, for each row."""
+    """For each row a uniform other document and a uniform sentence in it."""
     stream = f"{source.stream}/second"
     which = hashes(source.seed, stream, *row_key.T)
     where = hashes(source.seed, f"{stream}/sentence", *row_key.T)
@@ -369,15 +354,9 @@ def batches(
     stop: int,
     threads: int,
 ) -> Iterator[Rows | WordRows | DialogueRows]:
-    """This host's rows of the batches `start` … `stop` - 1 of a stream, read ahead.
+    """This host's rows of the global batches `start` … `stop` - 1, read ahead.
 
-    Args:
-        source: the stream.
-        batch: rows of the global batch.
-        local: numbers within the batch of the rows that this host's devices hold.
-        start: first batch; resuming is asking for another one.
-        stop: the batch after the last.
-        threads: reader threads; the rows do not depend on them.
+    `local` are the rows of a batch that this host's devices hold, from `local_rows`.
     """
     return ahead(
         lambda step: read_rows(source, step * batch + local),
@@ -390,7 +369,7 @@ def batches(
 def ahead(
     read: Callable[[int], T], *, start: int, stop: int, threads: int
 ) -> Iterator[T]:
-    """`read(step)` of the steps `start` … `stop` - 1, in turn, by threads."""
+    """`read(step)` for `start` … `stop` - 1, in order, read ahead by threads."""
     steps = grain.MapDataset.range(start, stop).map(lambda step: read(int(step)))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(steps.to_iter_dataset(options))

@@ -1,1 +1,1 @@
-"""Jitted, keyed per row, shapes static: rows as read in, examples to train on out."""
+"""Host rows → training examples: jitted, with static shapes and a key per row."""

@@ -1,26 +1,26 @@
 """Turns of a dialogue → one row `[CLS] u [SEP] u [SEP] u [SEP]` → `mask.py`.
 
 The dialogues of ERNIE 1.0 (Sun et al. 2019, section 4.2 and figure 3): three utterances
-of a query Q and a response R, and instead of the sentence a token is in, who says it.
+of a query Q and a response R, where the token types tell the speaker.
 
     tokens   [CLS] how old are you [SEP] 8 . [SEP] where is your home [SEP]
     role       0    0   0   0   0    0   1 1   1     0   0    0   0     0      Q R Q
     replaced                             x x                                   label 1
 
-In half of the rows one utterance is replaced by one of another dialogue, and the model
-tells such rows from real ones.
+In half of the rows one utterance comes from another dialogue, and the model learns to
+recognise these rows.
 
-The paper says the patterns (QRQ, QRR, QQR), that a query or a response is replaced by a
-randomly selected sentence, and that words are masked as elsewhere. Neither code nor
-data were released. What it does not say is chosen here:
+The paper gives the patterns (QRQ, QRR, QQR), says that a randomly selected sentence
+replaces a query or a response, and masks words as elsewhere. Neither code nor data were
+released. The remaining choices are ours:
 
-* Whoever speaks first in a row is Q; a row in which one person speaks alone is not left
-  out. A dialogue of two turns is a row of two.
-* Half of the rows are replaced in, each utterance as likely as another; what replaces
-  it is any turn of any other dialogue. Its role stays that of what it replaces.
-* [CLS] has the role of the first utterance, [SEP] of the one before it.
-* What does not fit is cut from the ends of the longest utterances.
-* Real is 0 and replaced 1, as in next-sentence prediction, whose head tells them apart.
+* The first speaker of a row is Q. Rows with a single speaker are kept. A dialogue of
+  two turns gives a row of two.
+* An utterance is replaced in half of the rows, each with equal probability, by any turn
+  of any other dialogue. The new utterance keeps the role of the old one.
+* [CLS] has the role of the first utterance, [SEP] that of the utterance before it.
+* Rows that are too long lose tokens at the ends of their longest utterances.
+* Labels are 0 (real) and 1 (replaced), predicted by the next-sentence head.
 """
 
 from __future__ import annotations
@@ -42,15 +42,13 @@ def dialogue_row(
     replaced: float,
     special: SpecialTokens,
 ) -> Row:
-    """Turns in a row, in a share of rows one of them another dialogue's.
+    """`[CLS]` and the turns, one of them replaced with probability `replaced`.
 
     Args:
-        key: the row's own.
-        turns: of one row [T, W], those that are not there with length 0, at the end.
-        other: what may replace one of them [W].
-        length: L; T turns share L - 1 - T tokens.
-        replaced: share of rows.
-        special: ids of the boundary tokens.
+        key: of this row.
+        turns: of one row [T, W]; missing turns come last and have length 0.
+        other: the turn [W] that may replace one of them.
+        length: L; the T turns share L - 1 - T tokens.
     """
     count, width = turns.tokens.shape
     there_T = turns.length > 0
@@ -86,7 +84,7 @@ def dialogue_row(
 
 
 def _cut(len_T: Int[Array, "T"], room: Int[Array, ""], width: int) -> Int[Array, "T"]:
-    """Lengths that fit: the longest loses a token until they do, of equals the last."""
+    """Shorten the longest turn (the last of equals) by a token until all fit."""
     most = jnp.arange(width + 1)
     total = jnp.sum(jnp.minimum(len_T[:, None], most[None, :]), axis=0)
     cap = jnp.sum(total <= room) - 1

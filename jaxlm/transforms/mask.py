@@ -1,4 +1,4 @@
-"""A row → which of its tokens are hidden, what stands in their place, what to predict.
+"""A row → the masked row and its prediction targets.
 
 BERT's rule (google-research/bert, create_pretraining_data.py:
 create_masked_lm_predictions), drawn from the row's own key:
@@ -9,14 +9,14 @@ create_masked_lm_predictions), drawn from the row's own key:
                                                             unit of two is skipped …
     chosen      .     .      .    .     x     .      .      … and the next one tried
 
-Exact: the number of targets (Python's rounding of rate · length, [CLS] and [SEP]
-counted, at least 1, at most P), the skip of a unit that would overrun it, and 80 %
-[MASK] / 10 % unchanged / 10 % a token drawn from the whole vocabulary, decided for each
-token, even inside one word.
+These follow the reference exactly: the number of targets (Python's rounding of rate ·
+length with [CLS] and [SEP] counted, at least 1, at most P); a unit that would exceed it
+is skipped; and each token, even inside a word, becomes [MASK] (80 %), stays (10 %) or
+becomes a random token of the vocabulary (10 %).
 
-ERNIE's rule (PaddlePaddle/ERNIE, batching.py: mask) differs: every unit is hidden with
-probability .15 by itself (`choose_each`), and units are the tokens, phrases or entities
-of a row, one level in all of it (`unit_starts`).
+ERNIE's rule (PaddlePaddle/ERNIE, batching.py: mask) differs: every unit is hidden
+independently with probability .15 (`choose_each`), and the units of a row are either
+its tokens, its phrases or its entities (`unit_starts`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Masked(NamedTuple):
 
 
 def target_counts(length: int, rate: float, most: int) -> np.ndarray:
-    """Tokens to predict in a row of 0 … `length` tokens, by Python's banker's rounding.
+    """The number of targets of rows of 0 … `length` tokens, by Python's `round`.
 
-    Rounded on the host in float64: .15 · 30 is 4.5 there and rounds to 4, as published.
+    In float64, on the host: .15 · 30 is 4.5 there and rounds to 4, as published.
     """
     counts = [min(most, max(1, round(n * rate))) for n in range(length + 1)]
     return np.array(counts, np.int32)
@@ -55,10 +55,10 @@ def choose_units(
     candidate: Bool[Array, "L"],
     budget: Int[Array, ""],
 ) -> Bool[Array, "L"]:
-    """Whole units in random order, each that fits in what is left of the budget.
+    """Choose whole units in random order, skipping those that exceed `budget` tokens.
 
     Args:
-        key: the row's own.
+        key: of this row.
         unit_start: True where a unit begins; a unit runs to the next start.
         candidate: True where a token may be chosen.
         budget: most tokens to choose.
@@ -84,14 +84,9 @@ def choose_each(
     rate: float,
     most: int,
 ) -> Bool[Array, "L"]:
-    """Every unit with probability `rate`; from the first that overruns `most`, none.
+    """Choose each unit with probability `rate`, until one would exceed `most` tokens.
 
-    Args:
-        key: the row's own.
-        unit_start: True where a unit begins; a unit runs to the next start.
-        candidate: True where a token may be chosen.
-        rate: of each unit.
-        most: tokens to choose, the static shape of what is predicted.
+    See `choose_units` for the arguments.
     """
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
@@ -103,13 +98,9 @@ def choose_each(
 
 
 def unit_starts(marks: UInt[Array, "L"], level: Int[Array, ""]) -> Bool[Array, "L"]:
-    """Where units begin: tokens (level 0), phrases (1) or entities (2).
+    """True where units begin: tokens (level 0), phrases (1) or entities (2).
 
-    Outside of phrases or entities, a word is a unit.
-
-    Args:
-        marks: of the row's tokens, as `types.Mark` has them.
-        level: of the row.
+    Outside phrases and entities, words are the units. `marks` are bits of `types.Mark`.
     """
 
     def cut(start: Mark, inside: Mark) -> Array:
@@ -131,16 +122,16 @@ def unit_starts(marks: UInt[Array, "L"], level: Int[Array, ""]) -> Bool[Array, "
 def choose_tokens(
     key: Key[Array, ""], candidate: Bool[Array, "L"], budget: Int[Array, ""]
 ) -> Bool[Array, "L"]:
-    """`choose_units` where every token is its own unit: the first in random order."""
+    """`choose_units` for units of one token: the first `budget` in random order."""
     order_L = _random_order(key, candidate)
     return candidate & (order_L <= jnp.sort(order_L)[budget - 1])
 
 
 def _random_order(key, candidate):
-    """A number for each position, no two equal: random for candidates, else above them.
+    """A distinct number for each position: random for candidates, larger for the rest.
 
-    The low bits are the position itself (`_position_of`), so that one array is sorted:
-    on CPU a sort that carries indices takes six times as long.
+    The low bits hold the position (`_position_of`), so a single array is sorted: on a
+    CPU, a sort that carries indices takes six times as long.
     """
     length = candidate.shape[-1]
     low = (length - 1).bit_length()
@@ -163,19 +154,19 @@ def mask_row(
     special: SpecialTokens,
     unit_start: Bool[Array, "L"] | None = None,
 ) -> Masked:
-    """Replace the chosen tokens and gather what they were.
+    """Replace the chosen tokens and gather the originals as targets.
 
     Args:
-        key: the row's own.
+        key: of this row.
         tokens: the row.
-        chosen: at most `predictions` of them True.
+        chosen: True at up to P = `predictions` tokens.
         predictions: P.
-        special: the id of [MASK] and the size of the vocabulary.
-        unit_start: where the 80 / 10 / 10 are decided anew; None: for each token.
+        special: for the id of [MASK] and the size of the vocabulary.
+        unit_start: draw the 80 / 10 / 10 once per unit; None: once per token.
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)
-    # The p-th target is where the count of chosen tokens reaches p; `length`: none.
+    # The p-th target is where the count of chosen tokens reaches p; L if there is none.
     at_P = jnp.searchsorted(jnp.cumsum(chosen), jnp.arange(predictions) + 1)
     there_P = at_P < length
     targets = tokens.at[at_P].get(mode="fill", fill_value=0)

@@ -1,12 +1,12 @@
-"""A key → words that a target is told from, different ones, common ones rather (ELMo).
+"""A key → distinct negative words for ELMo's sampled softmax, common words more often.
 
-As TensorFlow's `log_uniform_candidate_sampler` with `unique=True`, which
-`tf.nn.sampled_softmax_loss` takes: word k of V, the commonest first, has probability
+This is TensorFlow's `log_uniform_candidate_sampler` with `unique=True`, the sampler of
+`tf.nn.sampled_softmax_loss`. Word k of V, by falling frequency, has probability
 
     p(k) = log((k + 2) / (k + 1)) / log(V + 1)
 
-and is drawn again and again until there are S different words. With n draws a word is
-in the sample 1 - (1 - p)ⁿ times in the mean.
+and words are drawn until S of them are distinct. After n draws, a word is in the sample
+with probability 1 - (1 - p)ⁿ.
 """
 
 from __future__ import annotations
@@ -24,20 +24,15 @@ from jaxlm.types import UserError
 
 
 class Negatives(NamedTuple):
-    """Words of one sample."""
+    """One sample of words."""
 
     words: Int[Array, "S"]
-    drawn: Bool[Array, "S"]  # False where all draws have not given S words
-    draws: Float[Array, ""]  # n, how many it took
+    drawn: Bool[Array, "S"]  # False: padding, where the draws gave fewer than S words
+    draws: Float[Array, ""]  # n, the number of draws until S were distinct
 
 
 def draw_negatives(key: Array, count: int, vocab_size: int) -> Negatives:
-    """`count` different words of a vocabulary in falling frequency.
-
-    Args:
-        key: of this sample.
-        count: S; at most half of the vocabulary.
-        vocab_size: V.
+    """S = `count` distinct words of a vocabulary in order of falling frequency.
 
     Raises:
         UserError: `count` is more than half of the vocabulary.
@@ -63,7 +58,7 @@ def draw_negatives(key: Array, count: int, vocab_size: int) -> Negatives:
 def log_expected(
     words: Int[Array, "*n"], draws: Float[Array, ""], vocab_size: int
 ) -> Float[Array, "*n"]:
-    """Logarithm of how often a word is in a sample that took so many draws."""
+    """The log probability that a word is in a sample of `draws` draws."""
     rank = words.astype(jnp.float32)
     p = jnp.log1p(1 / (rank + 1)) / math.log(vocab_size + 1)
     return jnp.log(-jnp.expm1(draws * jnp.log1p(-p)))
@@ -71,7 +66,7 @@ def log_expected(
 
 @functools.cache
 def enough_draws(count: int, vocab_size: int) -> int:
-    """Draws that give `count` different words but for less than one time in 10⁸."""
+    """Draws that give `count` distinct words, except with probability below 10⁻⁸."""
     if not 0 < count <= vocab_size // 2:
         raise UserError(
             f"data.negatives = {count} is not at most half of model.vocab_size = "
@@ -79,8 +74,8 @@ def enough_draws(count: int, vocab_size: int) -> int:
         )
     rank = np.arange(vocab_size)
     p = np.log1p(1 / (rank + 1.0)) / math.log(vocab_size + 1)
-    # The number of different words has a variance below its mean. Where that is as many
-    # as there are, a sample may fall short: `drawn`.
+    # The number of distinct words has a variance below its mean, so six deviations are
+    # enough. Near the size of the vocabulary a sample may fall short: see `drawn`.
     enough = min(count + 6 * math.sqrt(count), (count + vocab_size) / 2)
     draws = count
     while -np.expm1(draws * np.log1p(-p)).sum() < enough:

@@ -1,8 +1,8 @@
-"""Spans of stored tokens → one row `[CLS] A [SEP] B [SEP]` → `mask.py`.
+"""Spans of stored tokens → one row `[CLS] A [SEP] B [SEP]`. Next: `mask.py`.
 
-The sentence pairs of BERT (google-research/bert, create_pretraining_data.py:
-create_instances_from_document, truncate_seq_pair), with every choice drawn from the
-row's own key. One row, W = width of the spans read, L = width of the row:
+These are BERT's sentence pairs (google-research/bert, create_pretraining_data.py:
+create_instances_from_document, truncate_seq_pair); every choice is drawn from the key
+of the row. W is the width of the spans, L the width of the row:
 
     first   s0 . . s1 . . . s2 . . | s3 . . .     sentences from the window's start
             `------ chunk ------'                 whole sentences until `target` tokens
@@ -11,17 +11,19 @@ row's own key. One row, W = width of the spans read, L = width of the row:
 
     is next:  B = rest         random (half of the rows; all with one sentence):  B = t…
 
-Exact: target length, split, coin, filling B by whole sentences, both truncations, label
-0 = is next. Different, because rows are read by position and not replayed in order:
+These follow the reference exactly: target length, split, coin, filling B with whole
+sentences, both truncations, label 0 = is next. These differ, because rows are read by
+position and not replayed in order:
 
 * The reference draws the short target once per pass over a document, which then yields
-  more, shorter rows (a fifth of all, in long documents); here each row draws its own.
-* After a random B the reference starts the next chunk at the unused sentences. Here the
-  windows overlap by what that gives back on average (`data/layouts.py`).
-* The reference redraws the other document up to ten times and may keep this one; here
-  it is never this one (`data/pipeline.py`).
-* A sentence is seen up to W tokens. Truncation takes from both ends alike, so of a very
-  long sentence the reference leaves the middle, and here the middle of its first W.
+  more, shorter rows (a fifth of all, in long documents). Here each row draws its own.
+* After a random B, the reference starts the next chunk at the unused sentences. Here
+  the windows overlap by the average number of these tokens (`data/layouts.py`).
+* The reference redraws the other document up to ten times and may end up with the same
+  document. Here it is always another one (`data/pipeline.py`).
+* Only the first W tokens of a sentence are read. Truncation takes equally from both
+  ends: the reference keeps the middle of a very long sentence, jaxlm the middle of its
+  first W tokens.
 """
 
 from __future__ import annotations
@@ -47,13 +49,7 @@ class Row(NamedTuple):
 
 
 def single_row(span: TokenSpan, *, length: int, special: SpecialTokens) -> Row:
-    """`[CLS] A [SEP]`: the span's first tokens, no second segment, no chance.
-
-    Args:
-        span: one row of it, [W].
-        length: L.
-        special: ids of the boundary tokens.
-    """
+    """`[CLS] A [SEP]`: the first tokens of a span [W], without a second segment."""
     len_a = jnp.minimum(span.length, length - 2)
     at = jnp.arange(length)
     nothing = jnp.zeros((), jnp.int32)
@@ -74,12 +70,12 @@ def pair_row(
     """`[CLS] A [SEP] B [SEP]` by BERT's rule; B follows A or comes from `second`.
 
     Args:
-        key: the row's own.
-        first: one row [W]: from the window's start to its document's end, at most W.
-        second: one row [W]: from a sentence of another document on, likewise.
+        key: of this row.
+        first: up to W tokens, from the window's start to the end of its document.
+        second: up to W tokens, from the start of a sentence in another document.
         length: L; A and B share L - 3 tokens.
         short_rate: share of rows with a shorter target.
-        special: ids of the boundary tokens.
+        special: for the ids of [CLS], [SEP] and [PAD].
     """
     most = length - 3
     width = first.tokens.shape[-1]
@@ -122,7 +118,7 @@ def pair_row(
 
 def _sentence_starts(span: TokenSpan) -> Bool[Array, "W"]:
     at = jnp.arange(span.tokens.shape[-1])
-    # A span begins a sentence by construction, whatever its first mark says.
+    # A span always begins a sentence, whatever its first mark says.
     marked = jnp.asarray(span.marks & Mark.SENTENCE) > 0
     return marked & (at < span.length) | (at == 0)
 
@@ -130,18 +126,18 @@ def _sentence_starts(span: TokenSpan) -> Bool[Array, "W"]:
 def _boundary_after(
     span: TokenSpan, starts_W: Bool[Array, "W"], target: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """First end of a sentence at or after `target` tokens (at least one sentence)."""
+    """The first sentence end at or after `target` tokens; at least one sentence."""
     at = jnp.arange(starts_W.shape[-1])
     ends = starts_W & (at >= jnp.maximum(target, 1))
     return jnp.min(jnp.where(ends, at, span.length))
 
 
 def _truncate(key, len_a, len_b, most, width):
-    """Lengths of A and B that fit, and how many tokens each loses at its front.
+    """Truncated lengths of A and B, and how many tokens each loses at its front.
 
-    The reference drops one token at a time from the longer segment (from B when equal),
-    at the front or the back with p = ½: the lengths have a closed form, and the fronts
-    are binomial.
+    The reference drops one token at a time from the longer segment (B if equal), at the
+    front or the back with p = ½. So the lengths have a closed form, and the fronts are
+    binomial.
     """
     cut_a = jnp.minimum(len_a, jnp.maximum(most - len_b, (most + 1) // 2))
     cut_b = jnp.minimum(len_b, jnp.maximum(most - len_a, most // 2))
@@ -152,7 +148,7 @@ def _truncate(key, len_a, len_b, most, width):
 
 
 def _assemble(tokens, marks, source_L, len_a, len_b, length, special, nsp_label) -> Row:
-    """Gather A and B between the boundary tokens; `len_b` -1: there is no B."""
+    """Gather A and B between the boundary tokens; `len_b` is -1 without a B."""
     at = jnp.arange(length)
     in_a = (at >= 1) & (at <= len_a)
     in_b = (at >= len_a + 2) & (at < len_a + 2 + len_b)
@@ -161,8 +157,8 @@ def _assemble(tokens, marks, source_L, len_a, len_b, length, special, nsp_label)
     candidate = in_a | in_b
     boundary = jnp.where(at == 0, special.cls, special.sep)
     row = jnp.where(candidate, tokens[source_L], boundary)
-    # Truncation can cut a word's head off: what is left of it is a word of its own. The
-    # reference joins such a rest to the word before [SEP].
+    # Truncation can cut off the head of a word; the rest is a word of its own. The
+    # reference joins the rest to the word before [SEP].
     begins = (at == 1) | (at == len_a + 2)
     found = marks[source_L] | jnp.where(begins, Mark.WORD, 0).astype(marks.dtype)
     return Row(

@@ -1,4 +1,4 @@
-"""A stretch of the text → a row and, one place on, what it predicts → the decoder.
+"""A span of text → a decoder's row and its targets, one position further.
 
     span        ↵   a   b   c   ↵   d   e         L + 1 tokens; ↵ ends a document
     tokens      ↵   a   b   c   ↵   d
@@ -9,11 +9,9 @@
     positions   0   1   2   3   0   1
 
 ↵ ends one document and begins the next, as GPT-2's `<|endoftext|>` does: it is the last
-target of its document and the first token of the next one's segment. So a packed row is
-its documents [↵ a b c] → [a b c ↵] one by one. A row that begins in the midst of a
-document has its first segment, positions from 0, without a ↵.
-
-Nothing is drawn: a row is the same in every pass.
+target of its document and the first token of the next segment. A packed row is a series
+of documents [↵ a b c] → [a b c ↵]. If a row begins inside a document, its first segment
+has no ↵, and its positions start at 0. Nothing here is random.
 """
 
 from __future__ import annotations
@@ -27,13 +25,13 @@ from jaxlm.types import GptBatch, TokenSpan
 def shift_row(
     span: TokenSpan, *, length: int, end_of_document: int, packed: bool
 ) -> GptBatch:
-    """One row of a batch; vmapped, each field gains its leading B.
+    """One row of a batch; vmapped, each field gains a leading B.
 
     Args:
-        span: one row of it, [L + 1], as the layout "stream" reads it.
+        span: L + 1 tokens, as the layout "stream" reads them.
         length: L.
-        end_of_document: id of the token that is stored after each document.
-        packed: documents are segments; False: the row is one, positions 0 … L - 1.
+        end_of_document: id of ↵.
+        packed: a segment for each document; False: one segment, positions 0 … L - 1.
     """
     text = jnp.asarray(span.tokens)
     tokens_L, targets_L = text[:length], text[1:]
