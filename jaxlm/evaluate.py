@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,14 +20,9 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import RowSource, batches, open_rows, open_source, read_rows
 from jaxlm.families import family_of
-from jaxlm.metrics import (
-    balanced_accuracy,
-    figures,
-    majority_accuracy,
-    perplexity,
-    unigram_loss,
-)
+from jaxlm.metrics import figures, majority_accuracy, perplexity, unigram_loss
 from jaxlm.objectives import Sums
+from jaxlm.objectives.figures import Figure, held_out
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
@@ -93,43 +88,28 @@ def open_evaluation(
             )
             total = sums if total is None else jax.tree.map(operator.add, total, sums)
         sums, counts_V = jax.device_get(total)
-        return with_baselines(sums, counts_V)
+        return with_baselines(objective.figures, sums, counts_V)
 
     return evaluate
 
 
-def with_baselines(sums: Sums, counts_V: np.ndarray) -> dict[str, float]:
+def with_baselines(
+    declared: Sequence[Figure], sums: Sums, counts_V: np.ndarray
+) -> dict[str, float]:
     """Figures of an evaluation with their baselines.
 
     The unigram baselines are fitted on the held-out targets themselves: no model that
     is blind to context can do better on them.
 
     Args:
-        sums: of an objective.
+        declared: figures of an objective.
+        sums: of the same.
         counts_V: how often each token was the target.
     """
-    out = figures(sums)
-    if "forward_loss" in sums:
-        out["loss"] = (out["forward_loss"] + out["backward_loss"]) / 2
-        out["lm_loss"] = out["loss"]
-    for name in ("mlm", "lm", "forward", "backward"):
-        if f"{name}_loss" in out:
-            out[f"{name}_perplexity"] = perplexity(out[f"{name}_loss"])
+    out = held_out(declared, figures(sums), sums)
     out["unigram_loss"] = unigram_loss(counts_V)
     out["unigram_accuracy"] = majority_accuracy(counts_V)
     out["targets"] = float(counts_V.sum())
-    for name, (one, other) in (
-        ("nsp", ("next", "random")),
-        ("dlm", ("real", "replaced")),
-    ):
-        if f"{name}_loss" in sums:
-            by_label = [
-                sums[f"{name}_{one}_accuracy"],
-                sums[f"{name}_{other}_accuracy"],
-            ]
-            right, rows = np.array(by_label).T
-            out[f"{name}_balanced_accuracy"] = balanced_accuracy(right, rows)
-            out[f"{name}_majority_accuracy"] = majority_accuracy(rows)
     return out
 
 
@@ -211,11 +191,11 @@ def evaluate_stream(
         each = jax.tree.map(np.float64, each)
         sums = each if sums is None else jax.tree.map(operator.add, sums, each)
     assert sums is not None
-    out = with_baselines(*sums)
+    out = with_baselines(objective.figures, *sums)
     words, size = _words_and_bytes(
         corpus, source, min(total, len(scored_from) * stride)
     )
-    nats = out["lm_loss"] * out["targets"]
+    nats = out["loss"] * out["targets"]
     out["word_perplexity"] = perplexity(nats / words) if words else math.nan
     out["bits_per_byte"] = nats / math.log(2) / size if size else math.nan
     return {**out, "words": float(words), "bytes": float(size)}

@@ -2,7 +2,7 @@
 
     a, b       Mean(total, weight) of two micro-batches, devices or steps
     add(a, b)  the Mean of both, exactly what one larger batch would have given
-    figures({"loss": a}) → {"loss": 2.31, "perplexity": 10.07}
+    figures({"loss": a}) → {"loss": 2.31}
 
 A mean of means is nowhere: whatever is averaged travels as (total, weight) until
 `train/log.py` or `evaluate.py` writes it. Every quality figure has a baseline beside
@@ -42,10 +42,8 @@ def divide(value: Any) -> float:
 
 
 def figures(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Name → number of every sum, and "loss" as what is minimised: all `…_loss`."""
-    out = {name: divide(value) for name, value in sums.items()}
-    parts = [value for name, value in out.items() if name.endswith("_loss")]
-    return {"loss": sum(parts), **out} if parts else out
+    """Name → number of every sum."""
+    return {name: divide(value) for name, value in sums.items()}
 
 
 def perplexity(loss: float) -> float:

@@ -128,6 +128,7 @@ class MlmBatch(NamedTuple):
     nsp_weights: Float[Array, "B"]
     levels: Int[Array, "B"] | None = None  # of the masked units; see `mask.unit_starts`
     languages: Int[Array, "B"] | None = None  # by number; None: there is one
+    row_key: UInt[Array, "B 2"] | None = None  # of `Rows`, for a loss that draws
 
 
 class ElmoBatch(NamedTuple):

@@ -23,6 +23,7 @@ def metrics(step: int, *, skipped: int = 0, loss: float | None = None) -> dict:
     draw = np.random.default_rng(step)
     total = float(draw.uniform(10, 30)) if loss is None else loss
     return {
+        "loss": Mean(jnp.float32(total / 4), jnp.float32(1)),
         "mlm_loss": Mean(jnp.float32(total), jnp.float32(draw.integers(4, 9))),
         "mlm_accuracy": Mean(jnp.float32(draw.integers(4)), jnp.float32(5)),
         "nsp_loss": Mean(jnp.float32(draw.uniform(1, 3)), jnp.float32(4)),

@@ -85,6 +85,7 @@ def test_mistakes(road, capsys, tmp_path):
     corpus = ["--corpus", str(tmp_path / "text"), "--model.vocab_size", "100"]
     assert main(["prepare", "bert_tiny", "--text", str(text), *corpus]) == 0
     where = [*corpus, "--workdir", str(tmp_path / "run"), "--mesh.data", "1"]
+    where += ["--eval_every", "0"]
     message = mistake(capsys, "pretrain", "ernie_dialogue_tiny", *where)
     assert "the corpus is not of dialogues" in message
 

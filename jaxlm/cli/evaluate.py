@@ -80,13 +80,13 @@ def run(argv: list[str]) -> int:
     if args.json:
         print(_as_json({"step": model.step, **figures}))
         return 0
-    what = "masked words" if "mlm_loss" in figures else "tokens"
-    if "forward_loss" in figures:
-        what = "words, each from before and from behind,"
+    declared = model.family.figures(model.run)
+    what = next(each.what for each in declared if each.what)
     where = args.directory if model.step is None else f"step {model.step}"
     print(f"{where}: {figures['targets']:,.0f} {what}")
-    for line in report(figures):
-        print(line)
+    for figure in declared:
+        for line in figure.report(figures):
+            print(line)
     return 0
 
 
@@ -96,6 +96,7 @@ def _evaluate_task(args: Evaluate) -> int:
     start_jax()
     from jaxlm.open.directory import open_task
     from jaxlm.tasks.finetuned import evaluate_file
+    from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.screen import evaluated
 
     fitted = open_task(args.directory, args.task.given())
@@ -106,7 +107,7 @@ def _evaluate_task(args: Evaluate) -> int:
         print(_as_json({"step": fitted.step, **figures}))
     else:
         where = f"{fitted.directory} at step {fitted.step}"
-        print("  ".join([where, *evaluated(figures)]))
+        print("  ".join([where, *evaluated(figures, FIGURES)]))
     return 0
 
 
@@ -119,61 +120,14 @@ def _as_json(figures: dict[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False)
 
 
-def report(figures: dict[str, float]) -> list[str]:
-    """A line a figure, its baseline beside it."""
-    if "forward_loss" in figures:
-        ways = [
-            f"{way:<13}  {figures[f'{way}_loss']:8.3f}   "
-            f"perplexity {figures[f'{way}_perplexity']:,.2f}   "
-            f"accuracy {figures[f'{way}_accuracy']:.1%}"
-            for way in ("forward", "backward")
-        ]
-        return [
-            *ways,
-            f"mean           {figures['lm_loss']:8.3f}   "
-            f"perplexity {figures['lm_perplexity']:,.2f}   "
-            f"unigram {figures['unigram_loss']:.3f}, commonest word "
-            f"{figures['unigram_accuracy']:.1%}",
-        ]
-    if "lm_loss" in figures:
-        return [
-            f"loss           {figures['lm_loss']:8.3f}   "
-            f"perplexity {figures['lm_perplexity']:,.2f} a token, "
-            f"{figures['word_perplexity']:,.2f} a word   "
-            f"unigram {figures['unigram_loss']:.3f}",
-            f"bits per byte  {figures['bits_per_byte']:8.4f}   "
-            f"{figures['words']:,.0f} words, {figures['bytes']:,.0f} bytes",
-            f"accuracy       {figures['lm_accuracy']:8.1%}   "
-            f"commonest token {figures['unigram_accuracy']:.1%}",
-        ]
-    lines = [
-        f"MLM loss       {figures['mlm_loss']:8.3f}   "
-        f"perplexity {figures['mlm_perplexity']:,.1f}   "
-        f"unigram {figures['unigram_loss']:.3f}",
-        f"MLM accuracy   {figures['mlm_accuracy']:8.1%}   "
-        f"commonest word {figures['unigram_accuracy']:.1%}",
-    ]
-    for name in ("nsp", "dlm"):
-        if f"{name}_loss" in figures:
-            said = name.upper()
-            lines += [
-                f"{said} loss       {figures[f'{name}_loss']:8.3f}   coin 0.693",
-                f"{said} accuracy   {figures[f'{name}_accuracy']:8.1%}   "
-                f"majority {figures[f'{name}_majority_accuracy']:.1%}",
-                f"{said} balanced   {figures[f'{name}_balanced_accuracy']:8.1%}   "
-                "coin 50.0%",
-            ]
-    return lines
-
-
 def _figures(model, corpus, split: int, args: Evaluate) -> dict[str, float]:
     import jax
 
-    from jaxlm.config import GptConfig, MeshConfig
+    from jaxlm.config import MeshConfig
     from jaxlm.evaluate import evaluate_stream, open_evaluation
     from jaxlm.sharding import batch_sharding, make_mesh
 
-    if isinstance(model.config, GptConfig):
+    if not model.family.bidirectional:
         length = args.length or model.run.all_phases[0].length
         return evaluate_stream(
             model.run,

@@ -136,6 +136,7 @@ def _train(
 ) -> bool:
     """Train to the end or to an interruption, which it returns."""
     from jaxlm.tasks.finetune import warm, work_of
+    from jaxlm.tasks.objective import FIGURES
     from jaxlm.tasks.seeds import best_figures
     from jaxlm.train.loop import train
     from jaxlm.train.screen import evaluated
@@ -155,7 +156,7 @@ def _train(
         )
     best = best_figures(workdir) if job.dev else None
     if best:
-        print("  ".join([f"best step {best[0]}", *evaluated(best[1])]))
+        print("  ".join([f"best step {best[0]}", *evaluated(best[1], FIGURES)]))
     say_finished(outcome)
     if best and not outcome.interrupted:
         _write_answers(job, workdir, best[0])

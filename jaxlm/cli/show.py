@@ -105,7 +105,6 @@ def _config(config) -> None:
 
 def _arithmetic(config, params) -> None:
     """How large the model is, and what its training reads and computes."""
-    from jaxlm.config import BertConfig
     from jaxlm.families import family_of, num_parameters
 
     total = num_parameters(params, config.model)
@@ -118,7 +117,7 @@ def _arithmetic(config, params) -> None:
         steps = phase.until - begin
         flops = family_of(config.model).train_flops(config, phase)
         shape = f"{phase.batch} rows × {phase.length} tokens"
-        if isinstance(config.model, BertConfig):
+        if family_of(config.model).fills:
             shape += f", at most {phase.predictions} predictions a row"
         if phase.accumulate > 1:
             micro = phase.batch // phase.accumulate
@@ -154,7 +153,7 @@ def _run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
     from jaxlm.checkpoints.digests import state_sha256
     from jaxlm.config import FinetuneConfig
-    from jaxlm.families import build
+    from jaxlm.families import build, family_of
     from jaxlm.train.state import abstract_params
     from jaxlm.train.workdir import read_config
 
@@ -164,15 +163,19 @@ def _run(path: Path, rows: int) -> None:
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
     if isinstance(config, FinetuneConfig):
+        from jaxlm.tasks.objective import FIGURES
+
+        declared = FIGURES
         _task(config, records[-1])
     else:
+        declared = family_of(config.model).figures(config)
         _arithmetic(config, abstract_params(build(config.model)))
         newest = records[-1]
         print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
         digests = checkpoints.manifest(step).digests
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
-    _figures(path / "metrics.jsonl")
+    _figures(path / "metrics.jsonl", declared)
     if rows and "corpus" in records[-1]:
         from jaxlm.cli.show_rows import print_rows
         from jaxlm.text.corpus import open_corpus
@@ -189,7 +192,7 @@ def _task(config, record) -> None:
     print(f"{config.batch} rows of up to {config.length} tokens a step")
 
 
-def _figures(metrics: Path) -> None:
+def _figures(metrics: Path, declared) -> None:
     """The newest figures of training, and the newest of an evaluation."""
     from jaxlm.train.screen import evaluated, shown, trained
 
@@ -206,7 +209,8 @@ def _figures(metrics: Path) -> None:
             if name.startswith("eval_")
         }
         if held_out:
-            print("  ".join([f"step {record['step']}  held out", *evaluated(held_out)]))
+            lines = [f"step {record['step']}  held out", *evaluated(held_out, declared)]
+            print("  ".join(lines))
             break
 
 

@@ -15,6 +15,7 @@ from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops, bert_train_flops
 from jaxlm.models.layers import position_ids, same_segment
 from jaxlm.objectives import Objective, dialogue_lm, masked_lm
+from jaxlm.objectives.masked import masked_figures
 from jaxlm.text.manifest import Manifest
 
 
@@ -99,6 +100,7 @@ BERT = Family(
     example=token_example,
     inputs=inputs,
     objective=objective,
+    figures=lambda run: masked_figures(run.model.nsp, run.text.dialogues),
     forward_flops=lambda config, length, predictions: bert_forward_flops(
         config, length=length, predictions=predictions
     ),

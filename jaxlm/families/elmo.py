@@ -15,6 +15,7 @@ from jaxlm.models.elmo import Elmo, head_rows, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
 from jaxlm.objectives import Objective, bidirectional_lm
+from jaxlm.objectives.bidirectional import FIGURES
 from jaxlm.text.characters import (
     BEGIN,
     END,
@@ -97,7 +98,6 @@ def objective(
 ) -> Objective:
     """Each next word and each one before."""
     del manifest, phase, stream
-    # Adagrad leaves rows without a gradient as they are.
     few_rows = run.optim.keeps_rows
     return bidirectional_lm(module, run.model, run.data, few_rows=few_rows)  # pyrefly: ignore
 
@@ -124,6 +124,7 @@ ELMO = Family(
     example=example,
     inputs=inputs,
     objective=objective,
+    figures=lambda run: FIGURES,
     forward_flops=lambda config, length, predictions: elmo_forward_flops(
         config,
         length=length + 2,

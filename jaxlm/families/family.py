@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxlm.families.frame import Frame
 from jaxlm.objectives import Objective
+from jaxlm.objectives.figures import Figure
 
 Config = Any  # the family's own dataclass of config/model.py
 
@@ -49,6 +50,8 @@ class Family:
     inputs: Callable[..., tuple[Any, ...]]
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.
     objective: Callable[..., Objective]
+    # (run) → the figures that the objective declares.
+    figures: Callable[[Any], tuple[Figure, ...]]
     # (config, length, predictions) → FLOP of one row through all layers, and of its
     # predictions through the head.
     forward_flops: Callable[[Config, int, int], int]

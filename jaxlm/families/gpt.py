@@ -15,6 +15,7 @@ from jaxlm.models.flops import gpt_forward_flops
 from jaxlm.models.gpt import Gpt, table_rows
 from jaxlm.models.layers import causal_mask
 from jaxlm.objectives import Objective, causal_lm
+from jaxlm.objectives.causal import FIGURES
 from jaxlm.text.manifest import Manifest
 from jaxlm.types import GPT_FRAME, UserError
 
@@ -83,6 +84,7 @@ GPT = Family(
     example=token_example,
     inputs=inputs,
     objective=objective,
+    figures=lambda run: FIGURES,
     forward_flops=forward_flops,
     train_flops=lambda run, phase: (
         3 * phase.batch * forward_flops(run.model, phase.length, phase.length)

@@ -12,9 +12,17 @@ from jaxlm.config import DataConfig, ElmoConfig
 from jaxlm.losses import Sample, head_cross_entropy, sampled_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models import elmo
+from jaxlm.objectives.figures import BothDirections, Direction
 from jaxlm.objectives.objective import Objective, SampledRows, Sums
 from jaxlm.transforms.negatives import Negatives, draw_negatives, log_expected
 from jaxlm.types import ElmoBatch, WordRows
+
+WAYS = ("forward", "backward")
+FIGURES = (
+    *(Direction(name=way, scale=0.5) for way in WAYS),
+    *(Direction(name=f"{way}_sampled", scale=0.5) for way in WAYS),
+    BothDirections(name="lm", scale=0.0, parts=WAYS),
+)
 
 
 def bidirectional_lm(
@@ -29,7 +37,6 @@ def bidirectional_lm(
         few_rows: the optimiser leaves rows without a gradient as they are (Adagrad), so
             that only the rows of the softmax that a sample reads need be updated.
     """
-    ways = ("forward", "backward")
     count, known = data.negatives, config.vocab_size
 
     def transform(rows: WordRows) -> ElmoBatch:
@@ -42,7 +49,7 @@ def bidirectional_lm(
     def weights(batch: ElmoBatch) -> dict[str, jax.Array]:
         kind = "sampled_loss" if count else "loss"
         totals = jnp.maximum(batch.weights.sum((0, 2)), 1.0)
-        return {f"{way}_{kind}": 2 * totals[i] for i, way in enumerate(ways)}
+        return {f"{way}_{kind}": totals[i] for i, way in enumerate(WAYS)}
 
     def negatives(key: jax.Array) -> tuple[Negatives, Negatives]:
         forward, backward = jax.random.split(key)
@@ -77,7 +84,7 @@ def bidirectional_lm(
         )
         table, bias = params["softmax"]["table"], params["softmax"]["bias"]
         sums: Sums = {}
-        for i, way in enumerate(ways):
+        for i, way in enumerate(WAYS):
             x_BLD, weights_BL = out.last[i], weights_2BL[i]
             if sampled_rows is None:
                 total, weight, correct = head_cross_entropy(
@@ -100,4 +107,6 @@ def bidirectional_lm(
             sums[f"{way}_sampled_loss"] = Mean(total, weight)
         return sums, out.state if data.carry else carry
 
-    return Objective("bilm", transform, weights, loss, sampled_rows if count else None)
+    return Objective(
+        "bilm", transform, weights, loss, FIGURES, sampled_rows if count else None
+    )

@@ -14,9 +14,12 @@ from jaxlm.losses import head_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.layers import causal_mask
+from jaxlm.objectives.figures import Text
 from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
 from jaxlm.transforms.shift import shift_row
 from jaxlm.types import GptBatch, Rows, UserError
+
+FIGURES = (Text(name="lm"),)
 
 
 def causal_lm(
@@ -89,4 +92,4 @@ def causal_lm(
             **language_sums(batch.languages, rows, languages),
         }
 
-    return Objective("stream", transform, weights, stateless(loss))
+    return Objective("stream", transform, weights, stateless(loss), FIGURES)

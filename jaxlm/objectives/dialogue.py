@@ -12,7 +12,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from jaxlm.config import BertConfig, DataConfig, Phase
-from jaxlm.objectives.masked import Assembly, Question, masked_rows
+from jaxlm.objectives.masked import REAL_DIALOGUE, Assembly, masked_rows
 from jaxlm.objectives.objective import Objective
 from jaxlm.text.manifest import Manifest
 from jaxlm.transforms.dialogue import dialogue_row
@@ -20,7 +20,6 @@ from jaxlm.transforms.pairs import Row
 from jaxlm.types import DialogueRows, UserError
 
 REPLACED = 0.5  # share of rows, as in next-sentence prediction
-REAL_DIALOGUE = Question("dlm", ("real", "replaced"))
 
 
 def dialogue_lm(

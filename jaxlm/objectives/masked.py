@@ -19,6 +19,7 @@ from jaxlm.config import BertConfig, DataConfig, Phase
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy, each_cross_entropy
 from jaxlm.metrics import Mean
+from jaxlm.objectives.figures import Binary, Figure, Tokens
 from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
 from jaxlm.transforms.mask import (
     choose_each,
@@ -40,23 +41,25 @@ from jaxlm.types import (
 )
 
 
-class Question(NamedTuple):
-    """What is asked of a row beside its words, by name, and its two answers."""
-
-    name: str
-    answers: tuple[str, str]
-
-
 class Assembly(NamedTuple):
     """How rows that will be masked are put together, from a layout of the corpus."""
 
     layout: Layout
     row: Callable[[jax.Array, Any], Row]  # by the row's own key
-    question: Question | None
+    question: Binary | None  # that is asked of a row beside its words
     languages: tuple[str, ...] = ()  # of the corpus, by number: their shares are told
+    keyed: bool = False  # batches have each row's key, for a loss that draws
 
 
-NEXT_SENTENCE = Question("nsp", ("next", "random"))
+MASKED_WORDS = Tokens(name="mlm", title="MLM")
+NEXT_SENTENCE = Binary(name="nsp", answers=("next", "random"))
+REAL_DIALOGUE = Binary(name="dlm", answers=("real", "replaced"))
+
+
+def masked_figures(nsp: bool, dialogues: bool) -> tuple[Figure, ...]:
+    """Masked words and, with `nsp`, what is asked of a row."""
+    question = REAL_DIALOGUE if dialogues else NEXT_SENTENCE
+    return (MASKED_WORDS, question) if nsp else (MASKED_WORDS,)
 
 
 def masked_lm(
@@ -69,6 +72,7 @@ def masked_lm(
     seed: int,
     stream: str,
     languages: tuple[str, ...] = (),
+    keyed: bool = False,
 ) -> Objective:
     """BERT's: masked words and, with `config.nsp`, next sentences, summed unweighted.
 
@@ -81,6 +85,7 @@ def masked_lm(
         seed: the run's.
         stream: name of the phase, as for `data.pipeline.open_source`.
         languages: of the corpus, by number, whose shares of the rows are told.
+        keyed: batches have `row_key`, for a loss that draws per row.
 
     Raises:
         UserError: the vocabulary has no [CLS], [SEP], [MASK] and [PAD].
@@ -101,9 +106,9 @@ def masked_lm(
             special=special,
         )
 
-    assembly = Assembly("blocks", row, None, languages)
+    assembly = Assembly("blocks", row, None, languages, keyed)
     if config.nsp:
-        assembly = Assembly("pairs", row, NEXT_SENTENCE, languages)
+        assembly = Assembly("pairs", row, NEXT_SENTENCE, languages, keyed)
     return masked_rows(module, data, phase, special, assembly, (seed, stream))
 
 
@@ -155,6 +160,7 @@ def masked_rows(
             nsp_weights=valid,
             levels=chosen.level,
             languages=given(rows.languages),
+            row_key=jnp.asarray(rows.row_key) if assembly.keyed else None,
         )
 
     def transform(rows: Rows | DialogueRows) -> MlmBatch:
@@ -180,13 +186,15 @@ def masked_rows(
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
         )
-        sums = _word_sums(out.logits, batch)
+        sums = word_sums(out.logits, batch)
         sums |= language_sums(batch.languages, batch.nsp_weights, assembly.languages)
         if question:
-            sums |= _answer_sums(out.nsp_logits, batch, question)
+            labels, rows = batch.nsp_labels, batch.nsp_weights
+            sums |= binary_sums(question, out.nsp_logits, labels, rows)
         return sums
 
-    return Objective(assembly.layout, transform, weights, stateless(loss))
+    figures = (MASKED_WORDS, question) if question else (MASKED_WORDS,)
+    return Objective(assembly.layout, transform, weights, stateless(loss), figures)
 
 
 class Chosen(NamedTuple):
@@ -223,7 +231,8 @@ def _choose(
     return Chosen(tokens, unit_start, level)
 
 
-def _word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
+def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
+    """Loss and accuracy of masked words, where levels differ also of each level."""
     each, correct = each_cross_entropy(logits_BPV, batch.targets)
     weights = batch.weights
     weight, correct = weights.sum(), correct * weights
@@ -245,18 +254,26 @@ def _word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
     return sums
 
 
-def _answer_sums(logits_B2: jax.Array, batch: MlmBatch, question: Question) -> Sums:
-    labels, rows = batch.nsp_labels, batch.nsp_weights
-    loss, count, _ = cross_entropy(logits_B2, labels, rows)
-    right = (jnp.argmax(logits_B2, axis=-1) == labels).astype(jnp.float32) * rows
-    asked = question.name
+def binary_sums(
+    figure: Binary, logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> Sums:
+    """Loss and accuracy of a choice of two, and the accuracy by the right answer.
+
+    Args:
+        figure: what is told of it.
+        logits: float32 [..., 2].
+        labels: int32 [...], the number of the right answer.
+        weights: float32 [...].
+    """
+    loss, count, _ = cross_entropy(logits, labels, weights)
+    right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32) * weights
     sums = {
-        f"{asked}_loss": Mean(loss, count),
-        f"{asked}_accuracy": Mean(right.sum(), count),
+        f"{figure.name}_loss": Mean(loss, count),
+        f"{figure.name}_accuracy": Mean(right.sum(), count),
     }
-    for label, answer in enumerate(question.answers):
+    for label, answer in enumerate(figure.answers):
         of_label = labels == label
-        sums[f"{asked}_{answer}_accuracy"] = Mean(
-            (right * of_label).sum(), (rows * of_label).sum()
+        sums[f"{figure.name}_{answer}_accuracy"] = Mean(
+            (right * of_label).sum(), (weights * of_label).sum()
         )
     return sums

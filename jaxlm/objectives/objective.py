@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.metrics import Mean
+from jaxlm.objectives.figures import Figure
 from jaxlm.types import Layout
 
 Sums = dict[str, Mean]
@@ -33,14 +34,16 @@ class Objective(NamedTuple):
     sampled_rows)` gives the sums of a micro-batch and the carry for the next batch,
     with dropout where there is a key. `weights(batch)` are the denominators of the sums
     that are minimised, taken over the whole global batch before any forward pass: the
-    loss is Σ_k sum_k / weight_k, however the batch is cut. With `sampled_rows(batch,
-    key)` a step trains those rows only, and `loss` gets them in the tables' place.
+    loss is Σ_k scale_k · sum_k / weight_k, however the batch is cut. With
+    `sampled_rows(batch, key)` a step trains those rows only, and `loss` gets them in
+    the tables' place.
     """
 
     layout: Layout
     transform: Callable[[Any], Any]
     weights: Callable[[Any], dict[str, jax.Array]]
     loss: Callable[..., tuple[Sums, Any]]
+    figures: tuple[Figure, ...]  # with the scale of each loss
     sampled_rows: Callable[[Any, jax.Array], SampledRows] | None = None
 
 

@@ -31,7 +31,7 @@ from jaxlm.tasks.kinds.spans import span_task
 from jaxlm.tasks.kinds.tags import tag_task, tags_of
 from jaxlm.tasks.lr_scales import chosen, lr_scales_of
 from jaxlm.tasks.model import OWN, TaskModel
-from jaxlm.tasks.objective import task_objective
+from jaxlm.tasks.objective import FIGURES, task_objective
 from jaxlm.tasks.predict import scorer
 from jaxlm.tasks.read.conll import read_sentences
 from jaxlm.tasks.read.data_files import DataFiles, data_sha256, named
@@ -297,6 +297,7 @@ def work_of(job: Job) -> TrainingSource:
         job.module,
         open_stream,
         evaluation,
+        FIGURES,
         best=task.metric,
         patience=task.patience,
         lr_scales=shares,

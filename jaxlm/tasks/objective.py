@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.metrics import Mean
+from jaxlm.objectives.figures import Compared, Figure
 from jaxlm.objectives.objective import Objective, Sums, stateless
 from jaxlm.tasks.language import language_sums, next_weights
 from jaxlm.tasks.lr_scales import held
 from jaxlm.tasks.rows import TaskBatch
 from jaxlm.tasks.task import Task
 from jaxlm.tasks.task_layers import penalty_of
+
+# Of an evaluation: the figures are the task's own.
+FIGURES = (Compared(name="accuracy", baseline="majority_accuracy"),)
 
 
 def task_objective(
@@ -37,9 +41,7 @@ def task_objective(
     def weights(batch: TaskBatch) -> dict[str, jax.Array]:
         out = {"task_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
         if lm_weight:
-            # λ · sum / rows: the sum itself stays what it is, for the metrics.
-            rows = jnp.maximum(next_weights(batch).sum(), 1.0)
-            out["lm_loss"] = rows / lm_weight
+            out["lm_loss"] = jnp.maximum(next_weights(batch).sum(), 1.0)
         if penalty:
             out["mix_loss"] = out["task_loss"]
         return out
@@ -65,4 +67,10 @@ def task_objective(
             sums["mix_loss"] = Mean(penalty_of(params, penalty) * weight, weight)
         return sums
 
-    return Objective("blocks", lambda rows: rows, weights, stateless(loss))
+    figures = (
+        *FIGURES,
+        Figure(name="task"),
+        Figure(name="lm", scale=lm_weight),
+        Figure(name="mix"),
+    )
+    return Objective("blocks", lambda rows: rows, weights, stateless(loss), figures)

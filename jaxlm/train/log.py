@@ -22,7 +22,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from etils import epath
 from jaxlm.config import RunConfig
 from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Mean, add, figures
+from jaxlm.objectives.figures import Figure
 from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
@@ -186,12 +187,15 @@ class Log:
         """Whether the line of the newest step has an evaluation; process 0 knows."""
         return self._evaluated == self._step
 
-    def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Figures of an evaluation, as `eval_…` in the line of its step."""
+    def evaluation(
+        self, step: int, result: Mapping[str, Any], declared: Sequence[Figure] = ()
+    ) -> None:
+        """Figures of an evaluation, as `eval_…` in the line of its step; `declared`
+        tells their baselines."""
         self.flush()
         self._evaluated = step
         self._write(step, {f"eval_{name}": each for name, each in result.items()})
-        self._screen.evaluation(step, result)
+        self._screen.evaluation(step, result, declared)
 
     def upload(self) -> None:
         """Copy the files of a `gs://` run there, whole; nothing for a local one."""

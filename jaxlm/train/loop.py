@@ -140,7 +140,7 @@ def train(
                     # --stop it would not take place.
                     if best and _due(config, step, config.steps):
                         best.offer(step, state.params, figures)
-                log.evaluation(step, figures)
+                log.evaluation(step, figures, source.figures)
             if stop:
                 break
             train_step, batch = next(feed)

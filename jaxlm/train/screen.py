@@ -12,8 +12,10 @@ import io
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jaxlm.objectives.figures import Figure
 
 
 class Screen:
@@ -74,11 +76,13 @@ class Screen:
         elif line:
             self.say(f"step {record['step']}/{self._last}  {quality}  {right}")
 
-    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+    def evaluation(
+        self, step: int, figures: Mapping[str, float], declared: Sequence[Figure]
+    ) -> None:
         """Print held-out figures: one line, which a terminal breaks between figures."""
         width = self._live.console.width if self._live else sys.maxsize
         lines = [f"step {step}  evaluation"]
-        for each in evaluated(figures):
+        for each in evaluated(figures, declared):
             if len(lines[-1]) + 2 + len(each) > width:
                 lines.append("")
             lines[-1] += f"  {each}"
@@ -92,21 +96,6 @@ class Screen:
             self._live = None
 
 
-# Held-out figures that stand in brackets behind others.
-_BASELINES = {
-    "mlm_loss": "unigram_loss",
-    "mlm_accuracy": "unigram_accuracy",
-    "lm_loss": "unigram_loss",
-    "lm_accuracy": "unigram_accuracy",
-    "nsp_accuracy": "nsp_majority_accuracy",
-    "dlm_accuracy": "dlm_majority_accuracy",
-    "accuracy": "majority_accuracy",
-}
-_BEHIND = {*_BASELINES.values(), "targets"}
-_BEHIND |= {"nsp_next_accuracy", "nsp_random_accuracy"}
-_BEHIND |= {"dlm_real_accuracy", "dlm_replaced_accuracy"}
-
-
 def trained(record: Mapping[str, Any]) -> list[str]:
     """Loss and accuracies of training in a line of `metrics.jsonl`, for people."""
     out = [f"loss {shown('loss', record['loss'])}"]
@@ -118,12 +107,19 @@ def trained(record: Mapping[str, Any]) -> list[str]:
     return out + [f"skipped {record['skipped']}"] * bool(record["skipped"])
 
 
-def evaluated(figures: Mapping[str, float]) -> list[str]:
+def evaluated(
+    figures: Mapping[str, float], declared: Sequence[Figure] = ()
+) -> list[str]:
     """Held-out figures, each beside its baseline: `mlm loss 5.7 (unigram 6.3)`."""
+    baselines: dict[str, str] = {}
+    hidden: set[str] = set()
+    for figure in declared:
+        baselines |= figure.baselines
+        hidden |= {*figure.baselines.values(), *figure.details}
     out = []
     for name, value in figures.items():
-        other = _BASELINES.get(name, "")
-        if name not in _BEHIND:
+        other = baselines.get(name, "")
+        if name not in hidden:
             out.append(f"{name.replace('_', ' ')} {shown(name, value)}")
         if other in figures:
             what = other.removeprefix(name.partition("_")[0] + "_").partition("_")[0]

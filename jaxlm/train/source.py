@@ -20,6 +20,7 @@ from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.evaluate import open_evaluation
 from jaxlm.families import family_of
 from jaxlm.objectives import Objective
+from jaxlm.objectives.figures import Figure
 from jaxlm.text.corpus import Corpus
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
@@ -48,6 +49,7 @@ class TrainingSource(NamedTuple):
     module: Any  # a Linen module with the `config` of its family and `example()`
     open_stream: Callable[[Phase, str], BatchStream]  # a phase and its name
     evaluation: Callable[[NamedSharding], EvaluateFn | str]  # or why there is none
+    figures: tuple[Figure, ...]  # of the evaluation
     zero_carry: Callable[[], Any] = tuple  # the carry before the first batch
     best: str = ""  # figure whose best parameters are kept; empty: none are
     patience: int = 0  # evaluations without a better figure that end the run; 0: never
@@ -104,5 +106,6 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         module,
         open_stream,
         evaluation,
+        family.figures(config),
         zero_carry=lambda: family.zero_carry(config.model, config.rows),
     )

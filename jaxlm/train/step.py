@@ -1,8 +1,8 @@
 """(state, batch) → (state, sums): one update, in any number of micro-batches.
 
 Every denominator is taken over the whole global batch first: the loss of a micro-batch
-is Σ_k sum_k / weight_k with the global weights, so that gradients of micro-batches add
-up to that of the batch, also with two losses of different weights.
+is Σ_k scale_k · sum_k / weight_k with the global weights, so that gradients of
+micro-batches add up to that of the batch, also with two losses of different weights.
 
 A step may read only some rows of a large table (`Objective.sampled_rows`). Those rows
 are gathered, trained as if they were the table, and scattered back. This is exact if
@@ -23,6 +23,7 @@ import optax
 from jaxlm.keys import key_for
 from jaxlm.metrics import Mean
 from jaxlm.objectives import Objective, SampledRows
+from jaxlm.objectives.figures import scales
 from jaxlm.train.state import TrainState
 from jaxlm.tree import map_with_path
 
@@ -48,6 +49,7 @@ def make_train_step(
         seed: with step and micro-batch, names the dropout.
         dropout: false: the forward pass is deterministic.
     """
+    scale = scales(objective.figures)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         weights = objective.weights(batch)
@@ -61,7 +63,7 @@ def make_train_step(
         def micro_loss(params, micro_batch, micro_carry, micro):
             key = key_for(seed, "dropout", state.step, micro) if dropout else None
             sums, carry = objective.loss(params, micro_batch, micro_carry, key, sampled)
-            parts = [sums[name].total / weights[name] for name in weights]
+            parts = [scale[k] * (sums[k].total / weights[k]) for k in weights]
             loss = functools.reduce(operator.add, parts)
             return loss, ({"loss": loss, **sums}, carry)
 

@@ -7,6 +7,7 @@ import jax
 import pytest
 from logs import STEP, metrics, opened
 
+from jaxlm.objectives.figures import Tokens
 from jaxlm.train.screen import clock, evaluated, shown
 
 
@@ -54,7 +55,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
 def test_held_out_figures_stand_beside_their_baselines():
     figures = {"loss": 7.0, "mlm_loss": 6.3, "mlm_accuracy": 0.2, "targets": 90.0}
     figures |= {"unigram_loss": 6.5, "unigram_accuracy": 0.1, "lm_perplexity": 20.0}
-    assert evaluated(figures) == [
+    assert evaluated(figures, [Tokens(name="mlm"), Tokens(name="lm")]) == [
         "loss 7",
         "mlm loss 6.3 (unigram 6.5)",
         "mlm accuracy 20.0% (unigram 10.0%)",

@@ -1,0 +1,66 @@
+"""What an objective declares holds in training, in evaluation and on the screen."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlm.evaluate import with_baselines
+from jaxlm.metrics import Mean, figures
+from jaxlm.objectives import Objective, stateless
+from jaxlm.objectives.figures import Binary, Tokens
+from jaxlm.train.screen import evaluated
+from jaxlm.train.state import TrainState
+from jaxlm.train.step import make_train_step
+
+DECLARED = (
+    Tokens(name="mlm", title="MLM"),
+    Binary(name="rtd", answers=("original", "replaced"), scale=50.0),
+)
+
+
+def sums_of(params, batch, key=None):
+    scores = {name: Mean(params * x.sum(), x.size * 1.0) for name, x in batch.items()}
+    right = {"rtd_original_accuracy": Mean(1.0, 3.0), "mlm_accuracy": Mean(1.0, 2.0)}
+    right |= {"rtd_replaced_accuracy": Mean(1.0, 1.0), "rtd_accuracy": Mean(2.0, 4.0)}
+    return {**scores, **right}
+
+
+@pytest.fixture
+def batch():
+    return {"mlm_loss": jnp.array([1.0, 2.0]), "rtd_loss": jnp.arange(4.0) / 100}
+
+
+def test_a_weighted_loss_is_on_one_scale_in_training_and_held_out(batch):
+    objective = Objective(
+        "blocks",
+        transform=lambda rows: rows,
+        weights=lambda batch: {name: x.size * 1.0 for name, x in batch.items()},
+        loss=stateless(sums_of),
+        figures=DECLARED,
+    )
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(
+        objective, optimizer, lambda _: 1.0, accumulate=1, seed=0, dropout=False
+    )
+    zero, params = jnp.zeros((), jnp.int32), jnp.ones(())
+    state = TrainState(zero, params, optimizer.init(params), zero, zero)
+    after, metrics = step(state, batch)
+    held_out = with_baselines(DECLARED, sums_of(params, batch), np.array([3, 1]))
+    assert held_out["loss"] == pytest.approx(1.5 + 50 * 0.015)
+    assert float(metrics["loss"].total) == pytest.approx(held_out["loss"])
+    assert float(after.params) == pytest.approx(1 - held_out["loss"])
+
+
+def test_figures_of_any_name_stand_beside_their_baselines(batch):
+    sums = sums_of(1.0, batch)
+    values = with_baselines(DECLARED, sums, np.array([3, 1]))
+    assert set(figures(sums)) < set(values)
+    assert values["rtd_balanced_accuracy"] == pytest.approx((1 / 3 + 1) / 2)
+    shown = evaluated(values, DECLARED)
+    assert "rtd accuracy 50.0% (majority 75.0%)" in shown
+    assert any(each.startswith("mlm loss 1.5 (unigram 0.56") for each in shown)
+    assert not any("original" in each or "targets" in each for each in shown)
+    report = [line for figure in DECLARED for line in figure.report(values)]
+    assert report[0].startswith("MLM loss          1.500   perplexity 4.5   unigram")
+    assert report[3] == "RTD accuracy      50.0%   majority 75.0%"
