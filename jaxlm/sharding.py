@@ -77,11 +77,7 @@ RULES = tuple((rf"(.*/)?({pattern})", axes) for pattern, axes in _RULES)
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of all devices, or of the first ones if the sizes ask for fewer.
-
-    Raises:
-        UserError: the sizes do not fit the devices.
-    """
+    """The mesh of all devices, or of the first ones if the sizes ask for fewer."""
     devices = jax.devices()
     sizes = _sizes(config, len(devices))
     return jax.make_mesh(
@@ -129,11 +125,7 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
 
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
-    """Refuse a batch that the mesh does not divide.
-
-    Raises:
-        UserError: names the phase's micro-batch and the sizes to choose from.
-    """
+    """Raise a UserError if the mesh does not divide a micro-batch of some phase."""
     parts = batch_parts(mesh)
     for phase in config.all_phases:
         micro = phase.batch // phase.accumulate

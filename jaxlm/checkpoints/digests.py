@@ -1,9 +1,5 @@
 """A tree of arrays in → 128 bits for every leaf out, computed where the arrays are.
 
-    digest(state)               {"params/mlp/bias": LeafDigest("float32", (8192,), …)}
-    digest_parts(…, parts)      the same of one leaf that is never whole in memory
-    state_sha256(digests)       one number for the whole tree
-
 A lane is Σ mod 2³² over a one-to-one mix of (bits, flat index). The order of a sum does
 not matter, so a leaf has the same digest under any sharding, nothing is gathered, and
 four words a leaf leave the device. A change of one element changes every lane, because

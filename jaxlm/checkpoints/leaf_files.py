@@ -49,13 +49,10 @@ class StoredLeaf:
         return np.array(self.verified(), dtype, copy=copy)
 
     def verified(self) -> Any:
-        """The leaf, to be indexed and then made an array.
+        """The leaf, to be indexed and then made an array; UnsoundError if it changed.
 
         A local file is mapped: it is verified part after part and read again where it
         is indexed, and never whole in memory. Any other file is read whole.
-
-        Raises:
-            UnsoundError: it is not what was saved.
         """
         local = not str(self.step).startswith("gs://")
         try:
@@ -68,11 +65,7 @@ class StoredLeaf:
         return leaf
 
     def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
-        """The leaf on devices, not yet verified; what they share is read once.
-
-        Raises:
-            UnsoundError: it cannot be read.
-        """
+        """The leaf on devices, not yet verified; what they share is read once."""
         parts: dict[str, Any] = {}
 
         def part(index: Any) -> Any:

@@ -39,12 +39,7 @@ class CheckpointManifest(NamedTuple):
 
     @classmethod
     def unseal(cls, sealed: Any, step: int, path: str) -> CheckpointManifest:
-        """The manifest that `seal` made JSON of; `path` is for messages.
-
-        Raises:
-            UnsoundError: it is none, was changed, or is of another step.
-            UserError: it is of another format version.
-        """
+        """The manifest that `seal` made JSON of; `path` is for messages."""
         if not isinstance(sealed, dict) or not {"format", "sha256"} <= sealed.keys():
             raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
         content = {name: each for name, each in sealed.items() if name != "sha256"}

@@ -1,20 +1,11 @@
 """(step, state, meta) in → `checkpoints/<step>/` → the same state on any mesh out.
 
-    checkpoints = Checkpoints(workdir, keep=2, keeps=lambda step: step % 10_000 == 0)
-    orphans = checkpoints.open()               what killed saves left, removed
-    restored = checkpoints.restore(abstract)   None if nothing was saved yet
-    stored = checkpoints.stored(abstract)      the same, with leaves that stay on disk
-    checkpoints.save(step, state, meta)        asynchronous: the state may be donated
-    checkpoints.check()                        raises if a save failed; never waits
-    checkpoints.wait()                         until the last save is durable
-
 A checkpoint is a zarr array for each leaf in `state/<path of the leaf>` and a manifest:
 format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
-Orbax writes both and makes the step appear in one rename. Digests are recomputed after
-a restore because Orbax restores flipped bits without an error. Old steps are deleted
-here because Orbax deletes them in place: a kill would leave half a step that looks
-whole. This is the only file that knows Orbax. Next: `train/loop.py`, and `open/` for
-reading.
+Orbax writes both in the background and makes the step appear in one rename. Digests are
+recomputed after a restore because Orbax restores flipped bits without an error. Old
+steps are deleted here because Orbax deletes them in place: a kill would leave half a
+step that looks whole. Next: `train/loop.py`, and `open/` for reading.
 """
 
 from __future__ import annotations
@@ -198,12 +189,7 @@ class Checkpoints:
             saving.result()
 
     def manifest(self, step: int) -> CheckpointManifest:
-        """The manifest of a completed step, checked against its own hash.
-
-        Raises:
-            UnsoundError: it is missing or changed.
-            UserError: it is of another format version.
-        """
+        """The manifest of a step; UnsoundError if it is missing or was changed."""
         path = self.directory / str(step) / "_CHECKPOINT_METADATA"
         try:
             sealed = json.loads(path.read_text())["custom_metadata"]
@@ -223,21 +209,20 @@ class Checkpoints:
 
         Args:
             abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
-            step: this step instead of the newest.
             part: prefix of the paths to read, for example "params/": `abstract` is then
                 the tree under it.
             fallback: if the newest is not sound take the one before, and so on; those
                 passed over are renamed to `<step>.unsound`.
 
         Raises:
-            UnsoundError: a leaf cannot be read or has another digest; names it.
-            UserError: leaves are missing, unknown or of another shape: both sides.
+            UnsoundError: a leaf cannot be read or has another digest.
+            UserError: leaves are missing, unknown or of another shape.
         """
         steps = self.steps()
         if step is not None and step not in steps:
             have = ", ".join(map(str, steps)) or "none"
             raise UserError(f"no step {step} in {self.directory}; there is {have}")
-        tried = [step] if step is not None else steps[::-1]
+        tried = steps[::-1] if step is None else [step]
         unsound: dict[int, str] = {}
         for each in tried:
             try:

@@ -1,8 +1,8 @@
 """Metrics of each step, on device, in → metrics.jsonl, TensorBoard and the screen out.
 
     with Log(workdir, config) as log:
-        log.begin(start, last)                       step s comes after s updates
-        with log.compiling("the step", …): …         rates count from its end
+        log.begin(start, last)
+        with log.compiling("the step", …): …
         host = log.defer(step, metrics)              this step in, the one before out
         log.evaluation(step, figures)                into the line of that step
         meta = {"log": log.carry()}                  to a checkpoint; back by `begin`
@@ -85,12 +85,10 @@ class Log:
     def begin(
         self, start: int, last: int, carry: Mapping[str, Any] | None = None
     ) -> None:
-        """Open the files, without what a killed run wrote after its checkpoint.
+        """Open the files of a run that goes on from step `start` to step `last`.
 
-        Args:
-            start: updates made before.
-            last: updates at the end of this invocation, for the bar and the ETA.
-            carry: what `carry()` gave for the checkpoint.
+        `carry` is what `carry()` gave for the checkpoint of `start`. Lines of later
+        steps, from a run that was killed, are cut.
         """
         self._step, self._last = start, last
         sums = (carry or {}).get("sums", {})
@@ -157,13 +155,8 @@ class Log:
     ) -> dict[str, Any] | None:
         """Take the metrics of a step just dispatched; return those of the one before.
 
-        Args:
-            step: updates made, with this one.
-            metrics: `Mean`s and scalars by name, on device or not.
-            batch_sha256: of the step's batch; empty: not wanted.
-
-        Returns:
-            Name → number of that one step, with its "step"; None the first time.
+        Metrics are `Mean`s and scalars by name, on device or not. What is returned are
+        numbers by name, with "step"; None the first time.
         """
         for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):

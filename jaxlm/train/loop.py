@@ -76,9 +76,7 @@ def train(
     No data position is saved: the batch of step s is a function of (data, seed, s).
 
     Args:
-        config: the run; its mathematics equals that of the workdir's earlier part.
-        source: what is trained and on what; of `config.model`.
-        workdir: run directory, locked by the caller.
+        workdir: run directory, locked and checked by the caller (`workdir.py`).
         fallback: take an earlier checkpoint if the newest one is damaged.
         initial: the parameters of `config.init`; None: that is a run directory.
 

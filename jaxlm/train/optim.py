@@ -48,7 +48,7 @@ def make_optimizer(
     Args:
         config: which optimiser, with its rates.
         steps: horizon of the schedule.
-        params: arrays or shapes; only the paths count.
+        params: arrays or shapes; only the paths matter.
         lr_scales: a number or array for each leaf that multiplies its rate; None: 1.
     """
     rate = make_schedule(config, steps)
@@ -164,22 +164,21 @@ def bias_correction(b1: float, b2: float) -> Schedule:
 def scale_by_layer_trust(stacked: Any) -> optax.GradientTransformation:
     """LAMB's ‖w‖ / ‖update‖, for each layer's own tensor of a stacked leaf.
 
-    `optax.lamb` would take one ratio over all layers of a leaf [N, …], which is another
-    algorithm than the paper's. The ratio is 1 where either norm is 0, as optax's.
-
-    Args:
-        stacked: whether each leaf is [N, …]: `sharding.stacked`.
+    `stacked` says which leaves are [N, …]. `optax.lamb` would take one ratio over all
+    N layers, which is another algorithm than the paper's. The ratio is 1 where either
+    norm is 0, as optax's.
     """
 
+    def trusted(update: Any, param: Any, stacked: bool) -> Any:
+        axes = tuple(range(int(stacked), update.ndim))
+        w_norm, u_norm = (
+            jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
+            for x in (param, update)
+        )
+        usable = (w_norm > 0) & (u_norm > 0)
+        return update * jnp.where(usable, w_norm / jnp.where(usable, u_norm, 1.0), 1.0)
+
     def update(updates: Any, state: Any, params: Any = None):
-        return jax.tree.map(_trusted, updates, params, stacked), state
+        return jax.tree.map(trusted, updates, params, stacked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def _trusted(update: Any, param: Any, stacked: bool) -> Any:
-    axes = tuple(range(int(stacked), update.ndim))
-    w_norm = jnp.sqrt(jnp.sum(jnp.square(param), axes, keepdims=True))
-    u_norm = jnp.sqrt(jnp.sum(jnp.square(update), axes, keepdims=True))
-    usable = (w_norm > 0) & (u_norm > 0)
-    return update * jnp.where(usable, w_norm / jnp.where(usable, u_norm, 1.0), 1.0)

@@ -49,15 +49,7 @@ def abstract_state(
     seed: int,
     zero_carry: Callable[[], Any] = tuple,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-    """(a function that initialises the state, its shapes with shardings).
-
-    Args:
-        module: a Linen module with the `config` of its family and `example()`.
-        optimizer: of the run.
-        mesh: real or abstract.
-        seed: names the initial weights.
-        zero_carry: makes the carry of the first batch.
-    """
+    """(a function that initialises the state, its shapes with shardings)."""
 
     def make() -> TrainState:
         params = init_params(module, seed)

@@ -42,9 +42,7 @@ def make_train_step(
     """The update as a pure function, to be jitted with the state donated.
 
     Args:
-        objective: of the phase.
-        optimizer: over the parameters.
-        schedule: step → learning rate, for the metrics.
+        schedule: step → learning rate, for the metrics only.
         accumulate: micro-batches, one after another.
         seed: with step and micro-batch, names the dropout.
         dropout: false: the forward pass is deterministic.

@@ -55,7 +55,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
     """Hold a local run directory; the kernel lets go when the process ends.
 
     Raises:
-        UserError: another process holds it (with its id), or it cannot be written.
+        UserError: another process holds it, or it cannot be written.
     """
     if str(workdir).startswith("gs://") or jax.process_index() != 0:
         yield
@@ -85,11 +85,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
 def open_workdir(
     workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
 ) -> None:
-    """`claim_workdir` for a pretraining run.
-
-    Raises:
-        UserError: its config, corpus or tokenizer is another one: each difference.
-    """
+    """`claim_workdir` for a pretraining run."""
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
@@ -119,15 +115,13 @@ def claim_workdir(
     """Make a run directory, or check that an existing one belongs to this run.
 
     Args:
-        workdir: the directory, locked by the caller.
-        config: the run.
         data: what it is trained on, for the provenance; a value named `…_sha256` must
             be what it was.
-        argv: the command.
+        argv: the command, for the provenance.
         save_tokenizer: writes the tokenizer into a directory.
 
     Raises:
-        UserError: its config or data is another one: each difference.
+        UserError: its config or data is another one; lists each difference.
     """
     here = Path(workdir)
     record = {**_provenance(argv), **data}
@@ -143,11 +137,7 @@ def claim_workdir(
 
 
 def read_config(workdir: str | Path) -> RunConfig:
-    """The configuration of a run directory.
-
-    Raises:
-        UserError: it is no run directory, or one of another format.
-    """
+    """The configuration of a run directory; UserError if it is none, or too old."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is not a run directory: it has no config.json")
