@@ -5,9 +5,9 @@
     onnx/decoder_model.onnx      GPT: whole texts
     config.json, tokenizer.json  what transformers.js reads beside it
 
-Inputs and outputs have the names and the int64 ids that transformers.js feeds; an empty
-past begins a text. The graph is spelled out here, a function for each function of
-`models/layers.py`, so that no length is fixed and no other package traces it.
+Inputs and outputs have the names and the int64 ids of transformers.js; an empty past
+begins a text. The graph is written out here, with a function for each function of
+`models/layers.py`, so no length is fixed and no other package has to trace it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOW = float(np.finfo(np.float32).min)
 
 
 class Graph:
-    """Nodes as they are called; every value is a name."""
+    """A graph that grows by a node with each call; every value is a name."""
 
     def __init__(self, onnx: Any, params: Any):
         self.onnx, self.nodes, self.weights = onnx, [], {}
@@ -39,7 +39,7 @@ class Graph:
     def __call__(
         self, op: str, *inputs: str, outputs: int = 1, **attributes: Any
     ) -> Any:
-        """A node; the name of its output, or of each."""
+        """Add a node; the name of its output, or a list of names."""
         names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(
             self.onnx.helper.make_node(op, list(inputs), names, **attributes)
@@ -47,14 +47,14 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """A number or a list of them."""
+        """A number or a list of numbers."""
         array = np.asarray(value, dtype)
         name = f"constant_{array.dtype}_{array.tolist()}"
         self.weights.setdefault(name, array)
         return name
 
     def weight(self, path: str, layer: int | None = None, inputs: int = 0) -> str:
-        """A leaf or a layer of one, as a vector or as inputs × outputs."""
+        """A leaf, or one layer of it, as a vector or as inputs × outputs."""
         name = path if layer is None else f"{path}[{layer}]"
         if name not in self.weights:
             array = self.flat[path] if layer is None else self.flat[path][layer]
@@ -79,42 +79,27 @@ class Graph:
 
     def activation(self, x: str, name: str) -> str:
         """See `models/activations.py`."""
-        f = np.float32
         if name == "relu":
             return self("Relu", x)
         if name == "gelu_erf":
-            inner = self("Erf", self("Mul", x, self.constant(np.sqrt(0.5), f)))
+            inner = self("Erf", self.times(x, np.sqrt(0.5)))
         else:
-            cube = self(
-                "Mul", self("Mul", x, x), self("Mul", x, self.constant(0.044715, f))
-            )
-            sum_ = self(
-                "Mul", self("Add", x, cube), self.constant(np.sqrt(2 / np.pi), f)
-            )
-            inner = self("Tanh", sum_)
-        half = self("Mul", x, self.constant(0.5, f))
-        return self("Mul", half, self("Add", inner, self.constant(1, f)))
+            cube = self("Mul", self("Mul", x, x), self.times(x, 0.044715))
+            inner = self("Tanh", self.times(self("Add", x, cube), np.sqrt(2 / np.pi)))
+        one = self.constant(1, np.float32)
+        return self("Mul", self.times(x, 0.5), self("Add", inner, one))
+
+    def times(self, x: str, factor: float) -> str:
+        """x · factor."""
+        return self("Mul", x, self.constant(factor, np.float32))
 
     def length(self, x: str, axis: int) -> str:
-        """Of an axis, as a vector of one number."""
+        """The length of an axis, as a vector of one number."""
         return self("Shape", x, start=axis, end=axis + 1)
-
-    def scalar(self, x: str) -> str:
-        """A vector of one number as a number."""
-        return self("Squeeze", x, self.constant([0]))
-
-    def causal(self, past: str, new: str) -> str:
-        """bool [new, past + new]: position past + l sees t ≤ past + l."""
-        one, zero = self.constant(1), self.constant(0)
-        total = self.scalar(self("Add", past, new))
-        queries = self("Range", self.scalar(past), total, one)
-        keys = self("Range", zero, total, one)
-        queries = self("Unsqueeze", queries, self.constant([1]))
-        return self("LessOrEqual", self("Unsqueeze", keys, self.constant([0])), queries)
 
 
 def _attention(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> Any:
-    """(output, keys, values), of [B, H, T, K] with the past before the new ones."""
+    """Output, keys and values; these are [B, H, T, K], the past before the new ones."""
     heads, width = config.num_heads, config.d_model // config.num_heads
     split = g.constant([0, 0, heads, width])
     parts = []
@@ -124,7 +109,7 @@ def _attention(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> A
     q, k, v = parts
     if past:
         k, v = (g("Concat", a, b, axis=2) for a, b in zip(past, (k, v), strict=True))
-    q = g("Mul", q, g.constant(1 / np.sqrt(width), np.float32))
+    q = g.times(q, 1 / np.sqrt(width))
     score = g("MatMul", q, g("Transpose", k, perm=[0, 1, 3, 2]))
     score = g("Where", seen, score, g.constant(_LOW, np.float32))
     y = g("MatMul", g("Softmax", score, axis=-1), v)
@@ -183,16 +168,18 @@ def _gpt(onnx: Any, config: GptConfig, params: Any, *, with_past: bool) -> Any:
     ids, mask = "input_ids", "attention_mask"
     new, total = g.length(ids, 1), g.length(mask, 1)
     past = g("Sub", total, new)
-    # A row that is padded on its left counts from its own first token.
+    # A row that is padded on the left counts from its own first token.
     at = g("Sub", g("CumSum", mask, g.constant(1)), g.constant(1))
     at = g("Slice", g("Max", at, g.constant(0)), past, total, g.constant([1]))
     flat = g.flat["embed/token/table"][: config.vocab_size]
     g.weights["embed/token/table"] = np.ascontiguousarray(flat)
     x = g("Gather", "embed/token/table", ids)
     x = g("Add", x, g("Gather", g.weight("embed/position/table", inputs=1), at))
-    real = g("Cast", mask, to=onnx.TensorProto.BOOL)
-    real = g("Unsqueeze", real, g.constant([1, 2]))
-    seen = g("And", real, g.causal(past, new))
+    # [B, 1, new, total]: position past + l sees t ≤ past + l.
+    one = g.constant([1])
+    square = g("Concat", one, one, new, one, axis=0)
+    seen = g("Expand", g("Unsqueeze", mask, g.constant([1, 2])), square)
+    seen = g("Cast", g("Trilu", seen, past, upper=0), to=onnx.TensorProto.BOOL)
     inputs: dict[str, Any] = {ids: (np.int64, ["batch", "sequence"])}
     inputs[mask] = (np.int64, ["batch", "total"])
     width = config.d_model // config.num_heads

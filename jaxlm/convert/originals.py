@@ -18,16 +18,17 @@ import numpy as np
 
 from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.optional import optional
-from jaxlm.convert.tensors import Tensors, finite
+from jaxlm.convert.tensors import Tensors, finite, first_line
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
 BERT_CONFIG, GPT1_SHAPES = "bert_config.json", "params_shapes.json"
 _HEAD = 64  # width of a head in every GPT-1; its files do not say
+_LAYER = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
 
 
 def checkpoint_of(directory: Path) -> Path | None:
-    """Prefix of the one TensorFlow checkpoint of a BERT in a directory."""
+    """The prefix of a directory's TensorFlow checkpoint of a BERT, if it has one."""
     found = sorted(directory.glob("*.ckpt*.index"))
     known = (directory / BERT_CONFIG).is_file()
     return found[0].with_suffix("") if known and len(found) == 1 else None
@@ -37,7 +38,7 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
     """A TensorFlow checkpoint, without its optimiser's slots.
 
     Raises:
-        UserError: TensorFlow is not installed, or cannot read it.
+        UserError: TensorFlow is not installed, or cannot read the checkpoint.
     """
     path = prefix.parent / BERT_CONFIG
     options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
@@ -46,16 +47,17 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
         reader: Any = tf.train.load_checkpoint(str(prefix))
         found: dict[str, list[int]] = reader.get_variable_to_shape_map()
     except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{prefix} cannot be read as a checkpoint: {line}") from None
+        raise UserError(
+            f"{prefix} cannot be read as a checkpoint: {first_line(error)}"
+        ) from None
     names = {
         _by_transformers(name): name
         for name in found
         if not re.search(r"/adam_[mv]$|^global_step$", name)
     }
-    turned = {name for name, real in names.items() if real.endswith("/kernel")}
+    kernels = {name for name, real in names.items() if real.endswith("/kernel")}
     shapes = {
-        name: tuple(found[real][:: -1 if name in turned else 1])
+        name: tuple(found[real][:: -1 if name in kernels else 1])
         for name, real in names.items()
     }
 
@@ -63,9 +65,10 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
         try:
             array = reader.get_tensor(names[name])
         except Exception as error:
-            line = str(error).strip().splitlines()[0]
-            raise UserError(f"{prefix}: {names[name]} cannot be read: {line}") from None
-        return finite(name, array.T if name in turned else array, prefix)
+            raise UserError(
+                f"{prefix}: {names[name]} cannot be read: {first_line(error)}"
+            ) from None
+        return finite(name, array.T if name in kernels else array, prefix)
 
     return options, Tensors(prefix, shapes, read)
 
@@ -89,54 +92,44 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
         UserError: a piece is absent, is no plain array, or they do not add up.
     """
     path = directory / GPT1_SHAPES
+    files = [directory / f"params_{i}.npy" for i in range(10)]
     try:
         shapes = [tuple(map(int, shape)) for shape in json.loads(path.read_text())]
-        pieces = [
-            np.load(directory / f"params_{i}.npy", mmap_mode="r", allow_pickle=False)
-            for i in range(10)
-        ]
+        flat = np.concatenate([np.load(file).reshape(-1) for file in files])
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{directory} is no GPT-1 of OpenAI's: {error}") from None
     layers, rest = divmod(len(shapes) - 2, 12)
-    total = sum(map(math.prod, shapes))
-    size = sum(piece.size for piece in pieces)
-    if rest or layers < 1 or size != total:
+    ends = np.cumsum([*map(math.prod, shapes)]).tolist()
+    if rest or layers < 1 or flat.size != ends[-1]:
         raise UserError(
-            f"{directory}: {len(shapes)} tensors are not two tables and twelve a "
-            f"layer, or {size:,} numbers are not the {total:,} of {GPT1_SHAPES}"
+            f"{directory}: {len(shapes)} tensors are not two tables and twelve a layer,"
+            f" or {flat.size:,} numbers are not the {ends[-1]:,} of {GPT1_SHAPES}"
         )
-    parts = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
     names = ["positions_embed.weight", "tokens_embed.weight"]
     names += [
         f"h.{i}.{part}.{leaf}"
         for i in range(layers)
-        for part in parts
+        for part in _LAYER
         for leaf in ("weight", "bias")
     ]
-    ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
     # Convolutions of width 1 have an axis for it.
     plain = [shape[1:] if len(shape) == 3 else shape for shape in shapes]
-    where = dict(zip(names, zip(ends, ends[1:], plain, strict=False), strict=True))
-    starts = np.cumsum([0, *(piece.size for piece in pieces)]).tolist()
-
-    def read(name: str) -> np.ndarray:
-        begin, end, shape = where[name]
-        flat = np.concatenate(
-            [
-                piece.reshape(-1)[max(0, begin - start) : max(0, end - start)]
-                for piece, start in zip(pieces, starts, strict=False)
-            ]
-        )
-        return finite(name, flat.reshape(shape), directory)
-
-    width = plain[0][-1]
-    options: dict[str, Any] = {
+    parts = zip(np.split(flat, ends[:-1]), plain, strict=True)
+    arrays = dict(
+        zip(names, (part.reshape(shape) for part, shape in parts), strict=True)
+    )
+    (positions, width), (words, _) = plain[:2]
+    options = {
         "model_type": "openai-gpt",
-        "vocab_size": plain[1][0],
-        "n_positions": plain[0][0],
+        "vocab_size": words,
+        "n_positions": positions,
         "n_embd": width,
         "n_layer": layers,
         "n_head": width // _HEAD,
     }
-    found = {name: tuple(shape) for name, (_, _, shape) in where.items()}
-    return ConfigJson(path, options), Tensors(directory, found, read)
+    tensors = Tensors(
+        directory,
+        {name: array.shape for name, array in arrays.items()},
+        lambda name: finite(name, arrays[name], directory),
+    )
+    return ConfigJson(path, options), tensors

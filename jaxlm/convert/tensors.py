@@ -130,8 +130,9 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is refused by torch's loader: {line}") from None
+        raise UserError(
+            f"{path} is refused by torch's loader: {first_line(error)}"
+        ) from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not tensors by name")
     tensors = {
@@ -145,6 +146,11 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
 
     shapes = {name: tuple(each.shape) for name, each in tensors.items()}
     return Tensors(path, shapes, read)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.config.model import GptConfig
+from jaxlm.families import family_of
 from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -198,17 +199,16 @@ class Comparison:
         return self.model.tokenizer.encode(text).ids.tolist()
 
     def _framed(self, text: str) -> list[int]:
-        """The ids of a text; a BERT's with [CLS] and [SEP]."""
-        special = self.model.tokenizer.special
-        if isinstance(self.model.config, BertConfig) and special is not None:
-            return [special.cls, *self._ids(text), special.sep]
-        return self._ids(text)
+        """The ids of a text with what the family puts around it."""
+        config, tokenizer = self.model.config, self.model.tokenizer
+        frame = family_of(config).frame(config, tokenizer)
+        return frame.row(tokenizer.encode(text).ids).tolist()
 
     def _row(self, text: str) -> list[int]:
-        """The text as the model reads it; every seventh token of a BERT's is masked."""
+        """The start of a text as the model reads it; a BERT's has a mask in seven."""
         ids = self._framed(text)[: min(_LONGEST, self.model.config.max_length)]
         special = self.model.tokenizer.special
-        if isinstance(self.model.config, BertConfig) and special is not None:
+        if family_of(self.model.config).fills:
             ids[3::7] = [special.mask] * len(ids[3::7])
             ids[-1] = special.sep
         return ids
