@@ -95,18 +95,17 @@ def _evaluate_task(args: Evaluate) -> int:
         raise UserError("--data is of a task: --text and --corpus do not go with it")
     start_jax()
     from jaxlm.open.directory import open_task
-    from jaxlm.tasks.finetuned import evaluate_file
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.screen import evaluated
 
-    fitted = open_task(args.directory, args.task.given())
-    figures, notes = evaluate_file(fitted, args.data, batch=args.batch)
+    finetuned = open_task(args.directory, args.task.given())
+    figures, notes = finetuned.evaluate(args.data, batch=args.batch)
     for note in notes:
         say(note)
     if args.json:
-        print(_as_json({"step": fitted.step, **figures}))
+        print(_as_json({"step": finetuned.step, **figures}))
     else:
-        where = f"{fitted.directory} at step {fitted.step}"
+        where = f"{finetuned.directory} at step {finetuned.step}"
         print("  ".join([where, *evaluated(figures, FIGURES)]))
     return 0
 

@@ -71,15 +71,15 @@ def _export_task(args: Export) -> int:
 
     if args.to != "hf":
         raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
-    fitted = open_finetuned(args.directory)
-    config = fitted.config
+    finetuned = open_finetuned(args.directory)
+    config = finetuned.config
     if isinstance(config.model, ElmoConfig):
         raise UserError(
             "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
         )
     where = {
-        "run": fitted.directory.resolve().name,
-        "step": f"{fitted.step:,} of {config.steps:,}",
+        "run": finetuned.directory.resolve().name,
+        "step": f"{finetuned.step:,} of {config.steps:,}",
         "seed": config.seed,
         "from": Path(config.init).name,
     }
@@ -87,21 +87,21 @@ def _export_task(args: Export) -> int:
         Path(args.out),
         config.model,
         config.task,
-        fitted.params,
-        fitted.tokenizer,
+        finetuned.params,
+        finetuned.task.tokenizer,
         dtype=args.dtype,
         origin=where,
     )
     say_written(args.out, digests)
-    return _verified_task(fitted, args.out) if args.verify else 0
+    return _verified_task(finetuned, args.out) if args.verify else 0
 
 
-def _verified_task(fitted: Any, out: str) -> int:
+def _verified_task(finetuned: Any, out: str) -> int:
     """Compare a fine-tuned model with transformers' on real text; the exit status."""
     from jaxlm.convert.verify import passages, verify_task
     from jaxlm.tasks.finetuned import sample
 
-    batches, scores = sample(fitted, passages(fitted.tokenizer))
+    batches, scores = sample(finetuned, passages(finetuned.task.tokenizer))
     report = verify_task(batches, scores, Path(out))
     for line in report.lines:
         print(line)

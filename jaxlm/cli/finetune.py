@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     recipe, argv = take_config(FinetuneConfig, "finetune", argv)
     origin = parse(_Origin, "finetune", argv, partial=True)
     start_jax()
-    from jaxlm.tasks.finetune import open_job
+    from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
     start = _start(origin)
@@ -67,7 +67,8 @@ def run(argv: list[str]) -> int:
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
     _refuse_idle(args.config, recipe)
-    job = open_job(args.config, start.tokenizer, find_data_files(args.data, args.dev))
+    files = find_data_files(args.data, args.dev)
+    job = open_run(args.config, start.tokenizer, files)
     for note in job.notes:
         say(note)
     if args.seeds == 1:
@@ -75,7 +76,8 @@ def run(argv: list[str]) -> int:
         return args.preempted_exit if interrupted else 0
     seeds = range(job.config.seed, job.config.seed + args.seeds)
     for seed in seeds:
-        each = job._replace(config=dataclasses.replace(job.config, seed=seed))
+        config = dataclasses.replace(job.config, seed=seed)
+        each = dataclasses.replace(job, config=config)
         if _train(each, start, args, f"{args.workdir}/seed-{seed}", command):
             return args.preempted_exit
     if job.dev:
@@ -124,9 +126,9 @@ def _start(origin: _Origin) -> _Start:
         return _Start(read_config(begun[0]).model, tokenizer, None)
     if is_task(init):
         # From one task to the next: all parameters but those of the earlier task.
-        fitted = open_finetuned(init)
-        params = {k: v for k, v in fitted.params.items() if k not in OWN}
-        return _Start(fitted.config.model, fitted.tokenizer, params)
+        finetuned = open_finetuned(init)
+        params = {k: v for k, v in finetuned.params.items() if k not in OWN}
+        return _Start(finetuned.config.model, finetuned.task.tokenizer, params)
     model = jaxlm.load(init)
     return _Start(model.config, model.tokenizer, model.params)
 
@@ -135,9 +137,8 @@ def _train(
     job: Any, start: _Start, args: Finetune, workdir: str, command: list[str]
 ) -> bool:
     """Train to the end or to an interruption, which it returns."""
-    from jaxlm.tasks.finetune import warm, work_of
+    from jaxlm.tasks.finetuned import best_figures
     from jaxlm.tasks.objective import FIGURES
-    from jaxlm.tasks.seeds import best_figures
     from jaxlm.train.loop import train
     from jaxlm.train.screen import evaluated
     from jaxlm.train.workdir import claim_workdir, lock
@@ -146,13 +147,17 @@ def _train(
 
         def opened() -> None:
             held.enter_context(lock(workdir))
-            save = job.tokenizer.save
+            save = job.task.tokenizer.save
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        initial = warm(start.params, job) if start.params else _gone(job, workdir)
+        initial = job.initial(start.params) if start.params else _gone(job, workdir)
         outcome = train(
-            job.config, work_of(job), workdir, fallback=args.fallback, initial=initial
+            job.config,
+            job.source(),
+            workdir,
+            fallback=args.fallback,
+            initial=initial,
         )
     best = best_figures(workdir) if job.dev else None
     if best:
@@ -196,14 +201,14 @@ def _write_answers(job: Any, workdir: str, step: int) -> None:
 
 def _print_table(workdir: str, seeds: range) -> None:
     """The figures of each seed's best checkpoint, and their mean ± sample deviation."""
-    from jaxlm.tasks.seeds import best_figures, table
+    from jaxlm.tasks.finetuned import best_figures, seed_table
 
     found = {seed: best_figures(f"{workdir}/seed-{seed}") for seed in seeds}
     figures = {seed: each[1] for seed, each in found.items() if each}
     if not figures:
         say("no table: the metric of each seed was never a finite number")
         return
-    for line in table(figures):
+    for line in seed_table(figures):
         print(line)
     content = json.dumps({f"seed-{seed}": each for seed, each in figures.items()})
     (Path(workdir) / "seeds.json").write_text(content + "\n")

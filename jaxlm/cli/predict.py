@@ -30,9 +30,9 @@ def run(argv: list[str]) -> int:
     args = parse(Predict, "predict", argv)
     start_jax()
     from jaxlm.open.directory import open_task
-    from jaxlm.tasks.finetuned import predict_file
 
-    fitted = open_task(args.directory, args.task.given())
-    count = predict_file(fitted, args.data, args.out, batch=args.batch)
-    print(f"{args.out}: {count:,} answers, by {fitted.directory} at step {fitted.step}")
+    finetuned = open_task(args.directory, args.task.given())
+    count = finetuned.predict(args.data, args.out, batch=args.batch)
+    where = f"{finetuned.directory} at step {finetuned.step}"
+    print(f"{args.out}: {count:,} answers, by {where}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxlm.models.layers import position_ids, same_segment
 from jaxlm.objectives import Objective, dialogue_lm, masked_lm
 from jaxlm.objectives.masked import masked_figures
 from jaxlm.text.manifest import Manifest
+from jaxlm.types import UserError
 
 
 def encode(
@@ -77,6 +79,17 @@ def objective(
     )
 
 
+def for_task(config: BertConfig, *, vocab_size: int, pooler: bool) -> BertConfig:
+    """See `Family.for_task`."""
+    del vocab_size
+    if pooler and not config.nsp:
+        raise UserError(
+            "has no pooler, it was trained without next sentences: pass "
+            "--task.pooling cls or mean"
+        )
+    return dataclasses.replace(config, nsp=pooler)
+
+
 def missing_head(config: BertConfig, params: Any) -> str:
     """See `Family.missing_head`."""
     del config
@@ -111,6 +124,7 @@ BERT = Family(
         predictions=phase.predictions,
     ),
     window=lambda config: config.max_length - 2,
+    for_task=for_task,
     missing_head=missing_head,
     has_cls=True,
     fills=True,

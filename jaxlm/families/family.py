@@ -61,6 +61,9 @@ class Family:
     padding: Callable[[Config], int] = lambda config: 0
     # (config) → tokens of a long text that are read at once.
     window: Callable[[Config], int] = lambda config: config.max_length
+    # (config, vocab_size=, pooler=) → the config of a task's encoder: with the task's
+    # own tokens, and a pooler only if it is read; UserError where there is none.
+    for_task: Callable[..., Config] = lambda config, vocab_size, pooler: config
     # (config) → width of a token's hidden state.
     width: Callable[[Config], int] = lambda config: config.d_model
     # (config, params) → what is missing to predict words and the remedy; "" if nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,6 +68,12 @@ def objective(
     )
 
 
+def for_task(config: GptConfig, *, vocab_size: int, pooler: bool) -> GptConfig:
+    """See `Family.for_task`."""
+    del pooler
+    return dataclasses.replace(config, vocab_size=vocab_size + len(GPT_FRAME))
+
+
 def forward_flops(config: GptConfig, length: int, predictions: int) -> int:
     """See `Family.forward_flops`."""
     return gpt_forward_flops(config, length=length, predictions=predictions)
@@ -90,6 +97,7 @@ GPT = Family(
         3 * phase.batch * forward_flops(run.model, phase.length, phase.length)
     ),
     padding=lambda config: (table_rows(config) - config.vocab_size) * config.d_model,
+    for_task=for_task,
     task_tokens=GPT_FRAME,
     bidirectional=False,
 )

@@ -14,8 +14,7 @@ from jaxlm.config import FinetuneConfig, RunConfig, TextConfig
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.families import build, family_of
 from jaxlm.open.model import Model
-from jaxlm.tasks.finetuned import Finetuned, open_finetuned
-from jaxlm.tasks.seeds import run_of
+from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
@@ -25,7 +24,7 @@ from jaxlm.types import UserError
 
 def is_task(directory: str | Path) -> bool:
     """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
-    path = run_of(directory)
+    path = best_seed(directory)
     if not (path / "config.json").is_file() or is_model(path):
         return False
     return isinstance(read_config(path), FinetuneConfig)

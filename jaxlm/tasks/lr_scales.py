@@ -1,12 +1,12 @@
-"""Parameter paths → the share of the learning rate that each learns by.
+"""Parameter paths → factors on the learning rate.
 
     head, pooler    1
-    layer n of N    d^(N - n)      n from 0: the last one d, the first one d^N
+    layer n of N    d^(N - n)      n from 0: the last layer d, the first one d^N
     embedding       d^(N + 1)
-    frozen          0              no gradient is made of it, and nothing decays
+    frozen          0              no gradient, no decay
 
-Layer-wise rates as Clark et al. 2020 (ELECTRA), appendix B; freezing by the selector
-language: a regular expression over whole paths.
+Layer-wise rates as in Clark et al. 2020 (ELECTRA), appendix B. Parameters are frozen by
+regular expressions over whole paths.
 """
 
 from __future__ import annotations
@@ -19,50 +19,53 @@ import jax
 import numpy as np
 
 from jaxlm.config import TaskConfig
+from jaxlm.sharding import stacked
 from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
+_EMBEDDING = re.compile(r"(.*/)?(embed|words)/.*")
+
 
 def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
-    """A share for each leaf: a number, or of stacked layers an array [N, 1, …].
+    """A factor for each leaf, or an array [N, 1, …] for stacked layers.
 
-    None where all learn alike.
+    None if all are 1.
 
     Args:
         task: rates and what is frozen.
-        num_layers: N.
+        num_layers: N of the encoder.
         params: arrays or shapes.
 
     Raises:
-        UserError: a selector matches no parameter.
+        UserError: a pattern matches no parameter.
     """
     if task.layer_decay == 1 and not task.freeze:
         return None
-    frozen = chosen(task.freeze, params, "freeze")
+    frozen = select(task.freeze, params, "freeze")
 
-    def share(path: str, leaf: Any) -> Any:
+    def scale(path: str, leaf: Any, layers: bool) -> Any:
         if path in frozen:
             return 0.0
-        if path.startswith("layers/"):
-            each = task.layer_decay ** np.arange(num_layers, 0, -1)
-            return each.astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
-        if path.startswith(("embed/", "words/")):
+        if _EMBEDDING.fullmatch(path):
             return task.layer_decay ** (num_layers + 1)
+        if layers:
+            each = task.layer_decay ** np.arange(leaf.shape[0], 0, -1)
+            return each.astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         return 1.0
 
-    return map_with_path(share, params)
+    return map_with_path(scale, params, stacked(params))
 
 
-def chosen(patterns: tuple[str, ...], params: Any, name: str) -> set[str]:
-    """Paths that one of the patterns matches whole.
+def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
+    """The paths that one of the patterns matches whole.
 
     Args:
         patterns: regular expressions.
         params: arrays or shapes.
-        name: of the field that they are from.
+        field: of the task's config, for messages.
 
     Raises:
-        UserError: one of them matches nothing.
+        UserError: a pattern matches nothing.
     """
     paths = [path for path, _ in leaves(params)]
     found: set[str] = set()
@@ -70,23 +73,22 @@ def chosen(patterns: tuple[str, ...], params: Any, name: str) -> set[str]:
         try:
             matched = {path for path in paths if re.fullmatch(pattern, path)}
         except re.error as error:
-            raise UserError(f"--task.{name} {pattern!r}: {error}") from None
+            raise UserError(f"--task.{field} {pattern!r}: {error}") from None
         if not matched:
             near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
             raise UserError(
-                f"--task.{name} {pattern!r} matches no parameter; one is {near[0]}"
+                f"--task.{field} {pattern!r} matches no parameter; one is {near[0]}"
             )
         found |= matched
     return found
 
 
-def held(params: Any, shares: Any) -> Any:
-    """The parameters, no gradient going to the frozen ones."""
-    if shares is None:
+def stop_frozen(params: Any, lr_scales: Any) -> Any:
+    """The parameters, without gradients of the frozen ones."""
+    if lr_scales is None:
         return params
-
-    def one(leaf: Any, share: Any) -> Any:
-        frozen = not np.any(share)
-        return jax.lax.stop_gradient(leaf) if frozen else leaf
-
-    return jax.tree.map(one, params, shares)
+    return jax.tree.map(
+        lambda leaf, scale: leaf if np.any(scale) else jax.lax.stop_gradient(leaf),
+        params,
+        lr_scales,
+    )

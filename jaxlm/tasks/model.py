@@ -1,15 +1,15 @@
-"""A trunk of any family with a task's head; its parameters lie where its own lie.
+"""An encoder of any family with a task's head, its parameters under their own names.
 
     embed/…  layers/…  pooler/…      as pretrained
-    mix/…  body/…  mix_out/…         new, where they are asked for: `body.py`
+    mix/…  body/…  mix_out/…         new, if they are asked for: `task_layers.py`
     task/kernel [D, Y]  task/bias    new
 
 Devlin et al. 2018, section 4.1; google-research/bert run_classifier.py `create_model`;
-Radford et al. 2018, section 3.3. Where an example is several rows, [B, K, L], they are
-read as so many more and put together again:
+Radford et al. 2018, section 3.3. If an example is a group of rows, [B, K, L], they are
+encoded as B · K rows and joined again:
 
-    "add"       their vectors are added: [B, D], then as one
-    "choose"    one number each: [B, K], lowest where a row is not there
+    "add"       their vectors are added: [B, D]
+    "choose"    one score each: [B, K], the lowest number for an empty row
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from jaxlm.tasks.task_layers import (
 
 Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
 Join = Literal["", "add", "choose"]
-# First names of the parameters that are not the trunk's.
+# First names of the parameters that are not the encoder's.
 OWN = ("mix", "body", "mix_out", "attention", "task")
 
 
 class TaskModel(nn.Module):
-    """Logits of a row (pooled), or of each of its tokens (pooling "none")."""
+    """Logits of a row, or of each of its tokens with pooling "none"."""
 
-    config: ModelConfig  # of the trunk
+    config: ModelConfig  # of the encoder
     outputs: int
     pooling: Pooling
     dtype: Dtype = jnp.float32
@@ -54,9 +54,9 @@ class TaskModel(nn.Module):
     join: Join = ""
     mixing: Mixing | None = None  # None: the last layer is read
     body: Body | None = None
-    head_std: float = 0.02  # run_classifier.py; of every size
-    dropout: float | None = None  # of what body and head read; None: as the trunk's
-    frozen: bool = False  # the trunk stays as it is: no dropout in it, no way back
+    head_std: float = 0.02  # run_classifier.py, for every size
+    dropout: float | None = None  # before body and head; None: as in the encoder
+    frozen: bool = False  # the encoder: no dropout and no gradient
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
@@ -74,19 +74,19 @@ class TaskModel(nn.Module):
         deterministic: bool = True,
         encoded: bool = False,
     ) -> Any:
-        """Float32 logits [B, Y] or [B, L, Y]; dropout falls on what they are made from.
+        """Float32 logits [B, Y] or [B, L, Y].
 
-        Those of packed rows are [B, L, Y] in any case, an example's at its first token.
+        Packed rows have [B, L, Y], an example's logits at its first token.
 
         Args:
             tokens: ids [B, L], or characters [B, L, C] of an ELMo's words; [B, K, …]
-                where an example is several rows.
-            token_types: of the rows, as `mask`.
+                if an example is a group of rows.
+            token_types: as `mask`.
             mask: True at a row's tokens, which come first.
-            segments: of packed rows: see `TaskBatch`. A BERT's, and pooling by pooler,
-                cls, mean or none.
+            segments: of packed rows, see `TaskBatch`; for pooling by pooler, cls, mean
+                or none.
             deterministic: True switches dropout off.
-            encoded: also give what the trunk gives, of all rows: (logits, Encoded).
+            encoded: return (logits, Encoded of all rows).
         """
         rows, mask_BL = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])
         family = family_of(self.config)
@@ -108,19 +108,18 @@ class TaskModel(nn.Module):
         if segments is None:
             x = self._pooled(out, x_BLD, mask_BL)
         else:
-            x = self._pooled_apart(out, x_BLD, segments)
+            x = self._pooled_by_segment(out, x_BLD, segments)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
             x = x.sum(1)
         there = mask.any(-1)
         if self.join == "choose":
-            # What is pooled of no token may be no number that can be multiplied.
+            # A vector pooled over no token may be infinite.
             x = jnp.where(there[..., None], x, 0)
-        # The scope that they share has an ELMo's own Dropout_0.
-        name = "drop" if family.stateful else None
-        drop = Dropout(rate, name=name)
-        # One mask for all alternatives: finetune-transformer-lm train.py.
+        # An ELMo has a Dropout_0 of its own in the shared scope.
+        drop = Dropout(rate, name="drop" if family.stateful else None)
+        # One dropout mask for all alternatives: finetune-transformer-lm train.py.
         x = x * drop(jnp.ones_like(x[:, :1])) if self.join == "choose" else drop(x)
         logits = self._head(x.shape[-1])(x.astype(jnp.float32))
         if self.join == "choose":
@@ -130,7 +129,7 @@ class TaskModel(nn.Module):
     def _vectors(
         self, out: Encoded, mask_BL: Array, rate: float
     ) -> Float[Array, "B L D"]:
-        """Of each token: the last layer or a mix of them, then the body."""
+        """A vector for each token: the last layer or a mix of layers, then the body."""
         x_BLD, mixing = out.hidden[-1], self.mixing
         if mixing:
             x_BLD = mixed(mixing, out.hidden, mask_BL, "mix")
@@ -144,7 +143,7 @@ class TaskModel(nn.Module):
     def _pooled(
         self, out: Encoded, x_BLD: Array, mask_BL: Array
     ) -> Float[Array, "B D"] | Float[Array, "B L D"]:
-        """A row as one vector, or each of its tokens."""
+        """A vector for each row, or for each of its tokens."""
         match self.pooling:
             case "pooler":
                 assert out.pooled is not None
@@ -163,10 +162,10 @@ class TaskModel(nn.Module):
             case "none":
                 return x_BLD
 
-    def _pooled_apart(
+    def _pooled_by_segment(
         self, out: Encoded, x_BLD: Array, segments_BL: Array
     ) -> Float[Array, "B L D"]:
-        """`_pooled` of each example of packed rows, at its first token at least."""
+        """`_pooled` of each example of packed rows, at least at its first token."""
         match self.pooling:
             case "pooler":
                 assert out.pooled is not None
@@ -181,8 +180,8 @@ class TaskModel(nn.Module):
         raise ValueError(f"pooling {self.pooling} reads no packed rows")
 
     def _head(self, width: int) -> Dense:
-        """A GPT's has no bias (Radford et al. 2018, equation 3) but where it gives a
-        number to each alternative (train.py `clf`), which moves none of them."""
+        """A GPT's head has no bias (Radford et al. 2018, equation 3) but in multiple
+        choice, where a bias changes nothing (finetune-transformer-lm `clf`)."""
         decoder = not family_of(self.config).bidirectional
         normal = nn.initializers.normal if decoder else nn.initializers.truncated_normal
         return Dense(

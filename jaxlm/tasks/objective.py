@@ -1,4 +1,15 @@
-"""A problem as an objective: the loop's own steps train it."""
+"""A task as an objective, so that the pretraining loop trains it.
+
+loss = task loss + λ · language-modelling loss of the same rows (GPT-1) + mix penalty
+
+    tokens     start  a  film  extract  ·  ·
+    targets    a  film  extract
+    weights    ⅓  ⅓     ⅓      0        0  0       0 in a row that fills up a batch
+
+In the language-modelling loss each row counts once however long it is, and so does each
+row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm train.py
+`model`, lm_losses).
+"""
 
 from __future__ import annotations
 
@@ -6,63 +17,64 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from jaxlm.losses import head_cross_entropy
 from jaxlm.metrics import Mean
+from jaxlm.models.gpt import head_rows
 from jaxlm.objectives.figures import Compared, Figure
 from jaxlm.objectives.objective import Objective, Sums, stateless
-from jaxlm.tasks.language import language_sums, next_weights
-from jaxlm.tasks.lr_scales import held
-from jaxlm.tasks.rows import TaskBatch
+from jaxlm.tasks.batches import TaskBatch
+from jaxlm.tasks.lr_scales import stop_frozen
 from jaxlm.tasks.task import Task
 from jaxlm.tasks.task_layers import penalty_of
 
-# Of an evaluation: the figures are the task's own.
+# Baselines in an evaluation; each task computes its own figures.
 FIGURES = (Compared(name="accuracy", baseline="majority_accuracy"),)
 
 
 def task_objective(
     module: Any,
-    problem: Task,
-    shares: Any,
+    task: Task,
+    lr_scales: Any,
     *,
     lm_weight: float = 0.0,
     penalty: float = 0.0,
 ) -> Objective:
-    """Rows come whole from the host, so nothing is drawn but dropout.
+    """The loss of a task; its batches come whole from the host.
 
     Args:
         module: a `TaskModel`.
-        problem: what it learns.
-        shares: of `lr_scales_of`.
-        lm_weight: share of the rows' own language in what is minimised; of a GPT.
+        task: what it learns.
+        lr_scales: of `lr_scales_of`.
+        lm_weight: λ of the language-modelling loss, for decoders.
         penalty: λ of `mix_penalty`.
     """
 
     def weights(batch: TaskBatch) -> dict[str, jax.Array]:
         out = {"task_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
         if lm_weight:
-            out["lm_loss"] = jnp.maximum(next_weights(batch).sum(), 1.0)
+            out["lm_loss"] = jnp.maximum(next_token_weights(batch).sum(), 1.0)
         if penalty:
             out["mix_loss"] = out["task_loss"]
         return out
 
     def loss(params: Any, batch: TaskBatch, key: Any = None) -> Sums:
-        told = module.apply(
-            {"params": held(params, shares)},
+        logits, out = module.apply(
+            {"params": stop_frozen(params, lr_scales)},
             batch.tokens,
             batch.token_types,
             batch.mask,
             segments=batch.segments,
             deterministic=key is None,
-            encoded=lm_weight > 0,
+            encoded=True,
             rngs={} if key is None else {"dropout": key},
         )
-        logits, out = told if lm_weight else (told, None)
-        sums = problem.sums(logits, batch)
+        sums = task.sums(logits, batch)
         if lm_weight:
-            sums |= language_sums(out, batch, module.config)
+            sums |= _lm_sums(out, batch, module.config)
         if penalty:
-            # Each micro-batch has its part of it, as of the task's loss.
+            # Each micro-batch adds its share, as of the task's loss.
             weight = batch.weights.sum()
             sums["mix_loss"] = Mean(penalty_of(params, penalty) * weight, weight)
         return sums
@@ -74,3 +86,28 @@ def task_objective(
         Figure(name="mix"),
     )
     return Objective("blocks", lambda rows: rows, weights, stateless(loss), figures)
+
+
+def next_token_weights(batch: TaskBatch) -> Float[Array, "R L"]:
+    """The weight of the next token at each position of all rows."""
+    mask: Any = batch.mask
+    length = mask.shape[-1]
+    group = mask.size // length // batch.weights.shape[0]
+    follows = mask.reshape(-1, length)[:, 1:].astype(jnp.float32)
+    each = follows / jnp.maximum(follows.sum(axis=1, keepdims=True), 1.0)
+    rows = jnp.repeat(batch.weights, group)
+    return jnp.pad(each * rows[:, None], ((0, 0), (0, 1)))
+
+
+def _lm_sums(out: Any, batch: TaskBatch, config: Any) -> Sums:
+    """Loss and accuracy of the next token, given the `Encoded` of a decoder."""
+    tokens: Any = batch.tokens
+    tokens_RL = tokens.reshape(-1, tokens.shape[-1])
+    total, weight, correct = head_cross_entropy(
+        out.last,
+        out.head,
+        jnp.roll(tokens_RL, -1, axis=1),
+        next_token_weights(batch),
+        classes=head_rows(config),
+    )
+    return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}

@@ -1,33 +1,122 @@
-"""In what tasks differ: how a file is read, what is learnt and what is said of it.
+"""What differs between tasks; the kinds are in `kinds/`.
 
-problem.read(path)  → examples   with the file and row of each
-problem.encode      → rows       of tokens, with labels as numbers
-problem.sums        → loss       of a micro-batch, as sums and counts
-problem.figures     → quality    of the scores of all rows, on the host
-problem.write       → answers    in the form of the task's own files
+task.read(path)   → examples    with the file and line of each
+task.encode       → rows        tokens, and labels as numbers
+task.sums         → loss        of a micro-batch, as sums and counts
+task.figures      → quality     of the scores of all rows, on the host
+task.write        → answers     in the form of the task's own files
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxlm.config import FinetuneConfig
+from jaxlm.families import Frame, family_of
+from jaxlm.losses import cross_entropy
+from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.model import Join, Pooling
 from jaxlm.tasks.rows import TaskRows
+from jaxlm.text.sources import Digests
+from jaxlm.text.tokenizers import Tokenizer
 
 Scores = list[Any]  # of each row, float32 numpy arrays: [Y], or of its tokens [l, Y]
 
 
-class Task(NamedTuple):
-    """A task, with its classes known."""
+class File(NamedTuple):
+    """A file of a task, read and encoded."""
 
-    outputs: int  # Y
-    pooling: Pooling  # "none": scores are of tokens
-    read: Callable[[str, bool], Sequence[Any]]  # path, whether it has labels
-    encode: Callable[[Sequence[Any], bool], TaskRows]  # examples, the same
-    sums: Callable[[Any, Any], Sums]  # logits, TaskBatch; minimised: "task_loss"
-    figures: Callable[[Sequence[Any], TaskRows, Scores], dict[str, float]]
-    write: Callable[[Path, Sequence[Any], TaskRows, Scores], None]
-    join: Join = ""  # how several rows are one example
+    examples: Sequence[Any]
+    rows: TaskRows
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One task on one model."""
+
+    config: (
+        FinetuneConfig  # with `task.labels` resolved, but for `read` and `labels_of`
+    )
+    tokenizer: Tokenizer
+
+    @property
+    def frame(self) -> Frame:
+        """How the model's rows are put together."""
+        model = self.config.model
+        return family_of(model).frame(model, self.tokenizer, task=True)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in order."""
+        return self.config.task.labels
+
+    @property
+    def outputs(self) -> int:
+        """Y, the width of the head."""
+        return len(self.labels)
+
+    @property
+    def pooling(self) -> Pooling:
+        """How a row becomes one vector; "none": each token has its own scores."""
+        return self.config.task.pooling
+
+    @property
+    def join(self) -> Join:
+        """How the rows of an example are joined."""
+        return ""
+
+    @abstractmethod
+    def read(self, path: str, labelled: bool, digests: Digests) -> Sequence[Any]:
+        """The examples of a file, and the file's digest in `digests`.
+
+        Raises:
+            UserError: the file is not of the task's form; with the line.
+        """
+
+    def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
+        """The classes of a training file; () for a task without classes.
+
+        Raises:
+            UserError: the labels do not fit the task.
+        """
+        del examples, path
+        return ()
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Any], labelled: bool) -> TaskRows:
+        """Rows of at most `config.length` tokens.
+
+        Raises:
+            UserError: a label is unknown; with the line.
+        """
+
+    def sums(self, logits: Any, batch: Any) -> Sums:
+        """Loss and accuracy of a softmax over classes or alternatives."""
+        loss, weight, correct = cross_entropy(logits, batch.labels, batch.weights)
+        return {"task_loss": Mean(loss, weight), "task_accuracy": Mean(correct, weight)}
+
+    @abstractmethod
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """The quality of the scores of a labelled file."""
+
+    @abstractmethod
+    def write(self, out: Path, file: File, scores: Scores) -> None:
+        """Write an answer for each example.
+
+        Raises:
+            UserError: the answers could not be told apart.
+        """
+
+    def open(self, path: str, *, labelled: bool) -> File:
+        """Read and encode a file.
+
+        Raises:
+            UserError: the file does not fit the task.
+        """
+        examples = self.read(path, labelled, {})
+        return File(examples, self.encode(examples, labelled))

@@ -1,11 +1,10 @@
-"""Vectors of a row's tokens → other vectors, or one: a small model between the trunk
-and the head.
+"""What a task adds between the encoder and its head.
 
     hidden states ── mix ──── BiLSTM, BiLSTM … ──┬── pool ── head
                   └─ mix ────────────────────────┘              with mix = both
 
-Peters et al. 2018, sections 3.2 and 3.3: features from a language model that stays as
-it is, mixed for the task, at the input of its model and at the output too.
+Peters et al. 2018, sections 3.2 and 3.3: features of a frozen language model, mixed for
+the task, at the input of the task's model and also at its output.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ MIXES = ("mix", "mix_out")  # names of their parameters
 class Mixing(NamedTuple):
     """Which hidden states are mixed, and how."""
 
-    layers: tuple[int, ...] = ()  # numbers of them; empty: all
+    layers: tuple[int, ...] = ()  # their numbers; empty: all
     normalise: bool = False
-    output: bool = False  # a second mix goes beside the output of the body
+    output: bool = False  # a second mix is concatenated to the output of the body
 
 
 def mixed(
@@ -42,31 +41,39 @@ def mixed(
     mask_BL: Bool[Array, "B L"],
     name: str,
 ) -> Float[Array, "B L D"]:
-    """γ Σ softmax(w)_n hidden_n over the chosen layers, inside a compact module."""
+    """γ Σ softmax(w)_n hidden_n over the chosen layers; call it in a compact module."""
     if mixing.layers:
         hidden_MBLD = jnp.stack([hidden_MBLD[n] for n in mixing.layers])
     return ScalarMix(mixing.normalise, name=name)(hidden_MBLD, mask_BL)
 
 
 class Body(NamedTuple):
-    """Of a BiLSTM."""
+    """The size of a stack of BiLSTMs."""
 
     width: int  # cells of a direction
     depth: int
 
+    def flops(self, inputs: int, length: int) -> int:
+        """FLOP of one row of `length` vectors of width `inputs`."""
+        token = 0
+        for _ in range(self.depth):
+            token += 2 * 4 * self.width * (inputs + self.width)
+            inputs = 2 * self.width
+        return 2 * length * token
+
 
 class BiLstms(nn.Module):
-    """Layers of LSTMs that read a row in both directions."""
+    """A stack of BiLSTMs."""
 
     body: Body
-    dropout: float  # share dropped of what each layer reads
+    dropout: float  # of the inputs of each layer
     dtype: Dtype
 
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
     ) -> Float[Array, "B L O"]:
-        """Forward and backward side by side; 0 behind a row's end."""
+        """Both directions side by side; 0 at padding."""
         for n in range(self.body.depth):
             x_BLD = Dropout(self.dropout)(x_BLD)
             layer = BiLstm(self.body.width, self.dtype, name=f"layer_{n}")
@@ -75,7 +82,7 @@ class BiLstms(nn.Module):
 
 
 class BiLstm(nn.Module):
-    """One layer; torch's LSTM but for the forget gate's bias, which starts at 1."""
+    """torch's bidirectional LSTM, but the forget gate's bias starts at 1."""
 
     width: int
     dtype: Dtype
@@ -84,7 +91,7 @@ class BiLstm(nn.Module):
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
     ) -> Float[Array, "B L O"]:
-        """Its positions read from both ends of what `mask_BL` leaves."""
+        """Both directions side by side; 0 at padding."""
         inputs, width = x_BLD.shape[2] + self.width, self.width
         init = uniform(1 / math.sqrt(width))
         weights = Weights(
@@ -105,13 +112,13 @@ class BiLstm(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Σ softmax(x · kernel) x over a row's tokens: one learnt question to all rows."""
+    """Σ softmax(x · kernel) x over a row's tokens, with one learnt query."""
 
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
     ) -> Float[Array, "B D"]:
-        """Float32; at first, the plain mean."""
+        """Float32; the plain mean at initialisation."""
         x_BLD = x_BLD.astype(jnp.float32)
         kernel_D = self.param("kernel", nn.initializers.zeros, x_BLD.shape[2:])
         score_BL = jnp.where(mask_BL, x_BLD @ kernel_D, NEG_INF)
@@ -130,7 +137,7 @@ def mean_pool(
 def max_pool(
     x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
 ) -> Float[Array, "B D"]:
-    """The largest of each channel over a row's tokens, float32."""
+    """The maximum of each channel over a row's tokens, float32."""
     return jnp.where(mask_BL[..., None], x_BLD.astype(jnp.float32), NEG_INF).max(1)
 
 
@@ -141,31 +148,20 @@ def penalty_of(params: dict, strength: float) -> Float[Array, ""]:
 
 
 def mix_figures(params: dict, layers: tuple[int, ...]) -> dict[str, float]:
-    """What each layer is worth to a task: its share in each mix, and γ.
+    """The weight of each layer in each mix, and γ.
 
     Args:
         params: of a run.
-        layers: numbers of those that are mixed; empty: all.
+        layers: numbers of the layers that are mixed; empty: all.
     """
     out: dict[str, float] = {}
     for name in MIXES:
         if name not in params:
             continue
         weights = np.asarray(params[name]["weights"], np.float64)
-        shares = np.exp(weights - weights.max())
-        shares /= shares.sum()
-        for n, share in zip(layers or range(len(shares)), shares, strict=True):
-            out[f"{name}_layer{n}"] = float(share)
+        weights = np.exp(weights - weights.max())
+        weights /= weights.sum()
+        for n, weight in zip(layers or range(len(weights)), weights, strict=True):
+            out[f"{name}_layer{n}"] = float(weight)
         out[f"{name}_gamma"] = float(params[name]["scale"])
     return out
-
-
-def body_flops(body: Body | None, inputs: int, length: int) -> int:
-    """Of one row of vectors of width `inputs` through `BiLstms`."""
-    row = 0
-    if body is None:
-        return row
-    for _ in range(body.depth):
-        row += 2 * 4 * body.width * (inputs + body.width)
-        inputs = 2 * body.width
-    return 2 * length * row

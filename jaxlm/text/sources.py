@@ -232,14 +232,24 @@ def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
         yield stream
 
 
-def read_file(path: str) -> str:
-    """All of a file that is UTF-8, local or `gs://`, packed or not.
+Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
+
+
+def read_file(path: str, digests: Digests | None = None) -> str:
+    """All of a UTF-8 file, local or `gs://`, compressed or not.
+
+    Args:
+        path: of the file.
+        digests: gets the SHA-256 of the file.
 
     Raises:
-        UserError: it cannot be read, is damaged, or is in another encoding (its line).
+        UserError: the file cannot be read, is damaged, or is not UTF-8 (its line).
     """
-    with _explained(path), contextlib.closing(_open(path)) as raw:
-        content = _unpacked(path, raw).read()
+    with _explained(path), contextlib.closing(_open(path)) as file:
+        raw = file.read()
+        content = _unpacked(path, io.BytesIO(raw)).read()
+    if digests is not None:
+        digests[path] = hashlib.sha256(raw).digest()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -95,13 +95,11 @@ def runs(kind, tmp_path):
         choices=("endings",) if kind == "choice" else (),
     )
     run = FinetuneConfig(model=config, task=task, length=config.max_length)
-    problem = task_of(run, tokenizer)
-    module = module_of(run, problem)
+    module = module_of(run, task_of(run, tokenizer))
     head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
     kept = {k: v for k, v in random_params(config).items() if k not in ("mlm", "nsp")}
-    each = Finetuned(
-        tmp_path, run, problem, module, {**kept, "task": head}, tokenizer, 1
-    )
+    params = {**kept, "task": head}
+    each = Finetuned(tmp_path, task_of(run, tokenizer), module, params, 1)
     out = tmp_path / "m"
     export_task(out, config, task, each.params, tokenizer, origin={})
     return each, out

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
-from jaxlm.config import TaskConfig
+from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.convert import bert, gpt
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
-from jaxlm.tasks.kinds.choice import class_sums
+from jaxlm.objectives.figures import scales
+from jaxlm.tasks.batches import TaskBatch
+from jaxlm.tasks.kinds.choice import Choice
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.rows import TaskBatch
-from jaxlm.tasks.task import Task
 from jaxlm.train.state import init_params
 
 LABELS = np.array([1, 0, 0], np.int32)
@@ -38,13 +38,6 @@ def alternatives(config, lengths):
     return TaskBatch(*map(jnp.asarray, (tokens, types, mask, LABELS, weights)))
 
 
-def problem(pooling):
-    def none(*_):
-        pytest.fail("a loss asks for no files")
-
-    return Task(1, pooling, none, none, class_sums, none, none, "choose")
-
-
 def ours(config, batch, pooling, lm_weight):
     """Parameters, what a step minimises, and its gradient."""
     module = TaskModel(config, 1, pooling, join="choose")
@@ -54,12 +47,14 @@ def ours(config, batch, pooling, lm_weight):
         "task": jax.tree.map(lambda x: x * 9, shape["task"]),
     }
     params = {name: params[name] for name in shape}
-    objective = task_objective(module, problem(pooling), None, lm_weight=lm_weight)
+    task = Choice(FinetuneConfig(), tokenizer_of(CONFIGS["gpt2"]))
+    objective = task_objective(module, task, None, lm_weight=lm_weight)
 
     def loss(params):
         sums, _ = objective.loss(params, batch)
-        weights = objective.weights(batch)
-        return sum(sums[name].total / weights[name] for name in weights), sums
+        weights, scale = objective.weights(batch), scales(objective.figures)
+        parts = [scale[k] * sums[k].total / weights[k] for k in weights]
+        return sum(parts), sums
 
     (value, sums), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return params, value, sums, grads

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from exported import CONFIGS, tokenizer_of
 
-from jaxlm.config import TaskConfig
-from jaxlm.tasks.kinds.choice import names_of
+from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.tasks.kinds.choice import Choice
 from jaxlm.tasks.read.tables import read_table
 from jaxlm.types import UserError
 
@@ -22,6 +23,11 @@ RACE = TaskConfig(
     choices=("options",),
     label="answer",
 )
+
+
+def names_of(task, examples):
+    tokenizer = tokenizer_of(CONFIGS["gpt2"])
+    return Choice(FinetuneConfig(task=task), tokenizer).labels_of(examples, "x")
 
 
 def swag(path, *rows):
@@ -47,14 +53,14 @@ def test_swag_s_and_race_s_files_are_read(tmp_path):
     records = record(["x", "y", "z"], "B"), record(["u", "v"], "A")
     found = read_table(race(tmp_path / "x.jsonl", *records), RACE, labelled=True)
     assert [each.choices for each in found] == [("x", "y", "z"), ("u", "v")]
-    assert names_of(found) == ("A", "B", "C")
+    assert names_of(RACE, found) == ("A", "B", "C")
 
 
 def test_the_last_columns_of_a_table_may_be_empty(tmp_path):
     rows = "0,v,a,b,c,d,,1", "0,v,a,b,c,d,e,0"
     found = read_table(swag(tmp_path / "x.csv", *rows), SWAG, labelled=True)
     assert [len(each.choices) for each in found] == [2, 3]
-    assert names_of(found) == ("0", "1", "2")
+    assert names_of(SWAG, found) == ("0", "1", "2")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_a_label_that_is_called_otherwise_says_how_to_name_it(tmp_path):
     records = record(["x", "y"], "1"), record(["x", "y"], "2")
     found = read_table(race(tmp_path / "x.jsonl", *records), RACE, labelled=True)
     with pytest.raises(UserError, match=r"line 2: label '2' is none of 0, 1: pass"):
-        names_of(found)
+        names_of(RACE, found)
 
 
 def test_a_choice_has_columns_of_alternatives():

@@ -14,9 +14,10 @@ from jaxlm.cli import main
 from jaxlm.config import TaskConfig, elmo
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model
-from jaxlm.families import ELMO, build
+from jaxlm.families import build, family_of
+from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.read.tables import Example
-from jaxlm.tasks.rows import batch_of, encode
+from jaxlm.tasks.rows import encode
 from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.characters import word_characters
 from jaxlm.text.tokenizers import train_tokenizer
@@ -79,10 +80,10 @@ def run(model, sst2, tmp_path_factory):
 
 
 def test_rows_are_words_and_a_pair_is_two_sentences(words):
-    frame = ELMO.frame(MODEL, words, task=True)
+    frame = family_of(MODEL).frame(MODEL, words, task=True)
     one = Example("it's dull", None, None, "")
     rows = encode([one, one._replace(text="warm")], frame, 8)
-    batch = batch_of(rows, np.array([0, 1]), 4)
+    batch = padded_batch(rows, np.array([0, 1]), 4)
     want = word_characters(["it", "'", "s", "dull"], slots=12)
     assert batch.tokens.dtype == np.uint16 and batch.tokens.shape == (2, 4, 12)
     np.testing.assert_array_equal(batch.tokens[0], want)

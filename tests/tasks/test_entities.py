@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jaxlm.tasks.scoring import Entity, as_bio, entities, entity_figures, parts_of
+from jaxlm.tasks.scoring import Entity, as_bio, entities, entity_figures, entity_tag
 
 KINDS = ("PER", "LOC", "ORG")
 
@@ -35,7 +35,7 @@ def test_one_sentence_in_all_schemes():
             "B-PER",
         ]
     for bad in ("", "PER", "B", "B-", "X-PER", "BPER"):
-        assert parts_of(bad) is None
+        assert entity_tag(bad) is None
 
 
 @pytest.mark.scores

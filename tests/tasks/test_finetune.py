@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 
 import numpy as np
@@ -201,13 +202,26 @@ def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
 
 
 def test_a_shape_of_evaluation_does_not_change_the_scores(run, sst2):
-    from jaxlm.tasks.finetuned import score_file
-
-    fitted = open_finetuned(run[0])
-    path = f"{sst2}/dev.tsv"
-    (_, _), a = score_file(fitted, path, labelled=False, batch=32)
-    (_, _), b = score_file(fitted, path, labelled=False, batch=3)
+    finetuned = open_finetuned(run[0])
+    file = finetuned.task.open(f"{sst2}/dev.tsv", labelled=False)
+    a, b = (finetuned.scores(file, batch=batch) for batch in (32, 3))
     assert np.abs(np.stack(a) - np.stack(b)).max() < 1e-4
+
+
+def test_a_file_is_read_once(model_directory, sst2, tmp_path):
+    """Of a run from its beginning to the answers to the dev file."""
+    counts = dict.fromkeys((f"{sst2}/train.tsv", f"{sst2}/dev.tsv"), 0)
+    watching = True
+
+    def opened(event, arguments):
+        if event == "open" and watching and arguments[0] in counts:
+            counts[arguments[0]] += 1
+
+    sys.addaudithook(opened)
+    words = command(model_directory, sst2, tmp_path / "r", "--task.epochs", "0.1")
+    status = main(words)
+    watching = False
+    assert status == 0 and set(counts.values()) == {1}
 
 
 def test_seeds_are_runs_of_their_own_with_one_table(

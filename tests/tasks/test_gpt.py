@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +10,13 @@ import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.tasks.buckets import NONE
-from jaxlm.tasks.finetune import Job, module_of, warm
-from jaxlm.tasks.kinds.choice import choice_task
-from jaxlm.tasks.kinds.classes import class_task
-from jaxlm.tasks.language import next_weights
-from jaxlm.tasks.objective import task_objective
+from jaxlm.objectives.figures import scales
+from jaxlm.tasks.batches import TaskBatch, padded_batch
+from jaxlm.tasks.finetune import FinetuneRun, module_of, task_of
+from jaxlm.tasks.objective import next_token_weights, task_objective
 from jaxlm.tasks.read.tables import Example
-from jaxlm.tasks.rows import TaskBatch, batch_of
+from jaxlm.tasks.rows import NONE, TaskRows
+from jaxlm.tasks.task import File
 from jaxlm.train.state import init_params
 
 VOCABULARY = CONFIGS["gpt2"].vocab_size
@@ -39,9 +36,8 @@ def example(text, pair=None, label="0", choices=()):
 
 def rows_of(config, *examples):
     tokenizer = tokenizer_of(CONFIGS["gpt2"])
-    kind = choice_task if config.task.kind == "choice" else class_task
-    problem = kind(config, tokenizer)
-    return problem, problem.encode(examples, True)
+    task = task_of(config, tokenizer)
+    return task, task.encode(list(examples), True)
 
 
 def ids(text):
@@ -69,7 +65,7 @@ def test_rows_are_put_together_as_in_figure_1():
         [START, *ids("She was"), DELIMITER, *B, EXTRACT],
         [],
     ]
-    assert rows.several == 3 and rows.lengths.tolist() == [
+    assert rows.group == 3 and rows.lengths.tolist() == [
         len(B) + 3 + len(ids("She was"))
     ]
 
@@ -93,7 +89,7 @@ def test_alternatives_are_an_axis_of_the_batch():
     _, rows = rows_of(
         config, example("It", choices=TEXTS), example("It", choices=three, label="2")
     )
-    batch = batch_of(rows, np.array([1, 0, NONE]), 40)
+    batch = padded_batch(rows, np.array([1, 0, NONE]), 40)
     assert (
         batch.tokens.shape == batch.mask.shape == batch.token_types.shape == (3, 3, 40)
     )
@@ -116,33 +112,33 @@ def test_a_row_of_language_counts_once_and_one_that_fills_up_not_at_all():
     )
     third = 1 / 3
     want = [[0.5, 0.5, 0, 0], [third] * 3 + [0], [1, 0, 0, 0], *[[0] * 4] * 3]
-    np.testing.assert_allclose(next_weights(batch), want, rtol=1e-6)
+    np.testing.assert_allclose(next_token_weights(batch), want, rtol=1e-6)
 
 
-def applied(config, params, problem, rows):
-    batch = batch_of(rows, np.arange(len(rows.lengths)), 40)
+def applied(config, params, task, rows):
+    batch = padded_batch(rows, np.arange(len(rows.lengths)), 40)
     inputs = (jnp.asarray(each) for each in batch[:3])
-    return jax.jit(module_of(config, problem).apply)({"params": params}, *inputs)
+    return jax.jit(module_of(config, task).apply)({"params": params}, *inputs)
 
 
 @pytest.mark.parametrize("name", ["gpt1", "gpt2"])
 def test_similarity_is_the_same_whichever_text_comes_first(name):
     config = config_of(name, pair="b", both_orders=True)
     tokenizer = tokenizer_of(CONFIGS[name])
-    problem = class_task(config, tokenizer)
-    params = trained_alike(config, problem)
+    task = task_of(config, tokenizer)
+    params = trained_alike(config, task)
     found = [
-        np.asarray(applied(config, params, problem, problem.encode([each], False)))
+        np.asarray(applied(config, params, task, task.encode([each], False)))
         for each in (example(*TEXTS), example(*TEXTS[::-1]), example(TEXTS[0], "It"))
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
     assert np.abs(found[0] - found[2]).max() > 1e-2
 
 
-def trained_alike(config, problem):
+def trained_alike(config, task):
     """Random parameters, not so near to 0 as they start."""
     params = dict(random_params(config.model))
-    shape = init_params(module_of(config, problem), 0)["task"]
+    shape = init_params(module_of(config, task), 0)["task"]
     random = np.random.RandomState(5)
     params["task"] = jax.tree.map(
         lambda leaf: jnp.asarray(random.standard_normal(leaf.shape), jnp.float32), shape
@@ -156,16 +152,15 @@ def test_new_tokens_are_new_rows_and_all_else_is_as_pretrained():
     config = config_of()
     model = dataclasses.replace(old, vocab_size=259)
     config = dataclasses.replace(config, model=model, init="models/gpt")
-    problem = class_task(config, tokenizer_of(CONFIGS["gpt2"]))
-    tokenizer: Any = SimpleNamespace(vocab_size=256)
-    module = module_of(config, problem)
-    file: Any = None
-    job = Job(config, problem, module, tokenizer, file, None, {}, [])
+    task = task_of(config, tokenizer_of(CONFIGS["gpt2"]))
+    module = module_of(config, task)
+    file = File([], TaskRows([], np.zeros(0), 0, []))
+    run = FinetuneRun(config, task, module, file, None, {}, [])
     pretrained, random = random_params(old), init_params(module, 0)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), random
     )
-    params, notes = warm(pretrained, job)(abstract, random)
+    params, notes = run.initial(pretrained)(abstract, random)
     assert notes == [
         "parameters of models/gpt; new: task/kernel, rows of embed/token/table for "
         "_start_, _delimiter_, _classify_"
@@ -186,25 +181,25 @@ def test_new_tokens_are_new_rows_and_all_else_is_as_pretrained():
 def total(objective, params, batch):
     """What a step minimises."""
     sums, _ = objective.loss(params, batch)
-    weights = objective.weights(batch)
-    return sum(sums[name].total / weights[name] for name in weights)
+    weights, scale = objective.weights(batch), scales(objective.figures)
+    return sum(scale[k] * sums[k].total / weights[k] for k in weights)
 
 
 def test_a_padded_alternative_never_wins_and_moves_nothing():
     config = config_of(**CHOICE, labels=("0", "1", "2"))
-    problem, rows = rows_of(config, example("It", choices=TEXTS, label="1"))
+    task, rows = rows_of(config, example("It", choices=TEXTS, label="1"))
     narrow = config_of(**CHOICE)
     _, alone = rows_of(narrow, example("It", choices=TEXTS, label="1"))
-    params = trained_alike(config, problem)
+    params = trained_alike(config, task)
     # Whatever there is scores as badly as numbers can be.
     bad = {**params, "task": jax.tree.map(lambda x: x * 1e30, params["task"])}
     for each in (params, bad):
-        logits = np.asarray(applied(config, each, problem, rows))
+        logits = np.asarray(applied(config, each, task, rows))
         assert logits.shape == (1, 3) and logits.argmax() < 2
-    objective = task_objective(module_of(config, problem), problem, None, lm_weight=0.5)
+    objective = task_objective(module_of(config, task), task, None, lm_weight=0.5)
 
     def loss(params, rows):
-        batch = batch_of(rows, np.array([0, NONE]), 40)
+        batch = padded_batch(rows, np.array([0, NONE]), 40)
         return total(objective, params, jax.tree.map(jnp.asarray, batch))
 
     (three, mine), (two, theirs) = (

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxlm.config import OptimConfig, TaskConfig, bert
-from jaxlm.tasks.lr_scales import held, lr_scales_of
+from jaxlm.tasks.lr_scales import lr_scales_of, stop_frozen
 from jaxlm.tasks.model import TaskModel
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import init_params
@@ -23,21 +23,32 @@ def params():
 
 def test_a_layer_s_rate_falls_with_its_depth(params):
     task = TaskConfig(layer_decay=0.5)
-    shares = dict(leaves(lr_scales_of(task, CONFIG.num_layers, params)))
-    assert shares["task/kernel"] == shares["pooler/bias"] == 1
-    assert shares["layers/mlp/wi/kernel"].ravel().tolist() == [0.25, 0.5]
-    assert shares["embed/token/table"] == 0.125
+    scales = dict(leaves(lr_scales_of(task, CONFIG.num_layers, params)))
+    assert scales["task/kernel"] == scales["pooler/bias"] == 1
+    assert scales["layers/mlp/wi/kernel"].ravel().tolist() == [0.25, 0.5]
+    assert scales["embed/token/table"] == 0.125
     assert lr_scales_of(TaskConfig(), CONFIG.num_layers, params) is None
+
+
+def test_a_second_stack_of_layers_is_scaled_as_the_first(params):
+    two = {**params, "second": {"layers": params["layers"], "embed": params["embed"]}}
+    task = TaskConfig(layer_decay=0.5)
+    scales = dict(leaves(lr_scales_of(task, CONFIG.num_layers, two)))
+    for path in ("layers/mlp/wi/kernel", "layers/mlp_norm/bias", "embed/norm/scale"):
+        assert np.array_equal(scales[f"second/{path}"], scales[path])
+    assert scales["second/layers/mlp/wi/kernel"].shape == (2, 1, 1)
 
 
 def test_what_is_frozen_keeps_its_bits_under_decay_and_the_rest_learns(params):
     task = TaskConfig(freeze=("embed/.*", "layers/attention/.*"), layer_decay=0.5)
-    shares = lr_scales_of(task, CONFIG.num_layers, params)
+    scales = lr_scales_of(task, CONFIG.num_layers, params)
     config = OptimConfig(name="bert_adam", peak=0.1, warmup=0, decay="constant")
-    optimizer, _ = make_optimizer(config, 10, params, shares)
+    optimizer, _ = make_optimizer(config, 10, params, scales)
 
     def loss(params):
-        return sum((leaf**2).sum() for leaf in jax.tree.leaves(held(params, shares)))
+        return sum(
+            (leaf**2).sum() for leaf in jax.tree.leaves(stop_frozen(params, scales))
+        )
 
     grads = jax.grad(loss)(params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)

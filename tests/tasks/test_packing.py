@@ -6,17 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import CONFIGS, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.config import bert
+from jaxlm.config import FinetuneConfig, bert
 from jaxlm.models.layers import position_ids
-from jaxlm.tasks.buckets import NONE
-from jaxlm.tasks.kinds.classes import _number_sums, class_sums
-from jaxlm.tasks.kinds.spans import _span_sums
+from jaxlm.tasks.batches import (
+    choose_packing,
+    few_sizes,
+    packed_batch,
+    packed_rows,
+    padded_batch,
+)
+from jaxlm.tasks.kinds.classes import Classes, Numbers
+from jaxlm.tasks.kinds.spans import Spans
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.packing import few_sizes, packed_batch, packed_rows, packing_of
-from jaxlm.tasks.rows import TaskRows, batch_of
+from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.task_layers import Mixing
 from jaxlm.train.state import init_params
 
@@ -76,7 +82,7 @@ def test_a_batch_is_the_same_however_its_rows_are_spread():
 
 def test_batches_are_drawn_as_without_packing_and_all_fit():
     lengths = some_rows(count=50).lengths
-    packing = packing_of(
+    packing = choose_packing(
         lengths,
         8,
         widest=64,
@@ -84,7 +90,7 @@ def test_batches_are_drawn_as_without_packing_and_all_fit():
         seed=3,
         stream="train.0",
         steps=200,
-        further=5.0,
+        compile_steps=5.0,
     )
     width, examples, rows, mean = packing
     passes = np.concatenate([examples(step) for step in range(14)]).reshape(2, -1)
@@ -107,8 +113,10 @@ def test_a_row_is_as_wide_as_costs_the_least():
     # Three examples of six tokens need three rows of 8, two of 16, one of 24.
     def width(cost, widest=64):
         lengths = np.full(3, 6)
-        some = dict(seed=0, stream="", steps=1, widest=widest, cost=cost, further=0.0)
-        return packing_of(lengths, 3, **some).width
+        some = dict(
+            seed=0, stream="", steps=1, widest=widest, cost=cost, compile_steps=0.0
+        )
+        return choose_packing(lengths, 3, **some).width
 
     assert width(float) == 8
     assert width(lambda width: width**0.9) == 24
@@ -137,10 +145,10 @@ def test_sizes_are_those_that_cost_the_least(needed, further):
 
 
 HEADS = {
-    "class": (3, class_sums),
-    "tokens": (3, class_sums),
-    "number": (1, _number_sums),
-    "spans": (2, _span_sums),
+    "class": (3, Classes),
+    "tokens": (3, Classes),
+    "number": (1, Numbers),
+    "spans": (2, Spans),
 }
 
 
@@ -158,7 +166,8 @@ HEADS = {
 )
 def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mixing):
     rows, index = some_rows(kind), np.array([4, 9, 2, 0, 11, 6])
-    outputs, sums = HEADS[kind]
+    outputs, task = HEADS[kind]
+    sums = task(FinetuneConfig(), tokenizer_of(CONFIGS["bert"])).sums
     module = TaskModel(CONFIG, outputs, pooling, mixing=mixing)
     params = init_params(module, 0)
 
@@ -175,7 +184,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mixing):
 
     count = len(packed_rows([len(rows.tokens[i]) for i in index], 24)) + 1
     batches = (
-        batch_of(rows, index, 24),
+        padded_batch(rows, index, 24),
         packed_batch(rows, index, 24, np.arange(count)),
     )
     assert batches[1].tokens.shape[0] < len(index)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert
-from jaxlm.families import BERT
-from jaxlm.tasks.buckets import NONE
+from jaxlm.families import family_of
+from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.read.tables import Example
-from jaxlm.tasks.rows import _kept, batch_of, encode
+from jaxlm.tasks.rows import NONE, _kept, encode
 from jaxlm.text.tokenizers import load_tokenizer
 
 
@@ -28,14 +28,15 @@ def test_a_long_pair_is_cut_as_google_s_loop_cuts_it():
 
 def test_rows_are_put_together_as_bert_s(tokenizer):
     special = tokenizer.special
-    frame = BERT.frame(bert("tiny"), tokenizer, task=True)
+    config = bert("tiny")
+    frame = family_of(config).frame(config, tokenizer, task=True)
     examples = [Example("the film", None, None, ""), Example("dull", None, None, "")]
     pairs = [each._replace(pair="is a story") for each in examples]
     the, film = tokenizer.encode("the film").ids
     rows = encode(examples, frame, 8)
     assert rows.tokens[0].tolist() == [special.cls, the, film, special.sep]
     rows = encode(pairs, frame, 8)
-    batch = batch_of(rows, np.array([0, NONE]), 8)
+    batch = padded_batch(rows, np.array([0, NONE]), 8)
     assert batch.tokens[0].tolist() == [
         special.cls,
         the,

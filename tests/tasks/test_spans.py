@@ -7,23 +7,27 @@ import numpy as np
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import TaskConfig
-from jaxlm.tasks.buckets import NONE
+from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.tasks.batches import packed_batch, padded_batch
 from jaxlm.tasks.kinds.spans import (
-    _most_context,
-    _stretches,
-    _tokens_of,
-    answers_of,
-    windows,
+    Spans,
+    most_context,
+    split_document,
+    tokens_of,
 )
 from jaxlm.tasks.offsets import align
-from jaxlm.tasks.packing import packed_batch
 from jaxlm.tasks.read.squad import Question, read_questions
-from jaxlm.tasks.rows import batch_of
+from jaxlm.tasks.rows import NONE
+from jaxlm.tasks.task import File
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
 
 TASK = TaskConfig(kind="spans", metric="f1", stride=4, question=6)
+
+
+def windows(examples, tokenizer, length):
+    task = Spans(FinetuneConfig(task=TASK, length=length), tokenizer)
+    return task.encode(examples, True)
 
 
 def write_squad(path, questions):
@@ -100,12 +104,12 @@ def test_offsets_are_those_of_the_tokenizers_library(uncased, shared):
 
 def test_windows_move_by_the_stride_and_each_token_has_its_best_one():
     """Ten tokens, six at a time, by three: [0, 6) [3, 9) [6, 10)."""
-    found = _stretches(10, 6, 3)
+    found = split_document(10, 6, 3)
     assert found == [(0, 6), (3, 9), (6, 10)]
     # Shorter sides: of token 4 one in both windows, the first stays; of token 7 one in
     # the second and third, of which the second is larger.
-    assert _most_context(found, 10).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
-    assert _stretches(6, 6, 3) == [(0, 6)] and _stretches(0, 6, 3) == [(0, 0)]
+    assert most_context(found, 10).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert split_document(6, 6, 3) == [(0, 6)] and split_document(0, 6, 3) == [(0, 0)]
 
 
 def test_the_true_span_comes_back_to_the_character_from_every_window(model_directory):
@@ -121,17 +125,18 @@ def test_the_true_span_comes_back_to_the_character_from_every_window(model_direc
     task = TaskConfig(
         kind="spans", metric="best_f1", stride=4, question=6, unanswerable=True
     )
-    rows = windows(examples, tokenizer, task, 24, labelled=True)
+    task = Spans(FinetuneConfig(task=task, length=24), tokenizer)
+    rows = task.encode(examples, True)
     assert len(rows.tokens) >= 6 and rows.lengths.max() <= 24 and not rows.notes
     scores = []
     for ids, label in zip(rows.tokens, rows.labels, strict=True):
         score = np.zeros((len(ids), 2), np.float32)
         score[label[0], 0] = score[label[1], 1] = 5
         scores.append(score)
-    said = answers_of(examples, rows, scores, task)
+    said = task.answers(File(examples, rows), scores)
     assert [each.text for each in said[:2]] == ["DULL end", "charming"]
     # Windows without it point at [CLS] with the same score; the least of them counts.
-    assert said[0].odds == -10 and said[2].odds == 10
+    assert said[0].null_score_diff == -10 and said[2].null_score_diff == 10
     told = sum(label[1] > 0 for label in rows.labels)
     assert 2 <= told < len(rows.labels)
 
@@ -145,17 +150,17 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
     ]
     crowded = examples[0]._replace(question="the film is a story of")
     with pytest.raises(UserError, match="no room for the document, --length is 8"):
-        windows([crowded], tokenizer, TASK, 8, labelled=True)
-    rows = windows(examples, tokenizer, TASK, 64, labelled=True)
+        windows([crowded], tokenizer, 8)
+    rows = windows(examples, tokenizer, 64)
     assert rows.labels[0, 0] > 0
     # Nothing is learnt of a question whose answer is nowhere, in either kind of batch.
     assert rows.labels[1].tolist() == [NONE, NONE]
     index = np.arange(2)
-    assert batch_of(rows, index, 32).weights.tolist() == [1, 0]
+    assert padded_batch(rows, index, 32).weights.tolist() == [1, 0]
     packed = packed_batch(rows, index, 64, index)
     assert packed.weights.sum() == 1 and packed.weights[0, 0] == 1
     second = examples[1]._replace(answers=(("bright", 3), ("warm", 32)))
-    assert windows([second], tokenizer, TASK, 64, labelled=True).labels.min() > 0
+    assert windows([second], tokenizer, 64).labels.min() > 0
     assert rows.notes == (
         "1 answers are not where they are said to be: found",
         "1 answers are not in their documents: left out",
@@ -239,7 +244,7 @@ def test_xquad_s_answers_come_back_to_the_character(
             documents[each.context] = align(tokenizer, each.context)
         document = documents[each.context]
         text, at = each.answers[0]
-        found = _tokens_of(document, at, at + len(text))
+        found = tokens_of(document, at, at + len(text))
         assert found is not None
         first, last = found
         same += each.context[document.start[first] : document.end[last]] == text

@@ -4,21 +4,9 @@ import json
 
 import pytest
 
-from jaxlm.tasks.read.squad import (
-    Question,
-    best_threshold,
-    find_answer,
-    normal,
-    read_questions,
-    scored,
-    segments,
-)
+from jaxlm.tasks.read.squad import find_answer, read_questions
+from jaxlm.tasks.scoring import answer_scores, best_threshold, cmrc_words, normal
 from jaxlm.types import UserError
-
-
-def asked(*answers):
-    return Question("q", "?", "", tuple((text, 0) for text in answers), "")
-
 
 # truth, answer, EM, F1: articles, punctuation and case go; F1 is of bags of words.
 SQUAD = [
@@ -45,22 +33,25 @@ CMRC = [
 
 @pytest.mark.parametrize(("truth", "answer", "exact", "f1"), SQUAD)
 def test_squad_s_rules(truth, answer, exact, f1):
-    assert scored(asked(truth), answer, "squad") == pytest.approx((exact, f1))
+    assert answer_scores([truth], answer, "squad") == pytest.approx((exact, f1))
 
 
 @pytest.mark.parametrize(("truth", "answer", "exact", "f1"), CMRC)
 def test_cmrc_s_rules(truth, answer, exact, f1):
-    assert scored(asked(truth), answer, "cmrc") == pytest.approx((exact, f1))
+    assert answer_scores([truth], answer, "cmrc") == pytest.approx((exact, f1))
 
 
 def test_of_several_answers_the_best_counts_and_of_none_silence():
-    assert scored(asked("Rome", "the city of Rome"), "city of Rome", "squad") == (1, 1)
-    assert scored(asked(), "", "squad") == (1, 1)
-    assert scored(asked(), "Rome", "squad") == (0, 0)
+    assert answer_scores(["Rome", "the city of Rome"], "city of Rome", "squad") == (
+        1,
+        1,
+    )
+    assert answer_scores([], "", "squad") == (1, 1)
+    assert answer_scores([], "Rome", "squad") == (0, 0)
     # Of "the" nothing is left: the official script takes "" in its place.
-    assert scored(asked("the"), "", "squad") == (1, 1)
+    assert answer_scores(["the"], "", "squad") == (1, 1)
     assert normal("  An  Apple, a DAY! ") == "apple day"
-    assert segments("《Nexon》有3.5亿，元") == ["nexon", "有", "3.5", "亿", "元"]
+    assert cmrc_words("《Nexon》有3.5亿，元") == ["nexon", "有", "3.5", "亿", "元"]
 
 
 def test_the_best_threshold_is_the_official_script_s():
@@ -82,7 +73,7 @@ def test_the_best_threshold_is_the_official_script_s():
     found = best_threshold(
         [0.0] * 4, [-3.0, -2.0, -1.0, 1.0], [False] * 3 + [True], [False] * 4
     )
-    assert found.figure == 3 / 4 and found.bound < -3
+    assert found.figure == 3 / 4 and found.threshold < -3
     found = best_threshold([1.0, 0.0], [0.5, 0.5], [True, False], [False] * 2)
     assert found == (1 / 2, 0.0)
     # An answer that is "" anyhow costs nothing.

@@ -1,5 +1,6 @@
 """A tag a word: at first tokens only, none lost however long the sentence."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,9 +9,10 @@ from roads import mistake
 
 from jaxlm.cli import main
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.tasks.buckets import NONE
-from jaxlm.tasks.kinds.tags import tag_task, tags_of
+from jaxlm.tasks.kinds.tags import Tags
 from jaxlm.tasks.read.conll import read_sentences
+from jaxlm.tasks.rows import NONE
+from jaxlm.tasks.task import File
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
 
@@ -29,7 +31,7 @@ def test_all_forms_of_files_say_the_same(tmp_path):
             (("the", "film"), ("O", "B-A")),
             (("warm",), ("B-B",)),
         ], path
-    assert found[0].where.endswith("seq.in, line 1")
+    assert found[0].where().endswith("seq.in, line 1")
     assert read_sentences(str(conll), labelled=True)[1].line == 7
 
 
@@ -75,26 +77,27 @@ def test_words_are_told_at_their_first_tokens_in_rows_that_hold_whole_words(
     tags = ["O", "B-A", "I-A", "O", "B-B", "O", "O"] * 3
     lines = [f"{w} {t}" for w, t in zip(words, tags, strict=True)]
     path.write_text("\n".join(lines) + "\n")
-    sentences = read_sentences(str(path), labelled=True)
-    labels = tags_of(sentences, str(path), bio=True)
+    config = TaskConfig(kind="tokens", metric="entity_f1")
+    task = Tags(FinetuneConfig(task=config, length=24), tokenizer)
+    examples = task.read(str(path), True, {})
+    labels = task.labels_of(examples, str(path))
     assert labels == ("O", "B-A", "I-A", "B-B", "I-B")
-    task = TaskConfig(kind="tokens", metric="entity_f1", labels=labels)
-    problem = tag_task(FinetuneConfig(task=task, length=24), tokenizer)
-    examples = problem.read(str(path), True)
-    rows = problem.encode(examples, True)
+    config = dataclasses.replace(config, labels=labels)
+    task = Tags(FinetuneConfig(task=config, length=24), tokenizer)
+    rows = task.encode(examples, True)
     assert len(rows.tokens) > 1 and rows.lengths.max() <= 24
     told, scores = [], []
-    for ids, row, part in zip(rows.tokens, rows.labels, rows.places, strict=True):
+    for ids, row, part in zip(rows.tokens, rows.labels, rows.origins, strict=True):
         assert ids[0] == tokenizer.special.cls and ids[-1] == tokenizer.special.sep
-        assert np.flatnonzero(row != NONE).tolist() == part.at.tolist()
-        told += row[part.at].tolist()
+        assert np.flatnonzero(row != NONE).tolist() == part.starts.tolist()
+        told += row[part.starts].tolist()
         scores.append(np.eye(5)[np.maximum(row, 0)])
         first = tokenizer.encode(words[part.first]).ids
         assert ids[1] == (first[0] if len(first) else tokenizer.special.unknown)
     assert [labels[i] for i in told] == tags
-    figures = problem.figures(examples, rows, scores)
+    figures = task.figures(File(examples, rows), scores)
     assert figures["entity_f1"] == 1 and figures["entities"] == 6
-    problem.write(tmp_path / "out", examples, rows, scores)
+    task.write(tmp_path / "out", File(examples, rows), scores)
     out = read_sentences(str(tmp_path / "out"), labelled=True)
     assert [(e.words, e.tags) for e in out] == [(tuple(words), tuple(tags))]
 

@@ -1,4 +1,4 @@
-"""Mixes, BiLSTMs and pools against torch and numpy, over trunks of every family."""
+"""Mixes, BiLSTMs and pools against torch and numpy, over encoders of every family."""
 
 from types import SimpleNamespace
 
@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exported import CONFIGS, tokenizer_of
 
-from jaxlm.config import bert, elmo, gpt2
-from jaxlm.families import GPT, build, family_of
+from jaxlm.config import FinetuneConfig, bert, elmo, gpt2
+from jaxlm.families import build, family_of
+from jaxlm.tasks.batches import TaskBatch
+from jaxlm.tasks.kinds.classes import Classes
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.rows import TaskBatch
-from jaxlm.tasks.task import Task
 from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,
@@ -31,7 +32,7 @@ FAMILIES = {
     "gpt": gpt2("tiny", vocab_size=30, num_heads=2, max_length=16, **SMALL),
     "elmo": ELMO,
 }
-TRUNK = {
+ENCODER = {
     "bert": {"embed", "layers"},
     "gpt": {"embed", "layers", "final_norm"},
     "elmo": {"words", "layers"},
@@ -84,11 +85,11 @@ def test_a_task_is_read_off_allennlp_s_mix_of_layers(layers, normalise):
     module = TaskModel(ELMO, 3, "mean", mixing=Mixing(layers, normalise))
     params = made(module)
     mine = jax.jit(module.apply)({"params": params}, *rows_of(ELMO))
-    # The trunk by itself, on whole sentences as the host spells them.
+    # The encoder by itself, on whole sentences as the host spells them.
     ids, mask = sentence_characters(SENTENCES, slots=9)
-    trunk = {name: params[name] for name in ("words", "layers")}
+    own = {name: params[name] for name in ("words", "layers")}
     out = jax.jit(build(ELMO).apply)(
-        {"params": trunk}, jnp.asarray(ids, jnp.int32), None, jnp.asarray(mask)
+        {"params": own}, jnp.asarray(ids, jnp.int32), None, jnp.asarray(mask)
     )
     hidden = np.asarray(out.hidden, np.float64)[:, :, 1:-1]
     hidden = hidden[list(layers)] if layers else hidden
@@ -155,7 +156,7 @@ def test_every_family_has_mixes_and_a_body_and_padding_is_not_seen(family):
     params = made(module)
     width = 2 * 4 + config.d_model * (2 if family == "elmo" else 1)
     assert params["task"]["kernel"].shape == (width, 2)
-    assert set(params) - {"mix", "mix_out", "body", "task"} == TRUNK[family]
+    assert set(params) - {"mix", "mix_out", "body", "task"} == ENCODER[family]
     rows = rows_of(config)
     wider = [jnp.pad(x, ((0, 0), (0, 2), *[(0, 0)] * (x.ndim - 2))) for x in rows]
     apply = jax.jit(module.apply)
@@ -183,7 +184,7 @@ def test_pools_are_over_a_row_s_own_tokens():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_frozen_trunk_has_no_way_back_and_no_dropout(family):
+def test_a_frozen_encoder_has_no_way_back_and_no_dropout(family):
     config = FAMILIES[family]
     assert config.dropout > 0
     rows = rows_of(config)
@@ -212,10 +213,13 @@ def test_a_frozen_trunk_has_no_way_back_and_no_dropout(family):
 
 
 def test_the_penalty_is_whole_however_a_batch_is_cut():
-    problem: dict = dict.fromkeys(Task._fields, lambda *_: {})
-    problem |= {"outputs": 1, "pooling": "mean", "join": ""}
-    module = SimpleNamespace(apply=lambda *_, **__: None)
-    objective = task_objective(module, Task(**problem), None, penalty=0.1)
+    class Nothing(Classes):
+        def sums(self, logits, batch):
+            return {}
+
+    task = Nothing(FinetuneConfig(), tokenizer_of(CONFIGS["bert"]))
+    module = SimpleNamespace(apply=lambda *_, **__: (None, None))
+    objective = task_objective(module, task, None, penalty=0.1)
     w = jnp.asarray([1.0, -2.0, 0.5])
     mix = {"weights": w, "scale": jnp.float32(9)}
     rows = jnp.zeros((4, 2), jnp.int32)
@@ -233,7 +237,8 @@ def test_the_penalty_is_whole_however_a_batch_is_cut():
 
 def test_a_row_s_arithmetic_is_counted_without_a_head_over_words():
     for config in FAMILIES.values():
-        assert family_of(config).forward_flops(config, 8, 0) > 0
+        flops = family_of(config).forward_flops
+        assert flops(config, 8, 0) > 0
     gpt = FAMILIES["gpt"]
-    head = GPT.forward_flops(gpt, 8, 8) - GPT.forward_flops(gpt, 8, 0)
-    assert head == 2 * 8 * 8 * 30
+    flops = family_of(gpt).forward_flops
+    assert flops(gpt, 8, 8) - flops(gpt, 8, 0) == 2 * 8 * 8 * 30

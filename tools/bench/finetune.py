@@ -47,12 +47,12 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     import torch
     from transformers import BertModel
 
-    from jaxlm.tasks.buckets import NONE, bucket_lengths, shuffled
-    from jaxlm.tasks.finetune import work_of
+    from jaxlm.tasks.batches import bucket_lengths, shuffled
+    from jaxlm.tasks.rows import NONE
     from jaxlm.train.optim import make_schedule
 
-    job = opened(arguments)
-    config, task, optim = job.config, job.config.task, job.config.optim
+    run = opened(arguments)
+    config, task, optim = run.config, run.config.task, run.config.optim
     if task.freeze or task.layer_decay != 1 or optim.name != "adamw":
         raise SystemExit("the peer knows neither freezing nor other optimisers")
 
@@ -66,7 +66,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
         hidden_dropout_prob=rate,
         attention_probs_dropout_prob=rate,
     )
-    head = torch.nn.Linear(config.model.d_model, job.problem.outputs)
+    head = torch.nn.Linear(config.model.d_model, run.task.outputs)
     # As Google's: transformers cuts nothing, which is wider by 14 %. A narrow model
     # learns much slower from a narrower head.
     std = task.head_std
@@ -75,7 +75,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     if exact:
         from jaxlm.train.state import init_params
 
-        mine = init_params(job.module, config.seed)["task"]
+        mine = init_params(run.module, config.seed)["task"]
         head.weight.data = torch.tensor(np.asarray(mine["kernel"]).T.copy())
     whole = torch.nn.ModuleDict(
         {"encoder": encoder, "drop": torch.nn.Dropout(rate), "head": head}
@@ -93,7 +93,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
             "cls": lambda: out.last_hidden_state[:, 0],
             "pooler": lambda: out.pooler_output,
             "mean": lambda: (out.last_hidden_state * mask).sum(1) / mask.sum(1),
-        }[job.problem.pooling]()
+        }[run.task.pooling]()
         return head(whole["drop"](x))
 
     def loss(batch: Any) -> Any:
@@ -131,7 +131,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(rates(t)))
 
     def evaluated() -> dict[str, float]:
-        examples, rows = job.dev
+        rows = run.dev.rows
         whole.eval()
         scores: list[Any] = [None] * len(rows.tokens)
         order = np.argsort(rows.lengths, kind="stable")
@@ -142,17 +142,17 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
                 for i, score in zip(index, found, strict=True):
                     scores[i] = score[: rows.lengths[i]] if score.ndim == 2 else score
         whole.train()
-        return job.problem.figures(examples, rows, scores)
+        return run.task.figures(run.dev, scores)
 
     def indices() -> Iterator[np.ndarray]:
-        rows = job.train.rows
+        rows = run.train.rows
         if exact:
-            packed = work_of(job).open_stream(config.all_phases[0], "train.0").rows
+            packed = run.source().open_stream(config.all_phases[0], "train.0").rows
             buckets = () if packed else task.buckets
             padded = bucket_lengths(rows.lengths, buckets, config.length)
             pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
             for number in itertools.count():
-                for index in pass_of(number).rows:
+                for index in pass_of(number).index:
                     yield index[index != NONE]
         while True:
             order = random.permutation(len(rows.tokens))
@@ -163,7 +163,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     seconds, seen, best, losses = 0.0, 0, {}, []
     for step, index in enumerate(itertools.islice(indices(), config.steps), start=1):
         began = time.perf_counter()
-        value = loss(_batch(job.train.rows, index))
+        value = loss(_batch(run.train.rows, index))
         value.backward()
         torch.nn.utils.clip_grad_norm_(whole.parameters(), optim.clip)
         optimizer.step()
@@ -181,12 +181,12 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
 
 
 def opened(arguments: list[str]) -> Any:
-    """The job of such a command, as `jaxlm finetune` opens it."""
+    """The run of a command, as `jaxlm finetune` opens it."""
     import jaxlm
     from jaxlm.cli.arguments import parse
     from jaxlm.cli.finetune import Finetune
     from jaxlm.config import load_config
-    from jaxlm.tasks.finetune import open_job
+    from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
     recipe: Any = load_config(arguments[0])
@@ -195,13 +195,13 @@ def opened(arguments: list[str]) -> Any:
     config = dataclasses.replace(recipe, model=model.config, length=length)
     command = [*arguments[1:], "--workdir", "none"]
     args = parse(Finetune, "finetune", command, config=config)
-    return open_job(args.config, model.tokenizer, find_data_files(args.data, args.dev))
+    return open_run(args.config, model.tokenizer, find_data_files(args.data, args.dev))
 
 
 def _batch(rows: Any, index: np.ndarray) -> Any:
-    from jaxlm.tasks.rows import batch_of
+    from jaxlm.tasks.batches import padded_batch
 
-    return batch_of(rows, index, int(rows.lengths[index].max()))
+    return padded_batch(rows, index, int(rows.lengths[index].max()))
 
 
 def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
@@ -211,16 +211,15 @@ def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
     subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
     whole = time.perf_counter() - began
     from jaxlm.checkpoints import Checkpoints
-    from jaxlm.tasks.finetune import work_of
 
     best = Checkpoints(workdir / "best")
     figures = best.manifest(best.steps()[-1]).meta
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     speeds = [json.loads(line)["tokens_per_second"] for line in lines]
     speed = statistics.median(each for each in speeds if each)
-    job = opened(arguments)
-    phase = job.config.all_phases[0]
-    tokens = work_of(job).open_stream(phase, "train.0").tokens  # of a step, padded
+    run = opened(arguments)
+    phase = run.config.all_phases[0]
+    tokens = run.source().open_stream(phase, "train.0").tokens  # of a step, padded
     return {
         **figures,
         "examples_per_second": speed / tokens * phase.batch,

@@ -1,168 +1,240 @@
-"""A question and a document → the span of the answer: case 4 of BERT.
+"""A question and a document → the span of the answer: case (c) of BERT's figure 4.
 
     [CLS] question [SEP] window of the document [SEP]         windows move by a stride
 
-A token is told in the window where it sees most on its shorter side ("max context"). A
-window without the answer is told to point at [CLS], and a question whose [CLS] scores
-above its best answer by more than a threshold gets none. Devlin et al. 2018, sections
-4.2 and 4.3; google-research/bert run_squad.py. Of that code two things differ: padding
-takes no part in the softmax, so a score does not depend on the bucket, and the 20 best
-starts and ends are those of the document alone.
+A token is scored in the window that gives it most context on its shorter side. A window
+without the answer is trained to point at [CLS]; a question whose [CLS] scores above its
+best answer by more than a threshold gets no answer. Devlin et al. 2018, sections 4.2
+and 4.3; google-research/bert run_squad.py. Two things differ from that code: padding is
+no part of the softmax, so that a score does not depend on the bucket, and the 20 best
+starts and ends are chosen in the document alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.families.frame import special_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.layers import NEG_INF, same_segment
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.buckets import NONE
+from jaxlm.tasks.model import Pooling
 from jaxlm.tasks.offsets import Aligned, align
-from jaxlm.tasks.read.squad import (
-    Question,
-    best_threshold,
-    check_ids,
-    find_answer,
-    read_questions,
-    scored,
-)
-from jaxlm.tasks.rows import TaskRows
-from jaxlm.tasks.task import Scores, Task
-from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.tasks.read.squad import Question, check_ids, find_answer, read_questions
+from jaxlm.tasks.rows import NONE, TaskRows
+from jaxlm.tasks.scoring import answer_scores, best_threshold
+from jaxlm.tasks.task import File, Scores, Task
+from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
 _BEST = 20  # starts and ends that are combined; run_squad.py n_best_size
 
 
 class Window(NamedTuple):
-    """What a row holds of a document."""
+    """The part of a document in one row."""
 
     question: int
     begin: int  # where in the row the document begins
-    start: np.ndarray  # int32 [l]: first character of each of its tokens
-    end: np.ndarray  # after the last
-    best: np.ndarray  # bool [l]: no other window shows more round this token
+    start: np.ndarray  # int32 [l]: first character of each document token
+    end: np.ndarray  # int32 [l]: after the last character
+    best: np.ndarray  # bool [l]: no other window has more context for this token
 
 
 class Answer(NamedTuple):
-    """The best span of a question, and how much better nothing is."""
+    """The best span of a question."""
 
     text: str
-    odds: float  # null score - the span's; inf where there is no span
+    null_score_diff: float  # null score - the span's; inf without a span
 
 
-def span_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
-    """Softmax over places, once for the start and once for the end."""
-    task = config.task
+@dataclass(frozen=True)
+class Spans(Task):
+    """Softmax over the tokens of a window, for the start and for the end."""
 
-    def figures(
-        examples: Sequence[Question], rows: TaskRows, scores: Scores
-    ) -> dict[str, float]:
-        found = answers_of(examples, rows, scores, task)
-        return answer_figures(examples, found, task)
+    outputs = 2
 
-    def write(
-        path: Path, examples: Sequence[Question], rows: TaskRows, scores: Scores
-    ) -> None:
+    @property
+    def pooling(self) -> Pooling:
+        """Each token has its own scores."""
+        return "none"
+
+    def read(self, path: str, labelled: bool, digests: Digests) -> list[Question]:
+        """The questions of a file."""
+        return read_questions(path, labelled=labelled, digests=digests)
+
+    def encode(self, examples: Sequence[Question], labelled: bool) -> TaskRows:
+        """Rows of all windows of all questions; labels (start, end), (0, 0) for none.
+
+        An answer that is not at its stated place is searched for. If no answer to a
+        question is in its document, the labels are NONE and nothing is learnt. Both
+        cases are counted.
+        """
+        task, tokenizer = self.config.task, self.tokenizer
+        special = special_of(tokenizer)
+        questions = tokenizer.encode_batch([each.question for each in examples])
+        documents: dict[str, Aligned] = {}
+        rows: list[np.ndarray] = []
+        pair_start, labels, windows = [], [], []
+        moved = lost = 0
+        for number, (each, (question, _)) in enumerate(
+            zip(examples, questions, strict=True)
+        ):
+            if each.context not in documents:
+                documents[each.context] = align(tokenizer, each.context)
+            document = documents[each.context]
+            question = question[: task.question]
+            room = self.config.length - len(question) - 3
+            if room < 1:
+                raise UserError(
+                    f"{each.where}: no room for the document, --length is "
+                    f"{self.config.length} and the question has {len(question)} "
+                    "tokens: pass a smaller --task.question"
+                )
+            span, elsewhere = _labelled_span(each, document) if labelled else (None, 0)
+            unknown = bool(labelled and each.answers and not span)
+            moved, lost = moved + elsewhere, lost + unknown
+            begin = len(question) + 2
+            windows_of = split_document(len(document.ids), room, task.stride)
+            best = most_context(windows_of, len(document.ids))
+            for i, (first, last) in enumerate(windows_of):
+                ids = [special.cls, *question, special.sep, *document.ids[first:last]]
+                rows.append(np.array([*ids, special.sep], np.int32))
+                pair_start.append(begin)
+                label = (NONE, NONE) if unknown else (0, 0)
+                if span and first <= span[0] and span[1] < last:
+                    label = (span[0] - first + begin, span[1] - first + begin)
+                labels.append(label)
+                part = slice(first, last)
+                starts, ends = document.start[part], document.end[part]
+                windows.append(Window(number, begin, starts, ends, best[part] == i))
+        notes = []
+        if moved:
+            notes.append(f"{moved:,} answers are not where they are said to be: found")
+        if lost:
+            notes.append(f"{lost:,} answers are not in their documents: left out")
+        return TaskRows(
+            tokens=rows,
+            pair_start=np.array(pair_start, np.int32),
+            pad=special.pad,
+            labels=np.array(labels, np.int32).reshape(-1, 2),
+            notes=tuple(notes),
+            origins=windows,
+        )
+
+    def sums(self, logits: Any, batch: Any) -> Sums:
+        """The mean of two cross-entropies, of start and end in each window."""
+        if batch.segments is None:
+            labels, weights = batch.labels[:, None], batch.weights[:, None]
+            visible = batch.mask[:, None]
+        else:
+            labels, weights = batch.labels, batch.weights
+            visible = same_segment(batch.segments)
+        loss, correct = jnp.zeros(()), weights
+        for i in range(2):
+            scores = jnp.where(visible, logits[:, None, :, i], NEG_INF)
+            loss += cross_entropy(scores, labels[..., i], weights).loss / 2
+            correct = correct * (scores.argmax(-1) == labels[..., i])
+        weight = weights.sum()
+        accuracy = Mean(correct.sum(), weight)
+        return {"task_loss": Mean(loss, weight), "task_accuracy": accuracy}
+
+    def answers(self, file: File, scores: Scores) -> list[Answer]:
+        """The best answer to each question over all of its windows."""
+        best = np.full(len(file.examples), -np.inf)
+        null = np.full(len(file.examples), np.inf)
+        text = [""] * len(file.examples)
+        for window, score_L2 in zip(file.rows.origins, scores, strict=True):
+            i = window.question
+            null[i] = min(null[i], float(score_L2[0].sum()))
+            count = len(window.start)
+            start_C, end_C = score_L2[window.begin : window.begin + count].T
+            start_C = np.where(window.best, start_C, -np.inf)
+            found = _best_span(start_C, end_C, self.config.task.answer)
+            if found and found[0] > best[i]:
+                best[i], first, last = found
+                text[i] = file.examples[i].context[
+                    window.start[first] : window.end[last]
+                ]
+        return [
+            Answer(*each) for each in zip(text, (null - best).tolist(), strict=True)
+        ]
+
+    def _text(self, answer: Answer) -> str:
+        """The answer at the threshold."""
+        task = self.config.task
+        none = task.unanswerable and answer.null_score_diff > task.null_threshold
+        return "" if none else answer.text
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """EM and F1 at the threshold; for SQuAD 2.0 also the best ones."""
+        answers = self.answers(file, scores)
+
+        def pairs(texts: Sequence[str]) -> list[tuple[float, float]]:
+            rules = self.config.task.rules
+            return [
+                answer_scores([truth for truth, _ in each.answers], text, rules)
+                for each, text in zip(file.examples, texts, strict=True)
+            ]
+
+        found = pairs([self._text(each) for each in answers])
+        exact, f1 = np.array(found).mean(0)
+        out = {"exact": float(exact), "f1": float(f1), "questions": float(len(found))}
+        if not self.config.task.unanswerable:
+            return out
+        answerable = [bool(each.answers) for each in file.examples]
+        for name, which in (("answerable", True), ("unanswerable", False)):
+            part = [
+                f for (_, f), a in zip(found, answerable, strict=True) if a == which
+            ]
+            if part:
+                out[f"{name}_f1"] = float(np.mean(part))
+        diffs = [each.null_score_diff for each in answers]
+        empty = [each.text == "" for each in answers]
+        exact_f1 = np.array(pairs([each.text for each in answers])).T.tolist()
+        for name, values in zip(("exact", "f1"), exact_f1, strict=True):
+            best = best_threshold(values, diffs, answerable, empty)
+            out[f"best_{name}"] = best.figure
+            out[f"best_{name}_threshold"] = best.threshold
+        return out
+
+    def write(self, out: Path, file: File, scores: Scores) -> None:
         """The official form: JSON, id → answer, "" for none."""
-        check_ids(examples)
-        found = answers_of(examples, rows, scores, task)
-        content = {
-            question.id: told(each, task)
-            for question, each in zip(examples, found, strict=True)
-        }
+        check_ids(file.examples)
+        answers = map(self._text, self.answers(file, scores))
+        ids = [question.id for question in file.examples]
+        content = dict(zip(ids, answers, strict=True))
         text = json.dumps(content, ensure_ascii=False, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
-
-    return Task(
-        outputs=2,
-        pooling="none",
-        read=lambda path, labelled: read_questions(path, labelled=labelled),
-        encode=lambda examples, labelled: windows(
-            examples, tokenizer, task, config.length, labelled=labelled
-        ),
-        sums=_span_sums,
-        figures=figures,
-        write=write,
-    )
+        out.write_text(text + "\n", encoding="utf-8")
 
 
-def windows(
-    examples: Sequence[Question],
-    tokenizer: Tokenizer,
-    task: TaskConfig,
-    length: int,
-    *,
-    labelled: bool,
-) -> TaskRows:
-    """Rows of all windows of all questions; labels are (start, end), (0, 0) for none.
-
-    An answer that is not at its stated place is looked for; where all answers to a
-    question are nowhere in its document, its labels are NONE, so that nothing is learnt
-    from it. Both are counted.
-    """
-    special = special_of(tokenizer)
-    contexts: dict[str, Aligned] = {}
-    asked = [ids for ids, _ in tokenizer.encode_batch([e.question for e in examples])]
-    rows: list[np.ndarray] = []
-    second, labels, places = [], [], []
-    moved = lost = 0
-    for number, (each, question) in enumerate(zip(examples, asked, strict=True)):
-        if each.context not in contexts:
-            contexts[each.context] = align(tokenizer, each.context)
-        document = contexts[each.context]
-        question = question[: task.question]
-        room = length - len(question) - 3
-        if room < 1:
-            raise UserError(
-                f"{each.where}: no room for the document, --length is {length} and the "
-                f"question has {len(question)} tokens: pass a smaller --task.question"
-            )
-        span, unknown = None, labelled and len(each.answers) > 0
-        for text, stated in each.answers if labelled else ():
-            at = find_answer(each.context, text, stated)
-            span = None if at is None else _tokens_of(document, at, at + len(text))
-            if span:
-                moved, unknown = moved + (at != stated), False
-                break
-        lost += unknown
-        begin = len(question) + 2
-        stretches = _stretches(len(document.ids), room, task.stride)
-        seen = _most_context(stretches, len(document.ids))
-        for i, (first, last) in enumerate(stretches):
-            ids = [special.cls, *question, special.sep, *document.ids[first:last]]
-            rows.append(np.array([*ids, special.sep], np.int32))
-            second.append(begin)
-            inside = span and first <= span[0] and span[1] < last
-            label = (NONE, NONE) if unknown else (0, 0)
-            if span and inside:
-                label = (span[0] - first + begin, span[1] - first + begin)
-            labels.append(label)
-            cut = slice(first, last)
-            starts, ends = document.start[cut], document.end[cut]
-            places.append(Window(number, begin, starts, ends, seen[cut] == i))
-    notes = []
-    if moved:
-        notes.append(f"{moved:,} answers are not where they are said to be: found")
-    if lost:
-        notes.append(f"{lost:,} answers are not in their documents: left out")
-    where = np.array(labels, np.int32).reshape(-1, 2)
-    begins = np.array(second, np.int32)
-    return TaskRows(rows, begins, special.pad, where, tuple(notes), places)
+def _labelled_span(
+    question: Question, document: Aligned
+) -> tuple[tuple[int, int] | None, bool]:
+    """Tokens of the first answer in the document; whether it was at another place."""
+    for text, stated in question.answers:
+        at = find_answer(question.context, text, stated)
+        span = None if at is None else tokens_of(document, at, at + len(text))
+        if span:
+            return span, at != stated
+    return None, False
 
 
-def _stretches(size: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(first, last) tokens of each window of a document; one at least."""
+def tokens_of(document: Aligned, start: int, end: int) -> tuple[int, int] | None:
+    """First and last token of the characters `start` … `end` - 1."""
+    inside = np.flatnonzero((document.end > start) & (document.start < end))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def split_document(size: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """(first, after the last) token of each window of a document, at least one."""
     found, first = [], 0
     while True:
         last = min(first + room, size)
@@ -172,47 +244,20 @@ def _stretches(size: int, room: int, stride: int) -> list[tuple[int, int]]:
         first += min(last - first, stride)
 
 
-def _most_context(stretches: list[tuple[int, int]], size: int) -> np.ndarray:
-    """int [size]: the window in which each token has most on its shorter side.
+def most_context(windows: list[tuple[int, int]], size: int) -> np.ndarray:
+    """int64 [size]: the window with most context on each token's shorter side.
 
-    run_squad.py `_check_is_max_context`: a hundredth of the window's size decides
-    between equals, then the first.
+    As run_squad.py `_check_is_max_context`: a hundredth of the window's size breaks
+    ties, then the first window wins.
     """
     best, which = np.full(size, -1.0), np.zeros(size, np.int64)
-    for i, (first, last) in enumerate(stretches):
+    for i, (first, last) in enumerate(windows):
         at = np.arange(first, last)
         score = np.minimum(at - first, last - 1 - at) + 0.01 * (last - first)
         better = score > best[first:last]
         best[first:last][better] = score[better]
         which[first:last][better] = i
     return which
-
-
-def _tokens_of(document: Aligned, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token of the characters `start` … `end` - 1."""
-    touched = np.flatnonzero((document.end > start) & (document.start < end))
-    return (int(touched[0]), int(touched[-1])) if len(touched) else None
-
-
-def answers_of(
-    examples: Sequence[Question], rows: TaskRows, scores: Scores, task: TaskConfig
-) -> list[Answer]:
-    """The best answer of each question over all of its windows."""
-    best = [-np.inf] * len(examples)
-    null = [np.inf] * len(examples)
-    text = [""] * len(examples)
-    for window, score_L2 in zip(rows.places, scores, strict=True):
-        i = window.question
-        null[i] = min(null[i], float(score_L2[0].sum()))
-        count = len(window.start)
-        start_C, end_C = score_L2[window.begin : window.begin + count].T
-        start_C = np.where(window.best, start_C, -np.inf)
-        found = _best_span(start_C, end_C, task.answer)
-        if found and found[0] > best[i]:
-            best[i], first, last = found
-            text[i] = examples[i].context[window.start[first] : window.end[last]]
-    odds = np.array(null) - np.array(best)
-    return [Answer(t, float(o)) for t, o in zip(text, odds, strict=True)]
 
 
 def _best_span(
@@ -228,58 +273,3 @@ def _best_span(
     if at is None or not np.isfinite(total[at]):
         return None
     return float(total[at]), int(starts[at[0]]), int(ends[at[1]])
-
-
-def told(answer: Answer, task: TaskConfig) -> str:
-    """What is said: "" where nothing scores better by more than the threshold."""
-    silent = task.unanswerable and answer.odds > task.null_threshold
-    return "" if silent else answer.text
-
-
-def answer_figures(
-    examples: Sequence[Question], answers: Sequence[Answer], task: TaskConfig
-) -> dict[str, float]:
-    """EM and F1 at the threshold; with unanswerable questions the best ones too."""
-    said = [told(each, task) for each in answers]
-    pairs = [scored(*each, task.rules) for each in zip(examples, said, strict=True)]
-    exact, f1 = np.array(pairs).mean(0)
-    out = {"exact": float(exact), "f1": float(f1), "questions": float(len(said))}
-    if not task.unanswerable:
-        return out
-    answerable = [bool(each.answers) for each in examples]
-    for name, which in (("answerable", True), ("unanswerable", False)):
-        part = [f for (_, f), a in zip(pairs, answerable, strict=True) if a == which]
-        if part:
-            out[f"{name}_f1"] = float(np.mean(part))
-    bare = [
-        scored(question, each.text, task.rules)
-        for question, each in zip(examples, answers, strict=True)
-    ]
-    odds, empty = [a.odds for a in answers], [a.text == "" for a in answers]
-    for i, name in enumerate(("exact", "f1")):
-        values = [pair[i] for pair in bare]
-        found = best_threshold(values, odds, answerable, empty)
-        out[f"best_{name}"] = found.figure
-        out[f"best_{name}_threshold"] = found.bound
-    return out
-
-
-def _span_sums(logits_BL2: Any, batch: Any) -> Sums:
-    """Of the start and of the end, each a softmax over the places of its window."""
-    if batch.segments is None:
-        labels, weights = batch.labels[:, None], batch.weights[:, None]
-        seen = batch.mask[:, None]
-    else:
-        labels, weights = batch.labels, batch.weights
-        seen = same_segment(batch.segments)
-    loss, right = jnp.zeros(()), weights
-    for i in range(2):
-        logits = jnp.where(seen, logits_BL2[:, None, :, i], NEG_INF)
-        each = cross_entropy(logits, labels[..., i], weights)
-        loss = loss + each.loss / 2
-        right = right * (logits.argmax(-1) == labels[..., i])
-    weight = weights.sum()
-    return {
-        "task_loss": Mean(loss, weight),
-        "task_accuracy": Mean(right.sum(), weight),
-    }

@@ -1,173 +1,152 @@
-"""A sentence → a class for each of its words: case 2 of BERT.
+"""A sentence → a class for each of its words: case (d) of BERT's figure 4.
 
     words      John  lives in  Philadelphia
     tokens     [CLS] john lives in phil ##adel ##phia [SEP]
-    told at          ^    ^     ^  ^
+    scored           ^    ^     ^  ^
 
-A word is told at its first token, no other counts (google-research/bert README,
-"Tokenization"; Devlin et al. 2018, section 5.3). A sentence that is too long is several
-rows, cut between words, so that every word gets an answer. Entities are learnt as BIO
-whatever scheme the file has.
+A word is scored at its first token (google-research/bert README, "Tokenization"; Devlin
+et al. 2018, section 5.3). A long sentence becomes several rows, split between words, so
+that every word gets an answer. Entities are learnt as BIO, whatever the file's scheme.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.config import FinetuneConfig
-from jaxlm.families import Frame, Tokens, family_of
-from jaxlm.losses import cross_entropy
-from jaxlm.metrics import Mean
-from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.buckets import NONE
+from jaxlm.families import Frame, Tokens
+from jaxlm.tasks.model import Pooling
 from jaxlm.tasks.read.conll import Sentence, read_sentences
-from jaxlm.tasks.rows import TaskRows
-from jaxlm.tasks.scoring import as_bio, entity_figures, parts_of
-from jaxlm.tasks.task import Scores, Task
-from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.tasks.rows import NONE, TaskRows
+from jaxlm.tasks.scoring import as_bio, entity_figures, entity_tag
+from jaxlm.tasks.task import File, Scores, Task
+from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
 
 class Part(NamedTuple):
-    """What a row holds of a sentence: its words from `first` on."""
+    """The part of a sentence in one row: its words from `first` on."""
 
     sentence: int
     first: int
-    at: np.ndarray  # where in the row each word begins
+    starts: np.ndarray  # where in the row each word begins
 
 
-def tags_of(sentences: Sequence[Sentence], path: str, *, bio: bool) -> tuple[str, ...]:
-    """The tags to be told apart; O, then B and I of each kind of entity.
+@dataclass(frozen=True)
+class Tags(Task):
+    """Softmax over tags at the first token of each word."""
 
-    Args:
-        sentences: of the training file.
-        path: of it.
-        bio: they are tags of entities, in any scheme.
+    @property
+    def pooling(self) -> Pooling:
+        """Each token has its own scores."""
+        return "none"
 
-    Raises:
-        UserError: a tag is none of an entity.
-    """
-    seen: dict[str, None] = {}
-    for each in sentences:
-        for i, tag in enumerate(each.tags):
-            found = parts_of(tag)
-            if bio and found is None:
-                raise UserError(
-                    f"{each.at(i, path)}: {tag!r} is no tag of an entity (O, B-PER, "
-                    "I-PER …): pass --task.metric accuracy if they are others"
-                )
-            seen[found[1] if bio and found else tag] = None
-    if not bio:
-        return tuple(sorted(seen))
-    kinds = sorted(kind for kind in seen if kind)
-    return ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
+    @property
+    def _bio(self) -> bool:
+        return self.config.task.metric == "entity_f1"
 
+    def read(self, path: str, labelled: bool, digests: Digests) -> list[Sentence]:
+        """The sentences of a file, tagged as the file has it."""
+        return read_sentences(path, labelled=labelled, digests=digests)
 
-def tag_task(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
-    """Softmax over tags at each word."""
-    task, bio = config.task, config.task.metric == "entity_f1"
-    frame = family_of(config.model).frame(config.model, tokenizer, task=True)
-    number_of = {tag: i for i, tag in enumerate(task.labels)}
-
-    def read(path: str, labelled: bool) -> list[Sentence]:
-        found = read_sentences(path, labelled=labelled)
-        for each in found if labelled else ():
+    def labels_of(self, examples: Sequence[Sentence], path: str) -> tuple[str, ...]:
+        """All tags, or O and then B and I of each kind of entity."""
+        seen: set[str] = set()
+        for each in examples:
             for i, tag in enumerate(each.tags):
-                kind = parts_of(tag) if bio else None
-                known = f"B-{kind[1]}" if kind and kind[1] else tag
-                if known not in number_of:
+                parts = entity_tag(tag)
+                if self._bio and parts is None:
                     raise UserError(
-                        f"{each.at(i, path)}: tag {tag!r} is not in the training file: "
-                        f"{', '.join(task.labels[:20])}"
+                        f"{each.where(i)}: {tag!r} is no tag of an entity (O, B-PER, "
+                        "I-PER …): pass --task.metric accuracy if they are others"
                     )
-        if not bio:
-            return found
-        return [each._replace(tags=tuple(as_bio(each.tags))) for each in found]
+                seen.add(parts[1] if self._bio and parts else tag)
+        if not self._bio:
+            return tuple(sorted(seen))
+        kinds = sorted(kind for kind in seen if kind)
+        return ("O", *(f"{place}-{kind}" for kind in kinds for place in "BI"))
 
-    def encoded(examples: Sequence[Sentence], labelled: bool) -> TaskRows:
-        rows = _split(examples, frame, config.length)
+    def encode(self, examples: Sequence[Sentence], labelled: bool) -> TaskRows:
+        """Rows of whole words; a label for each first token, NONE for the others."""
+        rows = _split(examples, self.frame, self.config.length)
+        numbers = [self._numbers(each) for each in examples] if labelled else []
         labels = []
-        for ids, part in zip(rows.tokens, rows.places, strict=True):
+        for ids, part in zip(rows.tokens, rows.origins, strict=True):
             row = np.full(len(ids), NONE, np.int32)
-            tags = examples[part.sentence].tags[part.first :]
             if labelled:
-                row[part.at] = [number_of[tag] for tag in tags[: len(part.at)]]
+                last = part.first + len(part.starts)
+                row[part.starts] = numbers[part.sentence][part.first : last]
             labels.append(row)
         return rows._replace(labels=labels)
 
-    def answers(
-        examples: Sequence[Sentence], rows: TaskRows, scores: Scores
-    ) -> list[list[str]]:
-        out: list[list[str]] = [[] for _ in examples]
-        for part, score in zip(rows.places, scores, strict=True):
-            best = score[part.at].argmax(1)
-            out[part.sentence] += [task.labels[int(i)] for i in best]
-        return out
+    def _numbers(self, sentence: Sentence) -> list[int]:
+        number_of = {tag: i for i, tag in enumerate(self.labels)}
+        for i, tag in enumerate(sentence.tags):
+            parts = entity_tag(tag) if self._bio else None
+            known = f"B-{parts[1]}" if parts and parts[1] else tag
+            if known not in number_of:
+                raise UserError(
+                    f"{sentence.where(i)}: tag {tag!r} is not in the training file: "
+                    f"{', '.join(self.labels[:20])}"
+                )
+        return [number_of[tag] for tag in self._tags(sentence)]
 
-    def figures(
-        examples: Sequence[Sentence], rows: TaskRows, scores: Scores
-    ) -> dict[str, float]:
-        truth = [each.tags for each in examples]
-        found = entity_figures(truth, answers(examples, rows, scores))
-        return found if bio else {"accuracy": found["accuracy"]}
+    def _tags(self, sentence: Sentence) -> Sequence[str]:
+        return as_bio(sentence.tags) if self._bio else sentence.tags
 
-    def write(
-        path: Path, examples: Sequence[Sentence], rows: TaskRows, scores: Scores
-    ) -> None:
+    def _answers(self, file: File, scores: Scores) -> list[list[str]]:
+        answers: list[list[str]] = [[] for _ in file.examples]
+        for part, score_LY in zip(file.rows.origins, scores, strict=True):
+            best = score_LY[part.starts].argmax(1)
+            answers[part.sentence] += [self.labels[int(i)] for i in best]
+        return answers
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """F1 of entities, or the accuracy of any tags."""
+        answers = self._answers(file, scores)
+        found = entity_figures([self._tags(each) for each in file.examples], answers)
+        return found if self._bio else {"accuracy": found["accuracy"]}
+
+    def write(self, out: Path, file: File, scores: Scores) -> None:
         """A word and its tag a line, a blank line after each sentence."""
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            for each, tags in zip(
-                examples, answers(examples, rows, scores), strict=True
-            ):
-                pairs = zip(each.words, tags, strict=True)
-                file.write("".join(f"{word}\t{tag}\n" for word, tag in pairs) + "\n")
-
-    return Task(
-        outputs=len(task.labels),
-        pooling="none",
-        read=read,
-        encode=encoded,
-        sums=_tag_sums,
-        figures=figures,
-        write=write,
-    )
+        text = ""
+        for each, tags in zip(file.examples, self._answers(file, scores), strict=True):
+            pairs = zip(each.words, tags, strict=True)
+            text += "".join(f"{word}\t{tag}\n" for word, tag in pairs) + "\n"
+        out.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
-    """Rows of whole words; a word of more tokens than a row has is cut."""
+    """Rows of whole words; a word with more tokens than a row is truncated."""
     begin, end = frame.begin, frame.end
     room = length - len(begin) - len(end)
     words = iter(frame.words([word for each in examples for word in each.words]))
     rows: list[Tokens] = []
     parts: list[Part] = []
-
-    def close(sentence: int, first: int, row: list[Tokens]) -> None:
-        counts = [len(pieces) for pieces in row]
-        at = len(begin) + np.cumsum([0, *counts[:-1]])
-        rows.append(np.concatenate([begin, *row, end]))
-        parts.append(Part(sentence, first, at[: len(row)]))
-
     for sentence, each in enumerate(examples):
-        row: list[Tokens] = []
-        first = used = 0
-        for i in range(len(each.words)):
-            pieces = next(words)[:room]
-            if used + len(pieces) > room:
-                close(sentence, first, row)
-                row, first, used = [], i, 0
-            row.append(pieces)
-            used += len(pieces)
-        close(sentence, first, row)
-    second = np.array([len(row) for row in rows], np.int32)
+        first = 0
+        tokens = [next(words)[:room] for _ in each.words]
+        for chunk in _chunks(tokens, room):
+            starts = len(begin) + np.cumsum([0, *(len(word) for word in chunk[:-1])])
+            rows.append(np.concatenate([begin, *chunk, end]))
+            parts.append(Part(sentence, first, starts))
+            first += len(chunk)
+    pair_start = np.array([len(row) for row in rows], np.int32)
     more = len(rows) - len(examples)
     notes = (f"{more:,} rows go on with a long sentence",) if more else ()
-    return TaskRows(rows, second, frame.pad, [], notes, parts)
+    return TaskRows(rows, pair_start, frame.pad, [], notes, parts)
 
 
-def _tag_sums(logits_BLY: Any, batch: Any) -> Sums:
-    loss, weight, correct = cross_entropy(logits_BLY, batch.labels, batch.weights)
-    return {"task_loss": Mean(loss, weight), "task_accuracy": Mean(correct, weight)}
+def _chunks(words: Sequence[Tokens], room: int) -> Iterable[list[Tokens]]:
+    """As many words as fit, then the next ones."""
+    chunk: list[Tokens] = []
+    for word in words:
+        if sum(map(len, chunk)) + len(word) > room:
+            yield chunk
+            chunk = []
+        chunk.append(word)
+    yield chunk

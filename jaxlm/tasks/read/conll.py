@@ -2,8 +2,8 @@
 
 EU B-ORG           train/seq.in    show flights          text_a<TAB>label
 rejects O          train/seq.out   O    O                海\x02钓<TAB>O\x02O
-                                                         (PaddlePaddle/ERNIE's)
-He O
+
+He O               (one word a line; two parallel files; PaddlePaddle/ERNIE's form)
 """
 
 from __future__ import annotations
@@ -12,43 +12,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.text.sources import read_file
+from jaxlm.text.sources import Digests, read_file
 from jaxlm.types import UserError
 
-_BETWEEN = "\x02"
+_SEPARATOR = "\x02"
 
 
 class Sentence(NamedTuple):
-    """Words with their tags; none where they are not read."""
+    """Words with their tags; without tags if they are not read."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
-    where: str  # "file, line 7", of the first word
+    path: str
     line: int  # of the first word
     step: int  # lines from word to word: 1 in a column, 0 in a row
 
-    def at(self, word: int, path: str) -> str:
-        """Where a word stands."""
-        return f"{path}, line {self.line + word * self.step}"
+    def where(self, word: int = 0) -> str:
+        """ "file, line 7" of a word, for messages."""
+        return f"{self.path}, line {self.line + word * self.step}"
 
 
-def read_sentences(path: str, *, labelled: bool) -> list[Sentence]:
+def read_sentences(
+    path: str, *, labelled: bool, digests: Digests | None = None
+) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
-    Of a CoNLL file the first column is the word and the last one the tag; columns are
-    cut at tabs, or at white space where a line has none.
+    The first column of a CoNLL file is the word, the last one the tag. Columns are
+    separated by tabs, or by white space in a line without tabs.
+
+    Args:
+        path: of either.
+        labelled: read the tags.
+        digests: see `read_file`.
 
     Raises:
         UserError: a word has no tag, a line has more or fewer columns than the first,
-            a line of seq.in is blank and not at the end, or there are no sentences; the
-            file and its line.
+            a line of seq.in is blank before the end, or there are no sentences.
     """
     if Path(path).is_dir():
-        found = list(_two_files(path, labelled))
+        found = list(_two_files(path, labelled, digests))
     else:
-        lines = read_file(path).split("\n")
+        lines = read_file(path, digests).split("\n")
         ernie = lines[0].rstrip("\r").split("\t")[:1] == ["text_a"] or any(
-            _BETWEEN in line for line in lines[:2]
+            _SEPARATOR in line for line in lines[:2]
         )
         found = list((_ernie if ernie else _conll)(path, lines, labelled))
     if not found:
@@ -65,9 +71,7 @@ def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
         cells = line.split("\t") if "\t" in line else line.split()
         if not cells or cells[0] == "-DOCSTART-":
             if words:
-                yield Sentence(
-                    tuple(words), tuple(tags), f"{path}, line {first}", first, 1
-                )
+                yield Sentence(tuple(words), tuple(tags), path, first, 1)
             words, tags = [], []
             continue
         if labelled and len(cells) < 2:
@@ -85,19 +89,22 @@ def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
             tags.append(cells[-1])
 
 
-def _two_files(path: str, labelled: bool) -> Iterator[Sentence]:
-    words_at = f"{path}/seq.in"
-    rows = read_file(words_at).split("\n")
-    tags = read_file(f"{path}/seq.out").split("\n") if labelled else [""] * len(rows)
+def _two_files(
+    path: str, labelled: bool, digests: Digests | None
+) -> Iterator[Sentence]:
+    words_file = f"{path}/seq.in"
+    rows = read_file(words_file, digests).split("\n")
+    tags = [""] * len(rows)
+    if labelled:
+        tags = read_file(f"{path}/seq.out", digests).split("\n")
     if len(rows) != len(tags):
-        raise UserError(f"{words_at} has {len(rows)} lines, seq.out {len(tags)}")
+        raise UserError(f"{words_file} has {len(rows)} lines, seq.out {len(tags)}")
     last = max((i for i, row in enumerate(rows, start=1) if row.strip()), default=0)
-    for number, (row, of_row) in enumerate(zip(rows, tags, strict=True), start=1):
-        where = f"{words_at}, line {number}"
-        if not row.strip() and (number < last or of_row.strip()):
-            raise UserError(f"{where}: an empty sentence")
+    for number, (row, tags_row) in enumerate(zip(rows, tags, strict=True), start=1):
+        if not row.strip() and (number < last or tags_row.strip()):
+            raise UserError(f"{words_file}, line {number}: an empty sentence")
         if row.strip():
-            yield _row(row.split(), of_row.split(), where, number, labelled)
+            yield _row(row.split(), tags_row.split(), words_file, number, labelled)
 
 
 def _ernie(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
@@ -105,17 +112,17 @@ def _ernie(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
         cells = line.rstrip("\r").split("\t")
         if not line.strip() or (number == 1 and cells[0] == "text_a"):
             continue
-        where = f"{path}, line {number}"
         if labelled and len(cells) < 2:
-            raise UserError(f"{where}: no column of tags")
-        tags = cells[-1].split(_BETWEEN) if labelled else []
-        words = cells[-2 if labelled and len(cells) > 1 else 0].split(_BETWEEN)
-        yield _row(words, tags, where, number, labelled)
+            raise UserError(f"{path}, line {number}: no column of tags")
+        tags = cells[-1].split(_SEPARATOR) if labelled else []
+        words = cells[-2 if labelled else 0].split(_SEPARATOR)
+        yield _row(words, tags, path, number, labelled)
 
 
 def _row(
-    words: list[str], tags: list[str], where: str, number: int, labelled: bool
+    words: list[str], tags: list[str], path: str, number: int, labelled: bool
 ) -> Sentence:
+    found = Sentence(tuple(words), tuple(tags), path, number, 0)
     if labelled and len(words) != len(tags):
-        raise UserError(f"{where}: {len(words)} words and {len(tags)} tags")
-    return Sentence(tuple(words), tuple(tags), where, number, 0)
+        raise UserError(f"{found.where()}: {len(words)} words and {len(tags)} tags")
+    return found

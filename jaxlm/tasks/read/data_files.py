@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxlm.text.sources import Digests
 from jaxlm.text.tfds import TFDS, record_files, split_names
 from jaxlm.types import UserError
 
@@ -14,30 +15,46 @@ _DEV = ("dev", "valid", "validation", "val", "testa")
 
 
 class DataFiles(NamedTuple):
-    """Paths; no dev file: nothing is evaluated."""
+    """Paths; without a dev file there is no evaluation."""
 
     train: str
     dev: str
+
+    def provenance(self, digests: Digests) -> dict[str, str]:
+        """Paths and the SHA-256 over the digests of all files.
+
+        Args:
+            digests: of the files that have been read; others are read here.
+        """
+        total = hashlib.sha256()
+        for path in self:
+            for each in _files(path):
+                total.update(digests.get(str(each)) or _sha256(each))
+            total.update(b"|")
+        return {
+            "data": _resolved(self.train),
+            "dev": _resolved(self.dev),
+            "data_sha256": total.hexdigest(),
+        }
 
 
 def find_data_files(data: str, dev: str = "") -> DataFiles:
     """The files of `--data` and `--dev`.
 
     Args:
-        data: the training file, or a directory that has one: of the files with "train"
-            in their names the one that begins with it, else the first by name; or
-            directories of seq.in and seq.out so named. Or `tfds:NAME`, a dataset with a
-            split so named, and `tfds:NAME:SPLIT`.
-        dev: the dev file; empty: that of the directory, dev, valid(ation) or testa.
+        data: the training file, or a directory of seq.in and seq.out; or a directory of
+            either with "train" in the name, preferably in front; or `tfds:NAME`, a
+            dataset with a split "train", or `tfds:NAME:SPLIT`.
+        dev: the dev file; by default that of the directory: dev, valid(ation) or testa.
 
     Raises:
-        UserError: a path is not there, or a directory has no training file.
+        UserError: a path does not exist, or a directory has no training file.
     """
     for each in (data, dev) if dev else (data,):
         if not each.startswith(TFDS) and not Path(each).exists():
             raise UserError(f"no file or directory {each}")
     if data.startswith(TFDS):
-        return _of_dataset(data, dev)
+        return _dataset(data, dev)
     path = Path(data)
     if not path.is_dir() or (path / "seq.in").is_file():
         return DataFiles(data, dev)
@@ -58,16 +75,15 @@ def split_of(path: str) -> tuple[str, str]:
     return TFDS + name, split
 
 
-def _of_dataset(data: str, dev: str) -> DataFiles:
+def _dataset(data: str, dev: str) -> DataFiles:
     if split_of(data)[1]:
         return DataFiles(data, dev)
-    names = split_names(data)
-    found = [name for name in names if name.startswith(_DEV)]
+    found = [name for name in split_names(data) if name.startswith(_DEV)]
     return DataFiles(f"{data}:train", dev or (f"{data}:{found[0]}" if found else ""))
 
 
 def _find(directory: Path, names: tuple[str, ...]) -> str:
-    """The file that is best named so; empty where none is."""
+    """The best match for the names in a directory, "" without one."""
     found = []
     for path in directory.iterdir():
         words = path.name.lower().replace("-", ".").replace("_", ".").split(".")
@@ -77,26 +93,19 @@ def _find(directory: Path, names: tuple[str, ...]) -> str:
     return str(directory / min(found)[2]) if found else ""
 
 
-def named(path: str) -> str:
-    """A path as a provenance has it: whole; a dataset's name as it is."""
+def _resolved(path: str) -> str:
     return path if not path or path.startswith(TFDS) else str(Path(path).resolve())
 
 
-def files_of(path: str) -> list[Path]:
-    """A file, or those of a directory or dataset; none of an empty path."""
+def _files(path: str) -> list[Path]:
+    """A file, or the files of a directory or dataset; none for an empty path."""
     if not path:
         return []
     if path.startswith(TFDS):
         return [Path(each) for each in record_files(*split_of(path), fields=())]
-    here = Path(path)
-    return sorted(each for each in here.iterdir()) if here.is_dir() else [here]
+    return sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
 
 
-def data_sha256(splits: DataFiles) -> str:
-    """SHA-256 over those of all files of both."""
-    total = hashlib.sha256()
-    for path in splits:
-        for each in files_of(path):
-            total.update(hashlib.sha256(each.read_bytes()).digest())
-        total.update(b"|")
-    return total.hexdigest()
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

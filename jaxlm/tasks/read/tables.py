@@ -1,4 +1,4 @@
-"""TSV, CSV and JSONL files → examples: a text or two, and what is to be told of them.
+"""TSV, CSV and JSONL files → examples: one or two texts and a label.
 
     sentence<TAB>label                    {"sentence1": "…", "sentence2": "…", …}
     it 's charming<TAB>1
@@ -6,9 +6,9 @@
     sent1,sent2,ending0,ending1,ending2,ending3,label                     SWAG's CSV
     {"article": "…", "question": "…", "options": ["…", …], "answer": "C"}    RACE's
 
-TSV is GLUE's: a line a row, no quoting. CSV is quoted as RFC 4180 has it. A column is
-named as the header names it, or by its number, from 0, where there is no header. No row
-is passed over, so that answers lie beside what was asked: blank lines are at the end.
+TSV is GLUE's: a line a row, no quoting. CSV is quoted as in RFC 4180. A column is named
+as in the header or, without a header, by its number from 0. No row is skipped, so that
+answers line up with the file; blank lines are allowed at the end only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
 from jaxlm.tasks.read.data_files import split_of
-from jaxlm.text.sources import read_file
+from jaxlm.text.sources import Digests, read_file
 from jaxlm.text.tfds import TFDS, read_columns
 from jaxlm.types import UserError
 
-_PACKED = (".xz", ".gz", ".zst")
+_COMPRESSIONS = (".xz", ".gz", ".zst")
 
 
 class Example(NamedTuple):
@@ -36,39 +36,40 @@ class Example(NamedTuple):
     pair: str | None
     label: str | None
     where: str  # "file, line 7", for messages
-    choices: tuple[str, ...] = ()  # alternatives, two at least where there are any
+    choices: tuple[str, ...] = ()  # two or more, in multiple choice
 
 
-def suffix(path: str) -> str:
-    """`.tsv` of `train.tsv.xz`."""
-    parts = [each for each in PurePath(path).suffixes if each not in _PACKED]
-    return parts[-1].lower() if parts else ""
-
-
-def read_table(path: str, task: TaskConfig, *, labelled: bool) -> list[Example]:
+def read_table(
+    path: str, task: TaskConfig, *, labelled: bool, digests: Digests | None = None
+) -> list[Example]:
     """The rows of a file.
 
     Args:
-        path: `.jsonl`, `.csv`, or anything else: TSV; packed by xz, gz or zst, or not.
-            Or `tfds:NAME:SPLIT`, whose columns are its fields.
+        path: `.jsonl`, `.csv`, or any other name for TSV, compressed or not; or
+            `tfds:NAME:SPLIT`, whose columns are its fields.
         task: names the columns.
-        labelled: whether the column of labels is read.
+        labelled: read the column of labels.
+        digests: see `read_file`.
 
     Raises:
         UserError: a column is missing, a row has more or fewer columns than the first,
-            a text is empty, a line is blank and not at the end, a quote of CSV does not
-            end, or the file is not UTF-8; the file and its line.
+            a text is empty, a line is blank before the end, a quote of CSV does not
+            end, or the file is not UTF-8; with the file and its line.
     """
     columns = [task.text]
     columns += [task.pair] if task.pair else []
     columns += [task.label] if labelled else []
     columns += task.choices
+    suffixes = [s for s in PurePath(path).suffixes if s not in _COMPRESSIONS]
+    suffix = suffixes[-1].lower() if suffixes else ""
     if path.startswith(TFDS):
         rows = _record_rows(path, columns)
-    elif suffix(path) in (".jsonl", ".json"):
-        rows = _json_rows(path, read_file(path), columns)
+    elif suffix in (".jsonl", ".json"):
+        rows = _json_rows(path, read_file(path, digests), columns)
     else:
-        rows = _table_rows(path, read_file(path), columns)
+        content = read_file(path, digests)
+        cells = _csv(path, content) if suffix == ".csv" else _tsv(content)
+        rows = _table_rows(path, _without_end(path, cells), columns)
     examples = [_example(where, cells, task, labelled) for where, cells in rows]
     if not examples:
         raise UserError(f"{path} has no rows")
@@ -88,7 +89,7 @@ def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> 
     listed = (each if isinstance(each, list) else [each] for each in cells[fixed:])
     choices = ["" if each is None else str(each) for one in listed for each in one]
     while len(task.choices) > 1 and choices and not choices[-1].strip():
-        choices.pop()  # of a table's columns the last ones may be empty
+        choices.pop()  # the last columns of a table may be empty
     for i, each in enumerate(choices, start=1):
         if not each.strip():
             raise UserError(f"{where}: alternative {i} of {len(choices)} is empty")
@@ -129,10 +130,8 @@ def _json_rows(
 
 
 def _table_rows(
-    path: str, content: str, columns: Sequence[str]
+    path: str, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
 ) -> Iterator[tuple[str, list[Any]]]:
-    rows = _csv(path, content) if suffix(path) == ".csv" else _tsv(content)
-    rows = _without_end(path, rows)
     first = next(rows, None)
     if first is None:
         return
@@ -164,7 +163,7 @@ def _table_rows(
 
 
 def _tsv(content: str) -> Iterator[tuple[int, list[str]]]:
-    # Not `splitlines`, which also cuts at U+2028 and its like inside a text.
+    # `splitlines` would also split at U+2028 and the like, inside a text.
     for number, line in enumerate(content.split("\n"), start=1):
         line = line.rstrip("\r")
         yield number, line.split("\t") if line else []
