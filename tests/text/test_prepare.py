@@ -18,7 +18,7 @@ from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
-from jaxlm.text.tokenizers import load_tokenizer
+from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
 
 
@@ -224,9 +224,7 @@ def test_a_document_may_start_a_block_before_its_first_token(books, tmp_path):
 
 
 def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_path):
-    from jaxlm.text.tokenizers.training import train_byte_bpe
-
-    trained = train_byte_bpe(["One two three."] * 3, vocab_size=299)
+    trained = train_tokenizer("byte_bpe", ["One two three."] * 3, vocab_size=299)
     tokens = (*trained.tokens, "<|endoftext|>")
     type(trained)(tokens, trained.merges).save(tmp_path / "tokenizer")
     (tmp_path / "a.txt").write_text("One.\nTwo.\n\n\nThree.\n\nOne.")

@@ -17,8 +17,8 @@ from tokenizers import BertWordPieceTokenizer
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.tokenizers import WordPiece, load_tokenizer
-from jaxlm.text.tokenizers.tokenizer import SPECIAL
-from jaxlm.text.tokenizers.wordpiece import looks_cased, read_vocabulary
+from jaxlm.text.tokenizers.loading import looks_cased
+from jaxlm.text.tokenizers.tokenizer import SPECIAL, read_vocabulary
 from jaxlm.types import SpecialTokens, UserError
 
 TOKENS = (
@@ -90,7 +90,7 @@ def test_every_character_gives_google_s_ids():
 
 
 def test_memory_that_overflows_changes_nothing(monkeypatch):
-    monkeypatch.setattr("jaxlm.text.tokenizers.cache.REMEMBERED", 2)
+    monkeypatch.setattr("jaxlm.text.tokenizers.tokenizer.CACHED", 2)
     check(WordPiece(TOKENS, lowercase=True), NASTY * 3)
 
 

@@ -1,4 +1,4 @@
-"""Byte-pair encoding of words that are looked at once: what GPT-1 and GPT-2 share."""
+"""Byte-pair encoding and the pair of files that holds it, for GPT-1 and GPT-2."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
-from tokenizers import models
 
 from jaxlm.text.json_files import read_json, write_json
-from jaxlm.text.tokenizers.cache import Cache
-from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, checked_tokens, encoded
+from jaxlm.text.tokenizers.tokenizer import Tokenizer, checked_tokens
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
@@ -24,60 +23,41 @@ Pairs = Sequence[Sequence[str]]
 class Bpe(Tokenizer):
     """Tokens, and the pairs of them that are merged, the most urgent first.
 
-    A word, for masking and for `word_start`, is what is encoded at a time.
+    A word, for masking and for `word_start`, is what the library cuts before it merges.
     """
 
-    def __init__(self, tokens: Sequence[str], merges: Pairs):
-        super().__init__(tokens)
+    def __init__(self, tokens: Sequence[str], merges: Pairs, **options: Any):
+        super().__init__(tokens, **options)
         self.merges = tuple((left, right) for left, right in merges)
-        self._pieces = Cache(self._cut)  # of runs
 
     def _content(self) -> bytes:
         return super()._content() + json.dumps(self.merges).encode()
 
-    @property
     @abc.abstractmethod
-    def _model(self) -> models.BPE: ...
+    def _new_library(self) -> Library:
+        """The library's tokenizer, without special tokens."""
 
     @cached_property
-    @abc.abstractmethod
-    def _library(self) -> Library: ...
-
-    @abc.abstractmethod
-    def _runs(self, text: str) -> list[str] | None:
-        """What of a text is looked at once: words; None: the library must say."""
+    def _library(self) -> Library:
+        return self._new_library()
 
     def _cut(self, run: str) -> tuple[int, ...]:
-        """Ids of a run of text; ~id where a word starts."""
-        return self._cut_word(run)
-
-    def _cut_word(self, word: str) -> tuple[int, ...]:
-        first, *rest = (piece.id for piece in self._model.tokenize(word))
-        return ~first, *rest
-
-    def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """All `texts` at once; 4 to 8 MB/s on one core, 1 where the library must say.
-
-        Raises:
-            UserError: what cuts words is not installed.
-        """
-        return encoded([self._encode(text) for text in texts])
-
-    def _encode(self, text: str) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
-        runs = self._runs(text)
-        if runs is None:
-            found = self._library.encode(text)
-            word = np.array(found.word_ids, np.int64)
-            return found.ids, np.diff(word, prepend=-1) != 0
-        pieces = map(self._pieces.__getitem__, runs)
-        ids = np.fromiter(itertools.chain.from_iterable(pieces), np.int32)
-        return np.where(ids < 0, ~ids, ids), ids < 0
+        found = self._library.encode(run)
+        words = itertools.pairwise([None, *found.word_ids])
+        pairs = zip(found.ids, words, strict=True)
+        return tuple(id if word == before else ~id for id, (before, word) in pairs)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the tokens; byte-level, the very text that was encoded."""
         return self._library.decode([int(id) for id in ids], skip_special_tokens=False)
 
-    def _save_pair(self, directory: Path) -> None:
+    @classmethod
+    def read(cls, directory: Path, **options: Any) -> Tokenizer:
+        """The tokenizer whose pair of files `save` has written."""
+        pair = read_pair(directory / "vocab.json", directory / "merges.txt")
+        return cls(*pair, **options)
+
+    def _save_vocabulary(self, directory: Path) -> None:
         write_json(directory / "vocab.json", self._ids)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
         text = "".join(f"{line}\n" for line in lines)
@@ -100,7 +80,7 @@ def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
 
 
 def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
-    """`pairs`, each of which gives a known token; UserError names one that does not."""
+    """`pairs`; UserError if one of them does not give a known token."""
     known = set(tokens)
     for pair in pairs:
         if len(pair) != 2 or pair[0] + pair[1] not in known:

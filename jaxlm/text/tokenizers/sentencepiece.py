@@ -11,7 +11,6 @@ import itertools
 import re
 import struct
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import sentencepiece
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, encoded, write_library
+from jaxlm.text.tokenizers.tokenizer import Tokenizer
 from jaxlm.text.tokenizers.wordpiece import CJK
 from jaxlm.types import UserError
 
@@ -29,9 +28,10 @@ _UNUSED = 5  # the type of a piece that is never produced (sentencepiece_model.p
 
 
 class SentencePiece(Tokenizer):
-    """A model by its bytes."""
+    """A model by its bytes; it says everything, so there are no options."""
 
     kind = "sentencepiece"
+    hf_class = "PreTrainedTokenizerFast"
 
     def __init__(self, model: bytes, path: str | Path = MODEL_FILE):
         self._model = model
@@ -45,22 +45,17 @@ class SentencePiece(Tokenizer):
         start = re.compile(f"▁|[{CJK}]")
         self._starts = np.array([bool(start.match(token)) for token in self.tokens])
 
-    @property
-    def options(self) -> dict:
-        """Nothing: the model says it all."""
-        return {}
-
     def _content(self) -> bytes:
         return b"sentencepiece" + hashlib.sha256(self._model).digest()
 
-    def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """All `texts` at once; several MB/s on one core."""
-        parts = []
-        for ids in self._processor.encode(list(texts), num_threads=1):
-            word_start = self._starts[np.array(ids, np.int32)]
-            word_start[:1] = True
-            parts.append((ids, word_start))
-        return encoded(parts)
+    def _runs(self, text: str) -> list[str]:
+        return [text]
+
+    def _cut(self, run: str) -> tuple[int, ...]:
+        ids = self._processor.encode(run)
+        return tuple(
+            ~id if i == 0 or self._starts[id] else id for i, id in enumerate(ids)
+        )
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The normalised text that was encoded."""
@@ -73,15 +68,16 @@ class SentencePiece(Tokenizer):
             for named, run in runs
         )
 
-    def _save_files(self, directory: Path) -> None:
-        (directory / MODEL_FILE).write_bytes(self._model)
-        if library := self._as_library:
-            write_library(directory, library)
-        self._save_config(directory, "PreTrainedTokenizerFast")
+    @classmethod
+    def read(cls, directory: Path, **options: Any) -> SentencePiece:
+        """The tokenizer whose model `save` has written."""
+        return read_model(directory / MODEL_FILE)
 
-    @cached_property
-    def _as_library(self) -> Library | None:
-        """A unigram model for the `tokenizers` library, as transformers reads it."""
+    def _save_vocabulary(self, directory: Path) -> None:
+        (directory / MODEL_FILE).write_bytes(self._model)
+
+    def library(self) -> Library | None:
+        """The same rules, with the special tokens; None if it is no unigram model."""
         from sentencepiece import sentencepiece_model_pb2
 
         proto: Any = sentencepiece_model_pb2
@@ -89,11 +85,8 @@ class SentencePiece(Tokenizer):
         if model.trainer_spec.model_type != proto.TrainerSpec.UNIGRAM:
             return None
         pieces = [(piece.piece, piece.score) for piece in model.pieces]
-        library = Library(
-            models.Unigram(
-                pieces, self._processor.unk_id(), model.trainer_spec.byte_fallback
-            )
-        )
+        fallback = model.trainer_spec.byte_fallback
+        library = Library(models.Unigram(pieces, self._processor.unk_id(), fallback))
         rules: list[Any] = [
             normalizers.Strip(),
             normalizers.Replace(Regex(" {2,}"), " "),
@@ -118,7 +111,7 @@ def read_model(path: Path) -> SentencePiece:
 def with_unused(model: bytes, names: Sequence[str]) -> bytes:
     """A model with more pieces, never produced, at its end.
 
-    A repeated field of a protocol buffer grows by writing it again behind the rest:
+    A repeated field of a protocol buffer grows if it is written again behind the rest:
     ModelProto.pieces is field 1; of a piece, 1 is its text, 2 its score, 3 its type.
     """
     for name in names:

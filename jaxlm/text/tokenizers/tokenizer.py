@@ -1,15 +1,16 @@
-"""What every tokenizer has in common: tokens ↔ ids, texts → ids and word starts."""
+"""What all tokenizers have in common: tokens ↔ ids, texts → ids and word starts."""
 
 from __future__ import annotations
 
 import abc
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer as Library
@@ -20,14 +21,18 @@ from jaxlm.types import SpecialTokens, UserError
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
 WordRule = Literal["basic", "spacy", "space"]  # see gpt1_bpe.py and word_vocab.py
 
-# Of a vocabulary trained here, in this order, as ids 0 … 4.
+# Of a vocabulary that is trained here: ids 0 … 4, in this order.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# What RoBERTa and others call them.
+# Their names in RoBERTa and others.
 _ALSO = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-# Named so by GPT-2; stored after each document where a vocabulary has it.
+_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+# GPT-2's name; stored after each document if a vocabulary has it.
 END_OF_DOCUMENT = "<|endoftext|>"
-# The file beside the exchange formats by which `load` knows what we saved.
+# The file by which `load_tokenizer` knows what we saved.
 OPTIONS_FILE = "jaxlm_tokenizer.json"
+
+CACHED = 1 << 17  # runs that a cache keeps before it drops the older half
+LONGEST_CACHED = 32  # characters; longer runs rarely recur
 
 
 class Encoded(NamedTuple):
@@ -39,20 +44,58 @@ class Encoded(NamedTuple):
     oov_words: tuple[str, ...] = ()  # the words of ids from `vocab_size` on
 
 
-class Tokenizer(abc.ABC):
-    """A vocabulary and the way from text to its ids and back.
+class Cache(dict):
+    """Run of text → its ids: runs recur, and to cut one is costly."""
 
-    Text is never searched for special tokens unless `specials=True`: a "[MASK]" in a
-    corpus is four characters and a word, as in Google's code.
+    def __init__(self, cut: Callable[[str], tuple[int, ...]]):
+        super().__init__()
+        self._cut = cut
+        self._older: dict[str, tuple[int, ...]] = {}
+
+    def __missing__(self, run: str) -> tuple[int, ...]:
+        if len(self) >= CACHED:
+            self._older = dict(self)
+            self.clear()
+        ids = self._older.get(run)
+        if ids is None:
+            ids = self._cut(run)
+        if len(run) <= LONGEST_CACHED:
+            self[run] = ids
+        return ids
+
+
+class Tokenizer(abc.ABC):
+    """A vocabulary, and the way from text to its ids and back.
+
+    A text is cut into runs whose ids do not depend on their neighbours, mostly at white
+    space; the ids of a run are worked out once. Text is not searched for special tokens
+    unless `specials=True`: a "[MASK]" in a corpus is just characters, as in Google's
+    code.
+
+    Args:
+        options: what decides the ids beside the vocabulary; plain data.
     """
 
     kind: ClassVar[Kind]
     line_end: ClassVar[str] = "\n"  # as tokens spell it
+    boundaries: ClassVar[tuple[int, int] | None] = None  # ids stored round a sentence
+    keeps_oov_words: ClassVar[bool] = False  # words that are not in it have ids, too
+    hf_class: ClassVar[str] = ""  # of transformers, which reads the saved files
 
-    def __init__(self, tokens: Sequence[str]):
+    def __init__(self, tokens: Sequence[str], **options: Any):
         self.tokens = tuple(tokens)
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.options = options
         self.training: dict | None = None  # what `train_tokenizer` found
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self._cache = Cache(self._cut)
+
+    @abc.abstractmethod
+    def _runs(self, text: str) -> list[str]:
+        """The parts of a text that are cut independently."""
+
+    @abc.abstractmethod
+    def _cut(self, run: str) -> tuple[int, ...]:
+        """The ids of a run; ~id where a word starts."""
 
     @property
     def vocab_size(self) -> int:
@@ -61,7 +104,7 @@ class Tokenizer(abc.ABC):
 
     @cached_property
     def special(self) -> SpecialTokens | None:
-        """BERT's five; None where the vocabulary lacks one (GPT-2's lacks all)."""
+        """BERT's five; None if the vocabulary lacks one (GPT-2's lacks all)."""
         names = [self.special_names.get(role, "") for role in SPECIAL]
         if any(name not in self._ids for name in names):
             return None
@@ -81,51 +124,40 @@ class Tokenizer(abc.ABC):
 
     @property
     def end_of_document(self) -> int | None:
-        """Id of `<|endoftext|>`, which a corpus stores after each document."""
+        """Id that a corpus stores after each document; None: it stores none."""
         return self._ids.get(END_OF_DOCUMENT)
-
-    @property
-    def boundaries(self) -> tuple[int, int] | None:
-        """Ids stored before and after each sentence; None: none are."""
-        return None
-
-    @property
-    def keeps_oov_words(self) -> bool:
-        """Whether words outside the vocabulary have ids of their own, beyond it."""
-        return False
 
     @cached_property
     def ends_line(self) -> np.ndarray:
-        """bool [V]: tokens that hold a line end; none where it is mere white space."""
+        """bool [V]: tokens that hold a line end; none if it is mere white space."""
         return np.array([self.line_end in token for token in self.tokens])
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything that decides the ids, whatever file it was read from."""
+        """Digest of what decides the ids, whatever file it was read from."""
         return hashlib.sha256(self._content()).hexdigest()
-
-    @property
-    @abc.abstractmethod
-    def options(self) -> dict:
-        """What decides the ids beside the vocabulary; plain data."""
 
     def _content(self) -> bytes:
         content = {"kind": self.kind, "tokens": self.tokens, **self.options}
         return json.dumps(content, sort_keys=True).encode()
 
-    @abc.abstractmethod
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """All `texts` at once: the fast way, and the one `prepare` takes."""
+        """The tokens of all texts at once; the fastest way."""
+        flat, known = itertools.chain.from_iterable, self._cache.__getitem__
+        parts = [list(flat(map(known, self._runs(text)))) for text in texts]
+        counts = np.fromiter(map(len, parts), np.int64, len(parts))
+        ids = np.fromiter(flat(parts), np.int32, int(counts.sum()))
+        return Encoded(np.where(ids < 0, ~ids, ids), ids < 0, counts)
 
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each text's ids (int32) and word starts (bool)."""
+        """The ids (int32) and word starts (bool) of each text."""
         ids, word_start, counts, _ = self.encode_flat(texts)
         ends = np.cumsum(counts).tolist()
         ranges = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         return [(ids[each], word_start[each]) for each in ranges]
 
     def encode(self, text: str, *, specials: bool = False) -> Encoded:
-        """The tokens of one text; `specials`: "[MASK]" and its like mean their ids."""
+        """The tokens of one text; with `specials`, "[MASK]" in it means its id."""
         if not specials or not self.special_names:
             return self.encode_flat([text])
         pattern = "|".join(map(re.escape, self.special_names))
@@ -150,60 +182,75 @@ class Tokenizer(abc.ABC):
         return self.tokens[id]
 
     def id(self, token: str) -> int | None:
-        """The id of a token, None where the vocabulary lacks it."""
+        """The id of a token, None if the vocabulary lacks it."""
         return self._ids.get(token)
 
+    def library(self) -> Library | None:
+        """The same rules for the `tokenizers` library, which transformers uses.
+
+        None: the library has no such rules.
+        """
+        return None
+
+    @classmethod
+    @abc.abstractmethod
+    def read(cls, directory: Path, **options: Any) -> Tokenizer:
+        """The tokenizer whose vocabulary `save` has written."""
+
+    @abc.abstractmethod
+    def _save_vocabulary(self, directory: Path) -> None: ...
+
     def save(self, directory: str | Path) -> None:
-        """Write what `load` and transformers read."""
+        """Write what `load_tokenizer` and transformers read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self._save_files(directory)
+        self._save_vocabulary(directory)
+        if library := self.library():
+            # The library's own `save` raises bare exceptions.
+            text = library.to_str(pretty=True)
+            (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+        if self.hf_class:
+            write_json(directory / "tokenizer_config.json", self._hf_config())
         content = {"kind": self.kind, **self.options, "sha256": self.sha256}
         if self.training is not None:
             content["training"] = self.training
         write_json(directory / OPTIONS_FILE, content)
 
-    @abc.abstractmethod
-    def _save_files(self, directory: Path) -> None: ...
-
-    def _save_config(self, directory: Path, name: str, **more) -> None:
-        roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-        named = {
-            role: self.special_names[special]
-            for role, special in zip(roles, SPECIAL, strict=True)
-            if special in self.special_names
-        }
+    def _hf_config(self, **more: Any) -> dict[str, Any]:
+        config = {"tokenizer_class": self.hf_class, **more}
+        for role, special in zip(_ROLES, SPECIAL, strict=True):
+            if special in self.special_names:
+                config[role] = self.special_names[special]
         if END_OF_DOCUMENT in self._ids:
-            named["eos_token"] = END_OF_DOCUMENT
+            config["eos_token"] = END_OF_DOCUMENT
             if self.special is None:  # a decoder's: it begins a text, too
-                named["bos_token"] = END_OF_DOCUMENT
-        config = {"tokenizer_class": name, **more, **named}
-        write_json(directory / "tokenizer_config.json", config)
+                config["bos_token"] = END_OF_DOCUMENT
+        return config
 
 
-def encoded(
-    parts: Sequence[tuple[Sequence[int] | np.ndarray, np.ndarray]],
-) -> Encoded:
-    """(ids, word starts) of each text as one run."""
-    if not parts:
-        ids, word_start, counts = (np.empty(0, t) for t in (np.int32, bool, np.int64))
-        return Encoded(ids, word_start, counts)
-    return Encoded(
-        np.concatenate([np.array(ids, np.int32) for ids, _ in parts]),
-        np.concatenate([word_start for _, word_start in parts]),
-        np.array([len(ids) for ids, _ in parts], np.int64),
-    )
+def read_vocabulary(path: Path) -> tuple[str, ...]:
+    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id" in order of id.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or names a token twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"vocabulary {path} cannot be read: {error}") from None
+    lines = text.removesuffix("\n").split("\n") if text else []
+    tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
+    return checked_tokens(tokens, path)
 
 
-def write_library(directory: Path, library: Library) -> None:
-    """The `tokenizer.json` that Hugging Face's clients read."""
-    # The library's own `save` raises bare exceptions.
-    text = library.to_str(pretty=True)
-    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+def write_vocabulary(tokens: Sequence[str], directory: Path) -> None:
+    """Write a `vocab.txt`."""
+    lines = "".join(f"{token}\n" for token in tokens)
+    (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
 
 
 def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
-    """`tokens`, none twice; UserError names the first one that is."""
+    """`tokens`; UserError if there are none or one stands twice."""
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if seen.setdefault(token, i) != i:
@@ -216,8 +263,8 @@ def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
 
 
 def padded(tokens: Sequence[str], size: int) -> tuple[str, ...]:
-    """`tokens` and as many `[unused0]`, `[unused1]` … as make `size` of them."""
+    """`tokens`, and `[unused0]`, `[unused1]` … until there are `size` of them."""
     present = set(tokens)
     names = (f"[unused{i}]" for i in range(size + len(tokens)))
     fresh = (name for name in names if name not in present)
-    return (*tokens, *(next(fresh) for _ in range(size - len(tokens))))
+    return (*tokens, *itertools.islice(fresh, size - len(tokens)))

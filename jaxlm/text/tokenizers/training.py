@@ -12,8 +12,8 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from jaxlm.text.tokenizers.byte_bpe import ByteBpe, spelled
-from jaxlm.text.tokenizers.gpt2_words import Gpt2Words
+from jaxlm.text.tokenizers import byte_bpe, wordpiece
+from jaxlm.text.tokenizers.byte_bpe import ByteBpe
 from jaxlm.text.tokenizers.sentencepiece import SentencePiece, with_unused
 from jaxlm.text.tokenizers.tokenizer import (
     END_OF_DOCUMENT,
@@ -24,10 +24,10 @@ from jaxlm.text.tokenizers.tokenizer import (
     padded,
 )
 from jaxlm.text.tokenizers.word_vocab import MARKS, WordVocab
-from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece, basic_words, separated
+from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece, basic_words
 from jaxlm.types import UserError
 
-MOST_RUNS = 1 << 19  # distinct runs of characters that are counted
+MOST_RUNS = (1 << 19) - 1  # distinct runs of characters that are counted
 MOST_WORDS = 1 << 18  # distinct words that are learnt from
 # Bytes of text that the costlier learners read, so that all stay below 600 MB.
 BYTES_FOR_BPE = 16 << 20
@@ -48,10 +48,11 @@ def train_tokenizer(
 ) -> Tokenizer:
     """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
 
+    Its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK], but a decoder's and ELMo's.
+
     Args:
-        kind: of tokenizer; its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK].
         texts: sentences, or whole texts; read once, not kept.
-        vocab_size: `[unusedN]` at the end where the texts yield fewer.
+        vocab_size: `[unusedN]` come at the end if the texts yield fewer.
         lowercase: lower-case and strip accents; WordPiece and words only.
         verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
         words: how a vocabulary of words cuts them.
@@ -73,27 +74,22 @@ def train_tokenizer(
         )
     match kind:
         case "wordpiece":
-            return train_wordpiece(texts, vocab_size=vocab_size, lowercase=lowercase)
+            return _train_wordpiece(texts, vocab_size, lowercase)
         case "byte_bpe":
-            return train_byte_bpe(texts, vocab_size=vocab_size, verbatim=verbatim)
+            return _train_byte_bpe(texts, vocab_size, verbatim)
         case "sentencepiece":
-            return train_sentencepiece(texts, vocab_size=vocab_size)
+            return _train_sentencepiece(texts, vocab_size)
         case "words":
-            return train_words(
-                texts, vocab_size=vocab_size, lowercase=lowercase, words=words
-            )
+            return _train_words(texts, vocab_size, lowercase, words)
 
 
-def train_wordpiece(
-    texts: Iterable[str], *, vocab_size: int, lowercase: bool
+def _train_wordpiece(
+    texts: Iterable[str], vocab_size: int, lowercase: bool
 ) -> WordPiece:
-    """WordPiece: [PAD] [UNK] [CLS] [SEP] [MASK], "##" characters, characters, pieces.
+    """[PAD] [UNK] [CLS] [SEP] [MASK], "##" characters, characters, pieces.
 
     Characters take at most half of the vocabulary, the most frequent ones first, unless
-    there are no pieces to fill the rest (Chinese); words with others are left alone.
-
-    Raises:
-        UserError: the texts hold no word.
+    there are no pieces to fill the rest (Chinese). Words with others are left out.
     """
     words = count_words(texts, lowercase=lowercase)
     if not words:
@@ -109,11 +105,10 @@ def train_wordpiece(
         alphabet += forms[char]
     # The library numbers "##c" in an order that changes from process to process, and
     # breaks ties by number: given as special tokens, sorted, they have fixed numbers.
-    # They stay plain entries of the vocabulary: it is all that is kept of the library.
+    # They stay plain entries: only the vocabulary is taken from the library.
     continuing = sorted(form for form in alphabet if len(form) > 1)
     known = {form for form in alphabet if len(form) == 1}
     library = Library(models.WordPiece(unk_token="[UNK]"))
-    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -122,15 +117,13 @@ def train_wordpiece(
         initial_alphabet=sorted(known),
         show_progress=False,
     )
-    learnable = {w: count for w, count in words.items() if known.issuperset(w)}
-    library.train_from_iterator(_repeated(learnable), trainer)
+    _learn(library, trainer, {w: n for w, n in words.items() if known.issuperset(w)})
     learnt = library.get_vocab(with_added_tokens=True)
     tokens = sorted(learnt, key=learnt.__getitem__)
     rest = [form for char in forms for form in forms[char] if form not in learnt]
     tokens += rest[: vocab_size - len(tokens)]
     tokenizer = WordPiece(padded(tokens, vocab_size), lowercase=lowercase)
-    present = set(tokens)
-    left_out = {char for char in forms if char not in present}
+    left_out = forms.keys() - set(tokens)
     tokenizer.training = {
         "words": sum(words.values()),
         "characters": len(forms),
@@ -146,15 +139,17 @@ def train_wordpiece(
 def count_words(
     texts: Iterable[str], *, lowercase: bool, whole: bool = False, room: int = 0
 ) -> dict[str, int]:
-    """The words of the texts, most frequent first; bounded: some of the rarest lack.
+    """The words of the texts, most frequent first; of very many, the rarest are lost.
 
-    `whole`: a word is what white space separates. `room`: words that are wanted, where
-    that may be more than are learnt from.
+    Args:
+        whole: words are what white space separates, not what BERT's rules cut.
+        room: words that are wanted, if more than are learnt from.
     """
     runs: Counter[str] = Counter()
     rarest = 0
     for batch in _batches(texts):
-        runs.update(" ".join(batch).split() if whole else separated(batch))
+        for text in batch:
+            runs.update(text.split() if whole else wordpiece.runs_of(text))
         while len(runs) > max(MOST_RUNS, 4 * room):
             rarest += 1
             runs = Counter({run: n for run, n in runs.items() if n > rarest})
@@ -167,8 +162,7 @@ def count_words(
         for word in found:
             if len(word) <= MAX_WORD:
                 words[word] += count
-    ordered = sorted(words.items(), key=lambda item: (-item[1], item[0]))
-    return dict(ordered[: max(MOST_WORDS, room)])
+    return dict(itertools.islice(_by_count(words), max(MOST_WORDS, room)))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -183,6 +177,11 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     yield batch
 
 
+def _by_count(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """The most frequent first, then by spelling."""
+    return iter(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:
     """Character → its entries ("c", and "##c" if it continues a word), by frequency."""
     counts: Counter[str] = Counter()
@@ -191,25 +190,25 @@ def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:
         for char in word:
             counts[char] += count
         continuing.update(word[1:])
-    ordered = sorted(counts, key=lambda char: (-counts[char], char))
-    return {c: [c, f"##{c}"] if c in continuing else [c] for c in ordered}
+    return {c: [c, f"##{c}"] if c in continuing else [c] for c, _ in _by_count(counts)}
 
 
-def _repeated(words: Mapping[str, int]) -> Iterator[str]:
-    """Texts in which each word stands as often as it was counted."""
-    for word, count in words.items():
-        for done in range(0, count, 1000):
-            yield f"{word} " * min(1000, count - done)
+def _learn(library: Library, trainer: trainers.Trainer, words: Mapping[str, int]):
+    """Train on words by their counts."""
+
+    def texts() -> Iterator[str]:
+        for word, count in words.items():
+            for done in range(0, count, 1000):
+                yield f"{word} " * min(1000, count - done)
+
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    library.train_from_iterator(texts(), trainer)
 
 
-def train_words(
-    texts: Iterable[str], *, vocab_size: int, lowercase: bool, words: WordRule
+def _train_words(
+    texts: Iterable[str], vocab_size: int, lowercase: bool, words: WordRule
 ) -> WordVocab:
-    """`<S>` `</S>` `<UNK>` and the commonest words, in falling frequency.
-
-    Raises:
-        UserError: the texts hold no word.
-    """
+    """`<S>` `</S>` `<UNK>` and the most frequent words, in falling frequency."""
     counts = count_words(
         texts, lowercase=lowercase, whole=words == "space", room=vocab_size
     )
@@ -229,26 +228,19 @@ def train_words(
     return tokenizer
 
 
-def train_byte_bpe(
-    texts: Iterable[str], *, vocab_size: int, verbatim: bool = False
+def _train_byte_bpe(
+    texts: Iterable[str], vocab_size: int, verbatim: bool = False
 ) -> ByteBpe:
-    """Byte-level BPE: [PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
+    """[PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
 
-    `verbatim`, for a decoder: 256 bytes, pieces, <|endoftext|>, as GPT-2 has them. The
-    learner keeps about 100 bytes for each byte of a distinct word, and a word of
-    Chinese is a whole clause: the text is read until the words have 2 MB.
-
-    Raises:
-        UserError: the vocabulary cannot hold the bytes.
+    `verbatim`, for a decoder: 256 bytes, pieces, <|endoftext|>, as GPT-2 has them.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first, last = ((), (END_OF_DOCUMENT,)) if verbatim else (SPECIAL, ())
     least = len(first) + len(alphabet) + len(last)
     if vocab_size < least:
         raise UserError(f"model.vocab_size = {vocab_size} is below {least}, for bytes")
-    words = _count_byte_words(_up_to(texts, BYTES_FOR_BPE))
     library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(last),
         min_frequency=2,
@@ -256,36 +248,33 @@ def train_byte_bpe(
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    library.train_from_iterator(_repeated(words), trainer)
+    _learn(library, trainer, _count_byte_words(_up_to(texts, BYTES_FOR_BPE)))
     model = json.loads(library.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    unused = vocab_size - len(last) - len(tokens)
-    tokens = (*padded(tokens, len(tokens) + unused), *last)
+    learnt = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    tokens = (*padded(learnt, vocab_size - len(last)), *last)
     tokenizer = ByteBpe(tokens, model["merges"])
-    tokenizer.training = {"unused": unused}
+    tokenizer.training = {"unused": len(tokens) - len(last) - len(learnt)}
     return tokenizer
 
 
 def _count_byte_words(texts: Iterable[str]) -> dict[str, int]:
-    """Words as byte-level BPE cuts and spells them: " the" is "Ġthe"."""
-    cut, in_python = pre_tokenizers.ByteLevel(add_prefix_space=False), Gpt2Words()
+    """Words as byte-level BPE cuts and spells them: " the" is "Ġthe".
+
+    The learner keeps about 100 bytes for each byte of a distinct word, and a word of
+    Chinese is a whole clause: texts are read until the words have 2 MB.
+    """
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words: Counter[str] = Counter()
     distinct = 0
     for text in texts:
-        found = in_python(text)
-        if found is None:
-            counts = Counter(word for word, _ in cut.pre_tokenize_str(text))
-        else:
-            counts = {spelled(each): n for each, n in Counter(found).items()}
-        for word, count in counts.items():
-            if len(word) > LONGEST_BYTE_WORD:
-                continue
-            if word not in words:
-                distinct += len(word)
-            words[word] += count
+        for run, count in Counter(byte_bpe.runs_of(text)).items():
+            for word, _ in cut.pre_tokenize_str(run):
+                if len(word) <= LONGEST_BYTE_WORD:
+                    distinct += 0 if word in words else len(word)
+                    words[word] += count
         if distinct > DISTINCT_FOR_BPE:
             break
-    return dict(sorted(words.items(), key=lambda item: (-item[1], item[0])))
+    return dict(_by_count(words))
 
 
 def _up_to(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -297,14 +286,8 @@ def _up_to(texts: Iterable[str], limit: int) -> Iterator[str]:
             return
 
 
-def train_sentencepiece(texts: Iterable[str], *, vocab_size: int) -> SentencePiece:
-    """A unigram model: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last.
-
-    It is learnt from the first 8 MB of text.
-
-    Raises:
-        UserError: the texts are empty, or the vocabulary cannot hold their characters.
-    """
+def _train_sentencepiece(texts: Iterable[str], vocab_size: int) -> SentencePiece:
+    """A unigram model: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last."""
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -1,4 +1,4 @@
-"""WordPiece as Google's BERT does it: text → words → pieces, fast by memory.
+"""WordPiece as Google's BERT does it: text → words → pieces.
 
 The rules are those of google-research/bert `tokenization.py` (eedf571), to the letter:
 
@@ -9,10 +9,8 @@ The rules are those of google-research/bert `tokenization.py` (eedf571), to the 
 5. cut each word greedily into the longest pieces of the vocabulary, "##" before all but
    the first; a word that cannot be cut, or is longer than 200 characters, is `[UNK]`.
 
-What a character is, Python's `unicodedata` says, as it does in Google's code.
-Nothing in a word's pieces depends on its neighbours, and words recur, so the pieces of
-a word are worked out once and remembered. A word, for masking and for `word_start`, is
-what step 4 leaves: pieces with "##" continue one, all others start one.
+As in Google's code, Python's `unicodedata` says what a character is. A word, for
+masking and for `word_start`, is what step 4 leaves.
 """
 
 from __future__ import annotations
@@ -22,19 +20,17 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxlm.text.tokenizers.cache import Cache
 from jaxlm.text.tokenizers.tokenizer import (
     SPECIAL,
-    Encoded,
     Tokenizer,
-    checked_tokens,
-    encoded,
-    write_library,
+    read_vocabulary,
+    write_vocabulary,
 )
 from jaxlm.types import UserError
 
@@ -46,15 +42,12 @@ CJK = (
 )
 _FAR_EAST = re.compile("[\u3400-\U0002fa1f]")  # a quick look: may have ideographs
 _RUN = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
-# Controls that `str.split` takes for white space and Google drops, and our separator.
-_CONTROL_SPACE = re.compile("[\x00\x0b\x0c\x1c-\x1f\x85]")
-SEPARATOR = "\x00"  # what `separated` puts behind each text
-
-
+# Controls that `str.split` takes for white space and Google drops.
+_CONTROL_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 _ASCII_WORD = re.compile("[A-Za-z0-9]+|[!-~]")
 
 
-class _Alone(dict):
+class _IsPunctuation(dict):
     """Character → whether it is punctuation, as Google has it."""
 
     def __missing__(self, char: str) -> bool:
@@ -66,22 +59,25 @@ class _Alone(dict):
         return alone
 
 
-_ALONE = _Alone()
+_is_punctuation = _IsPunctuation()
 
 
-def _cleaned(run: str) -> str:
-    return "".join(
-        char
-        for char in run
-        if char != "\ufffd" and unicodedata.category(char) not in ("Cc", "Cf")
-    )
+def runs_of(text: str) -> list[str]:
+    """What white space separates in a text, and each ideograph alone."""
+    if _CONTROL_SPACE.search(text):
+        text = _CONTROL_SPACE.sub("", text)
+    return _RUN.findall(text) if _FAR_EAST.search(text) else text.split()
 
 
 def basic_words(run: str, *, lowercase: bool) -> list[str]:
-    """The words of a run of text without white space or, but alone, an ideograph."""
+    """The words of a run of `runs_of`."""
     plain = run.isascii() and run.isprintable()
     if not plain:
-        run = _cleaned(run)
+        run = "".join(
+            char
+            for char in run
+            if char != "\ufffd" and unicodedata.category(char) not in ("Cc", "Cf")
+        )
     if lowercase:
         run = run.lower()
     if plain:
@@ -90,7 +86,7 @@ def basic_words(run: str, *, lowercase: bool) -> list[str]:
         marked = unicodedata.normalize("NFD", run)
         run = "".join(char for char in marked if unicodedata.category(char) != "Mn")
     words: list[str] = []
-    for alone, chars in itertools.groupby(run, _ALONE.__getitem__):
+    for alone, chars in itertools.groupby(run, _is_punctuation.__getitem__):
         if alone:
             words.extend(chars)
         else:
@@ -98,24 +94,16 @@ def basic_words(run: str, *, lowercase: bool) -> list[str]:
     return words
 
 
-def separated(texts: Sequence[str]) -> list[str]:
-    """Runs of all texts, each text followed by the separator."""
-    joined = "\n".join(text.replace("\n", " ") for text in texts) + "\n"
-    if _CONTROL_SPACE.search(joined):
-        joined = _CONTROL_SPACE.sub("", joined)
-    joined = joined.replace("\n", f" {SEPARATOR} ")
-    return _RUN.findall(joined) if _FAR_EAST.search(joined) else joined.split()
-
-
 class WordPiece(Tokenizer):
     """A `vocab.txt` and whether text is lower-cased and stripped of accents first."""
 
     kind = "wordpiece"
+    hf_class = "BertTokenizer"
 
     def __init__(
         self, tokens: Sequence[str], *, lowercase: bool, max_word: int = MAX_WORD
     ):
-        super().__init__(tokens)
+        super().__init__(tokens, lowercase=lowercase, max_word=max_word)
         if "[UNK]" not in self._ids:
             raise UserError("a WordPiece vocabulary needs an [UNK] entry")
         self.lowercase = lowercase
@@ -123,35 +111,16 @@ class WordPiece(Tokenizer):
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
-        self._pieces = Cache(self._cut)
-        self._runs = Cache(self._cut_run)
-        self._starts = np.array([not token.startswith("##") for token in self.tokens])
 
-    @property
-    def options(self) -> dict:
-        """What decides the ids beside the vocabulary."""
-        return {"lowercase": self.lowercase, "max_word": self.max_word}
+    def _runs(self, text: str) -> list[str]:
+        return runs_of(text)
 
-    def _cut(self, word: str) -> tuple[int, ...]:
-        return tuple(piece.id for piece in self._model.tokenize(word))
-
-    def _cut_run(self, run: str) -> tuple[int, ...]:
-        if run == SEPARATOR:
-            return (-1,)
-        words = basic_words(run, lowercase=self.lowercase)
-        return tuple(id for word in words for id in self._pieces[word])
-
-    def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """All `texts` at once; 2 to 10 MB/s on one core."""
-        if not texts:
-            return encoded([])
-        ids = itertools.chain.from_iterable(
-            map(self._runs.__getitem__, separated(texts))
-        )
-        all_ids = np.fromiter(ids, np.int32)
-        end = np.flatnonzero(all_ids < 0) - np.arange(len(texts))
-        ids = all_ids[all_ids >= 0]
-        return Encoded(ids, self._starts[ids], np.diff(end, prepend=0))
+    def _cut(self, run: str) -> tuple[int, ...]:
+        ids: list[int] = []
+        for word in basic_words(run, lowercase=self.lowercase):
+            first, *rest = (piece.id for piece in self._model.tokenize(word))
+            ids += [~first, *rest]
+        return tuple(ids)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Words with one space between them, none before punctuation or in Chinese."""
@@ -161,23 +130,27 @@ class WordPiece(Tokenizer):
             f"(?<=[{CJK}，。：；！？、]) | (?=[{CJK}，。：；！？、])", "", text
         )
 
-    def _save_files(self, directory: Path) -> None:
-        lines = "".join(f"{token}\n" for token in self.tokens)
-        (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
-        write_library(directory, self.library())
-        self._save_config(
-            directory,
-            "BertTokenizer",
+    @classmethod
+    def read(cls, directory: Path, **options: Any) -> Tokenizer:
+        """The tokenizer whose vocabulary `save` has written."""
+        return cls(read_vocabulary(directory / "vocab.txt"), **options)
+
+    def _save_vocabulary(self, directory: Path) -> None:
+        write_vocabulary(self.tokens, directory)
+
+    def _hf_config(self, **more: Any) -> dict[str, Any]:
+        return super()._hf_config(
             do_lower_case=self.lowercase,
             strip_accents=None,
             tokenize_chinese_chars=True,
+            **more,
         )
 
     def library(self) -> Library:
-        """The same rules for the `tokenizers` library, as transformers reads them.
+        """The same rules, with the special tokens.
 
-        It differs from Google's code where a word ends in a capital sigma (it knows one
-        lower-case form) and in characters that its Unicode tables do not know.
+        They differ from Google's code where a word ends in a capital sigma (the library
+        knows one lower-case form) and in characters that its Unicode tables lack.
         """
         library = Library(self._model)
         library.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
@@ -194,24 +167,3 @@ class WordPiece(Tokenizer):
                 ],
             )
         return library
-
-
-def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id" in order of id.
-
-    Raises:
-        UserError: it cannot be read, is empty, or names a token twice.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"vocabulary {path} cannot be read: {error}") from None
-    lines = text.removesuffix("\n").split("\n") if text else []
-    tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
-    return checked_tokens(tokens, path)
-
-
-def looks_cased(tokens: Sequence[str]) -> bool:
-    """Whether more than 1 % of a vocabulary's entries have a capital letter."""
-    plain = [token for token in tokens if token[:1] not in ("[", "<")]
-    return sum(token != token.lower() for token in plain) > 0.01 * len(plain)
