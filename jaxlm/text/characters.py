@@ -1,17 +1,17 @@
-"""Words → character ids, ELMo's: UTF-8 bytes between marks, in a fixed number of slots.
+"""Words → ELMo's character ids: UTF-8 bytes between marks, in a fixed number of slots.
 
     cat   259  100 98 117  260  261 261 261 …      begin, bytes + 1, end, padding
     <S>   259  257         260  261 261 261 …
           0    0   0       0    0   0   0   …      no word: a row that has ended
 
 allenai/bilm-tf (bilm/data.py: UnicodeCharsVocabulary, Batcher) numbers characters from
-0 to 260 in training and adds 1 to use a model, so that 0 can mean no word. Here they
-are the second kind everywhere, 1 to 261 and 0; the weights of the first kind serve as
-they are, behind a zero row. `check_characters` tells the two apart.
+0 to 260 in training, and adds 1 when a model is used, so that 0 can mean no word. Here
+ids are always 1 to 261, and 0 for no word; released weights get a zero row in front.
+`check_characters` tells the two numberings apart.
 
-A word is read up to `slots` - 2 bytes, even within a character, as by the original; an
-empty word is a begin and an end (AllenNLP's rule; the original fails). Bytes make any
-language fit. Next: `models/elmo.py`.
+Only the first `slots` - 2 bytes of a word are read, as in the original, even if that
+ends inside a character. An empty word is a begin and an end (AllenNLP's rule; the
+original fails). Next: `models/elmo.py`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ NO_WORD = 0
 # Bytes 0 to 255 are 1 to 256.
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PAD = range(257, 262)
 NUM_CHARACTERS = 262
-# Words that are spelled so are boundaries of a sentence, in bilm-tf and AllenNLP too.
+# As in bilm-tf and AllenNLP, words with these spellings are a sentence's boundaries.
 BEGIN, END = "<S>", "</S>"
 
 
 def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
-    """uint16 [words, slots], one row a word.
+    """uint16 [words, slots], one row a word; what UTF-8 cannot encode is left out.
 
     Args:
-        words: any strings; what UTF-8 cannot encode in them is left out.
         slots: at least 3.
     """
     spelled = [word.encode("utf-8", "ignore")[: slots - 2] for word in words]
@@ -59,10 +58,7 @@ def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
 def sentence_characters(
     sentences: Sequence[Sequence[str]], *, slots: int = SLOTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`<S>` words `</S>` of each sentence: (uint16 [B, L, slots], mask bool [B, L]).
-
-    An empty sentence is its two boundaries.
-    """
+    """`<S>` words `</S>` of each sentence: (uint16 [B, L, slots], mask bool [B, L])."""
     rows = [(BEGIN, *sentence, END) for sentence in sentences]
     length = max(map(len, rows), default=0)
     mask = np.zeros((len(rows), length), bool)
@@ -74,14 +70,7 @@ def sentence_characters(
 
 
 def check_characters(ids: np.ndarray) -> None:
-    """Refuse what no word spells, before a table would be read beyond its end.
-
-    Args:
-        ids: [..., slots] integers.
-
-    Raises:
-        UserError: another numbering, or an id that there is not.
-    """
+    """Raise UserError if `ids` [..., slots] have another numbering or unknown ids."""
     if not ids.size:
         return
     first = ids[..., 0]

@@ -19,7 +19,7 @@ IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Documents of sentences of tokens. Reads are safe from any number of threads."""
+    """Documents of sentences of tokens; any number of threads may read."""
 
     directory: str
     manifest: Manifest
@@ -34,17 +34,17 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Names the content, whatever the directory is called."""
+        """Digest of the content, wherever the directory lies."""
         return self.manifest.sha256
 
     @property
     def special(self) -> SpecialTokens | None:
-        """BERT's special tokens; None where the vocabulary lacks one."""
+        """BERT's special tokens; None if the vocabulary lacks one."""
         return self.manifest.special
 
     @property
     def end_of_document(self) -> int | None:
-        """Id of the token after each document; None where none is stored."""
+        """Id of the token after each document; None if there is none."""
         return self.manifest.end_of_document
 
     @property
@@ -83,9 +83,8 @@ class Corpus:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
         Args:
-            starts: int64 [R], none negative; positions past the corpus's end are 0.
-            width: of what is returned.
-            lengths: int64 [R], at most `width`: that many are read, the rest is 0.
+            starts: int64 [R], not negative; positions past the corpus's end are 0.
+            lengths: int64 [R], at most `width`: so many are read, the rest is 0.
 
         Raises:
             UserError: the files are damaged, or hold ids outside the vocabulary.
@@ -101,7 +100,7 @@ class Corpus:
             for out, array in zip((tokens, marks), self._arrays, strict=True):
                 out[there] = array[at[there]]
         else:
-            # All reads at once; faster than one of many ranges (`oindex`, `ts.Batch`).
+            # All reads at once: faster than one of many ranges (`oindex`, `ts.Batch`).
             ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
             reads = [
                 (row[: end - start], array[start:end].read())
@@ -121,7 +120,7 @@ class Corpus:
 
 
 def open_corpus(directory: str, verify: bool = False) -> Corpus:
-    """A complete corpus; `verify` compares every byte with the recorded digests.
+    """A complete corpus; `verify` compares all bytes with the recorded digests.
 
     Raises:
         UserError: it is incomplete, or its files are not those of the manifest.

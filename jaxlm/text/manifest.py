@@ -1,4 +1,4 @@
-"""What a corpus says of itself: `manifest.json`, written last."""
+"""What a corpus says of itself: `manifest.json`, which is written last."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Manifest:
     tokenizer_kind: str
     tokenizer_sha256: str
     special: SpecialTokens | None
-    end_of_document: int | None  # stored after each document
+    end_of_document: int | None  # id stored after each document
     languages: tuple[str, ...]  # by language id
     recipe: Recipe
     sources: tuple[dict, ...]  # name, bytes, sha256 of each, in order
     files: dict  # relative path → bytes, sha256, of arrays and tokenizer
     notes: tuple[str, ...] = ()  # what a user may want to know
-    boundaries: tuple[int, int] | None = None  # stored round each sentence
+    boundaries: tuple[int, int] | None = None  # ids stored round each sentence
     oov_words: int = 0  # outside the vocabulary, with ids from `vocab_size` on
 
     @property
     def sha256(self) -> str:
-        """Of what the corpus holds: the digests of its arrays and its tokenizer."""
+        """Digest of the corpus's arrays and tokenizer."""
         lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,6 @@ from jaxlm.text.tokenizers import (
     train_tokenizer,
 )
 from jaxlm.text.tokenizers.tokenizer import padded
-from jaxlm.text.tokenizers.word_vocab import MOST_OOV_WORDS
 from jaxlm.text.units import (
     START,
     Place,
@@ -49,7 +48,6 @@ from jaxlm.text.units import (
     Unit,
     in_blocks,
     joined,
-    renumbered,
     save,
     token_dtype,
     tokenise_all,
@@ -170,7 +168,8 @@ class _Preparation:
         self._make_units(tokenizer, lines, processes)
         units = stored_units(self.partial)
         counts = sum((unit.counts for unit in units), Counter())
-        counts["oov_words"] = self._write_arrays(units, counts, tokenizer)
+        counts["oov_words"] = sum(len(unit.oov_words) for unit in units)
+        self._write_arrays(units, counts, tokenizer)
         shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
         shutil.copytree(self.partial / "tokenizer", self.path / "tokenizer")
         self.job.check_unchanged(self.partial, recorded)
@@ -242,27 +241,25 @@ class _Preparation:
     ) -> None:
         """Make the units that are missing."""
         made = stored_units(self.partial)
-        tokens = sum(unit.counts["tokens"] for unit in made)
         number, start = len(made), made[-1].follows if made else START
-        ends: deque[Place | None] = deque()  # of the blocks that are being tokenised
+        tokens = sum(unit.counts["tokens"] for unit in made)
+        found = (word for unit in made for word in unit.oov_words)
+        words = {word: i for i, word in enumerate(found)}
+        parts: list[Unit] = []
 
         def report(done: int) -> None:
             self._report("tokens", tokens)(done)
 
-        def blocks() -> Iterator[list[Fragment]]:
-            text = self._fragments(lines, report, start)
-            for block, follows in in_blocks(text, len(self.job.sources)):
-                ends.append(follows)
-                yield block
-
-        parts: list[Unit] = []
-        directory = self.partial / "tokenizer"
-        found = tokenise_all(blocks(), directory, self.job.recipe, processes)
-        with contextlib.closing(found):
-            for part in found:
+        text = self._fragments(lines, report, start)
+        blocks = in_blocks(text, len(self.job.sources))
+        directory, recipe = self.partial / "tokenizer", self.job.recipe
+        with contextlib.closing(
+            tokenise_all(blocks, directory, recipe, processes)
+        ) as tokenised:
+            for part, follows in tokenised:
                 parts.append(part)
-                if follows := ends.popleft():
-                    unit = joined(parts, tokenizer)
+                if follows:
+                    unit = joined(parts, tokenizer, tokens, words)
                     save(unit, follows, self.partial / UNITS / f"{number:06}.npz")
                     tokens += len(unit.tokens)
                     number, parts = number + 1, []
@@ -272,38 +269,22 @@ class _Preparation:
 
     def _write_arrays(
         self, units: Sequence[StoredUnit], counts: Counter[str], tokenizer: Tokenizer
-    ) -> int:
-        """Write the units' arrays end to end; returns the number of types."""
-        words: dict[str, int] = {}
-        starts = np.cumsum([0, *(unit.counts["tokens"] for unit in units)])
-
-        def pieces(name: str) -> Iterator[np.ndarray]:
-            for unit, start in zip(units, starts[:-1], strict=True):
-                array = unit.read(name)
-                if name == "tokens":
-                    size, more = tokenizer.vocab_size, unit.oov_words
-                    array = renumbered(array, more, words, size, MOST_OOV_WORDS)
-                elif name == "sentences":
-                    array = array + start
-                elif name == "documents":
-                    array = array + np.array([start, 0, 0])
-                yield array
-
+    ) -> None:
+        """Write the units' arrays, and the words outside the vocabulary, end to end."""
+        tokens = counts["tokens"]
         arrays = {
-            "tokens": (token_dtype(tokenizer), (counts["tokens"],)),
-            "marks": (np.dtype(np.uint8), (counts["tokens"],)),
+            "tokens": (token_dtype(tokenizer), (tokens,)),
+            "marks": (np.dtype(np.uint8), (tokens,)),
             "sentences": (np.dtype(np.int64), (counts["sentences"],)),
             "documents": (np.dtype(np.int64), (counts["documents"], 3)),
         }
-        total = sum(
-            dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values()
-        )
+        total = sum(dtype.itemsize * math.prod(size) for dtype, size in arrays.values())
         done = 0
         for name, (dtype, shape) in arrays.items():
-            for size in write_array(self.path / name, dtype, shape, pieces(name)):
+            pieces = (unit.read(name) for unit in units)
+            for size in write_array(self.path / name, dtype, shape, pieces):
                 done += size
-                self.report(Progress("arrays", done, total, counts["tokens"]))
+                self.report(Progress("arrays", done, total, tokens))
         if tokenizer.keeps_oov_words:
-            text = "".join(f"{word}\n" for word in words)
+            text = "".join(f"{word}\n" for unit in units for word in unit.oov_words)
             (self.path / TYPES).write_text(text, encoding="utf-8", newline="\n")
-        return len(words)

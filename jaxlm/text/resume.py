@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.recipe import Recipe
-from jaxlm.text.sources import Source, digest, is_remote, touched
+from jaxlm.text.sources import Source, as_on_disk, digest, is_remote
 from jaxlm.text.texts import lines_are_sentences
 from jaxlm.text.units import StoredUnit
 from jaxlm.types import UserError
@@ -110,7 +110,7 @@ class Job:
     def check_unchanged(self, partial: Path, recorded: Sequence[dict]) -> None:
         """Raise UserError if a source was changed while it was read."""
         since = (partial / _RECORD).stat().st_ctime_ns
-        for each, source in zip(recorded, map(touched, self.sources), strict=True):
+        for each, source in zip(recorded, map(as_on_disk, self.sources), strict=True):
             if source.changed >= since and digest(source) != each["sha256"]:
                 raise UserError(
                     f"{source.name} was changed while it was read: delete "

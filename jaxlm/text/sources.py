@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import glob
 import gzip
 import hashlib
@@ -13,10 +14,11 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import zstandard
 
 from jaxlm.types import UserError
@@ -24,12 +26,12 @@ from jaxlm.types import UserError
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = ("", ".gz", ".xz", ".zst")
+_SUFFIXES = {kind + packing: kind[1:] for kind in _KINDS for packing in _PACKINGS}
 _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
 # ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
 # and with no "//" behind, as in "gs://".
 _LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
 _LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
-_SUFFIXES = tuple(kind + packing for kind in _KINDS for packing in _PACKINGS)
 _DAMAGED = (
     EOFError,
     gzip.BadGzipFile,
@@ -44,7 +46,7 @@ class Source:
     """One file of text, or one TFDS dataset."""
 
     name: str  # as found, for messages and the manifest
-    kind: str  # "txt" | "jsonl" | "tfds", or of annotated text
+    kind: str  # "txt", "jsonl", "tfds", or a kind of annotated text
     files: tuple[str, ...]  # local, or gs://
     size: int  # bytes on disk
     changed: int  # when a file was last touched, in nanoseconds
@@ -63,14 +65,15 @@ def labelled(spec: str) -> tuple[str, str]:
 def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
     """The sources that `specs` mean, in order, those of a language together.
 
-    A spec is a path, a glob or a directory (its text files, at any depth), of which the
-    files come in order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`.
-    Paths and globs may be on `gs://`. Before each of them may be its language: `fr:…`.
-    Files of `annotated` text, a kind of it, may have any name.
+    Args:
+        specs: paths, globs (both may be on `gs://`) or directories, whose files come in
+            order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`. Each
+            may have its language before it: `fr:…`.
+        annotated: the kind of the text if it is annotated; files may have any name.
 
     Raises:
-        UserError: nothing is there, or a file is of no known kind or is named twice, or
-            some have a language and some have none.
+        UserError: nothing is there, a file is of no known kind or is named twice, or
+            only some have a language.
     """
     found = [source for spec in specs for source in _sources(spec, annotated)]
     if not found:
@@ -91,39 +94,39 @@ def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
 
 def _sources(spec: str, annotated: str) -> list[Source]:
     language, path = labelled(spec)
-    found = _unlabelled(path, annotated)
-    return [replace(source, language=language) for source in found]
-
-
-def _unlabelled(spec: str, annotated: str) -> list[Source]:
-    if annotated and spec.startswith(("tfds:", "shipped:")):
-        raise UserError(f"{spec} is not annotated as {annotated}")
-    if spec.startswith("tfds:"):
+    if annotated and path.startswith(("tfds:", "shipped:")):
+        raise UserError(f"{path} is not annotated as {annotated}")
+    if path.startswith("tfds:"):
         from jaxlm.text.tfds import record_files
 
-        return [_source(spec, "tfds", tuple(record_files(spec)))]
-    if spec.startswith("shipped:"):
-        return [_shipped(spec)]
-    paths = sorted(_remote_paths(spec) if is_remote(spec) else _local_paths(spec))
+        files = tuple(record_files(path))
+        return [as_on_disk(Source(path, "tfds", files, 0, 0, language))]
+    if path.startswith("shipped:"):
+        file = str(_shipped(path))
+        return [as_on_disk(Source(path, "txt", (file,), 0, 0, language))]
+    paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
     if not paths:
         hint = "; a language is labelled by its code in small letters, en:PATH"
-        hint *= bool(_LIKE_A_LABEL.match(spec))
-        raise UserError(f"no text file matches {spec!r}{hint}")
-    return [_source(path, annotated or _kind(path), (path,)) for path in paths]
+        hint *= bool(_LIKE_A_LABEL.match(path))
+        raise UserError(f"no text file matches {path!r}{hint}")
+    return [
+        as_on_disk(Source(each, annotated or _kind(each), (each,), 0, 0, language))
+        for each in paths
+    ]
 
 
-def _shipped(spec: str) -> Source:
+def _shipped(spec: str) -> Path:
     files = {p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))}
     name = spec.removeprefix("shipped:")
     if name not in files:
         raise UserError(f"no corpus {spec!r}: there are {', '.join(files)}")
-    return _source(spec, "txt", (str(files[name]),))
+    return files[name]
 
 
 def _local_paths(spec: str) -> list[str]:
     if os.path.isdir(spec):
         below = (path for path in Path(spec).rglob("*") if path.is_file())
-        text = (path for path in below if path.name.endswith(_SUFFIXES))
+        text = (path for path in below if path.name.endswith(tuple(_SUFFIXES)))
         return [str(path) for path in text if path.name not in _VOCABULARIES]
     if os.path.exists(spec):
         return [spec]
@@ -135,46 +138,33 @@ def is_remote(path: str) -> bool:
     return path.startswith("gs://")
 
 
-def _remote(path: str):
-    from etils import epath
-
-    return epath.Path(path)
-
-
 def _remote_paths(spec: str) -> list[str]:
     with _explained(spec):
-        if not any(char in spec for char in "*?["):
-            return [spec] if _remote(spec).exists() else []
-        bucket, _, pattern = spec.removeprefix("gs://").partition("/")
-        return [str(path) for path in _remote(f"gs://{bucket}").glob(pattern)]
+        found = fsspec.filesystem("gs").glob(spec)
+    return [f"gs://{str(path).lstrip('/')}" for path in found]
 
 
 def _kind(path: str) -> str:
-    for kind in _KINDS:
-        if path.endswith(tuple(kind + packing for packing in _PACKINGS)):
-            return kind[1:]
+    for suffix, kind in _SUFFIXES.items():
+        if path.endswith(suffix):
+            return kind
     raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
 
 
-def _source(name: str, kind: str, files: tuple[str, ...]) -> Source:
+def as_on_disk(source: Source) -> Source:
+    """The source with the size and time that its files have now."""
     size = changed = 0
-    for file in files:
-        with _explained(name):
+    for file in source.files:
+        with _explained(source.name):
             if is_remote(file):
-                remote = _remote(file).stat()
-                size += remote.length
-                changed = max(changed, int(remote.mtime) * 10**9 or 1 << 62)
+                files = fsspec.filesystem("gs")
+                size += files.size(file)
+                changed = max(changed, int(files.modified(file).timestamp()) * 10**9)
             else:
                 status = os.stat(file)
                 size += status.st_size
                 changed = max(changed, status.st_ctime_ns)
-    return Source(name, kind, files, size, changed)
-
-
-def touched(source: Source) -> Source:
-    """The source as it is on disk now."""
-    fresh = _source(source.name, source.kind, source.files)
-    return replace(fresh, language=source.language)
+    return dataclasses.replace(source, size=size, changed=changed)
 
 
 def digest(source: Source) -> str:
@@ -195,7 +185,13 @@ class Stream:
         with _explained(name):
             self._raw = _open(path)
             self._unpacked = _unpacked(path, self._raw)
-            self._skip(start)
+            if self._unpacked is self._raw:
+                self._raw.seek(start)
+                return
+            while start > 0:
+                start -= len(got := self._unpacked.read(min(start, 1 << 20)))
+                if not got:
+                    raise EOFError("it is shorter than it was")
 
     @property
     def packed_bytes_read(self) -> int:
@@ -207,15 +203,6 @@ class Stream:
         with _explained(self._name):
             return self._unpacked.read(count)
 
-    def _skip(self, count: int) -> None:
-        if self._unpacked is self._raw:
-            self._raw.seek(count)
-            return
-        while count > 0:
-            count -= len(got := self._unpacked.read(min(count, 1 << 20)))
-            if not got:
-                raise EOFError("it is shorter than it was")
-
     def close(self) -> None:
         """Close the file."""
         self._raw.close()
@@ -226,7 +213,7 @@ def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
     """The unpacked bytes of a one-file source from byte `start` on.
 
     Raises:
-        UserError: here or on reading: it cannot be read, or what it packs is damaged.
+        UserError: now or on reading: it cannot be read, or what it packs is damaged.
     """
     with contextlib.closing(Stream(source.name, source.files[0], start)) as stream:
         yield stream
@@ -273,21 +260,22 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _open(path: str) -> Any:
-    return _remote(path).open("rb") if is_remote(path) else open(path, "rb")
+    return fsspec.filesystem("gs").open(path) if is_remote(path) else open(path, "rb")
 
 
 def _unpacked(path: str, raw: Any) -> Any:
-    if path.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
-    if path.endswith(".xz"):
-        return lzma.LZMAFile(raw)
-    if path.endswith(".zst"):
-        return io.BufferedReader(_Zstd(raw))
+    match os.path.splitext(path)[1]:
+        case ".gz":
+            return gzip.open(raw)
+        case ".xz":
+            return lzma.open(raw)
+        case ".zst":
+            return io.BufferedReader(_Zstd(raw))
     return raw
 
 
 class _Zstd(io.RawIOBase):
-    """The library's own reader takes a truncated file for a complete one."""
+    """The frames of a file; the library's reader takes a truncated one for complete."""
 
     def __init__(self, raw: Any):
         self._raw, self._ready = raw, b""

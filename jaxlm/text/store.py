@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from jaxlm.text.units import ARRAYS
 from jaxlm.types import UserError
 
-ARRAYS = ("tokens", "marks", "sentences", "documents")
 TYPES = "types.txt"  # words of ids from `vocab_size` on, one a line
 SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
-CHUNK = 1 << 13  # rows that are packed together, hence read together
-_CACHE = 32 << 20  # bytes kept for random reads: the shards' indices above all
+CHUNK = 1 << 13  # rows that are packed, and read, together
+_CACHE = 32 << 20  # bytes kept for random reads, above all the shards' indices
 
 
 def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def write_array(
 
 @contextlib.contextmanager
 def damage(path: Path | str) -> Iterator[None]:
-    """Say in one line what TensorStore finds wrong with a file."""
+    """Say in one line what TensorStore finds wrong with the files in `path`."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -76,7 +76,7 @@ def damage(path: Path | str) -> Iterator[None]:
 
 
 def open_array(path: Path) -> ts.TensorStore:
-    """An array for reading, from any thread; UserError if there is none."""
+    """An array that any thread may read; UserError if there is none."""
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
     with damage(path):
         return ts.open(_spec(path), read=True, context=context).result()
@@ -100,6 +100,6 @@ def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """Digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

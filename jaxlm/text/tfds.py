@@ -3,7 +3,7 @@
     read_records(spec, start)              the texts of split "train", for a corpus
     read_columns(spec, split, columns)     some fields of each record, for a task
 
-Only the array_record format, which is read by number and without TensorFlow.
+Only in the format array_record, which is read by number and without TensorFlow.
 """
 
 from __future__ import annotations
@@ -54,11 +54,7 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
 
 
 def split_names(spec: str) -> list[str]:
-    """The splits of a dataset.
-
-    Raises:
-        UserError: there is no such dataset on this machine, of this format.
-    """
+    """The splits of a dataset; UserError if it is not on this machine."""
     return list(_builder(spec, "", ()).info.splits)
 
 
@@ -68,15 +64,15 @@ def record_files(
     """The files of a dataset's records.
 
     Raises:
-        UserError: there is no such dataset on this machine, of this format, with such
-            a split and fields.
+        UserError: the dataset is not on this machine in this format, or it lacks the
+            split or a field.
     """
     builder = _builder(spec, split, fields)
     return [str(path) for path in builder.info.splits[split].filepaths]
 
 
 def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, of how many, text) of each record from number `start` on."""
+    """(number, number of all, text) of each record from `start` on."""
     builder = _builder(spec, _SPLIT, ("text",))
     for number, count, record in _records(builder, _SPLIT, start):
         text = record["text"]
@@ -84,11 +80,7 @@ def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Some fields of each record as text; a class by its name, "" where it has none.
-
-    Raises:
-        UserError: see `record_files`.
-    """
+    """Some fields of each record as text; a class by its name, "" if it has none."""
     builder = _builder(spec, split, columns)
     names = [getattr(builder.info.features[each], "names", None) for each in columns]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,10 +19,10 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from jaxlm.text.recipe import Recipe
 from jaxlm.text.spans import Finder, Marked, mark_spans, open_finders
 from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.text.tokenizers.word_vocab import UNKNOWN_ID
+from jaxlm.text.tokenizers.word_vocab import MOST_OOV_WORDS, UNKNOWN_ID
 from jaxlm.types import Mark, UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
@@ -46,6 +47,7 @@ class Place(NamedTuple):
 
 
 START = Place(0, 0)
+Block = tuple[list[Fragment], Place | None]
 
 
 class Unit(NamedTuple):
@@ -56,7 +58,7 @@ class Unit(NamedTuple):
     sentences: np.ndarray  # int64 [m], token offsets
     documents: np.ndarray  # int64 [d, 3]: token offset, language, split
     oov_words: Sequence[str]  # the words of ids from `vocab_size` on
-    counts: Counter[str]  # text_bytes, replaced, spans, spans_dropped
+    counts: Counter[str]  # text_bytes, replaced, spans …
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -111,25 +113,26 @@ def tokenise(
     marks[sentences] |= np.uint8(Mark.SENTENCE)
     if second:
         marks[np.repeat(second, lengths)] |= np.uint8(Mark.SPEAKER)
-    documents = np.array(
-        [
-            (first, recipe.languages.index(each.language), split_of(each.data, recipe))
-            for each, first in zip(
-                fragments, _running([len(each.texts) for each in found]), strict=True
-            )
-            if each.starts
-        ],
-        np.int64,
-    ).reshape(-1, 3)
-    documents[:, 0] = starts[documents[:, 0]]
+    first = starts[np.cumsum([0, *(len(each.texts) for each in found)])]
+    documents = [
+        (at, recipe.languages.index(each.language), split_of(each.data, recipe))
+        for each, at in zip(fragments, first[:-1].tolist(), strict=True)
+        if each.starts
+    ]
     counts = Counter(
         text_bytes=sum(len(fragment.data) for fragment in fragments),
         replaced=sum(each.replaced for each in found),
         spans=marked.found,
         spans_dropped=marked.dropped + sum(each.dropped for each in found),
     )
-    tokens = ids.astype(token_dtype(tokenizer))
-    return Unit(tokens, marks, sentences.astype(np.int64), documents, oov_words, counts)
+    return Unit(
+        ids.astype(token_dtype(tokenizer)),
+        marks,
+        sentences.astype(np.int64),
+        np.array(documents, np.int64).reshape(-1, 3),
+        oov_words,
+        counts,
+    )
 
 
 @contextlib.contextmanager
@@ -145,64 +148,64 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _running(sizes: Iterable[int]) -> np.ndarray:
-    """Where each of consecutive parts of these sizes begins."""
-    return np.cumsum([0, *sizes])[:-1]
-
-
-def joined(parts: Sequence[Unit], tokenizer: Tokenizer) -> Unit:
+def joined(
+    parts: Sequence[Unit], tokenizer: Tokenizer, start: int, words: dict[str, int]
+) -> Unit:
     """The parts of a unit as one: whole documents, without the empty ones.
 
     An end-of-document token follows each document if the tokenizer has one.
+
+    Args:
+        start: tokens of the units before; offsets count from the first of them all.
+        words: outside the vocabulary, of the units before, numbered; the new ones are
+            added, and are the unit's `oov_words`.
     """
-    words: dict[str, int] = {}
-    vocab_size, end = tokenizer.vocab_size, tokenizer.end_of_document
-    tokens = [renumbered(p.tokens, p.oov_words, words, vocab_size) for p in parts]
-    at = _running(map(len, tokens))
-    tokens = np.concatenate(tokens)
+    known, end = len(words), tokenizer.end_of_document
+    tokens = np.concatenate([_numbered(part, tokenizer, words) for part in parts])
     marks = np.concatenate([part.marks for part in parts])
+    at = np.cumsum([0, *(len(part.tokens) for part in parts)])[:-1]
     sentences = np.concatenate([part.sentences for part in parts])
     sentences += np.repeat(at, [len(part.sentences) for part in parts])
     documents = np.concatenate([part.documents for part in parts])
     documents[:, 0] += np.repeat(at, [len(part.documents) for part in parts])
-    ends = np.append(documents[:, 0], len(tokens))[1:]
-    documents = documents[documents[:, 0] < ends]
+    documents = documents[np.diff(documents[:, 0], append=len(tokens)) > 0]
     marks[documents[:, 0]] |= np.uint8(Mark.DOCUMENT)
     if end is not None:
         ends = np.append(documents[:, 0], len(tokens))[1:]
         tokens = np.insert(tokens, ends, end)
         marks = np.insert(marks, ends, np.uint8(Mark.WORD))
-        sentences = sentences + np.searchsorted(ends, sentences, side="right")
+        sentences += np.searchsorted(ends, sentences, side="right")
         documents[:, 0] += np.arange(len(documents))
-    counts = sum((part.counts for part in parts), Counter())
-    return Unit(tokens, marks, sentences, documents, tuple(words), counts)
+    sizes = Counter(
+        tokens=len(tokens),
+        sentences=len(sentences),
+        documents=len(documents),
+        held_out=int(documents[:, 2].sum()),
+    )
+    sentences += start
+    documents[:, 0] += start
+    counts = sum((part.counts for part in parts), sizes)
+    new = tuple(itertools.islice(words, known, None))
+    return Unit(tokens, marks, sentences, documents, new, counts)
 
 
-def renumbered(
-    tokens: np.ndarray,
-    oov_words: Sequence[str],
-    words: dict[str, int],
-    vocab_size: int,
-    most: int = 1 << 62,
-) -> np.ndarray:
-    """`tokens` with their words outside the vocabulary numbered as in `words`.
-
-    New words are added to `words` while it has fewer than `most`; others are unknown.
-    """
-    if not len(oov_words):
-        return tokens
-    ids = np.arange(vocab_size + len(oov_words))
-    for i, word in enumerate(oov_words, vocab_size):
-        if len(words) < most:
+def _numbered(part: Unit, tokenizer: Tokenizer, words: dict[str, int]) -> np.ndarray:
+    """A part's tokens, with words outside the vocabulary numbered as in `words`."""
+    if not part.oov_words:
+        return part.tokens
+    ids = np.arange(tokenizer.vocab_size + len(part.oov_words))
+    for i, word in enumerate(part.oov_words, tokenizer.vocab_size):
+        if len(words) < MOST_OOV_WORDS:
             words.setdefault(word, len(words))
-        ids[i] = vocab_size + words[word] if word in words else UNKNOWN_ID
-    return ids[tokens].astype(tokens.dtype)
+        number = words.get(word)
+        ids[i] = UNKNOWN_ID if number is None else tokenizer.vocab_size + number
+    return ids[part.tokens].astype(part.tokens.dtype)
 
 
 def in_blocks(
     text: Iterable[tuple[int, Fragment]], num_sources: int
-) -> Iterator[tuple[list[Fragment], Place | None]]:
-    """Lists of about `BLOCK` bytes of fragments, and what follows where a unit ends.
+) -> Iterator[Block]:
+    """About `BLOCK` bytes of fragments each; where a unit ends, the place that follows.
 
     Args:
         text: (number of its source, fragment), from the start of a unit.
@@ -225,14 +228,8 @@ def in_blocks(
 
 def save(unit: Unit, follows: Place, path: Path) -> None:
     """Write a unit and the place where the next one begins, whole or not at all."""
-    counts = unit.counts + Counter(
-        tokens=len(unit.tokens),
-        sentences=len(unit.sentences),
-        documents=len(unit.documents),
-        held_out=int(unit.documents[:, 2].sum()),
-    )
-    header = {"follows": follows, "counts": counts, "oov_words": unit.oov_words}
-    arrays = {name: getattr(unit, name) for name in ARRAYS}
+    header: dict[str, Any] = {"follows": follows, **unit._asdict()}
+    arrays = {name: header.pop(name) for name in ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     fresh = path.with_suffix(".new")
     with open(fresh, "wb") as file:
@@ -293,9 +290,9 @@ def _work(fragments: list[Fragment]) -> Unit:
 
 
 def tokenise_all(
-    blocks: Iterable[list[Fragment]], directory: Path, recipe: Recipe, processes: int
-) -> Generator[Unit, None, None]:
-    """The tokens of each list of fragments, in their order.
+    blocks: Iterable[Block], directory: Path, recipe: Recipe, processes: int
+) -> Generator[tuple[Unit, Place | None], None, None]:
+    """The tokens of each block, in their order, and the place that follows.
 
     Args:
         blocks: at most `processes` of them are taken ahead.
@@ -307,20 +304,26 @@ def tokenise_all(
         UserError: a fragment cannot be read, or a process was killed.
     """
     if processes == 1:
-        yield from map(_Worker(directory, recipe), blocks)
+        work = _Worker(directory, recipe)
+        yield from ((work(fragments), follows) for fragments, follows in blocks)
         return
     # Fresh interpreters, not forks: the caller may have threads.
     pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), _start, (directory, recipe)
     )
-    waiting: deque = deque()
+    waiting: deque[tuple[Future[Unit], Place | None]] = deque()
+
+    def collected() -> tuple[Unit, Place | None]:
+        future, follows = waiting.popleft()
+        return future.result(), follows
+
     try:
-        for block in blocks:
+        for fragments, follows in blocks:
             if len(waiting) == processes:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(_work, block))
+                yield collected()
+            waiting.append((pool.submit(_work, fragments), follows))
         while waiting:
-            yield waiting.popleft().result()
+            yield collected()
     except BrokenProcessPool:
         raise UserError(
             "a process of prepare was killed: run it again, it continues; with fewer "

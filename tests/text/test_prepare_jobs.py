@@ -101,8 +101,8 @@ def test_killed_and_run_again_it_continues(
     read = []
     tokenise = preparing.tokenise_all
 
-    def watched(work, *args, **options):
-        return tokenise((read.append(each) or each for each in work), *args, **options)
+    def watched(blocks, *args):
+        return tokenise((read.append(each[0]) or each for each in blocks), *args)
 
     monkeypatch.setattr(preparing, "tokenise_all", watched)
     prepare(CONFIG, [str(books)], str(directory), options=ReadOptions(holdout=0.2))

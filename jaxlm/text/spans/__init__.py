@@ -1,13 +1,12 @@
 """A text → its words, phrases and entities, as spans of characters → marks of tokens.
 
-What finds spans is a library, a list, or whoever annotated the text: `Finder` is all
-that a new library has to be. ERNIE 1.0 took its units from a lexer that was never
-released (PaddlePaddle/ERNIE#57, #224); a user's own notion of an entity is a file of
-them.
+ERNIE 1.0 took its units from a lexer that was never released (PaddlePaddle/ERNIE#57,
+#224). Here a library, a list or the annotations of the text give them; a new library
+has to be a `Finder`.
 
-    libraries.py   rjieba (Chinese), spaCy (whatever it has a model for)
-    lexicon.py     the user's list, longest match
-    annotated.py   text that says itself: word/tag, CoNLL's columns
+    libraries.py   rjieba (Chinese), spaCy (any language that it has a model for)
+    lexicon.py     a user's list of entities, longest match
+    annotated.py   annotated text: word/tag, CoNLL's columns
     marks.py       spans of characters → marks of tokens
 """
 

@@ -1,21 +1,21 @@
-"""Text that says itself what its words, phrases and entities are → text and spans.
+"""Text with annotated words, phrases and entities → text and spans.
 
-*pku*, the People's Daily of Peking University, a paragraph a line; groups as published
-in 2003, where they are there:
+*pku*, the People's Daily of Peking University, a paragraph a line, with the groups of
+the edition of 2003 if there are any:
 
     江/nr  泽民/nr  在/p  [香港/ns  特别/a  行政区/n]ns  讲话/v
     `-entity------'        `-entity------------------'
 
-*conll*, a word a line with columns behind it, a blank line after each sentence. Each
-column of B-X, I-X … is read, whichever of the schemes IOB1, IOB2, BIOES, BILOU, BMES
-it is in; a chunk of the shared task of 2000 is a phrase, everything else an entity:
+*conll*, a word a line with columns behind it, a blank line after each sentence. All
+columns of B-X, I-X … are read, in any of the schemes IOB1, IOB2, BIOES, BILOU, BMES. A
+chunk of the shared task of 2000 is a phrase, everything else is an entity:
 
     Rockwell       NNP  B-NP
     International  NNP  I-NP
     said           VBD  B-VP
 
-A unit of a kind that lies in another of that kind is no unit. The white space between
-words is not in such files: they are joined, but for a space where two would become one.
+A unit inside another of its kind is ignored. Such files do not say where white space
+was: words are joined, with a space where two would become one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
 
 
 class Annotated(NamedTuple):
-    """A line's text and its spans, of each kind none overlapping."""
+    """A line's text and its spans; those of a kind do not overlap."""
 
     text: str
     spans: list[Span]
@@ -48,13 +48,13 @@ class Annotated(NamedTuple):
 
 
 def read_pku(line: str) -> Annotated:
-    """Words with their tags, and groups of them.
+    """A line of words with their tags, and of groups of them.
 
-    Entities are names, by tag; a surname and the name after it, which this corpus cuts
-    apart, are one. Phrases are groups, names, and words of two characters or more.
+    Entities are names, by tag; a surname and the given name after it, which this corpus
+    separates, are one. Phrases are groups, names, and words of two characters or more.
 
     Raises:
-        ValueError: an item is no word/tag: which.
+        ValueError: an item is no word/tag.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -91,10 +91,10 @@ def read_pku(line: str) -> Annotated:
 
 
 def read_conll(lines: Iterable[str]) -> Annotated:
-    """The words of a sentence, its chunks and its entities.
+    """A sentence of words with their columns.
 
     Raises:
-        ValueError: a line has one column: which.
+        ValueError: a line has only one column.
     """
     rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
     for row in rows:
@@ -106,13 +106,13 @@ def read_conll(lines: Iterable[str]) -> Annotated:
         for first, end, label in _units([_UNIT.fullmatch(cell) for cell in cells]):
             bounds[bool(_CHUNKS.fullmatch(label))].append((first, end))
     words = [row[0] for row in rows]
-    # A file of characters has one a line; there, a space would cut numbers and words.
+    # If each line is a character, a space would cut numbers and words.
     spelled = all(len(word) == 1 for word in words) and not "".join(words).isascii()
     return _annotated(words, bounds[True], bounds[False], spelled=spelled)
 
 
 def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
-    """(first, end, label) of the units in a column."""
+    """(first, end, label) of each unit in a column."""
     first, label = 0, None
     for i, cell in enumerate([*cells, None]):
         scheme, name = cell.groups() if cell else ("O", None)
@@ -135,7 +135,7 @@ def _annotated(
     dropped: int = 0,
     spelled: bool = False,
 ) -> Annotated:
-    """Words, or characters, and (first, end) of units among them → text and spans."""
+    """The text and spans of words (or characters) with (first, end) of units."""
     parts: list[str] = []
     begins: list[int] = []
     at, last = 0, " "

@@ -1,4 +1,4 @@
-"""The noun of this room: a span of characters, and what finds such spans."""
+"""A span of characters, and what finds spans."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Kind = Literal["word", "phrase", "entity"]
 
 
 class Span(NamedTuple):
-    """Characters `start` … `end` - 1 of a text."""
+    """text[start:end] and what it is."""
 
     start: int
     end: int
     kind: Kind
 
 
-# One text at a time, so that what is found in it depends on nothing beside it.
+# It is given one text at a time, so that its spans depend on no other text.
 Finder = Callable[[str], Sequence[tuple[int, int, Kind]]]

@@ -1,4 +1,4 @@
-"""A user's own entities, by a list: file → `Lexicon`, text → spans."""
+"""A user's list of entities: file → `Lexicon`, text → spans."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jaxlm.types import UserError
 
 
 class Lexicon:
-    """Entities by a list: of those that begin at a place the longest, left to right.
+    """Finds the longest entry at each place, from left to right.
 
-    Case counts; in a script with spaces only whole words are found.
+    Case matters; in a script with spaces only whole words are found.
     """
 
     def __init__(self, entries: Iterable[str]):
@@ -42,10 +42,12 @@ class Lexicon:
 
 
 def read_lexicon(path: str | Path) -> Lexicon:
-    """An entity a line; what follows a tab is left out (THUOCL's counts).
+    """The lexicon in a file with an entity a line.
+
+    What follows a tab is ignored (THUOCL has counts there).
 
     Raises:
-        UserError: it cannot be read, or a line is empty or a repetition: which.
+        UserError: the file cannot be read, or a line is empty or repeats another.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -66,6 +68,6 @@ def read_lexicon(path: str | Path) -> Lexicon:
 
 
 def lexicon_sha256(path: str | Path) -> str:
-    """Of the entries of a list, whatever else its file holds."""
+    """Digest of the entries, whatever else the file holds."""
     entries = "\n".join(sorted(read_lexicon(path).entries))
     return hashlib.sha256(entries.encode()).hexdigest()

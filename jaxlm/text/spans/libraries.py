@@ -1,4 +1,4 @@
-"""Libraries that find spans, by name; none of them is needed unless it is named."""
+"""Libraries that find spans, by name; each is imported only if it is named."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from jaxlm.text.spans.kinds import Finder, Kind, Span
 from jaxlm.text.spans.lexicon import read_lexicon
 from jaxlm.types import UserError
 
-# jieba's tags of names: of persons, places, organisations, others; and of what is no
-# phrase however long it is: punctuation, what is not Chinese, numbers.
+# jieba's tags of names (persons, places, organisations, others), and of words that are
+# no phrase however long they are (punctuation, what is not Chinese, numbers).
 _NAMES = ("nr", "ns", "nt", "nz")
 _NO_PHRASE = ("x", "eng", "m")
 SPACY_MODEL = "en_core_web_sm"
 
 
 def open_finders(spans: str, lexicon: str) -> list[Finder]:
-    """What finds spans, the user's list first: where two overlap, its own stay.
+    """What finds spans, the user's list first: its spans win over overlapping ones.
 
     Args:
-        spans: "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text,
-            which tells its spans itself.
+        spans: "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text.
         lexicon: file of the user's entities; empty: none.
 
     Raises:
-        UserError: an unknown name, or what is named is not installed: the command.
+        UserError: the name is unknown, or needs a library that is not installed.
     """
     finders: list[Finder] = []
     if lexicon:
@@ -48,7 +47,7 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
 
 
 def rjieba() -> Finder:
-    """Chinese: words; phrases are those of two characters or more; entities are names.
+    """Chinese: phrases are words of two characters or more, entities are names.
 
     Raises:
         UserError: the library is not installed.
@@ -64,7 +63,7 @@ def rjieba() -> Finder:
         spans, at = [], 0
         for word, kind in tag(text):
             start, at = at, at + len(word)
-            # One character is a word of the tokenizer's as it is, or no word at all.
+            # A word of one character is one already, or none, to the tokenizer.
             if at - start == 1 or word.isspace():
                 continue
             spans.append((start, at, "word"))
@@ -78,14 +77,14 @@ def rjieba() -> Finder:
 
 
 def spacy(model: str = SPACY_MODEL) -> Finder:
-    """Phrases are noun chunks, in languages that spaCy has a rule for; named entities.
+    """Named entities, and noun chunks as phrases where spaCy has a rule for them.
 
     Args:
         model: name of an installed pipeline, or the directory of one.
 
     Raises:
         UserError: the library or the model is not installed, or the model finds
-            neither.
+            neither entities nor noun chunks.
     """
     try:
         from spacy import load  # pyrefly: ignore
