@@ -22,9 +22,9 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from jaxlm.text.sources import Source, Stream, open_source
+from jaxlm.text.sources import Source, open_source
 from jaxlm.text.tfds import read_records
 from jaxlm.types import UserError
 
@@ -98,17 +98,17 @@ def read_fragments(
     form = {"jsonl": "json", "txt": "text"}.get(source.kind, source.kind)
     with open_source(source, start) as stream:
         if form == "json":
-            pieces = _jsonl(name, stream, start)
+            pieces = _jsonl(name, stream.unpacked, start)
         elif form == "conll":
-            pieces = _conll(name, stream, start)
+            pieces = _conll(name, stream.unpacked, start)
         else:
-            pieces = _txt(stream, start, verbatim)
+            pieces = _txt(stream.unpacked, start, verbatim)
         for offset, starts, data in pieces:
-            read = stream.packed_bytes_read
+            read = stream.packed.tell()
             yield Fragment(name, offset, starts, lines, form, data, read, language)
 
 
-def _txt(stream: Stream, start: int, verbatim: bool) -> Iterator[Piece]:
+def _txt(stream: BinaryIO, start: int, verbatim: bool) -> Iterator[Piece]:
     buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
     starts, in_line = True, False  # next: a new document; the rest of a cut line
     while True:
@@ -145,13 +145,13 @@ def _txt(stream: Stream, start: int, verbatim: bool) -> Iterator[Piece]:
         offset, at = offset + end - at, end
 
 
-def _jsonl(name: str, stream: Stream, start: int) -> Iterator[Piece]:
+def _jsonl(name: str, stream: BinaryIO, start: int) -> Iterator[Piece]:
     for offset, line in _lines(name, stream, start):
         if line and not line.isspace():
             yield offset, True, line
 
 
-def _conll(name: str, stream: Stream, start: int) -> Iterator[Piece]:
+def _conll(name: str, stream: BinaryIO, start: int) -> Iterator[Piece]:
     """Whole sentences of a file of columns."""
     fragment: list[bytes] = []
     first, size, blank, starts = start, 0, 0, True
@@ -177,7 +177,7 @@ def _conll(name: str, stream: Stream, start: int) -> Iterator[Piece]:
         yield first, starts, b"\n".join(fragment)
 
 
-def _lines(name: str, stream: Stream, start: int) -> Iterator[tuple[int, bytes]]:
+def _lines(name: str, stream: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of each line."""
     buffer, offset, more = b"", start, True
     while more:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 import zstandard
@@ -99,28 +99,25 @@ def _sources(spec: str, annotated: str) -> list[Source]:
     if path.startswith("tfds:"):
         from jaxlm.text.tfds import record_files
 
-        files = tuple(record_files(path))
-        return [as_on_disk(Source(path, "tfds", files, 0, 0, language))]
-    if path.startswith("shipped:"):
-        file = str(_shipped(path))
-        return [as_on_disk(Source(path, "txt", (file,), 0, 0, language))]
-    paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
-    if not paths:
+        found = [(path, "tfds", tuple(record_files(path)))]
+    elif path.startswith("shipped:"):
+        found = [(path, "txt", (_shipped(path),))]
+    else:
+        paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
+        found = [(each, annotated or _kind(each), (each,)) for each in paths]
+    if not found:
         hint = "; a language is labelled by its code in small letters, en:PATH"
         hint *= bool(_LIKE_A_LABEL.match(path))
         raise UserError(f"no text file matches {path!r}{hint}")
-    return [
-        as_on_disk(Source(each, annotated or _kind(each), (each,), 0, 0, language))
-        for each in paths
-    ]
+    return [as_on_disk(Source(*each, 0, 0, language)) for each in found]
 
 
-def _shipped(spec: str) -> Path:
+def _shipped(spec: str) -> str:
     files = {p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))}
     name = spec.removeprefix("shipped:")
     if name not in files:
         raise UserError(f"no corpus {spec!r}: there are {', '.join(files)}")
-    return files[name]
+    return str(files[name])
 
 
 def _local_paths(spec: str) -> list[str]:
@@ -177,46 +174,31 @@ def digest(source: Source) -> str:
     return sha256.hexdigest()
 
 
-class Stream:
-    """The unpacked bytes of a file, front to back."""
+class Stream(NamedTuple):
+    """A file, front to back."""
 
-    def __init__(self, name: str, path: str, start: int):
-        self._name = name
-        with _explained(name):
-            self._raw = _open(path)
-            self._unpacked = _unpacked(path, self._raw)
-            if self._unpacked is self._raw:
-                self._raw.seek(start)
-                return
-            while start > 0:
-                start -= len(got := self._unpacked.read(min(start, 1 << 20)))
-                if not got:
-                    raise EOFError("it is shorter than it was")
-
-    @property
-    def packed_bytes_read(self) -> int:
-        """How far the file on disk has been read."""
-        return self._raw.tell()
-
-    def read(self, count: int) -> bytes:
-        """Up to `count` bytes, none at the end; UserError if the file is damaged."""
-        with _explained(self._name):
-            return self._unpacked.read(count)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._raw.close()
+    unpacked: BinaryIO
+    packed: BinaryIO  # at the place on disk that has been read
 
 
 @contextlib.contextmanager
 def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
-    """The unpacked bytes of a one-file source from byte `start` on.
+    """A one-file source from byte `start` of its unpacked text on.
 
     Raises:
         UserError: now or on reading: it cannot be read, or what it packs is damaged.
     """
-    with contextlib.closing(Stream(source.name, source.files[0], start)) as stream:
-        yield stream
+    path = source.files[0]
+    with _explained(source.name), _open(path) as packed:
+        unpacked = _unpacked(path, packed)
+        if unpacked is packed:
+            packed.seek(start)
+            start = 0
+        while start > 0:
+            start -= len(got := unpacked.read(min(start, 1 << 20)))
+            if not got:
+                raise EOFError("it is shorter than it was")
+        yield Stream(unpacked, packed)
 
 
 Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk

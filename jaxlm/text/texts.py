@@ -82,7 +82,7 @@ def lines_are_sentences(source: Source, sentences: Sentences, language: str) -> 
     if source.kind not in ("txt", "pku"):
         return False
     with open_source(source) as stream:
-        head = stream.read(documents.FRAGMENT)
+        head = stream.unpacked.read(documents.FRAGMENT)
     text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8", "replace")
     lines = text.split("\n")
     if source.kind == "pku":

@@ -8,8 +8,6 @@ the last of them. Worker processes import this module: it does not need TensorSt
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import itertools
 import json
@@ -104,11 +102,9 @@ def tokenise(
         sentences = np.union1d(sentences, np.flatnonzero(ends_line) + 1)
     marked = Marked(word_start * np.uint8(Mark.WORD), 0, 0)
     if finders or given:
-        with _uncollected():
-            spans: list[Sequence] = [[find(text) for text in texts] for find in finders]
-            spans += [given] if given else []
-            marked = mark_spans(texts, ids, lengths, word_start, tokenizer, spans)
-            del spans
+        spans: list[Sequence] = [[find(text) for text in texts] for find in finders]
+        spans += [given] if given else []
+        marked = mark_spans(texts, ids, lengths, word_start, tokenizer, spans)
     marks = marked.marks
     marks[sentences] |= np.uint8(Mark.SENTENCE)
     if second:
@@ -133,19 +129,6 @@ def tokenise(
         oov_words,
         counts,
     )
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause the garbage collector: a million spans have no cycles, and looking for
-    them takes a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def joined(
