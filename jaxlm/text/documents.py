@@ -22,7 +22,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlm.text.sources import Source, open_source
 from jaxlm.text.tfds import read_records
@@ -108,7 +108,7 @@ def read_fragments(
             yield Fragment(name, offset, starts, lines, form, data, read, language)
 
 
-def _txt(stream: BinaryIO, start: int, verbatim: bool) -> Iterator[Piece]:
+def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
     buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
     starts, in_line = True, False  # next: a new document; the rest of a cut line
     while True:
@@ -145,13 +145,13 @@ def _txt(stream: BinaryIO, start: int, verbatim: bool) -> Iterator[Piece]:
         offset, at = offset + end - at, end
 
 
-def _jsonl(name: str, stream: BinaryIO, start: int) -> Iterator[Piece]:
+def _jsonl(name: str, stream: Any, start: int) -> Iterator[Piece]:
     for offset, line in _lines(name, stream, start):
         if line and not line.isspace():
             yield offset, True, line
 
 
-def _conll(name: str, stream: BinaryIO, start: int) -> Iterator[Piece]:
+def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
     """Whole sentences of a file of columns."""
     fragment: list[bytes] = []
     first, size, blank, starts = start, 0, 0, True
@@ -177,7 +177,7 @@ def _conll(name: str, stream: BinaryIO, start: int) -> Iterator[Piece]:
         yield first, starts, b"\n".join(fragment)
 
 
-def _lines(name: str, stream: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
+def _lines(name: str, stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of each line."""
     buffer, offset, more = b"", start, True
     while more:

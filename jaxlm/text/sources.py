@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import zstandard
@@ -177,8 +177,8 @@ def digest(source: Source) -> str:
 class Stream(NamedTuple):
     """A file, front to back."""
 
-    unpacked: BinaryIO
-    packed: BinaryIO  # at the place on disk that has been read
+    unpacked: Any  # binary files
+    packed: Any  # at the place on disk that has been read
 
 
 @contextlib.contextmanager
