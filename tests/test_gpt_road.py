@@ -144,12 +144,11 @@ def test_a_sliding_window_scores_each_token_once_with_context(road):
         segment = np.cumsum(np.isin(np.arange(length), starts))
         at = np.arange(length)
         newest = np.maximum.accumulate(np.where(np.isin(at, starts), at, 0))
-        mask = (segment[:, None] == segment[None]) & np.tri(length, dtype=bool)
         logits = apply(
             {"params": model.params},
             jnp.asarray(row),
-            jnp.asarray(at - newest)[None],
-            jnp.asarray(mask)[None],
+            position_ids=jnp.asarray(at - newest)[None],
+            segments=jnp.asarray(segment)[None],
         ).logits[0]
         log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
         for i in range(begin, last):

@@ -8,7 +8,6 @@ import pytest
 from jaxlm.losses import (
     Sample,
     cross_entropy,
-    head_cross_entropy,
     sampled_cross_entropy,
 )
 
@@ -104,64 +103,6 @@ def head_example():
     targets = random.randint(0, 11, (3, 8))
     weights = random.uniform(0, 2, (3, 8)).astype(np.float32)
     return tuple(map(jnp.asarray, (x, head, targets, weights)))
-
-
-@pytest.mark.parametrize("at_once", [1, 100, 10**9])
-def test_the_head_in_chunks_equals_all_logits_at_once(at_once):
-    x, head, targets, weights = head_example()
-
-    def plain(x, head):
-        return cross_entropy((x @ head.T)[..., :11], targets, weights)
-
-    def chunked(x, head):
-        return head_cross_entropy(
-            x, head, targets, weights, classes=11, at_once=at_once
-        )
-
-    for mine, want in zip(chunked(x, head), plain(x, head), strict=True):
-        np.testing.assert_allclose(mine, want, rtol=1e-6)
-    for mine, want in zip(
-        jax.grad(lambda *a: 0.3 * chunked(*a).loss, (0, 1))(x, head),
-        jax.grad(lambda *a: 0.3 * plain(*a).loss, (0, 1))(x, head),
-        strict=True,
-    ):
-        assert np.abs(mine - want).max() < 1e-6 * np.abs(want).max()
-
-
-def test_all_logits_never_exist_at_once():
-    x, head, targets, weights = head_example()
-
-    def loss(x, head):
-        sums = head_cross_entropy(x, head, targets, weights, classes=11, at_once=100)
-        return sums.loss
-
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, head).as_text()
-    assert "3x2x16xf32" in text  # two of eight positions
-    assert "3x8x16xf32" not in text and "24x16xf32" not in text
-
-
-def test_a_bias_in_chunks_equals_all_logits_at_once():
-    x, head, targets, weights = head_example()
-    bias = jnp.linspace(-2, 2, 16)
-
-    def plain(x, head, bias):
-        logits = x @ head.T + bias[None, None]
-        return cross_entropy(logits[..., :11], targets, weights)
-
-    def chunked(x, head, bias):
-        return head_cross_entropy(
-            x, head, targets, weights, bias, classes=11, at_once=100
-        )
-
-    arguments = x, head, bias
-    for mine, want in zip(chunked(*arguments), plain(*arguments), strict=True):
-        np.testing.assert_allclose(mine, want, rtol=1e-6)
-    for mine, want in zip(
-        jax.grad(lambda *a: chunked(*a).loss, (0, 1, 2))(*arguments),
-        jax.grad(lambda *a: plain(*a).loss, (0, 1, 2))(*arguments),
-        strict=True,
-    ):
-        assert np.abs(mine - want).max() < 1e-6 * np.abs(want).max()
 
 
 def test_a_sampled_softmax_is_tensorflows():

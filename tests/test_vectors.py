@@ -9,7 +9,6 @@ import pytest
 
 from jaxlm.config import bert, elmo, gpt2
 from jaxlm.families import build
-from jaxlm.models.layers import causal_mask
 from jaxlm.text.characters import sentence_characters
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
@@ -51,29 +50,30 @@ def found(request):
     return request.param, *model(request.param)
 
 
-def applied(module, params, *inputs):
+def applied(module, params, *inputs, **facts):
     """What the module computes of numpy arrays."""
     to_device = {np.ndarray: jnp.asarray}
     inputs = [to_device.get(type(each), lambda x: x)(each) for each in inputs]
-    return module.apply({"params": params}, *inputs)
+    return module.apply({"params": params}, *inputs, **facts)
 
 
 def alone(family, module, params, tokenizer, text) -> np.ndarray:
     """Hidden states [M, L, D] of one text, by the module itself."""
     if family == "elmo":
         ids, mask = sentence_characters([tokenizer.cut(text)], slots=8)
-        out = applied(module, params, ids.astype(np.int32), None, mask)
+        out = applied(
+            module, params, ids.astype(np.int32), lengths=jnp.asarray(mask.sum(1))
+        )
         return np.asarray(out.hidden)[:, 0, 1:-1]
     ids = tokenizer.encode(text).ids
     if family == "gpt":
-        mask = causal_mask(len(ids))
         if not len(ids):
             return np.zeros((3, 0, 8))
-        out = applied(module, params, ids[None], None, mask)
+        out = applied(module, params, ids[None])
         return np.asarray(out.hidden)[:, 0]
     special = tokenizer.special
     row = np.array([[special.cls, *ids, special.sep]], np.int32)
-    out = applied(module, params, row, np.zeros_like(row), row >= 0)
+    out = applied(module, params, row, np.zeros_like(row))
     return np.asarray(out.hidden)[:, 0, 1:-1]
 
 
@@ -122,11 +122,10 @@ def test_a_long_text_is_read_in_windows_with_context_on_both_sides(family):
         if family == "bert":
             special = tokenizer.special
             row = np.array([[special.cls, *piece, special.sep]], np.int32)
-            out = applied(module, params, row, np.zeros_like(row), row >= 0)
+            out = applied(module, params, row, np.zeros_like(row))
             hidden = np.asarray(out.hidden)[-1, 0, 1:-1]
         else:
-            mask = causal_mask(width)
-            out = applied(module, params, piece[None], None, mask)
+            out = applied(module, params, piece[None])
             hidden = np.asarray(out.hidden)[-1, 0]
         skip = lead if start else 0
         want[start + skip : start + width] = hidden[skip:]
@@ -141,8 +140,14 @@ def test_a_stateful_elmo_goes_on_where_the_text_before_in_its_slot_ended():
     for pair in (0, 2):
         words = [tokenizer.cut(text) for text in TEXTS[pair : pair + 2]]
         ids, mask = sentence_characters(words, slots=8)
-        out = applied(module, params, ids.astype(np.int32), None, mask, state)
-        state = out.state
+        out = applied(
+            module,
+            params,
+            ids.astype(np.int32),
+            state,
+            lengths=jnp.asarray(mask.sum(1)),
+        )
+        state = out.carry
         for row in (0, 1):
             want = np.asarray(out.hidden)[:, row, 1 : 1 + len(words[row])]
             np.testing.assert_allclose(got[pair + row], want, atol=1e-5)
@@ -158,7 +163,7 @@ def test_cls_is_the_vector_before_the_text():
     special = tokenizer.special
     ids = tokenizer.encode(TEXTS[0]).ids
     row = np.array([[special.cls, *ids, special.sep]], np.int32)
-    out = applied(module, params, row, np.zeros_like(row), row >= 0)
+    out = applied(module, params, row, np.zeros_like(row))
     np.testing.assert_allclose(got[0], np.asarray(out.hidden)[-1, 0, 0], atol=1e-5)
 
 

@@ -35,9 +35,9 @@ ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
 def shapes(config: BertConfig) -> Any:
     """The parameter tree of `config`, as shapes."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return jax.eval_shape(
-        Bert(config).init, jax.random.key(0), tokens, tokens, tokens == 0
-    )["params"]
+    return jax.eval_shape(Bert(config).init, jax.random.key(0), tokens, tokens)[
+        "params"
+    ]
 
 
 def random_params(config: BertConfig, seed: int = 0, std: float = 0.2) -> Any:

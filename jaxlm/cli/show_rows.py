@@ -60,7 +60,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
             said.append(f"{kind} are masked whole")
         show(": ".join([f"row {i}", "; ".join(said)] if said else [f"row {i}"]))
         show(_masked_row(corpus, row))
-        if corpus.manifest.recipe.marks_spans and isinstance(rows, Rows):
+        if corpus.marks_spans and isinstance(rows, Rows):
             show(_spans_row(corpus, rows.first, i))
 
 

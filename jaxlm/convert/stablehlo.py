@@ -47,12 +47,14 @@ def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, s
     heads = not bert or "mlm" in params
 
     def forward(tokens, *more):
-        if not bert:
-            length = tokens.shape[1]  # a symbol
-            seen = jnp.tril(jnp.ones((1, length, length), bool))
-            more = jnp.arange(length)[None], seen
+        facts = {}
+        if bert:
+            *more, mask = more
+            facts["segments"] = mask.astype(jnp.int32)
         with jax.default_matmul_precision("float32"):
-            found = module.apply({"params": params}, tokens, *more, logits=heads)
+            found = module.apply(
+                {"params": params}, tokens, *more, **facts, logits=heads
+            )
         out = {"hidden": found.hidden[-1], "logits": found.logits}
         out |= {"pooled": found.pooled, "nsp_logits": found.nsp_logits}
         return {name: each for name, each in out.items() if each is not None}

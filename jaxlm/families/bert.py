@@ -11,10 +11,10 @@ import numpy as np
 from jaxlm.config import BertConfig, Phase, RunConfig
 from jaxlm.families.family import Family
 from jaxlm.families.frame import bert_frame
-from jaxlm.families.tokens import check_tokens, token_example
+from jaxlm.families.tokens import check_tokens, mask_as_segments, token_example
 from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops, bert_train_flops
-from jaxlm.models.layers import position_ids, same_segment
+from jaxlm.models.layers import position_ids
 from jaxlm.objectives import Objective, dialogue_lm, masked_lm
 from jaxlm.objectives.masked import masked_figures
 from jaxlm.text.manifest import Manifest
@@ -33,14 +33,13 @@ def encode(
     deterministic: bool = True,
 ) -> tuple[Any, Any]:
     """See `Family.encode`; with the pooled vector where there is a pooler."""
-    mask, positions_BL = mask_BL, None
+    facts: dict[str, Any] = {"lengths": mask_BL.sum(1)}
     if segments is not None:
-        mask, positions_BL = same_segment(segments), position_ids(segments)
+        facts = {"segments": segments, "position_ids": position_ids(segments)}
     out = module(
         tokens_BL,
         token_types_BL,
-        mask,
-        places_BL=positions_BL,
+        **facts,
         logits=logits,
         deterministic=deterministic,
     )
@@ -49,16 +48,12 @@ def encode(
 
 def inputs(
     config: BertConfig, tokens: np.ndarray, token_types: Any, mask: Any
-) -> tuple[Any, ...]:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """See `Family.inputs`."""
     check_tokens(config, tokens)
     types = np.zeros_like(tokens) if token_types is None else token_types
-    mask = np.ones(tokens.shape, bool) if mask is None else mask
-    return (
-        jnp.asarray(tokens, jnp.int32),
-        jnp.asarray(types, jnp.int32),
-        jnp.asarray(mask, bool),
-    )
+    ids = jnp.asarray(tokens, jnp.int32), jnp.asarray(types, jnp.int32)
+    return ids, mask_as_segments(mask)
 
 
 def objective(

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Integer
+from jaxtyping import Array, Int, Integer
 
 from jaxlm.config import ElmoConfig, Phase, RunConfig
 from jaxlm.families.family import Family
@@ -45,30 +45,29 @@ def encode(
     del token_types_BL, logits
     if segments is not None:
         raise ValueError("an ELMo reads no packed rows")
-    characters_BLC, mask_BL = with_boundaries(characters_BLC, mask_BL)
+    characters_BLC, lengths_B = with_boundaries(characters_BLC, mask_BL.sum(1))
     out = module(
         characters_BLC,
-        None,
-        mask_BL,
         carry or None,
+        lengths=lengths_B,
         logits=False,
         deterministic=deterministic,
     )
-    return Encoded(hidden=out.hidden[:, :, 1:-1]), out.state
+    return Encoded(hidden=out.hidden[:, :, 1:-1]), out.carry
 
 
 def with_boundaries(
-    characters_BLC: Integer[Array, "B L C"], mask_BL: Bool[Array, "B L"]
-) -> tuple[Integer[Array, "B L2 C"], Bool[Array, "B L2"]]:
-    """`<S>` before and `</S>` behind the words of each row, and the mask of that."""
+    characters_BLC: Integer[Array, "B L C"], lengths_B: Int[Array, "B"]
+) -> tuple[Integer[Array, "B L2 C"], Int[Array, "B"]]:
+    """`<S>` before and `</S>` behind the words of each row, and their number."""
     begin_C, end_C = word_characters([BEGIN, END], slots=characters_BLC.shape[2])
     grow = ((0, 0), (1, 1), (0, 0))
     x = jnp.pad(characters_BLC, grow, constant_values=NO_WORD)
     at_L = jnp.arange(x.shape[1])[None]
-    last_B1 = mask_BL.sum(axis=1)[:, None] + 1
+    last_B1 = lengths_B[:, None] + 1
     x = jnp.where((at_L == 0)[..., None], begin_C[None, None], x)
     x = jnp.where((at_L == last_B1)[..., None], end_C[None, None], x)
-    return x, at_L <= last_B1
+    return x, lengths_B + 2
 
 
 def example(config: ElmoConfig) -> tuple[Any, ...]:
@@ -79,7 +78,7 @@ def example(config: ElmoConfig) -> tuple[Any, ...]:
 
 def inputs(
     config: ElmoConfig, characters: np.ndarray, token_types: Any, mask: Any
-) -> tuple[Any, ...]:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """See `Family.inputs`; the characters are [B, L, C], boundaries among them."""
     if token_types is not None:
         raise UserError("an ELMo has no token types")
@@ -89,8 +88,8 @@ def inputs(
             f"{config.max_characters}]: see jaxlm.text.characters"
         )
     check_characters(characters)
-    mask = None if mask is None else jnp.asarray(mask, bool)
-    return jnp.asarray(characters, jnp.int32), None, mask
+    lengths = None if mask is None else jnp.asarray(mask, bool).sum(1)
+    return (jnp.asarray(characters, jnp.int32),), {"lengths": lengths}
 
 
 def objective(

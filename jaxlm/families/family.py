@@ -45,9 +45,9 @@ class Family:
     encode: Callable[..., tuple[Any, Any]]
     # (config) → tokens, token types and mask of a row, to initialise on.
     example: Callable[[Config], tuple[Any, ...]]
-    # (config, tokens, token_types, mask) → the arguments of the module for raw arrays;
-    # UserError where the ids or shapes do not fit.
-    inputs: Callable[..., tuple[Any, ...]]
+    # (config, tokens, token_types, mask) → the arguments of the module for raw arrays,
+    # by position and by name; UserError where the ids or shapes do not fit.
+    inputs: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.
     objective: Callable[..., Objective]
     # (run) → the figures that the objective declares.

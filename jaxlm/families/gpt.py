@@ -11,10 +11,9 @@ import numpy as np
 from jaxlm.config import GptConfig, Phase, RunConfig
 from jaxlm.families.family import Family
 from jaxlm.families.frame import gpt_frame
-from jaxlm.families.tokens import check_tokens, token_example
+from jaxlm.families.tokens import check_tokens, mask_as_segments, token_example
 from jaxlm.models.flops import gpt_forward_flops
 from jaxlm.models.gpt import Gpt, table_rows
-from jaxlm.models.layers import causal_mask
 from jaxlm.objectives import Objective, causal_lm
 from jaxlm.objectives.causal import FIGURES
 from jaxlm.text.manifest import Manifest
@@ -32,25 +31,27 @@ def encode(
     logits: bool = False,
     deterministic: bool = True,
 ) -> tuple[Any, Any]:
-    """See `Family.encode`; with `last` and `head`, whose product the logits are."""
+    """See `Family.encode`; with `last` and `table`, whose product the logits are."""
     del token_types_BL
     if segments is not None:
         raise ValueError("a GPT reads no packed rows")
-    mask = causal_mask(tokens_BL.shape[1]) & mask_BL[:, None]
-    out = module(tokens_BL, None, mask, logits=logits, deterministic=deterministic)
+    out = module(
+        tokens_BL,
+        lengths=mask_BL.sum(1),
+        logits=logits,
+        deterministic=deterministic,
+    )
     return out, carry
 
 
 def inputs(
     config: GptConfig, tokens: np.ndarray, token_types: Any, mask: Any
-) -> tuple[Any, ...]:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """See `Family.inputs`."""
     if token_types is not None:
         raise UserError("a GPT has no token types")
     check_tokens(config, tokens)
-    mask = np.ones(tokens.shape, bool) if mask is None else mask
-    seen = causal_mask(tokens.shape[1]) & jnp.asarray(mask, bool)[:, None]
-    return jnp.asarray(tokens, jnp.int32), None, seen
+    return (jnp.asarray(tokens, jnp.int32),), mask_as_segments(mask)
 
 
 def objective(

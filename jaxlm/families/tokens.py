@@ -17,6 +17,13 @@ def token_example(config: Any) -> tuple[Any, ...]:
     return tokens, tokens, jnp.ones((1, 2), bool)
 
 
+def mask_as_segments(mask: Any) -> dict[str, Any]:
+    """A [B, L] mask as the argument `segments` of a module: padding sees padding."""
+    if mask is None:
+        return {}
+    return {"segments": jnp.asarray(mask, bool).astype(jnp.int32)}
+
+
 def check_tokens(config: Any, tokens: np.ndarray) -> None:
     """Raise a UserError for ids outside the vocabulary, or rows that are too long."""
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < config.vocab_size:

@@ -24,6 +24,7 @@ from jaxlm.generate.choose import choose
 from jaxlm.generate.sampling import Sampling, TokenChoice
 from jaxlm.keys import key_for
 from jaxlm.models.gpt import Gpt, empty_caches
+from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.layers import Cache
 
 CHUNK = 32  # tokens between two looks of the host, for streaming and stop strings
@@ -128,19 +129,19 @@ def next_logits(
 
     The next L slots hold the tokens; without `last_B` L is 1.
     """
-    length = tokens_BL.shape[1]
-    query_L = caches[0].slot + jnp.arange(length)
-    causal_LT = jnp.arange(padding_BT.shape[1])[None] <= query_L[:, None]
-    mask_BLT = ~padding_BT[:, None] & causal_LT[None]
     out: Any = module.apply(
-        {"params": params}, tokens_BL, position_ids, mask_BLT, caches, logits=False
+        {"params": params},
+        tokens_BL,
+        position_ids=position_ids,
+        segments=(~padding_BT).astype(jnp.int32),
+        caches=caches,
+        logits=False,
     )
     last_BD = out.last[:, 0]
     if last_B is not None:
         last_BD = jnp.take_along_axis(out.last, last_B[:, None, None], axis=1)[:, 0]
-    head_RD = out.head.astype(last_BD.dtype)
-    logits_BR = jnp.matmul(last_BD, head_RD.T, preferred_element_type=jnp.float32)
-    return logits_BR[:, : module.config.vocab_size], out.caches
+    logits_BR = tied_logits(last_BD, out.table)
+    return logits_BR[:, : module.config.vocab_size], out.carry
 
 
 @functools.partial(

@@ -10,9 +10,9 @@ The directions share characters and softmax and nothing else; they are an axis o
 in front (forward, backward), each in its own order of reading, so that one loop runs
 both (`kernels/lstm.py`).
 
-    out = Elmo(config).apply({"params": params}, characters, words, mask, state)
+    out = Elmo(config).apply({"params": params}, characters, state, lengths=lengths)
                             one text in both directions: features
-    out = Elmo(config).apply({"params": params}, characters, words, mask, state,
+    out = Elmo(config).apply({"params": params}, characters, state, lengths=lengths,
                              method="read")
                             two texts, each in its own order: training
 
@@ -31,14 +31,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from jaxlm.config.model import ElmoConfig
 from jaxlm.models.charcnn import CharCnn, uniform
 from jaxlm.models.dropout import Dropout
-from jaxlm.models.encoder import Remat
+from jaxlm.models.encoder import Encoded, Remat
+from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
-from jaxlm.models.layers import Dtype, affine
+from jaxlm.models.layers import Dtype
 
 
 class State(NamedTuple):
@@ -62,14 +63,6 @@ class Read(NamedTuple):
     state: State
     last: Float[Array, "2 B L D"]  # of the top layer, as the softmax multiplies it
     head: Head | None
-
-
-class BiEncoded(NamedTuple):
-    """One text in both directions; all that was computed."""
-
-    hidden: Float[Array, "N+1 B L 2*D"]  # layer 0: a word's vector, twice
-    state: State
-    logits: Float[Array, "2 B L V"] | None  # of the next word, of the one before
 
 
 def head_rows(config: ElmoConfig) -> int:
@@ -96,72 +89,65 @@ class Elmo(nn.Module):
 
     def __call__(
         self,
-        characters: Integer[Array, "B L C"] | Integer[Array, "U C"],
-        words_BL: Int[Array, "B L"] | None = None,
-        mask_BL: Bool[Array, "B L"] | None = None,
+        characters_BLC: Integer[Array, "B L C"],
         state: State | None = None,
         *,
+        lengths: Int[Array, "B"] | None = None,
         logits: bool = True,
         deterministic: bool = True,
-    ) -> BiEncoded:
+    ) -> Encoded:
         """Read each row forwards, and backwards from its own end.
 
         Args:
-            characters: of every word; or of the distinct ones, which `words_BL` names.
-            words_BL: rows of `characters`.
-            mask_BL: True at a row's words, which come first; None: at all. Hidden
-                states are 0 elsewhere.
-            state: of the batch before, or None. It may have more rows: those stay as
-                they are.
+            state: of the batch before; None: zeros. It may have more rows: these stay
+                as they are.
+            lengths: words of each row; None: L. Hidden states behind them are 0.
             logits: False leaves out the softmax; so does a vocabulary of 0.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
+
+        Returns:
+            Hidden states [N+1, B, L, 2 D], layer 0 a word's vector twice; the logits
+            lm [2, B, L, V] are those of the next word and of the one before.
         """
-        lengths_B = None if mask_BL is None else mask_BL.sum(axis=1)
-        both = functools.partial(flip_backward, lengths_B=lengths_B)
+        both = functools.partial(flip_backward, lengths_B=lengths)
         read = self._read(
-            characters,
-            words_BL,
+            characters_BLC,
             lambda x_BLD: both(jnp.stack([x_BLD, x_BLD])),
-            None if lengths_B is None else jnp.stack([lengths_B, lengths_B]),
+            None if lengths is None else jnp.stack([lengths, lengths]),
             state,
             deterministic=deterministic,
             softmax=logits and self.config.vocab_size > 0,
         )
         hidden = jax.vmap(both)(read.hidden)
         hidden = jnp.concatenate([hidden[:, 0], hidden[:, 1]], axis=-1)
-        out = BiEncoded(hidden, read.state, None)
-        if read.head is None:
-            return out
-        table_VD, bias_V = (x[: self.config.vocab_size] for x in read.head)
-        scores = affine(both(read.last), table_VD.T, bias_V, jnp.float32)
-        return out._replace(logits=scores)
+        heads = {}
+        if read.head is not None:
+            table_VD, bias_V = (x[: self.config.vocab_size] for x in read.head)
+            scores = tied_logits(both(read.last), table_VD)
+            heads["lm"] = scores + bias_V[None, None, None]
+        return Encoded(hidden, heads=heads, carry=read.state)
 
     def read(
         self,
-        characters: Integer[Array, "2 B L C"] | Integer[Array, "U C"],
-        words_2BL: Int[Array, "2 B L"] | None = None,
-        mask_2BL: Bool[Array, "2 B L"] | None = None,
+        characters_2BLC: Integer[Array, "2 B L C"],
         state: State | None = None,
         *,
+        lengths: Int[Array, "2 B"] | None = None,
         softmax: bool = True,
         deterministic: bool = True,
     ) -> Read:
-        """Read two texts, the second of which the caller has turned round.
+        """Read two texts, the second of which the caller has reversed.
 
         Args:
-            characters: of every word; or of the distinct ones, which `words_2BL` names.
-            words_2BL: rows of `characters`.
-            mask_2BL: True at a row's words, which come first; None: at all.
-            state: of the batch before, or None; as in `__call__`.
+            state: as in `__call__`.
+            lengths: words of each row; None: L.
             softmax: False leaves its weights alone.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
-        lengths_2B = None if mask_2BL is None else mask_2BL.sum(axis=2)
         return self._read(
-            characters,
-            words_2BL,
+            characters_2BLC,
             lambda x_2BLD: x_2BLD,
-            lengths_2B,
+            lengths,
             state,
             deterministic=deterministic,
             softmax=softmax and self.config.vocab_size > 0,
@@ -171,7 +157,6 @@ class Elmo(nn.Module):
     def _read(
         self,
         characters: Array,
-        words: Array | None,
         order: Callable[[Array], Array],
         lengths_2B: Array | None,
         state: State | None,
@@ -186,8 +171,7 @@ class Elmo(nn.Module):
                 f"{config.max_characters}"
             )
         drop = Dropout(0.0 if deterministic else config.dropout)
-        x = CharCnn(config, self.dtype, name="words")(characters)
-        x_2BLD = order(x if words is None else x[words])
+        x_2BLD = order(CharCnn(config, self.dtype, name="words")(characters))
         _, batch, length, _ = x_2BLD.shape
         if lengths_2B is not None:
             reads_2BL = jnp.arange(length)[None, None] < lengths_2B[..., None]

@@ -1,4 +1,4 @@
-"""Embedded tokens → hidden states of every layer: one block, scanned over layers.
+"""Tokens → hidden states of every layer: an embedding, blocks, a final norm; no head.
 
 Parameters of all layers lie stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`), so
 one compiled body serves any depth and a layer is an index.
@@ -6,28 +6,23 @@ one compiled body serves any depth and a layer is an index.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from jaxlm.models.dropout import Dropout
-from jaxlm.models.layers import (
-    PRODUCT,
-    Attention,
-    Cache,
-    Dtype,
-    Init,
-    LayerNorm,
-    Mlp,
-)
+from jaxlm.models.layers import Attention, BlockSpec, Cache, Mlp, layer_norm
 
 Remat = Literal["none", "dots", "full"]
 
+# What the backward pass does not compute again: "dots" keeps products with weights,
+# "full" the input of each block only.
 POLICIES = {
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -36,14 +31,21 @@ class Encoded(NamedTuple):
     """All that a model computed; what a step does not read is never materialised."""
 
     hidden: Float[Array, "N+1 B L D"]  # the embedding output, then every layer
+    last: Float[Array, "B L D"] | None = None  # hidden[-1], without stacking the others
+    table: Float[Array, "R D"] | None = None  # of the tokens, that heads are tied to
     pooled: Float[Array, "B *L D"] | None = None
-    logits: Float[Array, "B P V"] | None = None
-    nsp_logits: Float[Array, "B 2"] | None = None
-    # Of a decoder: what its logits are the product of, for a loss that never holds all
-    # of them, and the caches that it was given, one token or more longer.
-    last: Float[Array, "B L D"] | None = None
-    head: Float[Array, "R D"] | None = None
-    caches: tuple[Cache, ...] | None = None
+    heads: Mapping[str, Array] = {}  # logits by name: mlm, nsp, lm
+    carry: Any = None  # what goes on: a decoder's caches, an ELMo's state
+
+    @property
+    def logits(self) -> Any:
+        """Of tokens, float32 [B, P, V]; None without a head."""
+        return self.heads.get("mlm", self.heads.get("lm"))
+
+    @property
+    def nsp_logits(self) -> Any:
+        """Of B following A, or being random, float32 [B, 2]; None without a head."""
+        return self.heads.get("nsp")
 
 
 class Block(nn.Module):
@@ -53,87 +55,102 @@ class Block(nn.Module):
     norm = "pre" (GPT-2):         x = x + f(norm(x))
     """
 
-    num_heads: int
-    d_ff: int
-    norm: Literal["post", "pre"]
-    norm_eps: float
-    activation: str
-    dropout: float
-    kernel_init: Init
-    out_init: Init  # of the two products that end in the residual stream
-    dtype: Dtype
+    spec: BlockSpec
 
     @nn.compact
     def __call__(
         self,
         x_BLD: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #L T"],
+        lengths: Int[Array, "B"] | None,
+        segments: Int[Array, "B T"] | None,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
         """What a scan carries on, and what it stacks: the output and the cache."""
-        attention = Attention(
-            self.num_heads,
-            self.dropout,
-            self.kernel_init,
-            self.out_init,
-            self.dtype,
-            name="attention",
-        )
-        mlp = Mlp(
-            self.d_ff,
-            self.activation,
-            self.kernel_init,
-            self.out_init,
-            self.dtype,
-            name="mlp",
-        )
+        spec = self.spec
+        attention, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
         attention_norm, mlp_norm = (
-            LayerNorm(self.norm_eps, self.dtype, name=name)
+            layer_norm(spec.norm_eps, spec.dtype, name)
             for name in ("attention_norm", "mlp_norm")
         )
-        drop = Dropout(self.dropout)
-        pre = self.norm == "pre"
-        y_BLD, cache = attention(attention_norm(x_BLD) if pre else x_BLD, mask, cache)
-        x_BLD = x_BLD + drop(y_BLD)
-        x_BLD = x_BLD if pre else attention_norm(x_BLD)
-        x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD) if pre else x_BLD))
-        x_BLD = x_BLD if pre else mlp_norm(x_BLD)
+        drop = Dropout(spec.dropout)
+        if spec.norm == "pre":
+            y_BLD, cache = attention(attention_norm(x_BLD), lengths, segments, cache)
+            x_BLD = x_BLD + drop(y_BLD)
+            x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD)))
+        else:
+            y_BLD, cache = attention(x_BLD, lengths, segments, cache)
+            x_BLD = attention_norm(x_BLD + drop(y_BLD))
+            x_BLD = mlp_norm(x_BLD + drop(mlp(x_BLD)))
         return x_BLD, (x_BLD, cache)
 
 
-def stack(num_layers: int, *, remat: Remat, name: str | None = None, **block) -> Block:
-    """A `Block` scanned `num_layers` times: (x, mask) → (last, (all hidden, None)).
+class CachedBlocks(nn.Module):
+    """Blocks one after another, on parameters that `gpt.unstacked` gives.
 
-    Args:
-        num_layers: blocks.
-        remat: what the backward pass computes again: "none"; "dots", all but matrix
-            products with weights; "full", all but the input of each block.
-        name: of the module.
-        **block: the fields of `Block`.
+    A scan would copy every cache at each token.
     """
-    body = Block
-    if remat != "none":
-        body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
-    # A loop on a CPU copies what the backward pass needs of each layer in and out of
-    # stacked buffers, 8 to 18 % of a step; elsewhere, and where it would be long to
-    # compile, it stays a loop, and where something is computed again: without the loop
-    # XLA could merge the two. A model that drops something is being trained.
-    most = 12 if block["dropout"] else 4
-    on_cpu = jax.default_backend() == "cpu"
-    unrolled = on_cpu and remat == "none" and num_layers <= most
-    scanned = nn.scan(
-        body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=num_layers,
-        unroll=num_layers if unrolled else 1,
-    )
-    return scanned(name=name, **block)
+
+    spec: BlockSpec
+
+    @nn.compact
+    def __call__(self, x_BLD, lengths, segments, caches):
+        """As a scan of `Block`, with a cache a layer."""
+        hidden, grown = [], []
+        for n, cache in enumerate(caches):
+            block = Block(self.spec, name=str(n))
+            x_BLD, (_, cache) = block(x_BLD, lengths, segments, cache)
+            hidden.append(x_BLD)
+            grown.append(cache)
+        return x_BLD, (jnp.stack(hidden), tuple(grown))
 
 
-def with_embedding(
-    embedded_BLD: Float[Array, "B L D"], layers_NBLD: Float[Array, "N B L D"]
-) -> Float[Array, "N+1 B L D"]:
-    """All hidden states: layer 0 is the embedding output."""
-    return jnp.concatenate([embedded_BLD[None], layers_NBLD])
+class Encoder(nn.Module):
+    """A transformer without heads; `bert.encoder` and `gpt.encoder` build theirs.
+
+    Parameters lie under embed, layers and, where blocks norm first, final_norm.
+    """
+
+    # (name=) → the embedding: inputs → (the input of the first block, token table).
+    embed: Callable[..., nn.Module]
+    num_layers: int
+    spec: BlockSpec
+    remat: Remat = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        *inputs: Any,
+        lengths: Int[Array, "B"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        caches: tuple[Cache, ...] | None = None,
+    ) -> Encoded:
+        """Hidden states of every layer; the facts are those of `kernels.attention`.
+
+        Args:
+            inputs: of the embedding.
+            caches: of each layer, what came before; the parameters are `unstacked`
+                then, and `segments` are those of the T slots.
+        """
+        spec = self.spec
+        embed: Any = self.embed(name="embed")
+        x_BLD, table_RD = embed(*inputs)
+        if caches is None:
+            body: Any = Block
+            if self.remat != "none":
+                policy = POLICIES[self.remat]
+                body = nn.remat(Block, policy=policy, prevent_cse=False)
+            layers: Any = nn.scan(
+                body,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=self.num_layers,
+            )(spec, name="layers")
+        else:
+            layers = CachedBlocks(spec, name="layers")
+        last_BLD, (layers_NBLD, caches) = layers(x_BLD, lengths, segments, caches)
+        if spec.norm == "pre":
+            last_BLD = layer_norm(spec.norm_eps, spec.dtype, "final_norm")(last_BLD)
+            layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
+        hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
+        return Encoded(hidden, last_BLD, table_RD, carry=caches)

@@ -4,9 +4,10 @@ GPT-1 (Radford et al. 2018; openai/finetune-transformer-lm train.py) norms after
 part, GPT-2 (2019; openai/gpt-2 src/model.py) before it and once more at the end; both
 tie the logits to the token table and have no bias there.
 
-    out = Gpt(config).apply({"params": params}, tokens)            a whole row
-    out = Gpt(config).apply({"params": params}, tokens, positions, mask, caches)
-                                                                   with what came before
+    out = Gpt(config).apply({"params": params}, tokens)          whole rows
+    out = Gpt(config).apply(
+        {"params": unstacked(params)}, tokens, caches=caches, position_ids=…
+    )                                                            after what came before
 
 The token table has rows up to the next multiple of 128, which matrix units and meshes
 divide; they are never an id, a logit or a part of the loss.
@@ -14,24 +15,19 @@ divide; they are never an id, a logit or a part of the loss.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import GptConfig
 from jaxlm.models.dropout import Dropout
-from jaxlm.models.encoder import Block, Encoded, Remat, stack, with_embedding
-from jaxlm.models.layers import (
-    Cache,
-    Dtype,
-    Init,
-    LayerNorm,
-    Table,
-    causal_mask,
-)
+from jaxlm.models.encoder import Encoded, Encoder, Remat
+from jaxlm.models.kernels.head import tied_logits
+from jaxlm.models.layers import BlockSpec, Cache, Dtype, Init, Table, position_rows
 
 
 def table_rows(config: GptConfig) -> int:
@@ -53,23 +49,21 @@ class GptEmbed(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BL: Int[Array, "B L"], positions_BL: Int[Array, "#B L"]
+        self, tokens_BL: Int[Array, "B L"], position_ids: Int[Array, "#B L"] | None
     ) -> tuple[Float[Array, "B L D"], Float[Array, "R D"]]:
         """The input of the first block, and the head's table."""
         config, drop = self.config, Dropout(self.dropout)
         vocabulary, width = config.vocab_size, config.d_model
-        token = nn.initializers.normal(config.init_std)
+        token = _padded(nn.initializers.normal(config.init_std), vocabulary)
         position = nn.initializers.normal(config.position_std)
-        rows = table_rows(config)
-        padded = _padded(token, vocabulary)
-        token_RD = Table(rows, width, padded, name="token")()
-        position_LD = Table(config.max_length, width, position, name="position")()
+        table_RD = Table(table_rows(config), width, token, name="token")()
+        position_MD = Table(config.max_length, width, position, name="position")()
         if config.one_matrix:
-            matrix = drop(jnp.concatenate([token_RD[:vocabulary], position_LD]))
-            x_BLD = matrix[tokens_BL] + matrix[vocabulary + positions_BL]
-            return x_BLD.astype(self.dtype), matrix
-        x_BLD = token_RD[tokens_BL] + position_LD[positions_BL]
-        return drop(x_BLD.astype(self.dtype)), token_RD
+            table_RD = drop(jnp.concatenate([table_RD[:vocabulary], position_MD]))
+            position_MD = table_RD[vocabulary:]
+        positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
+        x_BLD = (table_RD[tokens_BL] + positions).astype(self.dtype)
+        return x_BLD if config.one_matrix else drop(x_BLD), table_RD
 
 
 def _padded(init: Init, rows: int) -> Init:
@@ -80,6 +74,32 @@ def _padded(init: Init, rows: int) -> Init:
         return jnp.pad(table, ((0, shape[0] - rows), (0, 0)))
 
     return padded
+
+
+def encoder(
+    config: GptConfig,
+    *,
+    dropout: float,
+    dtype: Dtype = jnp.float32,
+    remat: Remat = "none",
+    name: str | None = None,
+) -> Encoder:
+    """A GPT without its head: (tokens, position_ids or None) → Encoded."""
+    shrink = (2 * config.num_layers) ** 0.5 if config.scale_residual else 1.0
+    spec = BlockSpec(
+        num_heads=config.num_heads,
+        d_ff=config.d_ff,
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        activation=config.activation,
+        causal=True,
+        dropout=dropout,
+        kernel_init=nn.initializers.normal(config.init_std),
+        out_init=nn.initializers.normal(config.init_std / shrink),
+        dtype=dtype,
+    )
+    embed = functools.partial(GptEmbed, config, dropout, dtype)
+    return Encoder(embed, config.num_layers, spec, remat, name=name)
 
 
 class Gpt(nn.Module):
@@ -97,94 +117,39 @@ class Gpt(nn.Module):
     def __call__(
         self,
         tokens_BL: Int[Array, "B L"],
-        positions_BL: Int[Array, "#B L"] | None = None,
-        mask: Bool[Array, "#B L T"] | None = None,
-        caches: tuple[Cache, ...] | None = None,
         *,
+        position_ids: Int[Array, "#B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        caches: tuple[Cache, ...] | None = None,
         logits: bool = True,
         deterministic: bool = True,
     ) -> Encoded:
-        """Encode rows and predict each next token.
+        """Encode rows and predict each next token; no token sees a later one.
 
         Args:
             tokens_BL: ids below `vocab_size`.
-            positions_BL: rows of the position table; None: 0 … L - 1.
-            mask: True where token l may attend to t; None: causal.
-            caches: of each layer, what came before: `mask` is over their T slots. The
-                parameters are `unstacked` then.
-            logits: False leaves out the head; `last` and `head` are what it multiplies.
+            position_ids: rows of the position table; None: 0 … L - 1.
+            lengths: tokens of each row; None: all.
+            segments: a token sees those of its own segment; of the slots of the caches
+                where they are given.
+            caches: of each layer, what came before. The parameters are `unstacked`
+                then.
+            logits: False leaves out the head, last · tableᵀ.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         config = self.config
-        length = tokens_BL.shape[1]
-        if positions_BL is None:
-            if length > config.max_length:
-                raise ValueError(
-                    f"rows of {length} tokens do not fit model.max_length = "
-                    f"{config.max_length}"
-                )
-            positions_BL = jnp.arange(length)[None]
-        if mask is None:
-            mask = causal_mask(length)
         dropout = 0.0 if deterministic else config.dropout
-        embed = GptEmbed(config, dropout, self.dtype, name="embed")
-        x_BLD, head_RD = embed(tokens_BL, positions_BL)
-        if caches is None:
-            layers = stack(
-                config.num_layers,
-                remat=self.remat,
-                name="layers",
-                **self._block(dropout),
-            )
-            last_BLD, (layers_NBLD, _) = layers(x_BLD, mask)
-        else:
-            last_BLD, layers_NBLD, caches = self._cached(x_BLD, mask, caches)
-        if config.norm == "pre":
-            norm = LayerNorm(config.norm_eps, self.dtype, name="final_norm")
-            last_BLD = norm(last_BLD)
-            layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
-        out = Encoded(
-            hidden=with_embedding(x_BLD, layers_NBLD),
-            last=last_BLD,
-            head=head_RD,
-            caches=caches,
+        body = encoder(config, dropout=dropout, dtype=self.dtype, remat=self.remat)
+        nn.share_scope(self, body)
+        out = body(
+            tokens_BL, position_ids, lengths=lengths, segments=segments, caches=caches
         )
         if not logits:
             return out
-        table_VD = head_RD[: config.vocab_size].astype(self.dtype)
-        return out._replace(
-            logits=jnp.matmul(last_BLD, table_VD.T, preferred_element_type=jnp.float32)
-        )
-
-    def _block(self, dropout: float) -> dict[str, Any]:
-        config = self.config
-        init = nn.initializers.normal(config.init_std)
-        out_std = config.init_std
-        if config.scale_residual:
-            out_std /= (2 * config.num_layers) ** 0.5
-        return {
-            "num_heads": config.num_heads,
-            "d_ff": config.d_ff,
-            "norm": config.norm,
-            "norm_eps": config.norm_eps,
-            "activation": config.activation,
-            "dropout": dropout,
-            "kernel_init": init,
-            "out_init": nn.initializers.normal(out_std),
-            "dtype": self.dtype,
-        }
-
-    def _cached(self, x_BLD, mask, caches):
-        """The blocks one after another: a scan would copy every cache at each token."""
-        block = Block(**self._block(0.0), parent=None)
-        layers = self.variables["params"]["layers"]
-        hidden, grown = [], []
-        for i, cache in enumerate(caches):
-            params = layers[str(i)]
-            x_BLD, (_, cache) = block.apply({"params": params}, x_BLD, mask, cache)
-            hidden.append(x_BLD)
-            grown.append(cache)
-        return x_BLD, jnp.stack(hidden), tuple(grown)
+        assert out.last is not None and out.table is not None
+        table_VD = out.table[: config.vocab_size]
+        return out._replace(heads={"lm": tied_logits(out.last, table_VD)})
 
 
 def unstacked(params: Any) -> Any:

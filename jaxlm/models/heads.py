@@ -1,4 +1,4 @@
-"""Hidden states → predictions: small modules that sit on any encoder."""
+"""Hidden states → predictions: modules that sit on any encoder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.models.activations import ACTIVATIONS
-from jaxlm.models.layers import Dense, Dtype, Init, LayerNorm, affine
+from jaxlm.models.kernels.head import tied_logits
+from jaxlm.models.layers import Dtype, Init, layer_norm
 
 
 class MlmHead(nn.Module):
     """Dense, activation, norm, then the token table transposed, plus a bias a token."""
 
-    vocab_size: int
     activation: str
     norm_eps: float
     kernel_init: Init
@@ -24,14 +24,14 @@ class MlmHead(nn.Module):
         self, x_BPD: Float[Array, "B P D"], table_VD: Float[Array, "V D"]
     ) -> Float[Array, "B P V"]:
         """Float32 logits over the vocabulary, tied to `table_VD`."""
-        width = x_BPD.shape[-1]
-        x_BPD = Dense((width,), (width,), self.kernel_init, self.dtype, name="dense")(
-            x_BPD
+        vocab_size, width = table_VD.shape
+        dense = nn.Dense(
+            width, dtype=self.dtype, kernel_init=self.kernel_init, name="dense"
         )
-        x_BPD = ACTIVATIONS[self.activation](x_BPD)
-        x_BPD = LayerNorm(self.norm_eps, self.dtype, name="norm")(x_BPD)
-        bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-        return affine(x_BPD, table_VD.T, bias, jnp.float32)
+        x_BPD = ACTIVATIONS[self.activation](dense(x_BPD))
+        x_BPD = layer_norm(self.norm_eps, self.dtype, "norm")(x_BPD)
+        bias_V = self.param("bias", nn.initializers.zeros, (vocab_size,))
+        return tied_logits(x_BPD, table_VD) + bias_V[None, None]
 
 
 class Pooler(nn.Module):
@@ -43,11 +43,22 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """One vector a text."""
-        width = x.shape[-1]
-        # Named by its parameters alone: pooler/kernel, pooler/bias.
-        dense = Dense((width,), (width,), self.kernel_init, self.dtype)
-        nn.share_scope(self, dense)
+        dense = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=self.kernel_init)
+        nn.share_scope(self, dense)  # pooler/kernel, pooler/bias
         return jnp.tanh(dense(x))
+
+
+class NspHead(nn.Module):
+    """Whether B follows A, or is random: float32 logits of the two."""
+
+    kernel_init: Init
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "*n D"]) -> Float[Array, "*n 2"]:
+        """From the pooler's output."""
+        dense = nn.Dense(2, dtype=jnp.float32, kernel_init=self.kernel_init)
+        nn.share_scope(self, dense)  # nsp/kernel, nsp/bias
+        return dense(pooled)
 
 
 def gather(

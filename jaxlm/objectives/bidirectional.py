@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import DataConfig, ElmoConfig
-from jaxlm.losses import Sample, head_cross_entropy, sampled_cross_entropy
+from jaxlm.losses import Sample, sampled_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models import elmo
+from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.figures import BothDirections, Direction
 from jaxlm.objectives.objective import Objective, SampledRows, Sums
 from jaxlm.transforms.negatives import Negatives, draw_negatives, log_expected
@@ -70,13 +71,12 @@ def bidirectional_lm(
 
     def loss(params, batch: ElmoBatch, carry=None, key=None, sampled_rows=None):
         characters_2BLC, targets_2BL, weights_2BL = (x.swapaxes(0, 1) for x in batch)
-        mask_2BL = None if data.carry else weights_2BL > 0
+        lengths_2B = None if data.carry else (weights_2BL > 0).sum(-1)
         out: Any = module.apply(
             {"params": params},
             characters_2BLC,
-            None,
-            mask_2BL,
             carry if data.carry else None,
+            lengths=lengths_2B,
             softmax=False,
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import DataConfig, GptConfig, Phase
-from jaxlm.losses import head_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.gpt import head_rows
-from jaxlm.models.layers import causal_mask
+from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.figures import Text
 from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
 from jaxlm.transforms.shift import shift_row
@@ -65,22 +64,20 @@ def causal_lm(
         return {"lm_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
 
     def loss(params, batch: GptBatch, key=None) -> Sums:
-        positions = mask = None
+        packed: dict[str, Any] = {}
         if data.packed:
-            positions = batch.positions
-            mask = causal_mask(phase.length, batch.segments)
+            packed = {"segments": batch.segments, "position_ids": batch.positions}
         out: Any = module.apply(
             {"params": params},
             batch.tokens,
-            positions,
-            mask,
+            **packed,
             logits=False,
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
         )
         total, weight, correct = head_cross_entropy(
             out.last,
-            out.head,
+            out.table,
             batch.targets,
             batch.weights,
             classes=head_rows(config),

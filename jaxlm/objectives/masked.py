@@ -181,8 +181,8 @@ def masked_rows(
             {"params": params},
             batch.tokens,
             batch.token_types,
-            batch.mask,
             batch.predictions,
+            lengths=batch.mask.sum(-1),
             deterministic=key is None,
             rngs={} if key is None else {"dropout": key},
         )

@@ -18,7 +18,6 @@ from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
-from jaxlm.models.elmo import BiEncoded
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.gpt import unstacked
 from jaxlm.text.tokenizers import Tokenizer
@@ -76,11 +75,15 @@ class Model:
     @cached_property
     def _forward(self) -> Callable[..., Any]:
         whole = not self.family.missing_head(self.config, self.params)
-        return jax.jit(
-            lambda params, *args: self.module.apply(
-                {"params": params}, *args, logits=whole
+
+        @jax.jit
+        def forward(params: Any, *inputs: Any, **facts: Any) -> Encoded:
+            out: Any = self.module.apply(
+                {"params": params}, *inputs, **facts, logits=whole
             )
-        )
+            return out._replace(last=None, table=None)
+
+        return forward
 
     @cached_property
     def _unstacked(self) -> Any:
@@ -91,7 +94,7 @@ class Model:
         tokens: ArrayLike,
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-    ) -> Encoded | BiEncoded:
+    ) -> Encoded:
         """Hidden states [N+1, B, L, D], logits [B, L, V]; no dropout.
 
         A BERT adds the pooled vector [B, D] and NSP logits [B, 2]. An ELMo's hidden
@@ -108,9 +111,11 @@ class Model:
         Raises:
             UserError: an id outside the vocabulary, or more tokens than positions.
         """
-        inputs = self.family.inputs(self.config, np.asarray(tokens), token_types, mask)
+        inputs, facts = self.family.inputs(
+            self.config, np.asarray(tokens), token_types, mask
+        )
         with jax.default_matmul_precision("float32"):
-            return self._forward(self.params, *inputs)
+            return self._forward(self.params, *inputs, **facts)
 
     def embed(
         self,

@@ -26,7 +26,8 @@ from jaxlm.families import family_of
 from jaxlm.models.dropout import Dropout
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.heads import gather
-from jaxlm.models.layers import NEG_INF, Dense, Dtype, same_segment
+from jaxlm.models.kernels.attention import NEG_INF
+from jaxlm.models.layers import Dtype, same_segment
 from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,
@@ -121,7 +122,7 @@ class TaskModel(nn.Module):
         drop = Dropout(rate, name="drop" if family.stateful else None)
         # One dropout mask for all alternatives: finetune-transformer-lm train.py.
         x = x * drop(jnp.ones_like(x[:, :1])) if self.join == "choose" else drop(x)
-        logits = self._head(x.shape[-1])(x.astype(jnp.float32))
+        logits = self._head()(x.astype(jnp.float32))
         if self.join == "choose":
             logits = jnp.where(there, logits[..., 0], NEG_INF)
         return (logits, out) if encoded else logits
@@ -179,16 +180,15 @@ class TaskModel(nn.Module):
                 return jnp.matmul(share_BLT, x_BLD, precision="highest")
         raise ValueError(f"pooling {self.pooling} reads no packed rows")
 
-    def _head(self, width: int) -> Dense:
+    def _head(self) -> nn.Dense:
         """A GPT's head has no bias (Radford et al. 2018, equation 3) but in multiple
         choice, where a bias changes nothing (finetune-transformer-lm `clf`)."""
         decoder = not family_of(self.config).bidirectional
         normal = nn.initializers.normal if decoder else nn.initializers.truncated_normal
-        return Dense(
-            (width,),
-            (self.outputs,),
-            normal(self.head_std),
-            jnp.float32,
-            bias=not decoder or self.join == "choose",
+        return nn.Dense(
+            self.outputs,
+            use_bias=not decoder or self.join == "choose",
+            dtype=jnp.float32,
+            kernel_init=normal(self.head_std),
             name="task",
         )

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.losses import head_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.gpt import head_rows
+from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.figures import Compared, Figure
 from jaxlm.objectives.objective import Objective, Sums, stateless
 from jaxlm.tasks.batches import TaskBatch
@@ -105,7 +105,7 @@ def _lm_sums(out: Any, batch: TaskBatch, config: Any) -> Sums:
     tokens_RL = tokens.reshape(-1, tokens.shape[-1])
     total, weight, correct = head_cross_entropy(
         out.last,
-        out.head,
+        out.table,
         jnp.roll(tokens_RL, -1, axis=1),
         next_token_weights(batch),
         classes=head_rows(config),

@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxlm.models.charcnn import uniform
 from jaxlm.models.dropout import Dropout
+from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
-from jaxlm.models.layers import NEG_INF, Dtype
+from jaxlm.models.layers import Dtype
 from jaxlm.models.mix import ScalarMix, mix_penalty
 
 MIXES = ("mix", "mix_out")  # names of their parameters

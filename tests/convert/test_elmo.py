@@ -46,8 +46,9 @@ def model(fixture):
 
     @jax.jit
     def encode(characters, mask, state):
+        lengths = None if mask is None else mask.sum(1)
         return module.apply(
-            {"params": params}, characters, mask_BL=mask, state=state, logits=False
+            {"params": params}, characters, state, lengths=lengths, logits=False
         )
 
     return config, params, encode
@@ -79,7 +80,7 @@ def test_states_carried_from_batch_to_batch_give_tensorflows_outputs(fixture, mo
     worst = 0.0
     for sentences, wanted in batches(fixture):
         out = encode(*padded(sentences), state)
-        state = out.state
+        state = out.carry
         for lane, want in enumerate(wanted):
             got = np.asarray(out.hidden[-1, lane, 1 : 1 + len(want)])
             worst = max(worst, np.abs(got - want).max())

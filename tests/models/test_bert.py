@@ -12,9 +12,8 @@ from jaxlm.config import BERT_SIZES, BertConfig, bert
 from jaxlm.families import num_parameters
 from jaxlm.losses import cross_entropy
 from jaxlm.models.bert import Bert
-from jaxlm.models.dropout import Dropout
 from jaxlm.models.flops import bert_train_flops
-from jaxlm.models.layers import attend
+from jaxlm.models.layers import position_ids
 from jaxlm.tree import leaves
 
 CONFIG = BertConfig(
@@ -23,17 +22,18 @@ CONFIG = BertConfig(
 KEY = jax.random.key(0)
 
 
-def rows(batch=3, length=10, real=(10, 7, 4)):
+def rows(batch=3, length=10):
     keys = jax.random.split(jax.random.key(1), 2)
     tokens = jax.random.randint(keys[0], (batch, length), 0, CONFIG.vocab_size)
     types = jax.random.randint(keys[1], (batch, length), 0, 2)
-    mask = jnp.arange(length)[None] < jnp.array(real)[:, None]
-    return tokens, types, mask
+    return tokens, types
+
+
+LENGTHS = jnp.array((10, 7, 4))
 
 
 def init(config=CONFIG, **module):
-    tokens, types, mask = rows()
-    return jax.jit(Bert(config, **module).init)(KEY, tokens, types, mask)["params"]
+    return jax.jit(Bert(config, **module).init)(KEY, *rows())["params"]
 
 
 PARAMS = init()
@@ -41,10 +41,21 @@ POSITIONS = jnp.array([[1, 4, 9], [0, 3, 5], [2, 3, 0]])
 
 
 @functools.partial(jax.jit, static_argnames=("config", "logits", "dtype"))
-def apply(params, *inputs, key=None, config=CONFIG, logits=True, dtype=jnp.float32):
+def apply(
+    params,
+    *inputs,
+    key=None,
+    config=CONFIG,
+    logits=True,
+    dtype=jnp.float32,
+    lengths=LENGTHS,
+    **facts,
+):
     return Bert(config, dtype).apply(
         {"params": params},
         *inputs,
+        lengths=lengths,
+        **facts,
         logits=logits,
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
@@ -56,6 +67,7 @@ def train_loss(params, key=None, *, config=CONFIG, remat="none", dtype=jnp.float
         {"params": params},
         *rows(),
         POSITIONS,
+        lengths=LENGTHS,
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
     )
@@ -139,7 +151,7 @@ WITH_HEADS = {"base": 110_106_428, "large": 336_226_108}
 def test_parameter_counts_are_the_published_ones(size):
     config = bert(size)
     ids = jnp.zeros((1, 4), jnp.int32)
-    params = jax.eval_shape(Bert(config).init, KEY, ids, ids, ids == 0)["params"]
+    params = jax.eval_shape(Bert(config).init, KEY, ids, ids)["params"]
     encoder = {k: v for k, v in params.items() if k in ("embed", "layers", "pooler")}
     assert num_parameters(encoder) == PUBLISHED[size]
     d, heads = config.d_model, num_parameters(params) - PUBLISHED[size]
@@ -182,48 +194,47 @@ def test_gathered_logits_are_those_of_the_positions():
 
 def test_features_come_without_logits():
     jaxpr = jax.make_jaxpr(lambda params: apply(params, *rows(), logits=False))(PARAMS)
-    assert len(jaxpr.out_avals) == 2, "hidden and pooled only"
+    assert len(jaxpr.out_avals) == 4, "hidden, last, table and pooled only"
     assert f"3,10,{CONFIG.vocab_size}]" not in str(jaxpr)
 
 
 def test_padding_does_not_influence_the_rest():
-    tokens, types, mask = rows()
-    other = jnp.where(mask, tokens, (tokens + 1) % CONFIG.vocab_size)
-    one, two = apply(PARAMS, tokens, types, mask), apply(PARAMS, other, types, mask)
+    tokens, types = rows()
+    real = np.arange(10)[None] < np.asarray(LENGTHS)[:, None]
+    other = jnp.where(real, tokens, (tokens + 1) % CONFIG.vocab_size)
+    one, two = apply(PARAMS, tokens, types), apply(PARAMS, other, types)
     assert (one.hidden[0] != two.hidden[0]).any(), "the test changes nothing"
-    real = np.asarray(mask)
     np.testing.assert_array_equal(one.hidden[:, real], two.hidden[:, real])
     np.testing.assert_array_equal(one.pooled, two.pooled)
-    seen = apply(PARAMS, other, types, jnp.ones_like(mask))
+    seen = apply(PARAMS, other, types, lengths=None)
     assert (abs(seen.hidden[-1] - one.hidden[-1])[real] > 1e-4).any()
 
 
-def test_a_mask_by_query_packs_rows_without_mixing_them():
-    # Two rows of 5 in one of 10; positions are counted through the row, so compare
-    # hidden states of the first with those of the first alone.
-    tokens, types, _ = rows(1, 10, (10,))
-    segment = jnp.array([[0] * 5 + [1] * 5])
-    packed = segment[:, :, None] == segment[:, None, :]
-    alone = apply(PARAMS, tokens[:, :5], types[:, :5], jnp.ones((1, 5), bool))
-    together = apply(PARAMS, tokens, types, packed)
-    np.testing.assert_allclose(together.hidden[:, :, :5], alone.hidden, atol=1e-5)
-    as_rows = apply(PARAMS, tokens, types, jnp.ones((1, 10), bool))
-    by_query = apply(PARAMS, tokens, types, jnp.ones((1, 10, 10), bool))
-    np.testing.assert_array_equal(as_rows.hidden, by_query.hidden)
+def test_packed_rows_do_not_mix():
+    tokens, types = rows()
+    segments = jnp.array([[1] * 5 + [2] * 4 + [0]] * 3)
+    packed = {"segments": segments, "position_ids": position_ids(segments)}
+    together = apply(PARAMS, tokens, types, lengths=None, **packed)
+    for text in (slice(0, 5), slice(5, 9)):
+        alone = apply(PARAMS, tokens[:, text], types[:, text], lengths=None)
+        np.testing.assert_allclose(together.hidden[:, :, text], alone.hidden, atol=1e-5)
+        pooled = together.pooled[:, text.start]  # a text's lies at its first token
+        np.testing.assert_allclose(pooled, alone.pooled, atol=1e-5)
 
 
 def test_token_types_and_order_matter():
-    tokens, types, mask = rows()
-    base = apply(PARAMS, tokens, types, mask).pooled
-    assert (abs(apply(PARAMS, tokens, 1 - types, mask).pooled - base) > 1e-5).any()
-    flipped = jnp.flip(tokens[:1], 1), jnp.flip(types[:1], 1), mask[:1]
-    assert (abs(apply(PARAMS, *flipped).pooled - base[:1]) > 1e-5).any()
+    tokens, types = rows()
+    base = apply(PARAMS, tokens, types, lengths=None).pooled
+    other_types = apply(PARAMS, tokens, 1 - types, lengths=None)
+    assert (abs(other_types.pooled - base) > 1e-5).any()
+    flipped = apply(PARAMS, jnp.flip(tokens, 1), jnp.flip(types, 1), lengths=None)
+    assert (abs(flipped.pooled - base) > 1e-5).any()
 
 
 def test_too_long_a_row_is_an_error_with_the_numbers():
     ids = jnp.zeros((1, 13), jnp.int32)
     with pytest.raises(ValueError, match=r"13 tokens .*max_length = 12"):
-        Bert(CONFIG).apply({"params": PARAMS}, ids, ids, ids == 0)
+        Bert(CONFIG).apply({"params": PARAMS}, ids, ids)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
@@ -271,24 +282,6 @@ def test_dropout_is_named_by_its_key():
     np.testing.assert_allclose(without, loss_and_grads(PARAMS)[0], rtol=1e-6)
 
 
-def test_attention_dropout_differs_by_row_head_query_and_key():
-    # No mask is shared over heads or rows (transformers' Flax BERT shared it).
-    drop = Dropout(0.5)
-    drawn = {}
-
-    def record(p_BHLT):
-        drawn["keep"] = drop.apply({}, p_BHLT, rngs={"dropout": KEY}) != 0
-        return p_BHLT
-
-    x_BLHK = jnp.ones((8, 16, 4, 2))
-    attend(x_BLHK, x_BLHK, x_BLHK, jnp.ones((8, 1, 16), bool), record)
-    keep_BHLT = np.asarray(drawn["keep"])
-    assert keep_BHLT.shape == (8, 4, 16, 16)
-    for axis in range(4):
-        same = (keep_BHLT == np.roll(keep_BHLT, 1, axis)).mean()
-        assert abs(same - 0.5) < 0.05, f"masks are alike along axis {axis}"
-
-
 def test_dropout_differs_by_row_and_layer():
     # With attention and MLP silent, a layer's output shows its two masks only.
     deep = dataclasses.replace(CONFIG, num_layers=3, dropout=0.5)
@@ -297,7 +290,8 @@ def test_dropout_differs_by_row_and_layer():
     ones["mlp"]["wo"]["bias"] += jnp.arange(1, 17)[None] * 1.0
     ones["mlp_norm"]["scale"] += 1
     ids = jnp.zeros((4, 8), jnp.int32)
-    hidden = apply({**params, "layers": ones}, ids, ids, ids == 0, key=KEY, config=deep)
+    given = {**params, "layers": ones}
+    hidden = apply(given, ids, ids, key=KEY, config=deep, lengths=None)
     dropped = np.asarray(hidden.hidden)[1:]
     for axis in range(3):  # layers, rows, positions
         same = (dropped == np.roll(dropped, 1, axis)).mean()
@@ -307,7 +301,7 @@ def test_dropout_differs_by_row_and_layer():
 def test_hidden_states_that_nobody_reads_cost_nothing():
     deep = dataclasses.replace(CONFIG, num_layers=6, max_length=64)  # a loop
     ids = jnp.zeros((8, 64), jnp.int32)
-    inputs = (ids, ids, ids == 0)
+    inputs = (ids, ids)
     params = jax.eval_shape(Bert(deep).init, KEY, *inputs)["params"]
 
     def compiled(function, **reads):
@@ -343,19 +337,19 @@ def test_flops_are_the_formula_s(size, length, predictions, per_token):
     assert abs(flops / (8 * length) / per_token - 1) < 0.005
 
 
-def test_flops_agree_with_an_unrolled_compile():
+def test_flops_agree_with_the_compiler_s():
     config = BertConfig(
-        vocab_size=512, num_layers=2, num_heads=2, d_model=128, d_ff=512, max_length=64
+        vocab_size=512, num_layers=1, num_heads=2, d_model=256, d_ff=1024, max_length=64
     )
     ids = jnp.zeros((4, 64), jnp.int32)
     at = jnp.zeros((4, 8), jnp.int32)
     module = Bert(config)
 
     def loss(params):
-        out = module.apply({"params": params}, ids, ids, ids == 0, at)
+        out = module.apply({"params": params}, ids, ids, at)
         return (out.logits**2).sum() + (out.nsp_logits**2).sum()
 
-    params = jax.eval_shape(module.init, KEY, ids, ids, ids == 0)["params"]
+    params = jax.eval_shape(module.init, KEY, ids, ids)["params"]
     cost = jax.jit(jax.grad(loss)).lower(params).cost_analysis()
     flops = bert_train_flops(config, batch=4, length=64, predictions=8)
     assert 1 < cost["flops"] / flops < 1.06, "XLA counts element-wise work as well"

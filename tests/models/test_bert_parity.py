@@ -13,29 +13,34 @@ from jaxlm.tree import leaves
 from tools import goldens
 
 CASES = ("gelu_erf", "gelu_tanh", "relu")
+OUTPUTS = ("hidden", "pooled", "logits", "nsp_logits")
 
 
 def ours(config, params, batch, **module):
     """Outputs at all positions, and loss and gradients through the gathered head."""
     model = Bert(config, **module)
-    inputs = (batch.tokens, batch.token_types, batch.mask)
+    inputs = (batch.tokens, batch.token_types)
+    lengths = batch.mask.sum(1)
 
     def loss(params):
-        out = model.apply({"params": params}, *inputs, batch.predictions)
+        out = model.apply(
+            {"params": params}, *inputs, batch.predictions, lengths=lengths
+        )
         mlm = cross_entropy(out.logits, batch.targets, batch.weights)
         nsp = cross_entropy(out.nsp_logits, batch.nsp_labels, batch.nsp_weights)
         return mlm.loss / mlm.weight + nsp.loss / nsp.weight
 
-    out = jax.jit(model.apply)({"params": params}, *inputs)
+    out = jax.jit(model.apply)({"params": params}, *inputs, lengths=lengths)
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
-    return {**out._asdict(), "loss": value, "grads": dict(leaves(grads))}
+    outputs = {name: getattr(out, name) for name in OUTPUTS}
+    return {**outputs, "loss": value, "grads": dict(leaves(grads))}
 
 
 def assert_equal(mine, theirs, real_BL):
     for name in ("hidden", "logits"):  # positions that pad are nobody's business
         mine[name] = np.asarray(mine[name])[..., real_BL, :]
         theirs[name] = theirs[name][..., real_BL, :]
-    for name in ("hidden", "pooled", "logits", "nsp_logits", "loss"):
+    for name in (*OUTPUTS, "loss"):
         worst = np.abs(mine[name] - theirs[name]).max() / np.abs(theirs[name]).max()
         assert worst < 1e-5, f"{name}: {worst:.1e} relative"
     scale = max(np.abs(g).max() for g in theirs["grads"].values())

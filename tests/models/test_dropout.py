@@ -7,34 +7,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm.models import dropout
-from jaxlm.models.dropout import Dropout, keep_mask, kept, random_words
+from jaxlm.models.dropout import Dropout, keep_mask, kept
 
 KEY = jax.random.key(3)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 1, 300, 7)])
-def test_words_are_those_of_jax(shape, monkeypatch):
-    for key in (KEY, jax.random.fold_in(KEY, 12)):
-        theirs = jax.random.bits(key, shape, jnp.uint32)
-        with monkeypatch.context() as patch:
-            # Made here, not asked for.
-            patch.setattr(dropout.jax.random, "bits", None)
-            np.testing.assert_array_equal(random_words(key, shape), theirs)
-
-
-def test_words_of_more_places_than_a_word_counts_are_asked_for(monkeypatch):
-    asked = []
-
-    def bits(key, shape, dtype):
-        asked.append(shape)
-        return jnp.zeros(shape, dtype)
-
-    monkeypatch.setattr(dropout.jax.random, "bits", bits)
-    for shape in ((2**16, 2**16), (2**16, 2**16 + 1)):
-        words = jax.eval_shape(lambda shape=shape: random_words(KEY, shape))
-        assert words.shape == shape and words.dtype == jnp.uint32
-    assert asked == [(2**16, 2**16 + 1)]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -15,6 +15,7 @@ from jaxlm.types import UserError
 
 B, L = 3, 5
 LENGTHS = (5, 2, 0)
+READ = jnp.asarray(LENGTHS)
 TINY = elmo(
     "tiny",
     vocab_size=7,
@@ -112,15 +113,15 @@ def ours(config, params, words, state, factors):
     mask = mask_of(LENGTHS)
 
     def loss(params, state):
-        out = module.apply({"params": params}, TABLE, jnp.asarray(words), mask, state)
+        out = module.apply({"params": params}, TABLE[words], state, lengths=READ)
         real = mask[None, :, :, None]
-        parts = (out.hidden, jnp.where(real, out.logits, 0), *out.state)
+        parts = (out.hidden, jnp.where(real, out.logits, 0), *out.carry)
         return sum((a * b).sum() for a, b in zip(parts, factors, strict=True)), out
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     grads, out = run(params, state)
     logits = jnp.where(mask[None, :, :, None], out.logits, 0)
-    return {"hidden": out.hidden, "logits": logits, "state": out.state, "grads": grads}
+    return {"hidden": out.hidden, "logits": logits, "state": out.carry, "grads": grads}
 
 
 @pytest.mark.oracle
@@ -158,30 +159,24 @@ def test_outputs_states_and_gradients_equal_a_plain_torch_model(changes):
 def run():
     """(params, out of all arguments of `__call__` but the parameters)."""
     module, params = Elmo(TINY), random_params(TINY)
-    call = jax.jit(lambda *args: module.apply({"params": params}, *args))
+    call = jax.jit(
+        lambda *args, **options: module.apply({"params": params}, *args, **options)
+    )
     return params, call
-
-
-def test_distinct_words_and_their_places_are_the_words_themselves(run):
-    _, call = run
-    words = batch()
-    whole = call(TABLE[words], None, mask_of(LENGTHS))
-    named = call(TABLE, words, mask_of(LENGTHS))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, named)
 
 
 def test_two_halves_read_forwards_as_the_whole(run):
     _, call = run
     words = batch()
-    whole = call(TABLE, words)
-    first = call(TABLE, words[:, :2])
-    second = call(TABLE, words[:, 2:], None, first.state)
+    whole = call(TABLE[words])
+    first = call(TABLE[words[:, :2]])
+    second = call(TABLE[words[:, 2:]], first.carry)
     halves = np.concatenate([first.hidden, second.hidden], axis=2)
     d = TINY.d_model
     np.testing.assert_allclose(halves[..., :d], whole.hidden[..., :d], atol=1e-5)
     assert np.abs(halves[1:, ..., d:] - whole.hidden[1:, ..., d:]).max() > 0.01
     np.testing.assert_allclose(
-        second.state.cell[:, :, 0], whole.state.cell[:, :, 0], atol=1e-6
+        second.carry.cell[:, :, 0], whole.carry.cell[:, :, 0], atol=1e-6
     )
 
 
@@ -189,7 +184,7 @@ def test_rows_of_the_state_that_are_not_in_the_batch_stay(run):
     _, call = run
     state = random_state(TINY, B + 2)
     few = State(*(x[:B] for x in state))
-    long, short = (call(TABLE, batch(), None, s).state for s in (state, few))
+    long, short = (call(TABLE[batch()], s).carry for s in (state, few))
     for before, after, want in zip(state, long, short, strict=True):
         np.testing.assert_array_equal(after[B:], before[B:])
         np.testing.assert_array_equal(after[:B], want)
@@ -198,20 +193,18 @@ def test_rows_of_the_state_that_are_not_in_the_batch_stay(run):
 def test_padding_does_not_touch_what_is_read(run):
     _, call = run
     words, state = batch(), random_state(TINY)
-    out = call(TABLE, words, mask_of(LENGTHS), state)
+    out = call(TABLE[words], state, lengths=READ)
     for b, n in enumerate(LENGTHS):
         assert not np.asarray(out.hidden[:, b, n:]).any()
         if n:
             alone = call(
-                TABLE,
-                words[b : b + 1, :n],
-                None,
+                TABLE[words[b : b + 1, :n]],
                 jax.tree.map(lambda x, b=b: x[b : b + 1], state),
             )
             np.testing.assert_allclose(
                 out.hidden[:, b, :n], alone.hidden[:, 0], atol=1e-5
             )
-    for before, after in zip(state, out.state, strict=True):
+    for before, after in zip(state, out.carry, strict=True):
         np.testing.assert_array_equal(after[LENGTHS.index(0)], before[2])
 
 
@@ -220,7 +213,7 @@ def test_neither_direction_peeks(run):
     words, d = batch(), TINY.d_model
     for at in range(L):
         other = words.at[:, at].set((words[:, at] + 1) % len(WORDS))
-        moved = np.abs(call(TABLE, words).hidden - call(TABLE, other).hidden)
+        moved = np.abs(call(TABLE[words]).hidden - call(TABLE[other]).hidden)
         moved = moved[1:].max(axis=(0, 1))
         forward, back = moved[:, :d].max(1) > 0, moved[:, d:].max(1) > 0
         assert forward.tolist() == [t >= at for t in range(L)]
@@ -230,10 +223,10 @@ def test_neither_direction_peeks(run):
 def test_two_texts_in_their_own_order_are_one_text_in_both(run):
     params, call = run
     words, state = batch(), random_state(TINY)
-    both = call(TABLE, words, None, state)
+    both = call(TABLE[words], state)
     read = jax.jit(
         lambda *args: Elmo(TINY).apply({"params": params}, *args, method="read")
-    )(TABLE, jnp.stack([words, words[:, ::-1]]), None, state)
+    )(TABLE[jnp.stack([words, words[:, ::-1]])], state)
     hidden = np.concatenate([read.hidden[:, 0], read.hidden[:, 1, :, ::-1]], axis=-1)
     np.testing.assert_allclose(hidden, both.hidden, atol=1e-5)
     np.testing.assert_array_equal(read.last, read.hidden[-1])
@@ -354,14 +347,13 @@ def test_the_skip_carries_the_dropped_input_and_the_softmax_its_own():
     layers["projection"] = layers["projection"].at[1].set(0)
     read = Elmo(config).apply(
         {"params": params},
-        TABLE,
-        jnp.stack([batch(), batch(seed=2)]),
+        TABLE[jnp.stack([batch(), batch(seed=2)])],
         method="read",
         deterministic=False,
         rngs={"dropout": jax.random.key(0)},
     )
     words, lower, upper, last = (np.asarray(x) for x in (*read.hidden, read.last))
-    plain = Elmo(config).apply({"params": params}, TABLE, batch(), logits=False)
+    plain = Elmo(config).apply({"params": params}, TABLE[batch()], logits=False)
     np.testing.assert_allclose(
         words[0], plain.hidden[0, ..., : config.d_model], atol=1e-5
     )
@@ -380,7 +372,7 @@ def test_other_ways_to_compute_give_the_same_gradient(choice):
         module = build(TINY, **choices)
 
         def loss(params):
-            out = module.apply({"params": params}, TABLE, words, mask_of(LENGTHS))
+            out = module.apply({"params": params}, TABLE[words], lengths=READ)
             return (out.logits**2).mean()
 
         return jax.jit(jax.value_and_grad(loss))(params)
@@ -396,4 +388,4 @@ def test_other_ways_to_compute_give_the_same_gradient(choice):
 def test_words_of_another_number_of_characters_are_refused(run):
     _, call = run
     with pytest.raises(ValueError, match="8 characters a word, model"):
-        call(TABLE[:, :8], batch())
+        call(TABLE[batch()][..., :8])

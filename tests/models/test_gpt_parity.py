@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.losses import head_cross_entropy
 from jaxlm.models.gpt import Gpt, head_rows
+from jaxlm.models.kernels.head import head_cross_entropy
 from tools import goldens_gpt as goldens
 
 
@@ -20,7 +20,7 @@ def ours(config, params, tokens):
         out = module.apply({"params": params}, inputs, logits=False)
         total, weight, _ = head_cross_entropy(
             out.last,
-            out.head,
+            out.table,
             targets,
             jnp.ones(targets.shape),
             classes=head_rows(config),

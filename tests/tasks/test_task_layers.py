@@ -89,7 +89,7 @@ def test_a_task_is_read_off_allennlp_s_mix_of_layers(layers, normalise):
     ids, mask = sentence_characters(SENTENCES, slots=9)
     own = {name: params[name] for name in ("words", "layers")}
     out = jax.jit(build(ELMO).apply)(
-        {"params": own}, jnp.asarray(ids, jnp.int32), None, jnp.asarray(mask)
+        {"params": own}, jnp.asarray(ids, jnp.int32), lengths=jnp.asarray(mask.sum(1))
     )
     hidden = np.asarray(out.hidden, np.float64)[:, :, 1:-1]
     hidden = hidden[list(layers)] if layers else hidden

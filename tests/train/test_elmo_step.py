@@ -168,7 +168,7 @@ def test_the_carry_is_what_the_model_read():
     batch = batch_of(1)
     characters = batch.characters.swapaxes(0, 1)
     out = module.apply(
-        {"params": second.params}, characters, None, None, second.carry, method="read"
+        {"params": second.params}, characters, second.carry, method="read"
     )
     close(out.state, states[2].carry, 1e-6)
     afresh = module.apply({"params": second.params}, characters, method="read")

@@ -40,7 +40,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxlm.losses import head_cross_entropy  # noqa: E402
+from jaxlm.models.kernels.head import head_cross_entropy  # noqa: E402
 from jaxlm.models.kernels.lstm import Carry, Weights, lstm  # noqa: E402
 from tools.bench.step import spread  # noqa: E402
 

@@ -54,7 +54,7 @@ from jaxlm.config import (  # noqa: E402
     gpt2,
 )
 from jaxlm.families import build, family_of  # noqa: E402
-from jaxlm.losses import head_cross_entropy  # noqa: E402
+from jaxlm.models.kernels.head import head_cross_entropy  # noqa: E402
 from jaxlm.objectives import Objective, causal_lm, masked_lm  # noqa: E402
 from jaxlm.train.optim import make_optimizer  # noqa: E402
 from jaxlm.train.state import TrainState, init_params  # noqa: E402

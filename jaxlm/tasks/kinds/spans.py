@@ -24,7 +24,8 @@ import numpy as np
 from jaxlm.families.frame import special_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
-from jaxlm.models.layers import NEG_INF, same_segment
+from jaxlm.models.kernels.attention import NEG_INF
+from jaxlm.models.layers import same_segment
 from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.model import Pooling
 from jaxlm.tasks.offsets import Aligned, align

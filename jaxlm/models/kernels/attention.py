@@ -1,0 +1,100 @@
+"""Queries, keys, values and facts about who sees whom → what each query gathers.
+
+    lengths (2, 3)   causal    window 2   segments 1 1 2, causal   offset 1, causal
+    1 1 0            1 0 0     1 1 0      1 0 0                    1 1 0
+    1 1 0            1 1 0     1 1 1      1 1 0                    1 1 1
+    …                1 1 1     0 1 1      0 0 1
+
+The mask is made here and never handed in: a fused kernel needs the facts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxlm.models.dropout import Drop
+
+# Finite, so that a query that sees nothing becomes uniform and not NaN.
+NEG_INF = float(jnp.finfo(jnp.float32).min)
+
+
+def attention(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BTHK: Float[Array, "B T H K"],
+    v_BTHK: Float[Array, "B T H K"],
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    segments: Int[Array, "B T"] | None = None,
+    lengths: Int[Array, "B"] | None = None,
+    offset: int | Int[Array, ""] = 0,
+    scale: float | None = None,
+    bias: Float[Array, "#B #H L T"] | None = None,
+    dropout: Drop | None = None,
+) -> Float[Array, "B L H K"]:
+    """Softmax attention, with the softmax in float32.
+
+    Args:
+        causal: query l sees keys up to its own, t ≤ offset + l.
+        window: a query sees keys at a distance below `window`.
+        segments: number of each key's segment; a query sees its own segment.
+        lengths: keys of each row; those behind are padding.
+        offset: the key that query 0 lies at, in a decoder with a cache.
+        scale: of the scores; None: 1 / √K.
+        bias: added to the scores.
+        dropout: of the probabilities. BERT drops each element by itself; a mask shared
+            by heads or rows, as in Hugging Face's Flax port, is another model.
+    """
+    length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
+    score_BHLT = score_BHLT.astype(jnp.float32)
+    if bias is not None:
+        score_BHLT += bias
+    mask = visible(
+        length,
+        keys,
+        causal=causal,
+        window=window,
+        segments=segments,
+        lengths=lengths,
+        offset=offset,
+    )
+    if mask is not None:
+        score_BHLT = jnp.where(mask[:, None], score_BHLT, NEG_INF)
+    p_BHLT = jax.nn.softmax(score_BHLT).astype(v_BTHK.dtype)
+    if dropout is not None:
+        p_BHLT = dropout(p_BHLT)
+    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+
+
+def visible(
+    length: int,
+    keys: int,
+    *,
+    causal: bool,
+    window: int | None,
+    segments: Int[Array, "B T"] | None,
+    lengths: Int[Array, "B"] | None,
+    offset: int | Int[Array, ""],
+) -> Bool[Array, "#B #L T"] | None:
+    """True where query l sees key t; None: everywhere. See `attention`."""
+    query_L1, key_1T = jnp.arange(length)[:, None] + offset, jnp.arange(keys)[None]
+    facts = []
+    if causal:
+        facts.append((key_1T <= query_L1)[None])
+    if window is not None:
+        facts.append((jnp.abs(query_L1 - key_1T) < window)[None])
+    if segments is not None:
+        own_BL = segments  # of the queries; a length may be a symbol here
+        if length != keys:
+            own_BL = jax.lax.dynamic_slice_in_dim(segments, offset, length, axis=1)
+        facts.append(own_BL[:, :, None] == segments[:, None])
+    if lengths is not None:
+        facts.append((key_1T < lengths[:, None])[:, None])
+    return functools.reduce(jnp.logical_and, facts) if facts else None
