@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import RowSource, batches, open_rows, open_source, read_rows
 from jaxlm.families import family_of
 from jaxlm.metrics import figures, majority_accuracy, perplexity, unigram_loss
 from jaxlm.objectives import Sums
 from jaxlm.objectives.figures import Figure, held_out
+from jaxlm.sharding import local_rows, to_devices
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 

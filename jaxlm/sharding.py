@@ -1,4 +1,4 @@
-"""Devices → mesh; parameter paths → shardings. The only file that says "mesh".
+"""Devices → mesh; paths → shardings; rows → devices. The only file that says "mesh".
 
 Four axes always exist, of size 1 if a run does not use them:
 
@@ -17,6 +17,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -122,6 +123,31 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     """The number of parts that the mesh cuts the rows of a batch into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
+    """The rows of a global batch that this host's devices hold, ascending."""
+    slices = sharding.addressable_devices_indices_map((batch,)).values()
+    held = {row for index in slices if index for row in range(batch)[index[0]]}
+    return np.array(sorted(held), np.int64)
+
+
+def to_devices(
+    rows: Any, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
+) -> Any:
+    """Global arrays [batch, ...] from a tree of this host's rows [len(local), ...].
+
+    `local` is from `local_rows`; `sharding` is that of the leading axis.
+    """
+
+    def place(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            at = np.searchsorted(local, range(batch)[index[0]])
+            return array[at]
+
+        return jax.make_array_from_callback((batch, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, rows)
 
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:

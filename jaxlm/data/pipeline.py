@@ -1,4 +1,4 @@
-"""Position → the rows that the host reads for a step, through Grain. Next: `device.py`.
+"""Position → the rows that the host reads for a step, by Grain. Next: `sharding.py`.
 
 Everything here is a pure function of (corpus, seed, stream, position). Pass p of a
 stream holds every window once, in an order keyed by (seed, stream, p). So resuming

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxlm.config import FinetuneConfig, Phase, TaskConfig
-from jaxlm.data.device import local_rows, to_devices
+from jaxlm.sharding import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
 from jaxlm.families import family_of
 from jaxlm.sharding import replicated

@@ -20,9 +20,15 @@ from jax.sharding import NamedSharding
 from jaxlm.checkpoints import Checkpoints, Restored
 from jaxlm.checkpoints.digests import state_sha256
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
-from jaxlm.sharding import batch_parts, batch_sharding, check_batch, make_mesh
+from jaxlm.sharding import (
+    batch_parts,
+    batch_sharding,
+    check_batch,
+    local_rows,
+    make_mesh,
+    to_devices,
+)
 from jaxlm.train.best_checkpoint import BestCheckpoint
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer

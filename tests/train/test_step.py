@@ -8,10 +8,9 @@ import pytest
 from tiny import tiny
 
 from jaxlm.config import MeshConfig
-from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import open_source, read_rows
 from jaxlm.families import build, family_of
-from jaxlm.sharding import batch_sharding, make_mesh
+from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step

@@ -9,9 +9,8 @@ from reference.numbered import lifelike, numbered
 from reference.observed import road
 
 from jaxlm.config import DataConfig, MeshConfig
-from jaxlm.data.device import local_rows, to_devices
 from jaxlm.data.pipeline import batches, read_rows
-from jaxlm.sharding import batch_sharding, make_mesh
+from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 
 pytestmark = pytest.mark.devices
 BATCH = 16
