@@ -19,10 +19,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxlm.config import FinetuneConfig, Phase, TaskConfig
-from jaxlm.sharding import local_rows, to_devices
 from jaxlm.data.pipeline import ahead
 from jaxlm.families import family_of
-from jaxlm.sharding import replicated
+from jaxlm.sharding import local_rows, replicated, to_devices
 from jaxlm.tasks.batches import bucket_lengths, one_pass, padded_batch, task_stream
 from jaxlm.tasks.kinds.choice import Choice
 from jaxlm.tasks.kinds.classes import Classes, Numbers
