@@ -1,10 +1,10 @@
 """BERT-base as published: static masks, Google's Adam, 128 then 512 tokens.
 
 Paper: Devlin et al. 2018, section A.2: 256 rows, 1M steps, rate 1e-4, 10k warm-up, β
-.9/.999, decay .01, dropout .1, 90 % of the steps at length 128; google-research/bert
-for what the paper leaves out: no bias correction, the kink where warm-up ends, clipping
-at 1, ten mask draws a row, 20 and 77 predictions. Published text: 3.3B words,
-lower-cased.
+.9/.999, decay .01, dropout .1, 90 % of the steps at length 128. From
+google-research/bert, what the paper leaves out: no bias correction, the kink where
+warm-up ends, clipping at 1, ten mask draws a row, 20 and 77 predictions. Published
+text: 3.3B words, lower-cased.
 Cost: 2.6 × 10^19 FLOP: 4 days on 16 TPU v2 chips in 2018.
 
     jaxlm prepare  bert_base --text 'wiki/*.txt' --tokenizer vocab.txt --corpus c/w

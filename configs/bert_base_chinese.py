@@ -1,7 +1,7 @@
 """BERT-base for Chinese as published: `bert_base` over characters, 21,128 entries.
 
 Published: google-research/bert, README; the recipe is that of BERT-base (paper: Devlin
-et al. 2018, arXiv 1810.04805). Simplified and traditional Wikipedia as they come, every
+et al. 2018, arXiv 1810.04805). Simplified and traditional Wikipedia unconverted, each
 ideograph a token, lower-cased.
 Cost: 2.4 × 10^19 FLOP; 16 hours on one H200 at half of its matmul rate.
 

@@ -3,7 +3,7 @@
 After MosaicBERT (Portes et al. 2023, arXiv 2312.17482): rows of 128 tokens, no next-
 sentence prediction, 30 % of the tokens masked, no dropout, AdamW with bias correction,
 4096 rows, 70k steps, peak 5e-4. Its changes of architecture (ALiBi, gated units,
-unpadding) are not in here: the model stays a BERT that every tool loads.
+unpadding) are left out: the model stays a BERT that every tool loads.
 Cost: 2.1 × 10^19 FLOP; about 13 hours on one H200 at half of its matmul rate.
 
     jaxlm prepare  bert_base_modern --text 'wiki/*.txt' --corpus corpora/wiki

@@ -2,7 +2,7 @@
 
 Paper: Turc et al. 2019 (arXiv 1908.08962) for the size, Devlin et al. 2018 for the
 rest; AdamW with bias correction and fresh masks in every pass.
-Cost: 8 × 10^14 FLOP a thousand steps; hours on 2 CPU cores, minutes on a GPU.
+Cost: 8 × 10^14 FLOP per thousand steps; hours on 2 CPU cores, minutes on a GPU.
 
     jaxlm prepare  bert_mini --text 'books/*.txt' --corpus corpora/books30k
     jaxlm pretrain bert_mini --corpus corpora/books30k --workdir runs/mini

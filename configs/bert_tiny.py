@@ -1,10 +1,10 @@
-"""BERT-tiny on a laptop: 2 layers, 128 wide, rows of 64 tokens.
+"""BERT-tiny for a laptop: 2 layers, 128 wide, rows of 64 tokens.
 
 Paper: Turc et al. 2019 (arXiv 1908.08962) for the size, Devlin et al. 2018 for the
-rest. Short rows, and weights that start at 1 / sqrt(width) where BERT's .02 is made for
-a width of 768: both shorten the first plateau, on which a small BERT knows which words
-are frequent and not yet which one belongs where (3M tokens here; README, "What it
-learns").
+rest. Rows are short, and weights start at 1 / sqrt(width); BERT's .02 is for a width of
+768. Both shorten the first plateau, on which a small BERT knows which words are
+frequent but not which word belongs where (3M tokens here; README, "What the models
+learn").
 Cost: an hour on one CPU core.
 
     jaxlm prepare  bert_tiny --text 'books/*.txt' --corpus corpora/books

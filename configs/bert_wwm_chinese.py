@@ -1,10 +1,10 @@
-"""BERT-wwm: BERT-base for Chinese trained on, words of several characters masked whole.
+"""BERT-wwm: BERT-base for Chinese, trained further with whole words masked.
 
-Paper: Cui et al. 2019 (arXiv 1906.08101), code ymcui/Chinese-BERT-wwm: from BERT-base's
-Chinese weights, LAMB, 100k steps of 2560 rows of 128 and 100k of 384 rows of 512. The
-characters stay the tokens; words only say what is masked together. Theirs were those of
-LTP, here --spans finds them. Rate and warm-up are BERT-base's ("without changing any …
-hyper-parameters").
+Paper: Cui et al. 2019 (arXiv 1906.08101), code ymcui/Chinese-BERT-wwm: from the weights
+of BERT-base Chinese, LAMB, 100k steps of 2560 rows of 128 and 100k of 384 rows of 512.
+Tokens are still characters; words only decide what is masked together. LTP found the
+paper's words, --spans finds them here. Rate and warm-up are BERT-base's ("without
+changing any … hyper-parameters").
 Cost: 2.9 × 10^19 FLOP; 20 hours on one H200 at half of its matmul rate.
 
     jaxlm prepare  bert_wwm_chinese --text zh.txt --tokenizer vocab.txt --spans rjieba …

@@ -1,8 +1,9 @@
-"""SWAG: which of four endings goes on with a sentence; a row each, a softmax over them.
+"""SWAG: which of four endings continues a sentence; a row each, a softmax over them.
 
-Paper: Devlin et al. 2018, section 4.4: 16 rows, 3 passes, rate 2e-5; a new vector whose
-product with [CLS] is an ending's score. That code was not released: as transformers has
-it, with the pooler's output for [CLS], and a bias, which moves no choice.
+Paper: Devlin et al. 2018, section 4.4: 16 rows, 3 passes, rate 2e-5; an ending's score
+is the product of a new vector with [CLS]. That code was not released, so this follows
+transformers: the pooler's output in place of [CLS], and a bias, which changes no
+choice.
 Published: 81.6 accuracy of BERT-base on the dev file, 86.6 of BERT-large (table 4).
 Cost: 13,790 steps; of BERT-base 2.2 × 10^16 FLOP at 4 × 48 tokens an example.
 

@@ -1,9 +1,11 @@
-"""RACE with a GPT: start, article, question, delimiter, answer, extract token; a row to
-each answer, a softmax over them. Story Cloze has its form with its own columns.
+"""RACE with a GPT: start, article, question, delimiter, answer, extract token.
+
+Each answer is a row, with a softmax over them. Story Cloze has the same form with other
+columns.
 
 Paper: Radford et al. 2018, section 3.3 and figure 1; all else as in sst2_gpt. Article
-and question lose what is beyond 254 tokens, as openai/finetune-transformer-lm train.py
-cuts each part.
+and question are truncated to 254 tokens each, as in openai/finetune-transformer-lm
+train.py.
 Published: 59.0 accuracy of GPT-1 on RACE, 86.5 on Story Cloze (table 3).
 Cost: 8,237 steps; of GPT-1 2.4 × 10^17 FLOP at 4 × 310 tokens an example.
 

@@ -1,9 +1,9 @@
 """ELMo as published: two layers of 4096 cells, 793,471 words, sampled softmax, Adagrad.
 
-Paper: Peters et al. 2018 (arXiv 1802.05365); code and settings allenai/bilm-tf
-(bilm/training.py, bin/train_elmo.py). Text: the 1 Billion Word Benchmark, cut into
-words already; ten passes over 768,648,884 words. One sample of 8192 words serves the
-whole batch, where the original drew one on each of its three GPUs.
+Paper: Peters et al. 2018 (arXiv 1802.05365); code and settings from allenai/bilm-tf
+(bilm/training.py, bin/train_elmo.py). Text: the 1 Billion Word Benchmark, already cut
+into words; ten passes over 768,648,884 words. One sample of 8192 words serves the whole
+batch; the original drew one on each of its three GPUs.
 Cost: two weeks on three GTX 1080 Ti as published (bilm-tf's README).
 
     jaxlm pretrain elmo_original --text '1b/*.txt' --workdir runs/elmo

@@ -1,8 +1,8 @@
-"""ELMo's architecture as one would train it now: AdamW, bfloat16, a larger batch.
+"""ELMo's architecture as one would train it today: AdamW, bfloat16, a larger batch.
 
 Paper: Peters et al. 2018 (arXiv 1802.05365) for the architecture; optimiser, rate and
 batch are ours and have not been run at this size.
-Cost: not measured; the FLOPs are those of `jaxlm show elmo_original_modern`.
+Cost: not measured; `jaxlm show elmo_original_modern` prints the FLOPs.
 
     jaxlm pretrain elmo_original_modern --text '1b/*.txt' --workdir runs/elmo
 """

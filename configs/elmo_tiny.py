@@ -1,7 +1,7 @@
-"""ELMo on a laptop: two layers of 512 cells, 128 wide in each direction.
+"""ELMo for a laptop: two layers of 512 cells, 128 wide in each direction.
 
 Paper: Peters et al. 2018 (arXiv 1802.05365) for the architecture; size, optimiser and
-rate are a laptop's.
+rate are ours.
 Cost: an hour on one CPU core.
 
     jaxlm pretrain elmo_tiny --text 'books/*.txt' --workdir runs/elmo

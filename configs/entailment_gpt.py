@@ -1,5 +1,6 @@
-"""MNLI with a GPT: start, premise, delimiter, hypothesis, extract token. RTE, QNLI and
-SNLI have its form with their own columns.
+"""MNLI with a GPT: start, premise, delimiter, hypothesis, extract token.
+
+RTE, QNLI and SNLI have the same form with other columns.
 
 Paper: Radford et al. 2018, section 3.3 and figure 1; all else as in sst2_gpt.
 Published: 82.1 (matched) and 81.4 of GPT-1 on the test files; 56.0 on RTE's (table 2).

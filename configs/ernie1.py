@@ -2,10 +2,10 @@
 
 Paper: Sun et al. 2019 (arXiv 1904.09223); code PaddlePaddle/ERNIE before July 2019:
 Adam with bias correction, rate 1e-4, warm-up 5000 with BERT's kink, decay .01, clipping
-at 1, dropout .1, every unit masked with probability .15. Its phrases and entities came
-from a lexer that was not released, its shares of levels are not known: a third each
-here; its length of 512 and 8192 tokens a GPU are rows of 128, as the released weights
-were trained on (README.zh of its branch repro), 512 of them.
+at 1, dropout .1, every unit masked with probability .15. The lexer that found its
+phrases and entities was not released, and the shares of its levels are not known: here
+a third each. Its 8192 tokens a GPU in rows of 512 are 512 rows of 128 here, the length
+that the released weights were trained on (README.zh of its branch repro).
 Cost: 3.6 × 10^19 FLOP; about a day on one H200 at half of its matmul rate.
 
     jaxlm prepare  ernie1 --text zh.txt --tokenizer vocab.txt --spans rjieba --corpus zh

@@ -1,8 +1,8 @@
-"""ERNIE 1.0 on a laptop: 2 layers, 128 wide, phrases and entities masked whole.
+"""ERNIE 1.0 for a laptop: 2 layers, 128 wide, phrases and entities masked whole.
 
-Paper: Sun et al. 2019 (arXiv 1904.09223); the release's ReLU, its norm and its masks,
-by levels in a third of the rows each (the paper does not say in which shares); size,
-rate and start as in bert_tiny.
+Paper: Sun et al. 2019 (arXiv 1904.09223). ReLU, norm and masks are the release's, each
+level in a third of the rows (the paper does not give the shares); size, rate and
+initialisation are those of bert_tiny.
 Cost: half an hour on one CPU core.
 
     jaxlm prepare  ernie_tiny --text 'zh/*.txt' --spans rjieba --corpus corpora/zh

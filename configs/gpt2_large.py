@@ -2,7 +2,7 @@
 
 Paper: as gpt2_small, whose recipe this is, at GPT-3's rate for this size (Brown et al.
 2020, table 2.1).
-Cost: 1.5 × 10^21 FLOP; 1,078 hours of one H200 at half of its matmul rate.
+Cost: 1.5 × 10^21 FLOP; 1,078 hours on one H200 at half of its matmul rate.
 
     jaxlm prepare  gpt2_large --text 'web/*.jsonl' --tokenizer gpt2/ --corpus c/web
     jaxlm pretrain gpt2_large --corpus c/web --workdir runs/gpt2

@@ -3,7 +3,7 @@
 Paper: Radford et al. 2019 for the architecture and its initialisation; rates and
 dropout were never published. The recipe is nanoGPT's (karpathy/nanoGPT 3adf61e): AdamW
 .9/.95 with decay .1, 480 rows of 1,024 tokens, no dropout, bf16, 600k steps.
-Cost: 2.5 × 10^20 FLOP; 177 hours of one H200 at half of its matmul rate.
+Cost: 2.5 × 10^20 FLOP; 177 hours on one H200 at half of its matmul rate.
 
     jaxlm prepare  gpt2_small --text 'web/*.jsonl' --tokenizer gpt2/ --corpus c/web
     jaxlm pretrain gpt2_small --corpus c/web --workdir runs/gpt2

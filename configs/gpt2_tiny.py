@@ -1,7 +1,6 @@
-"""GPT-2 on a laptop: 4 layers, 128 wide.
+"""GPT-2 for a laptop: 4 layers, 128 wide.
 
-Paper: Radford et al. 2019 for the architecture; the size, rate and dropout are a
-laptop's.
+Paper: Radford et al. 2019 for the architecture; size, rate and dropout are ours.
 Cost: an hour on 2 CPU cores.
 
     jaxlm pretrain gpt2_tiny --text 'books/*.txt' --workdir runs/gpt

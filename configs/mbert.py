@@ -1,11 +1,12 @@
-"""Multilingual BERT, cased: BERT-base over 104 Wikipedias, none louder than it must be.
+"""Multilingual BERT, cased: BERT-base over 104 Wikipedias, sampled by smoothed shares.
 
 Published: google-research/bert, multilingual.md; no paper of its own (BERT: Devlin et
-al. 2018, arXiv 1810.04805). No lower-casing and no normalisation, 119,547 pieces,
-ideographs apart; languages sampled by their share to the power 0.7, and counted so for
-the vocabulary. Its steps and batch were not said, nor the language of a random second
-segment: as `bert_base` here, a document of any language. The list is the published one,
-by the codes of Wikipedia; Chinese is one of them, in both scripts (104 counts two).
+al. 2018, arXiv 1810.04805). No lower-casing or normalisation, 119,547 pieces, each
+ideograph a word; languages are sampled by their share to the power 0.7, for rows and
+for the vocabulary. Its steps, its batch and the language of a random second segment
+were not published: here as in `bert_base`, and a document of any language. The list of
+languages is the published one, by Wikipedia's codes; Chinese, in both scripts, is one
+of them here (the 104 count two).
 Cost: 2.7 × 10^19 FLOP; 18 hours on one H200 at half of its matmul rate.
 
     jaxlm prepare  mbert --text en:'wiki/en/*.txt' is:'wiki/is/*.txt' --corpus c/wikis

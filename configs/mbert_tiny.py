@@ -1,8 +1,8 @@
-"""Multilingual BERT on a laptop: 2 layers, 128 wide, text of any of mbert's languages.
+"""Multilingual BERT for a laptop: 2 layers, 128 wide, text in any of mbert's languages.
 
-Published: google-research/bert, multilingual.md, for the cased vocabulary and for the
-languages' shares to the power 0.7 (BERT: Devlin et al. 2018, arXiv 1810.04805); size,
-rate and start as in bert_tiny, with a vocabulary twice as large.
+Published: google-research/bert, multilingual.md, for the cased vocabulary and the
+smoothing of the languages' shares by 0.7 (BERT: Devlin et al. 2018, arXiv 1810.04805).
+Size, rate and initialisation are those of bert_tiny, with a vocabulary twice as large.
 Cost: an hour on one CPU core.
 
     jaxlm prepare  mbert_tiny --text en:'en/*.txt' zh:'zh/*.txt' --corpus corpora/multi

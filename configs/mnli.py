@@ -1,5 +1,6 @@
-"""MNLI: whether a sentence follows from another, contradicts it or neither; two texts,
-three classes. RTE, QNLI and WNLI have its form with --task.label label.
+"""MNLI: whether a sentence follows from another, contradicts it or neither.
+
+Two texts, three classes. RTE, QNLI and WNLI have the same form with --task.label label.
 
 Paper: Devlin et al. 2018, section 4.1; google-research/bert's README: 128 tokens, 32
 rows, rate 2e-5, 3 passes over 392,702 pairs.

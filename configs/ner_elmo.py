@@ -2,8 +2,8 @@
 
 Paper: Peters et al. 2018, section 4 and its appendix (CoNLL-2003), as AllenNLP's
 ner_elmo.jsonnet: two layers of 200 cells in each direction, dropout .5, λ = .1 on the
-weights of the mix, Adam at .001, gradients clipped at 5. Here a softmax for each word
-in a CRF's place, and no other word vectors.
+weights of the mix, Adam at .001, gradients clipped at 5. Here each word has a softmax
+in place of a CRF, and there are no other word vectors.
 Published: 92.22 ± 0.10 entity F1 on CoNLL-2003's test file, 90.15 without ELMo.
 Cost: 10,969 steps; on the original biLM 1.3 × 10^15 FLOP at 15 words a row.
 

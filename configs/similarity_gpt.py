@@ -1,5 +1,6 @@
-"""STS-B with a GPT: both orders of the two texts, the two vectors added. MRPC and QQP
-have its form as classes.
+"""STS-B with a GPT: both orders of the two texts, the two vectors added.
+
+MRPC and QQP have the same form, with classes.
 
 Paper: Radford et al. 2018, section 3.3 and figure 1; all else as in sst2_gpt. It does
 not say how a number is learnt: here by squared error, as in stsb.

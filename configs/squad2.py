@@ -1,7 +1,7 @@
-"""SQuAD 2.0: as SQuAD, and some questions have no answer.
+"""SQuAD 2.0: SQuAD with questions that have no answer.
 
-Paper: Devlin et al. 2018, section 4.3: no answer is a span at [CLS], and a threshold on
-how much it scores above the best span is chosen on the dev file; 48 rows, rate 5e-5, 2
+Paper: Devlin et al. 2018, section 4.3: no answer is a span at [CLS]; the dev file
+chooses the threshold by which it must score above the best span. 48 rows, rate 5e-5, 2
 passes.
 Published: EM 78.7, F1 81.9 of BERT-large on the dev file.
 Cost: 5,500 steps; of BERT-base 5.6 × 10^16 FLOP.

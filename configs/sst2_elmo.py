@@ -1,16 +1,16 @@
 """SST-2 on ELMo's features: a frozen biLM, its layers mixed for the task, a BiLSTM.
 
-Paper: Peters et al. 2018, section 3 and its appendix (SST-5): the biLM stays, dropout
-.5 on its vectors, Adam at .001, the best checkpoint on the dev file. Its task model is
-McCann et al.'s biattentive network, here a BiLSTM and a maximum over the words (Conneau
-et al. 2017), without other word vectors.
+Paper: Peters et al. 2018, section 3 and its appendix (SST-5): a frozen biLM, dropout .5
+on its vectors, Adam at .001, the best checkpoint on the dev file. The paper's task
+model is McCann et al.'s biattentive network; here it is a BiLSTM and a maximum over the
+words (Conneau et al. 2017), without other word vectors.
 Published: 54.7 accuracy on SST-5, 51.4 without ELMo (table 1); none on SST-2.
 Cost: 21,046 steps; on the original biLM 1.7 × 10^15 FLOP at 10 words a row.
 
     jaxlm finetune sst2_elmo --init runs/elmo --data glue/SST-2 --workdir runs/sst2
 
-The same without its contexts, and without pretraining: the biLM's word vectors alone,
-as they are, or learnt from the task.
+Baselines: the biLM's word vectors without their contexts; the same without pretraining,
+learnt from the task.
 
     … --task.layers 0
     … --task.layers 0 --task.fresh 'words/.*' --task.freeze 'layers/.*'

@@ -1,7 +1,7 @@
-"""STS-B: how alike two sentences are, from 0 to 5; two texts, a number.
+"""STS-B: how similar two sentences are, from 0 to 5; two texts, a number.
 
-Paper: Devlin et al. 2018, section 4.1. The released code has no regression: squared
-error on the score as it stands, as the field has done since.
+Paper: Devlin et al. 2018, section 4.1. The released code has no regression; this is
+squared error on the unscaled score, as is usual since.
 Published: 85.8 Spearman of BERT-base on the test file.
 Cost: 538 steps; of BERT-base 3.5 × 10^14 FLOP at 40 tokens a row.
 
