@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import start_jax
+from jaxlm.convert import READABLE, Dtype, Format
 from jaxlm.types import UserError
 
 
@@ -20,26 +21,26 @@ class Export:
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
-    to: Literal["hf", "sentence", "elmo", "gguf", "onnx", "stablehlo"]
-    """hf: a directory that transformers loads; sentence: one for sentence-transformers,
-    of a BERT's encoder; elmo: options.json and weights.hdf5, as
+    to: Format
+    """hf: a directory that transformers loads; sentence: the same for
+    sentence-transformers, of a BERT's encoder; elmo: options.json and weights.hdf5, as
     AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder;
     onnx: a directory for onnxruntime and transformers.js; stablehlo: a program with its
     weights, by jax.export."""
     out: str
     """Directory or file to write; an earlier export there is replaced."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights."""
     verify: bool = False
-    """Load it with the program that it is for, compare on real text, and exit 1 where
-    the difference is above the tolerance."""
+    """Load the export with the program that it is for, compare on real text, and exit 1
+    if the difference is above the tolerance."""
 
 
 def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Export, "export", argv)
     start_jax()
-    from jaxlm.convert.formats import READABLE, export
+    from jaxlm.convert.formats import export
     from jaxlm.convert.verify import check_client
     from jaxlm.open.directory import is_task, load
 
@@ -65,24 +66,14 @@ def run(argv: list[str]) -> int:
 
 
 def _export_task(args: Export) -> int:
-    from jaxlm.config import ElmoConfig
     from jaxlm.convert.task_head import export_task
-    from jaxlm.tasks.finetuned import open_finetuned
+    from jaxlm.convert.verify import passages, verify_task
+    from jaxlm.tasks.finetuned import open_finetuned, sample
 
     if args.to != "hf":
         raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
     finetuned = open_finetuned(args.directory)
     config = finetuned.config
-    if isinstance(config.model, ElmoConfig):
-        raise UserError(
-            "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
-        )
-    where = {
-        "run": finetuned.directory.resolve().name,
-        "step": f"{finetuned.step:,} of {config.steps:,}",
-        "seed": config.seed,
-        "from": Path(config.init).name,
-    }
     digests = export_task(
         Path(args.out),
         config.model,
@@ -90,35 +81,31 @@ def _export_task(args: Export) -> int:
         finetuned.params,
         finetuned.task.tokenizer,
         dtype=args.dtype,
-        origin=where,
+        origin={
+            "run": finetuned.directory.resolve().name,
+            "step": f"{finetuned.step:,} of {config.steps:,}",
+            "seed": config.seed,
+            "from": Path(config.init).name,
+        },
     )
     say_written(args.out, digests)
-    return _verified_task(finetuned, args.out) if args.verify else 0
-
-
-def _verified_task(finetuned: Any, out: str) -> int:
-    """Compare a fine-tuned model with transformers' on real text; the exit status."""
-    from jaxlm.convert.verify import passages, verify_task
-    from jaxlm.tasks.finetuned import sample
-
+    if not args.verify:
+        return 0
     batches, scores = sample(finetuned, passages(finetuned.task.tokenizer))
-    report = verify_task(batches, scores, Path(out))
-    for line in report.lines:
-        print(line)
-    return 0 if report.passed else 1
+    return _status(verify_task(batches, scores, Path(args.out)))
 
 
 def origin(directory: str, model: Any) -> dict[str, Any]:
-    """Where a model comes from: all that tells it from another, and no path."""
+    """What identifies a model, without paths: its run, or what an export noted."""
+    here = Path(directory)
     if model.step is None:
-        path = Path(directory) / "jaxlm_export.json"
+        path = here / "jaxlm_export.json"
         known = json.loads(path.read_text())["origin"] if path.is_file() else {}
-        return known or {"model": Path(directory).resolve().name}
+        return known or {"model": here.resolve().name}
     run = model.run
-    records = json.loads((Path(directory) / "provenance.json").read_text())
-    newest = records[-1]
+    newest = json.loads((here / "provenance.json").read_text())[-1]
     return {
-        "run": Path(directory).resolve().name,
+        "run": here.resolve().name,
         "step": f"{model.step:,} of {run.steps:,}",
         "seed": run.seed,
         "rows": ", ".join(
@@ -133,24 +120,22 @@ def origin(directory: str, model: Any) -> dict[str, Any]:
 
 
 def say_written(out: str, digests: dict[str, str]) -> None:
-    """A line a file."""
+    """Print the digest and the name of each file."""
     for name, digest in digests.items():
         print(f"{digest}  {name}")
     print(f"wrote {out}", flush=True)
 
 
-def verified(out: str, to: str, model: Any = None) -> int:
-    """Compare what was written with its own client; the exit status.
-
-    Args:
-        out: what was written.
-        to: its format.
-        model: what it must equal; None: what jaxlm reads from it.
-    """
+def verified(out: str, to: Format, model: Any = None) -> int:
+    """Compare an export with its client, on `model` or what jaxlm reads from `out`; the
+    exit status."""
     import jaxlm
     from jaxlm.convert.verify import verify
 
-    report = verify(model or jaxlm.load(out), Path(out), to)
+    return _status(verify(model or jaxlm.load(out), Path(out), to))
+
+
+def _status(report: Any) -> int:
     for line in report.lines:
         print(line)
     return 0 if report.passed else 1

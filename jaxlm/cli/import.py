@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.progress import say
 from jaxlm.cli.runtime import start_jax
+from jaxlm.convert import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Import:
     """Regular expressions of tensors that are not needed."""
     allow_pickle: bool = False
     """Read .bin and .pt files, by torch's weights-only loader."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Of the weights that are written."""
     verify: bool = False
     """Compare with transformers on real text; exit 1 above the tolerance."""

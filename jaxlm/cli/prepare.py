@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxlm.cli.arguments import Config, parse
 from jaxlm.cli.progress import preparing, say
 from jaxlm.config import RunConfig
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.text.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +47,17 @@ def run(argv: list[str]) -> int:
     if not args.text:
         raise UserError("jaxlm prepare needs --text")
     say(prepare_corpus(args.config, args, args.corpus))
-    for line in language_lines(args.corpus, args.config.smoothing):
+    from jaxlm.text.corpus import open_corpus
+
+    for line in language_lines(open_corpus(args.corpus), args.config.smoothing):
         say(line)
     return 0
 
 
-def language_lines(directory: str, smoothing: float) -> list[str]:
+def language_lines(corpus: Corpus, smoothing: float) -> list[str]:
     """What a corpus holds of each of several languages, and its share of the rows."""
-    from jaxlm.text.corpus import open_corpus
     from jaxlm.text.languages import smoothed
 
-    corpus = open_corpus(directory)
     tokens = corpus.language_tokens(split=0)
     rows = smoothed(tokens, smoothing)
     return [

@@ -1,28 +1,35 @@
-"""`jaxlm show CONFIG|DIR`: what a config, a corpus or a run is."""
+"""`jaxlm show CONFIG|DIR`: what a config, a corpus, a model or a run is."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.objectives.figures import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Parameters and batch arithmetic of a config; counts and rows of a corpus; state
-    of a run."""
+    """Parameters and batch arithmetic of a config; counts and rows of a corpus; tensors
+    of a model; state of a run."""
 
     what: tyro.conf.Positional[str]
-    """Name of a config, corpus directory or run directory."""
+    """Name of a config, or directory of a corpus, a model or a run."""
     config: str = "bert_tiny"
     """Config by which the rows of a corpus are masked."""
     rows: int = 0
-    """Rows of a corpus, or of that of a run, to show as a model would see them."""
+    """Rows of a corpus, or of a run's corpus, to show as a model would read them."""
 
 
 def run(argv: list[str]) -> int:
@@ -34,90 +41,91 @@ def run(argv: list[str]) -> int:
     args = parse(Show, "show", argv)
     path = Path(args.what)
     if (path / "manifest.json").is_file():
-        _corpus(args)
+        _show_corpus(args)
+    elif not path.is_dir():
+        _show_config(load_config(args.what))
     elif _is_model(path):
-        _model(path)
+        _show_model(path)
     elif (path / "config.json").is_file():
-        _run(path, args.rows)
-    elif path.is_dir():
-        raise UserError(f"{path} is neither a corpus nor a run directory")
+        _show_run(path, args.rows)
     else:
-        from jaxlm.config import load_config
-
-        _config(load_config(args.what))
+        raise UserError(f"{path} is neither a corpus nor a run directory")
     return 0
 
 
 def _is_model(path: Path) -> bool:
-    if not path.is_dir():
-        return False
     from jaxlm.convert.model_directory import is_model
 
     return is_model(path)
 
 
-def _model(path: Path) -> None:
-    """Tensors of a model directory, as its files and as we name them."""
+def _show_model(path: Path) -> None:
+    """Tensors of a model directory, by their names in its files and in jaxlm."""
     from jaxlm.convert.model_directory import open_model
 
     with open_model(path) as source:
-        names = source.table.shapes
+        table = source.table
         rows = [
-            (name, " × ".join(map(str, shape)), source.table.leaf_of(name))
-            for name, shape in names.items()
+            (name, _by(shape), table.leaf_of(name))
+            for name, shape in table.shapes.items()
         ]
         for note in (*source.notes, *(f"no {head} head" for head in source.missing)):
             print(note)
-    rows = [("tensor", "shape", "parameter"), *rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        padded = (cell.ljust(n) for cell, n in zip(cells, widths, strict=True))
-        print("  ".join(padded).rstrip())
+    _print_table([("tensor", "shape", "parameter"), *rows])
     print(f"{path}: {source.config}")
 
 
-def _config(config) -> None:
-    import math
-
-    from jaxlm.families import build
+def _show_config(config: RunConfig) -> None:
+    from jaxlm.families import parameter_shapes
     from jaxlm.sharding import RULES
     from jaxlm.train.optim import DECAY
-    from jaxlm.train.state import abstract_params
-    from jaxlm.tree import leaves, match
+    from jaxlm.tree import map_with_path, match
 
-    params = abstract_params(build(config.model))
-    axes = dict(_paths(match(RULES, params, families=True)))
-    decay = dict(_paths(match(DECAY, params)))
-    rows = [("parameter", "shape", "count", "axes", "decay")]
-    for path, leaf in leaves(params):
-        shape = " × ".join(map(str, leaf.shape))
-        names = ", ".join(axis or "-" for axis in axes[path])
+    params = parameter_shapes(config.model)
+    axes, decay = match(RULES, params, families=True), match(DECAY, params)
+    rows: list[tuple[str, ...]] = []
+
+    def add(path: str, leaf: Any, axes: tuple[str | None, ...], decays: bool) -> None:
         count = f"{math.prod(leaf.shape):,}"
-        rows.append((path, shape, count, names, "yes" if decay[path] else ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for path, shape, count, names, decays in rows:
-        cells = (path, shape, count.rjust(widths[2]), names, decays)
-        padded = (cell.ljust(n) for cell, n in zip(cells, widths, strict=True))
-        print("  ".join(padded).rstrip())
+        names = ", ".join(axis or "-" for axis in axes)
+        rows.append((path, _by(leaf.shape), count, names, "yes" if decays else ""))
+
+    map_with_path(add, params, axes, decay)
+    head = ("parameter", "shape", "count", "axes", "decay")
+    _print_table([head, *sorted(rows)], right=2)
     print()
-    _arithmetic(config, params)
+    _print_arithmetic(config, params)
 
 
-def _arithmetic(config, params) -> None:
-    """How large the model is, and what its training reads and computes."""
+def _by(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _print_table(rows: list[tuple[str, ...]], right: int = -1) -> None:
+    """Print aligned columns; `right` is the number of the one aligned on the right."""
+    columns = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        align = str.rjust if i == right else str.ljust
+        columns.append([align(cell, width) for cell in column])
+    for cells in zip(*columns, strict=True):
+        print("  ".join(cells).rstrip())
+
+
+def _print_arithmetic(config: RunConfig, params: Any) -> None:
+    """Print how large the model is, and what its training reads and computes."""
     from jaxlm.families import family_of, num_parameters
 
-    total = num_parameters(params, config.model)
-    stored = num_parameters(params)
+    family = family_of(config.model)
+    total, stored = num_parameters(params, config.model), num_parameters(params)
     padding = f" (and {stored - total:,} that pad the vocabulary)" * (stored > total)
     print(f"{total:,} parameters{padding}, {_si(stored * 4)}B in float32")
     begin = 0
     for i, phase in enumerate(config.all_phases):
-        tokens = phase.batch * phase.length
-        steps = phase.until - begin
-        flops = family_of(config.model).train_flops(config, phase)
+        tokens, steps = phase.batch * phase.length, phase.until - begin
+        flops = family.train_flops(config, phase)
         shape = f"{phase.batch} rows × {phase.length} tokens"
-        if family_of(config.model).fills:
+        if family.fills:
             shape += f", at most {phase.predictions} predictions a row"
         if phase.accumulate > 1:
             micro = phase.batch // phase.accumulate
@@ -138,53 +146,40 @@ def _si(value: int | float) -> str:
     return f"{value / 1000**power:.3g} {'kMGTPE'[power - 1]}"
 
 
-def _paths(tree):
-    import jax
-
-    from jaxlm.tree import path_of
-
-    flat = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda x: isinstance(x, (tuple, bool))
-    )[0]
-    return [(path_of(keys), value) for keys, value in flat]
-
-
-def _run(path: Path, rows: int) -> None:
+def _show_run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints
     from jaxlm.checkpoints.digests import state_sha256
-    from jaxlm.config import FinetuneConfig
-    from jaxlm.families import build, family_of
-    from jaxlm.train.state import abstract_params
+    from jaxlm.families import family_of, parameter_shapes
+    from jaxlm.tasks.objective import FIGURES
+    from jaxlm.text.corpus import open_corpus
     from jaxlm.train.workdir import read_config
 
     config = read_config(path)
     checkpoints = Checkpoints(path)
     records = json.loads((path / "provenance.json").read_text())
+    newest = records[-1]
+    corpus = open_corpus(newest["corpus"]) if rows and "corpus" in newest else None
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
     if isinstance(config, FinetuneConfig):
-        from jaxlm.tasks.objective import FIGURES
-
-        declared = FIGURES
-        _task(config, records[-1])
+        figures = FIGURES
+        _print_task(config, newest)
     else:
-        declared = family_of(config.model).figures(config)
-        _arithmetic(config, abstract_params(build(config.model)))
-        newest = records[-1]
+        figures = family_of(config.model).figures(config)
+        _print_arithmetic(config, parameter_shapes(config.model))
         print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
         digests = checkpoints.manifest(step).digests
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
-    _figures(path / "metrics.jsonl", declared)
-    if rows and "corpus" in records[-1]:
+    _print_figures(path / "metrics.jsonl", figures)
+    if corpus:
         from jaxlm.cli.show_rows import print_rows
-        from jaxlm.text.corpus import open_corpus
 
-        print_rows(open_corpus(records[-1]["corpus"]), config, rows)
+        print_rows(corpus, config, rows)
 
 
-def _task(config, record) -> None:
-    """What a fine-tuned model tells, and from what it learnt it."""
+def _print_task(config: FinetuneConfig, record: dict[str, Any]) -> None:
+    """Print what a fine-tuned model predicts, and the data it was trained on."""
     task = config.task
     classes = f" of {', '.join(task.labels)}" if task.labels else ""
     print(f"a {task.kind} task{classes}, from {config.init}")
@@ -192,8 +187,8 @@ def _task(config, record) -> None:
     print(f"{config.batch} rows of up to {config.length} tokens a step")
 
 
-def _figures(metrics: Path, declared) -> None:
-    """The newest figures of training, and the newest of an evaluation."""
+def _print_figures(metrics: Path, declared: Sequence[Figure]) -> None:
+    """Print the newest figures of training, and the newest of an evaluation."""
     from jaxlm.train.screen import evaluated, shown, trained
 
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
@@ -209,27 +204,26 @@ def _figures(metrics: Path, declared) -> None:
             if name.startswith("eval_")
         }
         if held_out:
-            lines = [f"step {record['step']}  held out", *evaluated(held_out, declared)]
-            print("  ".join(lines))
+            said = [f"step {record['step']}  held out", *evaluated(held_out, declared)]
+            print("  ".join(said))
             break
 
 
-def _corpus(args: Show) -> None:
+def _show_corpus(args: Show) -> None:
     from jaxlm.cli.prepare import language_lines
-    from jaxlm.config import load_config
     from jaxlm.text.corpus import open_corpus
 
-    corpus = open_corpus(args.what)
+    corpus, config = open_corpus(args.what), load_config(args.config)
     manifest = corpus.manifest
     print(
         f"{args.what}: {manifest.tokens:,} tokens of {manifest.vocab_size:,}, "
         f"{manifest.sentences:,} sentences, {manifest.documents:,} documents "
         f"({manifest.held_out:,} held out)"
     )
-    for line in language_lines(args.what, load_config(args.config).smoothing):
+    for line in language_lines(corpus, config.smoothing):
         print(line)
     print(f"sha256 {corpus.sha256}")
     if args.rows:
         from jaxlm.cli.show_rows import print_rows
 
-        print_rows(corpus, load_config(args.config), args.rows)
+        print_rows(corpus, config, args.rows)

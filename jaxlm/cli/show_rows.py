@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,12 +15,27 @@ from jaxlm.config import RunConfig
 from jaxlm.data.pipeline import open_rows, read_rows
 from jaxlm.families import family_of
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, Rows, TokenSpan, WordRows
+from jaxlm.types import (
+    ElmoBatch,
+    GptBatch,
+    Mark,
+    MlmBatch,
+    Rows,
+    TokenSpan,
+    WordRows,
+)
+
+Lines = Iterator[str | Text]
+
+_LEVELS = ("tokens", "phrases", "entities")
+_NSP_LABELS = {
+    "pairs": ("B follows A", "B is random"),
+    "dialogues": ("as it was said", "an utterance is from elsewhere"),
+}
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
-    """The first rows of training: [MASK] and replaced tokens with what they were, or
-    the text that a decoder reads."""
+    """Print the first rows of training as the model reads them."""
     phase, stream = config.all_phases[0], "train.0"
     family = family_of(config.model)
     module = family.build(config.model)
@@ -35,33 +52,53 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     rows = read_rows(source, np.arange(count))
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
-    # What is not read on a terminal has a line a row, however long.
+    # Elsewhere than on a terminal, a row is a line, however long.
     show = functools.partial(console.print, soft_wrap=not console.is_terminal)
+    lines_of = _LINES[type(batch)]
     for i in range(count):
-        row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
-        if isinstance(batch, GptBatch):
-            show(f"row {i}")
-            show(_decoder_row(corpus, row))
-            continue
-        if isinstance(batch, ElmoBatch):
-            for way, name in enumerate(("forward", "backward")):
-                at = (i, way)
-                words = jax.tree.map(lambda leaf, at=at: leaf[at], rows)
-                show(f"row {i} {name}")
-                show(_word_row(corpus, words))
-            continue
-        labels = {
-            "pairs": ("B follows A", "B is random"),
-            "dialogues": ("as it was said", "an utterance is from elsewhere"),
-        }.get(objective.layout)
-        said = [labels[int(row.nsp_labels)]] if labels else []
-        if row.levels is not None:
-            kind = ("tokens", "phrases", "entities")[int(row.levels)]
-            said.append(f"{kind} are masked whole")
-        show(": ".join([f"row {i}", "; ".join(said)] if said else [f"row {i}"]))
-        show(_masked_row(corpus, row))
-        if corpus.marks_spans and isinstance(rows, Rows):
-            show(_spans_row(corpus, rows.first, i))
+        row, read = (jax.tree.map(lambda a, i=i: a[i], each) for each in (batch, rows))
+        for line in lines_of(f"row {i}", corpus, objective.layout, row, read):
+            show(line)
+
+
+def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) -> Lines:
+    """[MASK] and replaced tokens with what they were; below, the spans of the text."""
+    said = [_NSP_LABELS[layout][int(row.nsp_labels)]] if layout in _NSP_LABELS else []
+    if row.levels is not None:
+        said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
+    yield f"{name}: {'; '.join(said)}" if said else name
+    yield _masked_row(corpus, row)
+    if corpus.marks_spans and isinstance(read, Rows):
+        yield _spans_row(corpus, read.first)
+
+
+def _words(
+    name: str, corpus: Corpus, layout: str, row: ElmoBatch, read: WordRows
+) -> Lines:
+    """The words of both directions, with their targets."""
+    del layout, row
+    for way, direction in enumerate(("forward", "backward")):
+        yield f"{name} {direction}"
+        yield _word_row(corpus, jax.tree.map(lambda leaf, way=way: leaf[way], read))
+
+
+def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
+    """The text, documents that do not see each other in different colours."""
+    del layout, read
+    yield name
+    line = Text()
+    styles = ("", "cyan", "magenta", "yellow")
+    for segment in range(1, int(row.segments.max()) + 1):
+        text = corpus.tokenizer.decode(np.asarray(row.tokens)[row.segments == segment])
+        line.append(text, style=styles[segment % len(styles)])
+    yield line
+
+
+_LINES: dict[type, Callable[..., Lines]] = {
+    MlmBatch: _masked,
+    ElmoBatch: _words,
+    GptBatch: _text,
+}
 
 
 def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
@@ -84,10 +121,10 @@ def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
     return line
 
 
-def _spans_row(corpus: Corpus, span: TokenSpan, i: int) -> Text:
-    """What the row was drawn from: words apart, (phrases), [entities]."""
+def _spans_row(corpus: Corpus, span: TokenSpan) -> Text:
+    """The stored text that the row was drawn from: (phrases), [entities]."""
     line = Text()
-    marks = np.append(span.marks[i, : span.length[i]], 0)
+    marks = np.append(span.marks[: int(span.length)], 0)
     kinds = (
         (Mark.ENTITY, Mark.IN_ENTITY, "[]"),
         (Mark.PHRASE, Mark.IN_PHRASE, "()"),
@@ -99,14 +136,14 @@ def _spans_row(corpus: Corpus, span: TokenSpan, i: int) -> Text:
             line.append(" ")
         opened = "".join(brackets[0] for start, _, brackets in kinds if mark & start)
         style = "magenta" if mark & Mark.IN_ENTITY else "dim"
-        text = corpus.tokenizer.token(int(span.tokens[i, at])).removeprefix("##")
+        text = corpus.tokenizer.token(int(span.tokens[at])).removeprefix("##")
         closed = "".join(b[1] for _, _, b in reversed(kinds) if ends[b])
         line.append(opened + text + closed, style=style)
     return line
 
 
 def _word_row(corpus: Corpus, row: WordRows) -> Text:
-    """Words read, with the target behind each that is not simply the next one read."""
+    """The words, each with its target if that is not the next word of the row."""
     line = Text()
     known = corpus.manifest.vocab_size
     count = int(row.valid.sum())
@@ -115,14 +152,4 @@ def _word_row(corpus: Corpus, row: WordRows) -> Text:
         line.append(f"{corpus.types[token]} ", style="cyan" if token >= known else "")
         if at + 1 == count or int(row.tokens[at + 1]) != target:
             line.append(f"→{corpus.types[target]} ", style="bold green")
-    return line
-
-
-def _decoder_row(corpus: Corpus, row: GptBatch) -> Text:
-    """The text of a row: documents that do not see each other in turning colours."""
-    line = Text()
-    styles = ("", "cyan", "magenta", "yellow")
-    for segment in range(1, int(row.segments.max()) + 1):
-        text = corpus.tokenizer.decode(np.asarray(row.tokens)[row.segments == segment])
-        line.append(text, style=styles[segment % len(styles)])
     return line

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxlm.config.model import ElmoConfig, ModelConfig
+from jaxlm.convert import Dtype, Format
 from jaxlm.convert.gguf import export_gguf
 from jaxlm.convert.huggingface import write_sentence_modules
 from jaxlm.convert.model_directory import (
@@ -16,12 +17,9 @@ from jaxlm.convert.model_directory import (
 )
 from jaxlm.convert.onnx import export_onnx
 from jaxlm.convert.stablehlo import export_stablehlo
-from jaxlm.convert.tensors import Dtype
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
-Format = Literal["hf", "sentence", "elmo", "gguf", "onnx", "stablehlo"]
-READABLE = ("hf", "sentence", "elmo")  # formats that jaxlm reads, too
 _FLOAT32 = ("elmo", "onnx", "stablehlo")
 
 
@@ -41,7 +39,7 @@ def export(
         out: a directory, or a file for gguf and stablehlo.
         to: the format.
         config: of the model.
-        params: of the model, in memory; for `READABLE` formats on disk, too.
+        params: of the model, in memory; on disk only for a format that jaxlm reads.
         tokenizer: of the model.
         dtype: of the weights.
         origin: where the model comes from.

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.convert import Dtype
 from jaxlm.convert.atomic import atomic_file, sha256_of
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.optional import optional
-from jaxlm.convert.tensors import Dtype, cast
+from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed
 from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
 from jaxlm.types import UserError

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
-from jaxlm.convert import bert, gpt
+from jaxlm.convert import Dtype, bert, gpt
 from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Rule, TensorTable
-from jaxlm.convert.tensors import WEIGHTS, Dtype, Tensors, open_tensors, write_tensors
+from jaxlm.convert.tensors import WEIGHTS, Tensors, open_tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer, WordPiece

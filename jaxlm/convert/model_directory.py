@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
-from jaxlm.convert import elmo, huggingface, originals
+from jaxlm.convert import Dtype, elmo, huggingface, originals
 from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
 from jaxlm.convert.card import write_card
 from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
 from jaxlm.convert.model_file import ModelFile
 from jaxlm.convert.rules import Place
-from jaxlm.convert.tensors import WEIGHTS, Dtype
+from jaxlm.convert.tensors import WEIGHTS
 from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError

@@ -18,11 +18,11 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 from tokenizers.processors import TemplateProcessing
 
-from jaxlm.config import BertConfig, GptConfig, TaskConfig
+from jaxlm.config import ElmoConfig, GptConfig, ModelConfig, TaskConfig
+from jaxlm.convert import Dtype
 from jaxlm.convert.huggingface import edit_json, from_params
 from jaxlm.convert.model_directory import export_model
 from jaxlm.convert.rules import module_rules
-from jaxlm.convert.tensors import Dtype
 from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME, UserError
@@ -44,7 +44,7 @@ _DECODER = {
 
 def export_task(
     out: Path,
-    config: BertConfig | GptConfig,
+    config: ModelConfig,
     task: TaskConfig,
     params: Any,
     tokenizer: Tokenizer,
@@ -91,7 +91,11 @@ def export_task(
     )
 
 
-def _check(config: BertConfig | GptConfig, task: TaskConfig) -> None:
+def _check(config: ModelConfig, task: TaskConfig) -> None:
+    if isinstance(config, ElmoConfig):
+        raise UserError(
+            "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
+        )
     if task.both_orders:
         raise UserError(
             "two texts in both orders are no class of transformers, which reads one: "

@@ -15,17 +15,16 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxlm.convert import Dtype
 from jaxlm.convert.optional import optional
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
