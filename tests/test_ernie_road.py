@@ -109,7 +109,7 @@ def test_mistakes(road, capsys, tmp_path):
     assert "line 2 repeats line 1" in mistake(
         capsys, "prepare", *words, "--lexicon", str(tmp_path / "twice.txt")
     )
-    assert "spans is None, was 'rjieba'" in mistake(
+    assert "spans is 'none', was 'rjieba'" in mistake(
         capsys, "pretrain", *road("other", "--spans", "none")
     )
     assert "are not three shares" in mistake(
