@@ -73,12 +73,11 @@ Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for peo
 
 def _task(args: Evaluate) -> Found:
     from jaxlm.open.directory import open_task
-    from jaxlm.tasks.finetuned import evaluate_file
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.screen import evaluated
 
     finetuned = open_task(args.directory, args.task.given())
-    figures, notes = evaluate_file(finetuned, args.data, batch=args.batch)
+    figures, notes = finetuned.evaluate(args.data, batch=args.batch)
     for note in notes:
         say(note)
     where = f"{finetuned.directory} at step {finetuned.step}"
