@@ -112,7 +112,11 @@ def prepare(
         if (path / manifests.NAME).exists():
             return _complete(path, job)
         with locked(path) as partial:
-            return _Preparation(path, partial, job, given, report).run(processes)
+            recorded = job.begin(
+                partial, lambda done: report(Progress("sources", done, job.total))
+            )
+            made = _Preparation(path, partial, job, recorded, given, report)
+            return made.run(processes)
 
 
 def _complete(path: Path, job: Job) -> Manifest:
@@ -156,24 +160,25 @@ class _Preparation:
     path: Path  # of the corpus
     partial: Path  # of unfinished files
     job: Job
+    recorded: Sequence[dict]  # of the sources
     given: Tokenizer | None
     report: Callable[[Progress], None]
 
     def run(self, processes: int) -> Manifest:
-        recorded = self.job.begin(self.partial, self._report("sources"))
-        lines = [each["lines"] for each in recorded]
-        tokenizer = self._vocabulary(lines)
+        tokenizer = self._vocabulary()
         # A little text is done before another process has started.
         processes = min(processes, 1 + 4 * self.job.total // unit_sizes.BLOCK)
-        self._make_units(tokenizer, lines, processes)
+        self._make_units(tokenizer, processes)
         units = stored_units(self.partial)
         counts = sum((unit.counts for unit in units), Counter())
         counts["oov_words"] = sum(len(unit.oov_words) for unit in units)
         self._write_arrays(units, counts, tokenizer)
         shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
         shutil.copytree(self.partial / "tokenizer", self.path / "tokenizer")
-        self.job.check_unchanged(self.partial, recorded)
-        manifest = Manifest.of(counts, tokenizer, self.job.recipe, recorded, self.path)
+        self.job.check_unchanged(self.partial, self.recorded)
+        manifest = Manifest.of(
+            counts, tokenizer, self.job.recipe, self.recorded, self.path
+        )
         manifests.write_manifest(manifest, self.path)
         shutil.rmtree(self.partial)
         return manifest
@@ -183,10 +188,7 @@ class _Preparation:
         return lambda done: self.report(Progress(stage, done, self.job.total, tokens))
 
     def _fragments(
-        self,
-        lines: Sequence[bool],
-        report: Callable[[int], None],
-        start: Place = START,
+        self, report: Callable[[int], None], start: Place = START
     ) -> Iterator[tuple[int, Fragment]]:
         """(number of its source, fragment) from a place on; reports each megabyte."""
         before = sum(each.size for each in self.job.sources[: start.source])
@@ -195,7 +197,7 @@ class _Preparation:
             for fragment in read_fragments(
                 source,
                 start=start.offset if number == start.source else 0,
-                lines=lines[number],
+                lines=self.recorded[number]["lines"],
                 verbatim=self.job.recipe.verbatim,
             ):
                 yield number, fragment
@@ -205,14 +207,14 @@ class _Preparation:
             before += source.size
         report(self.job.total)
 
-    def _vocabulary(self, lines: Sequence[bool]) -> Tokenizer:
+    def _vocabulary(self) -> Tokenizer:
         """The tokenizer: given, or trained, now or before; saved in `partial`."""
         directory, recipe = self.partial / "tokenizer", self.job.recipe
         if directory.is_dir():
             return load_tokenizer(directory)
 
         def texts() -> Iterator[str]:
-            text = self._fragments(lines, self._report("vocabulary"))
+            text = self._fragments(self._report("vocabulary"))
             fragments = (fragment for _, fragment in text)
             # Words are counted in all of the text; the others learn from a sample.
             if recipe.tokenizer == "words":
@@ -236,9 +238,7 @@ class _Preparation:
         fresh.replace(directory)
         return model
 
-    def _make_units(
-        self, tokenizer: Tokenizer, lines: Sequence[bool], processes: int
-    ) -> None:
+    def _make_units(self, tokenizer: Tokenizer, processes: int) -> None:
         """Make the units that are missing."""
         made = stored_units(self.partial)
         number, start = len(made), made[-1].follows if made else START
@@ -250,7 +250,7 @@ class _Preparation:
         def report(done: int) -> None:
             self._report("tokens", tokens)(done)
 
-        text = self._fragments(lines, report, start)
+        text = self._fragments(report, start)
         blocks = in_blocks(text, len(self.job.sources))
         directory, recipe = self.partial / "tokenizer", self.job.recipe
         with contextlib.closing(
