@@ -103,7 +103,6 @@ class Job:
         recorded = self.record(report)
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
         write_json(partial / "job.new", job)
-        (partial / UNITS).mkdir(exist_ok=True)
         (partial / "job.new").replace(path)
         return recorded
 
@@ -139,8 +138,8 @@ def writing(directory: str) -> Iterator[None]:
             raise
         reason = quoted[1] if quoted else getattr(error, "strerror", "") or error
         raise UserError(
-            f"corpus {directory} cannot be written: {reason}; what is there is sound, "
-            "the same command goes on"
+            f"corpus {directory} cannot be written: {reason}; what is there is sound: "
+            "run the same command again"
         ) from error
 
 

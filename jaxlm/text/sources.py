@@ -106,7 +106,7 @@ def _sources(spec: str, annotated: str) -> list[Source]:
         paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
         found = [(each, annotated or _kind(each), (each,)) for each in paths]
     if not found:
-        hint = "; a language is labelled by its code in small letters, en:PATH"
+        hint = "; a language is labelled by its code in lower case, en:PATH"
         hint *= bool(_LIKE_A_LABEL.match(path))
         raise UserError(f"no text file matches {path!r}{hint}")
     return [as_on_disk(Source(*each, 0, 0, language)) for each in found]

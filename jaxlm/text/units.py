@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -214,6 +214,7 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
     header: dict[str, Any] = {"follows": follows, **unit._asdict()}
     arrays = {name: header.pop(name) for name in ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".new")
     with open(fresh, "wb") as file:
         np.savez(file, **arrays)
@@ -238,25 +239,21 @@ class StoredUnit:
             return file[name]
 
 
-class _Worker:
-    """What a process needs to tokenise, loaded once."""
-
-    def __init__(self, directory: Path, recipe: Recipe):
-        self.recipe, self.tokenizer = recipe, load_tokenizer(directory)
-        self.finders = open_finders(recipe.spans, recipe.lexicon)
-
-    def __call__(self, fragments: list[Fragment]) -> Unit:
-        return tokenise(fragments, self.tokenizer, self.recipe, self.finders)
+def _ready(directory: Path, recipe: Recipe) -> Callable[[list[Fragment]], Unit]:
+    """`tokenise` with what it needs, loaded."""
+    tokenizer = load_tokenizer(directory)
+    finders = open_finders(recipe.spans, recipe.lexicon)
+    return lambda fragments: tokenise(fragments, tokenizer, recipe, finders)
 
 
-_worker: _Worker | None = None  # of a worker process
+_tokenise: Callable[[list[Fragment]], Unit]  # of a worker process
 
 
 def _start(directory: Path, recipe: Recipe) -> None:
-    global _worker
+    global _tokenise
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
     threading.Thread(target=_end_with_caller, daemon=True).start()
-    _worker = _Worker(directory, recipe)
+    _tokenise = _ready(directory, recipe)
 
 
 def _end_with_caller() -> None:
@@ -268,8 +265,7 @@ def _end_with_caller() -> None:
 
 
 def _work(fragments: list[Fragment]) -> Unit:
-    assert _worker is not None
-    return _worker(fragments)
+    return _tokenise(fragments)
 
 
 def tokenise_all(
@@ -287,7 +283,7 @@ def tokenise_all(
         UserError: a fragment cannot be read, or a process was killed.
     """
     if processes == 1:
-        work = _Worker(directory, recipe)
+        work = _ready(directory, recipe)
         yield from ((work(fragments), follows) for fragments, follows in blocks)
         return
     # Fresh interpreters, not forks: the caller may have threads.
