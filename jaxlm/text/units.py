@@ -306,7 +306,8 @@ def tokenise_all(
     except BrokenProcessPool:
         raise UserError(
             "a process of prepare was killed: run it again, it continues; with fewer "
-            "--processes if memory is short"
+            "--processes if memory is short (a script that calls prepare with several "
+            'needs `if __name__ == "__main__":`)'
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

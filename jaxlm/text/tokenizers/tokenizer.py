@@ -193,12 +193,13 @@ class Tokenizer(abc.ABC):
         return None
 
     @classmethod
-    @abc.abstractmethod
     def read(cls, directory: Path, **options: Any) -> Tokenizer:
         """The tokenizer whose vocabulary `save` has written."""
+        return cls(read_vocabulary(directory / "vocab.txt"), **options)
 
-    @abc.abstractmethod
-    def _save_vocabulary(self, directory: Path) -> None: ...
+    def _save_vocabulary(self, directory: Path) -> None:
+        lines = "".join(f"{token}\n" for token in self.tokens)
+        (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
 
     def save(self, directory: str | Path) -> None:
         """Write what `load_tokenizer` and transformers read."""
@@ -241,12 +242,6 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     lines = text.removesuffix("\n").split("\n") if text else []
     tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
     return checked_tokens(tokens, path)
-
-
-def write_vocabulary(tokens: Sequence[str], directory: Path) -> None:
-    """Write a `vocab.txt`."""
-    lines = "".join(f"{token}\n" for token in tokens)
-    (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
 
 
 def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:

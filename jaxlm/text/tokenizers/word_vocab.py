@@ -14,19 +14,11 @@ word), or at white space alone if the text is cut already.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxlm.text.characters import BEGIN, END
-from jaxlm.text.tokenizers.tokenizer import (
-    Encoded,
-    Tokenizer,
-    WordRule,
-    read_vocabulary,
-    write_vocabulary,
-)
+from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer, WordRule
 from jaxlm.text.tokenizers.wordpiece import basic_words, runs_of
 from jaxlm.types import UserError
 
@@ -108,11 +100,3 @@ class WordVocab(Tokenizer):
         """The words with a space between them; those outside it are `<UNK>`."""
         tokens = (*self.tokens, UNKNOWN)
         return " ".join(tokens[min(int(id), self.vocab_size)] for id in ids)
-
-    @classmethod
-    def read(cls, directory: Path, **options: Any) -> Tokenizer:
-        """The tokenizer whose vocabulary `save` has written."""
-        return cls(read_vocabulary(directory / "vocab.txt"), **options)
-
-    def _save_vocabulary(self, directory: Path) -> None:
-        write_vocabulary(self.tokens, directory)

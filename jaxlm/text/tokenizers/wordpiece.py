@@ -19,19 +19,13 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxlm.text.tokenizers.tokenizer import (
-    SPECIAL,
-    Tokenizer,
-    read_vocabulary,
-    write_vocabulary,
-)
+from jaxlm.text.tokenizers.tokenizer import SPECIAL, Tokenizer
 from jaxlm.types import UserError
 
 MAX_WORD = 200  # characters; Google's since 2019 (100 before, and in HF's Python code)
@@ -129,14 +123,6 @@ class WordPiece(Tokenizer):
         return re.sub(
             f"(?<=[{CJK}，。：；！？、]) | (?=[{CJK}，。：；！？、])", "", text
         )
-
-    @classmethod
-    def read(cls, directory: Path, **options: Any) -> Tokenizer:
-        """The tokenizer whose vocabulary `save` has written."""
-        return cls(read_vocabulary(directory / "vocab.txt"), **options)
-
-    def _save_vocabulary(self, directory: Path) -> None:
-        write_vocabulary(self.tokens, directory)
 
     def _hf_config(self, **more: Any) -> dict[str, Any]:
         return super()._hf_config(
