@@ -58,7 +58,9 @@ class Run(NamedTuple):
     source: TrainingSource
     optimizer: optax.GradientTransformation
     schedule: Schedule
+    abstract: TrainState  # shapes with shardings
     sharding: NamedSharding  # of a batch
+    checkpoints: Checkpoints
     log: Log
 
 
@@ -92,92 +94,94 @@ def train(
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    last = min(config.stop or config.steps, config.steps)
+    module, zero_carry = source.module, source.zero_carry
     optimizer, schedule = make_optimizer(
-        config.optim, config.steps, abstract_params(source.module), source.lr_scales
+        config.optim, config.steps, abstract_params(module), source.lr_scales
     )
     checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps)
-
-    with (
-        jax.set_mesh(mesh),
-        stop_signals() as interrupted,
-        Log(workdir, config) as log,
-    ):
+    with jax.set_mesh(mesh), stop_signals() as interrupted, Log(workdir, config) as log:
         make, abstract = abstract_state(
-            source.module,
-            optimizer,
-            mesh,
-            seed=config.seed,
-            zero_carry=source.zero_carry,
+            module, optimizer, mesh, seed=config.seed, zero_carry=zero_carry
+        )
+        sharding = batch_sharding(mesh)
+        run = Run(
+            config, source, optimizer, schedule, abstract, sharding, checkpoints, log
         )
         if config.init and initial is None:
             initial = _of_run(config.init)
-        first = _first_state(initial, checkpoints, abstract, make, fallback)
-        state, start, digests, figures = first.state, first.step, first.digests, {}
-        log.begin(start, last, first.meta.get("log"))
-        for note in first.notes:
-            log.say(note)
-        if start >= last:
-            log.say(f"nothing left to train: the run is already at step {start}")
-        run = Run(config, source, optimizer, schedule, batch_sharding(mesh), log)
-        evaluate = _evaluation(run)
-        best = None
-        if evaluate and source.best:
-            patience = source.patience * config.eval_every
-            best = BestCheckpoint(workdir, source.best, patience=patience)
-        feed = _feed(run, abstract, start, last)
-        # The run was killed between this checkpoint and its evaluation.
-        missing = start > 0 and not _on_all_hosts(log.evaluated)
+        first = _first_state(run, make, initial, fallback)
+        return _loop(run, first, workdir, interrupted)
 
-        for step in range(start, max(start, last) + 1):
-            impatient = best is not None and best.out_of_patience(step)
-            stop = step >= last or impatient or interrupted(step)
-            save = config.keeps(step) or (step > start and not step % config.save_every)
-            if save or stop:
-                with log.pause():
-                    digests = checkpoints.save(step, state, {"log": log.carry()})
-                    log.upload()
-            if evaluate and (step > start or missing) and _due(config, step, last):
-                with log.pause():
-                    figures = evaluate(state.params)
-                    # An evaluation that only --stop asks for must not choose: without
-                    # --stop it would not take place.
-                    if best and _due(config, step, config.steps):
-                        best.offer(step, state.params, figures)
-                log.evaluation(step, figures, source.figures)
-            if stop:
-                break
-            train_step, batch = next(feed)
-            state, metrics = train_step(state, batch)  # dispatched, not awaited
-            wanted = config.log.batches and log.wants(step + 1)
-            host = log.defer(step + 1, metrics, _sha256_of(batch) if wanted else "")
-            _check_finite(host, config.max_skipped)
-            checkpoints.check()
-        checkpoints.wait()
-        if impatient and best:
-            log.say(f"stopped early at step {step}: step {best.step} is still the best")
+
+def _loop(
+    run: Run,
+    first: Restored,
+    workdir: str | Path,
+    interrupted: Callable[[int], bool],
+) -> Outcome:
+    """Save, evaluate, step, log: from the first state to the last step."""
+    config, source, log, checkpoints = run.config, run.source, run.log, run.checkpoints
+    last = min(config.stop or config.steps, config.steps)
+    state, start, digests, figures = first.state, first.step, first.digests, {}
+    log.begin(start, last, first.meta.get("log"))
+    for note in first.notes:
+        log.say(note)
+    if start >= last:
+        log.say(f"nothing left to train: the run is already at step {start}")
+    evaluate, best = _evaluation(run), None
+    if evaluate and source.best:
+        patience = source.patience * config.eval_every
+        best = BestCheckpoint(workdir, source.best, patience=patience)
+    feed = _feed(run, start, last)
+    # The run was killed between this checkpoint and its evaluation.
+    missing = start > 0 and not _on_all_hosts(log.evaluated)
+
+    for step in range(start, max(start, last) + 1):
+        impatient = best is not None and best.out_of_patience(step)
+        stop = step >= last or impatient or interrupted(step)
+        save = config.keeps(step) or (step > start and step % config.save_every == 0)
+        if save or stop:
+            with log.pause():
+                digests = checkpoints.save(step, state, {"log": log.carry()})
+                log.upload()
+        if evaluate and (step > start or missing) and _due(config, step, last):
+            with log.pause():
+                figures = evaluate(state.params)
+                # An evaluation that only --stop asks for must not choose: without
+                # --stop it would not take place.
+                if best and _due(config, step, config.steps):
+                    best.offer(step, state.params, figures)
+            log.evaluation(step, figures, source.figures)
+        if stop:
+            break
+        train_step, batch = next(feed)
+        state, metrics = train_step(state, batch)  # dispatched, not awaited
+        wanted = config.log.batches and log.wants(step + 1)
+        host = log.defer(step + 1, metrics, _sha256_of(batch) if wanted else "")
+        _check_finite(host, config.max_skipped)
+        checkpoints.check()
+    checkpoints.wait()
+    if impatient and best:
+        log.say(f"stopped early at step {step}: step {best.step} is still the best")
     return Outcome(step, step < last and not impatient, state_sha256(digests), figures)
 
 
 def _first_state(
-    initial: Initial | None,
-    checkpoints: Checkpoints,
-    abstract: TrainState,
+    run: Run,
     make: Callable[[], TrainState],
+    initial: Initial | None,
     fallback: bool,
 ) -> Restored:
     """Where to start from: the list in `train`."""
-    notes = [
-        f"removed {orphan}, left by a save that was killed"
-        for orphan in checkpoints.open()
-    ]
-    restored = checkpoints.restore(abstract, fallback=fallback)
+    orphans = run.checkpoints.open()
+    notes = [f"removed {each}, left by a save that was killed" for each in orphans]
+    restored = run.checkpoints.restore(run.abstract, fallback=fallback)
     if restored:
         notes += [*restored.notes, f"resuming at step {restored.step}"]
         return restored._replace(notes=notes)
     state = make()
     if initial:
-        params, more = initial(abstract.params, state.params)
+        params, more = initial(run.abstract.params, state.params)
         state = state._replace(params=params)
         notes += more
     return Restored(0, state, {}, {}, notes)
@@ -216,20 +220,18 @@ def _check_finite(figures: dict[str, Any] | None, most: int) -> None:
         )
 
 
-def _feed(
-    run: Run, abstract: TrainState, start: int, last: int
-) -> Iterator[tuple[Callable[..., Any], Any]]:
+def _feed(run: Run, start: int, last: int) -> Iterator[tuple[Callable[..., Any], Any]]:
     """(compiled train step, batch) of every step from `start` on, phase after phase."""
     begin = 0
     for i, phase in enumerate(run.config.all_phases):
         first, until = max(start, begin) - begin, min(last, phase.until) - begin
         if first < until:
-            yield from _feed_phase(run, abstract, phase, f"train.{i}", first, until)
+            yield from _feed_phase(run, phase, f"train.{i}", first, until)
         begin = phase.until
 
 
 def _feed_phase(
-    run: Run, abstract: TrainState, phase: Phase, stream: str, first: int, until: int
+    run: Run, phase: Phase, stream: str, first: int, until: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     config = run.config
     opened = run.source.open_stream(phase, stream)
@@ -262,7 +264,7 @@ def _feed_phase(
             tokens, flops = opened.tokens, opened.flops
             with run.log.compiling(what, tokens=tokens, flops=flops):
                 jitted = jax.jit(train_step, donate_argnums=0)
-                compiled[shapes] = jitted.lower(abstract, batch).compile()
+                compiled[shapes] = jitted.lower(run.abstract, batch).compile()
         yield compiled[shapes], batch
 
 

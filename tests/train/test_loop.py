@@ -51,7 +51,7 @@ def test_resume_is_bitwise(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [0, 12, 5])
-def test_a_run_that_has_come_so_far_says_so_and_stays(corpus, tmp_path, capsys, stop):
+def test_a_run_with_nothing_left_to_train_says_so(corpus, tmp_path, capsys, stop):
     """Also where --stop names a step that is passed already."""
     first = pretrain(tiny(), corpus, tmp_path)
     written = (tmp_path / "metrics.jsonl").read_bytes()
