@@ -28,7 +28,7 @@ from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.data.chance import hashes, permuted
 from jaxlm.families import family_of
 from jaxlm.objectives import Objective
-from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.model import PACKED, TaskModel
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.train.source import BatchStream
 from jaxlm.types import UserError
@@ -62,13 +62,12 @@ def padded_batch(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
     """The examples `index`, int64 [B], in rows of `length`; NONE has weight 0."""
     size = max(1, rows.group)
     places = (np.maximum(index, 0)[:, None] * size + np.arange(size)).reshape(-1)
-    tokens, types, segments = _empty(rows, len(places), length)
+    arrays = _Arrays.empty(rows, len(places), length)
     for row, i in enumerate(places.tolist()):
-        _put(rows, i, tokens[row], types[row], segments[row], 0, 1)
+        arrays.put(row, 0, 1, rows, i)
     if rows.group:
-        shape = (len(index), size, length)
-        tokens = tokens.reshape(*shape, *tokens.shape[2:])
-        types, segments = types.reshape(shape), segments.reshape(shape)
+        arrays = (x.reshape(len(index), size, *x.shape[1:]) for x in arrays)
+    tokens, types, segments = arrays
     if isinstance(rows.labels, np.ndarray):
         labels, there = rows.labels[np.maximum(index, 0)], index != NONE
         if labels.ndim == 2:
@@ -100,7 +99,8 @@ def packed_batch(
     """
     index = index[index != NONE]
     members = packed_rows([len(rows.tokens[i]) for i in index], width)
-    tokens, types, segments = _empty(rows, len(local), width)
+    arrays = _Arrays.empty(rows, len(local), width)
+    tokens, types, segments = arrays
     weights, by_token = np.zeros(types.shape, np.float32), isinstance(rows.labels, list)
     one = np.asarray(rows.labels[0])
     span = not by_token and one.ndim == 1
@@ -109,7 +109,7 @@ def packed_batch(
         start = 0
         for n, place in enumerate(members[number] if number < len(members) else ()):
             i = int(index[place])
-            end = _put(rows, i, tokens[row], types[row], segments[row], start, n + 1)
+            end = arrays.put(row, start, n + 1, rows, i)
             if by_token:
                 known = rows.labels[i] != NONE
                 labels[row, start:end] = np.where(known, rows.labels[i], 0)
@@ -121,28 +121,26 @@ def packed_batch(
     return TaskBatch(tokens, types, segments > 0, labels, weights, segments)
 
 
-def _empty(rows: TaskRows, count: int, length: int) -> tuple[np.ndarray, ...]:
-    """Tokens, token types and segments of rows without examples."""
-    one, shape = rows.tokens[0], (count, length)
-    tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
-    return tokens, np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+class _Arrays(NamedTuple):
+    """Token rows of a batch while they are filled."""
 
+    tokens: np.ndarray
+    types: np.ndarray
+    segments: np.ndarray  # 0: padding
 
-def _put(
-    rows: TaskRows,
-    i: int,
-    tokens: np.ndarray,
-    types: np.ndarray,
-    segments: np.ndarray,
-    start: int,
-    segment: int,
-) -> int:
-    """Put row `i` into a row of a batch; where it ends there."""
-    end = start + len(rows.tokens[i])
-    tokens[start:end] = rows.tokens[i]
-    types[start + rows.pair_start[i] : end] = 1
-    segments[start:end] = segment
-    return end
+    @staticmethod
+    def empty(rows: TaskRows, count: int, length: int) -> _Arrays:
+        one, shape = rows.tokens[0], (count, length)
+        tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
+        return _Arrays(tokens, np.zeros(shape, np.int32), np.zeros(shape, np.int32))
+
+    def put(self, row: int, start: int, segment: int, rows: TaskRows, i: int) -> int:
+        """Put row `i` of a file into a row of the batch, and return its end there."""
+        end = start + len(rows.tokens[i])
+        self.tokens[row, start:end] = rows.tokens[i]
+        self.types[row, start + rows.pair_start[i] : end] = 1
+        self.segments[row, start:end] = segment
+        return end
 
 
 # Order.
@@ -404,7 +402,7 @@ def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
     return (
         config.task.pack
         and family_of(config.model).packs
-        and module.pooling in ("pooler", "cls", "mean", "none")
+        and module.pooling in PACKED
         and module.body is None
         and not rows.group
     )

@@ -50,7 +50,6 @@ KINDS: dict[str, type[Task]] = {
     "tokens": Tags,
     "spans": Spans,
 }
-_BY_TOKEN = ("tokens", "spans")
 _TABLE = "embed/token/table"
 
 
@@ -201,7 +200,7 @@ def open_run(
     """
     config = _with_model(config, tokenizer)
     digests: Digests = {}
-    if files.train.startswith(TFDS) and config.task.kind in _BY_TOKEN:
+    if files.train.startswith(TFDS) and KINDS[config.task.kind].by_token:
         raise UserError(
             f"{files.train}: of TFDS datasets classes, numbers and choices are read; "
             f"task.kind = {config.task.kind} takes a file"
@@ -246,7 +245,7 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
         UserError: the model lacks what the task needs.
     """
     model, task, family = config.model, config.task, family_of(config.model)
-    by_token = task.kind in _BY_TOKEN
+    by_token = KINDS[task.kind].by_token
     this = f"--init {config.init} is {family.article}"
     if config.phases:
         raise UserError("a fine-tuning run has one phase: drop phases")

@@ -39,6 +39,7 @@ from jaxlm.tasks.task_layers import (
 )
 
 Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
+PACKED = ("pooler", "cls", "mean", "none")  # poolings that read packed rows
 Join = Literal["", "add", "choose"]
 # First names of the parameters that are not the encoder's.
 OWN = ("mix", "body", "mix_out", "attention", "task")
@@ -84,8 +85,7 @@ class TaskModel(nn.Module):
                 if an example is a group of rows.
             token_types: as `mask`.
             mask: True at a row's tokens, which come first.
-            segments: of packed rows, see `TaskBatch`; for pooling by pooler, cls, mean
-                or none.
+            segments: of packed rows, see `TaskBatch`; for poolings in `PACKED`.
             deterministic: True switches dropout off.
             encoded: return (logits, Encoded of all rows).
         """
@@ -106,10 +106,7 @@ class TaskModel(nn.Module):
         rate = self.config.dropout if self.dropout is None else self.dropout
         rate = 0.0 if deterministic else rate
         x_BLD = self._vectors(out, mask_BL, rate)
-        if segments is None:
-            x = self._pooled(out, x_BLD, mask_BL)
-        else:
-            x = self._pooled_by_segment(out, x_BLD, segments)
+        x = self._pooled(out, x_BLD, mask_BL, segments)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
@@ -142,15 +139,28 @@ class TaskModel(nn.Module):
         return x_BLD
 
     def _pooled(
-        self, out: Encoded, x_BLD: Array, mask_BL: Array
+        self, out: Encoded, x_BLD: Array, mask_BL: Array, segments_BL: Array | None
     ) -> Float[Array, "B D"] | Float[Array, "B L D"]:
-        """A vector for each row, or for each of its tokens."""
+        """A vector for each row, or for each of its tokens.
+
+        In packed rows an example's vector is at its first token, at least.
+        """
+        packed = segments_BL is not None
+        if packed and self.pooling not in PACKED:
+            raise ValueError(f"pooling {self.pooling} reads no packed rows")
         match self.pooling:
+            case "none":
+                return x_BLD
             case "pooler":
                 assert out.pooled is not None
                 return out.pooled
             case "cls":
-                return x_BLD[:, 0]
+                return x_BLD if packed else x_BLD[:, 0]
+            case "mean" if segments_BL is not None:
+                same_BLT = same_segment(segments_BL).astype(jnp.float32)
+                share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
+                x_BLD = x_BLD.astype(jnp.float32)
+                return jnp.matmul(share_BLT, x_BLD, precision="highest")
             case "mean":
                 return mean_pool(x_BLD, mask_BL)
             case "max":
@@ -160,25 +170,6 @@ class TaskModel(nn.Module):
             case "last":
                 last_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True) - 1, 0)
                 return gather(x_BLD, last_B1)[:, 0]
-            case "none":
-                return x_BLD
-
-    def _pooled_by_segment(
-        self, out: Encoded, x_BLD: Array, segments_BL: Array
-    ) -> Float[Array, "B L D"]:
-        """`_pooled` of each example of packed rows, at least at its first token."""
-        match self.pooling:
-            case "pooler":
-                assert out.pooled is not None
-                return out.pooled
-            case "cls" | "none":
-                return x_BLD
-            case "mean":
-                same_BLT = same_segment(segments_BL).astype(jnp.float32)
-                share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
-                x_BLD = x_BLD.astype(jnp.float32)
-                return jnp.matmul(share_BLT, x_BLD, precision="highest")
-        raise ValueError(f"pooling {self.pooling} reads no packed rows")
 
     def _head(self) -> nn.Dense:
         """A GPT's head has no bias (Radford et al. 2018, equation 3) but in multiple

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxlm.config import FinetuneConfig
 from jaxlm.families import Frame, family_of
@@ -44,6 +44,8 @@ class Task(ABC):
     )
     tokenizer: Tokenizer
 
+    by_token: ClassVar[bool] = False  # each token has its own scores
+
     @property
     def frame(self) -> Frame:
         """How the model's rows are put together."""
@@ -62,13 +64,13 @@ class Task(ABC):
 
     @property
     def pooling(self) -> Pooling:
-        """How a row becomes one vector; "none": each token has its own scores."""
-        return self.config.task.pooling
+        """How a row becomes one vector."""
+        return "none" if self.by_token else self.config.task.pooling
 
     @property
     def join(self) -> Join:
         """How the rows of an example are joined."""
-        return ""
+        return "add" if self.config.task.both_orders else ""
 
     @abstractmethod
     def read(self, path: str, labelled: bool, digests: Digests) -> Sequence[Any]:

@@ -18,7 +18,6 @@ import numpy as np
 
 from jaxlm.metrics import Mean
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.model import Join
 from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode, encode_groups
 from jaxlm.tasks.scoring import class_figures, number_figures
@@ -30,11 +29,6 @@ from jaxlm.types import UserError
 @dataclass(frozen=True)
 class Classes(Task):
     """Classification by softmax."""
-
-    @property
-    def join(self) -> Join:
-        """Two rows are added where both orders are read."""
-        return "add" if self.config.task.both_orders else ""
 
     def read(self, path: str, labelled: bool, digests: Digests) -> list[Example]:
         """The rows of a table."""

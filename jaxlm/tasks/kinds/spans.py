@@ -27,13 +27,11 @@ from jaxlm.metrics import Mean
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.layers import same_segment
 from jaxlm.objectives.objective import Sums
-from jaxlm.tasks.model import Pooling
 from jaxlm.tasks.offsets import Aligned, align
 from jaxlm.tasks.read.squad import Question, check_ids, find_answer, read_questions
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.scoring import answer_scores, best_threshold
 from jaxlm.tasks.task import File, Scores, Task
-from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
 _BEST = 20  # starts and ends that are combined; run_squad.py n_best_size
@@ -60,16 +58,9 @@ class Answer(NamedTuple):
 class Spans(Task):
     """Softmax over the tokens of a window, for the start and for the end."""
 
+    read = staticmethod(read_questions)
     outputs = 2
-
-    @property
-    def pooling(self) -> Pooling:
-        """Each token has its own scores."""
-        return "none"
-
-    def read(self, path: str, labelled: bool, digests: Digests) -> list[Question]:
-        """The questions of a file."""
-        return read_questions(path, labelled=labelled, digests=digests)
+    by_token = True
 
     def encode(self, examples: Sequence[Question], labelled: bool) -> TaskRows:
         """Rows of all windows of all questions; labels (start, end), (0, 0) for none.

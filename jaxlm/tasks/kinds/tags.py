@@ -19,12 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.families import Frame, Tokens
-from jaxlm.tasks.model import Pooling
 from jaxlm.tasks.read.conll import Sentence, read_sentences
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.scoring import as_bio, entity_figures, entity_tag
 from jaxlm.tasks.task import File, Scores, Task
-from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
 
@@ -40,18 +38,12 @@ class Part(NamedTuple):
 class Tags(Task):
     """Softmax over tags at the first token of each word."""
 
-    @property
-    def pooling(self) -> Pooling:
-        """Each token has its own scores."""
-        return "none"
+    read = staticmethod(read_sentences)
+    by_token = True
 
     @property
     def _bio(self) -> bool:
         return self.config.task.metric == "entity_f1"
-
-    def read(self, path: str, labelled: bool, digests: Digests) -> list[Sentence]:
-        """The sentences of a file, tagged as the file has it."""
-        return read_sentences(path, labelled=labelled, digests=digests)
 
     def labels_of(self, examples: Sequence[Sentence], path: str) -> tuple[str, ...]:
         """All tags, or O and then B and I of each kind of entity."""

@@ -33,7 +33,7 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(
-    path: str, *, labelled: bool, digests: Digests | None = None
+    path: str, labelled: bool, digests: Digests | None = None
 ) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 

@@ -22,7 +22,7 @@ class Question(NamedTuple):
 
 
 def read_questions(
-    path: str, *, labelled: bool, digests: Digests | None = None
+    path: str, labelled: bool, digests: Digests | None = None
 ) -> list[Question]:
     """The questions of a file.
 
