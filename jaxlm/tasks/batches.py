@@ -15,6 +15,7 @@ and all their shapes occur in the first pass. Next: `model.py`.
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -41,8 +42,7 @@ _WIDEST = 3  # longest examples in a packed row
 _SAMPLE = 2**13  # examples that a width is chosen by
 # Steps that take as long as compiling one more shape. On a CPU it is 10 to 15, but the
 # other seeds find the shape compiled; on an accelerator a step is much shorter.
-_COMPILE_STEPS = {"cpu": 5.0}
-_COMPILE_STEPS_ELSEWHERE = 100.0
+_COMPILE_STEPS = collections.defaultdict(lambda: 100.0, cpu=5.0)
 _SCORE_FLOPS = 500  # FLOP that take as long as softmax and dropout of a score, on a CPU
 
 
@@ -92,10 +92,10 @@ def packed_batch(
     of tokens lie at the tokens. Start and end of a span are positions in the row.
 
     Args:
-        rows: one row an example.
+        rows: of a file, one row an example.
         index: int64 [examples], NONE where there is none.
         width: of a row.
-        local: int64 [R], numbers of the rows that are made.
+        local: int64 [R], numbers of the rows that this host needs.
     """
     index = index[index != NONE]
     members = packed_rows([len(rows.tokens[i]) for i in index], width)
@@ -141,9 +141,6 @@ class _Arrays(NamedTuple):
         self.types[row, start + rows.pair_start[i] : end] = 1
         self.segments[row, start:end] = segment
         return end
-
-
-# Order.
 
 
 class Pass(NamedTuple):
@@ -197,13 +194,9 @@ def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) ->
 def shuffled(
     padded: np.ndarray, batch: int, *, seed: int, stream: str
 ) -> Callable[[int], Pass]:
-    """Number of a pass → its batches, examples and batches permuted by (seed, pass).
+    """Number of a pass → its batches.
 
-    Args:
-        padded: int64 [n], of `bucket_lengths`.
-        batch: examples of a batch.
-        seed: of the run.
-        stream: name of the phase.
+    Examples and batches are permuted by (seed, stream, pass); `stream` names a phase.
     """
 
     def permutation(name: str, count: int, number: int) -> np.ndarray:
@@ -219,9 +212,6 @@ def shuffled(
     return pass_of
 
 
-# Packing.
-
-
 class Packing(NamedTuple):
     """How the batches of a phase lie in packed rows."""
 
@@ -232,12 +222,7 @@ class Packing(NamedTuple):
 
 
 def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """The examples of each row: the longest first, each in the first row with room.
-
-    Args:
-        lengths: of the examples, at most `width`.
-        width: of a row.
-    """
+    """The examples of each row: the longest first, each in the first row with room."""
     rows: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -271,8 +256,7 @@ def choose_packing(
         batch: examples of a batch.
         widest: most tokens of a row, at least those of the longest example.
         cost: width → cost of a row, in any unit.
-        seed: of the run.
-        stream: name of the phase.
+        seed, stream: as of `shuffled`.
         steps: of the phase.
         compile_steps: steps that take as long as compiling one more size.
     """
@@ -332,9 +316,6 @@ def _rounded_up(needed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return sizes[np.searchsorted(sizes, needed)]
 
 
-# Streams.
-
-
 def task_stream(
     config: FinetuneConfig,
     module: TaskModel,
@@ -343,20 +324,10 @@ def task_stream(
     phase: Phase,
     stream: str,
 ) -> BatchStream:
-    """The batches of a phase, packed where model and task allow it.
-
-    Args:
-        config: of the run.
-        module: of `config.model`.
-        objective: what is learnt from the batches.
-        rows: of the training file.
-        phase: the only one.
-        stream: its name.
-    """
+    """The batches of a phase named `stream`, packed where model and task allow it."""
     dropout = max(config.model.dropout, config.task.dropout) > 0
     lengths = rows.lengths
     if packs(config, module, rows):
-        backend = jax.default_backend()
         width, examples, count, mean = choose_packing(
             lengths,
             phase.batch,
@@ -365,7 +336,7 @@ def task_stream(
             seed=config.seed,
             stream=stream,
             steps=phase.until,
-            compile_steps=_COMPILE_STEPS.get(backend, _COMPILE_STEPS_ELSEWHERE),
+            compile_steps=_COMPILE_STEPS[jax.default_backend()],
         )
         return BatchStream(
             objective,

@@ -5,10 +5,10 @@
     start     0   3     6 7 9 10
     end       3   6     7 8 10 11
 
-Words are cut by BERT's rules, ideographs each by itself, so an answer is exact to the
-character in any language. Lower-casing and the loss of accents are followed character
-by character; where that does not add up to a word's tokens ([UNK]), and for tokenizers
-other than WordPiece, each token stands for its whole word.
+Words are split by BERT's rules and ideographs one by one, so an answer is exact to the
+character in any language. Lower-casing and stripped accents are followed character by
+character. If the characters do not add up to a word's tokens ([UNK]), and for other
+tokenizers than WordPiece, each token stands for its whole word.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Aligned(NamedTuple):
 
 
 def align(tokenizer: Tokenizer, text: str) -> Aligned:
-    """The tokens of a text and where they are in it."""
+    """The tokens of a text and their places in it."""
     at = np.flatnonzero(cuts(text)).tolist()
     bounds = [(a, b) for a, b in itertools.pairwise(at) if text[a:b].strip()]
     words = [text[a:b] for a, b in bounds]
@@ -52,20 +52,24 @@ def align(tokenizer: Tokenizer, text: str) -> Aligned:
 def _inside(
     word: str, at: int, pieces: list[str], lowercase: bool
 ) -> list[tuple[int, int]] | None:
-    """Characters of each piece of a word; None where they do not add up."""
+    """The characters of each piece of a word; None if they do not add up."""
     lengths = [len(piece.removeprefix("##")) for piece in pieces]
-    owner = [i for i, char in enumerate(word) for _ in range(_spelled(char, lowercase))]
+    owner = [
+        i
+        for i, char in enumerate(word)
+        for _ in range(_token_characters(char, lowercase))
+    ]
     if "[UNK]" in pieces or sum(lengths) != len(owner):
         return None
     ends = np.cumsum(lengths).tolist()
     first = [owner[end - length] for end, length in zip(ends, lengths, strict=True)]
-    # What a piece does not spell, an accent, goes with the letter before it.
+    # A stripped accent belongs to the letter before it.
     last = [*first[1:], len(word)]
     return [(at + a, at + max(a + 1, b)) for a, b in zip(first, last, strict=True)]
 
 
-def _spelled(char: str, lowercase: bool) -> int:
-    """How many characters of tokens a character of the text becomes."""
+def _token_characters(char: str, lowercase: bool) -> int:
+    """How many characters of a token a character of the text becomes."""
     category = unicodedata.category(char)
     if category in ("Cc", "Cf") or char == "\ufffd":
         return 0

@@ -31,11 +31,11 @@ class TaskRows(NamedTuple):
     labels: np.ndarray | list[np.ndarray]
     notes: tuple[str, ...] = ()  # for people
     origins: Sequence[Any] = ()  # where each row comes from, as its task needs it
-    group: int = 0  # K rows are an example; 0: one is, without such an axis in batches
+    group: int = 0  # K rows are an example; 0: one row is, and batches have no axis K
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, of the longest row of a group."""
+        """Tokens of each example; for a group, of its longest row."""
         each = np.array([len(each) for each in self.tokens], np.int64)
         return each.reshape(-1, self.group).max(1) if self.group else each
 
