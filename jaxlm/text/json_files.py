@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from jaxlm.types import UserError
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Readable JSON with a final newline, the same bytes for equal content."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write readable JSON, whole or not at all; equal content gives equal bytes."""
+    fresh = path.with_name(f"{path.name}.new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file; UserError names a file that holds none."""
+    """The object in a JSON file; UserError if it holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlm.text.json_files import read_json, write_json
+from jaxlm.text.json_files import read_json
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.store import files_below, sha256
 from jaxlm.text.tokenizers import Tokenizer
@@ -122,15 +120,6 @@ def _notes(
             f"no document of {documents:,} is held out: raise "
             f"holdout = {recipe.holdout}"
         )
-
-
-def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write the manifest, whole or not at all."""
-    fresh = directory / (NAME + ".new")
-    write_json(fresh, dataclasses.asdict(manifest))
-    with open(fresh, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(fresh, directory / NAME)
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -11,6 +11,7 @@ manifest comes last.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 from collections import Counter
@@ -25,6 +26,7 @@ from jaxlm.config import RunConfig
 from jaxlm.text import manifest as manifests
 from jaxlm.text import units as unit_sizes
 from jaxlm.text.documents import Fragment, read_fragments
+from jaxlm.text.json_files import write_json
 from jaxlm.text.languages import with_languages
 from jaxlm.text.manifest import Manifest
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
@@ -179,7 +181,7 @@ class _Preparation:
         manifest = Manifest.of(
             counts, tokenizer, self.job.recipe, self.recorded, self.path
         )
-        manifests.write_manifest(manifest, self.path)
+        write_json(self.path / manifests.NAME, dataclasses.asdict(manifest))
         shutil.rmtree(self.partial)
         return manifest
 

@@ -102,8 +102,7 @@ class Job:
                     each.unlink()
         recorded = self.record(report)
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
-        write_json(partial / "job.new", job)
-        (partial / "job.new").replace(path)
+        write_json(path, job)
         return recorded
 
     def check_unchanged(self, partial: Path, recorded: Sequence[dict]) -> None:
