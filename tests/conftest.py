@@ -1,5 +1,6 @@
 """Tests run on one CPU device; those marked `devices` on 8 fake ones (--devices 8)."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Tracing makes many objects; collecting them seldom saves a tenth of the time.
+gc.set_threshold(200_000, 50, 100)
 
 import pytest
 

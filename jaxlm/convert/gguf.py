@@ -105,9 +105,9 @@ def check_graph(config: BertConfig | GptConfig) -> None:
     """
     match config:
         case BertConfig(activation="relu"):
-            raise UserError("llama.cpp's BERT has GELU, ERNIE ReLU: export --to hf")
+            raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: export --to hf")
         case GptConfig(norm="post"):
-            raise UserError("llama.cpp has no GPT-1, which norms last: export --to hf")
+            raise UserError("llama.cpp's GPT-2 norms first, GPT-1 last: export --to hf")
         case GptConfig(activation=other) if other != "gelu_tanh":
             raise UserError(f"llama.cpp's GPT-2 has gelu_tanh, this one {other}")
 

@@ -36,7 +36,7 @@ MODEL = elmo(
 )
 FLAGS = [
     *("--batch", "16", "--length", "32", "--optim.peak", "0.02", "--mesh.data", "1"),
-    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "7"),
+    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "50"),
     *("--task.buckets", "16", "--task.width", "16", "--task.epochs", "16"),
     *("--task.dropout", "0.05"),
 ]

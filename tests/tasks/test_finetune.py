@@ -16,7 +16,7 @@ from jaxlm.train.workdir import read_config
 
 FLAGS = [
     *("--batch", "16", "--length", "32", "--optim.peak", "0.001", "--mesh.data", "1"),
-    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "7"),
+    *("--log.tensorboard", "false", "--log.every", "5", "--save_every", "50"),
     *("--task.buckets", "8", "16", "32", "--task.pooling", "mean"),
     *("--task.epochs", "10"),
 ]
