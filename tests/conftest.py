@@ -14,10 +14,11 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Tracing makes many objects; collecting them seldom saves a tenth of the time.
-gc.set_threshold(200_000, 50, 100)
 
 import pytest
+
+# Tracing makes many objects; collecting them seldom saves a tenth of the time.
+gc.set_threshold(200_000, 50, 100)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

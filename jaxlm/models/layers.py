@@ -76,7 +76,9 @@ def position_ids(segments_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
 
 
 def position_rows(
-    table_LD: Float[Array, "M D"], length: int, ids: Int[Array, "#B L"] | None
+    table_LD: Float[Array, "M D"],
+    length: Any,  # an int, or a symbol of jax.export
+    ids: Int[Array, "#B L"] | None,
 ) -> Float[Array, "#B L D"]:
     """Rows of a position table at `ids`; None: at 0 … length - 1.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +75,8 @@ def attention(
 
 
 def visible(
-    length: int,
-    keys: int,
+    length: Any,  # an int, or a symbol of jax.export
+    keys: Any,
     *,
     causal: bool,
     window: int | None,
