@@ -168,9 +168,9 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
 
 
 def stacked(params: Any) -> Any:
-    """Whether each parameter's first axis is that of layers, one behind the other.
+    """Whether each parameter has a first axis of layers.
 
-    ELMo's highways are stacked as well as its LSTMs.
+    In an ELMo these are the LSTMs and the highway layers.
     """
     logical = match(RULES, params, families=True)
     return jax.tree.map(lambda _, axes: axes[:1] == ("layers",), params, logical)

@@ -19,7 +19,7 @@ import jax
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """The key path that jax gives of a leaf as text, `layers/mlp/wi/kernel`."""
+    """A key path of jax as text: `layers/mlp/wi/kernel`."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys
     )
@@ -32,7 +32,7 @@ def leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` whose function takes the path first."""
+    """`jax.tree.map` with a function that takes the path first."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, *each: function(path_of(keys), *each), tree, *rest
     )

@@ -36,12 +36,12 @@ class StoredLeaf:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's."""
+        """As of the array."""
         return self.digest.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """As an array's."""
+        """As of the array."""
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -65,7 +65,7 @@ class StoredLeaf:
         return leaf
 
     def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
-        """The leaf on devices, not yet verified; what they share is read once."""
+        """The leaf on devices, not verified; a part that several hold is read once."""
         parts: dict[str, Any] = {}
 
         def part(index: Any) -> Any:
@@ -88,7 +88,7 @@ class StoredLeaf:
         return found
 
     def check(self, found: LeafDigest) -> None:
-        """Raise UnsoundError if the digest is not that of what was saved."""
+        """Raise UnsoundError if `found` is not the digest that was saved."""
         if found != self.digest:
             saved = self.digest.lanes
             raise self._damaged(f"has digest {found.lanes}, {saved} was saved")

@@ -21,7 +21,7 @@ class UnsoundError(UserError):
 
 
 class CheckpointManifest(NamedTuple):
-    """Step and digests of a checkpoint."""
+    """Step, digests and the caller's data of a checkpoint."""
 
     step: int
     digests: dict[str, LeafDigest]
@@ -57,7 +57,7 @@ def check_format(found: int, path: str) -> None:
     if found != FORMAT:
         raise UserError(
             f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
-            "jaxlm that made it, or train anew"
+            "jaxlm that made it, or start again"
         )
 
 

@@ -44,13 +44,13 @@ for _logger in ("absl", "asyncio"):
 
 
 class Restored(NamedTuple):
-    """A verified state, and what was passed over to find it."""
+    """A verified state, and which newer checkpoints were not sound."""
 
     step: int
     state: Any
     digests: dict[str, LeafDigest]
     meta: dict[str, Any]
-    notes: list[str]  # one line for each newer checkpoint that was not sound
+    notes: list[str]  # one line for each of those
 
 
 class Checkpoints:
@@ -161,7 +161,7 @@ class Checkpoints:
                 self._delete(old)
 
     def _delete(self, step: int) -> None:
-        """Delete a step so that a kill half-way leaves an orphan, not half a step."""
+        """Delete a step; a kill half-way leaves an orphan, never half a step."""
         path = self.directory / str(step)
         if str(path).startswith("gs://"):
             (path / "commit_success.txt").unlink(missing_ok=True)
@@ -300,8 +300,7 @@ def _context() -> ocp.Context:
 
 @contextmanager
 def _without_closed_loops() -> Iterator[None]:
-    """Hide what TensorStore prints for leaves that were still being written when the
-    failure of another leaf closed their event loop."""
+    """Hide errors of leaves whose event loop was closed by the failure of another."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -316,13 +315,13 @@ def _without_closed_loops() -> Iterator[None]:
 
 
 def _on_any_host(here: bool) -> bool:
-    """Whether it is so on any host: all must go the same way, or some wait forever."""
+    """Whether `here` is true on any host: all must take the same branch, or hang."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 def _sharding_of(leaf: Any) -> jax.sharding.Sharding:
-    """Its own, or the first device."""
+    """The sharding of a leaf; the first device if it has none."""
     own = getattr(leaf, "sharding", None)
     return own or jax.sharding.SingleDeviceSharding(jax.devices()[0])

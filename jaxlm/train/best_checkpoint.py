@@ -33,10 +33,7 @@ class BestCheckpoint:
             self._highest, self.step = meta.get(figure, -math.inf), step
 
     def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
-        """Keep the parameters of a step if they are the best so far.
-
-        They are durable when this returns, so that the log may say so.
-        """
+        """Keep the parameters of a step if they are the best so far, durably."""
         value = figures[self._figure]
         if math.isfinite(value) and value > self._highest:
             self._highest, self.step = value, step
@@ -44,18 +41,17 @@ class BestCheckpoint:
             self._checkpoints.wait()
 
     def out_of_patience(self, step: int) -> bool:
-        """Whether the best is too old at a step.
-
-        It is a function of steps alone: a run that ended by it ends again if resumed.
-        """
+        """Whether the best is too old at a step; the same again in a resumed run."""
         if not self._patience or self.step is None:
             return False
         return step - self.step >= self._patience
 
 
 def restore_best(workdir: str | Path, abstract: Any) -> Restored | None:
-    """The best parameters, or those of the newest checkpoint of a run without a dev
-    file; None if there is neither."""
+    """The best parameters; without a dev file, those of the newest checkpoint.
+
+    None if there is no checkpoint.
+    """
     for directory in (f"{workdir}/best", workdir):
         found = Checkpoints(directory).restore(abstract, part="params/")
         if found:

@@ -245,7 +245,7 @@ class Log:
         return {"step": self._step, **figures(sums), **self._own}
 
     def _write(self, step: int, more: Mapping[str, Any]) -> None:
-        """A line of the sums so far, or `more` into the line that the step has."""
+        """Write a line of the sums so far, or add `more` to the line of the step."""
         record = dict(more)
         if step != self._written:
             newest, seconds_left = self._record()
@@ -261,7 +261,7 @@ class Log:
                 self.say(f"warning: {file.path} is written no further: {error}")
 
     def _record(self) -> tuple[dict[str, Any], float]:
-        """The newest figures, and the seconds that are left."""
+        """A record of the newest figures, and the seconds until the last step."""
         tokens = mfu = seconds = math.nan
         if self._speed:
             tokens, mfu, seconds = self._speed.now(self._clock(), self._step)
@@ -278,7 +278,7 @@ class _Speed:
     peak_seconds: float  # of a step, at the peak rate of all devices
     last: int  # step
     phase: tuple[float, int]  # when, and after which step, it was compiled
-    line: tuple[float, int]  # likewise: the newest line
+    line: tuple[float, int]  # when, and after which step, the newest line was written
     paused: float = 0.0  # seconds since that line that were spent on something else
 
     def now(self, now: float, step: int) -> tuple[float, float, float]:

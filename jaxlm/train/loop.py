@@ -172,7 +172,7 @@ def _first_state(
     initial: Initial | None,
     fallback: bool,
 ) -> Restored:
-    """Where to start from: the list in `train`."""
+    """What the run starts from, by the list in `train`."""
     orphans = run.checkpoints.open()
     notes = [f"removed {each}, left by a save that was killed" for each in orphans]
     restored = run.checkpoints.restore(run.abstract, fallback=fallback)
@@ -205,7 +205,7 @@ def _due(config: RunConfig, step: int, last: int) -> bool:
 
 
 def _on_all_hosts(flag: bool) -> bool:
-    """The first host's flag, which alone keeps the log."""
+    """The flag of the first host, which alone keeps the log."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
@@ -221,7 +221,7 @@ def _check_finite(figures: dict[str, Any] | None, most: int) -> None:
 
 
 def _feed(run: Run, start: int, last: int) -> Iterator[tuple[Callable[..., Any], Any]]:
-    """(compiled train step, batch) of every step from `start` on, phase after phase."""
+    """(compiled train step, batch) for every step from `start` to `last`."""
     begin = 0
     for i, phase in enumerate(run.config.all_phases):
         first, until = max(start, begin) - begin, min(last, phase.until) - begin
@@ -279,7 +279,7 @@ def _evaluation(run: Run) -> EvaluateFn | None:
 
 
 def _sha256_of(batch: Any) -> str:
-    """Of a global batch: its arrays in order, each with dtype and shape."""
+    """SHA-256 of a global batch: dtype, shape and bytes of its arrays in order."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(batch):
         if not leaf.is_fully_addressable:

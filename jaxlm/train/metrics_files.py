@@ -89,7 +89,7 @@ class TensorBoardEvents:
         self._add(self._event(step=start + 1, session_log=begun))
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """All numbers of a record, `eval_…` in a group of charts of their own."""
+        """Write all numbers of a record, `eval_…` as a group of charts of its own."""
         event = self._event(step=step)
         for name, value in record.items():
             if name != "step" and not isinstance(value, str):

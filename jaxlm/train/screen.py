@@ -2,8 +2,8 @@
 
     step 120/900  loss 4.31  mlm 27.1%  nsp 63.0%  41,210 tokens/s  MFU 38.2%  ETA 12:09
 
-The bar shows the newest figures and leaves no trail, for `metrics.jsonl` has them all;
-where nobody watches, each line that is written there is printed.
+The bar shows the newest figures only, since `metrics.jsonl` has all of them. Without a
+terminal each line of that file is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxlm.objectives.figures import Figure
 
 
 class Screen:
-    """Standard output, or another stream; `below` is said under the bar."""
+    """Standard output or another stream; `below` is the line under the bar."""
 
     def __init__(self, stream: io.TextIOBase | None = None):
         self._stream: Any = stream or sys.stdout
@@ -60,7 +60,7 @@ class Screen:
             print(text, file=self._stream, flush=True)
 
     def stale(self) -> bool:
-        """Whether the bar could do with newer figures."""
+        """Whether the figures on the bar are older than half a second."""
         return self._live is not None and time.monotonic() - self._shown > 0.5
 
     def show(
@@ -97,7 +97,7 @@ class Screen:
 
 
 def trained(record: Mapping[str, Any]) -> list[str]:
-    """Loss and accuracies of training in a line of `metrics.jsonl`, for people."""
+    """Loss and accuracies of training in a line of `metrics.jsonl`, as texts."""
     out = [f"loss {shown('loss', record['loss'])}"]
     out += [
         f"{name.removesuffix('_accuracy').replace('_', ' ')} {shown(name, value)}"
@@ -128,7 +128,7 @@ def evaluated(
 
 
 def shown(name: str, value: float | None) -> str:
-    """A figure as people read it: shares in per cent, counts whole."""
+    """A figure for people: shares in per cent, counts without decimals."""
     if value is None or not math.isfinite(value):
         return "–"
     if name == "mfu" or name.endswith(("accuracy", "f1", "exact")):
@@ -139,7 +139,7 @@ def shown(name: str, value: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """3:07 or 1:02:05, days in front."""
+    """Seconds as 3:07, 1:02:05 or 3d 2:00:00."""
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)

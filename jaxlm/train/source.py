@@ -38,7 +38,7 @@ class BatchStream(NamedTuple):
     read: Callable[[int, np.ndarray], Any]
     length: Callable[[Any], int]  # rows → tokens in each
     tokens: float  # in a step; the mean if shapes differ
-    flops: float  # likewise
+    flops: float  # of the model in a step; the mean if shapes differ
     dropout: bool
     rows: Callable[[int], int] | None = None  # step → rows; None: the phase's batch
 
@@ -84,7 +84,7 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         )
 
     def evaluation(sharding: jax.sharding.Sharding) -> EvaluateFn | str:
-        """On the held-out documents, in rows of the first phase's shape."""
+        """Evaluate on the held-out documents, in rows of the first phase's shape."""
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
         objective = family.objective(config, module, corpus.manifest, phase, "evaluate")

@@ -137,7 +137,7 @@ def claim_workdir(
 
 
 def read_config(workdir: str | Path) -> RunConfig:
-    """The configuration of a run directory; UserError if it is none, or too old."""
+    """The configuration of a run directory; UserError if it has another format."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is not a run directory: it has no config.json")
@@ -147,7 +147,7 @@ def read_config(workdir: str | Path) -> RunConfig:
 
 
 def corpus_of(workdir: str | Path) -> str:
-    """The corpus that a run used last, or the place for its own."""
+    """The corpus that a run used last; WORKDIR/corpus if it used none."""
     records = _records(Path(workdir))
     own = str(Path(workdir) / "corpus")
     return records[-1].get("corpus", own) if records else own

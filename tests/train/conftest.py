@@ -13,7 +13,7 @@ SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 
 @pytest.fixture(scope="session")
 def corpus_directory(tmp_path_factory):
-    """Some chapters of Jane Austen; made anew for each worker, in a second."""
+    """Some chapters of Jane Austen, prepared once for each worker."""
     from jaxlm.text.prepare import prepare
     from jaxlm.text.recipe import ReadOptions
 
