@@ -11,13 +11,13 @@ Cost: 2.6 × 10^19 FLOP: 4 days on 16 TPU v2 chips in 2018.
     jaxlm pretrain bert_base --corpus c/w --workdir runs/base
 """
 
-from jaxlm.config import DataConfig, OptimConfig, Phase, RunConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, Phase, RunConfig, bert
 
 
 def get_config() -> RunConfig:
     return RunConfig(
         model=bert("base"),
-        data=DataConfig(draws=10),
+        data=MaskedData(draws=10),
         optim=OptimConfig(name="bert_adam", decay="linear_kinked"),
         steps=1_000_000,
         phases=(

@@ -10,13 +10,13 @@ Cost: 2.1 × 10^19 FLOP; about 13 hours on one H200 at half of its matmul rate.
     jaxlm pretrain bert_base_modern --corpus corpora/wiki --workdir runs/base
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, RunConfig, bert
 
 
 def get_config() -> RunConfig:
     return RunConfig(
         model=bert("base", nsp=False, dropout=0.0, activation="gelu_tanh"),
-        data=DataConfig(mask_rate=0.3, whole_words=True),
+        data=MaskedData(mask_rate=0.3, whole_words=True),
         optim=OptimConfig(
             name="adamw", peak=5e-4, warmup=4200, b2=0.98, weight_decay=0.01
         ),

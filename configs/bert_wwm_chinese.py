@@ -13,14 +13,14 @@ Cost: 2.9 × 10^19 FLOP; 20 hours on one H200 at half of its matmul rate.
 
 import dataclasses
 
-from jaxlm.config import OptimConfig, Phase, RunConfig, load_config
+from jaxlm.config import MaskedData, OptimConfig, Phase, RunConfig, load_config
 
 
 def get_config() -> RunConfig:
     start = load_config("bert_base_chinese")
     return dataclasses.replace(
         start,
-        data=dataclasses.replace(start.data, whole_words=True),
+        data=MaskedData(whole_words=True),
         optim=OptimConfig(name="lamb", peak=1e-4, warmup=10_000),
         steps=200_000,
         phases=(

@@ -9,14 +9,14 @@ Cost: two weeks on three GTX 1080 Ti as published (bilm-tf's README).
     jaxlm pretrain elmo_original --text '1b/*.txt' --workdir runs/elmo
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, elmo
+from jaxlm.config import BilmData, OptimConfig, RunConfig, TextConfig, elmo
 
 
 def get_config() -> RunConfig:
     return RunConfig(
         model=elmo("original"),
         text=TextConfig(tokenizer="words", lowercase=False, words="space"),
-        data=DataConfig(negatives=8192),
+        data=BilmData(negatives=8192),
         optim=OptimConfig(
             name="adagrad",
             peak=0.2,

@@ -7,14 +7,14 @@ Cost: not measured; `jaxlm show elmo_original_modern` prints the FLOPs.
     jaxlm pretrain elmo_original_modern --text '1b/*.txt' --workdir runs/elmo
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, elmo
+from jaxlm.config import BilmData, OptimConfig, RunConfig, TextConfig, elmo
 
 
 def get_config() -> RunConfig:
     return RunConfig(
         model=elmo("original"),
         text=TextConfig(tokenizer="words", lowercase=False, words="space"),
-        data=DataConfig(negatives=8192),
+        data=BilmData(negatives=8192),
         optim=OptimConfig(
             name="adamw", peak=1e-3, warmup=2000, decay="cosine", weight_decay=0.01
         ),

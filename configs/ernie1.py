@@ -12,7 +12,7 @@ Cost: 3.6 × 10^19 FLOP; about a day on one H200 at half of its matmul rate.
     jaxlm pretrain ernie1 --corpus zh --workdir runs/ernie
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, RunConfig, TextConfig, bert
 
 
 def get_config() -> RunConfig:
@@ -25,7 +25,7 @@ def get_config() -> RunConfig:
             norm_eps=1e-5,
         ),
         text=TextConfig(language="zh", unused=36),
-        data=DataConfig(levels=(1 / 3, 1 / 3, 1 / 3), choice="each"),
+        data=MaskedData(levels=(1 / 3, 1 / 3, 1 / 3), choice="each"),
         optim=OptimConfig(
             name="adamw", peak=1e-4, warmup=5000, decay="linear_kinked", eps=1e-8
         ),

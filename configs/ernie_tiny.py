@@ -9,7 +9,7 @@ Cost: half an hour on one CPU core.
     jaxlm pretrain ernie_tiny --corpus corpora/zh --workdir runs/ernie
 """
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, TextConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, RunConfig, TextConfig, bert
 
 
 def get_config() -> RunConfig:
@@ -24,7 +24,7 @@ def get_config() -> RunConfig:
             norm_eps=1e-5,
         ),
         text=TextConfig(language="zh"),
-        data=DataConfig(levels=(1 / 3, 1 / 3, 1 / 3), choice="each"),
+        data=MaskedData(levels=(1 / 3, 1 / 3, 1 / 3), choice="each"),
         optim=OptimConfig(name="adamw", peak=1.5e-3, warmup=500, decay="linear"),
         steps=10_000,
         batch=32,

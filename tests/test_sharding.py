@@ -8,7 +8,7 @@ import pytest
 from reference.numbered import lifelike, numbered
 from reference.observed import road
 
-from jaxlm.config import DataConfig, MeshConfig
+from jaxlm.config import MaskedData, MeshConfig
 from jaxlm.data.pipeline import batches, read_rows
 from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 
@@ -38,7 +38,7 @@ def equal(a, b) -> None:
 def drawn(tmp_path_factory):
     directory = tmp_path_factory.mktemp("corpus")
     corpus = numbered(lifelike(0, 60, (1, 3, 9, 40)), directory, words=[1, 2, 3] * 9000)
-    return road(corpus, length=64, data=DataConfig(whole_words=True))
+    return road(corpus, length=64, data=MaskedData(whole_words=True))
 
 
 @pytest.fixture(scope="module")

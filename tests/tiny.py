@@ -3,8 +3,8 @@
 import dataclasses
 
 from jaxlm.config import (
-    DataConfig,
     LogConfig,
+    MaskedData,
     MeshConfig,
     OptimConfig,
     RunConfig,
@@ -25,7 +25,7 @@ def tiny(**changes) -> RunConfig:
             max_length=32,
             dropout=0.1,
         ),
-        data=DataConfig(threads=2, short_rate=0.5),
+        data=MaskedData(threads=2, short_rate=0.5),
         optim=OptimConfig(name="adamw", peak=1e-3, warmup=4, decay="linear"),
         mesh=MeshConfig(data=1),
         log=LogConfig(every=2, batches=True, tensorboard=False),

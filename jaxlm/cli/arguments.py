@@ -21,6 +21,7 @@ from tyro.constructors import (
 )
 
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
+from jaxlm.config.idle import foreign_data, idle
 from jaxlm.types import UserError
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ def parse(
     takes_config = isinstance(config, type) and issubclass(config, RunConfig)
     if takes_config and "config" not in given:
         given["config"], argv = take_config(config, verb, argv)
+    if takes_config:
+        _refuse(argv, foreign_data(given["config"]))
     # Made without `__init__`: required arguments have no value yet.
     default = object.__new__(kind)
     vars(default).update({field.name: _default(field) for field in fields} | given)
@@ -87,12 +90,23 @@ def parse(
                 config=_STYLE,
                 registry=_REGISTRY,
             )
-            return found[0] if partial else found
     except SystemExit as end:
         if end.code == 0:
             raise
         said = _without_box(printed.getvalue())
         raise UserError(f"{said} (see jaxlm {verb} --help)") from None
+    if takes_config:
+        _refuse(argv, idle(found.config))
+    return found[0] if partial else found
+
+
+def _refuse(argv: list[str], idle: dict[str, str]) -> None:
+    """Raise a UserError for a flag that would change nothing."""
+    for arg in argv:
+        name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""
+        group = name.partition(".")[0]
+        for each in {name, group} & idle.keys():
+            raise UserError(f"--{name} {idle[each]}")
 
 
 def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]]:

@@ -66,7 +66,6 @@ def run(argv: list[str]) -> int:
     args = parse(Finetune, "finetune", argv, config=config)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
-    _refuse_idle(args.config, recipe)
     files = find_data_files(args.data, args.dev)
     job = open_run(args.config, start.tokenizer, files)
     for note in job.notes:
@@ -83,25 +82,6 @@ def run(argv: list[str]) -> int:
     if job.dev:
         _print_table(args.workdir, seeds)
     return 0
-
-
-def _refuse_idle(config: FinetuneConfig, recipe: FinetuneConfig) -> None:
-    """Refuse a flag that a field of `task` would override."""
-    task = config.task
-    if config.steps != recipe.steps and task.epochs:
-        raise UserError(
-            f"--steps {config.steps}: task.epochs = {task.epochs:g} says how long to "
-            "train; pass --task.epochs 0 too"
-        )
-    if config.eval_every != recipe.eval_every:
-        raise UserError(
-            f"--eval_every {config.eval_every}: pass --task.evaluations, of a pass"
-        )
-    if config.optim.warmup != recipe.optim.warmup:
-        raise UserError(
-            f"--optim.warmup {config.optim.warmup}: pass --task.warmup, a share of all "
-            "steps"
-        )
 
 
 def _start(origin: _Origin) -> _Start:

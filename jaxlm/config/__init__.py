@@ -4,6 +4,13 @@
 overrides them by dotted names, and the run directory keeps the result as JSON.
 """
 
+from jaxlm.config.data import (
+    AnyData,
+    BilmData,
+    DataConfig,
+    MaskedData,
+    StreamData,
+)
 from jaxlm.config.files import difference, from_json, load_config, to_json
 from jaxlm.config.model import (
     BERT_SIZES,
@@ -19,7 +26,6 @@ from jaxlm.config.model import (
     gpt2,
 )
 from jaxlm.config.run import (
-    DataConfig,
     LogConfig,
     MeshConfig,
     OptimConfig,
@@ -33,17 +39,21 @@ __all__ = [
     "BERT_SIZES",
     "ELMO_SIZES",
     "GPT2_SIZES",
+    "AnyData",
     "BertConfig",
+    "BilmData",
     "DataConfig",
     "ElmoConfig",
     "FinetuneConfig",
     "GptConfig",
     "LogConfig",
+    "MaskedData",
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
     "Phase",
     "RunConfig",
+    "StreamData",
     "TaskConfig",
     "TextConfig",
     "bert",

@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from jaxlm.config.data import DataConfig
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
 from jaxlm.types import UserError
@@ -67,13 +68,18 @@ def from_json(text: str) -> RunConfig:
         UserError: a field that no config has (with the nearest one that exists).
     """
     data = json.loads(text)
-    return _build(FinetuneConfig if "task" in data else RunConfig, data, "")
+    kind = FinetuneConfig if "task" in data else RunConfig
+    hints = typing.get_type_hints(kind)
+    kinds = typing.get_args(hints["model"])
+    model = _family(kinds, data.get("model", {}), "model.")
+    hints["data"] = DataConfig if kind is FinetuneConfig else model.data
+    return _build(kind, data, "", hints)
 
 
-def _build(kind: Any, data: Any, at: str) -> Any:
+def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -> Any:
     if not dataclasses.is_dataclass(kind):
         return data
-    types_ = typing.get_type_hints(kind)
+    types_ = hints or typing.get_type_hints(kind)
     for name in data:
         if name not in types_:
             near = difflib.get_close_matches(name, types_, n=1, cutoff=0.4)

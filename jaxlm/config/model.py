@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from jaxlm.config.data import BilmData, DataConfig, MaskedData, StreamData
 from jaxlm.types import UserError
 
 
 @dataclass(frozen=True)
 class BertConfig:
     """BERT (Devlin et al. 2018); the defaults are BERT-base, uncased."""
+
+    data: ClassVar[type[DataConfig]] = MaskedData
+    carries_state: ClassVar[bool] = False  # from batch to batch
 
     family: Literal["bert"] = "bert"
     """Which dataclass this is, in JSON."""
@@ -48,6 +52,9 @@ class BertConfig:
 @dataclass(frozen=True)
 class GptConfig:
     """GPT-1 and GPT-2 (Radford et al. 2018, 2019); the defaults are GPT-2 124M."""
+
+    data: ClassVar[type[DataConfig]] = StreamData
+    carries_state: ClassVar[bool] = False  # from batch to batch
 
     family: Literal["gpt"] = "gpt"
     """Which dataclass this is, in JSON."""
@@ -90,6 +97,9 @@ class GptConfig:
 class ElmoConfig:
     """ELMo's bidirectional language model (Peters et al. 2018); the defaults are the
     original, 93.6M parameters and a softmax over 793,471 words."""
+
+    data: ClassVar[type[DataConfig]] = BilmData
+    carries_state: ClassVar[bool] = True  # from batch to batch
 
     family: Literal["elmo"] = "elmo"
     """Which dataclass this is, in JSON."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
+from jaxlm.config.data import AnyData, DataConfig, check_levels
+from jaxlm.config.model import BertConfig, ModelConfig
 from jaxlm.types import UserError
 
 
@@ -49,54 +51,6 @@ class TextConfig:
                 f"text.words = {self.words} cannot be with text.tokenizer = "
                 f"{self.tokenizer}: take basic"
             )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How rows of a corpus become training examples."""
-
-    mask_rate: float = 0.15
-    """Share of a row's tokens to predict."""
-    short_rate: float = 0.1
-    """Share of sentence pairs built to a random shorter length."""
-    whole_words: bool = False
-    """Mask all pieces of a word together."""
-    levels: tuple[float, ...] = ()
-    """ERNIE: shares of rows in which tokens, phrases and entities are the units that
-    are masked whole; empty: one kind of unit in all rows."""
-    choice: Literal["budget", "each"] = "budget"
-    """Units are masked in random order up to mask_rate of the row (BERT's), or each
-    with that probability (ERNIE's)."""
-    replace: Literal["token", "unit"] = "token"
-    """What 80 % [MASK], 10 % another, 10 % the same are decided for; as published for
-    both models, token by token."""
-    second: Literal["any", "same"] = "any"
-    """Language of the random second segment of a pair: any of the corpus, as Google's
-    code draws from all of its documents, or the one of the first."""
-    draws: int = 0
-    """Mask and pair draws of a row before they repeat (Google's dupe_factor);
-    0: fresh ones in every pass."""
-    packed: bool = False
-    """Decoders: attention stays inside a document, and positions start anew in each."""
-    negatives: int = 0
-    """ELMo: words that a target is told from in training, drawn anew at each step;
-    0: all of the vocabulary."""
-    carry: bool = True
-    """ELMo: documents end to end in streams, the state going from batch to batch;
-    false: each row a sentence by itself, a long one in several rows."""
-    threads: int = 4
-    """Threads that read rows ahead of the device."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_rate < 1:
-            raise UserError(f"data.mask_rate = {self.mask_rate} is not in (0, 1)")
-        if not 0 <= self.short_rate <= 1:
-            raise UserError(f"data.short_rate = {self.short_rate} is not in [0, 1]")
-        _check_levels("data.levels", self.levels)
-        if self.draws < 0:
-            raise UserError(f"data.draws = {self.draws} is negative")
-        if self.negatives < 0:
-            raise UserError(f"data.negatives = {self.negatives} is negative")
 
 
 @dataclass(frozen=True)
@@ -179,14 +133,7 @@ class Phase:
     """As data.levels, in this phase; empty: those."""
 
     def __post_init__(self) -> None:
-        _check_levels("phases.levels", self.levels)
-
-
-def _check_levels(name: str, levels: tuple[float, ...]) -> None:
-    if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
-        raise UserError(
-            f"{name} = {levels} are not three shares (tokens, phrases, entities) of 1"
-        )
+        check_levels("phases.levels", self.levels)
 
 
 @dataclass(frozen=True)
@@ -195,7 +142,7 @@ class RunConfig:
 
     model: ModelConfig = field(default_factory=BertConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: AnyData = field(default=typing.cast(AnyData, None))
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -238,7 +185,19 @@ class RunConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """Activations recomputed in the backward pass: none, all but products, all."""
 
+    def data_kind(self) -> type[DataConfig]:
+        """The class of `data`."""
+        return self.model.data
+
     def __post_init__(self) -> None:
+        kind = self.data_kind()
+        if self.data is None:
+            object.__setattr__(self, "data", kind())
+        if type(self.data) is not kind:
+            raise UserError(
+                f"data is a {type(self.data).__name__}, this config takes a "
+                f"{kind.__name__}"
+            )
         if self.steps < 1:
             raise UserError(f"steps = {self.steps} must be positive")
         if not 0 <= self.seed < 2**32:
@@ -251,10 +210,10 @@ class RunConfig:
             if phase.until <= done:
                 raise UserError(f"{at}until = {phase.until} does not follow {done}")
             done = phase.until
-            if isinstance(self.model, ElmoConfig) and phase.batch != self.rows:
+            if self.model.carries_state and phase.batch != self.rows:
                 raise UserError(
-                    f"{at}batch = {phase.batch} is not {self.rows}: an ELMo carries "
-                    "its state from batch to batch, row by row"
+                    f"{at}batch = {phase.batch} is not {self.rows}: the state "
+                    "goes from batch to batch, row by row"
                 )
             if phase.length > self.model.max_length:
                 raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxlm.config.data import DataConfig
 from jaxlm.config.run import RunConfig
 from jaxlm.types import UserError
 
@@ -195,3 +196,7 @@ class FinetuneConfig(RunConfig):
     """One fine-tuning run; `model` is that of `init`."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
+
+    def data_kind(self) -> type[DataConfig]:
+        """The rows are a task's, whatever the model."""
+        return DataConfig

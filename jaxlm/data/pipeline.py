@@ -9,12 +9,12 @@ several languages, each has its own passes, and `mixing.py` tells the language o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import grain
 import numpy as np
 
-from jaxlm.config import ElmoConfig, RunConfig
+from jaxlm.config import RunConfig
 from jaxlm.data.bilm_rows import BilmSource, open_bilm_source, read_bilm_rows
 from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.layouts import TURNS, document_ends, plan, stream_extents
@@ -75,8 +75,9 @@ def open_rows(
     Raises:
         UserError: the corpus or its split does not fit this layout.
     """
+    data: Any = config.data
     if layout == "bilm":
-        assert isinstance(config.model, ElmoConfig)
+        model: Any = config.model
         if len(corpus.language_tokens(split)) > 1:
             raise UserError(
                 f"corpus {corpus.directory} is of several languages, and an ELMo, whose"
@@ -89,11 +90,12 @@ def open_rows(
             batch=batch,
             seed=config.seed,
             stream=stream,
-            slots=config.model.max_characters,
+            slots=model.max_characters,
             shuffle=shuffle,
             limit=limit,
-            carry=config.data.carry,
+            carry=data.carry,
         )
+    masked = layout != "stream"
     return open_source(
         corpus,
         split=split,
@@ -101,11 +103,11 @@ def open_rows(
         layout=layout,
         seed=config.seed,
         stream=stream,
-        draws=config.data.draws if shuffle else 0,
+        draws=data.draws if masked and shuffle else 0,
         shuffle=shuffle,
         limit=limit,
         smoothing=config.smoothing,
-        second=config.data.second,
+        second=data.second if masked else "any",
     )
 
 

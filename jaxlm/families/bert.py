@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import BertConfig, Phase, RunConfig
+from jaxlm.config import BertConfig, MaskedData, Phase, RunConfig
 from jaxlm.families.family import Family
 from jaxlm.families.frame import bert_frame
 from jaxlm.families.tokens import check_tokens, mask_as_segments, token_example
@@ -61,17 +61,11 @@ def objective(
 ) -> Objective:
     """Masked words, with next sentences or dialogues."""
     options: Any = {"seed": run.seed, "stream": stream}
+    model, data = cast(BertConfig, run.model), cast(MaskedData, run.data)
     if run.text.dialogues:
-        return dialogue_lm(module, run.model, run.data, phase, manifest, **options)  # pyrefly: ignore
-    return masked_lm(
-        module,
-        run.model,  # pyrefly: ignore
-        run.data,
-        phase,
-        manifest.special,
-        languages=manifest.languages,
-        **options,
-    )
+        return dialogue_lm(module, model, data, phase, manifest, **options)
+    options["languages"] = manifest.languages
+    return masked_lm(module, model, data, phase, manifest.special, **options)
 
 
 def for_task(config: BertConfig, *, vocab_size: int, pooler: bool) -> BertConfig:

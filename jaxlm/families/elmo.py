@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer
 
-from jaxlm.config import ElmoConfig, Phase, RunConfig
+from jaxlm.config import BilmData, ElmoConfig, Phase, RunConfig
 from jaxlm.families.family import Family
 from jaxlm.families.frame import elmo_frame
 from jaxlm.models.elmo import Elmo, head_rows, zero_state
@@ -97,14 +97,14 @@ def objective(
 ) -> Objective:
     """Each next word and each one before."""
     del manifest, phase, stream
-    few_rows = run.optim.keeps_rows
-    return bidirectional_lm(module, run.model, run.data, few_rows=few_rows)  # pyrefly: ignore
+    model, data = cast(ElmoConfig, run.model), cast(BilmData, run.data)
+    return bidirectional_lm(module, model, data, few_rows=run.optim.keeps_rows)
 
 
 def train_flops(run: RunConfig, phase: Phase) -> int:
     """See `Family.train_flops`."""
-    classes = run.data.negatives or run.model.vocab_size
-    model: Any = run.model
+    model, data = cast(ElmoConfig, run.model), cast(BilmData, run.data)
+    classes = data.negatives or model.vocab_size
     row = elmo_forward_flops(model, length=phase.length, classes=classes)
     return 3 * phase.batch * row
 
@@ -139,5 +139,4 @@ ELMO = Family(
         "" if config.vocab_size else "no softmax: embed gives its vectors"
     ),
     zero_carry=zero_state,
-    stateful=True,
 )

@@ -30,7 +30,7 @@ class Family:
     name: str  # as in the config's field `family`
     article: str  # "a BERT"
     purpose: str  # what `jaxlm` verb fits: "fill fills its blanks"
-    config: type
+    config: Any  # the class
     # (config, dtype=, remat=) → the module that is pretrained, with `example()`.
     build: Callable[..., Any]
     # (config, dtype=, remat=) → the module that `encode` reads; its parameters lie
@@ -75,4 +75,8 @@ class Family:
     has_cls: bool = False  # rows begin with a token that stands for the whole row
     fills: bool = False  # predicts [MASK]
     packs: bool = False  # several examples may share a row
-    stateful: bool = False  # a row goes on from the row before it
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a row goes on from the row before it."""
+        return self.config.carries_state

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import GptConfig, Phase, RunConfig
+from jaxlm.config import GptConfig, Phase, RunConfig, StreamData
 from jaxlm.families.family import Family
 from jaxlm.families.frame import gpt_frame
 from jaxlm.families.tokens import check_tokens, mask_as_segments, token_example
@@ -61,8 +61,8 @@ def objective(
     del stream
     return causal_lm(
         module,
-        run.model,  # pyrefly: ignore
-        run.data,
+        cast(GptConfig, run.model),
+        cast(StreamData, run.data),
         phase,
         manifest.end_of_document,
         manifest.languages,

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import DataConfig, ElmoConfig
+from jaxlm.config import BilmData, ElmoConfig
 from jaxlm.losses import Sample, sampled_cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models import elmo
@@ -27,7 +27,7 @@ FIGURES = (
 
 
 def bidirectional_lm(
-    module: nn.Module, config: ElmoConfig, data: DataConfig, *, few_rows: bool
+    module: nn.Module, config: ElmoConfig, data: BilmData, *, few_rows: bool
 ) -> Objective:
     """ELMo's: each next word and each one before, half of the mean of either.
 

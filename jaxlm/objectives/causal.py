@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import DataConfig, GptConfig, Phase
+from jaxlm.config import GptConfig, Phase, StreamData
 from jaxlm.metrics import Mean
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
@@ -24,7 +24,7 @@ FIGURES = (Text(name="lm"),)
 def causal_lm(
     module: nn.Module,
     config: GptConfig,
-    data: DataConfig,
+    data: StreamData,
     phase: Phase,
     end_of_document: int | None,
     languages: tuple[str, ...] = (),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.config import BertConfig, MaskedData, Phase
 from jaxlm.objectives.masked import REAL_DIALOGUE, Assembly, masked_rows
 from jaxlm.objectives.objective import Objective
 from jaxlm.text.manifest import Manifest
@@ -25,7 +25,7 @@ REPLACED = 0.5  # share of rows, as in next-sentence prediction
 def dialogue_lm(
     module: nn.Module,
     config: BertConfig,
-    data: DataConfig,
+    data: MaskedData,
     phase: Phase,
     manifest: Manifest,
     *,

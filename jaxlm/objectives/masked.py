@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.config import BertConfig, MaskedData, Phase
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy, each_cross_entropy
 from jaxlm.metrics import Mean
@@ -65,7 +65,7 @@ def masked_figures(nsp: bool, dialogues: bool) -> tuple[Figure, ...]:
 def masked_lm(
     module: nn.Module,
     config: BertConfig,
-    data: DataConfig,
+    data: MaskedData,
     phase: Phase,
     special: SpecialTokens | None,
     *,
@@ -114,7 +114,7 @@ def masked_lm(
 
 def masked_rows(
     module: nn.Module,
-    data: DataConfig,
+    data: MaskedData,
     phase: Phase,
     special: SpecialTokens,
     assembly: Assembly,
@@ -209,7 +209,7 @@ def _choose(
     key: jax.Array,
     row: Row,
     budget: jax.Array,
-    data: DataConfig,
+    data: MaskedData,
     levels: tuple[float, ...],
     most: int,
 ) -> Chosen:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.config import DataConfig, RunConfig, TextConfig, elmo
+from jaxlm.config import BilmData, RunConfig, TextConfig, elmo
 from jaxlm.data.pipeline import batches, open_rows, read_rows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
@@ -163,7 +163,7 @@ def test_rows_go_on_where_the_step_before_ended(corpus):
 
 
 def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
-    alone = dataclasses.replace(CONFIG, data=DataConfig(carry=False))
+    alone = dataclasses.replace(CONFIG, data=BilmData(carry=False))
 
     def opened(**options):
         options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}

@@ -9,7 +9,7 @@ from reference.numbered import FIRST, Numbered, lifelike, numbered
 from reference.observed import pairs_of, road, unmasked
 from scipy.stats import chisquare
 
-from jaxlm.config import DataConfig
+from jaxlm.config import MaskedData
 from jaxlm.data.pipeline import batches, open_source, read_rows
 from jaxlm.types import UserError
 
@@ -199,7 +199,7 @@ def draws_by_window(drawn, passes: int) -> dict[int, list[bytes]]:
 @pytest.mark.parametrize("nsp", [True, False])
 def test_static_draws_repeat_and_fresh_ones_do_not(tmp_path, nsp):
     corpus = numbered([[20] * 30] * 4, tmp_path)
-    static = road(corpus, nsp=nsp, data=DataConfig(draws=3))
+    static = road(corpus, nsp=nsp, data=MaskedData(draws=3))
     for rows in draws_by_window(static, 7).values():
         assert len(set(rows[:3])) == 3
         assert rows[3:6] == rows[:3]

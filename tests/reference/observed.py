@@ -12,13 +12,13 @@ import numpy as np
 from reference.bert_data import Reference
 from reference.numbered import FIRST, Numbered
 
-from jaxlm.config import BertConfig, DataConfig, Phase
+from jaxlm.config import BertConfig, MaskedData, Phase
 from jaxlm.data.pipeline import RowSource, open_source, read_rows
 from jaxlm.objectives import masked_lm
 from jaxlm.types import MlmBatch
 
 BLOCK = 2048  # rows drawn at a time
-DATA = DataConfig()
+DATA = MaskedData()
 
 
 class Pairs(NamedTuple):
@@ -92,7 +92,7 @@ def road(
     length: int = 128,
     predictions: int = 20,
     nsp: bool = True,
-    data: DataConfig = DATA,
+    data: MaskedData = DATA,
     seed: int = 7,
     **source,
 ) -> Road:

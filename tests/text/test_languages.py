@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlm.config import DataConfig, RunConfig, TextConfig, bert
+from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
 from jaxlm.text import languages, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
@@ -271,7 +271,7 @@ def test_another_language_or_smoothing_is_another_corpus(texts, tmp_path):
     # With a vocabulary given, smoothing decides nothing that is stored.
     given = {"tokenizer": f"{directory}/tokenizer"}
     prepare(CONFIG, several(texts), str(tmp_path / "given"), **given)
-    other = dataclasses.replace(CONFIG, smoothing=0.9, data=DataConfig(second="same"))
+    other = dataclasses.replace(CONFIG, smoothing=0.9, data=MaskedData(second="same"))
     prepare(other, several(texts), str(tmp_path / "given"), **given)
 
 

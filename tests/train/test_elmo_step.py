@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import DataConfig, OptimConfig, RunConfig, elmo
+from jaxlm.config import BilmData, OptimConfig, RunConfig, elmo
 from jaxlm.families import ELMO, build
 from jaxlm.models.elmo import head_rows, zero_state
 from jaxlm.objectives import bidirectional_lm
@@ -58,7 +58,7 @@ def states_of(
     steps: int, *, negatives=20, few_rows=None, accumulate=1, spoil=None, optim=ADAGRAD
 ) -> list[TrainState]:
     """The state before each of `steps` updates, and after the last."""
-    data = DataConfig(negatives=negatives)
+    data = BilmData(negatives=negatives)
     config = RunConfig(model=MODEL, optim=optim, data=data)
     module, phase = build(MODEL), config.all_phases[0]
     objective = ELMO.objective(config, module, Mock(Manifest), phase, "train.0")
@@ -126,9 +126,7 @@ def test_updating_the_sampled_rows_is_updating_all_of_them():
 def test_no_gradient_is_as_large_as_the_table():
     module = build(MODEL)
     big = dataclasses.replace(MODEL, vocab_size=5000)
-    objective = bidirectional_lm(
-        build(big), big, DataConfig(negatives=20), few_rows=True
-    )
+    objective = bidirectional_lm(build(big), big, BilmData(negatives=20), few_rows=True)
     params = jax.eval_shape(
         lambda: build(big).init(jax.random.key(0), *module.example())["params"]
     )
@@ -179,7 +177,7 @@ def test_the_carry_is_what_the_model_read():
 def test_without_carry_rows_stand_alone_and_padding_is_not_read():
     module = build(MODEL)
     params = module.init(jax.random.key(0), *module.example())["params"]
-    objective = bidirectional_lm(module, MODEL, DataConfig(carry=False), few_rows=True)
+    objective = bidirectional_lm(module, MODEL, BilmData(carry=False), few_rows=True)
     batch = batch_of(0)
     weights = batch.weights.at[:, :, 4:].set(0)
     noise = batch_of(9)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reference.observed import road
 
-from jaxlm.config import DataConfig, RunConfig, TextConfig, bert
+from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
 from jaxlm.data.chance import hashes, permuted
 from jaxlm.data.pipeline import read_rows
 from jaxlm.text.corpus import open_corpus
@@ -86,7 +86,7 @@ def units(marks, level):
 @pytest.mark.parametrize("spans", ["pku", "rjieba"])
 def test_units_are_whole_and_within_budget(news, spans, level, choice):
     corpus = corpus_of(news, spans)
-    data = DataConfig(levels=LEVELS[level], choice=choice)
+    data = MaskedData(levels=LEVELS[level], choice=choice)
     drawn = road(corpus, length=LENGTH, predictions=PREDICTIONS, nsp=False, data=data)
     numbers = np.arange(min(drawn.source.rows, 600))
     rows, batch = read_rows(drawn.source, numbers), drawn.batch(numbers)
@@ -125,7 +125,7 @@ def test_a_list_changes_just_the_rows_that_hold_its_entries(news):
     assert held.sum() > 50
     assert (new[0][held] & Mark.IN_ENTITY).all()
     assert not ((old[0] != new[0]) & ~held).any()
-    data = DataConfig(levels=LEVELS[2], choice="each")
+    data = MaskedData(levels=LEVELS[2], choice="each")
     options = {"length": LENGTH, "predictions": PREDICTIONS, "nsp": False, "data": data}
     roads = [road(each, **options) for each in (before, after)]
     n = roads[0].source.rows

@@ -11,7 +11,7 @@ from reference.numbered import FIRST, lifelike, numbered
 from reference.observed import differences, road, unmasked
 from reference.units import Overrun, Stop, units_of
 
-from jaxlm.config import DataConfig
+from jaxlm.config import MaskedData
 from jaxlm.types import Mark
 
 
@@ -22,7 +22,7 @@ def batch(request, tmp_path_factory):
     corpus = numbered(
         lifelike(2, 300, (10, 20, 40)), tmp_path_factory.mktemp("corpus"), words=words
     )
-    drawn = road(corpus, data=DataConfig(whole_words=request.param))
+    drawn = road(corpus, data=MaskedData(whole_words=request.param))
     return corpus, request.param, drawn.passes(1)
 
 

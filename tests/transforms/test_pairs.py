@@ -29,7 +29,7 @@ from reference.observed import (
 )
 from scipy.stats import chisquare
 
-from jaxlm.config import DataConfig
+from jaxlm.config import MaskedData
 
 # One window: all the choices of a row, from the same place in the text.
 
@@ -155,7 +155,7 @@ class Drawn:
 
     def __init__(self, corpus: Numbered, *, short_rate: float, passes: int):
         self.corpus = corpus
-        drawn = road(corpus, data=DataConfig(short_rate=short_rate))
+        drawn = road(corpus, data=MaskedData(short_rate=short_rate))
         self.ours = [pairs_of(b, corpus.special) for b in drawn.passes(passes)]
         self.theirs = self.of(Reference(short_rate=short_rate))
 

@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxlm.config import BertConfig, DataConfig, Phase, load_config
+from jaxlm.config import BertConfig, MaskedData, Phase, load_config
 from jaxlm.data.layouts import Layout
 from jaxlm.data.pipeline import RowSource, batches, open_source, read_rows
 from jaxlm.objectives import masked_lm
@@ -80,7 +80,7 @@ def transform(corpus: Corpus, shape: tuple[int, int, int], rounds: int, **option
     objective = masked_lm(
         nn.Dense(1),  # only the loss applies it
         BertConfig(nsp=nsp),
-        DataConfig(**options),
+        MaskedData(**options),
         Phase(until=1, length=length, batch=batch, predictions=predictions),
         special,
         seed=0,

@@ -45,11 +45,12 @@ import numpy as np  # noqa: E402
 
 from jaxlm.config import (  # noqa: E402
     BertConfig,
-    DataConfig,
     GptConfig,
+    MaskedData,
     OptimConfig,
     Phase,
     RunConfig,
+    StreamData,
     bert,
     gpt2,
 )
@@ -92,10 +93,10 @@ def objective_of(case: Case, dtype: Any, remat: Any) -> Objective:
     config = case.config
     module = build(config, dtype=dtype, remat=remat)
     if isinstance(config, GptConfig):
-        return causal_lm(module, config, DataConfig(), case.phase, 0)
+        return causal_lm(module, config, StreamData(), case.phase, 0)
     special = SpecialTokens(0, 1, 2, 3, 4, config.vocab_size)
     return masked_lm(
-        module, config, DataConfig(), case.phase, special, seed=0, stream="bench"
+        module, config, MaskedData(), case.phase, special, seed=0, stream="bench"
     )
 
 

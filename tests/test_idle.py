@@ -1,0 +1,136 @@
+"""Every flag changes something, or is refused in one line that says why."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+from reviews import reviews
+from roads import mistake
+
+from jaxlm.cli import main
+from jaxlm.config import FinetuneConfig, MaskedData, RunConfig, load_config
+from jaxlm.config.idle import foreign_data, idle
+
+SHAPE = "--model.num_layers 1 --model.num_heads 1 --model.d_model 8 --model.d_ff 32"
+TINY = {
+    "bert_tiny": f"{SHAPE} --model.vocab_size 150 --predictions 3",
+    "gpt2_tiny": f"{SHAPE} --model.vocab_size 300",
+    "elmo_tiny": "--model.vocab_size 30 --model.d_model 4 --model.d_ff 6 "
+    "--model.filters 2 3 --model.max_characters 8",
+}
+STEP = """
+    --batch 8 --length 16 --steps 2 --eval_every 1 --eval_rows 8 --optim.warmup 1
+    --log.tensorboard false --holdout 0.3 --processes 1
+"""
+# Read through `RunConfig.all_phases` and `RunConfig.keeps`; `family` names the class.
+DERIVED = {"phases", "length", "batch", "predictions", "accumulate", "keep_every"}
+DERIVED |= {"model.family"}
+
+
+@pytest.mark.parametrize(
+    "command, flag, why",
+    [
+        ("pretrain bert_tiny --data.negatives 5", "data.negatives", "an ELMo"),
+        ("pretrain bert_tiny --data.packed true", "data.packed", "a GPT"),
+        ("pretrain gpt2_tiny --data.mask_rate .3", "data.mask_rate", "a BERT"),
+        ("pretrain gpt2_tiny --predictions=3", "predictions", "all words"),
+        ("pretrain elmo_tiny --data.levels 1 0 0", "data.levels", "a BERT"),
+        ("pretrain bert_base --length 64", "length", "phases"),
+        ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
+        (
+            "pretrain bert_tiny --model.nsp false --data.short_rate 0",
+            "data.short_rate",
+            "pairs",
+        ),
+        ("finetune sst2 --data.mask_rate .3", "data.mask_rate", "a task"),
+        ("finetune sst2 --eval_rows 7", "eval_rows", "dev file"),
+        ("finetune sst2 --text.lowercase false", "text.lowercase", "--init"),
+        ("finetune sst2 --task.stride 4", "task.stride", "spans"),
+    ],
+)
+def test_idle_flags_are_refused_with_the_reason(command, flag, why, capsys, tmp_path):
+    words = [*command.split(), "--workdir", str(tmp_path / "run")]
+    if words[0] == "finetune":
+        words += ["--init", str(model(tmp_path)), "--data", str(tmp_path)]
+    message = mistake(capsys, *words)
+    assert f"--{flag} " in message and why in message
+    assert not (tmp_path / "run").exists()
+
+
+def model(where: Path) -> Path:
+    """A model directory."""
+    import exported
+
+    exported.export(where / "model", "bert")
+    return where / "model"
+
+
+def names(kind: type, at: str = "") -> set[str]:
+    return {at + field.name for field in dataclasses.fields(kind)}
+
+
+def all_names(config: RunConfig) -> set[str]:
+    """Dotted names of all fields."""
+    found = set()
+    for name in names(type(config)):
+        value = getattr(config, name)
+        inner = dataclasses.is_dataclass(value)
+        found |= names(type(value), f"{name}.") if inner else {name}
+    return found
+
+
+def recorded(monkeypatch, config: RunConfig) -> set[str]:
+    """A set that fills with the fields that code outside of `jaxlm.config` reads."""
+    found: set[str] = set()
+    parts = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+    }
+    kinds = {type(v): f"{k}." for k, v in parts.items() if dataclasses.is_dataclass(v)}
+    for kind, at in {type(config): "", **kinds}.items():
+        fields, get = names(kind), object.__getattribute__
+
+        def read(self, name, at=at, fields=fields, get=get):
+            caller = sys._getframe(1).f_code.co_filename
+            if (
+                name in fields
+                and "/jaxlm/" in caller
+                and "/jaxlm/config/" not in caller
+            ):
+                found.add(at + name)
+            return get(self, name)
+
+        monkeypatch.setattr(kind, "__getattribute__", read)
+    return found
+
+
+@pytest.mark.parametrize("recipe", TINY)
+def test_every_flag_of_pretraining_is_read_or_refused(recipe, monkeypatch, tmp_path):
+    texts = [text for text, _ in reviews(200)]
+    documents = [" .\n".join(texts[i : i + 8]) for i in range(0, 200, 8)]
+    (tmp_path / "text.txt").write_text(" .\n\n".join(documents) + " .\n")
+    config = load_config(recipe)
+    found = recorded(monkeypatch, config)
+    where = ["--text", str(tmp_path / "text.txt"), "--workdir", str(tmp_path / "run")]
+    assert main(["pretrain", recipe, *TINY[recipe].split(), *STEP.split(), *where]) == 0
+    refused = {**foreign_data(config), **idle(config)}
+    silent = all_names(config) - found - refused.keys() - DERIVED
+    assert not silent
+
+
+def test_names_of_idle_flags_are_names_of_fields():
+    configs = [load_config(name) for name in (*TINY, "bert_base", "elmo_original")]
+    configs += [FinetuneConfig(), load_config("squad"), load_config("ner")]
+    known = {"text", *all_names(RunConfig()), *all_names(FinetuneConfig())}
+    for config in configs:
+        assert idle(config).keys() <= known | {"phases"}
+    assert foreign_data(RunConfig()).keys() == {
+        "data.packed",
+        "data.negatives",
+        "data.carry",
+    }
+    assert foreign_data(FinetuneConfig()).keys() > names(MaskedData, "data.") - {
+        "data.threads"
+    }
