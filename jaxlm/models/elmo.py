@@ -6,9 +6,8 @@ use). Characters are those of `text/characters.py`.
     characters ── CNN ── max ── highways ── projection ─┬─ LSTM ── LSTM + ─── softmax
                                                         └─ LSTM ── LSTM + ──── (same)
 
-The directions share characters and softmax and nothing else; they are an axis of size 2
-in front (forward, backward), each in its own order of reading, so that one loop runs
-both (`kernels/lstm.py`).
+The directions share only characters and softmax. They are a leading axis of size 2
+(forward, backward), each in its own order of reading.
 
     out = Elmo(config).apply({"params": params}, characters, state, lengths=lengths)
                             one text in both directions: features
@@ -16,9 +15,9 @@ both (`kernels/lstm.py`).
                              method="read")
                             two texts, each in its own order: training
 
-What was read before is an argument and a result, never kept in the module. Dropout is
-where the original has it: on the input of each layer, outside its skip connection,
-which so carries the dropped input; and on what the softmax multiplies.
+The state of what was read before is an argument and a result. Dropout is where the
+original has it: on the input of each layer, before its skip connection branches off,
+and on the input of the softmax.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from jaxlm.models.layers import Dtype
 
 
 class State(NamedTuple):
-    """What both directions know of what each row has read, float32; zeros at first."""
+    """The LSTMs' state in both directions after each row, float32; zeros at first."""
 
     cell: Float[Array, "B N 2 F"]
     out: Float[Array, "B N 2 D"]
@@ -71,7 +70,7 @@ def head_rows(config: ElmoConfig) -> int:
 
 
 def zero_state(config: ElmoConfig, batch: int) -> State:
-    """Of `batch` rows that have read nothing."""
+    """The state of `batch` rows that have read nothing."""
     shape = batch, config.num_layers, 2
     return State(jnp.zeros((*shape, config.d_ff)), jnp.zeros((*shape, config.d_model)))
 
@@ -81,7 +80,7 @@ class Elmo(nn.Module):
 
     config: ElmoConfig
     dtype: Dtype = jnp.float32
-    remat: Remat = "none"  # "dots" and "full": what the loops keep is made again
+    remat: Remat = "none"  # "dots", "full": the backward pass repeats each layer
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
@@ -209,16 +208,16 @@ class Elmo(nn.Module):
 
 
 class Layers(nn.Module):
-    """The weights of all layers and directions."""
+    """Weights of all layers and directions."""
 
     config: ElmoConfig
 
     @nn.compact
     def __call__(self) -> Weights:
-        """With axes N, 2 in front, float32."""
+        """Float32, with leading axes N, 2."""
         config = self.config
         lead, d, f = (config.num_layers, 2), config.d_model, config.d_ff
-        # Glorot's, TensorFlow's default, of each matrix by itself.
+        # Glorot's, TensorFlow's default, for each matrix by itself.
         kernel, projection = (
             uniform(math.sqrt(6 / (2 * d + 4 * f))),
             uniform(math.sqrt(6 / (f + d))),
@@ -237,7 +236,7 @@ class Softmax(nn.Module):
 
     @nn.compact
     def __call__(self) -> Head:
-        """The whole of it, float32."""
+        """Table and bias, float32."""
         rows, width = head_rows(self.config), self.config.d_model
 
         def init(key: Array, shape: tuple[int, ...]) -> Array:
@@ -251,7 +250,7 @@ class Softmax(nn.Module):
 
 
 def _carried(state: State, carries: list[Carry]) -> State:
-    """The layers' carries, and the rows of `state` that none of them read."""
+    """The layers' carries; rows of `state` beyond the batch stay as they were."""
 
     def one(old: Array, *layers: Array) -> Array:
         new = jnp.stack(layers).transpose(2, 0, 1, 3)

@@ -1,4 +1,4 @@
-"""All hidden states of an encoder → one vector a position, in learnt shares.
+"""Hidden states of all layers → one vector a position, by learnt weights.
 
     γ · Σ_n softmax(w)_n · hidden_n
 
@@ -13,17 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# bilm-tf's; AllenNLP came to 1e-13, which is as little to a variance in float32.
+# bilm-tf's; AllenNLP's 1e-13 makes no difference to a variance in float32.
 _EPS = 1e-12
 
 
 class ScalarMix(nn.Module):
     """A weighted mean of layers times γ; at first, the plain mean.
 
-    With `normalise` each layer is first shifted and scaled to mean 0 and variance 1,
-    by one mean and one variance over all positions of the batch that `mask` leaves and
-    all channels: what a position comes to then depends on the batch that it is in. It
-    has no scale and bias of its own.
+    `normalise` first brings each layer to mean 0 and variance 1, over all channels and
+    all positions of the batch that `mask` keeps: a position's vector then depends on
+    the batch that it is in.
     """
 
     normalise: bool = False
@@ -34,10 +33,9 @@ class ScalarMix(nn.Module):
         hidden: Float[Array, "M B L D"],
         mask: Bool[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """Mix in float32, in the dtype of `hidden`.
+        """Mixed in float32, given in the dtype of `hidden`.
 
         Args:
-            hidden: of M layers.
             mask: True at positions that count for `normalise`; None: all.
         """
         weights = self.param("weights", nn.initializers.zeros, hidden.shape[:1])
@@ -50,11 +48,9 @@ class ScalarMix(nn.Module):
 
 
 def mix_penalty(params: dict[str, Array], strength: float) -> Float[Array, ""]:
-    """λ‖w‖², to add to a task's loss: pulls the weights to the plain mean.
+    """λ‖w‖² of a ScalarMix, to add to a task's loss: pulls to the plain mean.
 
-    Args:
-        params: of a ScalarMix.
-        strength: λ; 0.001 lets the weights go, 1 keeps them nearly equal.
+    `strength` is λ: 0.001 lets the weights go, 1 keeps them nearly equal.
     """
     return strength * (params["weights"] ** 2).sum()
 
@@ -65,9 +61,9 @@ def _normalise(
     counts = jnp.ones(x_MBLD.shape[1:3]) if mask is None else mask.astype(jnp.float32)
     counts = counts[None, :, :, None]
     axes = (1, 2, 3)
-    # A batch that is masked whole is 0 and not NaN.
+    # The mean of a wholly masked batch is 0 and not NaN.
     total = jnp.maximum(counts.sum() * x_MBLD.shape[-1], 1)
     mean = (x_MBLD * counts).sum(axes, keepdims=True) / total
-    apart = x_MBLD - mean
-    variance = (apart**2 * counts).sum(axes, keepdims=True) / total
-    return apart * jax.lax.rsqrt(variance + _EPS)
+    centred = x_MBLD - mean
+    variance = (centred**2 * counts).sum(axes, keepdims=True) / total
+    return centred * jax.lax.rsqrt(variance + _EPS)

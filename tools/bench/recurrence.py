@@ -306,7 +306,6 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=0, help="0: no softmax")
     parser.add_argument("--clip", type=float, default=0.0)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--unroll", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of each side in a round")
     parser.add_argument("--no-torch", action="store_true")
@@ -319,7 +318,7 @@ def main() -> None:
     targets = random.integers(0, max(args.vocabulary, 1), shape)
     clips = {"cell_clip": args.clip, "proj_clip": args.clip}
     dtype = jnp.dtype(args.dtype)
-    kernel = functools.partial(lstm, dtype=dtype, unroll=args.unroll, **clips)
+    kernel = functools.partial(lstm, dtype=dtype, **clips)
     sides: dict[str, Any] = {
         "ours": Ours(kernel, args, x, targets),
         "scan": Ours(functools.partial(lstm_by_scan, **clips), args, x, targets),
