@@ -96,8 +96,8 @@ def test_llama_agrees(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("ernie", "has a GELU, ERNIE a ReLU"),
-        ("gpt1", "norms first, GPT-1 last"),
+        ("ernie", "has GELU, ERNIE ReLU"),
+        ("gpt1", "no GPT-1, which norms last"),
     ],
 )
 def test_models_that_llama_has_no_graph_for_are_refused(name, message):
