@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Export, "export", argv)
     start_jax()
-    from jaxlm.convert.formats import export
+    from jaxlm.convert.model_directory import export
     from jaxlm.convert.verify import check_client
     from jaxlm.open.directory import is_task, load
 

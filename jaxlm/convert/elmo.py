@@ -23,8 +23,7 @@ import h5py
 import numpy as np
 
 from jaxlm.config.model import ElmoConfig
-from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import Rule, TensorTable
+from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
 from jaxlm.models.charcnn import CHARACTERS
@@ -138,12 +137,10 @@ def read_options(path: str | Path) -> ElmoConfig:
 def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
     """How many filters there are over 1, 2, 3 … characters."""
     widths = [width for width, _ in filters]
+    counts = dict(zip(widths, (number for _, number in filters), strict=True))
     if widths != sorted(set(widths)) or min(widths, default=1) < 1:
         raise UserError(f"{path}: filters have widths {widths}, not ascending ones")
-    counts = [0] * max(widths, default=0)
-    for width, number in filters:
-        counts[width - 1] = number
-    return tuple(counts)
+    return tuple(counts.get(n, 0) for n in range(1, max(widths, default=0) + 1))
 
 
 def table_of(config: ElmoConfig) -> TensorTable:

@@ -23,8 +23,7 @@ import numpy as np
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert import Dtype, bert, gpt
 from jaxlm.convert.config_json import ConfigJson
-from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import Rule, TensorTable
+from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import WEIGHTS, Tensors, open_tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
@@ -247,20 +246,22 @@ def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
     Its vectors are means of all tokens, [CLS] and [SEP] among them, scaled to length 1:
     `embed --pooling sentence` here.
     """
-    modules = []
-    for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
-        path = f"{i}_{name}" if i else ""
+    steps = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    kind = "sentence_transformers.models"
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{kind}.{name}"}
+        for i, (name, path) in enumerate(steps.items())
+    ]
+    for path in steps.values():
         (directory / path).mkdir(exist_ok=True)
-        kind = f"sentence_transformers.models.{name}"
-        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
-    write_json(directory / "modules.json", modules)
     pooling = {
         "word_embedding_dimension": config.d_model,
         "pooling_mode_cls_token": False,
         "pooling_mode_mean_tokens": True,
     }
-    write_json(directory / "1_Pooling" / "config.json", pooling)
     length = {"max_seq_length": config.max_length, "do_lower_case": False}
+    write_json(directory / "modules.json", modules)
+    write_json(directory / "1_Pooling" / "config.json", pooling)
     write_json(directory / "sentence_bert_config.json", length)
 
 

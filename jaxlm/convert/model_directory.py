@@ -1,8 +1,8 @@
-"""A model directory of any layout → a model; a model → a directory of ours.
+"""A model directory of any layout → a model; a model → a directory of any format.
 
     loaded = read_model(directory, place)          config, parameters, tokenizer
-    export_model(out, source, tokenizer, …)        from a run
-    import_model(directory, out, …)                from anyone's files, to the same
+    import_model(directory, out, …)                anyone's files → our layout
+    export(out, to, config, params, …)             a model → files of format `to`
 
 A layout is known by its files: `config.json` is Hugging Face's, `options.json` and
 `weights.hdf5` are ELMo's, `bert_config.json` and a checkpoint Google's,
@@ -12,21 +12,25 @@ A layout is known by its files: `config.json` is Hugging Face's, `options.json` 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
-from jaxlm.convert import Dtype, elmo, huggingface, originals
+from jaxlm.convert import Dtype, Format, elmo, huggingface, originals
 from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
 from jaxlm.convert.card import write_card
+from jaxlm.convert.gguf import export_gguf
 from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
-from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import Place
+from jaxlm.convert.onnx import export_onnx
+from jaxlm.convert.rules import ModelFile, Place
+from jaxlm.convert.stablehlo import export_stablehlo
 from jaxlm.convert.tensors import WEIGHTS
 from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
+
 
 
 class Loaded(NamedTuple):
@@ -177,15 +181,56 @@ def from_params(config: ModelConfig, params: Any) -> ModelFile:
     return huggingface.from_params(config, params)
 
 
-def encoder_from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A BERT without its heads for words and sentences.
+def export(
+    out: Path,
+    to: Format,
+    config: ModelConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    *,
+    dtype: Dtype = "float32",
+    origin: dict[str, Any],
+) -> dict[str, str]:
+    """Write a model in any format, whole or not at all: name → SHA-256 of every file.
+
+    Args:
+        out: a directory, or a file for gguf and stablehlo.
+        to: the format.
+        config: of the model.
+        params: in memory; on disk only for a format that jaxlm reads.
+        tokenizer: of the model.
+        dtype: of the weights.
+        origin: where the model comes from.
 
     Raises:
-        UserError: it is no BERT.
+        UserError: the model has no such form, or a library is not installed.
     """
-    if not isinstance(config, BertConfig):
-        raise UserError(
-            "sentence-transformers reads the encoder of a BERT: export --to hf"
-        )
-    kept = {name: tree for name, tree in params.items() if name not in ("mlm", "nsp")}
-    return huggingface.from_params(config, kept)
+    if to in ("onnx", "stablehlo") and dtype != "float32":
+        raise UserError(f"dtype {dtype}: --to {to} writes float32")
+    finish: Callable[[Path], None] = lambda _: None  # noqa: E731
+    if isinstance(config, ElmoConfig):
+        if to != "elmo":
+            raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
+    elif to == "elmo":
+        raise UserError("a model that is no ELMo has no form --to elmo: pass --to hf")
+    elif to == "stablehlo":
+        return export_stablehlo(out, config, params)
+    elif to == "onnx":
+        return export_onnx(out, config, params, tokenizer, origin)
+    elif to == "gguf":
+        return export_gguf(out, config, params, tokenizer, dtype, origin)
+    elif to == "sentence":
+        if not isinstance(config, BertConfig):
+            raise UserError(
+                "sentence-transformers reads the encoder of a BERT: export --to hf"
+            )
+        params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
+        finish = functools.partial(huggingface.write_sentence_modules, config=config)
+    return export_model(
+        out,
+        from_params(config, params),
+        tokenizer,
+        dtype=dtype,
+        origin=origin,
+        finish=finish,
+    )

@@ -4,6 +4,7 @@
     table.shapes                          what the file must hold, by name
     table.tensor(name, leaf)              leaves → one tensor of the file
     table.params(read, place)             tensors → the parameter tree
+    ModelFile(config, table, read)        a model as tensors, wherever they come from
 
 A rule says once which leaf is which tensor; writing and reading both follow it. It
 covers four differences: a leaf of all layers is one tensor a layer ("{0}" in the name
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.checkpoints import StoredLeaf
+from jaxlm.config.model import ModelConfig
 from jaxlm.memory import aligned, transposed
 from jaxlm.tree import leaves, map_with_path, match
 from jaxlm.types import UserError
@@ -208,3 +211,45 @@ def _empty(leaf: Any, rows: int) -> np.ndarray:
     if rows:
         room[rows:] = 0
     return room
+
+
+class ModelFile(NamedTuple):
+    """A model whose tensors are read when they are wanted."""
+
+    config: ModelConfig
+    table: TensorTable
+    read: Callable[[str], np.ndarray]  # by the table's names
+    missing: tuple[str, ...] = ()  # heads that it lacks
+    notes: tuple[str, ...] = ()  # what was left aside
+
+    def params(self, place: Place) -> Any:
+        """The parameter tree, placed leaf by leaf."""
+        return self.table.params(self.read, place)
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        table: TensorTable,
+        params: Any,
+        missing: tuple[str, ...] = (),
+    ) -> ModelFile:
+        """A model whose parameters are in memory or on disk.
+
+        A leaf on disk is verified when its first tensor is read, and held until a
+        tensor of another leaf is.
+        """
+        flat = dict(leaves(params))
+        held: dict[str, Any] = {}
+
+        def read(name: str) -> np.ndarray:
+            paths = table.leaves_of(name)
+            for path in held.keys() - paths:
+                del held[path]
+            for path in set(paths) - held.keys():
+                leaf = flat[path]
+                stored = isinstance(leaf, StoredLeaf)
+                held[path] = leaf.verified() if stored else np.asarray(leaf)
+            return table.tensor(name, held.__getitem__)
+
+        return cls(config, table, read, missing)

@@ -12,7 +12,7 @@ from exported import CONFIGS, export, random_params, tokenizer_of
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import elmo
-from jaxlm.convert import formats, gguf
+from jaxlm.convert import gguf, model_directory
 from jaxlm.convert.model_directory import read_model
 from jaxlm.convert.onnx import export_onnx
 from jaxlm.convert.stablehlo import export_stablehlo
@@ -96,8 +96,8 @@ def test_llama_agrees(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("ernie", "has GELU, ERNIE ReLU"),
-        ("gpt1", "no GPT-1, which norms last"),
+        ("ernie", "has a GELU, ERNIE a ReLU"),
+        ("gpt1", "norms first, GPT-1 last"),
     ],
 )
 def test_models_that_llama_has_no_graph_for_are_refused(name, message):
@@ -109,9 +109,9 @@ def test_an_elmo_has_one_form_and_others_have_not_that_one(tmp_path):
     words, out = tokenizer_of(CONFIGS["bert"]), tmp_path / "x"
     for to in ("hf", "sentence", "gguf", "onnx", "stablehlo"):
         with pytest.raises(UserError, match=f"an ELMo has no form --to {to}"):
-            formats.export(out, to, elmo("tiny"), {}, words, origin={})
+            model_directory.export(out, to, elmo("tiny"), {}, words, origin={})
     with pytest.raises(UserError, match="pass --to hf"):
-        formats.export(out, "elmo", CONFIGS["bert"], {}, words, origin={})
+        model_directory.export(out, "elmo", CONFIGS["bert"], {}, words, origin={})
     with pytest.raises(UserError, match="ELMo"):
         check_client("elmo")
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,7 @@ from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.convert import bert, gpt
-from jaxlm.convert.model_file import ModelFile
-from jaxlm.convert.rules import TensorTable, module_rules
+from jaxlm.convert.rules import ModelFile, TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
 from jaxlm.objectives.figures import scales
 from jaxlm.tasks.batches import TaskBatch
