@@ -32,7 +32,6 @@ from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
 
 
-
 class Loaded(NamedTuple):
     """A model in memory; `params` lacks the heads that the files lack."""
 
