@@ -34,15 +34,19 @@ from jaxlm.text.corpus import Corpus
 from jaxlm.types import Layout, UserError
 
 TURNS = 3  # turns of a dialogue in a row
-_SENTENCES_A_BLOCK = 4_000_000  # planned at a time, so that memory stays bounded
 
 
-def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
+def plan(
+    corpus: Corpus, split: int, layout: Layout, length: int, *, block: int = 4_000_000
+) -> np.ndarray:
     """First token of every row, int64 [rows], in the order of the corpus.
 
     For a stream: the number of tokens of the split before the row. Plans are cached
     beside the corpus under its digest and memory-mapped; a read-only corpus is planned
     in memory each time.
+
+    Args:
+        block: sentences planned at a time, so that memory stays bounded.
 
     Raises:
         UserError: the split has no row.
@@ -51,7 +55,7 @@ def plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
     cached = Path(corpus.directory) / "plans" / name
     if cached.is_file():
         return np.load(cached, mmap_mode="r")
-    starts = _plan(corpus, split, layout, length)
+    starts = _plan(corpus, split, layout, length, block)
     if not len(starts):
         which = "held-out" if split else "training"
         raise UserError(
@@ -87,7 +91,9 @@ def stream_extents(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
     return np.insert(first, 0, end[-1] - 1), np.insert(end, 0, end[-1])
 
 
-def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray:
+def _plan(
+    corpus: Corpus, split: int, layout: Layout, length: int, block: int
+) -> np.ndarray:
     inside = corpus.documents[:, 2] == split
     first = corpus.documents[inside, 0]
     end = document_ends(corpus)[inside]
@@ -101,13 +107,13 @@ def _plan(corpus: Corpus, split: int, layout: Layout, length: int) -> np.ndarray
     parts = []
     at = 0
     while at < len(first):
-        # At least one document, and about _SENTENCES_A_BLOCK sentences.
+        # At least one document, and about a block of sentences.
         low = np.searchsorted(sentences, first[at])
         until = np.searchsorted(sentences, first, side="left")
-        stop = max(at + 1, int(np.searchsorted(until, low + _SENTENCES_A_BLOCK)))
+        stop = max(at + 1, int(np.searchsorted(until, low + block)))
         high = np.searchsorted(sentences, end[stop - 1])
-        block = np.asarray(sentences[low:high])
-        parts.append(_chunks(block, first[at:stop], end[at:stop], length - 3))
+        these = np.asarray(sentences[low:high])
+        parts.append(_chunks(these, first[at:stop], end[at:stop], length - 3))
         at = stop
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 

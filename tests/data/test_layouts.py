@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from reference.numbered import lifelike, numbered
 
-from jaxlm.data import layouts
 from jaxlm.data.layouts import plan
 from jaxlm.types import UserError
 
@@ -56,23 +57,29 @@ def test_chunks_leave_no_sentence_out(corpus, split, length):
     assert planned == len(starts)
 
 
-def test_a_plan_made_in_parts_is_as_good(corpus, monkeypatch):
+def test_a_plan_made_in_parts_is_as_good(corpus, tmp_path):
     whole = plan(corpus, 0, "pairs", 128)
-    monkeypatch.setattr(layouts, "_SENTENCES_A_BLOCK", 50)
-    parts = layouts._plan(corpus, 0, "pairs", 128)
+    elsewhere = dataclasses.replace(corpus, directory=str(tmp_path / "none"))
+    parts = plan(elsewhere, 0, "pairs", 128, block=50)
     assert np.isin(parts, corpus.sentences).all()
     assert (np.diff(parts) > 0).all()
     # Only the turns by which steps are rounded fall otherwise.
-    assert abs(len(parts) / len(whole) - 1) < 0.05
+    assert 0 < abs(len(parts) / len(whole) - 1) < 0.05
 
 
-def test_a_plan_is_made_once_and_mapped(corpus, monkeypatch):
+def test_a_plan_is_made_once_and_mapped(corpus, tmp_path):
     first = plan(corpus, 0, "pairs", 128)
-    monkeypatch.setattr(layouts, "_plan", None)
+    (file,) = (tmp_path / "plans").iterdir()
+    made = file.stat()
     again = plan(corpus, 0, "pairs", 128)
     assert isinstance(again, np.memmap)
     assert again.dtype == np.int64
     np.testing.assert_array_equal(again, first)
+    (file,) = (tmp_path / "plans").iterdir()
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (
+        made.st_ino,
+        made.st_mtime_ns,
+    )
 
 
 def test_a_corpus_that_cannot_be_written_is_planned_in_memory(tmp_path):
