@@ -42,8 +42,7 @@ _SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
 _BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
 
 _TO_LAST_SPACE = re.compile(rb".*[ \t\r\x0b\x0c]", re.DOTALL)
-# Unicode's white space in UTF-8; the bytes of an alternative have one length, as (?<!…)
-# needs.
+# Unicode's white space in UTF-8; all strings of an item have one length, for (?<!…).
 _WHITE = (
     rb"[\t-\r\x1c- ]",
     rb"\xc2[\x85\xa0]",
@@ -65,9 +64,7 @@ class Fragment(NamedTuple):
     """A document, or up to `FRAGMENT` bytes of one."""
 
     source: str
-    offset: (
-        int  # of `data` in the unpacked source, in bytes; in TFDS: the record's number
-    )
+    offset: int  # of `data` in the unpacked source, in bytes; in TFDS a record's number
     starts: bool  # a document
     lines: bool  # each line is a sentence; False: lines are split
     form: str  # "text", "json" (one line of .jsonl), "pku" or "conll"

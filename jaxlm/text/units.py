@@ -40,7 +40,7 @@ ARRAYS = ("tokens", "marks", "sentences", "documents")
 class Place(NamedTuple):
     """Where a unit begins in the text."""
 
-    source: int  # by number; that of no source: the end of the text
+    source: int  # its number; one past the last source: the end of the text
     offset: int  # of a fragment that starts a document
 
 
@@ -192,7 +192,7 @@ def in_blocks(
 
     Args:
         text: (number of its source, fragment), from the start of a unit.
-        num_sources: number that no source has, of the place where the text ends.
+        num_sources: the number of sources, for the place where the text ends.
     """
     block: list[Fragment] = []
     size = unit = 0

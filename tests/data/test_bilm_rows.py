@@ -30,7 +30,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """30 documents of sentences of 1 to 9 words, the commonest first; strangers."""
+    """30 documents of sentences of 1 to 9 words, the most frequent first; some outside the vocabulary."""
     where = tmp_path_factory.mktemp("words")
     chance = random.Random(5)
     words = [f"w{i}" for i in range(20)]
@@ -200,7 +200,7 @@ def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
     assert last.valid[:, 0].any(axis=1).all()  # a pass follows another without a gap
 
 
-def test_characters_are_the_spelling_also_of_strangers(corpus):
+def test_characters_are_the_spelling_also_of_oov_words(corpus):
     rows = read_rows(source_of(corpus), np.arange(B))
     words = [corpus.types[i] for i in rows.tokens.ravel()]
     assert any(i >= 12 for i in rows.tokens.ravel())

@@ -281,7 +281,7 @@ except UserError as error:
 
 @pytest.mark.parametrize("limit", [3_000, 12_000, 40_000])
 def test_a_full_disk_is_one_line_and_loses_nothing(books, tmp_path, limit):
-    """Files may not grow past `limit`: vocabulary, parts or arrays fail."""
+    """Files may not grow past `limit`: vocabulary, units or arrays fail."""
     directory = str(tmp_path / "corpus")
     command = [sys.executable, "-c", FULL, str(books), directory, str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A vocabulary of words: counted, cut, spelled; strangers keep their names."""
+"""A vocabulary of words: counted, cut, spelled; words outside it keep their spelling."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_words_stand_in_falling_frequency():
     assert trained(vocab_size=8).tokens == (*MARKS, *order)[:8]
 
 
-def test_sentences_have_boundaries_and_strangers_their_spelling():
+def test_sentences_have_boundaries_and_oov_words_their_spelling():
     tokenizer = trained(["cat cat cat the the sat"], vocab_size=5)
     ids, starts, counts, oov_words = tokenizer.encode_flat(
         ["sat the cat", "", "cat Ω sat"]
@@ -121,7 +121,7 @@ def content(directory: Path) -> dict:
     }
 
 
-def test_a_corpus_numbers_strangers_alike_however_it_is_made(tmp_path, monkeypatch):
+def test_a_corpus_numbers_oov_words_alike_however_it_is_made(tmp_path, monkeypatch):
     """By one process, by two, and by one that was stopped after each unit."""
     monkeypatch.setattr(units, "BLOCK", 2000)
     monkeypatch.setattr(units, "UNIT", 6000)
