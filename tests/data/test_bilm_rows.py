@@ -30,7 +30,7 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """30 documents of sentences of 1 to 9 words, the most frequent first; some outside the vocabulary."""
+    """30 documents of sentences of 1 to 9 words, the most frequent first."""
     where = tmp_path_factory.mktemp("words")
     chance = random.Random(5)
     words = [f"w{i}" for i in range(20)]

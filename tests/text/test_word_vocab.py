@@ -1,4 +1,4 @@
-"""A vocabulary of words: counted, cut, spelled; words outside it keep their spelling."""
+"""A vocabulary of words: counted, cut, spelled; other words keep their spelling."""
 
 from __future__ import annotations
 
