@@ -12,21 +12,20 @@ windows and one text's own vectors.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import ModelConfig
+from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import Family, Frame, Tokens, family_of
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
-
-Layers = int | Literal["last", "all", "mix"]
-Pooling = Literal["none", "mean", "cls", "sentence"]
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
 
@@ -54,47 +53,34 @@ def embed(
     params: Any,
     tokenizer: Tokenizer,
     texts: Iterable[str],
-    *,
-    layers: Layers = "last",
-    pooling: Pooling = "mean",
-    batch: int = 16,
-    stateful: bool = False,
+    options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
+    **changes: Any,
 ) -> Iterator[Embedded]:
-    """Vectors of each text, in their order.
+    """Vectors of each text, in their order; an empty text has no tokens, and its mean
+    is 0.
 
     Args:
         config: of the model.
-        params: of it.
-        tokenizer: of it.
-        texts: any strings; an empty one has no tokens, and its mean is 0.
-        layers: the last one, all (the embedding first), one by its number (0: the
-            embedding, negative ones from the end), or the plain mean of all, where
-            `ScalarMix` starts.
-        pooling: a vector a token ("none"), their mean, that of BERT's [CLS], or the
-            mean of all with [CLS] and [SEP], of length 1 ("sentence"), as
-            sentence-transformers has it.
-        batch: windows at a time.
-        stateful: ELMo: text n goes on, in both directions, from the state in which text
-            n - `batch` ended, as allenai/bilm-tf does; texts are then read whole.
+        **changes: fields of `options` that differ.
 
     Raises:
         UserError: the family has no such layer, pooling or state.
     """
+    options = dataclasses.replace(options, **changes)
+    layers, pooling = options.layers, options.pooling
     family, count = family_of(config), config.num_layers + 1
     if isinstance(layers, int) and not -count <= layers < count:
         raise UserError(f"layer {layers}: there are 0 (embedding) to {count - 1}")
     if pooling in ("cls", "sentence") and not family.has_cls:
         raise UserError(f"{family.article} has no [CLS]: pooling is none or mean")
-    if stateful and not family.stateful:
+    if options.stateful and not family.stateful:
         raise UserError(f"{family.article} has no state that goes from text to text")
-    if batch < 1:
-        raise UserError(f"batch = {batch} must be positive")
     frame = family.frame(config, tokenizer)
-    read = _reader(family, config, params, frame, layers, batch, stateful)
-    windows = _windows(family, config, frame, texts, whole=stateful)
+    read = _reader(family, config, params, frame, options)
+    windows = _windows(family, config, frame, texts, whole=options.stateful)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
-    for window, hidden in _by_batches(windows, read, batch):
+    for window, hidden in _by_batches(windows, read, options.batch):
         first = len(frame.begin)
         behind = first + len(window.tokens)
         parts.append(hidden[..., first:behind, :][..., window.keep, :])
@@ -153,11 +139,9 @@ def _reader(
     config: ModelConfig,
     params: Any,
     frame: Frame,
-    layers: Layers,
-    batch: int,
-    stateful: bool,
+    options: VectorOptions,
 ) -> Read:
-    encoder = family.encoder(config)
+    encoder, layers, batch = family.encoder(config), options.layers, options.batch
 
     def chosen(hidden: jax.Array) -> jax.Array:
         hidden = hidden.astype(jnp.float32)
@@ -188,10 +172,10 @@ def _reader(
         empty = [texts[0][:0]] * (batch - len(texts))
         rows = [frame.row(each) for each in (*texts, *empty)]
         longest = max(1, *map(len, rows))
-        length = longest if stateful else -(-longest // _BUCKET) * _BUCKET
+        length = longest if options.stateful else -(-longest // _BUCKET) * _BUCKET
         tokens, mask = frame.padded(rows, min(length, config.max_length))
         hidden, after = apply(tokens.astype(np.int32), mask, carry)
-        if stateful:
+        if options.stateful:
             count = len(texts)
             carry = jax.tree.map(
                 lambda new, old: jnp.concatenate([new[:count], old[count:]]),

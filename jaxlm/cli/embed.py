@@ -8,12 +8,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import start_jax
+from jaxlm.config.vectors import Pooling, VectorOptions
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed:
+class Embed(VectorOptions):
     """Vectors of each line of a text, by any layer of any family.
 
     The file has an array for each line, named by its number from 0: [tokens, width], or
@@ -37,16 +38,7 @@ class Embed:
     """File to write: .h5, .hdf5 or .npz."""
     text: tuple[str, ...]
     """Files with a text a line."""
-    layers: Literal["last", "all", "mix"] | int = "last"
-    """mix is the mean of all layers; a number is one layer, 0 the embedding."""
-    pooling: Literal["none", "mean", "cls", "sentence"] = "none"
-    """A vector a token, their mean, that of BERT's [CLS], or, as in
-    sentence-transformers, the mean of all with [CLS] and [SEP], of length 1."""
-    batch: int = 16
-    """Lines at a time."""
-    stateful: bool = False
-    """ELMo: a line continues from the state of the line --batch before it, as in the
-    original."""
+    pooling: Pooling = "none"
 
 
 def run(argv: list[str]) -> int:
@@ -58,13 +50,7 @@ def run(argv: list[str]) -> int:
     start_jax()
     import jaxlm
 
-    found = jaxlm.load(args.directory).embed_each(
-        _lines(args.text),
-        layers=args.layers,
-        pooling=args.pooling,
-        batch=args.batch,
-        stateful=args.stateful,
-    )
+    found = jaxlm.load(args.directory).embed_each(_lines(args.text), args)
     partial = f"{args.out}.{os.getpid()}.tmp"
     lines = tokens = 0
     shape: tuple[int, ...] = ()

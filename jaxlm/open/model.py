@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.config import ModelConfig, RunConfig
+from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import family_of
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
@@ -22,7 +23,7 @@ from jaxlm.models.encoder import Encoded
 from jaxlm.models.gpt import unstacked
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
-from jaxlm.vectors import Embedded, Layers, Pooling, embed
+from jaxlm.vectors import Embedded, embed
 
 _BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
 
@@ -120,36 +121,35 @@ class Model:
     def embed(
         self,
         texts: Sequence[str],
-        *,
-        layers: Layers = "last",
-        pooling: Pooling = "mean",
-        batch: int = 16,
-        stateful: bool = False,
+        options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
+        **changes: Any,
     ) -> np.ndarray | list[np.ndarray]:
         """Vectors of texts: [texts, D], or [texts, M, D] of all M layers.
 
-        Without pooling a list, of each text [L, D] or [M, L, D]. See `vectors.py`.
+            model.embed(["A text."], layers="all", pooling="mean")
+
+        Without pooling a list, of each text [L, D] or [M, L, D].
 
         Args:
-            texts: any strings.
-            layers: "last", "all", "mix" (their plain mean) or a number (0: embedding).
-            pooling: "none", "mean" over the text's tokens, "cls" (BERT's), or
-                "sentence", as sentence-transformers: see `vectors.py`.
-            batch: texts at a time.
-            stateful: an ELMo goes on from text to text, as in the original.
+            **changes: fields of `options` that differ.
 
         Raises:
             UserError: the family has no such layer, pooling or state.
         """
-        found = self.embed_each(
-            texts, layers=layers, pooling=pooling, batch=batch, stateful=stateful
-        )
-        vectors = [each.vectors for each in found]
-        return vectors if pooling == "none" or not vectors else np.stack(vectors)
+        options = dataclasses.replace(options, **changes)
+        vectors = [each.vectors for each in self.embed_each(texts, options)]
+        pooled = vectors and options.pooling != "none"
+        return np.stack(vectors) if pooled else vectors
 
-    def embed_each(self, texts: Iterable[str], **options: Any) -> Iterator[Embedded]:
+    def embed_each(
+        self,
+        texts: Iterable[str],
+        options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
+        **changes: Any,
+    ) -> Iterator[Embedded]:
         """`embed` one after the other, with the tokens of each text."""
-        return embed(self.config, self.params, self.tokenizer, texts, **options)
+        model = self.config, self.params, self.tokenizer
+        return embed(*model, texts, options, **changes)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] of a text, best first.
