@@ -288,6 +288,12 @@ class TestMistakes:
         argv[argv.index(str(run))] = str(tmp_path / "w")
         assert "16 devices asked, 1 here" in mistake(capsys, *argv)
 
+    def test_init_that_is_not_there(self, run, capsys, tmp_path):
+        argv = again(run, "--init", str(tmp_path / "gone"))
+        argv[argv.index(str(run))] = str(tmp_path / "w")
+        assert "gone: there is no such directory" in mistake(capsys, *argv)
+        assert not (tmp_path / "w").exists()
+
     def test_value_out_of_range(self, capsys, tmp_path):
         error = mistake(
             capsys,

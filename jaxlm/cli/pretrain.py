@@ -45,6 +45,7 @@ def run(argv: list[str]) -> int:
     args = parse(Pretrain, "pretrain", argv)
     start_jax()
     from jaxlm.open import initial
+    from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
@@ -53,6 +54,8 @@ def run(argv: list[str]) -> int:
     with contextlib.ExitStack() as held:
 
         def opened() -> Corpus:
+            _check_init(args.config.init, args.workdir)
+            check_batch(args.config, make_mesh(args.config.mesh))
             held.enter_context(lock(args.workdir))
             directory = args.corpus or corpus_of(args.workdir)
             prepared = os.path.exists(os.path.join(directory, "manifest.json"))
@@ -76,6 +79,13 @@ def run(argv: list[str]) -> int:
         )
     say_finished(outcome)
     return args.preempted_exit if outcome.interrupted else 0
+
+
+def _check_init(init: str, workdir: str) -> None:
+    """Refuse to begin a run from a directory that is not there; resuming needs none."""
+    begun = os.path.exists(os.path.join(workdir, "config.json"))
+    if init and not begun and "://" not in init and not os.path.isdir(init):
+        raise UserError(f"--init {init}: there is no such directory")
 
 
 def say_finished(outcome: Outcome) -> None:
