@@ -39,9 +39,7 @@ class File(NamedTuple):
 class Task(ABC):
     """One task on one model."""
 
-    config: (
-        FinetuneConfig  # with `task.labels` resolved, but for `read` and `labels_of`
-    )
+    config: FinetuneConfig  # labels are resolved, but for `read` and `labels_of`
     tokenizer: Tokenizer
 
     by_token: ClassVar[bool] = False  # each token has its own scores
