@@ -68,7 +68,7 @@ def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) ->
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
     yield f"{name}: {'; '.join(said)}" if said else name
     yield _masked_row(corpus, row)
-    if corpus.marks_spans and isinstance(read, Rows):
+    if corpus.manifest.recipe.marks_spans and isinstance(read, Rows):
         yield _spans_row(corpus, read.first)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlm.text.manifest import Manifest, read_manifest
 from jaxlm.text.store import TYPES, damage, files_below, open_array, read_array, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.types import SpecialTokens, UserError
+from jaxlm.types import UserError
 
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
@@ -38,19 +38,9 @@ class Corpus:
         return self.manifest.sha256
 
     @property
-    def special(self) -> SpecialTokens | None:
-        """BERT's special tokens; None if the vocabulary lacks one."""
-        return self.manifest.special
-
-    @property
     def end_of_document(self) -> int | None:
         """Id of the token after each document; None if there is none."""
         return self.manifest.end_of_document
-
-    @property
-    def marks_spans(self) -> bool:
-        """Whether phrases or entities are marked."""
-        return self.manifest.recipe.marks_spans
 
     def language_tokens(self, split: int) -> np.ndarray:
         """Tokens of each language in a split, int64 [languages]."""

@@ -87,7 +87,8 @@ def prepare(
         sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`; each may have
             its language before it, `fr:books/*.txt`.
         tokenizer: the path of one to use; None: train one.
-        processes: the result does not depend on it.
+        processes: the result does not depend on it; a script that asks for several
+            needs `if __name__ == "__main__":`, as with `multiprocessing`.
         report: is called about every megabyte.
 
     Raises:

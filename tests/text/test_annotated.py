@@ -191,7 +191,7 @@ def test_annotations_are_marks_and_any_number_of_processes_writes_the_same(tmp_p
     (tmp_path / "news.txt").write_text((PKU + "\n") * 8000)
     one = corpus_of(tmp_path, "one", tmp_path / "news.txt", spans="pku")
     two = corpus_of(tmp_path, "two", tmp_path / "news.txt", spans="pku", processes=2)
-    assert one.sha256 == two.sha256 and one.marks_spans
+    assert one.sha256 == two.sha256 and one.manifest.recipe.marks_spans
     tokens, marks = (x[0] for x in one.read(np.zeros(1, np.int64), 60))
     inside = (marks & Mark.IN_ENTITY) > 0
     spelled = [one.tokenizer.token(t) for t in tokens]

@@ -137,7 +137,7 @@ def test_a_list_changes_just_the_rows_that_hold_its_entries(tmp_path):
     lexicon = str(tmp_path / "lexicon.txt")
     plain = corpus_of(tmp_path, "plain", TEXT, spans="rjieba")
     mine = corpus_of(tmp_path, "mine", TEXT, spans="rjieba", lexicon=lexicon)
-    assert plain.manifest.recipe.spans == "rjieba" and plain.marks_spans
+    assert plain.manifest.recipe.spans == "rjieba" and plain.manifest.recipe.marks_spans
     everything = np.zeros(1, np.int64), plain.num_tokens
     (one, before), (two, after) = plain.read(*everything), mine.read(*everything)
     np.testing.assert_array_equal(one, two)

@@ -272,7 +272,9 @@ def test_a_document_decodes_to_its_text(books):
         for document in documents_of(file.read_text())
     ]
     end = corpus.end_of_document
-    assert end == corpus.manifest.vocab_size - 1 == 399 and corpus.special is None
+    assert (
+        end == corpus.manifest.vocab_size - 1 == 399 and corpus.manifest.special is None
+    )
     assert corpus.manifest.recipe.verbatim
     starts = []
     for (tokens, marks), text, first in zip(

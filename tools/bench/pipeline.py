@@ -137,7 +137,7 @@ def report(corpus: Corpus, stored: Corpus, step_ms: float, rounds: int) -> None:
         line("read, 1 thread, stored", shape, ms)
     for shape in SHAPES:
         units: dict[str, dict] = {"single tokens": {}, "whole words": WHOLE_WORDS}
-        if corpus.marks_spans:
+        if corpus.manifest.recipe.marks_spans:
             units["tokens, phrases, entities"] = LEVELS
         for name, options in units.items():
             ms = transform(corpus, shape, rounds, **options)
