@@ -48,6 +48,7 @@ PARTS = {
     "mlm": {
         "mlm/dense": "cls.predictions.transform.dense",
         "mlm/norm": "cls.predictions.transform.LayerNorm",
+        "mlm/bias": "cls.predictions.bias",
     },
     "nsp": {"nsp": "cls.seq_relationship"},
 }
@@ -60,10 +61,7 @@ def rules(config: BertConfig, parts: set[str]) -> list[Rule]:
     names = dict(ENCODER)
     for part, more in PARTS.items():
         names |= more if part in parts else {}
-    found = module_rules(names, transpose=True, vocab_size=config.vocab_size)
-    if "mlm" in parts:
-        found.append(Rule(("mlm/bias",), "cls.predictions.bias"))
-    return found
+    return module_rules(names, transpose=True, vocab_size=config.vocab_size)
 
 
 def copies(config: BertConfig) -> dict[str, str]:

@@ -38,11 +38,7 @@ _BARE = ("cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head."
 
 
 def module_of(config: ModelConfig) -> Any:
-    """The module with the table of a config's family.
-
-    Raises:
-        UserError: transformers has no such family.
-    """
+    """The module with the table of a config's family; UserError for an ELMo."""
     match config:
         case BertConfig():
             return bert
@@ -66,19 +62,13 @@ def from_params(
 def open_directory(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
 ) -> Iterator[ModelFile]:
-    """The model of a directory in transformers' layout.
-
-    Args:
-        directory: to read.
-        pickle: weights that are pickles may be read.
-        ignore: regular expressions of tensors that need no use.
+    """The model of a directory in transformers' layout; see `import_model`.
 
     Raises:
         UserError: its architecture is unknown, or config and tensors do not fit.
     """
-    options = ConfigJson(
-        directory / "config.json", read_json(directory / "config.json")
-    )
+    path = directory / "config.json"
+    options = ConfigJson(path, read_json(path))
     options.values["model_type"] = _model_type(options)
     with open_tensors(directory, pickle=pickle) as tensors:
         yield fit_tensors(options, tensors, ignore)
@@ -88,7 +78,7 @@ def _model_type(options: ConfigJson) -> str:
     """The model_type of a config.json, or that of its architecture.
 
     Raises:
-        UserError: jaxlm reads none such; the nearest one is named.
+        UserError: jaxlm does not read it; the nearest one is named.
     """
     kind = options.values.get("model_type")
     if kind is None:
@@ -158,11 +148,7 @@ def _canonical_names(module: ModuleType, tensors: Tensors) -> dict[str, str]:
 def _drop_copies(
     copies: dict[str, str], names: dict[str, str], tensors: Tensors
 ) -> None:
-    """Remove tensors that are tied to others from `names`.
-
-    Raises:
-        UserError: one differs from its original.
-    """
+    """Remove tensors that repeat others from `names`; UserError where they differ."""
     for copy, original in copies.items():
         if copy not in names:
             continue

@@ -121,9 +121,9 @@ def export_model(
     """Write a Hugging Face directory, or an ELMo's: name → SHA-256 of every file.
 
     Args:
-        out: takes the place of an earlier export, as a whole.
+        out: replaced as a whole, where it is an earlier export.
         source: the model.
-        tokenizer: its own.
+        tokenizer: of the model.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
         head: see `huggingface.write_config`.
@@ -153,11 +153,11 @@ def import_model(
     """Write the model of a directory in our layout: the model, name → SHA-256.
 
     Args:
-        directory: of any layout.
+        directory: in any layout.
         out: see `export_model`.
-        tokenizer: where its tokenizer is, if not in `directory`.
+        tokenizer: where the tokenizer is, if not in `directory`.
         pickle: weights that are pickles may be read.
-        ignore: regular expressions of tensors that need no use.
+        ignore: regular expressions of tensors to leave out.
         dtype: of the tensors written.
 
     Raises:
@@ -174,7 +174,7 @@ def import_model(
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A model in memory or on disk, as the file of its family has it."""
+    """A model in memory or on disk, as the tensors of its family's files."""
     if isinstance(config, ElmoConfig):
         return elmo.from_params(config, params)
     return huggingface.from_params(config, params)

@@ -63,8 +63,9 @@ class Rule(NamedTuple):
 def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[Rule]:
     """Rules for the leaves of modules, whose kind shows in our name of them.
 
-    `embed/…` is a table, `…norm` a LayerNorm, anything else a dense layer; several
-    modules are joined. `transpose` is for kernels, `vocab_size` for the token table.
+    `embed/…` is a table, `…norm` a LayerNorm, `…/bias` a vector by itself, and anything
+    else a dense layer; a tuple of them is joined. `transpose` is for kernels,
+    `vocab_size` for the token table.
     """
     rules = []
     for ours, theirs in names.items():
@@ -73,6 +74,8 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
         name = modules[0]
         if name.endswith("norm"):
             rules += [Rule((f"{name}/scale",), weight), Rule((f"{name}/bias",), bias)]
+        elif name.endswith("/bias"):
+            rules.append(Rule((name,), theirs))
         elif name.startswith("embed/"):
             rows = vocab_size if name == "embed/token" else 0
             rules.append(Rule((f"{name}/table",), weight, inputs=1, rows=rows))

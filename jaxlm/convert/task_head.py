@@ -55,11 +55,11 @@ def export_task(
     """Write a directory that transformers loads: name → SHA-256 of every file.
 
     Args:
-        out: takes the place of an earlier export, as a whole.
-        config: of the encoder, or of the decoder with its three more tokens.
+        out: replaced as a whole, where it is an earlier export.
+        config: of the encoder, or of the decoder with its three new tokens.
         task: what the model was fine-tuned for.
         params: of the encoder and `task`.
-        tokenizer: its own.
+        tokenizer: of the model.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
 
@@ -149,7 +149,7 @@ def _add_frame(directory: Path, first: int, task: TaskConfig) -> None:
         )
     path = directory / "tokenizer.json"
     if not path.is_file():
-        return  # spaCy cuts its words, which no library of others does
+        return  # spaCy splits its words, which `tokenizers` cannot do
     library: Any = Library.from_file(str(path))
     library.add_special_tokens(list(GPT_FRAME))
     start, between, end = GPT_FRAME
@@ -161,7 +161,7 @@ def _add_frame(directory: Path, first: int, task: TaskConfig) -> None:
     path.write_text(library.to_str(pretty=True), encoding="utf-8")
     edit_json(
         directory / "tokenizer_config.json",
-        # The class for GPT-1 would build its words anew, from the other files.
+        # The class for GPT-1 would build a tokenizer from the other files.
         tokenizer_class="PreTrainedTokenizerFast",
         pad_token=start,
     )

@@ -36,7 +36,7 @@ _FLOATS = {"F64", *_NAMES.values()}
 class Tensors(NamedTuple):
     """Arrays by name, each read when it is asked for."""
 
-    source: Path  # for messages
+    source: Path  # named in messages
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]  # float32, finite
 
