@@ -260,7 +260,7 @@ def test_evaluation_rows_are_fixed_and_the_filling_weighs_nothing(corpus):
     # The same row is drawn alike in whichever batch it comes.
     equal(drawn.batch(np.arange(7, 19)), jax.tree.map(lambda x: x[7:19], batch))
     valid = jax.tree.map(lambda x: x[:n], batch)
-    assert 0.3 < pairs_of(valid, corpus.manifest.special).is_random.mean() < 0.9
+    assert 0.3 < pairs_of(valid, corpus.special).is_random.mean() < 0.9
 
 
 def test_a_limit_keeps_rows_from_all_over_the_plan(corpus):

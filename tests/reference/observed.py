@@ -99,7 +99,7 @@ def road(
     """Corpus → rows → batch as a run has it; `source` goes to `open_source`."""
     options = {"split": 0, "stream": "test", "draws": data.draws, **source}
     transform = _transform(
-        length, predictions, nsp, data, seed, options["stream"], corpus.manifest.special
+        length, predictions, nsp, data, seed, options["stream"], corpus.special
     )
     layout = "pairs" if nsp else "blocks"
     opened = open_source(corpus, length=length, layout=layout, seed=seed, **options)

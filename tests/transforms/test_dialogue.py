@@ -55,13 +55,13 @@ def transform(special, length=LENGTH, replaced=0.5):
 
 def drawn(corpus, rows, **options):
     rows = read_rows(source_of(corpus), np.asarray(rows))
-    return rows, jax.device_get(transform(corpus.manifest.special, **options)(rows))
+    return rows, jax.device_get(transform(corpus.special, **options)(rows))
 
 
 def turns_in(corpus, row):
     """(its turns of the corpus, roles) of a row, by what stands between its [SEP]."""
     tokens = row.tokens[: row.length]
-    special = corpus.manifest.special
+    special = corpus.special
     assert tokens[0] == special.cls and tokens[-1] == special.sep
     ends = np.flatnonzero(tokens == special.sep)
     begins = [1, *(ends[:-1] + 1)]
@@ -146,7 +146,7 @@ def test_chance_is_a_rows_own(corpus):
     _, part = drawn(corpus, np.arange(24, 40))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[24:40], b), whole, part)
     rows = read_rows(source_of(corpus, stream="u"), np.arange(64))
-    again = jax.device_get(transform(corpus.manifest.special)(rows))
+    again = jax.device_get(transform(corpus.special)(rows))
     assert (again.tokens != whole.tokens).any()
 
 

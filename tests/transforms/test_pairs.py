@@ -54,7 +54,7 @@ def first_pairs(corpus: Numbered, rows: int, length: int = 128) -> Pairs:
     drawn = road(corpus, length=length)
     source = drawn.source._replace(windows=drawn.source.windows[:1])
     batch = drawn._replace(source=source).batch(np.arange(rows))
-    return pairs_of(batch, corpus.manifest.special)
+    return pairs_of(batch, corpus.special)
 
 
 @pytest.mark.parametrize("name", WINDOWS)
@@ -156,7 +156,7 @@ class Drawn:
     def __init__(self, corpus: Numbered, *, short_rate: float, passes: int):
         self.corpus = corpus
         drawn = road(corpus, data=MaskedData(short_rate=short_rate))
-        self.ours = [pairs_of(b, corpus.manifest.special) for b in drawn.passes(passes)]
+        self.ours = [pairs_of(b, corpus.special) for b in drawn.passes(passes)]
         self.theirs = self.of(Reference(short_rate=short_rate))
 
     def of(self, reference: Reference) -> list[Pairs]:
@@ -243,7 +243,7 @@ def test_next_pairs_follow_and_random_ones_are_elsewhere(drawn):
 
 def test_a_document_of_one_sentence_is_always_paired_with_another(tmp_path):
     corpus = numbered([[30], [20, 20], [150], [3] * 9], tmp_path)
-    pairs = pairs_of(road(corpus).batch(np.arange(2048)), corpus.manifest.special)
+    pairs = pairs_of(road(corpus).batch(np.arange(2048)), corpus.special)
     alone = np.isin(pairs.a, np.arange(30)) | np.isin(pairs.a, np.arange(70, 220))
     assert alone.sum() >= 100
     assert pairs.is_random[alone].all()
