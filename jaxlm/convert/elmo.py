@@ -37,7 +37,7 @@ WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
 
 @contextlib.contextmanager
 def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
-    """The model in two files, its datasets read when they are wanted.
+    """The model in two files; datasets are read when they are wanted.
 
     `options` may be those of training (261 characters) or of use (262).
 
@@ -193,7 +193,7 @@ def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None
 
 
 def to_options(config: ElmoConfig) -> dict[str, Any]:
-    """The content of options.json, for use."""
+    """The content of options.json, as for using a model (262 characters)."""
     return {
         "lstm": {
             "use_skip_connections": config.skip,

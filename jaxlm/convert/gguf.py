@@ -130,7 +130,7 @@ def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
 
 
 def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """A BERT's vocabulary as llama.cpp spells it, each entry once: else it aborts."""
+    """A BERT's vocabulary in llama.cpp's spelling, which allows no entry twice."""
     special = tokenizer.special
     if not isinstance(tokenizer, WordPiece) or special is None:
         raise UserError(f"llama.cpp's BERT has a WordPiece, not {tokenizer.kind}")

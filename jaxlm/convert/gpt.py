@@ -61,7 +61,7 @@ def copies(config: GptConfig) -> dict[str, str]:
 
 
 def part_of(name: str) -> None:
-    """None: a decoder has no parts to lack."""
+    """None: a decoder has no optional parts."""
 
 
 def canonical(name: str) -> str:
@@ -70,7 +70,7 @@ def canonical(name: str) -> str:
 
 
 def model_type(config: GptConfig) -> str:
-    """As transformers calls it."""
+    """GPT-2 norms before each part, GPT-1 after it."""
     return "gpt2" if config.norm == "pre" else "openai-gpt"
 
 

@@ -86,10 +86,10 @@ def _by_transformers(name: str) -> str:
 
 
 def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
-    """GPT-1's release.
+    """GPT-1's release: ten arrays and the shapes of its tensors.
 
     Raises:
-        UserError: a piece is absent, is no plain array, or they do not add up.
+        UserError: an array is missing or has objects, or the sizes do not add up.
     """
     path = directory / GPT1_SHAPES
     files = [directory / f"params_{i}.npy" for i in range(10)]

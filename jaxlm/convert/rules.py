@@ -175,10 +175,10 @@ class TensorTable:
         return map_with_path(lambda path, _: placed[path], self._tree)
 
     def check(self, found: Mapping[str, tuple[int, ...]], what: str) -> None:
-        """Compare what a file must hold with what it does, name → shape.
+        """Compare what a file must hold with what it does hold.
 
         Args:
-            found: the tensors of the file.
+            found: name → shape of the tensors in the file.
             what: the file and the model, for the message.
 
         Raises:

@@ -205,7 +205,7 @@ class Comparison:
         return frame.row(tokenizer.encode(text).ids).tolist()
 
     def _row(self, text: str) -> list[int]:
-        """The start of a text as the model reads it; a BERT's has a mask in seven."""
+        """The start of a text as the model reads it; a BERT gets every seventh masked."""
         ids = self._framed(text)[: min(_LONGEST, self.model.config.max_length)]
         special = self.model.tokenizer.special
         if family_of(self.model.config).fills:
@@ -270,7 +270,7 @@ def verify_task(
 
 
 def passages(tokenizer: Tokenizer) -> list[str]:
-    """Passages of the shipped text that gives fewer unknown tokens."""
+    """Passages in the language whose shipped text has fewer unknown tokens."""
     unknown = tokenizer.special.unknown if tokenizer.special else -1
     best: tuple[float, list[str]] = (2.0, [])
     for file in sorted(SHIPPED.glob("*.txt.xz")):
