@@ -205,7 +205,7 @@ class Comparison:
         return frame.row(tokenizer.encode(text).ids).tolist()
 
     def _row(self, text: str) -> list[int]:
-        """The start of a text as the model reads it; a BERT gets every seventh masked."""
+        """The start of a text as the model reads it, with masks where it fills them."""
         ids = self._framed(text)[: min(_LONGEST, self.model.config.max_length)]
         special = self.model.tokenizer.special
         if family_of(self.model.config).fills:
