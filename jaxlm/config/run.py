@@ -117,7 +117,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with its own row shape; the optimiser runs through."""
+    """A part of training with its own row shape; the optimiser runs through."""
 
     until: int
     """Step at which this phase ends."""
@@ -164,7 +164,7 @@ class RunConfig:
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
     phases: tuple[Phase, ...] = ()
-    """Stretches with their own row shape; empty: one, of the four fields above."""
+    """Parts with their own row shape; empty: one, of the four fields above."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 2

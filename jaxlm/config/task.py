@@ -32,38 +32,37 @@ _METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What a pretrained model is to tell, and where its files say it."""
+    """What a pretrained model learns, and the columns of its files."""
 
     kind: Kind = "class"
-    """Of a text or of two one of several classes, or a number; of several ways to go on
-    the right one; of each word a tag; of a question the span of a document that
-    answers it."""
+    """class: classify one or two texts; number: regression; choice: multiple choice;
+    tokens: tag each word; spans: answer a question by a span of a document."""
     text: str = "sentence"
-    """Column of the text: its name in the header or the key in JSONL; a number, from 0,
-    of files without a header."""
+    """Column of the text: its name in the header, its key in JSONL, or its number from
+    0 in files without a header."""
     pair: str = ""
-    """Column of the second text; empty: there is one text. Choice: of what stands
-    between the text and each alternative, SWAG's sent2, RACE's question."""
+    """Column of the second text; empty: there is one text. Choice: what stands between
+    the text and each alternative, SWAG's sent2 or RACE's question."""
     choices: tuple[str, ...] = ()
-    """Choice: columns of the alternatives; of JSONL also one that holds a list."""
+    """Choice: columns of the alternatives; in JSONL also one column of lists."""
     label: str = "label"
-    """Column of the class or number, or of which alternative is right."""
+    """Column of the class, of the number, or of the right alternative."""
     labels: tuple[str, ...] = ()
-    """Classes in order; empty: those of the training file, sorted. Choice: what the
-    alternatives are called; empty: 0, 1, … or A, B, …, as the training file does."""
+    """Classes in order; empty: those of the training file, sorted. Choice: names of the
+    alternatives; empty: 0, 1, … or A, B, … as in the training file."""
     metric: Metric = "accuracy"
-    """Figure on the dev file whose best checkpoint is kept. Of tags, entity_f1: they
-    are of entities, in BIO, BIOES or BMES; accuracy: any."""
+    """Figure on the dev file by which the best checkpoint is kept. For tags: entity_f1
+    reads them as entities in BIO, BIOES or BMES, accuracy takes any tags."""
     both_orders: bool = False
-    """Two texts in both orders, the vectors of the two rows added: GPT-1's similarity,
-    equal whichever comes first."""
+    """Read two texts in both orders and add the vectors of the two rows: GPT-1's
+    similarity, which does not depend on the order."""
     pooling: Literal["pooler", "cls", "mean", "max", "attention", "last"] = "pooler"
-    """A row as one vector: BERT's pooler (tanh of a dense layer on [CLS]), [CLS]
-    itself, the mean, the maximum or a learnt weighting of all tokens, or the last one,
-    a GPT's extract token."""
+    """How a row becomes one vector: BERT's pooler (tanh of a dense layer on [CLS]),
+    [CLS] itself, the mean, the maximum or learnt weights of all tokens, or the last
+    token, which is a GPT's extract token."""
     mix: Literal["none", "input", "both"] = "none"
-    """What is read of the model: its last layer, or ELMo's learnt mix of its layers,
-    γ Σ softmax(w) h; both: a second mix also stands beside the output of the body."""
+    """What is read from the model: none: its last layer; input: ELMo's learnt mix of
+    all layers, γ Σ softmax(w) h; both: a second mix beside the output of the body."""
     layers: tuple[int, ...] = ()
     """Layers that are mixed, 0 the embedding and -1 the last; empty: all."""
     normalise: bool = False
@@ -72,58 +71,57 @@ class TaskConfig:
     """λ of λ‖w‖², added to the loss: ELMo's 0.001 leaves a mix free, 1 keeps it near
     the plain mean."""
     body: Literal["none", "bilstm"] = "none"
-    """What stands between what is read of the model and the head."""
+    """Layers between the model and the head."""
     width: int = 200
-    """Of a BiLSTM: cells in each direction."""
+    """Cells of the BiLSTM in each direction."""
     depth: int = 1
-    """Of a BiLSTM: layers."""
+    """Layers of the BiLSTM."""
     dropout: float = -1.0
-    """Share dropped of what each layer of the body and the head read; below 0: as in
-    the model, model.dropout."""
+    """Dropout rate on the inputs of the body's layers and of the head; below 0:
+    model.dropout."""
     head_std: float = 0.02
-    """σ of the normal distribution that the head's weights start from; a BERT's is cut
-    at 2 σ, as Google's. A narrow model learns much sooner with more, 0.05 say."""
+    """Standard deviation of the head's initial weights, truncated at 2 σ as in Google's
+    code unless the model is a GPT. A narrow model learns sooner with more, say 0.05."""
     lm_weight: float = 0.0
-    """GPTs: share λ of the language-modelling loss of the same rows in what is
-    minimised; 0: none of it."""
+    """GPT: weight λ of the language-modelling loss of the same rows; 0: none."""
     question: int = 64
     """Spans: most tokens of a question."""
     stride: int = 128
-    """Spans: tokens that the window over a document moves by."""
+    """Spans: tokens by which the window over a document moves."""
     answer: int = 30
     """Spans: most tokens of an answer."""
     unanswerable: bool = False
-    """Spans: there may be no answer (SQuAD 2.0)."""
+    """Spans: a question may have no answer (SQuAD 2.0)."""
     null_threshold: float = 0.0
-    """Spans: no answer where its score is above the best one's by more than that.
-    evaluate and predict take the one that was best on the dev file."""
+    """Spans: give no answer if the null score is above the best span's by more than
+    this. evaluate and predict use the threshold that was best on the dev file."""
     rules: Literal["squad", "cmrc"] = "squad"
-    """Spans: whose EM and F1; cmrc counts Chinese by characters."""
+    """Spans: rules of EM and F1; cmrc counts Chinese by characters."""
     pack: bool = True
-    """Put several examples of a batch into one row where the model is a BERT, an
-    example is one row and --task.pooling, where it matters, is pooler, cls or mean;
-    other rows are padded, and those of a batch are of like length."""
+    """Pack several examples into one row if the model is a BERT, each example is one
+    row and task.pooling is pooler, cls or mean. Other rows are padded, in batches of
+    similar length."""
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
-    """Lengths that rows are padded to, the shortest that holds them; up to --length."""
+    """Lengths that rows are padded to, up to --length."""
     layer_decay: float = 1.0
     """Rate of a layer as a share of that of the layer above it."""
     freeze: tuple[str, ...] = ()
-    """Parameters that stay as they are: regular expressions over whole paths, for
-    example 'embed/.*'; jaxlm show lists the paths. A model of which all stay is read
-    without dropout."""
+    """Parameters that are not trained: regular expressions over whole paths, for
+    example 'embed/.*'; jaxlm show lists the paths. A model that is frozen as a whole
+    runs without dropout."""
     fresh: tuple[str, ...] = ()
-    """Parameters that are not taken from the model but start at random: what
-    pretraining is compared with. Expressions as in freeze."""
+    """Parameters that start at random instead of from the model, to compare with
+    pretraining; regular expressions as in freeze."""
     limit: int = 0
-    """First so many examples of the training file; 0: all."""
+    """Read only the first examples of the training file; 0: all."""
     epochs: float = 3.0
-    """Passes over the training file; steps follows from it. 0: as --steps says."""
+    """Passes over the training file, which set steps; 0: use --steps."""
     warmup: float = 0.1
-    """Share of the steps that the rate rises; optim.warmup follows from it."""
+    """Share of the steps with a rising rate, which sets optim.warmup."""
     evaluations: int = 1
-    """On the dev file in each pass; eval_every follows from it. 0: none."""
+    """Evaluations on the dev file in each pass, which set eval_every; 0: none."""
     patience: int = 0
-    """Evaluations without a better metric after which the run ends; 0: none end it."""
+    """End the run after so many evaluations without a better metric; 0: never."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
