@@ -1,4 +1,4 @@
-"""Tiny models of every family on disk, made without training."""
+"""Model directories of tiny random models, made without training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SENTENCES = ["It was a truth that nobody acknowledged.", "She was out of the hou
 
 
 def tokenizer_of(config: ModelConfig) -> Tokenizer:
-    """Of as many entries as the config says."""
+    """A tokenizer with `config.vocab_size` entries."""
     size = config.vocab_size
     if not isinstance(config, GptConfig):
         return train_tokenizer("wordpiece", SENTENCES, vocab_size=size)
@@ -53,7 +53,7 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> Any:
-    """No zero bias and no unit scale, so that a swapped leaf shows."""
+    """Random values for every leaf, also biases and scales: a swapped leaf shows."""
     random = np.random.RandomState(seed)
     shapes = parameter_shapes(config)
     values = {
@@ -66,7 +66,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> Any:
 
 
 def export(out: Path, name: str, seed: int = 0, **options: Any) -> Any:
-    """A Hugging Face directory of one of `CONFIGS`; its parameters."""
+    """Write a Hugging Face directory of one of `CONFIGS`; return its parameters."""
     config = CONFIGS[name]
     params = random_params(config, seed)
     export_model(
@@ -80,7 +80,7 @@ def export(out: Path, name: str, seed: int = 0, **options: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> None:
-    """Bit for bit, leaf by leaf."""
+    """Assert that two trees are equal bit for bit."""
     mine, theirs = dict(leaves(one)), dict(leaves(other))
     assert mine.keys() == theirs.keys()
     for path, leaf in mine.items():

@@ -1,4 +1,4 @@
-"""A log and the metrics of made-up steps, for the tests of what a run writes."""
+"""A log and made-up metrics, for tests of what a run writes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A task that a small model learns in seconds: which kind of word a text has."""
+"""Made-up film reviews: one word decides the label, so a tiny model learns the task."""
 
 import random
 
@@ -8,7 +8,7 @@ REST = ["the", "film", "is", "a", "story", "of", "two", "people", "and", "its", 
 
 
 def reviews(count, seed=0):
-    """(text, "1" or "0") by a single telling word; lengths from 3 to 14 words."""
+    """`count` pairs of a text of 3 to 14 words and its label, "1" (good) or "0"."""
     draw = random.Random(seed)
     out = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""A family's whole road by the command line: pages of a novel, a run of seconds."""
+"""A tiny pretraining run of one family, made by the command line in seconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 
 
 class Road:
-    """A folder with a corpus, and in it a run that was never interrupted.
+    """A folder with a corpus and an uninterrupted run named "run".
 
     Args:
         here: an empty folder.
-        words: name of a config and its flags.
-        text: what to read; pages of Jane Austen by default.
-        kind: of the file.
+        words: a recipe and its flags.
+        text: the training text; by default pages of Jane Austen.
+        kind: the suffix of the text file.
     """
 
     def __init__(self, here: Path, words: str, text: str = "", kind: str = "txt"):
@@ -32,24 +32,24 @@ class Road:
         assert main(["pretrain", *self("run")]) == 0
 
     def __call__(self, run: str, *more: str) -> list[str]:
-        """Words after `jaxlm pretrain` for a run of that name."""
+        """The arguments of `jaxlm pretrain` for a run on this corpus."""
         text = ["--text", str(self.novel), "--holdout", "0.3", "--processes", "1"]
         where = ["--corpus", f"{self.here}/corpus", "--workdir", f"{self.here}/{run}"]
         return [self.recipe, *text, *where, *self.flags, *more]
 
     def lines(self, run: str) -> list[dict]:
-        """The metrics of a run."""
+        """The records of a run's metrics.jsonl."""
         text = (self.here / run / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
 
 def digest(capsys) -> str:
-    """Of the state that the last command ended in."""
+    """The state digest that the last command printed."""
     return capsys.readouterr().out.split("state sha256 ")[1].split()[0]
 
 
 def mistake(capsys, *argv: str) -> str:
-    """The one line that a command which must fail leaves behind."""
+    """Run a command that must be refused; the one line that it prints."""
     capsys.readouterr()
     assert main(list(argv)) == 2
     out, error = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""States of a run and checkpoints of them, for the tests of `tests/checkpoints`."""
+"""Made-up train states and their checkpoints, for `tests/checkpoints`."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 
 def state_of(step: int) -> State:
-    """Another state for each step, with every kind of leaf that a run has."""
+    """A random state, different for each step, with every kind of leaf of a run."""
     draw = np.random.default_rng(step)
 
     def normal(*shape):
@@ -67,13 +67,13 @@ def write(directory: Path, *steps: int, keep: int = 5) -> Checkpoints:
 
 
 def leaf_file(run: Path, path: str, step: int = 20) -> Path:
-    """The data file of a leaf."""
+    """The file that holds a leaf's data."""
     chunks = (run / "checkpoints" / str(step) / "state" / path).rglob("*")
     return next(f for f in chunks if f.is_file() and f.name != "zarr.json")
 
 
 def script(code: str, *args, **kwargs) -> subprocess.CompletedProcess:
-    """Run code in a fresh process on one CPU device, warnings as errors."""
+    """Run code in a new process on one CPU device; warnings are errors."""
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", code, *map(str, args)]
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""ERNIE's dialogues from a file of them to held-out figures, by the command line."""
+"""ERNIE's dialogue model by the command line: from a file to held-out figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = """
 
 
 def chats() -> str:
-    """A hundred dialogues of two to six turns, some said by one person in a row."""
+    """A hundred dialogues of two to six turns; a speaker may have several in a row."""
     chance = random.Random(1)
     words = ["where", "how", "are", "the", "house", "ship", "near", "far"]
 
@@ -92,7 +92,7 @@ def test_mistakes(road, capsys, tmp_path):
 
 @pytest.mark.shared
 def test_a_play_gives_dialogues_of_two(shared, tmp_path, capsys):
-    """Shakespeare, where two speak for a while."""
+    """Stretches of Shakespeare in which only two people speak."""
     with lzma.open(shared / "tinyshakespeare" / "input.txt.xz", "rt") as file:
         said = re.findall(r"^(.+):\n((?:.+\n)+)", file.read(200_000), re.M)
     dialogues, now = [], []

@@ -1,4 +1,4 @@
-"""An ELMo from a text file to vectors, by the command line alone."""
+"""ELMo by the command line: from a text file to vectors and a fine-tuned task."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sst2_rows(tmp_path_factory) -> str:
 
 
 def test_resume_is_bitwise_with_the_carried_state(road, capsys):
-    """Dropout, sampled words and accumulation on."""
+    """With dropout, sampled negatives and accumulation."""
     assert main(["pretrain", *road("run")]) == 0
     whole = digest(capsys)
     for stop in ("1", "3", "5", "6"):
@@ -61,7 +61,7 @@ def test_every_mesh_reads_the_same_batches(road):
     assert [r.get("batch_sha256") for r in one] == [
         r.get("batch_sha256") for r in eight
     ]
-    # Dropout is drawn by row, so losses are alike too.
+    # Dropout is drawn per row, so the losses agree too.
     for a, b in zip(one, eight, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
@@ -82,13 +82,13 @@ def test_evaluate_gives_both_directions_and_their_mean(road, capsys):
     mean = (found["forward_loss"] + found["backward_loss"]) / 2
     assert found["lm_loss"] == pytest.approx(mean)
     assert found["lm_perplexity"] == pytest.approx(math.exp(mean))
-    # Every word and end of a sentence once, in both directions.
+    # Both directions predict every word and every end of a sentence once.
     text = road.novel.read_text()
     assert found["targets"] % 2 == 0 and found["targets"] > 2 * len(text.split())
     assert main([*argv, "--batch", "16", "--json", "true"]) == 0
     other = json.loads(capsys.readouterr().out)
     assert other["targets"] == found["targets"]
-    # Rows are other parts of the text: only where they begin is anything different.
+    # The rows are cut elsewhere: only the context at their starts differs.
     assert other["lm_loss"] == pytest.approx(found["lm_loss"], abs=0.02)
     assert main(argv) == 0
     assert "forward" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_embed_writes_what_the_model_computes(road, capsys):
 
 
 def test_a_task_is_learnt_from_the_run_s_features(road, sst2_rows, capsys):
-    """The softmax stays behind, the LSTMs' clips and the run's own words come along."""
+    """The softmax is left out; the LSTM clips and the vocabulary are kept."""
     workdir = str(road.here / "task")
     words = ["finetune", "sst2_elmo", "--init", road.run, "--data", sst2_rows]
     flags = "--batch 8 --length 16 --task.epochs 1 --task.width 4"

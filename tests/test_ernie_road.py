@@ -1,4 +1,4 @@
-"""An ERNIE from Chinese text to filled blanks, by the command line alone."""
+"""ERNIE by the command line: from Chinese text to filled blanks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLAUSES = ["他在{}工作了三年", "我们昨天去了{}", "{}是一个美丽
 
 
 def chinese() -> str:
-    """A hundred documents of sentences that name places."""
+    """A hundred documents whose sentences contain names."""
     chance = random.Random(1)
 
     def sentence() -> str:
@@ -64,7 +64,7 @@ def test_rows_have_levels_in_the_shares_that_were_asked(road):
 
 
 def test_stages_are_phases_that_change_the_levels(road, tmp_path):
-    """Tokens only, then entities only."""
+    """First tokens are masked, then entities."""
     shape = {"length": 32, "batch": 64, "predictions": 8}
     phases = (
         Phase(until=2, levels=(1.0, 0.0, 0.0), **shape),

@@ -1,4 +1,4 @@
-"""The floors of the house: imports go downwards, never between rooms of one floor."""
+"""Imports go down the floors below, never between rooms of one floor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(node: ast.AST, inside: bool = False):
-    """(dotted name, whether a function must run first) of every import that runs."""
+    """(dotted name, whether it is inside a function) of every import at run time."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             continue

@@ -1,4 +1,4 @@
-"""A GPT from a text file to its own texts, by the command line alone."""
+"""GPT by the command line: from a text file to generated texts."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def road(tmp_path_factory) -> Road:
 
 
 def test_resume_is_bitwise(road, capsys):
-    """Dropout, packing and accumulation on."""
+    """With dropout, packing and accumulation."""
     assert main(["pretrain", *road("run")]) == 0
     whole = digest(capsys)
     for stop in ("1", "3"):
@@ -111,7 +111,7 @@ def test_mistakes_are_one_line(road, capsys):
 
 
 def test_a_sliding_window_scores_each_token_once_with_context(road):
-    """Against one window after another, written out."""
+    """Compared with a plain loop over windows."""
     model, corpus = jaxlm.load(road.run), open_corpus(str(road.here / "corpus"))
     length, stride, windows = 32, 12, 30
     mine = evaluate_stream(
@@ -139,7 +139,7 @@ def test_a_sliding_window_scores_each_token_once_with_context(road):
         last = min(begin + stride, n)
         row = np.zeros((1, length), np.int32)
         row[0, : last - first] = stream[first:last]
-        # The run is packed: what a document before says is not seen.
+        # The run is packed: a document does not see the one before it.
         starts = np.flatnonzero(row[0, : last - first] == corpus.end_of_document)
         segment = np.cumsum(np.isin(np.arange(length), starts))
         at = np.arange(length)

@@ -1,4 +1,4 @@
-"""A model of several languages from text to metrics, by the command line alone."""
+"""Multilingual BERT by the command line: from texts to metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTS = {"en": 200, "zh": 60, "fr": 12}  # documents
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
-    """A folder of texts, and the words that prepare and train on them."""
+    """A folder of texts and a function from a run's name to its arguments."""
     folder, chance = tmp_path_factory.mktemp("mbert"), random.Random(0)
     for language, count in COUNTS.items():
         (folder / language).mkdir()

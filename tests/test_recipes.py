@@ -1,4 +1,4 @@
-"""Every shipped recipe: published sizes, total rules, and a pod it lowers for."""
+"""Every shipped recipe: its published size, its docstring, and a step for 256 chips."""
 
 import re
 
@@ -73,7 +73,7 @@ def test_every_recipe_says_paper_cost_and_command(name):
 
 @pytest.mark.parametrize("name", ROADS)
 def test_every_recipe_lowers_for_256_devices(name):
-    """All phases, on a mesh of machines that are not here, with no device touched."""
+    """All phases, on an abstract mesh: no device is used."""
     config = load_config(name)
     mesh = abstract_mesh(config.mesh, 256)
     family = family_of(config.model)
@@ -110,13 +110,12 @@ def test_every_recipe_lowers_for_256_devices(name):
 
 
 def rows_for_pod(phase):
-    """Rows of a batch, enough for its devices."""
+    """The batch size, rounded up to a multiple of 256 rows in each micro-batch."""
     return 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
 
 
 def manifest(config):
-    """Of a corpus that is not there: an objective reads its special tokens, and whether
-    it is of dialogues."""
+    """A made-up manifest: an objective reads its special tokens and `dialogues`."""
     vocab_size = config.model.vocab_size
     return Manifest(
         format=1,
@@ -140,7 +139,7 @@ def manifest(config):
 
 
 def batch_of(objective, rows, length, mesh):
-    """Shapes of a batch, sharded, by way of the transform."""
+    """The shapes of a sharded batch, as the transform makes it."""
     batch = jax.eval_shape(objective.transform, rows_of(objective, rows, length))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(

@@ -1,4 +1,4 @@
-"""A run of seconds, in which everything that draws chance is on."""
+"""A config of a tiny BERT that uses every source of randomness."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from jaxlm.config import (
 
 
 def tiny(**changes) -> RunConfig:
-    """That run, with `changes` to its fields."""
+    """The config of a run of 12 steps, with `changes` to its fields."""
     config = RunConfig(
         model=bert(
             "tiny",

@@ -1,9 +1,8 @@
-"""BERT's published row builder, as its description reads: lists and `random.Random`.
+"""BERT's published row builder in plain Python, with lists and `random.Random`.
 
 The algorithm of google-research/bert's create_pretraining_data.py (Devlin et al. 2018,
-appendix A.2), written from its description and not from its code, so that the tests
-compare two minds and not two copies. Nothing of jaxlm or numpy is used. Each rule is
-one method: a test that wants to see a wrong rule fail overrides it.
+appendix A.2), written from its description, so that it is independent of the code and
+of jaxlm. Each rule is one method; a test overrides it to see that a wrong rule fails.
 
 A token is any value; documents are lists of sentences, sentences lists of tokens.
 """
@@ -28,7 +27,7 @@ class Pair(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """One row after masking: what replaces what, by ascending position."""
+    """One row after masking, with its predictions by ascending position."""
 
     tokens: list
     positions: list[int]
@@ -37,7 +36,7 @@ class Hidden(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """The rules, with their published defaults; each method is one of them."""
+    """The rules with their published defaults, one a method."""
 
     length: int = 128
     predictions: int = 20
@@ -47,7 +46,7 @@ class Reference:
     # Rows of sentence pairs.
 
     def document_target(self, rng: random.Random) -> int:
-        """Tokens to aim at, drawn once for each pass over a document."""
+        """The target length in tokens, drawn once a pass over a document."""
         most = self.length - 3
         return rng.randint(2, most) if rng.random() < self.short_rate else most
 
@@ -76,15 +75,15 @@ class Reference:
             at += 1
 
     def split(self, chunk: list, rng: random.Random) -> int:
-        """Sentences of the chunk that make A."""
+        """How many sentences of the chunk make A."""
         return rng.randint(1, len(chunk) - 1) if len(chunk) > 1 else 1
 
     def coin(self, chunk: list, rng: random.Random) -> bool:
-        """Whether B comes from elsewhere; it must where nothing is left for it."""
+        """Whether B is random; it must be if no sentence is left for it."""
         return len(chunk) == 1 or rng.random() < 0.5
 
     def unused(self, chunk: list, a_end: int) -> int:
-        """Sentences of the chunk to begin the next one with after a random B."""
+        """How many sentences go back to the next chunk after a random B."""
         return len(chunk) - a_end
 
     def random_second(
@@ -110,7 +109,7 @@ class Reference:
             del longer[0 if self.at_front(rng) else -1]
 
     def at_front(self, rng: random.Random) -> bool:
-        """Which end of a segment loses its token."""
+        """Whether a segment loses its first token, not its last."""
         return rng.random() < 0.5
 
     # Masked tokens.
@@ -120,7 +119,7 @@ class Reference:
         return min(self.predictions, max(1, round(length * self.mask_rate)))
 
     def choose(self, order: list[list[int]], budget: int) -> list[int]:
-        """Positions of the units that fit, tried in this order."""
+        """Take units in this order, skipping those that exceed the budget."""
         chosen: list[int] = []
         for unit in order:
             if len(chosen) >= budget:
@@ -131,7 +130,7 @@ class Reference:
         return sorted(chosen)
 
     def replace(self, token, mask, vocabulary: Callable[[], object], rng):
-        """What stands in the row where `token` is to be predicted."""
+        """The token that replaces `token`: 80% mask, 10% random, 10% itself."""
         if rng.random() < 0.8:
             return mask
         return token if rng.random() < 0.5 else vocabulary()

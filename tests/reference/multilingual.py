@@ -1,4 +1,4 @@
-"""The first sentence of the Universal Declaration of Human Rights, and odd text."""
+"""The first sentence of the Universal Declaration of Human Rights, and unusual text."""
 
 LINES = (
     "All human beings are born free and equal in dignity and rights.",

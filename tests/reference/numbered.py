@@ -1,7 +1,7 @@
-"""Corpora held in arrays, whose tokens are their own positions.
+"""Corpora in memory in which each token's id is its position.
 
-A row then tells by itself where each of its tokens was read, so a test can ask for
-distributions, coverage and origin of what comes out at the end of the road.
+A row then shows where each of its tokens was read, so a test can measure which parts
+of the corpus reach a batch and how often.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Numbered(Corpus):
         return np.append(self.documents[1:, 0], self.num_tokens)
 
     def as_lists(self) -> list[list[list[int]]]:
-        """Documents of sentences of positions, for the reference."""
+        """Positions by document and sentence, for the reference."""
         bounds = [*self.sentences.tolist(), self.num_tokens]
         starts = np.searchsorted(self.sentences, self.documents[:, 0]).tolist()
         starts.append(len(self.sentences))
@@ -82,15 +82,15 @@ def numbered(
     ended: bool = False,
     languages: list[int] | None = None,
 ) -> Numbered:
-    """A corpus of documents of sentences of so many tokens.
+    """A corpus with the given lengths.
 
     Args:
-        documents: number of tokens of each sentence of each document.
+        documents: the number of tokens of each sentence, by document.
         directory: where plans may be cached.
-        words: tokens of each word, cut at the ends of sentences; None: all of one.
-        held_out: numbers of the documents in split 1.
-        ended: the last token of each document has the id `END`, as a decoder's corpus.
-        languages: number of the language of each document, rising; None: one of all.
+        words: the number of tokens of each word; sentences end words. None: all 1.
+        held_out: the documents of split 1, by number.
+        ended: end each document with the id `END`, as in a decoder's corpus.
+        languages: each document's language, ascending; None: all of one language.
     """
     lengths = [length for sentences in documents for length in sentences]
     sentences = np.cumsum([0, *lengths], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Rows of a `Numbered` corpus, ours and the reference's, as the same plain figures."""
+"""Measure rows of a `Numbered` corpus in the same way for jaxlm and the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = MaskedData()
 
 
 class Pairs(NamedTuple):
-    """Where A and B of each row were read; both are stretches of the corpus."""
+    """The span of the corpus that A and B of each row were read from."""
 
     a: np.ndarray  # first token of A
     len_a: np.ndarray
@@ -53,7 +53,7 @@ def pairs_of_reference(
 def first_pairs_of_reference(
     reference: Reference, corpus: Numbered, rows: int, *, seed: int = 0
 ) -> Pairs:
-    """The row that begins the first document, drawn again and again."""
+    """Many draws of the row that begins the first document."""
     rng = random.Random(seed)
     documents = corpus.as_lists()
     return _as_arrays(next(reference.pairs(documents, 0, rng)) for _ in range(rows))
@@ -96,7 +96,7 @@ def road(
     seed: int = 7,
     **source,
 ) -> Road:
-    """Corpus → rows → batch as a run has it; `source` goes to `open_source`."""
+    """The source and transform of a pretraining run; `source` goes to `open_source`."""
     options = {"split": 0, "stream": "test", "draws": data.draws, **source}
     transform = _transform(
         length, predictions, nsp, data, seed, options["stream"], corpus.special
@@ -121,7 +121,7 @@ def _transform(length, predictions, nsp, data, seed, stream, special):
 
 
 def unmasked(batch: MlmBatch) -> np.ndarray:
-    """The rows' tokens as they were before masking."""
+    """The rows' tokens before masking."""
     tokens = batch.tokens.copy()
     row, column = np.nonzero(batch.weights)
     tokens[row, batch.predictions[row, column]] = batch.targets[row, column]
@@ -129,7 +129,7 @@ def unmasked(batch: MlmBatch) -> np.ndarray:
 
 
 def pairs_of(batch: MlmBatch, special) -> Pairs:
-    """What a batch's rows were read from, after checking that they are well formed."""
+    """Check that a batch's rows are well formed; return where they were read."""
     tokens = unmasked(batch)
     rows, length = tokens.shape
     at = np.arange(length)
@@ -155,7 +155,7 @@ def pairs_of(batch: MlmBatch, special) -> Pairs:
 
 
 def uses(pairs: Pairs, num_tokens: int) -> np.ndarray:
-    """How often each token of the corpus was shown."""
+    """How often each token of the corpus is in a row."""
     change = np.zeros(num_tokens + 1, np.int64)
     for start, length in ((pairs.a, pairs.len_a), (pairs.b, pairs.len_b)):
         np.add.at(change, start, 1)
@@ -164,10 +164,7 @@ def uses(pairs: Pairs, num_tokens: int) -> np.ndarray:
 
 
 def lost(pairs: Pairs, corpus: Numbered) -> dict[str, np.ndarray]:
-    """Tokens between each end of A and B and the sentence boundary before or after it.
-
-    Where a segment is whole, 0; where truncated, what its outermost sentence lost.
-    """
+    """How many tokens truncation removed at each end of A and B, by row."""
     bounds = np.append(corpus.sentences, corpus.num_tokens)
     out = {}
     for name, start, length in (
@@ -183,7 +180,7 @@ def lost(pairs: Pairs, corpus: Numbered) -> dict[str, np.ndarray]:
 
 
 def figures(pairs: Pairs, corpus: Numbered) -> dict[str, np.ndarray]:
-    """Every observed number of a row, those of next and of random pairs apart."""
+    """Samples of every measured quantity, separately for next and for random pairs."""
     numbers = {
         "len_a": pairs.len_a,
         "len_b": pairs.len_b,
@@ -202,7 +199,7 @@ def join(batches: list[Pairs]) -> Pairs:
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's: the furthest that two distribution functions part."""
+    """The Kolmogorov-Smirnov distance of two samples."""
     if not len(ours) or not len(theirs):
         return float(len(ours) != len(theirs))
     at = np.union1d(ours, theirs)
@@ -213,7 +210,7 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def noise(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The distance that two samples of one distribution pass with p < 1e-8."""
+    """The distance that samples of one distribution exceed with p < 1e-8."""
     n, m = max(len(ours), 1), max(len(theirs), 1)
     return float(np.sqrt(-0.5 * np.log(0.5e-8) * (1 / n + 1 / m)))
 
@@ -221,7 +218,7 @@ def noise(ours: np.ndarray, theirs: np.ndarray) -> float:
 def differences(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], slack: float = 0.0
 ) -> dict[str, tuple[float, float]]:
-    """Figures whose distributions differ by more than noise and `slack`."""
+    """(distance, noise) of the quantities that differ by more than noise + `slack`."""
     found = {
         name: (distance(ours[name], theirs[name]), noise(ours[name], theirs[name]))
         for name in ours

@@ -1,11 +1,11 @@
-"""Which positions make a unit, and wrong ways to choose among units."""
+"""The positions of each unit, and wrong ways to choose units."""
 
 import numpy as np
 from reference.bert_data import Reference
 
 
 def units_of(start_L: np.ndarray, candidate_L: np.ndarray) -> list[list[int]]:
-    """Positions of each unit, by the reference's joining of pieces to what precedes."""
+    """The positions of each unit: a piece that starts no word joins the one before."""
     units: list[list[int]] = []
     for position in np.nonzero(candidate_L)[0].tolist():
         if start_L[position] or not units:
@@ -15,7 +15,7 @@ def units_of(start_L: np.ndarray, candidate_L: np.ndarray) -> list[list[int]]:
 
 
 class Stop(Reference):
-    """Ends at the first unit that does not fit."""
+    """Wrong: stop at the first unit that does not fit."""
 
     def choose(self, order, budget):
         chosen: list[int] = []
@@ -27,7 +27,7 @@ class Stop(Reference):
 
 
 class Overrun(Reference):
-    """Takes the unit that crosses the budget."""
+    """Wrong: take the unit that exceeds the budget."""
 
     def choose(self, order, budget):
         chosen: list[int] = []
