@@ -27,6 +27,7 @@ from jaxlm.text.tfds import TFDS, read_columns
 from jaxlm.types import UserError
 
 _COMPRESSIONS = (".xz", ".gz", ".zst")
+Rows = Iterator[tuple[str, list[Any]]]  # "file, line 7" and the cells of each row
 
 
 class Example(NamedTuple):
@@ -42,13 +43,12 @@ class Example(NamedTuple):
 def read_table(
     path: str, task: TaskConfig, *, labelled: bool, digests: Digests | None = None
 ) -> list[Example]:
-    """The rows of a file.
+    """The rows of a file, with their labels if `labelled`.
 
     Args:
         path: `.jsonl`, `.csv`, or any other name for TSV, compressed or not; or
             `tfds:NAME:SPLIT`, whose columns are its fields.
         task: names the columns.
-        labelled: read the column of labels.
         digests: see `read_file`.
 
     Raises:
@@ -56,10 +56,8 @@ def read_table(
             a text is empty, a line is blank before the end, a quote of CSV does not
             end, or the file is not UTF-8; with the file and its line.
     """
-    columns = [task.text]
-    columns += [task.pair] if task.pair else []
-    columns += [task.label] if labelled else []
-    columns += task.choices
+    pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
+    columns = [task.text, *pair, *label, *task.choices]
     suffixes = [s for s in PurePath(path).suffixes if s not in _COMPRESSIONS]
     suffix = suffixes[-1].lower() if suffixes else ""
     if path.startswith(TFDS):
@@ -67,9 +65,8 @@ def read_table(
     elif suffix in (".jsonl", ".json"):
         rows = _json_rows(path, read_file(path, digests), columns)
     else:
-        content = read_file(path, digests)
-        cells = _csv(path, content) if suffix == ".csv" else _tsv(content)
-        rows = _table_rows(path, _without_end(path, cells), columns)
+        split = _csv if suffix == ".csv" else _tsv
+        rows = _named(_without_end(split(path, read_file(path, digests))), columns)
     examples = [_example(where, cells, task, labelled) for where, cells in rows]
     if not examples:
         raise UserError(f"{path} has no rows")
@@ -78,16 +75,14 @@ def read_table(
 
 def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> Example:
     fixed = len(cells) - len(task.choices)
-    text, *rest = ("" if each is None else str(each) for each in cells[:fixed])
+    text, *rest = map(_text, cells[:fixed])
     pair = rest.pop(0) if task.pair else None
-    for name, each in ((task.text, text), (task.pair, pair)):
+    label = rest.pop(0).strip() if labelled else None
+    for name, each in ((task.text, text), (task.pair, pair), (task.label, label)):
         if each is not None and not each.strip():
             raise UserError(f"{where}: an empty {name}")
-    label = rest.pop(0).strip() if labelled else None
-    if label == "":
-        raise UserError(f"{where}: an empty {task.label}")
     listed = (each if isinstance(each, list) else [each] for each in cells[fixed:])
-    choices = ["" if each is None else str(each) for one in listed for each in one]
+    choices = [_text(each) for one in listed for each in one]
     while len(task.choices) > 1 and choices and not choices[-1].strip():
         choices.pop()  # the last columns of a table may be empty
     for i, each in enumerate(choices, start=1):
@@ -101,7 +96,11 @@ def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> 
     return Example(text, pair, label, where, tuple(choices))
 
 
-def _record_rows(path: str, columns: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _record_rows(path: str, columns: Sequence[str]) -> Rows:
     spec, split = split_of(path)
     if not split:
         raise UserError(f"{path} names no split: {path}:validation, for example")
@@ -109,11 +108,8 @@ def _record_rows(path: str, columns: Sequence[str]) -> Iterator[tuple[str, list[
         yield f"{path}, record {number}", list(cells)
 
 
-def _json_rows(
-    path: str, content: str, columns: Sequence[str]
-) -> Iterator[tuple[str, list[Any]]]:
-    for number, line in enumerate(content.split("\n"), start=1):
-        where = f"{path}, line {number}"
+def _json_rows(path: str, content: str, columns: Sequence[str]) -> Rows:
+    for where, line in _lines(path, content):
         if not line.strip():
             continue
         try:
@@ -129,65 +125,63 @@ def _json_rows(
         yield where, [record[name] for name in columns]
 
 
-def _table_rows(
-    path: str, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str]
-) -> Iterator[tuple[str, list[Any]]]:
-    first = next(rows, None)
-    if first is None:
-        return
-    number, cells = first
-    width = len(cells)
-    if all(name.isdecimal() for name in columns):
-        at = [int(name) for name in columns]
-        if max(at) >= width:
-            raise UserError(
-                f"{path}, line {number}: no column {max(at)}, the last is {width - 1}"
-            )
-        yield f"{path}, line {number}", [cells[i] for i in at]
-    else:
-        missing = [name for name in columns if name not in cells]
-        if missing:
-            raise UserError(
-                f"{path}, line {number}: no column {missing[0]!r} in its header "
-                f"({', '.join(cell[:40] for cell in cells)}): name the columns by "
-                "--task.text, --task.pair, --task.label and --task.choices"
-            )
-        at = [cells.index(name) for name in columns]
-    for number, cells in rows:
-        where = f"{path}, line {number}"
+def _named(rows: Rows, columns: Sequence[str]) -> Rows:
+    """The cells of the columns, which the first row names unless they are numbers."""
+    width, at = 0, []
+    for where, cells in rows:
+        header = not width and not all(name.isdecimal() for name in columns)
+        if header:
+            missing = [name for name in columns if name not in cells]
+            if missing:
+                raise UserError(
+                    f"{where}: no column {missing[0]!r} in its header "
+                    f"({', '.join(cell[:40] for cell in cells)}): name the columns by "
+                    "--task.text, --task.pair, --task.label and --task.choices"
+                )
+            at = [cells.index(name) for name in columns]
+        elif not width:
+            at = [int(name) for name in columns]
+            if max(at) >= len(cells):
+                raise UserError(
+                    f"{where}: no column {max(at)}, the last is {len(cells) - 1}"
+                )
+        width = width or len(cells)
         if len(cells) != width:
             raise UserError(
                 f"{where}: {len(cells)} columns, the first line has {width}"
             )
-        yield where, [cells[i] for i in at]
+        if not header:
+            yield where, [cells[i] for i in at]
 
 
-def _tsv(content: str) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: str, content: str) -> Iterator[tuple[str, str]]:
     # `splitlines` would also split at U+2028 and the like, inside a text.
     for number, line in enumerate(content.split("\n"), start=1):
+        yield f"{path}, line {number}", line
+
+
+def _tsv(path: str, content: str) -> Rows:
+    for where, line in _lines(path, content):
         line = line.rstrip("\r")
-        yield number, line.split("\t") if line else []
+        yield where, line.split("\t") if line else []
 
 
-def _csv(path: str, content: str) -> Iterator[tuple[int, list[str]]]:
+def _csv(path: str, content: str) -> Rows:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         for cells in reader:
-            yield reader.line_num, cells
+            yield f"{path}, line {reader.line_num}", cells
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _without_end(
-    path: str, rows: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, list[str]]]:
+def _without_end(rows: Rows) -> Rows:
     """Rows without the blank lines at the end."""
-    blank = 0
-    for number, cells in rows:
+    blank = ""
+    for where, cells in rows:
         if cells and blank:
-            raise UserError(f"{path}, line {blank}: a blank line, and rows after it")
+            raise UserError(f"{blank}: a blank line, and rows after it")
         if cells:
-            yield number, cells
-        else:
-            blank = blank or number
+            yield where, cells
+        blank = blank or ("" if cells else where)
