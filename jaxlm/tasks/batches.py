@@ -86,16 +86,11 @@ def padded_batch(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
 def packed_batch(
     rows: TaskRows, index: np.ndarray, width: int, local: np.ndarray
 ) -> TaskBatch:
-    """Some rows of a packed batch; rows beyond those needed are empty.
+    """The rows `local`, int64 [R], of a packed batch of the examples `index`.
 
-    The label of an example lies at its first token, where its logits are read; labels
-    of tokens lie at the tokens. Start and end of a span are positions in the row.
-
-    Args:
-        rows: of a file, one row an example.
-        index: int64 [examples], NONE where there is none.
-        width: of a row.
-        local: int64 [R], numbers of the rows that this host needs.
+    Rows beyond those needed are empty. The label of an example lies at its first token,
+    where its logits are read; labels of tokens lie at the tokens. Start and end of a
+    span are positions in the row.
     """
     index = index[index != NONE]
     members = packed_rows([len(rows.tokens[i]) for i in index], width)
@@ -170,9 +165,8 @@ def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) ->
         batches   [7 9 1 0]         [3 5 8|2]      2 was left of the shorter ones
 
     Args:
-        padded: int64 [n], of `bucket_lengths`.
-        batch: examples of a batch.
-        order: int64 [n], a permutation; None: as in the file.
+        padded: of `bucket_lengths`.
+        order: a permutation of the examples; None: as in the file.
     """
     order = np.arange(len(padded)) if order is None else order
     index, lengths = [], []
@@ -252,12 +246,8 @@ def choose_packing(
     not padded to the largest one, and all sizes occur in the first pass.
 
     Args:
-        lengths: int64 [n], of the examples.
-        batch: examples of a batch.
         widest: most tokens of a row, at least those of the longest example.
         cost: width → cost of a row, in any unit.
-        seed, stream: as of `shuffled`.
-        steps: of the phase.
         compile_steps: steps that take as long as compiling one more size.
     """
     longest = int(lengths.max())
@@ -380,15 +370,12 @@ def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
 
 
 def _row_flops(config: FinetuneConfig, module: TaskModel, length: int) -> int:
-    """FLOP of a row in training. The backward pass costs two forward passes; a frozen
-    encoder has none."""
+    """FLOP of a row in training: backward costs twice as much as forward."""
     family, model = family_of(config.model), config.model
     predictions = length if config.task.lm_weight > 0 else 0
     encoder = family.forward_flops(model, length, predictions)
-    flops = encoder * (1 if module.frozen else 3)
-    if module.body:
-        flops += 3 * module.body.flops(family.width(model), length)
-    return flops
+    body = module.body.flops(family.width(model), length) if module.body else 0
+    return encoder * (1 if module.frozen else 3) + 3 * body
 
 
 def _row_cost(config: FinetuneConfig, module: TaskModel, width: int) -> int:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxlm.config import FinetuneConfig, Phase, TaskConfig
+from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.data.pipeline import ahead
 from jaxlm.families import family_of
 from jaxlm.sharding import local_rows, replicated, to_devices
@@ -72,13 +72,7 @@ class FinetuneRun:
         lr_scales = lr_scales_of(task, config.model.num_layers, shapes)
 
         def open_stream(phase: Phase, stream: str) -> BatchStream:
-            objective = task_objective(
-                self.module,
-                self.task,
-                lr_scales,
-                lm_weight=task.lm_weight,
-                penalty=task.penalty,
-            )
+            objective = task_objective(self.module, self.task, lr_scales)
             rows = self.train.rows
             return task_stream(config, self.module, objective, rows, phase, stream)
 
@@ -106,32 +100,24 @@ class FinetuneRun:
         )
 
     def initial(self, params: Any) -> Initial:
-        """Start from a pretrained model's parameters, without those of other tasks.
+        """Start from the parameters of a pretrained model.
 
         Tokens that the task adds to the vocabulary get new rows of the table.
-
-        Raises:
-            UserError: a parameter has another shape.
         """
         init = self.config.init
         new_tokens = family_of(self.config.model).task_tokens
         known = self.config.model.vocab_size - len(new_tokens)
+        grows = _TABLE if new_tokens else ""
 
         def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
-            found, shapes = dict(leaves(params)), dict(leaves(abstract))
+            """The parameters and notes on them; UserError if a shape differs."""
             fresh = select(self.config.task.fresh, abstract, "fresh")
-            found = {path: leaf for path, leaf in found.items() if path not in fresh}
-            for path, wanted in shapes.items():
-                grows = bool(new_tokens) and path == _TABLE
-                if path in found and found[path].shape != wanted.shape and not grows:
-                    raise UserError(
-                        f"--init {init}: {path} is {list(found[path].shape)}, this "
-                        f"config has {list(wanted.shape)}"
-                    )
-            new = [path for path in shapes if path not in found]
-            if new_tokens:
+            found = {path: leaf for path, leaf in leaves(params) if path not in fresh}
+            names = dict.fromkeys(path for path, _ in leaves(abstract))
+            new = [path for path in names if path not in found]
+            if grows:
                 new.append(f"rows of {_TABLE} for {', '.join(new_tokens)}")
-            unused = sorted({p.split("/")[0] for p in found if p not in shapes})
+            unused = sorted({p.split("/")[0] for p in found if p not in names})
             notes = [f"parameters of {init}; new: {', '.join(new)}"]
             if unused:
                 notes.append(f"not used: {', '.join(unused)}")
@@ -139,8 +125,13 @@ class FinetuneRun:
             def start(path: str, leaf: Any, wanted: Any) -> Any:
                 if path not in found:
                     mine = leaf
-                elif new_tokens and path == _TABLE:
+                elif path == grows:
                     mine = leaf.at[:known].set(np.asarray(found[path])[:known])
+                elif found[path].shape != wanted.shape:
+                    raise UserError(
+                        f"--init {init}: {path} is {list(found[path].shape)}, this "
+                        f"config has {list(wanted.shape)}"
+                    )
                 else:
                     # Steps donate their parameters, and other seeds need them too, so
                     # this is a copy; on the host, to move from one device to a mesh.
@@ -159,12 +150,9 @@ def task_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
 def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
     """The encoder with the task's layers and head."""
-    fields, mixing, body = config.task, None, None
-    if fields.mix != "none":
-        output = fields.mix == "both"
-        mixing = Mixing(fields.layers, fields.normalise, output=output)
-    if fields.body == "bilstm":
-        body = Body(fields.width, fields.depth)
+    fields = config.task
+    mixing = Mixing(fields.layers, fields.normalise, output=fields.mix == "both")
+    body = Body(fields.width, fields.depth)
     module = TaskModel(
         config.model,
         task.outputs,
@@ -172,8 +160,8 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
         dtype=jnp.dtype(config.precision),
         remat=config.remat,
         join=task.join,
-        mixing=mixing,
-        body=body,
+        mixing=None if fields.mix == "none" else mixing,
+        body=None if fields.body == "none" else body,
         head_std=fields.head_std,
         dropout=None if fields.dropout < 0 else fields.dropout,
     )
@@ -188,12 +176,10 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
 def open_run(
     config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
 ) -> FinetuneRun:
-    """Read the files of a task, each once, and resolve what follows from them.
+    """A run on the files of a task, each read once.
 
     Args:
-        config: with the model that is fine-tuned.
-        tokenizer: of that model.
-        files: of the task.
+        config: with the model that is fine-tuned, to which the tokenizer belongs.
 
     Raises:
         UserError: a file or the model does not fit the task.
@@ -208,22 +194,19 @@ def open_run(
     task = task_of(config, tokenizer)
     examples = task.read(files.train, True, digests)
     labels = task.labels or task.labels_of(examples, files.train)
-    config = dataclasses.replace(
-        config, task=dataclasses.replace(config.task, labels=labels)
-    )
-    if config.task.kind == "class" and config.task.metric == "f1" and len(labels) != 2:
+    fields = dataclasses.replace(config.task, labels=labels)
+    config = dataclasses.replace(config, task=fields)
+    if fields.kind == "class" and fields.metric == "f1" and len(labels) != 2:
         raise UserError(
             f"task.metric = f1 is of the second of two classes, {files.train} has "
             f"{len(labels)}: pass --task.metric macro_f1 or accuracy"
         )
     task = task_of(config, tokenizer)
-    examples = examples[: config.task.limit or None]
-    train, dev = File(examples, task.encode(examples, True)), None
-    if files.dev:
-        examples = task.read(files.dev, True, digests)
-        dev = File(examples, task.encode(examples, True))
-        if config.task.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
-            raise UserError(f"{files.dev}: all its numbers are equal")
+    examples = examples[: fields.limit or None]
+    train = File(examples, task.encode(examples, True))
+    dev = task.open(files.dev, True, digests) if files.dev else None
+    if dev and fields.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
+        raise UserError(f"{files.dev}: all its numbers are equal")
     config = _with_steps(config, len(train.rows.lengths), dev is not None)
     notes = [
         f"{name} {path}: {len(file.examples):,} examples in {len(file.rows.tokens):,} "
@@ -272,21 +255,17 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
         model = family.for_task(model, pooler=pooler, vocab_size=tokenizer.vocab_size)
     except UserError as error:
         raise UserError(f"--init {config.init} {error}") from None
-    layers = _layers_of(task, model.num_layers + 1, config.init)
-    task = dataclasses.replace(task, layers=layers)
-    return dataclasses.replace(config, model=model, task=task)
-
-
-def _layers_of(task: TaskConfig, count: int, init: str) -> tuple[int, ...]:
-    """The numbers of the layers that are mixed, none of them negative."""
-    numbers = tuple(n % count for n in task.layers)
+    count = model.num_layers + 1
+    layers = tuple(n % count for n in task.layers)
     there = all(-count <= n < count for n in task.layers)
-    if not there or len(set(numbers)) < len(numbers):
+    if not there or len(set(layers)) < len(layers):
         raise UserError(
             f"task.layers = {' '.join(map(str, task.layers))} are not different ones "
-            f"of the {count} layers of --init {init}, 0 (embedding) to {count - 1}"
+            f"of the {count} layers of --init {config.init}, 0 (embedding) to "
+            f"{count - 1}"
         )
-    return numbers
+    task = dataclasses.replace(task, layers=layers)
+    return dataclasses.replace(config, model=model, task=task)
 
 
 def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig:
@@ -308,16 +287,9 @@ def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig
 
 
 def scorer(
-    config: FinetuneConfig, module: Any, sharding: NamedSharding, *, batch: int
+    config: FinetuneConfig, module: TaskModel, sharding: NamedSharding, *, batch: int
 ) -> Callable[[Any, TaskRows], Scores]:
-    """(parameters, rows) → scores of each row, without dropout.
-
-    Args:
-        config: of the run.
-        module: a `TaskModel`.
-        sharding: of the rows of a batch.
-        batch: rows at a time.
-    """
+    """(parameters, rows) → scores of each row, without dropout."""
 
     def apply(params, each):
         inputs = each.tokens, each.token_types, each.mask

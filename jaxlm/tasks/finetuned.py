@@ -61,38 +61,30 @@ class Finetuned:
     def evaluate(
         self, path: str, *, batch: int = 32
     ) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Figures on a labelled file, and notes on its rows.
-
-        Raises:
-            UserError: the file does not fit the task.
-        """
+        """Figures on a labelled file, and notes on its rows."""
         _check_batch(batch)
-        file = self.task.open(path, labelled=True)
+        file = self.task.open(path, True)
         scores = self.scores(file, batch=batch)
         figures = self.task.figures(file, scores)
         figures |= mix_figures(self.params, self.config.task.layers)
         return figures, file.rows.notes
 
     def predict(self, path: str, out: str, *, batch: int = 32) -> int:
-        """Write the answers for a file, labelled or not; their number.
-
-        Raises:
-            UserError: the file does not fit the task, or `out` cannot be written.
-        """
+        """Write the answers for a file, labelled or not, and return their number."""
         if not Path(out).parent.is_dir():
             raise UserError(f"--out {out}: no directory {Path(out).parent}")
         if Path(out).is_dir():
             raise UserError(f"--out {out} is a directory")
         _check_batch(batch)
-        file = self.task.open(path, labelled=False)
+        file = self.task.open(path, False)
         self.write(file, Path(out), batch=batch)
         return len(file.examples)
 
     def write(self, file: File, out: Path, *, batch: int) -> None:
         """Write the answers for a file, whole or not at all."""
+        text = self.task.output(file, self.scores(file, batch=batch))
         beside = Path(f"{out}.tmp")
-        scores = self.scores(file, batch=batch)
-        self.task.write(beside, file, scores)
+        beside.write_text(text, encoding="utf-8", newline="\n")
         beside.replace(out)
 
 
@@ -104,10 +96,9 @@ def _check_batch(batch: int) -> None:
 def open_finetuned(
     directory: str | Path, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
-    """The best parameters of a run, on the default device.
+    """The best parameters of a run, or of the best of several seeds.
 
     Args:
-        directory: of the run, or of several seeds, whose best is taken.
         columns: "text", "pair" or "label" → the name of a column in another file.
 
     Raises:
@@ -127,21 +118,15 @@ def open_finetuned(
     changes = dict(columns or {})
     if "best_f1_threshold" in found.meta:
         changes["null_threshold"] = found.meta["best_f1_threshold"]
-    task = dataclasses.replace(config.task, **changes)
-    config = dataclasses.replace(config, task=task)
-    task = task_of(config, tokenizer)
+    fields = dataclasses.replace(config.task, **changes)
+    task = task_of(dataclasses.replace(config, task=fields), tokenizer)
     return Finetuned(workdir, task, module, found.state, found.step)
 
 
 def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
-    """Write a run's answers for its dev file beside it.
-
-    Raises:
-        UserError: the answers could not be told apart.
-    """
+    """Write a run's answers for its dev file into its directory; the path."""
     finetuned = open_finetuned(workdir)
-    spans = finetuned.config.task.kind == "spans"
-    out = Path(workdir) / f"predictions.{'json' if spans else 'tsv'}"
+    out = Path(workdir) / f"predictions.{finetuned.task.suffix}"
     finetuned.write(dev, out, batch=batch)
     return out
 
@@ -149,15 +134,9 @@ def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
 def sample(
     finetuned: Finetuned, texts: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Inputs and logits for any texts, to compare with transformers.
+    """The arguments of transformers' class and our logits, [Y] or [L, Y], of each row.
 
-    Args:
-        finetuned: a BERT's or GPT's.
-        texts: a task of two texts also reads the next one in each row, and so on.
-
-    Returns:
-        For each row the arguments of transformers' class by name, as lists, and the
-        logits, [Y] or [L, Y].
+    A row is a text, for a task of two texts with the next one, and so on.
     """
     config, fields, task = finetuned.config, finetuned.config.task, finetuned.task
     family = family_of(config.model)
@@ -199,27 +178,21 @@ def best_seed(directory: str | Path) -> Path:
         UserError: no seed was evaluated.
     """
     here = Path(directory)
-    number_of = {
-        path.parent: int(path.parent.name[5:])
-        for path in here.glob("seed-*/config.json")
-        if path.parent.name[5:].isdecimal()
-    }
-    seeds = sorted(number_of, key=number_of.__getitem__)
+    runs = (path.parent for path in here.glob("seed-*/config.json"))
+    seeds = [run for run in runs if run.name[5:].isdecimal()]
+    seeds.sort(key=lambda run: int(run.name[5:]))
     if (here / "config.json").is_file() or not seeds:
         return here
     config = read_config(seeds[0])
     if not isinstance(config, FinetuneConfig):
         return here
-    figures = {seed: best_figures(seed) for seed in seeds}
-    known = {
-        seed: each[1][config.task.metric] for seed, each in figures.items() if each
-    }
-    if not known:
+    best = {seed: each[1] for seed in seeds if (each := best_figures(seed))}
+    if not best:
         names = ", ".join(map(str, seeds[:5]))
         raise UserError(
             f"{here} has several seeds and none was evaluated: name {names}"
         )
-    return max(known, key=known.__getitem__)
+    return max(best, key=lambda seed: best[seed][config.task.metric])
 
 
 def seed_table(figures: Mapping[int, Mapping[str, float]]) -> list[str]:

@@ -27,17 +27,11 @@ _EMBEDDING = re.compile(r"(.*/)?(embed|words)/.*")
 
 
 def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
-    """A factor for each leaf, or an array [N, 1, …] for stacked layers.
-
-    None if all are 1.
+    """A factor for each leaf, an array [N, 1, …] for stacked layers; None: all are 1.
 
     Args:
-        task: rates and what is frozen.
         num_layers: N of the encoder.
         params: arrays or shapes.
-
-    Raises:
-        UserError: a pattern matches no parameter.
     """
     if task.layer_decay == 1 and not task.freeze:
         return None
@@ -57,15 +51,14 @@ def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
 
 
 def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
-    """The paths that one of the patterns matches whole.
+    """The paths that a regular expression matches whole.
 
     Args:
-        patterns: regular expressions.
         params: arrays or shapes.
         field: of the task's config, for messages.
 
     Raises:
-        UserError: a pattern matches nothing.
+        UserError: a pattern matches no parameter.
     """
     paths = [path for path, _ in leaves(params)]
     found: set[str] = set()

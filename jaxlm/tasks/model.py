@@ -83,10 +83,8 @@ class TaskModel(nn.Module):
         Args:
             tokens: ids [B, L], or characters [B, L, C] of an ELMo's words; [B, K, …]
                 if an example is a group of rows.
-            token_types: as `mask`.
             mask: True at a row's tokens, which come first.
             segments: of packed rows, see `TaskBatch`; for poolings in `PACKED`.
-            deterministic: True switches dropout off.
             encoded: return (logits, Encoded of all rows).
         """
         rows, mask_BL = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])

@@ -33,23 +33,9 @@ from jaxlm.tasks.task_layers import penalty_of
 FIGURES = (Compared(name="accuracy", baseline="majority_accuracy"),)
 
 
-def task_objective(
-    module: Any,
-    task: Task,
-    lr_scales: Any,
-    *,
-    lm_weight: float = 0.0,
-    penalty: float = 0.0,
-) -> Objective:
-    """The loss of a task; its batches come whole from the host.
-
-    Args:
-        module: a `TaskModel`.
-        task: what it learns.
-        lr_scales: of `lr_scales_of`.
-        lm_weight: λ of the language-modelling loss, for decoders.
-        penalty: λ of `mix_penalty`.
-    """
+def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
+    """The loss of a task on a `TaskModel`; its batches come whole from the host."""
+    lm_weight, penalty = task.config.task.lm_weight, task.config.task.penalty
 
     def weights(batch: TaskBatch) -> dict[str, jax.Array]:
         out = {"task_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}

@@ -28,15 +28,10 @@ Rules = Literal["squad", "cmrc"]
 # Classes and numbers.
 
 
-def class_figures(
-    truth: np.ndarray, scores: np.ndarray, *, binary: bool
-) -> dict[str, float]:
-    """Figures of a classification.
+def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Figures of a classification: int [n] and logits [n, classes].
 
-    Args:
-        truth: int [n].
-        scores: float [n, classes], logits.
-        binary: there are two classes; "f1" is that of the second.
+    With two classes also "f1", of the second one.
     """
     classes = scores.shape[1]
     counts = np.zeros((classes, classes), np.int64)  # truth, answer
@@ -53,7 +48,7 @@ def class_figures(
         "mcc": _matthews(counts),
         "majority_accuracy": majority_accuracy(counts.sum(1)),
     }
-    return {**out, "f1": float(f1[1])} if binary else out
+    return {**out, "f1": float(f1[1])} if classes == 2 else out
 
 
 def _matthews(counts: np.ndarray) -> float:
@@ -255,8 +250,8 @@ def best_threshold(
     Args:
         values: EM or F1 of each answer, before any threshold.
         null_score_diffs: score of no answer minus that of the answer.
-        answerable: whether a question has an answer.
-        empty: whether the answer is "" at any threshold.
+        answerable: whether each question has an answer.
+        empty: whether each answer is "" at any threshold.
     """
     now = best = float(sum(not each for each in answerable))
     threshold = min(0.0, math.nextafter(min(null_score_diffs), -math.inf))

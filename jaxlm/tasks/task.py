@@ -4,7 +4,7 @@ task.read(path)   → examples    with the file and line of each
 task.encode       → rows        tokens, and labels as numbers
 task.sums         → loss        of a micro-batch, as sums and counts
 task.figures      → quality     of the scores of all rows, on the host
-task.write        → answers     in the form of the task's own files
+task.output       → answers     in the form of the task's own files
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from jaxlm.config import FinetuneConfig
@@ -43,6 +42,7 @@ class Task(ABC):
     tokenizer: Tokenizer
 
     by_token: ClassVar[bool] = False  # each token has its own scores
+    suffix: ClassVar[str] = "tsv"  # of a file of answers
 
     @property
     def frame(self) -> Frame:
@@ -71,7 +71,9 @@ class Task(ABC):
         return "add" if self.config.task.both_orders else ""
 
     @abstractmethod
-    def read(self, path: str, labelled: bool, digests: Digests) -> Sequence[Any]:
+    def read(
+        self, path: str, labelled: bool, digests: Digests | None = None
+    ) -> Sequence[Any]:
         """The examples of a file, and the file's digest in `digests`.
 
         Raises:
@@ -105,18 +107,14 @@ class Task(ABC):
         """The quality of the scores of a labelled file."""
 
     @abstractmethod
-    def write(self, out: Path, file: File, scores: Scores) -> None:
-        """Write an answer for each example.
+    def output(self, file: File, scores: Scores) -> str:
+        """The text of a file with an answer for each example.
 
         Raises:
             UserError: the answers could not be told apart.
         """
 
-    def open(self, path: str, *, labelled: bool) -> File:
-        """Read and encode a file.
-
-        Raises:
-            UserError: the file does not fit the task.
-        """
-        examples = self.read(path, labelled, {})
+    def open(self, path: str, labelled: bool, digests: Digests | None = None) -> File:
+        """Read and encode a file; UserError if it does not fit the task."""
+        examples = self.read(path, labelled, digests)
         return File(examples, self.encode(examples, labelled))

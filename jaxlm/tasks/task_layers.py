@@ -149,12 +149,7 @@ def penalty_of(params: dict, strength: float) -> Float[Array, ""]:
 
 
 def mix_figures(params: dict, layers: tuple[int, ...]) -> dict[str, float]:
-    """The weight of each layer in each mix, and γ.
-
-    Args:
-        params: of a run.
-        layers: numbers of the layers that are mixed; empty: all.
-    """
+    """The weight of each mixed layer in each mix, and γ; no `layers`: all are mixed."""
     out: dict[str, float] = {}
     for name in MIXES:
         if name not in params:

@@ -46,8 +46,9 @@ def ours(config, batch, pooling, lm_weight):
         "task": jax.tree.map(lambda x: x * 9, shape["task"]),
     }
     params = {name: params[name] for name in shape}
-    task = Choice(FinetuneConfig(), tokenizer_of(CONFIGS["gpt2"]))
-    objective = task_objective(module, task, None, lm_weight=lm_weight)
+    fields = FinetuneConfig(task=TaskConfig(lm_weight=lm_weight))
+    task = Choice(fields, tokenizer_of(CONFIGS["gpt2"]))
+    objective = task_objective(module, task, None)
 
     def loss(params):
         sums, _ = objective.loss(params, batch)

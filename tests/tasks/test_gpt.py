@@ -186,7 +186,7 @@ def total(objective, params, batch):
 
 
 def test_a_padded_alternative_never_wins_and_moves_nothing():
-    config = config_of(**CHOICE, labels=("0", "1", "2"))
+    config = config_of(**CHOICE, labels=("0", "1", "2"), lm_weight=0.5)
     task, rows = rows_of(config, example("It", choices=TEXTS, label="1"))
     narrow = config_of(**CHOICE)
     _, alone = rows_of(narrow, example("It", choices=TEXTS, label="1"))
@@ -196,7 +196,7 @@ def test_a_padded_alternative_never_wins_and_moves_nothing():
     for each in (params, bad):
         logits = np.asarray(applied(config, each, task, rows))
         assert logits.shape == (1, 3) and logits.argmax() < 2
-    objective = task_objective(module_of(config, task), task, None, lm_weight=0.5)
+    objective = task_objective(module_of(config, task), task, None)
 
     def loss(params, rows):
         batch = padded_batch(rows, np.array([0, NONE]), 40)

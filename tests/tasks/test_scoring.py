@@ -19,7 +19,7 @@ def test_class_figures_are_those_of_scikit_learn(classes):
     scores = draw.normal(size=(300, classes)).astype(np.float32)
     scores[np.arange(300), truth] += 1
     answer = scores.argmax(1)
-    got = class_figures(truth, scores, binary=classes == 2)
+    got = class_figures(truth, scores)
     shares = np.exp(scores.astype(float))
     shares /= shares.sum(1, keepdims=True)
     want = {
@@ -39,7 +39,7 @@ def test_class_figures_are_those_of_scikit_learn(classes):
 def test_one_answer_to_all_has_no_correlation_and_no_f1():
     truth = np.array([1, 1, 0, 1], np.int32)
     scores = np.tile(np.array([1.0, 0.0], np.float32), (4, 1))
-    got = class_figures(truth, scores, binary=True)
+    got = class_figures(truth, scores)
     assert got["mcc"] == 0 and got["f1"] == 0 and got["accuracy"] == 0.25
 
 

@@ -97,7 +97,7 @@ def test_words_are_told_at_their_first_tokens_in_rows_that_hold_whole_words(
     assert [labels[i] for i in told] == tags
     figures = task.figures(File(examples, rows), scores)
     assert figures["entity_f1"] == 1 and figures["entities"] == 6
-    task.write(tmp_path / "out", File(examples, rows), scores)
+    (tmp_path / "out").write_text(task.output(File(examples, rows), scores))
     out = read_sentences(str(tmp_path / "out"), labelled=True)
     assert [(e.words, e.tags) for e in out] == [(tuple(words), tuple(tags))]
 

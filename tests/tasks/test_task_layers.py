@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from exported import CONFIGS, tokenizer_of
 
-from jaxlm.config import FinetuneConfig, bert, elmo, gpt2
+from jaxlm.config import FinetuneConfig, TaskConfig, bert, elmo, gpt2
 from jaxlm.families import build, family_of
 from jaxlm.tasks.batches import TaskBatch
 from jaxlm.tasks.kinds.classes import Classes
@@ -217,9 +217,11 @@ def test_the_penalty_is_whole_however_a_batch_is_cut():
         def sums(self, logits, batch):
             return {}
 
-    task = Nothing(FinetuneConfig(), tokenizer_of(CONFIGS["bert"]))
+    fields = TaskConfig(mix="input", pooling="mean", penalty=0.1)
+    config = FinetuneConfig(task=fields)
+    task = Nothing(config, tokenizer_of(CONFIGS["bert"]))
     module = SimpleNamespace(apply=lambda *_, **__: (None, None))
-    objective = task_objective(module, task, None, penalty=0.1)
+    objective = task_objective(module, task, None)
     w = jnp.asarray([1.0, -2.0, 0.5])
     mix = {"weights": w, "scale": jnp.float32(9)}
     rows = jnp.zeros((4, 2), jnp.int32)

@@ -11,18 +11,16 @@ and are never chosen.
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from jaxlm.families import family_of
-from jaxlm.tasks.kinds.classes import Classes
+from jaxlm.tasks.kinds.classes import Classes, index_of
 from jaxlm.tasks.model import Join
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import TaskRows, encode_groups
-from jaxlm.tasks.scoring import class_figures
 from jaxlm.tasks.task import File, Scores
 from jaxlm.types import UserError
 
@@ -41,20 +39,14 @@ class Choice(Classes):
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
         """0, 1, … or A, B, … or a, b, …, as many as the longest example needs."""
         most = max(len(each.choices) for each in examples)
+        series = map(str, range(most)), string.ascii_uppercase, string.ascii_lowercase
         names = max(
-            (
-                tuple(map(str, range(most))),
-                tuple(string.ascii_uppercase[:most]),
-                tuple(string.ascii_lowercase[:most]),
-            ),
+            (tuple(itertools.islice(each, most)) for each in series),
             key=lambda names: sum(each.label in names for each in examples),
         )
+        hint = "{}: pass what the alternatives are called, in order, by --task.labels"
         for each in examples:
-            if each.label not in names:
-                raise UserError(
-                    f"{each.where}: label {each.label!r} is none of {', '.join(names)}:"
-                    " pass what the alternatives are called, in order, by --task.labels"
-                )
+            index_of(each, names, hint)
         return names
 
     def encode(self, examples: Sequence[Example], labelled: bool) -> TaskRows:
@@ -65,10 +57,9 @@ class Choice(Classes):
                     f"{each.where}: {len(each.choices)} alternatives, in training "
                     f"there are up to {len(self.labels)}: name more by --task.labels"
                 )
-        groups = [self._rows(example) for example in examples]
-        length = self.config.length
-        rows = encode_groups(groups, self.frame, length, len(self.labels))
-        return rows._replace(labels=self.numbers(examples)) if labelled else rows
+        groups, count = list(map(self._rows, examples)), len(self.labels)
+        rows = encode_groups(groups, self.frame, self.config.length, count)
+        return self.labelled(rows, examples) if labelled else rows
 
     def _rows(self, example: Example) -> list[Example]:
         """The pair, a question perhaps, stands with the text for a GPT."""
@@ -81,19 +72,12 @@ class Choice(Classes):
             for each in example.choices
         ]
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def number(self, example: Example) -> int:
         """Which alternative is right."""
-        for each in examples:
-            names = self.labels[: len(each.choices)]
-            if each.label not in names:
-                raise UserError(
-                    f"{each.where}: label {each.label!r} is none of its alternatives, "
-                    f"{', '.join(names)}"
-                )
-        return np.array([self.labels.index(str(e.label)) for e in examples], np.int32)
+        names = self.labels[: len(example.choices)]
+        return index_of(example, names, "its alternatives, {}")
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """Loss and accuracy."""
-        truth = np.asarray(file.rows.labels)
-        found = class_figures(truth, np.stack(scores), binary=False)
+        found = super().figures(file, scores)
         return {name: found[name] for name in ("loss", "accuracy", "majority_accuracy")}

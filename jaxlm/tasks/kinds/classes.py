@@ -8,10 +8,10 @@ vectors of the two rows are added: GPT-1's similarity (Radford et al. 2018, sect
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,11 @@ from jaxlm.types import UserError
 class Classes(Task):
     """Classification by softmax."""
 
-    def read(self, path: str, labelled: bool, digests: Digests) -> list[Example]:
+    dtype: ClassVar[type] = np.int32  # of labels
+
+    def read(
+        self, path: str, labelled: bool, digests: Digests | None = None
+    ) -> list[Example]:
         """The rows of a table."""
         task = self.config.task
         return read_table(path, task, labelled=labelled, digests=digests)
@@ -55,60 +59,68 @@ class Classes(Task):
             rows = encode_groups(groups, self.frame, self.config.length, 2)
         else:
             rows = encode(examples, self.frame, self.config.length)
-        return rows._replace(labels=self.numbers(examples)) if labelled else rows
+        return self.labelled(rows, examples) if labelled else rows
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
-        """The labels as numbers."""
-        number_of = {label: i for i, label in enumerate(self.labels)}
-        for each in examples:
-            if each.label not in number_of:
-                raise UserError(
-                    f"{each.where}: label {each.label!r} is none of the training "
-                    f"file's: {', '.join(self.labels)}"
-                )
-        return np.array([number_of[str(e.label)] for e in examples], np.int32)
+    def labelled(self, rows: TaskRows, examples: Sequence[Example]) -> TaskRows:
+        """The rows with the labels as numbers."""
+        labels = np.array([self.number(each) for each in examples], self.dtype)
+        return rows._replace(labels=labels)
+
+    def number(self, example: Example) -> int | float:
+        """The label as a number."""
+        return index_of(example, self.labels, "the training file's: {}")
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """Loss, accuracy, F1 and Matthews' correlation."""
-        truth = np.asarray(file.rows.labels)
-        return class_figures(truth, np.stack(scores), binary=self.outputs == 2)
+        return class_figures(np.asarray(file.rows.labels), np.stack(scores))
 
-    def write(self, out: Path, file: File, scores: Scores) -> None:
+    def output(self, file: File, scores: Scores) -> str:
         """TSV: the answer and the probability of each class."""
         rows = [["prediction", *(f"p({label})" for label in self.labels)]]
         rows += map(self.answer, scores)
-        text = "".join("\t".join(cells) + "\n" for cells in rows)
-        out.write_text(text, encoding="utf-8", newline="\n")
+        return "".join("\t".join(cells) + "\n" for cells in rows)
 
     def answer(self, score_Y: np.ndarray) -> list[str]:
-        """The cells of one row of `write`."""
+        """The cells of one row of `output`."""
         p_Y = np.exp(score_Y - score_Y.max())
         p_Y /= p_Y.sum()
         return [self.labels[int(score_Y.argmax())], *(f"{p:.6f}" for p in p_Y)]
+
+
+def index_of(example: Example, names: Sequence[str], those: str) -> int:
+    """The index of an example's label in `names`.
+
+    Raises:
+        UserError: it is none of them; `those` says which they are.
+    """
+    if example.label not in names:
+        raise UserError(
+            f"{example.where}: label {example.label!r} is none of "
+            + those.format(", ".join(names))
+        )
+    return names.index(example.label)
 
 
 @dataclass(frozen=True)
 class Numbers(Classes):
     """Regression by squared error."""
 
+    dtype = np.float32
     outputs = 1
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
         """None."""
         return ()
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
-        """The labels as finite numbers."""
-        values = []
-        for each in examples:
-            try:
-                value = float(str(each.label))
-            except ValueError:
-                value = float("nan")
-            if not np.isfinite(value):
-                raise UserError(f"{each.where}: {each.label!r} is no number")
-            values.append(value)
-        return np.array(values, np.float32)
+    def number(self, example: Example) -> float:
+        """The label, a finite number."""
+        try:
+            value = float(str(example.label))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(f"{example.where}: {example.label!r} is no number")
+        return value
 
     def sums(self, logits: Any, batch: Any) -> Sums:
         """Squared error."""

@@ -13,15 +13,13 @@ starts and ends are chosen in the document alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.families.frame import special_of
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean
 from jaxlm.models.kernels.attention import NEG_INF
@@ -59,6 +57,7 @@ class Spans(Task):
     """Softmax over the tokens of a window, for the start and for the end."""
 
     read = staticmethod(read_questions)
+    suffix = "json"
     outputs = 2
     by_token = True
 
@@ -69,20 +68,18 @@ class Spans(Task):
         question is in its document, the labels are NONE and nothing is learnt. Both
         cases are counted.
         """
-        task, tokenizer = self.config.task, self.tokenizer
-        special = special_of(tokenizer)
-        questions = tokenizer.encode_batch([each.question for each in examples])
+        task, frame = self.config.task, self.frame
+        questions = frame.texts([each.question for each in examples])
         documents: dict[str, Aligned] = {}
         rows: list[np.ndarray] = []
-        pair_start, labels, windows = [], [], []
+        labels: list[Any] = []
+        windows: list[Window] = []
         moved = lost = 0
-        for number, (each, (question, _)) in enumerate(
-            zip(examples, questions, strict=True)
-        ):
+        for number, each in enumerate(examples):
             if each.context not in documents:
-                documents[each.context] = align(tokenizer, each.context)
+                documents[each.context] = align(self.tokenizer, each.context)
             document = documents[each.context]
-            question = question[: task.question]
+            question = questions[number][: task.question]
             room = self.config.length - len(question) - 3
             if room < 1:
                 raise UserError(
@@ -97,14 +94,11 @@ class Spans(Task):
             windows_of = split_document(len(document.ids), room, task.stride)
             best = most_context(windows_of, len(document.ids))
             for i, (first, last) in enumerate(windows_of):
-                ids = [special.cls, *question, special.sep, *document.ids[first:last]]
-                rows.append(np.array([*ids, special.sep], np.int32))
-                pair_start.append(begin)
-                label = (NONE, NONE) if unknown else (0, 0)
-                if span and first <= span[0] and span[1] < last:
-                    label = (span[0] - first + begin, span[1] - first + begin)
-                labels.append(label)
                 part = slice(first, last)
+                rows.append(frame.row(question, document.ids[part]))
+                inside = span and first <= span[0] and span[1] < last
+                nowhere = (NONE, NONE) if unknown else (0, 0)
+                labels.append(np.array(span) - first + begin if inside else nowhere)
                 starts, ends = document.start[part], document.end[part]
                 windows.append(Window(number, begin, starts, ends, best[part] == i))
         notes = []
@@ -114,8 +108,8 @@ class Spans(Task):
             notes.append(f"{lost:,} answers are not in their documents: left out")
         return TaskRows(
             tokens=rows,
-            pair_start=np.array(pair_start, np.int32),
-            pad=special.pad,
+            pair_start=np.array([each.begin for each in windows], np.int32),
+            pad=frame.pad,
             labels=np.array(labels, np.int32).reshape(-1, 2),
             notes=tuple(notes),
             origins=windows,
@@ -155,9 +149,7 @@ class Spans(Task):
                 text[i] = file.examples[i].context[
                     window.start[first] : window.end[last]
                 ]
-        return [
-            Answer(*each) for each in zip(text, (null - best).tolist(), strict=True)
-        ]
+        return list(map(Answer, text, (null - best).tolist()))
 
     def _text(self, answer: Answer) -> str:
         """The answer at the threshold."""
@@ -167,44 +159,39 @@ class Spans(Task):
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """EM and F1 at the threshold; for SQuAD 2.0 also the best ones."""
-        answers = self.answers(file, scores)
+        answers, rules = self.answers(file, scores), self.config.task.rules
 
-        def pairs(texts: Sequence[str]) -> list[tuple[float, float]]:
-            rules = self.config.task.rules
-            return [
-                answer_scores([truth for truth, _ in each.answers], text, rules)
-                for each, text in zip(file.examples, texts, strict=True)
-            ]
+        def compared(texts: Iterable[str]) -> np.ndarray:
+            """[n, 2]: EM and F1 of each question."""
+            each = zip(file.examples, texts, strict=True)
+            return np.array(
+                [answer_scores([a for a, _ in q.answers], t, rules) for q, t in each]
+            )
 
-        found = pairs([self._text(each) for each in answers])
-        exact, f1 = np.array(found).mean(0)
-        out = {"exact": float(exact), "f1": float(f1), "questions": float(len(found))}
+        found = compared(map(self._text, answers))
+        exact, f1 = found.mean(0).tolist()
+        out = {"exact": exact, "f1": f1, "questions": float(len(found))}
         if not self.config.task.unanswerable:
             return out
-        answerable = [bool(each.answers) for each in file.examples]
-        for name, which in (("answerable", True), ("unanswerable", False)):
-            part = [
-                f for (_, f), a in zip(found, answerable, strict=True) if a == which
-            ]
-            if part:
-                out[f"{name}_f1"] = float(np.mean(part))
-        diffs = [each.null_score_diff for each in answers]
-        empty = [each.text == "" for each in answers]
-        exact_f1 = np.array(pairs([each.text for each in answers])).T.tolist()
-        for name, values in zip(("exact", "f1"), exact_f1, strict=True):
-            best = best_threshold(values, diffs, answerable, empty)
+        answerable = np.array([bool(each.answers) for each in file.examples])
+        for name, which in (("answerable", answerable), ("unanswerable", ~answerable)):
+            if which.any():
+                out[f"{name}_f1"] = float(found[which, 1].mean())
+        texts, diffs = zip(*answers, strict=True)
+        empty = [text == "" for text in texts]
+        for name, values in zip(("exact", "f1"), compared(texts).T, strict=True):
+            best = best_threshold(values.tolist(), diffs, answerable.tolist(), empty)
             out[f"best_{name}"] = best.figure
             out[f"best_{name}_threshold"] = best.threshold
         return out
 
-    def write(self, out: Path, file: File, scores: Scores) -> None:
+    def output(self, file: File, scores: Scores) -> str:
         """The official form: JSON, id → answer, "" for none."""
         check_ids(file.examples)
         answers = map(self._text, self.answers(file, scores))
         ids = [question.id for question in file.examples]
         content = dict(zip(ids, answers, strict=True))
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        out.write_text(text + "\n", encoding="utf-8")
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def _labelled_span(

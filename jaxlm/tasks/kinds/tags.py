@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -103,13 +102,13 @@ class Tags(Task):
         found = entity_figures([self._tags(each) for each in file.examples], answers)
         return found if self._bio else {"accuracy": found["accuracy"]}
 
-    def write(self, out: Path, file: File, scores: Scores) -> None:
+    def output(self, file: File, scores: Scores) -> str:
         """A word and its tag a line, a blank line after each sentence."""
         text = ""
         for each, tags in zip(file.examples, self._answers(file, scores), strict=True):
             pairs = zip(each.words, tags, strict=True)
             text += "".join(f"{word}\t{tag}\n" for word, tag in pairs) + "\n"
-        out.write_text(text, encoding="utf-8", newline="\n")
+        return text
 
 
 def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:

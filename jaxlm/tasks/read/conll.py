@@ -41,7 +41,6 @@ def read_sentences(
     separated by tabs, or by white space in a line without tabs.
 
     Args:
-        path: of either.
         labelled: read the tags.
         digests: see `read_file`.
 

@@ -23,8 +23,7 @@ class DataFiles(NamedTuple):
     def provenance(self, digests: Digests) -> dict[str, str]:
         """Paths and the SHA-256 over the digests of all files.
 
-        Args:
-            digests: of the files that have been read; others are read here.
+        Files that are not in `digests` are read here.
         """
         total = hashlib.sha256()
         for path in self:

@@ -27,7 +27,6 @@ def read_questions(
     """The questions of a file.
 
     Args:
-        path: of the file.
         labelled: read the answers; otherwise each question needs its own id, because
             answers are written by id.
         digests: see `read_file`.
