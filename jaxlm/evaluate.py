@@ -26,6 +26,8 @@ from jaxlm.sharding import local_rows, to_devices
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
+STREAM = "evaluate"  # names the random draws of an evaluation
+
 
 def open_evaluation(
     config: RunConfig,
@@ -38,24 +40,18 @@ def open_evaluation(
     batch: int,
     limit: int = 0,
 ) -> Callable[[Any], dict[str, float]]:
-    """A function of the parameters that gives figures by name.
+    """Parameters → figures by name, on a split of the corpus.
 
     Args:
-        config: the run that the parameters are of.
-        module: its model.
-        corpus: held-out text, with the run's vocabulary.
-        sharding: of the rows.
-        split: of the corpus.
         phase: length of the rows, and most predictions in one.
-        batch: rows of a batch; the last one is filled up with rows of weight 0.
+        batch: rows of a batch; rows of weight 0 fill up the last one.
         limit: most rows, evenly spaced over the split; 0: all.
 
     Raises:
         UserError: the split is empty, or has one document where pairs need two.
     """
-    stream = "evaluate"
     family = family_of(config.model)
-    objective = family.objective(config, module, corpus.manifest, phase, stream)
+    objective = family.objective(config, module, corpus.manifest, phase, STREAM)
     source = open_rows(
         config,
         corpus,
@@ -63,7 +59,7 @@ def open_evaluation(
         split=split,
         length=phase.length,
         batch=batch,
-        stream=stream,
+        stream=STREAM,
         shuffle=False,
         limit=limit,
     )
@@ -71,9 +67,8 @@ def open_evaluation(
     @jax.jit
     def sums_of(params, rows, carry):
         drawn = objective.transform(rows)
-        counts_V = (
-            jnp.zeros(config.model.vocab_size).at[drawn.targets].add(drawn.weights)
-        )
+        counts_V = jnp.zeros(config.model.vocab_size)
+        counts_V = counts_V.at[drawn.targets].add(drawn.weights)
         sums, carry = objective.loss(params, drawn, carry)
         return (sums, counts_V), carry
 
@@ -83,9 +78,8 @@ def open_evaluation(
     def evaluate(params: Any) -> dict[str, float]:
         total, carry = None, family.zero_carry(config.model, batch)
         for rows in batches(source, batch, local, start=0, stop=steps, threads=2):
-            sums, carry = sums_of(
-                params, to_devices(rows, local, sharding, batch), carry
-            )
+            rows = to_devices(rows, local, sharding, batch)
+            sums, carry = sums_of(params, rows, carry)
             total = sums if total is None else jax.tree.map(operator.add, total, sums)
         sums, counts_V = jax.device_get(total)
         return with_baselines(objective.figures, sums, counts_V)
@@ -98,13 +92,8 @@ def with_baselines(
 ) -> dict[str, float]:
     """Figures of an evaluation with their baselines.
 
-    The unigram baselines are fitted on the held-out targets themselves: no model that
-    is blind to context can do better on them.
-
-    Args:
-        declared: figures of an objective.
-        sums: of the same.
-        counts_V: how often each token was the target.
+    `counts_V` says how often each token was the target. The unigram baselines are
+    fitted on these counts: no model that is blind to context can do better.
     """
     out = held_out(declared, figures(sums), sums)
     out["unigram_loss"] = unigram_loss(counts_V)
@@ -129,20 +118,9 @@ def evaluate_stream(
 
     Each token is predicted once. Windows of `length` tokens move by `stride` and score
     their last `stride` tokens, so each token but the first ones sees at least
-    `length - stride` before it. Documents lie end to end, with <|endoftext|> between
-    them as in training: those tokens are predicted too and count in the loss of the
-    text, but not among its words and bytes.
-
-    Args:
-        run: that the parameters are of.
-        module: its model.
-        params: of it.
-        corpus: text, with the run's vocabulary.
-        split: of the corpus.
-        length: of the window, at most the model's context.
-        stride: of its steps, at most `length`.
-        batch: windows at a time.
-        limit: most windows, from the start of the text; 0: all.
+    `length - stride` before it. `limit` is the most windows, from the start of the
+    text; 0: all. Documents lie end to end with <|endoftext|> between them, as in
+    training: these tokens count in the loss, but not among the words and bytes.
 
     Returns:
         Figures by name: loss in nats and perplexity of a token, perplexity of a word
@@ -155,19 +133,18 @@ def evaluate_stream(
         )
     shape = Phase(until=1, length=length, batch=batch, predictions=1)
     family = family_of(run.model)
-    objective = family.objective(run, module, corpus.manifest, shape, "evaluate")
+    objective = family.objective(run, module, corpus.manifest, shape, STREAM)
     source = open_source(
         corpus,
         split=split,
         length=length,
         layout=objective.layout,
         seed=run.seed,
-        stream="evaluate",
+        stream=STREAM,
         shuffle=False,
     )
     total = int(source.end[-1] - source.first[-1] + source.before[-1]) - 1
-    scored_from = np.arange(0, total, stride)
-    scored_from = scored_from[: limit or None]
+    scored_from = np.arange(0, total, stride)[: limit or None]
     source = source._replace(windows=np.maximum(scored_from + stride - length, 0))
 
     @jax.jit
@@ -192,9 +169,8 @@ def evaluate_stream(
         sums = each if sums is None else jax.tree.map(operator.add, sums, each)
     assert sums is not None
     out = with_baselines(objective.figures, *sums)
-    words, size = _words_and_bytes(
-        corpus, source, min(total, len(scored_from) * stride)
-    )
+    scored = min(total, len(scored_from) * stride)
+    words, size = _words_and_bytes(corpus, source, scored)
     nats = out["loss"] * out["targets"]
     out["word_perplexity"] = perplexity(nats / words) if words else math.nan
     out["bits_per_byte"] = nats / math.log(2) / size if size else math.nan
@@ -202,7 +178,7 @@ def evaluate_stream(
 
 
 def _words_and_bytes(corpus: Corpus, source: RowSource, tokens: int) -> tuple[int, int]:
-    """Of the first `tokens` of a stream, its text without <|endoftext|>."""
+    """How many are in the text of the first `tokens`, without <|endoftext|>."""
     words = size = 0
     end = corpus.end_of_document
     for first, stop in zip(source.first[1:], source.end[1:], strict=True):

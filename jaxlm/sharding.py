@@ -27,6 +27,7 @@ from jaxlm.types import UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH = ("replica", "data", "fsdp")
+_AUTO = (AxisType.Auto,) * len(AXES)
 
 MESH_AXIS_OF = {
     "embed": "fsdp",
@@ -81,18 +82,13 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh of all devices, or of the first ones if the sizes ask for fewer."""
     devices = jax.devices()
     sizes = _sizes(config, len(devices))
-    return jax.make_mesh(
-        sizes, AXES, axis_types=_auto(), devices=devices[: math.prod(sizes)]
-    )
+    devices = devices[: math.prod(sizes)]
+    return jax.make_mesh(sizes, AXES, axis_types=_AUTO, devices=devices)
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     """A mesh without devices, to lower for another machine."""
-    return AbstractMesh(_sizes(config, devices), AXES, axis_types=_auto())
-
-
-def _auto() -> tuple[AxisType, ...]:
-    return (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(_sizes(config, devices), AXES, axis_types=_AUTO)
 
 
 def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
@@ -142,8 +138,7 @@ def to_devices(
 
     def place(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
-            at = np.searchsorted(local, range(batch)[index[0]])
-            return array[at]
+            return array[np.searchsorted(local, range(batch)[index[0]])]
 
         return jax.make_array_from_callback((batch, *array.shape[1:]), sharding, part)
 
@@ -157,9 +152,8 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
         micro = phase.batch // phase.accumulate
         if micro % parts:
             below, above = (micro // parts) * parts, -(-micro // parts) * parts
-            near = " or ".join(
-                str(n * phase.accumulate) for n in (below, above) if n > 0
-            )
+            sizes = [n * phase.accumulate for n in (below, above) if n]
+            near = " or ".join(map(str, sizes))
             raise UserError(
                 f"micro-batch of {micro} rows (batch {phase.batch} / accumulate "
                 f"{phase.accumulate}) does not divide over {parts} devices "
@@ -181,11 +175,10 @@ def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
     logical = match(RULES, params, families=True)
 
     def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        names = [MESH_AXIS_OF[axis] for axis in axes]
         spec = [
             name if name and size % mesh.shape[name] == 0 else None
-            for size, name in zip(
-                leaf.shape, (MESH_AXIS_OF[a] for a in axes), strict=True
-            )
+            for size, name in zip(leaf.shape, names, strict=True)
         ]
         return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -71,11 +71,10 @@ def digest_parts(
         flat = np.ascontiguousarray(part).reshape(-1).view(f"uint{bits}")
         for at in range(0, len(flat), PIECE):
             piece = flat[at : at + PIECE]
-            count = len(piece)
-            # All pieces have one shape, so there is one program.
-            padded = np.pad(piece, (0, PIECE - count)) if count < PIECE else piece
-            begin = np.uint32((start + at) % 2**32)
-            lanes += np.asarray(_piece_lanes(padded, begin, np.uint32(count)))
+            count, begin = np.uint32(len(piece)), np.uint32((start + at) % 2**32)
+            if count < PIECE:  # all pieces have one shape, so there is one program
+                piece = np.pad(piece, (0, PIECE - len(piece)))
+            lanes += np.asarray(_piece_lanes(piece, begin, count))
         start += len(flat)
     return LeafDigest(dtype, shape, _text(lanes))
 

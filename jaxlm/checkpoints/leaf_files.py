@@ -107,9 +107,8 @@ class StoredLeaf:
         spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
         array = ts.open(spec, read=True).result()
         if array.shape != self.shape or array.dtype.numpy_dtype != self.dtype:
-            raise ValueError(
-                f"its zarr.json says {array.dtype.name}{list(array.shape)}"
-            )
+            found = f"{array.dtype.name}{list(array.shape)}"
+            raise ValueError(f"its zarr.json says {found}")
         return array
 
 

@@ -87,20 +87,20 @@ class Checkpoints:
             probe.write_text("")
             probe.unlink()
             sound = {str(step) for step in self.steps()}
-            orphans = [
-                each
-                for each in sorted(self.directory.iterdir())
+            orphans = sorted(
+                each.name
+                for each in self.directory.iterdir()
                 if _TEMPORARY in each.name
                 or each.name.endswith(_DELETED)
                 or (each.name.isdigit() and each.name not in sound)
-            ]
-            for each in orphans:
-                each.rmtree()
+            )
+            for name in orphans:
+                (self.directory / name).rmtree()
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {self.directory}: {first_line(error)}"
             ) from error
-        return [each.name for each in orphans]
+        return orphans
 
     def steps(self) -> list[int]:
         """Steps whose save was completed, ascending."""
@@ -127,9 +127,8 @@ class Checkpoints:
         if step in self.steps():
             if self.manifest(step).digests == digests:
                 return digests  # the step that this run was restored from
-            raise UserError(
-                f"{self.directory / str(step)} holds another state of step {step}"
-            )
+            path = self.directory / str(step)
+            raise UserError(f"{path} holds another state of step {step}")
         manifest = CheckpointManifest(step, digests, dict(meta)).seal()
         try:
             with _context():
@@ -201,11 +200,10 @@ class Checkpoints:
         self,
         abstract: Any,
         *,
-        step: int | None = None,
         part: str = "",
         fallback: bool = False,
     ) -> Restored | None:
-        """The newest checkpoint (or that of `step`), verified; None if there is none.
+        """The newest checkpoint, verified; None if there is none.
 
         Args:
             abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
@@ -218,27 +216,22 @@ class Checkpoints:
             UnsoundError: a leaf cannot be read or has another digest.
             UserError: leaves are missing, unknown or of another shape.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
-            have = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"no step {step} in {self.directory}; there is {have}")
-        tried = steps[::-1] if step is None else [step]
+        older = self.steps()
         unsound: dict[int, str] = {}
-        for each in tried:
+        while older and (fallback or not unsound):
+            step = older.pop()
             try:
-                restored = self._restore(each, abstract, part)
+                restored = self._restore(step, abstract, part)
             except UnsoundError as error:
-                unsound[each] = str(error)
-                if not fallback:
-                    break
+                unsound[step] = str(error)
             else:
                 self._put_aside(unsound)
                 return restored._replace(notes=list(unsound.values()))
         if not unsound:
             return None
-        older = [each for each in tried if each < min(unsound)]
-        way = f"pretrain --fallback goes back to step {older[0]}" if older else ""
-        way = way or "there is no older checkpoint to go back to"
+        way = "there is no older checkpoint to go back to"
+        if older:
+            way = f"pretrain --fallback goes back to step {older[-1]}"
         raise UnsoundError("; ".join([*unsound.values(), way]))
 
     def stored(self, abstract: Any, *, part: str = "") -> Restored | None:
@@ -264,17 +257,19 @@ class Checkpoints:
     def _restore(self, step: int, abstract: Any, part: str) -> Restored:
         stored = self._stored(step, abstract, part)
         on_disk: list[StoredLeaf] = jax.tree.leaves(stored.state)
+        default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         read, damage = {}, None
         try:
             for leaf, wanted in zip(on_disk, jax.tree.leaves(abstract), strict=True):
-                read[leaf.path] = leaf.place(_sharding_of(wanted))
+                sharding = getattr(wanted, "sharding", None) or default
+                read[leaf.path] = leaf.place(sharding)
         except UnsoundError as error:
             damage = error
         if _on_any_host(damage is not None):
-            path = self.directory / str(step)
-            raise damage or UnsoundError(
-                f"{path} is damaged: another host cannot read it"
+            other = (
+                f"{self.directory / str(step)} is damaged: another host cannot read it"
             )
+            raise damage or UnsoundError(other)
         digests = digest(read)
         for leaf in on_disk:
             leaf.check(digests[leaf.path])
@@ -319,9 +314,3 @@ def _on_any_host(here: bool) -> bool:
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).any())
-
-
-def _sharding_of(leaf: Any) -> jax.sharding.Sharding:
-    """The sharding of a leaf; the first device if it has none."""
-    own = getattr(leaf, "sharding", None)
-    return own or jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -4,7 +4,7 @@
         log.begin(start, last)
         with log.compiling("the step", …): …
         host = log.defer(step, metrics)              this step in, the one before out
-        log.evaluation(step, figures)                into the line of that step
+        log.evaluation(figures)                      into the line of the newest step
         meta = {"log": log.carry()}                  to a checkpoint; back by `begin`
 
 `defer` fetches only the step before the one just dispatched, so the devices never wait
@@ -39,7 +39,6 @@ from jaxlm.objectives.figures import Figure
 from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
-METRICS = "metrics.jsonl"
 # Fields of every line, known or not.
 _UNKNOWN = {
     **dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan),
@@ -66,11 +65,12 @@ class Log:
         self._local = Path(tempfile.mkdtemp("jaxlm") if remote else workdir)
         self._files: list[MetricsLines | TensorBoardEvents] = []
         self._speed: _Speed | None = None
-        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._step = self._last = 0  # newest step with figures; last of this invocation
-        self._written = self._evaluated = -1  # newest step with a line, an evaluation
+        self._written = -1  # newest step with a line
         self._sums: dict[str, Mean] = {}
         self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
+        self.evaluated = False  # whether the line of the first step has an evaluation
 
     def __enter__(self) -> Log:
         return self
@@ -97,16 +97,20 @@ class Log:
         if not self._first:
             return
         self._local.mkdir(parents=True, exist_ok=True)
-        path = self._local / METRICS
-        if self._remote and (self._remote / METRICS).exists():
-            path.write_bytes((self._remote / METRICS).read_bytes())
+        path = self._local / "metrics.jsonl"
+        if self._remote and (self._remote / path.name).exists():
+            path.write_bytes((self._remote / path.name).read_bytes())
         lines = MetricsLines(path, start)
-        self._written, self._evaluated = lines.step, lines.evaluated
-        self._files = [lines]
+        self._files.append(lines)
+        self._written = lines.newest["step"]
+        self.evaluated = self._written == start and any(
+            name.startswith("eval_") for name in lines.newest
+        )
         if self._config.log.tensorboard:
             try:
-                events = TensorBoardEvents(self._local / "tensorboard", start)
-                self._files.append(events)
+                self._files.append(
+                    TensorBoardEvents(self._local / "tensorboard", start)
+                )
             except (OSError, ImportError) as error:
                 self.say(f"warning: no TensorBoard events: {error}")
 
@@ -150,75 +154,28 @@ class Log:
     def _due(self, step: int) -> bool:
         return step == 1 or step % self._config.log.every == 0
 
-    def defer(
-        self, step: int, metrics: Mapping[str, Any], batch_sha256: str = ""
-    ) -> dict[str, Any] | None:
+    def defer(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take the metrics of a step just dispatched; return those of the one before.
 
-        Metrics are `Mean`s and scalars by name, on device or not. What is returned are
-        numbers by name, with "step"; None the first time.
+        Metrics are `Mean`s, scalars and texts by name, on device or not. What is
+        returned are numbers and texts by name, with "step"; None the first time.
         """
         for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
-        text = {"batch_sha256": batch_sha256} if batch_sha256 else {}
-        before, self._pending = self._pending, (step, {**metrics, **text})
-        return self._take(before)
+        before = self.flush()
+        self._pending = step, metrics
+        return before
 
     def flush(self) -> dict[str, Any] | None:
-        """The metrics of the last step too, waiting for it; None if none wait."""
-        before, self._pending = self._pending, None
-        return self._take(before)
+        """The metrics of the last step too, waiting for it; None if none wait.
 
-    def carry(self) -> dict[str, Any]:
-        """What the next line still needs if the run goes on from here, as JSON."""
-        self.flush()
-        return {"sums": {name: list(each) for name, each in self._sums.items()}}
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the line of the newest step has an evaluation; process 0 knows."""
-        return self._evaluated == self._step
-
-    def evaluation(
-        self, step: int, result: Mapping[str, Any], declared: Sequence[Figure] = ()
-    ) -> None:
-        """Figures of an evaluation, as `eval_…` in the line of its step; `declared`
-        tells their baselines."""
-        self.flush()
-        self._evaluated = step
-        self._write(step, {f"eval_{name}": each for name, each in result.items()})
-        self._screen.evaluation(step, result, declared)
-
-    def upload(self) -> None:
-        """Copy the files of a `gs://` run there, whole; nothing for a local one."""
-        if not self._remote:
-            return
-        for path in sorted(self._local.rglob("*")):
-            if path.is_file():
-                there = self._remote / str(path.relative_to(self._local))
-                there.parent.mkdir(parents=True, exist_ok=True)
-                there.write_bytes(path.read_bytes())
-
-    def close(self) -> None:
-        """Write what is pending and end the bar; called by `with`."""
-        try:
-            self.flush()
-            if self._speed and self._step != self._written:
-                self._write(self._step, {})
-            self.upload()
-        finally:
-            self._screen.close()
-            for file in self._files:
-                file.close()
-            if self._remote:
-                shutil.rmtree(self._local, ignore_errors=True)
-
-    def _take(self, taken: tuple[int, dict[str, Any]] | None) -> dict[str, Any] | None:
-        """Add a step to the sums, and write its line if one is due."""
-        if taken is None:
+        Adds them to the sums, and writes the line of the step if it is due.
+        """
+        if self._pending is None:
             return None
-        self._step, host = taken[0], jax.device_get(taken[1])
+        (self._step, metrics), self._pending = self._pending, None
+        host = jax.device_get(metrics)
         # Python floats: exact when added one after another, exact as JSON.
         sums = {
             name: Mean(float(value.total), float(value.weight))
@@ -235,7 +192,7 @@ class Log:
             if math.isfinite(value.total):
                 self._sums[name] = add(self._sums.get(name, Mean(0.0, 0.0)), value)
         if self._due(self._step):
-            self._write(self._step, {})
+            self._write()
             self._sums = {}
             if self._speed:
                 self._speed.line = self._clock(), self._step
@@ -244,17 +201,57 @@ class Log:
             self._screen.show(*self._record())
         return {"step": self._step, **figures(sums), **self._own}
 
-    def _write(self, step: int, more: Mapping[str, Any]) -> None:
+    def carry(self) -> dict[str, Any]:
+        """What the next line still needs if the run goes on from here, as JSON."""
+        self.flush()
+        return {"sums": {name: list(each) for name, each in self._sums.items()}}
+
+    def evaluation(
+        self, result: Mapping[str, Any], declared: Sequence[Figure] = ()
+    ) -> None:
+        """Figures of an evaluation, as `eval_…` in the line of the newest step.
+
+        `declared` tells their baselines.
+        """
+        self.flush()
+        self._write({f"eval_{name}": each for name, each in result.items()})
+        self._screen.evaluation(self._step, result, declared)
+
+    def upload(self) -> None:
+        """Copy the files of a `gs://` run there, whole; nothing for a local one."""
+        if not self._remote:
+            return
+        for path in sorted(self._local.rglob("*")):
+            if path.is_file():
+                there = self._remote / str(path.relative_to(self._local))
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(path.read_bytes())
+
+    def close(self) -> None:
+        """Write what is pending and end the bar; called by `with`."""
+        try:
+            self.flush()
+            if self._speed and self._step != self._written:
+                self._write()
+            self.upload()
+        finally:
+            self._screen.close()
+            for file in self._files:
+                file.close()
+            if self._remote:
+                shutil.rmtree(self._local, ignore_errors=True)
+
+    def _write(self, more: Mapping[str, Any] | None = None) -> None:
         """Write a line of the sums so far, or add `more` to the line of the step."""
-        record = dict(more)
-        if step != self._written:
-            newest, seconds_left = self._record()
-            record = {**newest, **more}
+        record: dict[str, Any] = {"step": self._step}
+        if self._step != self._written:
+            record, seconds_left = self._record()
             self._screen.show(record, seconds_left, line=True)
-        self._written = step
+        record |= more or {}
+        self._written = self._step
         for file in list(self._files):
             try:
-                file.write(step, record)
+                file.write(record)
             except OSError as error:
                 self._files.remove(file)
                 file.close()

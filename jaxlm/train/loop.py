@@ -151,13 +151,14 @@ def _loop(
                 # --stop it would not take place.
                 if best and _due(config, step, config.steps):
                     best.offer(step, state.params, figures)
-            log.evaluation(step, figures, source.figures)
+            log.evaluation(figures, source.figures)
         if stop:
             break
         train_step, batch = next(feed)
         state, metrics = train_step(state, batch)  # dispatched, not awaited
-        wanted = config.log.batches and log.wants(step + 1)
-        host = log.defer(step + 1, metrics, _sha256_of(batch) if wanted else "")
+        if config.log.batches and log.wants(step + 1):
+            metrics["batch_sha256"] = _sha256_of(batch)
+        host = log.defer(step + 1, metrics)
         _check_finite(host, config.max_skipped)
         checkpoints.check()
     checkpoints.wait()

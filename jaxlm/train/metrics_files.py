@@ -1,6 +1,6 @@
 """Records by step in → metrics.jsonl and TensorBoard events out, one object a step.
 
-Both files are written at once and raise OSError where that fails. Next: `log.py`
+Both files are flushed after each record and raise OSError if that fails. Next: `log.py`
 decides what a record holds, and goes on without a file that fails.
 """
 
@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 
-class MetricsLines:
+class _MetricsFile:
+    path: Path
+    _file: Any
+
+    def close(self) -> None:
+        """Close the file; what could not be written was reported before."""
+        with suppress(OSError):
+            self._file.close()
+
+
+class MetricsLines(_MetricsFile):
     """metrics.jsonl, without what a killed run wrote after its checkpoint at `start`.
 
     Lines of later steps and torn lines are cut when the file is opened.
@@ -30,40 +40,30 @@ class MetricsLines:
             new = path.with_suffix(".new")
             new.write_bytes(b"".join(kept))
             new.replace(path)
-        self._record = json.loads(kept[-1]) if kept else {}
+        self.newest: dict[str, Any] = json.loads(kept[-1]) if kept else {"step": -1}
         self._offset = sum(map(len, kept[:-1]))  # of the newest line
         self._file = open(path, "ab")  # noqa: SIM115 closed by close()
 
-    @property
-    def step(self) -> int:
-        """Step of the newest line; -1 if there is none."""
-        return self._record.get("step", -1)
-
-    @property
-    def evaluated(self) -> int:
-        """Step of the newest line if that has an evaluation, else -1."""
-        return self.step if any(key.startswith("eval_") for key in self._record) else -1
-
-    def write(self, step: int, record: Mapping[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any]) -> None:
         """Append a line, or add to the newest line if that is of the same step."""
-        if self.step == step:
+        if record["step"] == self.newest["step"]:
             self._file.truncate(self._offset)
-            self._record.update(record)
+            self.newest |= record
         else:
             self._offset = self._file.tell()
-            self._record = dict(record)
+            self.newest = dict(record)
         # JSON has neither NaN nor infinity.
-        finite = {k: v if _finite(v) else None for k, v in self._record.items()}
+        finite = {
+            name: None
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for name, value in self.newest.items()
+        }
         self._file.write(json.dumps(finite, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
-    def close(self) -> None:
-        """Close the file; what could not be written was reported before."""
-        with suppress(OSError):
-            self._file.close()
 
-
-class TensorBoardEvents:
+class TensorBoardEvents(_MetricsFile):
     """TensorBoard events, without `SummaryWriter`, whose thread can hang a run.
 
     It queues ten events and dies silently on a full disk; the eleventh blocks forever.
@@ -71,8 +71,8 @@ class TensorBoardEvents:
 
     def __init__(self, path: Path, start: int):
         # tensorboardX imports torch if it is installed, which takes seconds.
-        hidden = {"torch": None} if "torch" not in sys.modules else {}
-        sys.modules.update(hidden)  # type: ignore[arg-type]
+        hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+        sys.modules.update(hidden)
         try:
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2
@@ -85,32 +85,21 @@ class TensorBoardEvents:
         path.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(path / "events"))
         # Tells TensorBoard to forget what an earlier invocation wrote after `start`.
-        begun = proto.SessionLog(status=proto.SessionLog.START)
-        self._add(self._event(step=start + 1, session_log=begun))
+        self._add(step=start + 1, session_log={"status": "START"})
 
-    def write(self, step: int, record: Mapping[str, Any]) -> None:
+    def write(self, record: Mapping[str, Any]) -> None:
         """Write all numbers of a record, `eval_…` as a group of charts of its own."""
-        event = self._event(step=step)
+        values = []
         for name, value in record.items():
             if name != "step" and not isinstance(value, str):
                 ours = not name.startswith("eval_")
                 tag = f"train/{name}" if ours else name.replace("_", "/", 1)
-                event.summary.value.add(tag=tag, simple_value=float(value))
-        self._add(event)
+                values.append({"tag": tag, "simple_value": float(value)})
+        self._add(step=record["step"], summary={"value": values})
 
-    def _add(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._file.write_event(event)
+    def _add(self, **event: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **event))
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file; what could not be written was reported before."""
-        with suppress(OSError):
-            self._file.close()
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _step_of(line: bytes) -> float:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from jaxlm.objectives.figures import Figure
@@ -41,9 +43,14 @@ class Screen:
         console = Console(file=self._stream)
         if not console.is_interactive:
             return
-        columns = (BarColumn(bar_width=None), TextColumn("{task.fields[right]}"))
-        step = (TextColumn("step"), MofNCompleteColumn())
-        self._bar = Progress(*step, *columns, console=console, expand=True)
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[right]}"),
+            console=console,
+            expand=True,
+        )
         self._task = self._bar.add_task("", total=last, completed=start, right="")
 
         def lines() -> Group:
@@ -142,9 +149,5 @@ def clock(seconds: float) -> str:
     """Seconds as 3:07, 1:02:05 or 3d 2:00:00."""
     if not math.isfinite(seconds):
         return "–"
-    whole = round(seconds)
-    days, hours = divmod(whole // 3600, 24)
-    minutes = f"{whole // 60 % 60:02d}:{whole % 60:02d}"
-    if days:
-        return f"{days}d {hours}:{minutes}"
-    return f"{hours}:{minutes}" if hours else minutes.removeprefix("0")
+    text = str(timedelta(seconds=round(seconds)))  # 0:03:07, 1 day, 2:00:00
+    return re.sub("^0:0?", "", re.sub(" days?, ", "d ", text))

@@ -82,7 +82,7 @@ def test_a_resumed_run_writes_the_lines_of_an_uninterrupted_one(tmp_path, stop):
             for step in range(start, last + 1):
                 saved[step] = json.loads(json.dumps(log.carry()))
                 if step and step % 6 == 0:
-                    log.evaluation(step, {"mlm_loss": step / 7})
+                    log.evaluation({"mlm_loss": step / 7})
                 if step == last:
                     break
                 log.defer(step + 1, metrics(step + 1))
@@ -113,7 +113,7 @@ def test_an_evaluation_joins_the_line_of_its_step_and_starts_no_new_sums(tmp_pat
         for step in range(1, 9):
             log.defer(step, metrics(step))
             if step in (4, 6):
-                log.evaluation(step, {"loss": 1.5, "accuracy": float("inf")})
+                log.evaluation({"loss": 1.5, "accuracy": float("inf")})
     with opened(tmp_path / "plain") as log:
         for step in range(1, 9):
             log.defer(step, metrics(step))
@@ -126,7 +126,7 @@ def test_an_evaluation_joins_the_line_of_its_step_and_starts_no_new_sums(tmp_pat
 
 def test_an_evaluation_before_any_step_has_a_line(tmp_path):
     with opened(tmp_path, start=0, last=0) as log:
-        log.evaluation(0, {"loss": 9.0})
+        log.evaluation({"loss": 9.0})
     (line,) = lines(tmp_path)
     assert line["step"] == 0 and line["eval_loss"] == 9.0 and line["loss"] is None
 
@@ -147,7 +147,8 @@ def test_the_last_step_has_a_line_although_it_is_not_due(tmp_path):
     with log.compiling(STEP, tokens=512.0):
         pass
     for step in range(1, 7):
-        log.defer(step, metrics(step), batch_sha256="ab" if log.wants(step) else "")
+        text = {"batch_sha256": "ab"} if log.wants(step) else {}
+        log.defer(step, metrics(step) | text)
     log.close()
     written = lines(tmp_path)
     assert [line["step"] for line in written] == [1, 4, 6]

@@ -46,8 +46,8 @@ def test_tensorboard_gets_what_the_lines_have(tmp_path):
     log = Log(tmp_path, config(tensorboard=True), stream=io.StringIO())
     log.begin(3, 40)
     for step in range(4, 9):
-        log.defer(step, metrics(step), batch_sha256="ab")
-    log.evaluation(8, {"mlm_loss": 2.5})
+        log.defer(step, metrics(step) | {"batch_sha256": "ab"})
+    log.evaluation({"mlm_loss": 2.5})
     log.close()
     first, start, *rest = events(tmp_path)
     assert first.file_version == "brain.Event:2"
@@ -80,7 +80,7 @@ def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
         log.defer(1, metrics(1))
         log.flush()
 
-        def full(step, record):
+        def full(record):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(log._files[0], "write", full)

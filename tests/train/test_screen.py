@@ -43,7 +43,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
         log.say("resuming at step 0")
         for step in range(1, 5):
             log.defer(step, metrics(step, skipped=step // 4))
-        log.evaluation(4, {"mlm_accuracy": 0.5})
+        log.evaluation({"mlm_accuracy": 0.5})
     text = stream.getvalue().splitlines()
     assert text[0] == "resuming at step 0"
     assert text[1].startswith("step 1/4  loss ") and "  mlm " in text[1]
@@ -75,7 +75,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
         for step in range(1, 9):
             log.defer(step, metrics(step))
         log.say("a line with [brackets] and 学习")
-        log.evaluation(8, {f"a{i}_loss": 0.5 for i in range(20)})
+        log.evaluation({f"a{i}_loss": 0.5 for i in range(20)})
     screen = stream.getvalue()
     assert "\x1b[" in screen and "step 8/8" not in screen
     assert "a line with [brackets] and 学习\n" in screen
@@ -99,6 +99,6 @@ def test_other_processes_write_and_print_nothing_but_get_the_figures(
             pass
         log.defer(1, metrics(1))
         assert log.defer(2, metrics(2))["grad_norm"] == 1
-        log.evaluation(2, {"loss": 1.0})
+        log.evaluation({"loss": 1.0})
         assert log.carry()["sums"]
     assert stream.getvalue() == "" and not (tmp_path / "run").exists()
