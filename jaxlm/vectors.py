@@ -56,12 +56,9 @@ def embed(
     options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
     **changes: Any,
 ) -> Iterator[Embedded]:
-    """Vectors of each text, in their order; an empty text has no tokens, and its mean
-    is 0.
+    """Vectors of each text, in order; an empty text has no tokens and a mean of 0.
 
-    Args:
-        config: of the model.
-        **changes: fields of `options` that differ.
+    `changes` are fields of `options` that differ.
 
     Raises:
         UserError: the family has no such layer, pooling or state.
@@ -80,7 +77,7 @@ def embed(
     windows = _windows(family, config, frame, texts, whole=options.stateful)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
-    for window, hidden in _by_batches(windows, read, options.batch):
+    for window, hidden in _hidden(windows, read, options.batch):
         first = len(frame.begin)
         behind = first + len(window.tokens)
         parts.append(hidden[..., first:behind, :][..., window.keep, :])
@@ -124,7 +121,7 @@ def _windows(
             yield _Window(read, keep, strings[begin:end], end == size)
 
 
-def _by_batches(
+def _hidden(
     windows: Iterator[_Window], read: Read, batch: int
 ) -> Iterator[tuple[_Window, np.ndarray]]:
     """Each window with the hidden states of its row, [(M,) L, D]."""
@@ -155,14 +152,8 @@ def _reader(
     def apply(tokens: jax.Array, mask: jax.Array, carry: Any):
         with jax.default_matmul_precision("float32"):
             types = jnp.zeros(mask.shape, jnp.int32)
-            out, carry = encoder.apply(
-                {"params": params},
-                tokens,
-                types,
-                mask,
-                carry=carry,
-                method=family.encode,
-            )
+            inputs = {"params": params}, tokens, types, mask
+            out, carry = encoder.apply(*inputs, carry=carry, method=family.encode)
             return chosen(out.hidden), carry
 
     carry = family.zero_carry(config, batch)

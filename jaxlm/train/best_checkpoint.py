@@ -18,12 +18,11 @@ class BestCheckpoint:
     """The best parameters of a run so far.
 
     Args:
-        workdir: run directory.
         figure: name of the figure to be highest; of equal ones the first stays.
         patience: steps without a higher one that a run goes on; 0: all.
     """
 
-    def __init__(self, workdir: str | Path, figure: str, *, patience: int = 0):
+    def __init__(self, workdir: str | Path, figure: str, *, patience: int):
         self._figure, self._patience = figure, patience
         self._checkpoints = Checkpoints(f"{workdir}/best", keep=1)
         self._checkpoints.open()
@@ -42,9 +41,9 @@ class BestCheckpoint:
 
     def out_of_patience(self, step: int) -> bool:
         """Whether the best is too old at a step; the same again in a resumed run."""
-        if not self._patience or self.step is None:
+        if self.step is None:
             return False
-        return step - self.step >= self._patience
+        return 0 < self._patience <= step - self.step
 
 
 def restore_best(workdir: str | Path, abstract: Any) -> Restored | None:

@@ -40,10 +40,8 @@ from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
 # Fields of every line, known or not.
-_UNKNOWN = {
-    **dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan),
-    "skipped": 0,
-}
+_UNKNOWN = dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan)
+_UNKNOWN |= {"skipped": 0}
 
 
 class Log:

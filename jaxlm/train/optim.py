@@ -45,11 +45,8 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of a run and its learning rate as a function of the step.
 
-    Args:
-        config: which optimiser, with its rates.
-        steps: horizon of the schedule.
-        params: arrays or shapes; only the paths matter.
-        lr_scales: a number or array for each leaf that multiplies its rate; None: 1.
+    `params` may be shapes. `lr_scales` has a number or array for each leaf, which
+    multiplies its rate; None: 1.
     """
     rate = make_schedule(config, steps)
     b1, b2, eps = config.b1, config.b2, config.eps

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.pipeline import open_rows, read_rows
-from jaxlm.evaluate import open_evaluation
+from jaxlm.evaluate import STREAM, open_evaluation
 from jaxlm.families import family_of
 from jaxlm.objectives import Objective
 from jaxlm.objectives.figures import Figure
@@ -87,7 +87,7 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         """Evaluate on the held-out documents, in rows of the first phase's shape."""
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
-        objective = family.objective(config, module, corpus.manifest, phase, "evaluate")
+        objective = family.objective(config, module, corpus.manifest, phase, STREAM)
         needed = 2 if objective.layout in ("pairs", "dialogues") else 1
         if held_out < needed:
             return f"{held_out} held-out documents, {needed} needed"

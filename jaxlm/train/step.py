@@ -41,11 +41,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The update as a pure function, to be jitted with the state donated.
 
-    Args:
-        schedule: step → learning rate, for the metrics only.
-        accumulate: micro-batches, one after another.
-        seed: with step and micro-batch, names the dropout.
-        dropout: false: the forward pass is deterministic.
+    `schedule` is for the metrics only. `accumulate` micro-batches follow one another.
+    Seed, step and micro-batch name the dropout, if there is `dropout`.
     """
     scale = scales(objective.figures)
 

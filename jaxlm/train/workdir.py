@@ -63,23 +63,20 @@ def lock(workdir: str | Path) -> Iterator[None]:
     path = Path(workdir) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = open(path, "a+", errors="replace")  # noqa: SIM115 closed by the `with` below
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
-    try:
+    with file:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.read(handle, 200).decode(errors="replace").strip()
-            raise UserError(
-                f"{workdir} is in use by {holder or 'another process'}"
-            ) from error
-        os.ftruncate(handle, 0)
-        holder = f"process {os.getpid()} on {socket.gethostname()}\n"
-        os.pwrite(handle, holder.encode(), 0)
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise UserError(f"{workdir} is in use by {holder}") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
         yield
-    finally:
-        os.close(handle)
 
 
 def open_workdir(
@@ -117,7 +114,6 @@ def claim_workdir(
     Args:
         data: what it is trained on, for the provenance; a value named `…_sha256` must
             be what it was.
-        argv: the command, for the provenance.
         save_tokenizer: writes the tokenizer into a directory.
 
     Raises:
