@@ -188,8 +188,8 @@ def open_run(
     digests: Digests = {}
     if files.train.startswith(TFDS) and KINDS[config.task.kind].by_token:
         raise UserError(
-            f"{files.train}: of TFDS datasets classes, numbers and choices are read; "
-            f"task.kind = {config.task.kind} takes a file"
+            f"{files.train}: task.kind = {config.task.kind} takes a file; classes, "
+            "numbers and choices may also come from a TFDS dataset"
         )
     task = task_of(config, tokenizer)
     examples = task.read(files.train, True, digests)
@@ -198,8 +198,8 @@ def open_run(
     config = dataclasses.replace(config, task=fields)
     if fields.kind == "class" and fields.metric == "f1" and len(labels) != 2:
         raise UserError(
-            f"task.metric = f1 is of the second of two classes, {files.train} has "
-            f"{len(labels)}: pass --task.metric macro_f1 or accuracy"
+            f"task.metric = f1 needs two classes, {files.train} has {len(labels)}: "
+            "pass --task.metric macro_f1 or accuracy"
         )
     task = task_of(config, tokenizer)
     examples = examples[: fields.limit or None]
@@ -234,12 +234,12 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
         raise UserError("a fine-tuning run has one phase: drop phases")
     if task.lm_weight and family.bidirectional:
         raise UserError(
-            f"{this}, and task.lm_weight adds a GPT's loss of next tokens: pass "
+            f"{this}, and task.lm_weight adds the next-token loss of a GPT: pass "
             "--task.lm_weight 0"
         )
     if by_token and not family.bidirectional:
         raise UserError(
-            f"{this}, whose tokens see nothing of what comes after them: task.kind = "
+            f"{this}, whose tokens attend to earlier tokens only: task.kind = "
             f"{task.kind} needs a BERT"
         )
     if task.kind == "spans" and not family.has_cls:
@@ -260,9 +260,8 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
     there = all(-count <= n < count for n in task.layers)
     if not there or len(set(layers)) < len(layers):
         raise UserError(
-            f"task.layers = {' '.join(map(str, task.layers))} are not different ones "
-            f"of the {count} layers of --init {config.init}, 0 (embedding) to "
-            f"{count - 1}"
+            f"task.layers = {' '.join(map(str, task.layers))}: pass different layers "
+            f"of --init {config.init}, from 0 (embedding) to {count - 1}"
         )
     task = dataclasses.replace(task, layers=layers)
     return dataclasses.replace(config, model=model, task=task)
@@ -274,7 +273,7 @@ def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig
     steps = int(count / config.batch * task.epochs) if task.epochs else config.steps
     if steps < 1:
         raise UserError(
-            f"{count} rows / --batch {config.batch} × {task.epochs} epochs are less "
+            f"{count} rows / --batch {config.batch} × {task.epochs} epochs is less "
             "than one step: pass a smaller --batch or --steps N --task.epochs 0"
         )
     every = 0

@@ -82,7 +82,7 @@ def test_bad_alternatives_are_named_with_their_row(tmp_path, row, said):
 
 def test_a_list_of_json_has_two_at_least_and_no_empty_one(tmp_path):
     for options, said in (
-        ([], "line 1: 0 alternatives in options, two are the least"),
+        ([], "line 1: 0 alternatives in options, at least two"),
         (["x", " "], "line 1: alternative 2 of 2 is empty"),
         ("x", "line 1: 1 alternatives"),
     ):

@@ -207,7 +207,9 @@ def test_mistakes_are_one_line(gpt, model_directory, sst2, tmp_path, capsys):
     tokens = ["--task.kind", "tokens", "--task.metric", "accuracy"]
     assert "task.kind = tokens needs a BERT" in said("sst2_gpt", gpt, *tokens)
     assert "a GPT, which has no pooler: pass --task.pooling last" in said("sst2", gpt)
-    assert "adds a GPT's loss of next tokens: pass" in said("sst2_gpt", model_directory)
+    assert "adds the next-token loss of a GPT: pass" in said(
+        "sst2_gpt", model_directory
+    )
     good, record = stories(2, 0)
     for change, more, words in (
         ({"answer": "E"}, [], "x.jsonl, line 2: label 'E' is none of A, B"),

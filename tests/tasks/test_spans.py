@@ -162,7 +162,7 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
     second = examples[1]._replace(answers=(("bright", 3), ("warm", 32)))
     assert windows([second], tokenizer, 64).labels.min() > 0
     assert rows.notes == (
-        "1 answers are not where they are said to be: found",
+        "1 answers were found at another place than stated",
         "1 answers are not in their documents: left out",
     )
 

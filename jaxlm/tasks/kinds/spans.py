@@ -65,8 +65,8 @@ class Spans(Task):
         """Rows of all windows of all questions; labels (start, end), (0, 0) for none.
 
         An answer that is not at its stated place is searched for. If no answer to a
-        question is in its document, the labels are NONE and nothing is learnt. Both
-        cases are counted.
+        question is in its document, the labels are NONE and nothing is learnt. Notes
+        count both cases.
         """
         task, frame = self.config.task, self.frame
         questions = frame.texts([each.question for each in examples])
@@ -103,7 +103,7 @@ class Spans(Task):
                 windows.append(Window(number, begin, starts, ends, best[part] == i))
         notes = []
         if moved:
-            notes.append(f"{moved:,} answers are not where they are said to be: found")
+            notes.append(f"{moved:,} answers were found at another place than stated")
         if lost:
             notes.append(f"{lost:,} answers are not in their documents: left out")
         return TaskRows(

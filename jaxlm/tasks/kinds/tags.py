@@ -53,7 +53,7 @@ class Tags(Task):
                 if self._bio and parts is None:
                     raise UserError(
                         f"{each.where(i)}: {tag!r} is no tag of an entity (O, B-PER, "
-                        "I-PER …): pass --task.metric accuracy if they are others"
+                        "I-PER …): pass --task.metric accuracy for other tags"
                     )
                 seen.add(parts[1] if self._bio and parts else tag)
         if not self._bio:
@@ -128,7 +128,7 @@ def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
             first += len(chunk)
     pair_start = np.array([len(row) for row in rows], np.int32)
     more = len(rows) - len(examples)
-    notes = (f"{more:,} rows go on with a long sentence",) if more else ()
+    notes = (f"{more:,} more rows for long sentences",) if more else ()
     return TaskRows(rows, pair_start, frame.pad, [], notes, parts)
 
 

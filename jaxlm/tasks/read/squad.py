@@ -53,8 +53,7 @@ def read_questions(
     texts = [text for each in found for text, _ in each.answers]
     if texts and not any(text.strip() for text in texts):
         raise UserError(
-            f"{path}: the texts of all its answers are empty, they were taken out of "
-            "it; jaxlm predict needs none"
+            f"{path}: the texts of all answers were taken out; jaxlm predict needs none"
         )
     if not labelled:
         check_ids(found)

@@ -90,8 +90,8 @@ def _example(where: str, cells: list[Any], task: TaskConfig, labelled: bool) -> 
             raise UserError(f"{where}: alternative {i} of {len(choices)} is empty")
     if task.choices and len(choices) < 2:
         raise UserError(
-            f"{where}: {len(choices)} alternatives in {', '.join(task.choices)}, two "
-            "are the least"
+            f"{where}: {len(choices)} alternatives in {', '.join(task.choices)}, at "
+            "least two are needed"
         )
     return Example(text, pair, label, where, tuple(choices))
 
