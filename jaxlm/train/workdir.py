@@ -63,7 +63,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
     path = Path(workdir) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", errors="replace")  # noqa: SIM115 closed by the `with` below
+        file = open(path, "a+", errors="replace")  # noqa: SIM115 closed below
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
     with file:
