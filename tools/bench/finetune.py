@@ -1,19 +1,19 @@
-"""Fine-tuning a BERT for a task, ours against transformers on torch: quality and speed.
+"""Fine-tuning a BERT for a task, against transformers on torch: quality and speed.
 
     python -m tools.bench.finetune sst2 --seeds 3 --init models/minilm \\
         --data glue/SST-2 --task.limit 4000 --optim.name adamw --optim.decay linear
 
-What follows is passed to `jaxlm finetune`. Theirs takes the same weights, rows of the
-same tokens, loss, dropout, AdamW, schedule, clipping, batch and number of steps, and is
-scored by the same functions at the same steps; its rows are shuffled anew in each pass
-and each batch is padded to its longest row, as transformers' own collator does. Seeds
-take turns, each side in a fresh process; examples a second are those of the training
-steps alone, ours without the time that compiling takes, and beside them the seconds of
-each whole process.
+Other arguments are passed to `jaxlm finetune`. The peer has the same weights, tokens,
+loss, dropout, AdamW, schedule, clipping, batch and number of steps, and is scored
+by the same functions at the same steps; its rows are shuffled anew in each pass and each batch
+is padded to its longest row, as transformers' own collator does. Seeds take turns, each
+side in a fresh process. Examples a second are those of the training steps alone, ours
+without compilation; the seconds of each whole process stand beside them.
 
     python -m tools.bench.finetune sst2 --exact --init … --data … --task.limit 640
 
-Without dropout, from our head and on our batches: the losses of all steps side by side.
+With --exact: the losses of all steps side by side, without dropout, from our head and
+on our batches.
 """
 
 from __future__ import annotations
@@ -259,8 +259,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the lowest of them")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--first", type=int, default=0, help="the lowest seed")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--exact", action="store_true", help="losses side by side")
     args, rest = parser.parse_known_args()

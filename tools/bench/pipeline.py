@@ -1,12 +1,12 @@
-"""Rows on the host and the jitted transforms, as shares of a train step.
+"""Rows on the host and jitted transforms, as shares of a train step.
 
     python -m tools.bench.pipeline                        # prepares the shipped novels
     python -m tools.bench.pipeline --corpus DIR --step-ms 600
 
-Host: time to read a batch, in the caller's thread and through Grain's reader threads
-(an upper bound: a run hides it behind the step). `stored` reads each token from the
-files, as a corpus does that is too large for memory. Transform: pairs and masks of a
-batch on the device. The share is of a step at batch 32 × 128; other shapes take theirs.
+Host: time to read a batch, in the caller's thread and through reader threads (an upper
+bound: a run hides it behind the step). `stored` reads each token from the files, as for
+a corpus that is too large for memory. Transform: pairs and masks of a batch on the
+device. The share is of a step at batch 32 × 128; pass --step-ms for another shape.
 """
 
 from __future__ import annotations

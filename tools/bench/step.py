@@ -13,9 +13,9 @@ one process: ours, theirs, our matmuls alone; ratios are per round.
 Freed memory stays with the process for both sides (see `keep_freed_memory`).
 
 The matmul share is the time of the step's own matrix products, each run alone in its
-plainest layout with nothing else around it, over the time of the step. The last lines
-hold both steps against what the machine can do: a large square product by XLA and by
-torch. Where those are equal, the ratio cannot exceed the reciprocal of torch's share.
+plainest layout, over the time of the step. The last lines compare both steps with what
+the machine can do: a large square product by XLA and by torch. If these are equal, the
+ratio cannot exceed the reciprocal of torch's share.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Weights out and in: time against copying the bytes, peak memory against the file.
+"""Export and import of weights: time against a copy, peak memory against the file.
 
     python -m tools.bench.weights bert_large
 
-A run of random weights with a checkpoint is made, exported to Hugging Face's form and
-imported again, each by the command line in a fresh process; the peer is a copy of the
-weights' file with a SHA-256 of what was written, as both of them store one, that takes
-the place of an earlier copy as a whole, as both of them do. It is made twice: at once,
-and after a pause as long as they take to start, for where free memory goes back to a
-guest's host, taking it again can cost more than the writing.
+A run of random weights with a checkpoint is exported to Hugging Face's form and
+imported again, each by the command line in a fresh process. The peer copies the file of
+weights, computes the SHA-256 of what it writes and replaces an earlier copy as a whole,
+as export and import do. It runs twice: at once, and after a pause as long as they take
+to start. On a virtual machine, free memory may go back to the host, and taking it again
+can cost more than the writing.
 """
 
 from __future__ import annotations
