@@ -4,11 +4,11 @@
         --data glue/SST-2 --task.limit 4000 --optim.name adamw --optim.decay linear
 
 Other arguments are passed to `jaxlm finetune`. The peer has the same weights, tokens,
-loss, dropout, AdamW, schedule, clipping, batch and number of steps, and is scored
-by the same functions at the same steps; its rows are shuffled anew in each pass and each batch
-is padded to its longest row, as transformers' own collator does. Seeds take turns, each
-side in a fresh process. Examples a second are those of the training steps alone, ours
-without compilation; the seconds of each whole process stand beside them.
+loss, dropout, AdamW, schedule, clipping, batch and number of steps, and is scored by
+the same functions at the same steps; its rows are shuffled anew in each pass and each
+batch is padded to its longest row, as transformers' own collator does. Seeds take
+turns, each side in a fresh process. Examples a second are those of the training steps
+alone, ours without compilation; the seconds of each whole process stand beside them.
 
     python -m tools.bench.finetune sst2 --exact --init … --data … --task.limit 640
 
