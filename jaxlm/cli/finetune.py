@@ -70,16 +70,15 @@ def run(argv: list[str]) -> int:
     job = open_run(args.config, start.tokenizer, files)
     for note in job.notes:
         say(note)
-    if args.seeds == 1:
-        interrupted = _train(job, start, args, args.workdir, command)
-        return args.preempted_exit if interrupted else 0
+    several = args.seeds > 1
     seeds = range(job.config.seed, job.config.seed + args.seeds)
     for seed in seeds:
         config = dataclasses.replace(job.config, seed=seed)
         each = dataclasses.replace(job, config=config)
-        if _train(each, start, args, f"{args.workdir}/seed-{seed}", command):
+        workdir = f"{args.workdir}/seed-{seed}" if several else args.workdir
+        if _train(each, start, args, workdir, command):
             return args.preempted_exit
-    if job.dev:
+    if several and job.dev:
         _print_table(args.workdir, seeds)
     return 0
 
@@ -132,13 +131,8 @@ def _train(
 
         in_turn(opened)
         initial = job.initial(start.params) if start.params else _gone(job, workdir)
-        outcome = train(
-            job.config,
-            job.source(),
-            workdir,
-            fallback=args.fallback,
-            initial=initial,
-        )
+        options: Any = {"fallback": args.fallback, "initial": initial}
+        outcome = train(job.config, job.source(), workdir, **options)
     best = best_figures(workdir) if job.dev else None
     if best:
         print("  ".join([f"best step {best[0]}", *evaluated(best[1], FIGURES)]))
