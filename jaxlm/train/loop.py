@@ -256,6 +256,8 @@ def _feed_phase(
         seed=config.seed,
         dropout=opened.dropout,
     )
+    # Pinned: XLA may choose other shardings for what the next step takes.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract)
     compiled: dict[Any, Callable[..., Any]] = {}
     for count, rows in batches:
         shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
@@ -264,7 +266,9 @@ def _feed_phase(
             what = f"the step for {count} × {opened.length(rows)} tokens"
             tokens, flops = opened.tokens, opened.flops
             with run.log.compiling(what, tokens=tokens, flops=flops):
-                jitted = jax.jit(train_step, donate_argnums=0)
+                jitted = jax.jit(
+                    train_step, donate_argnums=0, out_shardings=(shardings, None)
+                )
                 compiled[shapes] = jitted.lower(run.abstract, batch).compile()
         yield compiled[shapes], batch
 
