@@ -160,7 +160,7 @@ def test_mistakes(road, capsys, tmp_path):
     assert "at most half of model.vocab_size = 400" in mistake(
         capsys, "pretrain", *road("half", "--data.negatives", "201")
     )
-    phases = "an ELMo carries its state from batch to batch"
+    phases = "phases.1.batch = 4 is not 8: the state goes from batch to batch"
     from jaxlm.config import Phase, RunConfig, elmo
 
     with pytest.raises(UserError, match=phases):
