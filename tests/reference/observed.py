@@ -98,8 +98,10 @@ def road(
 ) -> Road:
     """The source and transform of a pretraining run; `source` goes to `open_source`."""
     options = {"split": 0, "stream": "test", "draws": data.draws, **source}
+    numbered = isinstance(corpus, Numbered)
+    special = corpus.special if numbered else corpus.manifest.special
     transform = _transform(
-        length, predictions, nsp, data, seed, options["stream"], corpus.special
+        length, predictions, nsp, data, seed, options["stream"], special
     )
     layout = "pairs" if nsp else "blocks"
     opened = open_source(corpus, length=length, layout=layout, seed=seed, **options)
