@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -305,6 +306,9 @@ def _without_closed_loops() -> Iterator[None]:
     sys.unraisablehook = hook
     try:
         yield
+    except BaseException:
+        time.sleep(1)  # the threads of the other leaves report late
+        raise
     finally:
         sys.unraisablehook = before
 
