@@ -306,7 +306,7 @@ def _without_closed_loops() -> Iterator[None]:
     sys.unraisablehook = hook
     try:
         yield
-    except BaseException:
+    except Exception:
         time.sleep(1)  # the threads of the other leaves report late
         raise
     finally:
