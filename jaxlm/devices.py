@@ -7,8 +7,6 @@ large matrix product is timed once there. MFU divides the FLOPs of the model by 
 and never the FLOPs that XLA says it executes.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import time

@@ -4,8 +4,6 @@ Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "eval
 The same function serves the loop and the verb.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Sequence

@@ -7,8 +7,6 @@ No key lives in the train state, so resuming, re-sharding, accumulating and eval
 cannot shift a stream: the same name gives the same bits.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import jax

@@ -1,7 +1,5 @@
 """Logits and targets → sums and counts, never means: they add over any cut."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

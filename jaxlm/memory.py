@@ -1,7 +1,5 @@
 """Memory of the process: freed blocks stay, arrays are aligned, copies transposed."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import sys

@@ -9,8 +9,6 @@ A mean of means is nowhere: whatever is averaged travels as (total, weight) unti
 it, from counts of what was to be predicted.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping

@@ -11,8 +11,6 @@ The rule of a parameter names its dimensions by logical axes; `MESH_AXIS_OF` say
 mesh axis cuts each. A dimension that the mesh axis does not divide stays whole.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

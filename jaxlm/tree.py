@@ -8,8 +8,6 @@ parameter is an error and never gets a silent default. Sharding, weight decay, f
 layer-wise rates and weight conversion all use it.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence

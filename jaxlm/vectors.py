@@ -10,8 +10,6 @@ half where a token sees only what comes before it. So memory is bounded by `batc
 windows and one text's own vectors.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator

@@ -8,8 +8,6 @@ is no defence against someone who wants a collision.
 Next: `store.py` stores digests and compares them after a restore.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -39,7 +37,7 @@ class LeafDigest(NamedTuple):
         return f"{self.dtype} [{','.join(map(str, self.shape))}] {self.lanes}"
 
     @classmethod
-    def parse(cls, text: str) -> LeafDigest:
+    def parse(cls, text: str) -> "LeafDigest":
         """The digest that `str` wrote."""
         dtype, shape, lanes = text.split(" ")
         return cls(dtype, tuple(int(n) for n in shape[1:-1].split(",") if n), lanes)

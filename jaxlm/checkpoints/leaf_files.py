@@ -5,8 +5,6 @@ one event loop, and when one of them fails its error names none. Errors here nam
 Next: `store.py`, which reads all leaves of a state.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Iterator

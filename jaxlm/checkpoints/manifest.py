@@ -3,8 +3,6 @@
 Next: `store.py` writes the manifest beside the leaves.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -38,7 +36,7 @@ class CheckpointManifest(NamedTuple):
         return {**content, "sha256": _sha256_of(content)}
 
     @classmethod
-    def unseal(cls, sealed: Any, step: int, path: str) -> CheckpointManifest:
+    def unseal(cls, sealed: Any, step: int, path: str) -> "CheckpointManifest":
         """The manifest that `seal` made JSON of; `path` is for messages."""
         if not isinstance(sealed, dict) or not {"format", "sha256"} <= sealed.keys():
             raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")

@@ -8,8 +8,6 @@ steps are deleted here because Orbax deletes them in place: a kill would leave h
 step that looks whole. Next: `train/loop.py`, and `open/` for reading.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """`jaxlm VERB …`: import the verb's file, run it, turn mistakes into one line."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os

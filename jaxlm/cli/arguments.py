@@ -5,8 +5,6 @@ A verb's arguments are a dataclass, flat or of the library's own records. A fiel
 fields are flags without a prefix (`--seed 1 --model.dropout 0`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

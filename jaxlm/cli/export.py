@@ -1,7 +1,5 @@
 """`jaxlm export DIR --to … --out …`: weights for other programs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`jaxlm fill DIR "…[MASK]…"`: words for the blanks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import tyro

@@ -1,7 +1,5 @@
 """`jaxlm finetune CONFIG --init DIR --data PATH --workdir DIR`: a model for a task."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

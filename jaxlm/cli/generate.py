@@ -1,7 +1,5 @@
 """`jaxlm generate DIR --prompt …`: a GPT continues texts."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

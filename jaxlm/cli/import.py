@@ -1,7 +1,5 @@
 """`jaxlm import DIR --out DIR`: anyone's weights as one of our model directories."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

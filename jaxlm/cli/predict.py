@@ -1,7 +1,5 @@
 """`jaxlm predict DIR --data FILE --out FILE`: answers of a fine-tuned run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import tyro

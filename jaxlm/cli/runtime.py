@@ -1,7 +1,5 @@
 """Before a device is touched: memory, other hosts, the compilation cache."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

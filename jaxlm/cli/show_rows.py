@@ -1,7 +1,5 @@
 """Rows of a corpus in colour: segments, words, what is hidden and what is predicted."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any

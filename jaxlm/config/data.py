@@ -1,7 +1,5 @@
 """How rows of a corpus become training examples; each family has its own fields."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Configurations on disk: a recipe → RunConfig → JSON in a run directory → back."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib.util

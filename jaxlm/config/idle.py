@@ -5,8 +5,6 @@
 A name stands for its field or, of a group such as `text`, for all fields of the group.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from typing import Any

@@ -1,7 +1,5 @@
 """The shapes and quirks of each model family."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """A whole run: text, data, optimiser, mesh, phases, logging."""
 
-from __future__ import annotations
-
 import typing
 from dataclasses import dataclass, field
 from typing import Literal

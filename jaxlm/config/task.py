@@ -1,7 +1,5 @@
 """A fine-tuning run: a run whose rows are a task's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

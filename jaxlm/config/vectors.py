@@ -1,7 +1,5 @@
 """How texts become vectors: the arguments of `Model.embed` and of `jaxlm embed`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -7,8 +7,6 @@ A kill half-way leaves what was there before, and a `.tmp` beside it that may be
 deleted. Two directories are exchanged in one step where the system can do that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import hashlib

@@ -5,8 +5,6 @@ model that ends in a head has its encoder under "bert." or "ernie."; one that do
 has no prefix. Torch's Linear keeps outputs × inputs.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxlm.config.model import BertConfig

@@ -1,7 +1,5 @@
 """The README.md of an export: what it is, where it comes from, how it is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

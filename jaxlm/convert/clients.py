@@ -7,8 +7,6 @@ that the answers do not depend on the code that wrote the export. Next: `verify.
 compares them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """A model's config.json as typed values; what is absent or odd is named."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

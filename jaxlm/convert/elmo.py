@@ -11,8 +11,6 @@ characters has 261 rows: all but id 0 of `text/characters.py`. No such file has 
 softmax: the config's vocabulary is 0.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ tanh form through a table in half precision, so parity is about 1e-3. The file h
 place for a BERT's heads: it gives vectors.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ one matrix of tokens and positions (openai/finetune-transformer-lm) is two table
 file; only training treats it as one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxlm.config.model import GptConfig

@@ -8,8 +8,6 @@ An export writes what an import reads, a `ModelFile`, so an import goes from fil
 file a tensor at a time. Next: `model_directory.py` tells layouts apart.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import re

@@ -9,8 +9,6 @@ A layout is known by its files: `config.json` is Hugging Face's, `options.json` 
 `params_shapes.json` OpenAI's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator

@@ -10,8 +10,6 @@ begins a text. The graph is written out here, with a function for each function 
 `models/layers.py`, so no length is fixed and no other package has to trace it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Modules that only some formats need: imported when they are wanted."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

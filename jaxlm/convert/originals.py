@@ -6,8 +6,6 @@ and `params_0.npy` … `params_9.npy`, one vector of all weights in ten pieces. 
 become tensors by transformers' names, which the family's table then takes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -12,8 +12,6 @@ is the first axis of the leaf), axes of heads are one axis, torch keeps a kernel
 outputs × inputs, and GPTs join query, key and value.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re
@@ -236,7 +234,7 @@ class ModelFile(NamedTuple):
         table: TensorTable,
         params: Any,
         missing: tuple[str, ...] = (),
-    ) -> ModelFile:
+    ) -> "ModelFile":
         """A model whose parameters are in memory or on disk.
 
         A leaf on disk is verified when its first tensor is read, and held until a

@@ -9,8 +9,6 @@ promises that later versions read it for six months, and versions up to three we
 older.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

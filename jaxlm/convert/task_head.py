@@ -10,8 +10,6 @@ A GPT's three new tokens are in its table and in its tokenizer, which puts them 
 one or two texts. The class is read off the last token, and there is no bias.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -8,8 +8,6 @@ Nothing here runs code of a file: a pickle is read only on request, and only by 
 weights-only loader. Next: `rules.py` says what the arrays are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -8,8 +8,6 @@ novels. Compared are the ids, then the logits of equal ids, the likeliest tokens
 position, and the greedy text of a decoder.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import lzma
 import os
@@ -77,7 +75,7 @@ class Comparison:
             self.add(f"{CLIENTS[self.to].name}: {note}", good=False)
         return said, arrays
 
-    def end(self, said: dict[str, Any]) -> Comparison:
+    def end(self, said: dict[str, Any]) -> "Comparison":
         """The comparison with its verdict."""
         verdict = "parity" if self.passed else "NO PARITY"
         self.add(f"{CLIENTS[self.to].name} {said['version']}: {verdict}")
@@ -96,7 +94,7 @@ class Comparison:
             worst <= tolerance * scale,
         )
 
-    def outputs(self, texts: list[str]) -> Comparison:
+    def outputs(self, texts: list[str]) -> "Comparison":
         """Ids, logits or hidden states, and a decoder's greedy text."""
         rows = [self._row(text) for text in texts]
         decoder = self.to == "hf" and isinstance(self.model.config, GptConfig)
@@ -151,7 +149,7 @@ class Comparison:
                 good &= len(tied) == 2 and abs(tied[0] - tied[1]) <= near
         self.add(f"greedy   {equal} of {total} tokens equal", good)
 
-    def vectors(self, texts: list[str]) -> Comparison:
+    def vectors(self, texts: list[str]) -> "Comparison":
         """Unit vectors of texts."""
         longest, tolerance = self.model.config.max_length, CLIENTS[self.to].tolerance
         fits = self._prompts(texts, new=2, words=60)
@@ -166,7 +164,7 @@ class Comparison:
         )
         return self.end(said)
 
-    def scores(self, texts: list[str]) -> Comparison:
+    def scores(self, texts: list[str]) -> "Comparison":
         """Log-probabilities of llama.cpp's likeliest tokens along its greedy text."""
         longest = self.model.config.max_length
         new = min(_NEW, longest // 4)

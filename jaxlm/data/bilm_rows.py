@@ -16,8 +16,6 @@ The rows of allenai/bilm-tf (bilm/data.py) draw sentences. Here they draw docume
 that sentences of a text stay together. In both, the two directions read different text.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

@@ -15,8 +15,6 @@ rounded and at least one; a permutation keyed by (seed, stream, block) shuffles 
   thread. `pipeline.py` then reads each window of a language once per pass.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

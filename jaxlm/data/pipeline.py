@@ -6,8 +6,6 @@ needs a step number only, and any number of threads or hosts reads the same rows
 several languages, each has its own passes, and `mixing.py` tells the language of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 

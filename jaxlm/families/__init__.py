@@ -1,7 +1,5 @@
 """The families of models: one record each, found by the type of a config."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

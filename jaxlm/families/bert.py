@@ -1,7 +1,5 @@
 """BERT and ERNIE."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """ELMo."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import jax.numpy as jnp

@@ -4,8 +4,6 @@
 its name. Outside this folder and `convert/` nothing asks which family a model is of.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -12,8 +12,6 @@ train.py). An ELMo's tokens are words, each a row of characters; `families/elmo.
 the first `<S>` and the last `</S>` on the device. Next: `Family.encode`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

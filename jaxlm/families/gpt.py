@@ -1,7 +1,5 @@
 """GPT-1 and GPT-2."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """What families whose tokens are ids share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

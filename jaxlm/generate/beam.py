@@ -8,8 +8,6 @@ stops when the best beam, at its present length, could not replace the worst of 
 finished ones.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

@@ -12,8 +12,6 @@ The two rules of top-p treat the token whose probability takes the sum past p:
     openai   drops it: a token stays while the sum including it is at most p
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -9,8 +9,6 @@ position): a prompt gives the same text alone and among others. Shapes stay the 
 from the first token to the last, so each token costs the same.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

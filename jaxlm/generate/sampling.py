@@ -3,8 +3,6 @@
 Imports no jax, so that `jaxlm generate --help` is fast.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Literal
 

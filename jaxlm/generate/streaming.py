@@ -1,7 +1,5 @@
 """Prompts → ids; generated tokens → text as it comes, cut before stop strings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

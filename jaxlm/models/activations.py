@@ -1,7 +1,5 @@
 """The functions between an MLP's two products, by the names that configs use."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

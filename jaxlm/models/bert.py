@@ -8,8 +8,6 @@ The batch comes from `transforms/`, the loss is in `losses.py`. Ids are validate
 host: an id outside a table would be clamped silently here.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -4,8 +4,6 @@ Kim et al. 2016 as in allenai/bilm-tf, bilm/training.py. Characters are those of
 `text/characters.py`. Next: the layers of `elmo.py`.
 """
 
-from __future__ import annotations
-
 import math
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """(key, rate) → which elements stay."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn

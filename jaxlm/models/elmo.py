@@ -20,8 +20,6 @@ original has it: on the input of each layer, before its skip connection branches
 and on the input of the softmax.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Parameters of all layers lie stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`
 one compiled body serves any depth and a layer is an index.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 

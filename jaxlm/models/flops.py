@@ -4,8 +4,6 @@ Matrix products only, a multiplication and an addition each, without recomputati
 compilers also count element-wise work, and a scanned layer once.
 """
 
-from __future__ import annotations
-
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig
 
 

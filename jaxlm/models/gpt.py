@@ -13,8 +13,6 @@ The token table has rows up to the next multiple of 128, which matrix units and 
 divide; they are never an id, a logit or a part of the loss.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Hidden states → predictions: modules that sit on any encoder."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int

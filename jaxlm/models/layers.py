@@ -5,8 +5,6 @@ Dropout is active where its rate is above 0: a module that is built to run witho
 gets rate 0, so no flag travels through the calls.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -106,7 +104,7 @@ class Cache(NamedTuple):
     v: Float[Array, "B*H T K"]
     slot: Int[Array, ""]  # where the next token's go, for all rows
 
-    def append(self, k_BLHK: Array, v_BLHK: Array) -> Cache:
+    def append(self, k_BLHK: Array, v_BLHK: Array) -> "Cache":
         """With L more tokens."""
         put = jax.lax.dynamic_update_slice_in_dim
         batch, length, heads, width = k_BLHK.shape
@@ -123,7 +121,7 @@ class Cache(NamedTuple):
         k, v = (x.reshape(-1, heads, *x.shape[1:]) for x in (self.k, self.v))
         return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
 
-    def of_rows(self, rows: Int[Array, "R"], heads: int) -> Cache:
+    def of_rows(self, rows: Int[Array, "R"], heads: int) -> "Cache":
         """The cache of rows number `rows` of this one."""
         k, v = (
             x.reshape(-1, heads, *x.shape[1:])[rows].reshape(-1, *x.shape[1:])

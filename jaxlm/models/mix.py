@@ -6,8 +6,6 @@ Peters et al. 2018, as allenai/bilm-tf's `weight_layers` (bilm/elmo.py) and Alle
 `ScalarMix`: ELMo's three layers, BERT's thirteen, any `hidden` of `Encoded`.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """What a family is trained on: rows → batch, batch → sums. See `families/`."""
 
-from __future__ import annotations
-
 from jaxlm.objectives.bidirectional import bidirectional_lm
 from jaxlm.objectives.causal import causal_lm
 from jaxlm.objectives.dialogue import dialogue_lm

@@ -1,7 +1,5 @@
 """ELMo's objective: each next word and each one before, in two streams of text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """GPT's objective: each next token, with documents end to end in a stream."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

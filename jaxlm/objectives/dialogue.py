@@ -7,8 +7,6 @@ sentence's, in the same head, and a run begins from another one's weights by `--
 `transforms/dialogue.py` says what else the paper leaves open.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 
 from jaxlm.config import BertConfig, MaskedData, Phase

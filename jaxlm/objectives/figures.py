@@ -7,8 +7,6 @@ The sums of an objective are named after its figures: `mlm_loss`, `mlm_accuracy`
 is declared and know no figure by its name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ of it are hidden (`transforms/mask.py`); the model tells what they were, and whe
 follows A, or a dialogue is as it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Families differ in how their rows lie in a corpus and in a few functions; only a
 carries state from batch to batch, and reads a few rows of a large table at a step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """A run or model directory → a model to use, or parameters to train from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A model in memory, whatever its family: forward, embed, fill, generate."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property

@@ -6,8 +6,6 @@
 The loop that pretrains also trains, saves and resumes this run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 WORKDIR/seed-0  WORKDIR/seed-1 …        each a run directory
 """
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence

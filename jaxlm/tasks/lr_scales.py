@@ -9,8 +9,6 @@ Layer-wise rates as in Clark et al. 2020 (ELECTRA), appendix B. Parameters are f
 regular expressions over whole paths.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from typing import Any

@@ -12,8 +12,6 @@ encoded as B · K rows and joined again:
     "choose"    one score each: [B, K], the lowest number for an empty row
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import flax.linen as nn

@@ -11,8 +11,6 @@ row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm 
 `model`, lm_losses).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -11,8 +11,6 @@ character. If the characters do not add up to a word's tokens ([UNK]), and for o
 tokenizers than WordPiece, each token stands for its whole word.
 """
 
-from __future__ import annotations
-
 import itertools
 import unicodedata
 from typing import NamedTuple

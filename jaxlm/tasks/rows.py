@@ -7,8 +7,6 @@ or as another family frames its rows (`families/frame.py`). An example may be a 
 rows: a text with each of several alternatives, or two texts in both orders.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

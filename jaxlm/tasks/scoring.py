@@ -7,8 +7,6 @@ answer_scores, best_threshold     SQuAD 1.1, SQuAD 2.0 and CMRC 2018
 A figure that is 0 / 0 is 0, as in scikit-learn; a correlation with a constant is NaN.
 """
 
-from __future__ import annotations
-
 import collections
 import difflib
 import itertools

@@ -7,8 +7,6 @@ task.figures      → quality     of the scores of all rows, on the host
 task.output       → answers     in the form of the task's own files
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

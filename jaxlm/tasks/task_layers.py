@@ -7,8 +7,6 @@ Peters et al. 2018, sections 3.2 and 3.3: features of a frozen language model, m
 the task, at the input of the task's model and also at its output.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -14,8 +14,6 @@ ends inside a character. An empty word is a begin and an end (AllenNLP's rule; t
 original fails). Next: `models/elmo.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A prepared corpus, opened: where sentences start, tokens by position."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

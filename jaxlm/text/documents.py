@@ -17,8 +17,6 @@ between documents are dropped. Cuts fall where GPT-2's pattern cuts whatever fol
 that the fragments' ids are those of the whole document.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """JSON objects in files."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -9,8 +9,6 @@ had S = 0.7, both for the rows and for the word counts behind the vocabulary
 `data/mixing.py` for the rows.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """What a corpus says of itself: `manifest.json`, which is written last."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ class Manifest:
         recipe: Recipe,
         sources: Sequence[dict],
         directory: Path,
-    ) -> Manifest:
+    ) -> "Manifest":
         """The manifest of the files in a directory."""
         names = ("tokens", "sentences", "documents", "held_out", "text_bytes")
         return cls(

@@ -8,8 +8,6 @@ Memory is bounded: the sample has at most 64 MB, and so has a unit. Units are fi
 manifest comes last.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

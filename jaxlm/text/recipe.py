@@ -3,8 +3,6 @@
 Imports nothing heavy: `jaxlm --help` reads it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -62,7 +60,7 @@ class Recipe(ReadOptions, TextConfig):
         TextConfig.__post_init__(self)
 
     @classmethod
-    def of(cls, config: RunConfig, options: ReadOptions, **more: Any) -> Recipe:
+    def of(cls, config: RunConfig, options: ReadOptions, **more: Any) -> "Recipe":
         """The recipe of a run's config and the options; `more` are its own fields."""
         values = {f.name: getattr(options, f.name) for f in fields(ReadOptions)}
         values |= {f.name: getattr(config.text, f.name) for f in fields(TextConfig)}
@@ -70,7 +68,7 @@ class Recipe(ReadOptions, TextConfig):
         return cls(**values | {"vocab_size": config.model.vocab_size} | more)
 
     @classmethod
-    def stored(cls, values: dict[str, Any]) -> Recipe:
+    def stored(cls, values: dict[str, Any]) -> "Recipe":
         """The recipe in a manifest; fields that it lacks have their defaults."""
         values = dict(values)
         if "given" not in values:  # as corpora of the first version have it
@@ -91,7 +89,7 @@ class Recipe(ReadOptions, TextConfig):
         """Whether phrases and entities are marked."""
         return self.spans != "none" or bool(self.lexicon or self.lexicon_sha256)
 
-    def difference(self, before: Recipe) -> str | None:
+    def difference(self, before: "Recipe") -> str | None:
         """The first field by which this recipe makes another corpus than `before`."""
         old, new = before._deciding(), self._deciding()
         for name in dict.fromkeys(["given", *old, *new]):

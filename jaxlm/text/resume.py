@@ -1,7 +1,5 @@
 """What `prepare` was asked for, and what an earlier run of it has left on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl

@@ -6,8 +6,6 @@ the sample); the i-th text ⌊(i + 1) w⌋ - ⌊i w⌋ times. So any learner see
 that were asked for, exact to one text.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections import Counter

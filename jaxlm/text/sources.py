@@ -1,7 +1,5 @@
 """What a user names as text → the sources it means, opened and unpacked as streams."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The arrays of a corpus on disk: sharded zarr 3, read and written by TensorStore."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

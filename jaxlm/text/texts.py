@@ -14,8 +14,6 @@ speakers alternate:
 Next: `units.py`.
 """
 
-from __future__ import annotations
-
 import bisect
 import json
 import re

@@ -6,8 +6,6 @@
 Only in the format array_record, which is read by number and without TensorFlow.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

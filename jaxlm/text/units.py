@@ -6,8 +6,6 @@ The files depend on the text and the recipe alone, so an interrupted job continu
 the last of them. Worker processes import this module: it does not need TensorStore.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -4,8 +4,6 @@ A resumed run repeats its steps and evaluations bit for bit, so a stored best is
 from the run's future.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -15,8 +15,6 @@ steps and the last one get lines as well, which start no new sums. Only process 
 and prints; every process gets the fetched figures.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import shutil
@@ -70,7 +68,7 @@ class Log:
         self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
         self.evaluated = False  # whether the line of the first step has an evaluation
 
-    def __enter__(self) -> Log:
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -3,8 +3,6 @@
 `source.py` says what a run trains on: a corpus or the files of a task.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Both files are flushed after each record and raise OSError if that fails. Next: 
 decides what a record holds, and goes on without a file that fails.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

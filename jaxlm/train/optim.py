@@ -7,8 +7,6 @@ said by path, for every leaf, so a new kind of leaf is an error and no silent de
 Next: `train/step.py` applies the update.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

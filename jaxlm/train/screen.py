@@ -6,8 +6,6 @@ The bar shows the newest figures only, since `metrics.jsonl` has all of them. Wi
 terminal each line of that file is printed.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """SIGTERM and Ctrl-C stop a run after a step; a second signal ends it at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

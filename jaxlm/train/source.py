@@ -5,8 +5,6 @@
 Next: `loop.py` reads the batches and is the same for all sources.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

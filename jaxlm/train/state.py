@@ -1,7 +1,5 @@
 """What a run carries from step to step, initialised with its shardings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

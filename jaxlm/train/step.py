@@ -9,8 +9,6 @@ are gathered, trained as if they were the table, and scattered back. This is exa
 the optimiser leaves a row without a gradient as it is (`OptimConfig.keeps_rows`).
 """
 
-from __future__ import annotations
-
 import functools
 import operator
 from collections.abc import Callable

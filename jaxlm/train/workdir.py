@@ -7,8 +7,6 @@ tokenizer/        copied from the corpus or model
 checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import fnmatch

@@ -23,8 +23,6 @@ released. The remaining choices are ours:
 * Labels are 0 (real) and 1 (replaced), predicted by the next-sentence head.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key

@@ -19,8 +19,6 @@ independently with probability .15 (`choose_each`), and the units of a row are e
 its tokens, its phrases or its entities (`unit_starts`).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -9,8 +9,6 @@ and words are drawn until S of them are distinct. After n draws, a word is in th
 with probability 1 - (1 - p)ⁿ.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import NamedTuple

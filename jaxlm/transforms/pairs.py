@@ -26,8 +26,6 @@ position and not replayed in order:
   first W tokens.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

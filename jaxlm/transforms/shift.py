@@ -14,8 +14,6 @@ of documents [↵ a b c] → [a b c ↵]. If a row begins inside a document, its
 has no ↵, and its positions start at 0. Nothing here is random.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

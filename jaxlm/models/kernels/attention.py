@@ -8,8 +8,6 @@
 The mask is made here and never handed in: a fused kernel needs the facts.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Hidden states and a table of classes → logits, or their loss in chunks."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -34,8 +34,6 @@ Letters beyond `types.py`: G LSTMs side by side (directions), E width of the inp
 cells, I = E + D rows of the kernel, Q = 4 F.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

@@ -9,8 +9,6 @@ Story Cloze). Empty rows take the place of missing alternatives; they have no gr
 and are never chosen.
 """
 
-from __future__ import annotations
-
 import itertools
 import string
 from collections.abc import Sequence

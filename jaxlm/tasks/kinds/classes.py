@@ -6,8 +6,6 @@ vectors of the two rows are added: GPT-1's similarity (Radford et al. 2018, sect
 3.3).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

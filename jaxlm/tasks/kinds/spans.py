@@ -10,8 +10,6 @@ no part of the softmax, so that a score does not depend on the bucket, and the 2
 starts and ends are chosen in the document alone.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

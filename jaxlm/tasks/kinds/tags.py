@@ -9,8 +9,6 @@ et al. 2018, section 5.3). A long sentence becomes several rows, split between w
 that every word gets an answer. Entities are learnt as BIO, whatever the file's scheme.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

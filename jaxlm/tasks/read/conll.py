@@ -6,8 +6,6 @@ rejects O          train/seq.out   O    O                海\x02钓<TAB>O\x02O
 He O               (one word a line; two parallel files; PaddlePaddle/ERNIE's form)
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple

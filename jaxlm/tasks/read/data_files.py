@@ -1,7 +1,5 @@
 """What a user names as a task's data → the training file and the dev file."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """SQuAD files (1.1, 2.0 and the same form) and CMRC 2018's own → questions."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

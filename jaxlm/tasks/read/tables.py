@@ -11,8 +11,6 @@ as in the header or, without a header, by its number from 0. No row is skipped, 
 answers line up with the file; blank lines are allowed at the end only.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

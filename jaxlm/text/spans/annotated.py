@@ -18,8 +18,6 @@ A unit inside another of its kind is ignored. Such files do not say where white 
 was: words are joined, with a space where two would become one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

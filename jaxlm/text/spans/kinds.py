@@ -1,7 +1,5 @@
 """A span of characters, and what finds spans."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 

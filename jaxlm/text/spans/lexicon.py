@@ -1,7 +1,5 @@
 """A user's list of entities: file → `Lexicon`, text → spans."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

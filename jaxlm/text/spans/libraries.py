@@ -1,7 +1,5 @@
 """Libraries that find spans, by name; each is imported only if it is named."""
 
-from __future__ import annotations
-
 import difflib
 
 from jaxlm.text.recipe import ANNOTATED

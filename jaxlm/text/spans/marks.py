@@ -9,8 +9,6 @@ ends must lie where BERT's rules cut the text whatever else is in it, so that th
 between the ends have the tokens of the text.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 import unicodedata

@@ -1,7 +1,5 @@
 """Byte-pair encoding and the pair of files that holds it, for GPT-1 and GPT-2."""
 
-from __future__ import annotations
-
 import abc
 import itertools
 import json

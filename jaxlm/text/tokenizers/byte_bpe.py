@@ -9,8 +9,6 @@ before them, and the English endings ('s, 't, 're …).
 are cut independently, by the `tokenizers` library: what is a letter, it decides.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ It needs `pip install ftfy spacy`.
 The vocabulary has no end-of-text: a document ends with its line end, "\\n</w>".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Files → a tokenizer, whoever wrote them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A word, for masking and for `word_start`, begins at a piece with "▁", at an id
 and at the start of a text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re
@@ -69,7 +67,7 @@ class SentencePiece(Tokenizer):
         )
 
     @classmethod
-    def read(cls, directory: Path, **options: Any) -> SentencePiece:
+    def read(cls, directory: Path, **options: Any) -> "SentencePiece":
         """The tokenizer whose model `save` has written."""
         return read_model(directory / MODEL_FILE)
 

@@ -1,7 +1,5 @@
 """What all tokenizers have in common: tokens ↔ ids, texts → ids and word starts."""
 
-from __future__ import annotations
-
 import abc
 import hashlib
 import itertools
@@ -193,7 +191,7 @@ class Tokenizer(abc.ABC):
         return None
 
     @classmethod
-    def read(cls, directory: Path, **options: Any) -> Tokenizer:
+    def read(cls, directory: Path, **options: Any) -> "Tokenizer":
         """The tokenizer whose vocabulary `save` has written."""
         return cls(read_vocabulary(directory / "vocab.txt"), **options)
 

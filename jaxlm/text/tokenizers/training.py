@@ -1,7 +1,5 @@
 """Texts → a vocabulary: the same bytes for the same texts, in any process."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

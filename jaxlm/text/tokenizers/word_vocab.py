@@ -11,8 +11,6 @@ Words are cut by BERT's rules (`wordpiece.py`: punctuation apart, an ideograph i
 word), or at white space alone if the text is cut already.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -13,8 +13,6 @@ As in Google's code, Python's `unicodedata` says what a character is. A word, fo
 masking and for `word_start`, is what step 4 leaves.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import unicodedata
