@@ -18,7 +18,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         model=bert("base"),
         data=MaskedData(draws=10),
-        optim=OptimConfig(name="bert_adam", decay="linear_kinked"),
+        optim=OptimConfig(name="bert_adam", warmup=10_000, decay="linear_kinked"),
         steps=1_000_000,
         phases=(
             Phase(until=900_000, length=128, batch=256, predictions=20),

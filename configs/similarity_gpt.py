@@ -28,12 +28,15 @@ def get_config() -> FinetuneConfig:
         pooling="last",
         lm_weight=0.5,
         dropout=0.1,
-        warmup=0.002,
     )
     return FinetuneConfig(
         task=task,
         optim=OptimConfig(
-            name="gpt1_adam", peak=6.25e-5, decay="linear_kinked", eps=1e-8
+            name="gpt1_adam",
+            peak=6.25e-5,
+            decay="linear_kinked",
+            warmup=0.002,
+            eps=1e-8,
         ),
         batch=32,
         length=512,

@@ -32,13 +32,17 @@ def get_config() -> FinetuneConfig:
         dropout=0.5,
         freeze=("words/.*", "layers/.*"),
         epochs=10.0,
-        warmup=0.0,
     )
     return FinetuneConfig(
         model=elmo("original", vocab_size=0),
         task=task,
         optim=OptimConfig(
-            name="adamw", peak=1e-3, weight_decay=0.0, clip=5.0, decay="constant"
+            name="adamw",
+            peak=1e-3,
+            weight_decay=0.0,
+            clip=5.0,
+            warmup=0,
+            decay="constant",
         ),
         batch=32,
         length=128,

@@ -98,10 +98,11 @@ def test_differences_are_by_dotted_name_with_both_values():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: RunConfig(steps=0), "steps = 0 must be positive"),
-        (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 2"),
+        (lambda: RunConfig(steps=0), "steps = 0 must be at least 1"),
+        (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 4294967296"),
         (lambda: RunConfig(length=600), "length = 600 exceeds model.max_length = 512"),
-        (lambda: RunConfig(length=7), "length = 7 is below 8"),
+        (lambda: RunConfig(length=7), "length = 7 must be at least 8"),
+        (lambda: RunConfig(eval_every=0.5), "eval_every = 0.5 is no number of steps"),
         (
             lambda: RunConfig(batch=10, accumulate=4),
             "batch = 10 is not a multiple of accumulate = 4",
@@ -113,7 +114,7 @@ def test_differences_are_by_dotted_name_with_both_values():
         ),
         (lambda: bert("tiny", num_heads=3), "d_model = 128 is not a multiple .*= 3"),
         (lambda: bert("tiny", dropout=1.0), r"dropout = 1.0 is not in \[0, 1\)"),
-        (lambda: bert("tiny", vocab_size=0), "vocab_size = 0 must be positive"),
+        (lambda: bert("tiny", vocab_size=0), "vocab_size = 0 must be at least 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_an_error_with_the_numbers(make, message):
@@ -125,6 +126,13 @@ def test_one_phase_is_made_of_the_runs_own_fields():
     (phase,) = RunConfig(steps=7, length=64, batch=8, predictions=5).all_phases
     assert phase == Phase(until=7, length=64, batch=8, predictions=5)
     assert RICH.all_phases == PHASES
+
+
+@pytest.mark.parametrize(
+    "warmup, steps", [(0, 0), (0.1, 7), (0.001, 1), (1, 1), (40, 40)]
+)
+def test_warm_up_is_steps_or_a_share_of_all_steps(warmup, steps):
+    assert OptimConfig(warmup=warmup).warmup_steps(79) == steps
 
 
 def test_sizes_are_the_published_ones():

@@ -25,9 +25,9 @@ STEP = """
     --batch 8 --length 16 --steps 2 --eval_every 1 --eval_rows 8 --optim.warmup 1
     --log.tensorboard false --holdout 0.3 --processes 1
 """
-# Read through `RunConfig.all_phases` and `RunConfig.keeps`; `family` names the class.
+# Read through methods of the configs; `family` names the class.
 DERIVED = {"phases", "length", "batch", "predictions", "accumulate", "keep_every"}
-DERIVED |= {"model.family"}
+DERIVED |= {"optim.warmup", "model.family"}
 
 
 @pytest.mark.parametrize(

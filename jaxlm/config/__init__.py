@@ -4,22 +4,20 @@
 overrides them by dotted names, and the run directory keeps the result as JSON.
 """
 
-from jaxlm.config.data import (
-    AnyData,
-    BilmData,
-    DataConfig,
-    MaskedData,
-    StreamData,
-)
 from jaxlm.config.files import difference, from_json, load_config, to_json
 from jaxlm.config.model import (
     BERT_SIZES,
     ELMO_SIZES,
     GPT2_SIZES,
+    AnyData,
     BertConfig,
+    BilmData,
+    DataConfig,
     ElmoConfig,
     GptConfig,
+    MaskedData,
     ModelConfig,
+    StreamData,
     bert,
     elmo,
     gpt1,

@@ -4,12 +4,12 @@ import dataclasses
 import difflib
 import importlib.util
 import json
-import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config.data import DataConfig
+from jaxlm.config.model import DataConfig, ModelConfig
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
 from jaxlm.types import UserError
@@ -30,11 +30,7 @@ def recipes() -> dict[str, Path]:
 
 
 def load_config(name: str) -> RunConfig:
-    """The configuration of a recipe's bare name or of a path to a Python file.
-
-    Raises:
-        UserError: there is no such recipe, or the file has no `get_config`.
-    """
+    """The configuration of a recipe's bare name or of a path to a Python file."""
     path = Path(name)
     if path.suffix != ".py":
         shipped = recipes()
@@ -62,65 +58,47 @@ def to_json(config: RunConfig) -> str:
 def from_json(text: str) -> RunConfig:
     """The config of `to_json`'s text; one with a task is a FinetuneConfig.
 
-    Raises:
-        UserError: a field that no config has (with the nearest one that exists).
+    A field that no config has is an error with the nearest one that exists.
     """
     data = json.loads(text)
     kind = FinetuneConfig if "task" in data else RunConfig
     hints = typing.get_type_hints(kind)
-    kinds = typing.get_args(hints["model"])
-    model = _family(kinds, data.get("model", {}), "model.")
-    hints["data"] = DataConfig if kind is FinetuneConfig else model.data
+    hints["model"] = _family(data.get("model", {}))
+    hints["data"] = DataConfig if kind.finetunes else hints["model"].data
     return _build(kind, data, "", hints)
 
 
+def _family(model: dict[str, Any]) -> type[ModelConfig]:
+    kinds = {kind.family: kind for kind in typing.get_args(ModelConfig)}
+    name = model.get("family", "bert")
+    if name not in kinds:
+        raise UserError(f"model.family = {name!r}: there are {', '.join(kinds)}")
+    return kinds[name]
+
+
 def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -> Any:
+    """A value of the type `kind`; `at` is its dotted name in the config."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(_build(typing.get_args(kind)[0], each, at) for each in data)
     if not dataclasses.is_dataclass(kind):
         return data
-    types_ = hints or typing.get_type_hints(kind)
-    for name in data:
-        if name not in types_:
-            near = difflib.get_close_matches(name, types_, n=1, cutoff=0.4)
-            hint = f"; did you mean {at}{near[0]}?" if near else ""
-            raise UserError(f"unknown config field {at}{name}{hint}")
-    return kind(**{k: _value(types_[k], v, f"{at}{k}.") for k, v in data.items()})
-
-
-def _value(kind: Any, value: Any, at: str) -> Any:
-    if typing.get_origin(kind) is tuple:
-        return tuple(_build(typing.get_args(kind)[0], v, at) for v in value)
-    if isinstance(kind, types.UnionType) and isinstance(value, dict):
-        kind = _family(typing.get_args(kind), value, at)
-    return _build(kind, value, at)
-
-
-def _family(kinds: tuple[Any, ...], value: Any, at: str) -> Any:
-    """The dataclass whose field `family` has the value's name."""
-    by_name = {str(dataclasses.fields(kind)[0].default): kind for kind in kinds}
-    name = value.get("family", "bert")
-    if name not in by_name:
-        raise UserError(f"{at}family = {name!r}: there are {', '.join(by_name)}")
-    return by_name[name]
+    hints = hints or typing.get_type_hints(kind)
+    for name in data.keys() - hints.keys():
+        near = difflib.get_close_matches(name, hints, n=1, cutoff=0.4)
+        hint = f"; did you mean {at}{near[0]}?" if near else ""
+        raise UserError(f"unknown config field {at}{name}{hint}")
+    return kind(**{k: _build(hints[k], v, f"{at}{k}.") for k, v in data.items()})
 
 
 def difference(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted name → (old, new) of every field in which two configs differ."""
-    a, b = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return {
-        name: (a.get(name), b.get(name))
-        for name in {**a, **b}
-        if a.get(name) != b.get(name)
-    }
+    a, b = (dict(_flat(dataclasses.asdict(config))) for config in (old, new))
+    return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
 
 
-def _flat(data: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(data, dict):
-        items = data.items()
-    elif isinstance(data, (list, tuple)):
-        items = ((str(i), each) for i, each in enumerate(data))
-    else:
-        return {at: data}
-    out: dict[str, Any] = {}
-    for name, each in items:
-        out.update(_flat(each, f"{at}.{name}" if at else name))
-    return out
+def _flat(data: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(data, dict | list | tuple):
+        yield at, data
+        return
+    for name, each in data.items() if isinstance(data, dict) else enumerate(data):
+        yield from _flat(each, f"{at}.{name}" if at else str(name))

@@ -9,7 +9,7 @@ import dataclasses
 import typing
 from typing import Any
 
-from jaxlm.config.data import AnyData, MaskedData
+from jaxlm.config.model import AnyData, MaskedData
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
 
@@ -95,13 +95,7 @@ def _of_task(config: FinetuneConfig) -> list[tuple[bool, str, str]]:
         (True, "predictions", "is for masked words"),
         (True, "phases", "is for pretraining: a fine-tuning run has one phase"),
         (True, "eval_rows", "is for pretraining: all of the dev file is evaluated"),
-        (True, "eval_every", "follows from the passes: pass --task.evaluations"),
-        (True, "optim.warmup", "is a share of all steps: pass --task.warmup"),
-        (
-            task.epochs > 0,
-            "steps",
-            f"follows from task.epochs = {task.epochs:g}; pass --task.epochs 0 too",
-        ),
+        (True, "steps", "follows from the passes: pass --task.epochs"),
         (
             not spans,
             "task.question task.stride task.answer task.null_threshold task.rules",

@@ -1,23 +1,119 @@
-"""The shapes and quirks of each model family."""
+"""The model families: the shape and quirks of each, and how it reads its rows."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jaxlm.config.data import BilmData, DataConfig, MaskedData, StreamData
 from jaxlm.types import UserError
 
 
-@dataclass(frozen=True)
-class BertConfig:
-    """BERT (Devlin et al. 2018); the defaults are BERT-base, uncased."""
+def check_range(config: Any, at: str, interval: str, *names: str) -> None:
+    """Refuse a field outside of an interval, "[0, 1)" or "[1, inf)"; `at` is the group
+    of the fields, "model.".
+    """
+    low, high = map(float, interval[1:-1].split(", "))
+    for name in names:
+        value = getattr(config, name)
+        above = value > low or (value == low and interval[0] == "[")
+        if above and (value < high or (value == high and interval[-1] == "]")):
+            continue
+        least = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
+        bound = f"is not in {interval}" if high < float("inf") else f"must be {least}"
+        raise UserError(f"{at}{name} = {value} {bound}")
 
-    data: ClassVar[type[DataConfig]] = MaskedData
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How rows are read, in any run."""
+
+    of: ClassVar[str] = "all models"
+
+    threads: int = 4
+    """Threads that read rows ahead of the device."""
+
+
+@dataclass(frozen=True)
+class MaskedData(DataConfig):
+    """How words are hidden and sentences paired, for BERT and ERNIE."""
+
+    of: ClassVar[str] = "a BERT"
+
+    mask_rate: float = 0.15
+    """Share of a row's tokens to predict."""
+    short_rate: float = 0.1
+    """Share of sentence pairs built to a random shorter length."""
+    whole_words: bool = False
+    """Mask all pieces of a word together."""
+    levels: tuple[float, ...] = ()
+    """ERNIE: shares of rows in which tokens, phrases and entities are the units that
+    are masked whole; empty: one kind of unit in all rows."""
+    choice: Literal["budget", "each"] = "budget"
+    """Units are masked in random order up to mask_rate of the row (BERT's), or each
+    with that probability (ERNIE's)."""
+    replace: Literal["token", "unit"] = "token"
+    """What 80 % [MASK], 10 % another, 10 % the same are decided for; as published for
+    both models, token by token."""
+    second: Literal["any", "same"] = "any"
+    """Language of the random second segment of a pair: any of the corpus, as Google's
+    code draws from all of its documents, or the one of the first."""
+    draws: int = 0
+    """Mask and pair draws of a row before they repeat (Google's dupe_factor);
+    0: fresh ones in every pass."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "data.", "(0, 1)", "mask_rate")
+        check_range(self, "data.", "[0, 1]", "short_rate")
+        check_range(self, "data.", "[0, inf)", "draws")
+        check_levels("data.levels", self.levels)
+
+
+@dataclass(frozen=True)
+class StreamData(DataConfig):
+    """How documents follow each other, for GPT."""
+
+    of: ClassVar[str] = "a GPT"
+
+    packed: bool = False
+    """Attention stays inside a document, and positions start anew in each."""
+
+
+@dataclass(frozen=True)
+class BilmData(DataConfig):
+    """How words are predicted in both directions, for ELMo."""
+
+    of: ClassVar[str] = "an ELMo"
+
+    negatives: int = 0
+    """Sampled words that a target is told from in training, drawn anew at each step;
+    0: all of the vocabulary."""
+    carry: bool = True
+    """Documents end to end in streams, the state going from batch to batch; false: each
+    row a sentence by itself, a long one in several rows."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "data.", "[0, inf)", "negatives")
+
+
+AnyData = MaskedData | StreamData | BilmData | DataConfig
+
+
+def check_levels(name: str, levels: tuple[float, ...]) -> None:
+    """Refuse what are not shares of tokens, phrases and entities."""
+    if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
+        raise UserError(
+            f"{name} = {levels} are not three shares (tokens, phrases, entities) of 1"
+        )
+
+
+@dataclass(frozen=True)
+class _Transformer:
+    """What BERT and GPT have in common."""
+
     carries_state: ClassVar[bool] = False  # from batch to batch
 
-    family: Literal["bert"] = "bert"
-    """Which dataclass this is, in JSON."""
-    vocab_size: int = 30_522
+    vocab_size: int
     """Entries of the vocabulary; equals the tokenizer's."""
+    max_length: int
+    """Rows of the position table, in tokens: the longest context."""
     num_layers: int = 12
     """Transformer blocks."""
     num_heads: int = 12
@@ -26,69 +122,68 @@ class BertConfig:
     """Width of the hidden states."""
     d_ff: int = 3072
     """Width inside the MLP of a block."""
-    max_length: int = 512
-    """Rows of the position table, in tokens."""
-    num_token_types: int = 2
-    """Rows of the sentence A/B table."""
     dropout: float = 0.1
     """Share of hidden units and of attention probabilities dropped in training."""
+    init_std: float = 0.02
+    """Scale of the normal that kernels and tables start from; BERT's is truncated."""
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "max_length", "num_layers", "num_heads", "d_model")
+        check_range(self, "model.", "[1, inf)", *sizes, "d_ff")
+        check_range(self, "model.", "[0, 1)", "dropout")
+        if self.d_model % self.num_heads:
+            raise UserError(
+                f"model.d_model = {self.d_model} is not a multiple of "
+                f"model.num_heads = {self.num_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class BertConfig(_Transformer):
+    """BERT (Devlin et al. 2018); the defaults are BERT-base, uncased."""
+
+    data: ClassVar[type[DataConfig]] = MaskedData
+
+    family: Literal["bert"] = "bert"
+    """Which dataclass this is, in JSON."""
+    vocab_size: int = 30_522
+    max_length: int = 512
+    num_token_types: int = 2
+    """Rows of the sentence A/B table."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_erf"
     """Of the MLP and of the MLM head. Google's first release and the 2018 checkpoints
     use erf, its code since 2019-02 tanh."""
     norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
-    init_std: float = 0.02
-    """Scale of the truncated normal that kernels and tables start from."""
     nsp: bool = True
     """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
     second head in the model."""
 
-    def __post_init__(self) -> None:
-        _check_shape(self)
-
 
 @dataclass(frozen=True)
-class GptConfig:
+class GptConfig(_Transformer):
     """GPT-1 and GPT-2 (Radford et al. 2018, 2019); the defaults are GPT-2 124M."""
 
     data: ClassVar[type[DataConfig]] = StreamData
-    carries_state: ClassVar[bool] = False  # from batch to batch
 
     family: Literal["gpt"] = "gpt"
     """Which dataclass this is, in JSON."""
     vocab_size: int = 50_257
-    """Entries of the vocabulary; equals the tokenizer's."""
-    num_layers: int = 12
-    """Transformer blocks."""
-    num_heads: int = 12
-    """Attention heads of a block."""
-    d_model: int = 768
-    """Width of the hidden states."""
-    d_ff: int = 3072
-    """Width inside the MLP of a block."""
     max_length: int = 1024
-    """Rows of the position table, in tokens: the longest context."""
     norm: Literal["pre", "post"] = "pre"
     """Norms before attention and MLP and one at the end (GPT-2), or after (GPT-1)."""
     one_matrix: bool = False
     """GPT-1's original: token and position tables are one matrix, dropout falls on it
     and not on its sums, and the softmax ranges over its position rows too."""
-    dropout: float = 0.1
-    """Share of hidden units and of attention probabilities dropped in training."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_tanh"
     """Of the MLP; all GPTs use tanh."""
     norm_eps: float = 1e-5
     """Added to the variance in LayerNorm."""
-    init_std: float = 0.02
-    """Scale of the normal that kernels and the token table start from."""
     position_std: float = 0.01
     """Scale of the normal that the position table starts from."""
     scale_residual: bool = True
     """Start the projections into the residual stream 1 / sqrt(2 num_layers) as large
     (GPT-2's paper)."""
-
-    def __post_init__(self) -> None:
-        _check_shape(self)
 
 
 @dataclass(frozen=True)
@@ -131,10 +226,11 @@ class ElmoConfig:
     """Share dropped of the input of each layer and of the softmax's, in training."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "num_layers", "d_model", "d_ff", "d_character")
-        for name in ("vocab_size", "num_highways", "cell_clip", "proj_clip"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name} = {getattr(self, name)} is negative")
+        sizes = ("num_layers", "d_model", "d_ff", "d_character")
+        check_range(self, "model.", "[1, inf)", *sizes)
+        optional = ("vocab_size", "num_highways", "cell_clip", "proj_clip")
+        check_range(self, "model.", "[0, inf)", *optional)
+        check_range(self, "model.", "[0, 1)", "dropout")
         widest = len(self.filters)
         if min(self.filters, default=-1) < 0 or not any(self.filters):
             raise UserError(f"model.filters = {self.filters} are no numbers of filters")
@@ -152,50 +248,17 @@ class ElmoConfig:
 
 ModelConfig = BertConfig | GptConfig | ElmoConfig
 
-
-def _check_shape(config: BertConfig | GptConfig) -> None:
-    if config.d_model % config.num_heads:
-        raise UserError(
-            f"model.d_model = {config.d_model} is not a multiple of "
-            f"model.num_heads = {config.num_heads}"
-        )
-    _check_positive(config, "vocab_size", "num_layers", "d_model", "d_ff", "max_length")
-
-
-def _check_positive(config: ModelConfig, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UserError(f"model.{name} = {getattr(config, name)} must be positive")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"model.dropout = {config.dropout} is not in [0, 1)")
-
-
-# num_layers, d_model of the published sizes (google-research/bert README); heads are
-# d_model / 64 and the MLP is four times as wide in all of them.
+# num_layers, d_model, num_heads of the published sizes (google-research/bert README).
 BERT_SIZES = {
-    "tiny": (2, 128),
-    "mini": (4, 256),
-    "small": (4, 512),
-    "medium": (8, 512),
-    "base": (12, 768),
-    "large": (24, 1024),
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
 }
-
-
-def bert(size: str, **changes: Any) -> BertConfig:
-    """The published size `tiny` … `large`, with `changes` to its fields."""
-    num_layers, d_model = BERT_SIZES[size]
-    shape: dict[str, Any] = {
-        "num_layers": num_layers,
-        "num_heads": d_model // 64,
-        "d_model": d_model,
-        "d_ff": 4 * d_model,
-    }
-    return BertConfig(**{**shape, **changes})
-
-
-# num_layers, d_model, heads of the released sizes (openai/gpt-2; its paper's counts of
-# parameters, 117M to 1542M, were wrong) and of a laptop's.
+# Of the released sizes (openai/gpt-2; its paper's counts of parameters, 117M to 1542M,
+# were wrong) and of a laptop's.
 GPT2_SIZES = {
     "tiny": (4, 128, 4),
     "mini": (4, 256, 4),
@@ -204,33 +267,6 @@ GPT2_SIZES = {
     "large": (36, 1280, 20),
     "xl": (48, 1600, 25),
 }
-
-
-def gpt1(**changes: Any) -> GptConfig:
-    """GPT-1 as published, 117M parameters, with `changes` to its fields."""
-    shape: dict[str, Any] = {
-        "vocab_size": 40_478,
-        "max_length": 512,
-        "norm": "post",
-        "one_matrix": True,
-        "position_std": 0.02,
-        "scale_residual": False,
-    }
-    return GptConfig(**{**shape, **changes})
-
-
-def gpt2(size: str, **changes: Any) -> GptConfig:
-    """The size `tiny` … `xl` of GPT-2, with `changes` to its fields."""
-    num_layers, d_model, num_heads = GPT2_SIZES[size]
-    shape: dict[str, Any] = {
-        "num_layers": num_layers,
-        "num_heads": num_heads,
-        "d_model": d_model,
-        "d_ff": 4 * d_model,
-    }
-    return GptConfig(**{**shape, **changes})
-
-
 # What differs from the original in its released small sister (13.6M parameters) and in
 # a laptop's.
 ELMO_SIZES: dict[str, dict[str, Any]] = {
@@ -245,6 +281,35 @@ ELMO_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def _shape(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
+    """The fields of a size; the MLP is four times as wide in all of them."""
+    shape = {"num_layers": num_layers, "num_heads": num_heads}
+    return {**shape, "d_model": d_model, "d_ff": 4 * d_model}
+
+
+def bert(size: str, **changes: Any) -> BertConfig:
+    """The published size `tiny` … `large`, with `changes` to its fields."""
+    return BertConfig(**_shape(*BERT_SIZES[size]) | changes)
+
+
+def gpt1(**changes: Any) -> GptConfig:
+    """GPT-1 as published, 117M parameters, with `changes` to its fields."""
+    shape: dict[str, Any] = {
+        "vocab_size": 40_478,
+        "max_length": 512,
+        "norm": "post",
+        "one_matrix": True,
+        "position_std": 0.02,
+        "scale_residual": False,
+    }
+    return GptConfig(**shape | changes)
+
+
+def gpt2(size: str, **changes: Any) -> GptConfig:
+    """The size `tiny` … `xl` of GPT-2, with `changes` to its fields."""
+    return GptConfig(**_shape(*GPT2_SIZES[size]) | changes)
+
+
 def elmo(size: str, **changes: Any) -> ElmoConfig:
     """The size `original`, `small` or `tiny`, with `changes` to its fields."""
-    return ElmoConfig(**{**ELMO_SIZES[size], **changes})
+    return ElmoConfig(**ELMO_SIZES[size] | changes)

@@ -2,10 +2,16 @@
 
 import typing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxlm.config.data import AnyData, DataConfig, check_levels
-from jaxlm.config.model import BertConfig, ModelConfig
+from jaxlm.config.model import (
+    AnyData,
+    BertConfig,
+    DataConfig,
+    ModelConfig,
+    check_levels,
+    check_range,
+)
 from jaxlm.types import UserError
 
 
@@ -60,8 +66,8 @@ class OptimConfig:
     correction is part of the rate; adagrad: TensorFlow's."""
     peak: float = 1e-4
     """Highest learning rate."""
-    warmup: int = 10_000
-    """Steps of linear warm-up."""
+    warmup: int | float = 0.1
+    """Steps of linear warm-up; below 1: its share of all steps."""
     decay: Literal["linear", "linear_kinked", "cosine", "constant"] = "linear"
     """After warm-up, to 0 at the last step. linear_kinked: Google's, a line from step 0
     that warm-up overrides, so the rate drops by warmup / steps where warm-up ends."""
@@ -80,6 +86,16 @@ class OptimConfig:
     factor: float = 1.0
     """What the gradient is multiplied by before it is clipped; ELMo's original takes
     the length of a row."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "optim.", "[0, inf)", "warmup")
+
+    def warmup_steps(self, steps: int) -> int:
+        """Steps of warm-up in a run of `steps`."""
+        if self.warmup >= 1:
+            return int(self.warmup)
+        # Any warm-up has at least one step: the first rate is 0, as in both releases.
+        return max(int(steps * self.warmup), int(self.warmup > 0))
 
     @property
     def keeps_rows(self) -> bool:
@@ -131,12 +147,21 @@ class Phase:
     """As data.levels, in this phase; empty: those."""
 
     def __post_init__(self) -> None:
+        check_range(self, "", "[8, inf)", "length")
+        check_range(self, "", "[1, inf)", "batch", "accumulate", "predictions")
         check_levels("phases.levels", self.levels)
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"batch = {self.batch} is not a multiple of "
+                f"accumulate = {self.accumulate}"
+            )
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One pretraining run, all of it."""
+
+    finetunes: ClassVar[bool] = False
 
     model: ModelConfig = field(default_factory=BertConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -170,8 +195,9 @@ class RunConfig:
     keep_every: int | Literal["log"] = 0
     """Save at multiples of this step too, and keep these checkpoints for good; log: at
     steps 0, 1, 2, 4, 8, …; 0: none."""
-    eval_every: int = 1000
-    """Steps between evaluations on the held-out documents; 0: never."""
+    eval_every: int | float = 1000
+    """Steps between evaluations on held-out text; 0: never. Fine-tuning: of 1 or less,
+    passes over the training file, .25 for four evaluations in each pass."""
     eval_rows: int = 1024
     """Most held-out rows of an evaluation during training."""
     max_skipped: int = 20
@@ -183,12 +209,8 @@ class RunConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """Activations recomputed in the backward pass: none, all but products, all."""
 
-    def data_kind(self) -> type[DataConfig]:
-        """The class of `data`."""
-        return self.model.data
-
     def __post_init__(self) -> None:
-        kind = self.data_kind()
+        kind = DataConfig if self.finetunes else self.model.data
         if self.data is None:
             object.__setattr__(self, "data", kind())
         if type(self.data) is not kind:
@@ -196,39 +218,27 @@ class RunConfig:
                 f"data is a {type(self.data).__name__}, this config takes a "
                 f"{kind.__name__}"
             )
-        if self.steps < 1:
-            raise UserError(f"steps = {self.steps} must be positive")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed = {self.seed} is not in [0, 2**32)")
-        if not 0 < self.smoothing <= 1:
-            raise UserError(f"smoothing = {self.smoothing} is not in (0, 1]")
-        done = 0
+        check_range(self, "", "[1, inf)", "steps")
+        check_range(self, "", f"[0, {2**32})", "seed")
+        check_range(self, "", "(0, 1]", "smoothing")
+        check_range(self, "", "[0, inf)", "eval_every")
+        if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
+            raise UserError(f"eval_every = {self.eval_every} is no number of steps")
+        done, rows = 0, self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
             if phase.until <= done:
                 raise UserError(f"{at}until = {phase.until} does not follow {done}")
             done = phase.until
-            if self.model.carries_state and phase.batch != self.rows:
+            if self.model.carries_state and phase.batch != rows:
                 raise UserError(
-                    f"{at}batch = {phase.batch} is not {self.rows}: the state "
-                    "goes from batch to batch, row by row"
+                    f"{at}batch = {phase.batch} is not {rows}: the state goes from "
+                    "batch to batch, row by row"
                 )
             if phase.length > self.model.max_length:
                 raise UserError(
                     f"{at}length = {phase.length} exceeds "
                     f"model.max_length = {self.model.max_length}"
-                )
-            if phase.length < 8:
-                raise UserError(f"{at}length = {phase.length} is below 8")
-            if phase.batch < 1 or phase.accumulate < 1 or phase.predictions < 1:
-                raise UserError(
-                    f"{at}batch, accumulate and predictions must be positive, not "
-                    f"{phase.batch}, {phase.accumulate}, {phase.predictions}"
-                )
-            if phase.batch % phase.accumulate:
-                raise UserError(
-                    f"{at}batch = {phase.batch} is not a multiple of "
-                    f"{at}accumulate = {phase.accumulate}"
                 )
         if done != self.steps:
             raise UserError(f"the last phase ends at step {done}, steps = {self.steps}")
@@ -238,11 +248,6 @@ class RunConfig:
         if self.keep_every == "log":
             return step & (step - 1) == 0
         return bool(step and self.keep_every) and step % self.keep_every == 0
-
-    @property
-    def rows(self) -> int:
-        """Of a global batch of the first phase."""
-        return self.all_phases[0].batch
 
     @property
     def all_phases(self) -> tuple[Phase, ...]:

@@ -1,9 +1,9 @@
 """A fine-tuning run: a run whose rows are a task's."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxlm.config.data import DataConfig
+from jaxlm.config.model import check_range
 from jaxlm.config.run import RunConfig
 from jaxlm.types import UserError
 
@@ -113,86 +113,76 @@ class TaskConfig:
     limit: int = 0
     """Read only the first examples of the training file; 0: all."""
     epochs: float = 3.0
-    """Passes over the training file, which set steps; 0: use --steps."""
-    warmup: float = 0.1
-    """Share of the steps with a rising rate, which sets optim.warmup."""
-    evaluations: int = 1
-    """Evaluations on the dev file in each pass, which set eval_every; 0: none."""
+    """Passes over the training file, which set steps."""
     patience: int = 0
     """End the run after so many evaluations without a better metric; 0: never."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"task.warmup = {self.warmup} is not in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"task.layer_decay = {self.layer_decay} is not in (0, 1]")
-        for name in (
-            "limit",
-            "epochs",
-            "evaluations",
-            "patience",
-            "lm_weight",
-            "penalty",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"task.{name} = {getattr(self, name)} is negative")
-        if not self.head_std > 0:
-            raise UserError(f"task.head_std = {self.head_std} is not positive")
-        if len(set(self.labels)) != len(self.labels):
-            raise UserError(f"task.labels = {self.labels} names a class twice")
-        if self.metric not in _METRICS[self.kind]:
-            raise UserError(
-                f"task.metric = {self.metric} is none of task.kind = {self.kind}: "
-                f"it has {', '.join(_METRICS[self.kind])}"
-            )
-        if (self.metric == "best_f1") != (self.kind == "spans" and self.unanswerable):
-            raise UserError(
-                "task.metric = best_f1 and task.unanswerable go together, SQuAD 2.0's"
-            )
-        if self.both_orders and not (self.pair and self.kind in ("class", "number")):
-            raise UserError(
-                "task.both_orders is of two texts that get a class or number"
-            )
-        if (self.kind == "choice") != bool(self.choices):
-            raise UserError(
-                "task.kind = choice and task.choices, the columns of the alternatives, "
-                "go together"
-            )
-        self._check_body()
-        for name in ("question", "stride", "answer", "width", "depth"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name} = {getattr(self, name)} must be positive")
-        if not self.buckets or sorted(set(self.buckets)) != list(self.buckets):
-            raise UserError(f"task.buckets = {self.buckets} do not rise")
-
-    def _check_body(self) -> None:
-        if self.mix == "none" and (self.layers or self.normalise or self.penalty):
-            raise UserError(
-                "task.layers, task.normalise and task.penalty are of a mix: pass "
-                "--task.mix input"
-            )
-        if self.mix == "both" and self.body == "none":
-            raise UserError(
-                "task.mix = both is of the input and the output of a body: pass "
-                "--task.body bilstm, or --task.mix input"
-            )
+        check_range(self, "task.", "(0, inf)", "epochs", "head_std")
+        check_range(self, "task.", "(0, 1]", "layer_decay")
+        optional = ("limit", "patience", "lm_weight", "penalty")
+        check_range(self, "task.", "[0, inf)", *optional)
+        sizes = ("question", "stride", "answer", "width", "depth")
+        check_range(self, "task.", "[1, inf)", *sizes)
+        check_range(self, "task.", "(-inf, 1)", "dropout")
         changed = self.mix != "none" or self.body != "none"
         pooled = self.kind not in ("tokens", "spans")
-        if changed and pooled and self.pooling == "pooler":
-            raise UserError(
+        rules = (
+            (
+                len(set(self.labels)) < len(self.labels),
+                f"task.labels = {self.labels} names a class twice",
+            ),
+            (
+                self.metric not in _METRICS[self.kind],
+                f"task.metric = {self.metric} is none of task.kind = {self.kind}: "
+                f"it has {', '.join(_METRICS[self.kind])}",
+            ),
+            (
+                (self.metric == "best_f1")
+                != (self.kind == "spans" and self.unanswerable),
+                "task.metric = best_f1 and task.unanswerable go together, SQuAD 2.0's",
+            ),
+            (
+                self.both_orders
+                and not (self.pair and self.kind in ("class", "number")),
+                "task.both_orders is of two texts that get a class or number",
+            ),
+            (
+                (self.kind == "choice") != bool(self.choices),
+                "task.kind = choice and task.choices, the columns of the alternatives, "
+                "go together",
+            ),
+            (
+                sorted(set(self.buckets)) != list(self.buckets or (0,)),
+                f"task.buckets = {self.buckets} do not rise",
+            ),
+            (
+                self.mix == "none"
+                and bool(self.layers or self.normalise or self.penalty),
+                "task.layers, task.normalise and task.penalty are of a mix: pass "
+                "--task.mix input",
+            ),
+            (
+                self.mix == "both" and self.body == "none",
+                "task.mix = both is of the input and the output of a body: pass "
+                "--task.body bilstm, or --task.mix input",
+            ),
+            (
+                changed and pooled and self.pooling == "pooler",
                 "task.pooling = pooler is of the last layer, and neither of a mix nor "
-                "of a body: pass --task.pooling max, mean, attention or cls"
-            )
-        if self.dropout >= 1:
-            raise UserError(f"task.dropout = {self.dropout} is not below 1")
+                "of a body: pass --task.pooling max, mean, attention or cls",
+            ),
+        )
+        for broken, message in rules:
+            if broken:
+                raise UserError(message)
 
 
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig):
     """One fine-tuning run; `model` is that of `init`."""
 
-    task: TaskConfig = field(default_factory=TaskConfig)
+    finetunes: ClassVar[bool] = True
 
-    def data_kind(self) -> type[DataConfig]:
-        """The rows are a task's, whatever the model."""
-        return DataConfig
+    task: TaskConfig = field(default_factory=TaskConfig)
+    eval_every: int | float = 1.0

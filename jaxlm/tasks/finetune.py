@@ -55,7 +55,7 @@ _TABLE = "embed/token/table"
 class FinetuneRun:
     """A fine-tuning run with its files in memory."""
 
-    config: FinetuneConfig  # resolved: labels, steps, warm-up
+    config: FinetuneConfig  # resolved: labels, steps, evaluations
     task: Task
     module: TaskModel
     train: File
@@ -267,20 +267,18 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
 
 def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig:
     """Epochs as steps: run_classifier.py's int(examples / batch · epochs)."""
-    task = config.task
-    steps = int(count / config.batch * task.epochs) if task.epochs else config.steps
+    epochs, every = config.task.epochs, config.eval_every
+    steps = int(count / config.batch * epochs)
     if steps < 1:
         raise UserError(
-            f"{count} rows / --batch {config.batch} × {task.epochs} epochs is less "
-            "than one step: pass a smaller --batch or --steps N --task.epochs 0"
+            f"{count} rows / --batch {config.batch} × {epochs} epochs is less than one "
+            "step: pass a smaller --batch or more --task.epochs"
         )
-    every = 0
-    if dev and task.evaluations:
-        every = max(1, round(-(-count // config.batch) / task.evaluations))
-    # Any warm-up has at least one step: the first rate is 0, as in both releases.
-    warmup = max(int(steps * task.warmup), int(task.warmup > 0))
-    optim = dataclasses.replace(config.optim, warmup=warmup)
-    return dataclasses.replace(config, steps=steps, optim=optim, eval_every=every)
+    if not dev:
+        every = 0
+    elif 0 < every <= 1:  # of a pass
+        every = max(1, round(-(-count // config.batch) * every))
+    return dataclasses.replace(config, steps=steps, eval_every=every)
 
 
 def scorer(

@@ -128,7 +128,7 @@ def _loop(
         log.say(f"nothing left to train: the run is already at step {start}")
     evaluate, best = _evaluation(run), None
     if evaluate and source.best:
-        patience = source.patience * config.eval_every
+        patience = int(source.patience * config.eval_every)  # in steps
         best = BestCheckpoint(workdir, source.best, patience=patience)
     feed = _feed(run, start, last)
     # The run was killed between this checkpoint and its evaluation.

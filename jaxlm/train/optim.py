@@ -95,7 +95,7 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
     linear_kinked   ╱|╲  Google's: the line falls from step 0, warm-up overrides it
     constant        ╱‾   peak after warm-up
     """
-    peak, warmup = config.peak, config.warmup
+    peak, warmup = config.peak, config.warmup_steps(steps)
 
     def rate(step: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)

@@ -105,5 +105,5 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         open_stream,
         evaluation,
         family.figures(config),
-        zero_carry=lambda: family.zero_carry(config.model, config.rows),
+        zero_carry=lambda: family.zero_carry(config.model, config.all_phases[0].batch),
     )

@@ -328,8 +328,8 @@ def test_a_config_survives_json_and_refuses_what_is_no_elmo():
         ({"filters": (0, 0)}, r"model.filters = \(0, 0\) are no numbers"),
         ({"filters": (1,) * 51}, "must be at least 3 and the widest filter, 51"),
         ({"max_characters": 2}, "model.max_characters = 2 must be at least 3"),
-        ({"d_ff": 0}, "model.d_ff = 0 must be positive"),
-        ({"cell_clip": -1.0}, "model.cell_clip = -1.0 is negative"),
+        ({"d_ff": 0}, "model.d_ff = 0 must be at least 1"),
+        ({"cell_clip": -1.0}, "model.cell_clip = -1.0 must be at least 0"),
         ({"dropout": 1.0}, "model.dropout = 1.0 is not in"),
     ):
         with pytest.raises(UserError, match=message):

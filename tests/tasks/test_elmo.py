@@ -192,7 +192,7 @@ def test_words_are_tagged_one_by_one(model, tmp_path, capsys):
         lines.append("")
     for name in ("train", "dev"):
         (tmp_path / f"{name}.conll").write_text("\n".join(lines))
-    more = ["--task.epochs", "20", "--task.evaluations", "0", "--length", "16"]
+    more = ["--task.epochs", "20", "--eval_every", "0", "--length", "16"]
     more += ["--task.depth", "1"]
     words = command(model, str(tmp_path), tmp_path / "r", *more, recipe="ner_elmo")
     assert main(words) == 0
@@ -268,5 +268,5 @@ def test_shares_are_the_softmax_of_the_weights():
     assert found == pytest.approx(
         {"mix_layer0": 0.25, "mix_layer2": 0.75, "mix_gamma": 2}
     )
-    with pytest.raises(UserError, match=r"penalty = -1.0 is negative"):
+    with pytest.raises(UserError, match=r"penalty = -1.0 must be at least 0"):
         TaskConfig(penalty=-1.0)

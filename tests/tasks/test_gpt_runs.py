@@ -77,7 +77,7 @@ def test_a_gpt_learns_the_task_and_the_language_of_its_rows(run):
     assert max(found) > 0.9
     best = open_finetuned(workdir)
     assert best.config.model.vocab_size == 403
-    assert best.config.optim.warmup == 1  # .2 % of 150 steps
+    assert best.config.optim.warmup_steps(best.config.steps) == 1  # .2 % of 150 steps
 
 
 def test_a_gpt_s_run_goes_on_evaluates_and_predicts(run, sst2, tmp_path, capsys):
