@@ -10,7 +10,7 @@ layer-wise rates and weight conversion all use it.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,23 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda keys, *each: function(path_of(keys), *each), tree, *rest
     )
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """One line for each leaf that is on one side only (−, +) or differs (≠)."""
+    lines = []
+    for path in sorted({*wanted, *found}):
+        here, there = (
+            f"{side[path].dtype}{list(side[path].shape)}" if path in side else ""
+            for side in (wanted, found)
+        )
+        if not there:
+            lines.append(f"  - {path}  expected {here}, not found")
+        elif not here:
+            lines.append(f"  + {path}  found {there}, not expected")
+        elif here != there:
+            lines.append(f"  ≠ {path}  expected {here}, found {there}")
+    return lines
 
 
 def match(

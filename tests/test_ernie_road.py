@@ -12,6 +12,7 @@ from roads import Road, digest, mistake
 
 from jaxlm.cli import main
 from jaxlm.config import Phase
+from jaxlm.open.directory import pretrained
 from jaxlm.text.corpus import open_corpus
 from jaxlm.train.loop import train
 from jaxlm.train.source import corpus_source
@@ -72,7 +73,7 @@ def test_stages_are_phases_that_change_the_levels(road, tmp_path):
     )
     config = dataclasses.replace(read_config(road.run), phases=phases)
     source = corpus_source(config, open_corpus(f"{road.here}/corpus"))
-    train(config, source, tmp_path / "stages")
+    train(config, source, tmp_path / "stages", initial=pretrained)
     text = (tmp_path / "stages" / "metrics.jsonl").read_text()
     records = [json.loads(line) for line in text.splitlines()]
     assert [r["entity_rows"] for r in records] == [0, 0, 1, 1]

@@ -8,6 +8,6 @@ leaf_files.py   one leaf: a zarr array in a directory of its own
 
 from jaxlm.checkpoints.leaf_files import StoredLeaf
 from jaxlm.checkpoints.manifest import UnsoundError
-from jaxlm.checkpoints.store import Checkpoints, Restored
+from jaxlm.checkpoints.store import Checkpoints, Restored, restore_params
 
-__all__ = ["Checkpoints", "Restored", "StoredLeaf", "UnsoundError"]
+__all__ = ["Checkpoints", "Restored", "StoredLeaf", "UnsoundError", "restore_params"]

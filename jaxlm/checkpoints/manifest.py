@@ -59,22 +59,5 @@ def check_format(found: int, path: str) -> None:
         )
 
 
-def differences(
-    wanted: Mapping[str, Any], stored: Mapping[str, LeafDigest]
-) -> list[str]:
-    """One line for each leaf that is on one side only (−, +) or differs (≠)."""
-    lines = []
-    for path in sorted({*wanted, *stored}):
-        here = path in wanted and f"{wanted[path].dtype}{list(wanted[path].shape)}"
-        there = path in stored and f"{stored[path].dtype}{list(stored[path].shape)}"
-        if not there:
-            lines.append(f"  - {path}  expected {here}, not in the checkpoint")
-        elif not here:
-            lines.append(f"  + {path}  {there} in the checkpoint, not expected")
-        elif here != there:
-            lines.append(f"  ≠ {path}  expected {here}, the checkpoint has {there}")
-    return lines
-
-
 def _sha256_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest
 from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, first_line
-from jaxlm.checkpoints.manifest import CheckpointManifest, UnsoundError, differences
-from jaxlm.tree import leaves, map_with_path
+from jaxlm.checkpoints.manifest import CheckpointManifest, UnsoundError
+from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
 _TEMPORARY, _DELETED = ".orbax-checkpoint-tmp", ".deleted"
@@ -233,35 +234,35 @@ class Checkpoints:
             way = f"pretrain --fallback goes back to step {older[-1]}"
         raise UnsoundError("; ".join([*unsound.values(), way]))
 
-    def stored(self, abstract: Any, *, part: str = "") -> Restored | None:
-        """The newest checkpoint as a tree of `StoredLeaf`, otherwise as `restore`.
+    def stored(self, part: str = "") -> Restored | None:
+        """The newest checkpoint as nested dicts of `StoredLeaf`; None if there is none.
 
-        For one pass over the leaves on one host: each is verified when it is read.
+        For one pass over the leaves: each is verified when it is read.
         """
         steps = self.steps()
-        return self._stored(steps[-1], abstract, part) if steps else None
+        return self._stored(steps[-1], part) if steps else None
 
-    def _stored(self, step: int, abstract: Any, part: str) -> Restored:
+    def _stored(self, step: int, part: str) -> Restored:
         path, manifest = self.directory / str(step), self.manifest(step)
         digests = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
-        wanted = {part + p: leaf for p, leaf in leaves(abstract)}
-        problems = differences(wanted, digests)
-        if problems:
-            raise UserError("\n".join([f"{path} does not fit this run:", *problems]))
-        state = map_with_path(
-            lambda p, _: StoredLeaf(path, part + p, digests[part + p]), abstract
-        )
+        flat = {p.removeprefix(part): StoredLeaf(path, p, digests[p]) for p in digests}
+        state = traverse_util.unflatten_dict(flat, sep="/")
         return Restored(step, state, digests, manifest.meta, [])
 
     def _restore(self, step: int, abstract: Any, part: str) -> Restored:
-        stored = self._stored(step, abstract, part)
-        on_disk: list[StoredLeaf] = jax.tree.leaves(stored.state)
+        stored = self._stored(step, part)
+        on_disk = {leaf.path: leaf for leaf in jax.tree.leaves(stored.state)}
+        wanted = {part + path: leaf for path, leaf in leaves(abstract)}
+        problems = differences(wanted, stored.digests)
+        if problems:
+            head = f"{self.directory / str(step)} does not fit this run:"
+            raise UserError("\n".join([head, *problems]))
         default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         read, damage = {}, None
         try:
-            for leaf, wanted in zip(on_disk, jax.tree.leaves(abstract), strict=True):
-                sharding = getattr(wanted, "sharding", None) or default
-                read[leaf.path] = leaf.place(sharding)
+            for path, leaf in wanted.items():
+                sharding = getattr(leaf, "sharding", None) or default
+                read[path] = on_disk[path].place(sharding)
         except UnsoundError as error:
             damage = error
         if _on_any_host(damage is not None):
@@ -270,11 +271,10 @@ class Checkpoints:
             )
             raise damage or UnsoundError(other)
         digests = digest(read)
-        for leaf in on_disk:
-            leaf.check(digests[leaf.path])
-        return stored._replace(
-            state=jax.tree.map(lambda leaf: read[leaf.path], stored.state)
-        )
+        for path, leaf in on_disk.items():
+            leaf.check(digests[path])
+        state = map_with_path(lambda path, _: read[part + path], abstract)
+        return stored._replace(state=state)
 
     def _put_aside(self, steps: Iterable[int]) -> None:
         for step in steps if jax.process_index() == 0 else ():
@@ -282,6 +282,24 @@ class Checkpoints:
             if aside.exists():
                 aside.rmtree()
             (self.directory / str(step)).rename(aside)
+
+
+def restore_params(
+    workdir: str | os.PathLike, abstract: Any = None, *, stored: bool = False
+) -> Restored:
+    """The best parameters of a run on its dev file, else those of the newest step.
+
+    `stored`: they stay on disk, for one pass, as `Checkpoints.stored` gives them.
+    """
+    for directory in (f"{workdir}/best", workdir):
+        checkpoints = Checkpoints(directory)
+        if stored:
+            found = checkpoints.stored("params/")
+        else:
+            found = checkpoints.restore(abstract, part="params/")
+        if found:
+            return found
+    raise UserError(f"{workdir} has no checkpoint yet")
 
 
 def _context() -> ocp.Context:

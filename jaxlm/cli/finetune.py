@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,14 +37,6 @@ class _Origin:
     init: str = ""
 
 
-class _Start(typing.NamedTuple):
-    """What a run starts from."""
-
-    model: Any
-    tokenizer: Any
-    params: Any  # None: the run's checkpoint has them
-
-
 def run(argv: list[str]) -> int:
     """The verb."""
     if {"-h", "--help"} & set(argv):
@@ -54,18 +45,19 @@ def run(argv: list[str]) -> int:
     recipe, argv = take_config(FinetuneConfig, "finetune", argv)
     origin = parse(_Origin, "finetune", argv, partial=True)
     start_jax()
+    from jaxlm.open.directory import model_of
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
-    start = _start(origin)
+    model, tokenizer = model_of(_init_of(origin))
     # Flags of `model` are those of the family at hand.
-    length = min(recipe.length, start.model.max_length)
-    config = dataclasses.replace(recipe, model=start.model, length=length)
+    length = min(recipe.length, model.max_length)
+    config = dataclasses.replace(recipe, model=model, length=length)
     args = parse(Finetune, "finetune", argv, config=config)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
     files = find_data_files(args.data, args.dev)
-    job = open_run(args.config, start.tokenizer, files)
+    job = open_run(args.config, tokenizer, files)
     for note in job.notes:
         say(note)
     several = args.seeds > 1
@@ -74,46 +66,28 @@ def run(argv: list[str]) -> int:
         config = dataclasses.replace(job.config, seed=seed)
         each = dataclasses.replace(job, config=config)
         workdir = f"{args.workdir}/seed-{seed}" if several else args.workdir
-        if _train(each, start, args, workdir, command):
+        if _train(each, args, workdir, command):
             return args.preempted_exit
     if several and job.dev:
         _print_table(args.workdir, seeds)
     return 0
 
 
-def _start(origin: _Origin) -> _Start:
-    """The run's own files if it has begun, else the model of --init."""
+def _init_of(origin: _Origin) -> str:
+    """Where the model is: --init, or a run that has begun from it if it is gone."""
     workdir, init = Path(origin.workdir), origin.init
     begun = [workdir / "config.json", *sorted(workdir.glob("seed-*/config.json"))]
-    begun = [path.parent for path in begun if path.is_file()]
+    begun = [str(path.parent) for path in begun if path.is_file()]
     if begun and not init:
         raise UserError(f"{begun[0]} has begun from a model: name it again by --init")
     if not init:
         raise UserError("jaxlm finetune needs --init, a run or model directory")
-    import jaxlm
-    from jaxlm.open.directory import is_task
-    from jaxlm.tasks.finetuned import open_finetuned
-    from jaxlm.tasks.model import OWN
-    from jaxlm.text.tokenizers import load_tokenizer
-    from jaxlm.train.workdir import read_config
-
-    if begun and not Path(init).exists():
-        # The model was moved or removed; the run's own directory has all that it needs.
-        tokenizer = load_tokenizer(begun[0] / "tokenizer")
-        return _Start(read_config(begun[0]).model, tokenizer, None)
-    if is_task(init):
-        # From one task to the next: all parameters but those of the earlier task.
-        finetuned = open_finetuned(init)
-        params = {k: v for k, v in finetuned.params.items() if k not in OWN}
-        return _Start(finetuned.config.model, finetuned.task.tokenizer, params)
-    model = jaxlm.load(init)
-    return _Start(model.config, model.tokenizer, model.params)
+    return init if Path(init).exists() or not begun else begun[0]
 
 
-def _train(
-    job: Any, start: _Start, args: Finetune, workdir: str, command: list[str]
-) -> bool:
+def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
     """Train to the end or to an interruption, which it returns."""
+    from jaxlm.open.directory import pretrained
     from jaxlm.tasks.finetuned import best_figures
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.loop import train
@@ -128,9 +102,13 @@ def _train(
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        initial = job.initial(start.params) if start.params else _gone(job, workdir)
-        options: Any = {"fallback": args.fallback, "initial": initial}
-        outcome = train(job.config, job.source(), workdir, **options)
+        outcome = train(
+            job.config,
+            job.source(),
+            workdir,
+            fallback=args.fallback,
+            initial=pretrained,
+        )
     best = best_figures(workdir) if job.dev else None
     if best:
         print("  ".join([f"best step {best[0]}", *evaluated(best[1], FIGURES)]))
@@ -138,17 +116,6 @@ def _train(
     if best and not outcome.interrupted:
         _write_answers(job, workdir, best[0])
     return outcome.interrupted
-
-
-def _gone(job: Any, workdir: str) -> Any:
-    """Refuse to begin a run whose model is not there; a checkpoint needs no model."""
-
-    def parameters(*_: Any) -> Any:
-        raise UserError(
-            f"no directory --init {job.config.init} to begin {workdir} from"
-        )
-
-    return parameters
 
 
 def _write_answers(job: Any, workdir: str, step: int) -> None:

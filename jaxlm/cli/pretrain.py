@@ -44,17 +44,19 @@ def run(argv: list[str]) -> int:
     """The verb."""
     args = parse(Pretrain, "pretrain", argv)
     start_jax()
-    from jaxlm.open import initial
+    from jaxlm.open.directory import check_init, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
 
+    init = args.config.init
     with contextlib.ExitStack() as held:
 
         def opened() -> Corpus:
-            _check_init(args.config.init, args.workdir)
+            if init and not os.path.exists(os.path.join(args.workdir, "config.json")):
+                check_init(init)  # a run that has begun needs it no more
             check_batch(args.config, make_mesh(args.config.mesh))
             held.enter_context(lock(args.workdir))
             directory = args.corpus or corpus_of(args.workdir)
@@ -75,17 +77,10 @@ def run(argv: list[str]) -> int:
             corpus_source(args.config, corpus),
             args.workdir,
             fallback=args.fallback,
-            initial=initial(args.config.init),
+            initial=pretrained,
         )
     say_finished(outcome)
     return args.preempted_exit if outcome.interrupted else 0
-
-
-def _check_init(init: str, workdir: str) -> None:
-    """Refuse to begin a run from a directory that is not there; resuming needs none."""
-    begun = os.path.exists(os.path.join(workdir, "config.json"))
-    if init and not begun and "://" not in init and not os.path.isdir(init):
-        raise UserError(f"--init {init}: there is no such directory")
 
 
 def say_finished(outcome: Outcome) -> None:

@@ -88,16 +88,17 @@ def open_model(
             yield source
 
 
-def read_model(directory: Path, place: Place) -> Loaded:
-    """The model of a directory, placed leaf by leaf.
+def read_model(directory: Path, place: Place | None) -> Loaded:
+    """The model of a directory, placed leaf by leaf; without `place` no parameters.
 
     Raises:
         UserError: see `open_model`; or the weights are not as they were written.
     """
-    check_digests(directory, WEIGHTS, elmo.WEIGHTS)
+    if place:
+        check_digests(directory, WEIGHTS, elmo.WEIGHTS)
     with open_model(directory) as source:
         config, missing = source.config, source.missing
-        params = source.params(place)
+        params = source.params(place) if place else {}
     if isinstance(config, ElmoConfig):
         return Loaded(config, params, elmo.words_of(directory), missing, 0)
     found = load_tokenizer(directory)

@@ -1,22 +1,21 @@
 """A run or model directory → a model to use, or parameters to train from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxlm.checkpoints import Checkpoints
-from jaxlm.config import FinetuneConfig, RunConfig, TextConfig
+from jaxlm.checkpoints import restore_params
+from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.families import build, family_of
 from jaxlm.open.model import Model
 from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
-from jaxlm.text.tokenizers import load_tokenizer
-from jaxlm.train.state import abstract_params
+from jaxlm.tasks.model import OWN
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.train.state import Pretrained, abstract_params
 from jaxlm.train.workdir import read_config
-from jaxlm.tree import leaves, map_with_path
 from jaxlm.types import UserError
 
 
@@ -63,11 +62,7 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
     if isinstance(config, FinetuneConfig):
         raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
-    checkpoints = Checkpoints(directory)
-    restore = checkpoints.stored if stay else checkpoints.restore
-    restored = restore(abstract, part="params/")
-    if restored is None:
-        raise UserError(f"{directory} has no checkpoint yet")
+    restored = restore_params(directory, abstract, stored=stay)
     files = Path(directory) / "tokenizer"
     return Model(config, restored.state, load_tokenizer(files), restored.step, files)
 
@@ -89,40 +84,28 @@ def _run_of(loaded: Loaded) -> RunConfig:
     )
 
 
-def initial(directory: str) -> Callable[[Any, Any], tuple[Any, list[str]]] | None:
-    """What `train` starts from where `--init` names a model directory.
+def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
+    """What `--init` continues: the configuration of a model and its tokenizer."""
+    if is_model(Path(directory)):
+        loaded = read_model(Path(directory), None)
+        return loaded.config, loaded.tokenizer
+    run = best_seed(directory)
+    return read_config(run).model, load_tokenizer(run / "tokenizer")
 
-    Returns:
-        (shapes, random parameters) → (parameters, placed by the shapes' shardings, and
-        what to say of them); None where it names none.
 
-    Raises:
-        UserError: the model is of another shape; each tensor that differs.
-    """
-    if not directory or not is_model(Path(directory)):
-        return None
+def pretrained(directory: str) -> Pretrained:
+    """The parameters of `--init`, without those of a task; a run's stay on disk."""
+    check_init(directory)
+    if is_model(Path(directory)):
+        read = read_model(Path(directory), lambda _, leaf: leaf)
+        return Pretrained(directory, read.params)
+    run = directory if "://" in directory else str(best_seed(directory))
+    found = restore_params(run, stored=True)
+    params = {name: each for name, each in found.state.items() if name not in OWN}
+    return Pretrained(f"{run} at step {found.step}", params)
 
-    def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
-        shapes = dict(leaves(abstract))
 
-        def place(path: str, array: np.ndarray) -> Any:
-            wanted = shapes.get(path)
-            if wanted is None or tuple(wanted.shape) != array.shape:
-                here = list(wanted.shape) if wanted is not None else "no such parameter"
-                raise UserError(
-                    f"--init {directory}: {path} is {list(array.shape)}, this config "
-                    f"has {here}"
-                )
-            return jax.make_array_from_callback(
-                array.shape, wanted.sharding, lambda index: array[index]
-            )
-
-        found = dict(leaves(read_model(Path(directory), place).params))
-        new = [path for path in shapes if path not in found]
-        params = map_with_path(lambda path, leaf: found.get(path, leaf), random)
-        notes = [f"parameters of {directory}"]
-        if new:
-            notes.append(f"initialised at random, not in its files: {', '.join(new)}")
-        return params, notes
-
-    return parameters
+def check_init(directory: str) -> None:
+    """Refuse a local directory that is not there."""
+    if "://" not in directory and not Path(directory).is_dir():
+        raise UserError(f"--init {directory}: there is no such directory")

@@ -1,7 +1,7 @@
 """Files, a pretrained model and its tokenizer → a fine-tuning run for the loop.
 
     run = open_run(config, tokenizer, files)      reads and encodes the files
-    train(run.config, run.source(), workdir, initial=run.initial(params))
+    train(run.config, run.source(), workdir, initial=pretrained)
 
 The loop that pretrains also trains, saves and resumes this run.
 """
@@ -35,10 +35,9 @@ from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
 from jaxlm.text.sources import Digests
 from jaxlm.text.tfds import TFDS
 from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.train.loop import Initial
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
-from jaxlm.train.state import abstract_params
-from jaxlm.tree import leaves, map_with_path
+from jaxlm.train.state import NewParams, abstract_params
+from jaxlm.tree import leaves
 from jaxlm.types import UserError
 
 KINDS: dict[str, type[Task]] = {
@@ -68,6 +67,9 @@ class FinetuneRun:
         config, task = self.config, self.config.task
         shapes = abstract_params(self.module)
         lr_scales = lr_scales_of(task, config.model.num_layers, shapes)
+        # Tokens that the task adds to the vocabulary get new rows of the table.
+        added = len(family_of(config.model).task_tokens)
+        grows = {_TABLE: config.model.vocab_size - added} if added else {}
 
         def open_stream(phase: Phase, stream: str) -> BatchStream:
             objective = task_objective(self.module, self.task, lr_scales)
@@ -94,51 +96,9 @@ class FinetuneRun:
             FIGURES,
             best=task.metric,
             patience=task.patience,
+            new=NewParams(select(task.fresh, shapes, "fresh"), grows),
             lr_scales=lr_scales,
         )
-
-    def initial(self, params: Any) -> Initial:
-        """Start from the parameters of a pretrained model.
-
-        Tokens that the task adds to the vocabulary get new rows of the table.
-        """
-        init = self.config.init
-        new_tokens = family_of(self.config.model).task_tokens
-        known = self.config.model.vocab_size - len(new_tokens)
-        grows = _TABLE if new_tokens else ""
-
-        def parameters(abstract: Any, random: Any) -> tuple[Any, list[str]]:
-            """The parameters and notes on them; UserError if a shape differs."""
-            fresh = select(self.config.task.fresh, abstract, "fresh")
-            found = {path: leaf for path, leaf in leaves(params) if path not in fresh}
-            names = dict.fromkeys(path for path, _ in leaves(abstract))
-            new = [path for path in names if path not in found]
-            if grows:
-                new.append(f"rows of {_TABLE} for {', '.join(new_tokens)}")
-            unused = sorted({p.split("/")[0] for p in found if p not in names})
-            notes = [f"parameters of {init}; new: {', '.join(new)}"]
-            if unused:
-                notes.append(f"not used: {', '.join(unused)}")
-
-            def start(path: str, leaf: Any, wanted: Any) -> Any:
-                if path not in found:
-                    mine = leaf
-                elif path == grows:
-                    mine = leaf.at[:known].set(np.asarray(found[path])[:known])
-                elif found[path].shape != wanted.shape:
-                    raise UserError(
-                        f"--init {init}: {path} is {list(found[path].shape)}, this "
-                        f"config has {list(wanted.shape)}"
-                    )
-                else:
-                    # Steps donate their parameters, and other seeds need them too, so
-                    # this is a copy; on the host, to move from one device to a mesh.
-                    mine = np.array(found[path])
-                return jax.device_put(mine, wanted.sharding)
-
-            return map_with_path(start, random, abstract), notes
-
-        return parameters
 
 
 def task_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:

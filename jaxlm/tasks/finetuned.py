@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.checkpoints import Checkpoints
+from jaxlm.checkpoints import Checkpoints, restore_params
 from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.families import family_of
 from jaxlm.sharding import batch_sharding, make_mesh
@@ -26,7 +26,6 @@ from jaxlm.tasks.rows import encode
 from jaxlm.tasks.task import File, Scores, Task
 from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.tokenizers import load_tokenizer
-from jaxlm.train.best_checkpoint import restore_best
 from jaxlm.train.screen import shown
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
@@ -110,9 +109,7 @@ def open_finetuned(
         )
     tokenizer = load_tokenizer(workdir / "tokenizer")
     module = module_of(config, task_of(config, tokenizer))
-    found = restore_best(workdir, abstract_params(module))
-    if found is None:
-        raise UserError(f"{workdir} has no checkpoint yet")
+    found = restore_params(workdir, abstract_params(module))
     changes = dict(columns or {})
     if "best_f1_threshold" in found.meta:
         changes["null_threshold"] = found.meta["best_f1_threshold"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlm.checkpoints import Checkpoints, Restored
+from jaxlm.checkpoints import Checkpoints
 
 
 class BestCheckpoint:
@@ -42,15 +42,3 @@ class BestCheckpoint:
         if self.step is None:
             return False
         return 0 < self._patience <= step - self.step
-
-
-def restore_best(workdir: str | Path, abstract: Any) -> Restored | None:
-    """The best parameters; without a dev file, those of the newest checkpoint.
-
-    None if there is no checkpoint.
-    """
-    for directory in (f"{workdir}/best", workdir):
-        found = Checkpoints(directory).restore(abstract, part="params/")
-        if found:
-            return found
-    return None

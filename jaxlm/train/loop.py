@@ -32,12 +32,15 @@ from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
 from jaxlm.train.signals import stop_signals
 from jaxlm.train.source import EvaluateFn, TrainingSource
-from jaxlm.train.state import TrainState, abstract_params, abstract_state
+from jaxlm.train.state import (
+    Pretrained,
+    TrainState,
+    abstract_params,
+    abstract_state,
+    merge,
+)
 from jaxlm.train.step import make_train_step
 from jaxlm.types import UserError
-
-# (shapes with shardings, random parameters) → (parameters, notes on them).
-Initial = Callable[[Any, Any], tuple[Any, list[str]]]
 
 
 class Outcome(NamedTuple):
@@ -68,15 +71,14 @@ def train(
     workdir: str | Path,
     *,
     fallback: bool = False,
-    initial: Initial | None = None,
+    initial: Callable[[str], Pretrained],
 ) -> Outcome:
     """Train to `config.steps` or `config.stop`.
 
     A run starts from the first of these that exists:
 
     1. The newest sound checkpoint of the workdir.
-    2. `initial`, or the newest checkpoint of the run `config.init`: its parameters,
-       with a fresh optimiser at step 0.
+    2. `initial`: the parameters of `config.init`, with a fresh optimiser at step 0.
     3. Random weights, named by the seed.
 
     No data position is saved: the batch of step s is a function of (data, seed, s).
@@ -84,7 +86,7 @@ def train(
     Args:
         workdir: run directory, locked and checked by the caller (`workdir.py`).
         fallback: take an earlier checkpoint if the newest one is damaged.
-        initial: the parameters of `config.init`; None: that is a run directory.
+        initial: reads the parameters of `config.init`; see `open/directory.py`.
 
     Raises:
         UserError: config, data, mesh and checkpoint do not fit each other, or
@@ -105,8 +107,6 @@ def train(
         run = Run(
             config, source, optimizer, schedule, abstract, sharding, checkpoints, log
         )
-        if config.init and initial is None:
-            initial = _of_run(config.init)
         first = _first_state(run, make, initial, fallback)
         return _loop(run, first, workdir, interrupted)
 
@@ -168,7 +168,7 @@ def _loop(
 def _first_state(
     run: Run,
     make: Callable[[], TrainState],
-    initial: Initial | None,
+    initial: Callable[[str], Pretrained],
     fallback: bool,
 ) -> Restored:
     """What the run starts from, by the list in `train`."""
@@ -179,23 +179,12 @@ def _first_state(
         notes += [*restored.notes, f"resuming at step {restored.step}"]
         return restored._replace(notes=notes)
     state = make()
-    if initial:
-        params, more = initial(run.abstract.params, state.params)
+    if run.config.init:
+        random, new = state.params, run.source.new
+        params, more = merge(initial(run.config.init), run.abstract.params, random, new)
         state = state._replace(params=params)
         notes += more
     return Restored(0, state, {}, {}, notes)
-
-
-def _of_run(directory: str) -> Initial:
-    """Start from the parameters of a run's newest checkpoint."""
-
-    def parameters(abstract: Any, _: Any) -> tuple[Any, list[str]]:
-        theirs = Checkpoints(directory).restore(abstract, part="params/")
-        if theirs is None:
-            raise UserError(f"--init {directory} holds no checkpoint of a run")
-        return theirs.state, [f"parameters of {directory} at step {theirs.step}"]
-
-    return parameters
 
 
 def _due(config: RunConfig, step: int, last: int) -> bool:

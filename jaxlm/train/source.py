@@ -20,6 +20,7 @@ from jaxlm.families import family_of
 from jaxlm.objectives import Objective
 from jaxlm.objectives.figures import Figure
 from jaxlm.text.corpus import Corpus
+from jaxlm.train.state import NewParams
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
 
@@ -51,6 +52,7 @@ class TrainingSource(NamedTuple):
     zero_carry: Callable[[], Any] = tuple  # the carry before the first batch
     best: str = ""  # figure whose best parameters are kept; empty: none are
     patience: int = 0  # evaluations without a better figure that end the run; 0: never
+    new: NewParams | None = None  # what a task adds to the model of `init`
     lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
 
 

@@ -1,10 +1,11 @@
 """What a run carries from step to step, initialised with its shardings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
@@ -16,6 +17,8 @@ from jaxlm.sharding import (
     param_shardings,
     replicated,
 )
+from jaxlm.tree import differences, leaves, map_with_path
+from jaxlm.types import UserError
 
 
 class TrainState(NamedTuple):
@@ -67,3 +70,60 @@ def abstract_state(
         lambda leaf, sharding: leaf.update(sharding=sharding), shapes, shardings
     )
     return jax.jit(make, out_shardings=shardings), abstract
+
+
+class Pretrained(NamedTuple):
+    """Parameters to start a run from, in memory or on disk."""
+
+    origin: str  # the directory and step, for messages
+    params: Any
+
+
+class NewParams(NamedTuple):
+    """What a task does not take from a pretrained model."""
+
+    fresh: Collection[str]  # paths of parameters that start at random
+    known_rows: Mapping[str, int]  # path of a table that grows → its pretrained rows
+
+
+def merge(
+    pretrained: Pretrained, abstract: Any, random: Any, new: NewParams | None = None
+) -> tuple[Any, list[str]]:
+    """Pretrained parameters, random ones where there are none, and notes on both.
+
+    Each is placed by the sharding in `abstract`. Without `new`, which is of a task, a
+    pretrained parameter that the model lacks is an error, as other shapes always are.
+    """
+    fresh, known_rows = new or NewParams((), {})
+    wanted = dict(leaves(abstract))
+    given = leaves(pretrained.params)
+    found = {path: leaf for path, leaf in given if path not in fresh}
+    problems = []
+    for line in differences(wanted, found):
+        mark, path, *_ = line.split()
+        if mark in ("≠" if new else "≠+") and path not in known_rows:
+            problems.append(line)
+    if problems:
+        head = f"--init {pretrained.origin} does not fit this config:"
+        raise UserError("\n".join([head, *problems]))
+
+    def place(path: str, mine: Any, shape: Any) -> Any:
+        if path not in found:
+            return mine
+        theirs = np.asarray(found[path])
+        if path in known_rows:
+            rows = known_rows[path]
+            return jax.device_put(mine.at[:rows].set(theirs[:rows]), shape.sharding)
+        return jax.make_array_from_callback(
+            theirs.shape, shape.sharding, lambda index: theirs[index]
+        )
+
+    random_ones = [path for path in wanted if path not in found]
+    random_ones += [f"{path} from row {n} on" for path, n in known_rows.items()]
+    unused = sorted({path.split("/")[0] for path in found if path not in wanted})
+    notes = [f"parameters of {pretrained.origin}"]
+    if random_ones:
+        notes.append(f"initialised at random: {', '.join(random_ones)}")
+    if unused:
+        notes.append(f"not used: {', '.join(unused)}")
+    return map_with_path(place, random, abstract), notes

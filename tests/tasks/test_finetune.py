@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 
@@ -252,10 +253,26 @@ def test_a_task_goes_on_from_another(run, model_directory, sst2, tmp_path, capsy
     """All but the head, as one would go from MNLI to RTE."""
     words = command(str(run[0]), sst2, tmp_path / "r", "--task.epochs", "0.1")
     assert main(words) == 0
-    assert (
-        f"parameters of {run[0]}; new: task/bias, task/kernel"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    step = open_finetuned(run[0]).step
+    assert f"parameters of {run[0]} at step {step}\n" in out
+    assert "initialised at random: task/bias, task/kernel\n" in out
+
+
+def test_a_run_that_has_begun_needs_its_model_no_more(
+    model_directory, sst2, tmp_path, capsys
+):
+    model, several = tmp_path / "model", ("--task.epochs", "0.1", "--seeds", "2")
+    shutil.copytree(model_directory, model)
+    words = command(str(model), sst2, tmp_path / "r", *several)
+    assert main(words) == 0
+    whole = digest(capsys)
+    shutil.rmtree(model)
+    assert main(words) == 0
+    assert digest(capsys) == whole
+    # Another seed must begin from the model.
+    said = _differences(capsys, [*words[:-1], "3"])
+    assert f"--init {model}: there is no such directory" in said
 
 
 def test_accumulated_micro_batches_and_numbers_of_pairs(

@@ -17,7 +17,7 @@ from jaxlm.tasks.objective import next_token_weights, task_objective
 from jaxlm.tasks.read.tables import Example
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.task import File
-from jaxlm.train.state import init_params
+from jaxlm.train.state import Pretrained, init_params, merge
 
 VOCABULARY = CONFIGS["gpt2"].vocab_size
 START, DELIMITER, EXTRACT = range(VOCABULARY, VOCABULARY + 3)
@@ -160,10 +160,11 @@ def test_new_tokens_are_new_rows_and_all_else_is_as_pretrained():
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), random
     )
-    params, notes = run.initial(pretrained)(abstract, random)
+    found = Pretrained("models/gpt", pretrained)
+    params, notes = merge(found, abstract, random, run.source().new)
     assert notes == [
-        "parameters of models/gpt; new: task/kernel, rows of embed/token/table for "
-        "_start_, _delimiter_, _classify_"
+        "parameters of models/gpt",
+        "initialised at random: task/kernel, embed/token/table from row 256 on",
     ]
     table = np.asarray(params["embed"]["token"].pop("table"))
     known = np.asarray(pretrained["embed"]["token"].pop("table"))

@@ -14,6 +14,7 @@ import pytest
 from tiny import tiny
 
 from jaxlm.config import MeshConfig, Phase, from_json, to_json
+from jaxlm.open.directory import pretrained
 from jaxlm.train.loop import Outcome, train
 from jaxlm.train.source import corpus_source
 from jaxlm.types import UserError
@@ -23,7 +24,7 @@ SPEED = {"tokens_per_second", "mfu"}
 
 
 def pretrain(config, corpus, workdir) -> Outcome:
-    return train(config, corpus_source(config, corpus), workdir)
+    return train(config, corpus_source(config, corpus), workdir, initial=pretrained)
 
 
 def lines(workdir: Path) -> list[dict]:
