@@ -4,6 +4,7 @@ Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "eval
 The same function serves the loop and the verb.
 """
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.pipeline import RowSource, batches, open_rows, open_source, read_rows
+from jaxlm.data.layouts import LAYOUTS, StreamRows
+from jaxlm.data.rows import ahead
 from jaxlm.families import family_of
 from jaxlm.metrics import figures, majority_accuracy, perplexity, unigram_loss
 from jaxlm.objectives import Sums
@@ -50,17 +52,9 @@ def open_evaluation(
     """
     family = family_of(config.model)
     objective = family.objective(config, module, corpus.manifest, phase, STREAM)
-    source = open_rows(
-        config,
-        corpus,
-        objective.layout,
-        split=split,
-        length=phase.length,
-        batch=batch,
-        stream=STREAM,
-        shuffle=False,
-        limit=limit,
-    )
+    phase = dataclasses.replace(phase, batch=batch)
+    open_rows = LAYOUTS[objective.layout]
+    source = open_rows(config, corpus, phase, STREAM, split, shuffle=False, limit=limit)
 
     @jax.jit
     def sums_of(params, rows, carry):
@@ -75,7 +69,13 @@ def open_evaluation(
 
     def evaluate(params: Any) -> dict[str, float]:
         total, carry = None, family.zero_carry(config.model, batch)
-        for rows in batches(source, batch, local, start=0, stop=steps, threads=2):
+        read = ahead(
+            lambda step: source.read(step * batch + local),
+            start=0,
+            stop=steps,
+            threads=2,
+        )
+        for rows in read:
             rows = to_devices(rows, local, sharding, batch)
             sums, carry = sums_of(params, rows, carry)
             total = sums if total is None else jax.tree.map(operator.add, total, sums)
@@ -132,18 +132,10 @@ def evaluate_stream(
     shape = Phase(until=1, length=length, batch=batch, predictions=1)
     family = family_of(run.model)
     objective = family.objective(run, module, corpus.manifest, shape, STREAM)
-    source = open_source(
-        corpus,
-        split=split,
-        length=length,
-        layout=objective.layout,
-        seed=run.seed,
-        stream=STREAM,
-        shuffle=False,
-    )
-    total = int(source.end[-1] - source.first[-1] + source.before[-1]) - 1
+    source = StreamRows(run, corpus, shape, STREAM, split, shuffle=False)
+    total = int(source.positions()[-1])
     scored_from = np.arange(0, total, stride)[: limit or None]
-    source = source._replace(windows=np.maximum(scored_from + stride - length, 0))
+    source.windows = np.maximum(scored_from + stride - length, 0)
 
     @jax.jit
     def sums_of(params, rows, first, last):
@@ -158,7 +150,7 @@ def evaluate_stream(
     sums = None
     for start in range(0, source.rows, batch):
         numbers = np.arange(start, start + batch)
-        rows = read_rows(source, numbers)
+        rows = source.read(numbers)
         at = np.minimum(numbers, source.rows - 1)
         first = scored_from[at] - source.windows[at]
         each = jax.device_get(sums_of(params, rows, first, first + stride))
@@ -175,11 +167,13 @@ def evaluate_stream(
     return {**out, "words": float(words), "bytes": float(size)}
 
 
-def _words_and_bytes(corpus: Corpus, source: RowSource, tokens: int) -> tuple[int, int]:
+def _words_and_bytes(
+    corpus: Corpus, source: StreamRows, tokens: int
+) -> tuple[int, int]:
     """How many are in the text of the first `tokens`, without <|endoftext|>."""
     words = size = 0
     end = corpus.end_of_document
-    for first, stop in zip(source.first[1:], source.end[1:], strict=True):
+    for first, stop in source.pieces[:, 1:].T:
         stop = min(stop, first + tokens)
         ids = corpus.read(np.array([first]), int(stop - first))[0][0]
         for document in np.split(ids, np.flatnonzero(ids == end)):

@@ -1,44 +1,73 @@
-"""Chance by name: seed, purpose and row in → a jax key out; nothing is threaded.
+"""Random choices by name: the same name gives the same bits; nothing is threaded.
 
     keys_B = key_for(seed, "mask", rows_B)           one key a row, on any topology
     dropout = key_for(seed, "dropout", step, micro)  one key a micro-batch
+    bits_B = hashes(seed, "order", passes_B)         the same on the host, in numpy
 
 No key lives in the train state, so resuming, re-sharding, accumulating and evaluating
-cannot shift a stream: the same name gives the same bits.
+cannot shift a stream. `hashes` and `permuted` treat the rows of a batch at once:
+Grain's own shuffle takes 16 µs a row, and 1 ms for a data set of 100 rows.
 """
 
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, Key
+
+_ROUNDS = 8
 
 
 def key_for(
     seed: int, name: str, *ids: int | Integer[Array, "..."] | Integer[np.ndarray, "..."]
 ) -> Key[Array, "..."]:
-    """The key of `name` (and of each row of `ids`) under `seed`.
+    """The key of `name`, and of each element of `ids`, under `seed`.
 
-    Args:
-        seed: the run's seed, below 2³².
-        name: what the key is for, for example "mask" or "dropout".
-        *ids: integers below 2³², folded in one after another. Arrays of one shape give
-            an array of keys of that shape, one for each element.
+    The ids are folded in one after another. They and the seed are below 2³²; arrays of
+    one shape give an array of keys of that shape.
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     for each in ids:
-        key = _fold(key, each)
+        key = jnp.vectorize(jax.random.fold_in)(key, jnp.asarray(each, jnp.uint32))
     return key
 
 
-def _fold(key, data):
-    shape = getattr(data, "shape", ())
-    if shape == ():
-        return jax.random.fold_in(key, data)
-    if key.shape == ():
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, data.reshape(-1)).reshape(
-            shape
-        )
-    return jax.vmap(jax.random.fold_in)(key.reshape(-1), data.reshape(-1)).reshape(
-        shape
-    )
+def hashes(seed: int, name: str, *numbers: np.ndarray) -> np.ndarray:
+    """64 random bits for each element of `numbers`, integer arrays of one shape."""
+    bits = np.array([zlib.crc32(f"{seed}/{name}".encode())], np.uint64)
+    for each in numbers:
+        bits = _mix(_mix(bits) + each.astype(np.uint64))
+    return bits
+
+
+def permuted(
+    places: np.ndarray, size: int | np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """The images of `places`, int64 [B], under permutations of 0 … `size` - 1.
+
+    A Feistel network over the smallest square that holds `size` numbers; images past
+    the end are permuted again until they are inside (Black & Rogaway 2002). Each of
+    `keys`, from `hashes`, names a permutation, or one key all; `size` may differ.
+    """
+    out = places.astype(np.uint64)
+    size = np.broadcast_to(np.asarray(size, np.uint64), out.shape)
+    keys = np.broadcast_to(keys, out.shape)
+    side = np.sqrt(size - 1).astype(np.uint64) + 1  # exact: sizes are below 2⁵²
+    outside = np.arange(len(out))
+    while len(outside):
+        wide = side[outside]
+        a, b = np.divmod(out[outside], wide)
+        for turn in range(_ROUNDS):
+            a, b = b, (a + _mix(keys[outside] + b * _ROUNDS + turn) % wide) % wide
+        out[outside] = a * wide + b
+        outside = outside[out[outside] >= size[outside]]
+    return out.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele, Lea & Flood 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> 27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> 31)

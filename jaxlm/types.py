@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     AnyArray = Array | np.ndarray  # numpy where the host reads it, jax on the devices
 
 
-# How a family's rows lie in a corpus: `data/layouts.py`, the last one `bilm_rows.py`.
+# How a family's rows lie in a corpus: `data/layouts.py`, the last one `data/bilm.py`.
 Layout = Literal["pairs", "blocks", "stream", "dialogues", "bilm"]
 
 
@@ -77,29 +77,15 @@ class Rows(NamedTuple):
 
     `row_key` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the
     global row number where chance is fresh each pass, (window, draw) where masks are
-    static.
+    static. Of dialogues, `first` has turns, [B, turns, W], and `second` a turn of
+    another dialogue; a turn that is not there has length 0, and comes last.
     """
 
     first: TokenSpan
-    second: (
-        TokenSpan | None
-    )  # candidate for the random second segment; None without NSP
+    second: TokenSpan | None  # candidate for the random second segment; None: no NSP
     row_key: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
     languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one
-
-
-class DialogueRows(NamedTuple):
-    """What the host reads for one global batch of dialogues; as `Rows` but for spans.
-
-    A turn that is not there has length 0; those that are come first.
-    """
-
-    turns: TokenSpan  # [B, turns, W]: consecutive ones of a dialogue
-    other: TokenSpan  # [B, W]: a turn of another dialogue
-    row_key: UInt[AnyArray, "B 2"]
-    valid: Bool[AnyArray, "B"]
-    languages: Int[AnyArray, "B"] | None = None
 
 
 class WordRows(NamedTuple):

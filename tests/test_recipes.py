@@ -18,7 +18,7 @@ from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
-from jaxlm.types import DialogueRows, Rows, SpecialTokens, TokenSpan, WordRows
+from jaxlm.types import Rows, SpecialTokens, TokenSpan, WordRows
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
 # allenai/bilm-tf: its biLM and its softmax.
@@ -168,7 +168,7 @@ def rows_of(objective, rows, length):
             )
             for shape in ((rows, 3), (rows,))
         ]
-        return DialogueRows(*spans, row_key, valid)
+        return Rows(*spans, row_key, valid)
     width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
     shape = rows, width[objective.layout]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from reference.numbered import lifelike, numbered
 from reference.observed import road
+from reference.sources import batches
 
 from jaxlm.config import MaskedData, MeshConfig
-from jaxlm.data.pipeline import batches, read_rows
 from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 
 pytestmark = pytest.mark.devices
@@ -44,7 +44,7 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(drawn):
     """Rows and batch of step 3, on one device."""
-    rows = read_rows(drawn.source, 3 * BATCH + np.arange(BATCH))
+    rows = drawn.source.read(3 * BATCH + np.arange(BATCH))
     return rows, jax.device_get(drawn.transform(rows))
 
 

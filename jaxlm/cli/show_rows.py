@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxlm.config import RunConfig
-from jaxlm.data.pipeline import open_rows, read_rows
+from jaxlm.data.layouts import LAYOUTS
 from jaxlm.families import family_of
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import (
@@ -18,7 +18,6 @@ from jaxlm.types import (
     GptBatch,
     Mark,
     MlmBatch,
-    Rows,
     TokenSpan,
     WordRows,
 )
@@ -38,16 +37,8 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     family = family_of(config.model)
     module = family.build(config.model)
     objective = family.objective(config, module, corpus.manifest, phase, stream)
-    source = open_rows(
-        config,
-        corpus,
-        objective.layout,
-        split=0,
-        length=phase.length,
-        batch=phase.batch,
-        stream=stream,
-    )
-    rows = read_rows(source, np.arange(count))
+    source = LAYOUTS[objective.layout](config, corpus, phase, stream)
+    rows = source.read(np.arange(count))
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
     # Elsewhere than on a terminal, a row is a line, however long.
@@ -66,7 +57,7 @@ def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) ->
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
     yield f"{name}: {'; '.join(said)}" if said else name
     yield _masked_row(corpus, row)
-    if corpus.manifest.recipe.marks_spans and isinstance(read, Rows):
+    if corpus.manifest.recipe.marks_spans and layout != "dialogues":
         yield _spans_row(corpus, read.first)
 
 

@@ -1,4 +1,4 @@
-"""A corpus → the start of every row, an int64 each, planned once. Next: `pipeline.py`.
+"""How rows lie in a corpus: where each begins, planned once, and what it holds.
 
     tokens     [ s0 | s1 | s2 | s3 | s4 | s5 | s6 | s7 ]      one document
     pairs      `------------------'          row 0: a chunk of `length - 3` tokens
@@ -23,121 +23,244 @@ pass. The price is that one pass over prose reads 83 % of its tokens, not 93 %; 
 eight passes both have read 99.9 % (tests/transforms/test_pairs.py).
 """
 
-import os
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxlm.text.corpus import Corpus
-from jaxlm.types import Layout, UserError
+from jaxlm.data.bilm import BilmRows
+from jaxlm.data.rows import RowSource, WindowRows, numbered
+from jaxlm.keys import hashes
+from jaxlm.types import Layout, TokenSpan, UserError
 
 TURNS = 3  # turns of a dialogue in a row
 
 
-def plan(
-    corpus: Corpus, split: int, layout: Layout, length: int, *, block: int = 4_000_000
-) -> np.ndarray:
-    """First token of every row, int64 [rows], in the order of the corpus.
+class BlockRows(WindowRows):
+    """Blocks of a document, each token once."""
 
-    For a stream: the number of tokens of the split before the row. Plans are cached
-    beside the corpus under its digest and memory-mapped; a read-only corpus is planned
-    in memory each time.
+    layout = "blocks"
 
-    Args:
-        block: sentences planned at a time, so that memory stays bounded.
+    @property
+    def width(self) -> int:
+        """[CLS] and [SEP] have their places."""
+        return self.phase.length - 2
 
-    Raises:
-        UserError: the split has no row.
+    def plan(self) -> np.ndarray:
+        """Blocks end to end, the last of a document shorter."""
+        document, number = numbered(-(-(self.end - self.first) // self.width))
+        return self.first[document] + number * self.width
+
+    def spans(self, starts, language, row_key) -> tuple[TokenSpan, TokenSpan | None]:
+        """A block, and no second span."""
+        del language, row_key
+        return self.span(starts), None
+
+    def span(self, starts: np.ndarray) -> TokenSpan:
+        """Tokens from each start to the end of its document, at most `width`."""
+        ends = self.end[np.searchsorted(self.first, starts, side="right") - 1]
+        length = np.minimum(ends - starts, self.width)
+        tokens, marks = self.corpus.read(starts, self.width, length)
+        return TokenSpan(tokens, marks, length.astype(np.int32))
+
+
+class PairRows(BlockRows):
+    """Chunks, each with a candidate for a random second segment, for NSP."""
+
+    layout = "pairs"
+    documents_needed = 2
+    remedy = (
+        "separate documents by blank lines, or train without it (--model.nsp false)"
+    )
+
+    def __post_init__(self) -> None:
+        if np.sum(self.corpus.documents[:, 2] == self.split) == 1:
+            raise UserError(
+                f"corpus {self.corpus.directory} has 1 document in split {self.split}, "
+                "and next-sentence prediction draws from another one: " + self.remedy
+            )
+        super().__post_init__()
+        data: Any = self.config.data
+        self.same = data.second == "same"
+        if self.same:
+            lacks = "1 document, and data.second = same draws from another one,"
+            self.check_languages(np.diff(self.members) > 1, lacks)
+
+    @property
+    def width(self) -> int:
+        """Twice the length.
+
+        That holds a chunk with the sentence that reaches its end, unless the sentence
+        has more than `length` tokens.
+        """
+        return 2 * self.phase.length
+
+    def plan(self) -> np.ndarray:
+        """Chunks ¾ of a chunk apart."""
+        sentences, target = self.corpus.sentences, self.phase.length - 3
+        return chunk_starts(sentences, self.first, self.end, target)
+
+    def spans(self, starts, language, row_key):
+        """A chunk, and what follows a random sentence of another document."""
+        return self.span(starts), self.span(self.elsewhere(starts, language, row_key))
+
+    def elsewhere(
+        self, starts: np.ndarray, language: np.ndarray, row_key: np.ndarray
+    ) -> np.ndarray:
+        """The start of a uniform sentence in a uniform other document, int64 [B]."""
+        seed, stream = self.config.seed, f"{self.stream}/second"
+        which = hashes(seed, stream, *row_key.T)
+        where = hashes(seed, f"{stream}/sentence", *row_key.T)
+        low, high = self.members[0], self.members[-1]
+        if self.same:
+            low, high = self.members[language], self.members[language + 1]
+        others = np.asarray(high - low - 1, np.uint64)
+        other = low + (which % others).astype(np.int64)
+        other += other >= np.searchsorted(self.first, starts, side="right") - 1
+        sentences = self.corpus.sentences
+        begin = np.searchsorted(sentences, self.first[other])
+        end = np.searchsorted(sentences, self.end[other])
+        pick = begin + (where % (end - begin).astype(np.uint64)).astype(np.int64)
+        return np.asarray(sentences[pick])
+
+
+class DialogueRows(PairRows):
+    """Turns of a dialogue, and one turn of another dialogue."""
+
+    layout = "dialogues"
+    remedy = "add some"
+
+    @property
+    def width(self) -> int:
+        """As of a block, for each turn."""
+        return self.phase.length - 2
+
+    def plan(self) -> np.ndarray:
+        """Three turns each; a dialogue of one turn has no row."""
+        sentences = self.corpus.sentences
+        low, high = np.searchsorted(sentences, (self.first, self.end))
+        rows = np.where(high - low > 1, -(-(high - low) // TURNS), 0)
+        document, number = numbered(rows)
+        last = np.maximum(high - TURNS, low)[document]
+        return np.asarray(sentences[np.minimum(low[document] + number * TURNS, last)])
+
+    def spans(self, starts, language, row_key):
+        """Turns [B, TURNS, W], and one of another dialogue [B, W]."""
+        other = self._turns(self.elsewhere(starts, language, row_key), 1)
+        return self._turns(starts, TURNS), TokenSpan(*(each[:, 0] for each in other))
+
+    def _turns(self, starts: np.ndarray, count: int) -> TokenSpan:
+        """Turns from `starts` on; behind the end of the dialogue they have length 0."""
+        sentences = self.corpus.sentences
+        ends = self.end[np.searchsorted(self.first, starts, side="right") - 1][:, None]
+        nth = np.searchsorted(sentences, starts)[:, None] + np.arange(count + 1)
+        bounds = np.take(sentences, nth, mode="clip")
+        bounds = np.minimum(np.where(nth < len(sentences), bounds, ends), ends)
+        length = np.minimum(np.diff(bounds), self.width)
+        read = self.corpus.read(bounds[:, :-1].ravel(), self.width, length.ravel())
+        tokens, marks = (each.reshape(*length.shape, -1) for each in read)
+        return TokenSpan(tokens, marks, length.astype(np.int32))
+
+
+class StreamRows(WindowRows):
+    """Documents end to end; a window is a number of tokens of the split before it.
+
+    Adjacent documents form one piece, `pieces` are (first token, end): int64 [2, s].
+    The first piece is the single end-of-document token from which the first token of
+    the stream is predicted. `before` are tokens of the pieces before each, int64 [s].
     """
-    name = f"{corpus.sha256[:16]}-{split}-{layout}-{length}.npy"
-    cached = Path(corpus.directory) / "plans" / name
-    if cached.is_file():
-        return np.load(cached, mmap_mode="r")
-    starts = _plan(corpus, split, layout, length, block)
-    if not len(starts):
-        which = "held-out" if split else "training"
-        raise UserError(
-            f"corpus {corpus.directory} has no {which} rows: "
-            f"{np.sum(corpus.documents[:, 2] == split)} documents are in that split"
-        )
-    try:
-        cached.parent.mkdir(exist_ok=True)
-        beside = cached.with_suffix(f".{os.getpid()}.tmp")
-        with beside.open("wb") as file:
-            np.save(file, starts)
-        beside.replace(cached)
-    except OSError:
-        return starts
-    return np.load(cached, mmap_mode="r")
+
+    layout = "stream"
+
+    def __post_init__(self) -> None:
+        corpus = self.corpus
+        if corpus.end_of_document is None:
+            raise UserError(
+                f"corpus {corpus.directory} has no end-of-text token after its "
+                "documents, which a decoder needs: prepare it again, with a decoder's "
+                "recipe and a vocabulary that has <|endoftext|>"
+            )
+        super().__post_init__()
+        begins = np.append(True, self.first[1:] != self.end[:-1])
+        last = self.end[-1]
+        first = np.insert(self.first[begins], 0, last - 1)
+        end = np.insert(self.end[np.append(begins[1:], True)], 0, last)
+        self.pieces = np.stack([first, end])
+        self.before = np.cumsum(end - first) - (end - first)
+
+    @property
+    def width(self) -> int:
+        """The targets and the token before them."""
+        return self.phase.length + 1
+
+    def positions(self) -> np.ndarray:
+        """Tokens of the split before each document, and in all."""
+        return np.append(0, np.cumsum(self.end - self.first))
+
+    def plan(self) -> np.ndarray:
+        """Windows end to end."""
+        return np.arange(0, self.positions()[-1], self.phase.length)
+
+    def spans(self, starts, language, row_key):
+        """Tokens of the stream, from the one before each window.
+
+        Documents of the other split are skipped, so a row may consist of several pieces
+        of the corpus. All pieces are read together and copied to their places.
+        """
+        del language, row_key
+        # The stream has one extra token in front, so the token before a window is at
+        # index `starts`; a row ends with the stream at the latest.
+        ends = self.before + self.pieces[1] - self.pieces[0]
+        end = np.minimum(starts + self.width, ends[-1])
+        low = np.searchsorted(ends, starts, side="right")
+        row, nth = numbered(np.searchsorted(self.before, end, side="left") - low)
+        piece = low[row] + nth
+        start = np.maximum(self.before[piece], starts[row])
+        length = np.minimum(ends[piece], end[row]) - start
+
+        width = int(length.max(initial=0))
+        first = self.pieces[0][piece] + start - self.before[piece]
+        parts = self.corpus.read(first, width, length)
+        inside = np.arange(width) < length[:, None]
+        at = (row * self.width + start - starts[row])[:, None] + np.arange(width)
+        shape = len(starts), self.width
+        tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
+        for out, part in zip((tokens, marks), parts, strict=True):
+            out.reshape(-1)[at[inside]] = part[inside]
+        return TokenSpan(tokens, marks, (end - starts).astype(np.int32)), None
 
 
-def document_ends(corpus: Corpus) -> np.ndarray:
-    """The end of each document (the token after its last), int64 [d]."""
-    return np.append(corpus.documents[1:, 0], corpus.num_tokens)
+# In what layout an objective reads a corpus → the class of its rows.
+LAYOUTS: dict[Layout, type[RowSource]] = {
+    each.layout: each
+    for each in (BlockRows, PairRows, DialogueRows, StreamRows, BilmRows)
+}
 
 
-def stream_extents(corpus: Corpus, split: int) -> tuple[np.ndarray, np.ndarray]:
-    """(first token, end) of each contiguous piece of a stream, int64 [s] both.
-
-    Adjacent documents form one piece. The first piece is the single end-of-document
-    token from which the first token of the stream is predicted.
-    """
-    inside = corpus.documents[:, 2] == split
-    before, after = np.append(False, inside[:-1]), np.append(inside[1:], False)
-    first = corpus.documents[inside & ~before, 0]
-    end = document_ends(corpus)[inside & ~after]
-    return np.insert(first, 0, end[-1] - 1), np.insert(end, 0, end[-1])
-
-
-def _plan(
-    corpus: Corpus, split: int, layout: Layout, length: int, block: int
+def chunk_starts(
+    sentences: np.ndarray,
+    first: np.ndarray,
+    end: np.ndarray,
+    target: int,
+    *,
+    block: int = 4_000_000,
 ) -> np.ndarray:
-    inside = corpus.documents[:, 2] == split
-    first = corpus.documents[inside, 0]
-    end = document_ends(corpus)[inside]
-    if layout == "stream":
-        return np.arange(0, np.sum(end - first), length)
-    if layout == "blocks":
-        return _blocks(first, end, length - 2)
-    if layout == "dialogues":
-        return _turns(corpus.sentences, first, end)
-    sentences = corpus.sentences
-    parts = []
-    at = 0
-    while at < len(first):
-        # At least one document, and about a block of sentences.
-        low = np.searchsorted(sentences, first[at])
-        until = np.searchsorted(sentences, first, side="left")
-        stop = max(at + 1, int(np.searchsorted(until, low + block)))
-        high = np.searchsorted(sentences, end[stop - 1])
-        these = np.asarray(sentences[low:high])
-        parts.append(_chunks(these, first[at:stop], end[at:stop], length - 3))
-        at = stop
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    """Starts ¾ of a chunk apart, of documents from `first` to `end`.
 
-
-def _blocks(first: np.ndarray, end: np.ndarray, width: int) -> np.ndarray:
-    counts = -(-(end - first) // width)
-    document = np.repeat(np.arange(len(first)), counts)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return first[document] + number * width
-
-
-def _turns(sentences: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    About `block` sentences are planned at a time, so that memory stays bounded.
+    """
     low, high = np.searchsorted(sentences, first), np.searchsorted(sentences, end)
-    counts = np.where(high - low > 1, -(-(high - low) // TURNS), 0)
-    document = np.repeat(np.arange(len(first)), counts)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-    last = np.maximum(high - TURNS, low)[document]
-    return np.asarray(sentences[np.minimum(low[document] + number * TURNS, last)])
+    out, at = [np.zeros(0, np.int64)], 0
+    while at < len(low):
+        stop = max(at + 1, int(np.searchsorted(low, low[at] + block)))
+        out.append(_chunks(sentences, low[at:stop], high[at:stop], target))
+        at = stop
+    return sentences[np.concatenate(out)]
 
 
 def _chunks(
-    sentences: np.ndarray, first: np.ndarray, end: np.ndarray, target: int
+    sentences: np.ndarray, this: np.ndarray, document_end: np.ndarray, target: int
 ) -> np.ndarray:
-    """Starts ¾ of a chunk apart, found for all documents in parallel."""
-    document_end = np.searchsorted(sentences, end)
-    this = np.searchsorted(sentences, first)
+    """The first sentence of each chunk, found for all documents in parallel."""
     out = []
     ends = 0
     while len(this):
@@ -158,4 +281,4 @@ def _chunks(
         this = this + np.where(last, np.where(nth % 2, size, part), step)
         alive = this < document_end
         this, document_end = this[alive], document_end[alive]
-    return sentences[np.sort(np.concatenate(out))] if out else np.zeros(0, np.int64)
+    return np.sort(np.concatenate(out))

@@ -15,7 +15,7 @@ from jaxlm.objectives.objective import Objective
 from jaxlm.text.manifest import Manifest
 from jaxlm.transforms.dialogue import dialogue_row
 from jaxlm.transforms.pairs import Row
-from jaxlm.types import DialogueRows, UserError
+from jaxlm.types import Rows, UserError
 
 REPLACED = 0.5  # share of rows, as in next-sentence prediction
 
@@ -39,7 +39,7 @@ def dialogue_lm(
         phase: shape of the rows.
         manifest: of a corpus of dialogues.
         seed: the run's.
-        stream: name of the phase, as for `data.pipeline.open_source`.
+        stream: name of the phase, as of a `data.rows.RowSource`.
 
     Raises:
         UserError: the corpus is of text, its vocabulary has no [CLS], [SEP], [MASK] and
@@ -58,11 +58,12 @@ def dialogue_lm(
             f"model.num_token_types = {config.num_token_types}: a dialogue has 2 roles"
         )
 
-    def row(key, rows: DialogueRows) -> Row:
+    def row(key, rows: Rows) -> Row:
+        assert rows.second is not None
         return dialogue_row(
             key,
-            rows.turns,
-            rows.other,
+            rows.first,
+            rows.second,
             length=phase.length,
             replaced=REPLACED if config.nsp else 0.0,
             special=special,

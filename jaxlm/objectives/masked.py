@@ -29,7 +29,6 @@ from jaxlm.transforms.mask import (
 )
 from jaxlm.transforms.pairs import Row, pair_row, single_row
 from jaxlm.types import (
-    DialogueRows,
     Layout,
     Mark,
     MlmBatch,
@@ -81,7 +80,7 @@ def masked_lm(
         phase: shape of the rows.
         special: ids that rows are put together from.
         seed: the run's.
-        stream: name of the phase, as for `data.pipeline.open_source`.
+        stream: name of the phase, as of a `data.rows.RowSource`.
         languages: of the corpus, by number, whose shares of the rows are told.
         keyed: batches have `row_key`, for a loss that draws per row.
 
@@ -133,7 +132,7 @@ def masked_rows(
     question = assembly.question
     seed, stream = name
 
-    def one(pair_key, mask_key, rows: Rows | DialogueRows) -> MlmBatch:
+    def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
         row = assembly.row(pair_key, rows)
         choose, replace = jax.random.split(mask_key)
         budget = jnp.asarray(counts)[row.length]
@@ -161,7 +160,7 @@ def masked_rows(
             row_key=jnp.asarray(rows.row_key) if assembly.keyed else None,
         )
 
-    def transform(rows: Rows | DialogueRows) -> MlmBatch:
+    def transform(rows: Rows) -> MlmBatch:
         high, low = rows.row_key[:, 0], rows.row_key[:, 1]
         pair_keys = key_for(seed, f"{stream}/pair", high, low)
         mask_keys = key_for(seed, f"{stream}/mask", high, low)

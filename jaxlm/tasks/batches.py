@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from jaxlm.config import FinetuneConfig, Phase
-from jaxlm.data.chance import hashes, permuted
 from jaxlm.families import family_of
+from jaxlm.keys import hashes, permuted
 from jaxlm.objectives import Objective
 from jaxlm.tasks.model import PACKED, TaskModel
 from jaxlm.tasks.rows import NONE, TaskRows

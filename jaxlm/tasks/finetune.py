@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxlm.config import FinetuneConfig, Phase
-from jaxlm.data.pipeline import ahead
+from jaxlm.data.rows import ahead
 from jaxlm.families import family_of
 from jaxlm.sharding import local_rows, replicated, to_devices
 from jaxlm.tasks.batches import bucket_lengths, one_pass, padded_batch, task_stream

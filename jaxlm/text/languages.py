@@ -6,7 +6,7 @@ A language with n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: at S = 
 proportion to its text, at S near 0 as often as any other. BERT's multilingual models
 had S = 0.7, both for the rows and for the word counts behind the vocabulary
 (google-research/bert, multilingual.md). Next: `sample.py` for the words,
-`data/mixing.py` for the rows.
+`data/rows.py` for the rows.
 """
 
 import difflib

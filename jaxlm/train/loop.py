@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jaxlm.checkpoints import Checkpoints, Restored
 from jaxlm.checkpoints.digests import state_sha256
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.pipeline import ahead
+from jaxlm.data.rows import ahead
 from jaxlm.sharding import (
     batch_parts,
     batch_sharding,

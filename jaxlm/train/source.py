@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.pipeline import open_rows, read_rows
+from jaxlm.data.layouts import LAYOUTS
 from jaxlm.evaluate import STREAM, open_evaluation
 from jaxlm.families import family_of
 from jaxlm.objectives import Objective
@@ -65,18 +65,10 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
 
     def open_stream(phase: Phase, stream: str) -> BatchStream:
         objective = family.objective(config, module, corpus.manifest, phase, stream)
-        source = open_rows(
-            config,
-            corpus,
-            objective.layout,
-            split=0,
-            length=phase.length,
-            batch=phase.batch,
-            stream=stream,
-        )
+        source = LAYOUTS[objective.layout](config, corpus, phase, stream)
         return BatchStream(
             objective,
-            lambda step, local: read_rows(source, step * phase.batch + local),
+            lambda step, local: source.read(step * phase.batch + local),
             lambda rows: phase.length,
             tokens=float(phase.batch * phase.length),
             flops=float(family.train_flops(config, phase)),
@@ -88,7 +80,7 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
         objective = family.objective(config, module, corpus.manifest, phase, STREAM)
-        needed = 2 if objective.layout in ("pairs", "dialogues") else 1
+        needed = LAYOUTS[objective.layout].documents_needed
         if held_out < needed:
             return f"{held_out} held-out documents, {needed} needed"
         return open_evaluation(

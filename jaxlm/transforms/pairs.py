@@ -20,7 +20,7 @@ position and not replayed in order:
 * After a random B, the reference starts the next chunk at the unused sentences. Here
   the windows overlap by the average number of these tokens (`data/layouts.py`).
 * The reference redraws the other document up to ten times and may end up with the same
-  document. Here it is always another one (`data/pipeline.py`).
+  document. Here it is always another one (`data/layouts.py`).
 * Only the first W tokens of a sentence are read. Truncation takes equally from both
   ends: the reference keeps the middle of a very long sentence, jaxlm the middle of its
   first W tokens.

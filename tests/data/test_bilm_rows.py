@@ -9,9 +9,10 @@ import random
 import jax
 import numpy as np
 import pytest
+from reference.sources import batches
 
-from jaxlm.config import BilmData, RunConfig, TextConfig, elmo
-from jaxlm.data.pipeline import batches, open_rows, read_rows
+from jaxlm.config import BilmData, Phase, RunConfig, TextConfig, elmo
+from jaxlm.data.bilm import BilmRows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
@@ -52,8 +53,9 @@ def corpus(tmp_path_factory):
 
 
 def source_of(corpus, **options):
-    options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}
-    return open_rows(CONFIG, corpus, "bilm", **options)
+    phase = Phase(until=1, length=L, batch=options.pop("batch", B), predictions=1)
+    config = dataclasses.replace(CONFIG, **options.pop("config", {}))
+    return BilmRows(config, corpus, phase, "s", **options)
 
 
 def documents_of(corpus, split, way):
@@ -78,8 +80,8 @@ def documents_of(corpus, split, way):
 
 def parts_of(source, number, way):
     """(input, target), part after part, of one pass."""
-    rows = read_rows(source, number * source.rows + np.arange(source.rows))
-    shape = source.slices, source.batch, source.length
+    rows = source.read(number * source.rows + np.arange(source.rows))
+    shape = source.slices, B, L
     known = source.corpus.manifest.vocab_size
     tokens, targets, valid = (
         x[:, way].reshape(shape).transpose(1, 0, 2).ravel().tolist()
@@ -125,7 +127,7 @@ def test_both_ways_and_other_seeds_have_their_own_order(corpus):
         return [a for a, _ in parts_of(source, 0, way)]
 
     source = source_of(corpus)
-    other = dataclasses.replace(source, seed=1)
+    other = source_of(corpus, config={"seed": 1})
     assert sorted(documents(source, 0)) != documents(source, 0)
     assert documents(source, 0) != documents(other, 0)
     assert documents(source, 0) == documents(source_of(corpus), 0)
@@ -138,7 +140,7 @@ def test_an_evaluation_reads_all_of_its_split_once(corpus):
     for way in (0, 1):
         every = [p for d in documents_of(corpus, 1, way) for p in known(d, 12)]
         assert parts_of(source, 0, way) == every
-    beyond = read_rows(source, source.rows + np.arange(B))
+    beyond = source.read(source.rows + np.arange(B))
     assert not beyond.valid.any()
     few = source_of(corpus, split=1, shuffle=False, limit=B)
     assert few.slices == 1
@@ -163,11 +165,8 @@ def test_rows_go_on_where_the_step_before_ended(corpus):
 
 
 def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
-    alone = dataclasses.replace(CONFIG, data=BilmData(carry=False))
-
     def opened(**options):
-        options = {"split": 0, "length": L, "batch": B, "stream": "s", **options}
-        return open_rows(alone, corpus, "bilm", **options)
+        return source_of(corpus, config={"data": BilmData(carry=False)}, **options)
 
     def rows_of(split, way):
         """Pieces of at most L predictions, sentence after sentence."""
@@ -180,7 +179,7 @@ def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
         return rows
 
     def read(source, way):
-        rows = read_rows(source, np.arange(source.rows))
+        rows = source.read(np.arange(source.rows))
         return [
             [[a, b] for a, b, v in zip(*row, strict=True) if v]
             for row in zip(
@@ -196,12 +195,12 @@ def test_without_carry_a_row_is_a_sentence_both_ways(corpus):
     few = opened(split=1, shuffle=False, limit=2)
     assert few.rows == 2
     source = opened()
-    last = read_rows(source, source.rows - 1 + np.arange(2))
+    last = source.read(source.rows - 1 + np.arange(2))
     assert last.valid[:, 0].any(axis=1).all()  # a pass follows another without a gap
 
 
 def test_characters_are_the_spelling_also_of_oov_words(corpus):
-    rows = read_rows(source_of(corpus), np.arange(B))
+    rows = source_of(corpus).read(np.arange(B))
     words = [corpus.types[i] for i in rows.tokens.ravel()]
     assert any(i >= 12 for i in rows.tokens.ravel())
     want = word_characters(words, slots=SLOTS).reshape(*rows.tokens.shape, SLOTS)
@@ -213,8 +212,8 @@ def test_a_corpus_on_disk_reads_the_same(corpus):
     numbers = np.arange(40)
     jax.tree.map(
         np.testing.assert_array_equal,
-        read_rows(source_of(corpus), numbers),
-        read_rows(source_of(on_disk), numbers),
+        source_of(corpus).read(numbers),
+        source_of(on_disk).read(numbers),
     )
 
 

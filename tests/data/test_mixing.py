@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.numbered import FIRST, lifelike, numbered
+from reference.sources import batches, open_source
 from scipy.stats import chisquare
 
-from jaxlm.data.mixing import BLOCK, languages_of, rows_a_block
-from jaxlm.data.pipeline import batches, open_source, read_rows
+from jaxlm.data.rows import BLOCK, languages_of, rows_a_block
 from jaxlm.text.languages import smoothed
 from jaxlm.types import UserError
 
@@ -60,7 +60,7 @@ def formula(corpus, exponent):
 @pytest.mark.parametrize("exponent", [1.0, 0.7, 0.3])
 def test_shares_are_those_of_the_formula(corpus, layout, exponent):
     source = source_of(corpus, layout=layout, smoothing=exponent)
-    rows = read_rows(source, np.arange(10_000))
+    rows = source.read(np.arange(10_000))
     told = rows.languages
     # By the tokens themselves; a row may begin with, or lie behind, an end mark (1).
     width = 5 if layout == "stream" else 1
@@ -86,14 +86,14 @@ def test_a_resumed_run_reads_the_same_rows(corpus):
         jax.tree.map(np.testing.assert_array_equal, a, b)
     # And a host its part of them, also where a block of the mixture ends.
     rows = np.arange(BLOCK - 16, BLOCK + 16)
-    part = read_rows(source, rows[10:20])
-    both = jax.tree.map(lambda x: x[10:20], read_rows(source, rows))
+    part = source.read(rows[10:20])
+    both = jax.tree.map(lambda x: x[10:20], source.read(rows))
     jax.tree.map(np.testing.assert_array_equal, part, both)
 
 
 def test_each_language_has_passes_of_its_own(corpus):
     source = source_of(corpus, layout="blocks", draws=1)
-    rows = read_rows(source, np.arange(3 * source.rows))
+    rows = source.read(np.arange(3 * source.rows))
     start = source.windows[rows.row_key[:, 0]]
     for language in range(3):
         of = source.windows[slice(*source.bounds[language : language + 2])]
@@ -145,7 +145,7 @@ def test_a_row_knows_how_many_of_its_language_came_before():
 
 def test_static_draws_repeat_with_the_passes_of_a_language(corpus):
     source = source_of(corpus, draws=2)
-    rows = read_rows(source, np.arange(4 * source.rows))
+    rows = source.read(np.arange(4 * source.rows))
     small = rows.row_key[rows.languages == 1]
     n = int(np.diff(source.bounds)[1])
     np.testing.assert_array_equal(small[:n, 1], 0)
@@ -159,7 +159,7 @@ def test_static_draws_repeat_with_the_passes_of_a_language(corpus):
 @pytest.mark.parametrize("second", ["any", "same"])
 def test_the_second_segment_is_of_the_language_that_was_asked(corpus, second):
     source = source_of(corpus, second=second)
-    rows = read_rows(source, np.arange(20_000))
+    rows = source.read(np.arange(20_000))
     firsts = rows.first.tokens[:, 0] - FIRST
     seconds = rows.second.tokens[:, 0] - FIRST
     bounds = corpus.documents[:, 0]
@@ -209,7 +209,7 @@ def test_one_language_reads_what_it_read_before_there_were_several(
     total = hashlib.sha256()
     for smoothing in (1.0, 0.3):
         source = source_of(corpus, layout=layout, smoothing=smoothing, second="same")
-        rows = read_rows(source, np.arange(500))
+        rows = source.read(np.arange(500))
         assert rows.languages is None
         again = hashlib.sha256()
         for leaf in jax.tree.leaves(rows):

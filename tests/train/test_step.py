@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
+from reference.sources import open_source
 from tiny import tiny
 
 from jaxlm.config import MeshConfig
-from jaxlm.data.pipeline import open_source, read_rows
 from jaxlm.families import build, family_of
 from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 from jaxlm.train.optim import make_optimizer
@@ -48,7 +48,7 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
         )
         before = state = make()
         for i in range(updates):
-            rows = read_rows(source, np.arange(phase.batch) + i * phase.batch)
+            rows = source.read(np.arange(phase.batch) + i * phase.batch)
             local = local_rows(sharding, phase.batch)
             batch = jax.jit(objective.transform, out_shardings=sharding)(
                 to_devices(rows, local, sharding, phase.batch)

@@ -11,8 +11,7 @@ import pytest
 from reference.observed import road
 
 from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
-from jaxlm.data.chance import hashes, permuted
-from jaxlm.data.pipeline import read_rows
+from jaxlm.keys import hashes, permuted
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
@@ -89,7 +88,7 @@ def test_units_are_whole_and_within_budget(news, spans, level, choice):
     data = MaskedData(levels=LEVELS[level], choice=choice)
     drawn = road(corpus, length=LENGTH, predictions=PREDICTIONS, nsp=False, data=data)
     numbers = np.arange(min(drawn.source.rows, 600))
-    rows, batch = read_rows(drawn.source, numbers), drawn.batch(numbers)
+    rows, batch = drawn.source.read(numbers), drawn.batch(numbers)
     most = target_counts(LENGTH, data.mask_rate, PREDICTIONS)
     masked = long = total = 0
     for i in numbers:
@@ -147,5 +146,5 @@ def test_a_list_changes_just_the_rows_that_hold_its_entries(news):
 def _windows(source, numbers):
     """Which window each row is."""
     passes, places = np.divmod(numbers, source.rows)
-    keys = hashes(source.seed, f"{source.stream}/order", passes)
+    keys = hashes(source.config.seed, f"{source.stream}/order", passes)
     return permuted(places, source.rows, keys)

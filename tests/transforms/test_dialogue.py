@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 from reference.numbered import FIRST, Numbered, numbered
+from reference.sources import open_source
 from scipy.stats import chisquare
 
-from jaxlm.data.pipeline import open_source, read_rows
 from jaxlm.keys import key_for
 from jaxlm.transforms.dialogue import _cut, dialogue_row
 from jaxlm.types import Mark, UserError
@@ -48,13 +48,13 @@ def transform(special, length=LENGTH, replaced=0.5):
     @jax.jit
     def rows_of(rows):
         keys = key_for(3, "t/pair", rows.row_key[:, 0], rows.row_key[:, 1])
-        return jax.vmap(one)(keys, rows.turns, rows.other)
+        return jax.vmap(one)(keys, rows.first, rows.second)
 
     return rows_of
 
 
 def drawn(corpus, rows, **options):
-    rows = read_rows(source_of(corpus), np.asarray(rows))
+    rows = source_of(corpus).read(np.asarray(rows))
     return rows, jax.device_get(transform(corpus.special, **options)(rows))
 
 
@@ -90,7 +90,7 @@ def test_windows_cover_every_turn_and_end_with_three(corpus):
 
 def test_a_row_is_three_turns_with_roles(corpus):
     rows, batch = drawn(corpus, np.arange(8), replaced=0.0)
-    starts = np.searchsorted(corpus.sentences, rows.turns.tokens[:, 0, 0] - FIRST)
+    starts = np.searchsorted(corpus.sentences, rows.first.tokens[:, 0, 0] - FIRST)
     speakers = np.array(list("".join(SPEAKERS))) == "1"
     for i, start in enumerate(starts.tolist()):
         row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
@@ -145,7 +145,7 @@ def test_chance_is_a_rows_own(corpus):
     _, whole = drawn(corpus, np.arange(64))
     _, part = drawn(corpus, np.arange(24, 40))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[24:40], b), whole, part)
-    rows = read_rows(source_of(corpus, stream="u"), np.arange(64))
+    rows = source_of(corpus, stream="u").read(np.arange(64))
     again = jax.device_get(transform(corpus.special)(rows))
     assert (again.tokens != whole.tokens).any()
 

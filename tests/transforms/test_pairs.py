@@ -51,9 +51,7 @@ def window_corpus(name: str, directory) -> Numbered:
 
 def first_pairs(corpus: Numbered, rows: int, length: int = 128) -> Pairs:
     """The row of the first window, drawn again and again."""
-    drawn = road(corpus, length=length)
-    source = drawn.source._replace(windows=drawn.source.windows[:1])
-    batch = drawn._replace(source=source).batch(np.arange(rows))
+    batch = road(corpus, length=length, limit=1).batch(np.arange(rows))
     return pairs_of(batch, corpus.special)
 
 

@@ -14,18 +14,19 @@ import math
 
 import numpy as np
 
-from jaxlm.data.pipeline import open_source
+from jaxlm.config import GptConfig, Phase, RunConfig
+from jaxlm.data.layouts import StreamRows
 from jaxlm.text.corpus import Corpus, open_corpus
 
 
 def stream(corpus: Corpus, split: int) -> np.ndarray:
     """All tokens of a split, end to end, after the one that ends its last document."""
-    source = open_source(
-        corpus, split=split, length=8, layout="stream", seed=0, stream="ngram"
-    )
+    config = RunConfig(model=GptConfig())
+    phase = Phase(until=1, length=8, batch=1, predictions=1)
+    source = StreamRows(config, corpus, phase, "ngram", split)
     parts = [
         corpus.read(np.array([first]), int(end - first))[0][0]
-        for first, end in zip(source.first, source.end, strict=True)
+        for first, end in source.pieces.T
     ]
     return np.concatenate(parts).astype(np.int64)
 

@@ -24,12 +24,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxlm.config import BertConfig, MaskedData, Phase, load_config
-from jaxlm.data.layouts import Layout
-from jaxlm.data.pipeline import RowSource, batches, open_source, read_rows
+from jaxlm.config import BertConfig, MaskedData, Phase, RunConfig, load_config
+from jaxlm.data.layouts import LAYOUTS
+from jaxlm.data.rows import RowSource, ahead
 from jaxlm.objectives import masked_lm
 from jaxlm.text.corpus import Corpus, open_corpus
 from jaxlm.text.prepare import prepare
+from jaxlm.types import Layout
 
 WHOLE_WORDS = {"whole_words": True}
 LEVELS = {"levels": (1 / 3, 1 / 3, 1 / 3), "choice": "each"}
@@ -48,21 +49,23 @@ def milliseconds(run: Callable[[], object], rounds: int) -> float:
 
 
 def source_of(corpus: Corpus, length: int, layout: Layout = "pairs") -> RowSource:
-    return open_source(
-        corpus, split=0, length=length, layout=layout, seed=0, stream="bench"
-    )
+    phase = Phase(until=1, length=length, batch=1, predictions=1)
+    return LAYOUTS[layout](RunConfig(), corpus, phase, "bench")
 
 
 def read_alone(source: RowSource, batch: int, rounds: int) -> float:
     steps = iter(range(rounds + 1))
     return milliseconds(
-        lambda: read_rows(source, next(steps) * batch + np.arange(batch)), rounds
+        lambda: source.read(next(steps) * batch + np.arange(batch)), rounds
     )
 
 
 def read_ahead(source: RowSource, batch: int, threads: int, rounds: int) -> float:
-    feed = batches(
-        source, batch, np.arange(batch), start=0, stop=rounds + 1, threads=threads
+    feed = ahead(
+        lambda step: source.read(step * batch + np.arange(batch)),
+        start=0,
+        stop=rounds + 1,
+        threads=threads,
     )
     next(feed)
     start = time.perf_counter()
@@ -87,7 +90,7 @@ def transform(corpus: Corpus, shape: tuple[int, int, int], rounds: int, **option
         stream="bench",
     )
     source = source_of(corpus, length, "pairs" if nsp else "blocks")
-    rows = jax.device_put(read_rows(source, np.arange(batch)))
+    rows = jax.device_put(source.read(np.arange(batch)))
     draw = jax.jit(objective.transform)
     return milliseconds(lambda: jax.block_until_ready(draw(rows)), rounds)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from jaxlm.data.chance import hashes, permuted
+from jaxlm.keys import hashes, permuted
 
 RARE = 1e-8
 
