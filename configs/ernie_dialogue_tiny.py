@@ -2,7 +2,7 @@
 
 Paper: Sun et al. 2019 (arXiv 1904.09223), section 4.2: roles in place of sentence
 types, rows QRQ, QRR or QQR, masked words as elsewhere, and dialogues that are real or
-have a turn of another. The docstring of jaxlm/transforms/dialogue.py has the shares,
+have a turn of another. The docstring of jaxlm/objectives/dialogue.py has the shares,
 the truncation and whatever else the paper leaves open. Size, rate and masks are those
 of ernie_tiny, from whose run this can start, with its vocabulary (--tokenizer
 corpora/zh/tokenizer, --init runs/ernie).

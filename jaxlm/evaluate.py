@@ -5,9 +5,9 @@ The same function serves the loop and the verb.
 """
 
 import dataclasses
+import functools
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,9 +19,8 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.data.layouts import LAYOUTS, StreamRows
 from jaxlm.data.rows import ahead
 from jaxlm.families import family_of
-from jaxlm.metrics import figures, majority_accuracy, perplexity, unigram_loss
-from jaxlm.objectives import Sums
-from jaxlm.objectives.figures import Figure, held_out
+from jaxlm.metrics import add, held_out, perplexity
+from jaxlm.objectives.objective import Objective
 from jaxlm.sharding import local_rows, to_devices
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
@@ -42,62 +41,38 @@ def open_evaluation(
 ) -> Callable[[Any], dict[str, float]]:
     """Parameters → figures by name, on a split of the corpus.
 
-    Args:
-        phase: length of the rows, and most predictions in one.
-        batch: rows of a batch; rows of weight 0 fill up the last one.
-        limit: most rows, evenly spaced over the split; 0: all.
-
-    Raises:
-        UserError: the split is empty, or has one document where pairs need two.
+    Rows have the length of `phase`; rows of weight 0 fill up the last batch of `batch`.
+    `limit` is the most rows, evenly spaced over the split; 0: all.
     """
     family = family_of(config.model)
     objective = family.objective(config, module, corpus.manifest, phase, STREAM)
     phase = dataclasses.replace(phase, batch=batch)
     open_rows = LAYOUTS[objective.layout]
     source = open_rows(config, corpus, phase, STREAM, split, shuffle=False, limit=limit)
+    local, steps = local_rows(sharding, batch), -(-source.rows // batch)
 
     @jax.jit
     def sums_of(params, rows, carry):
         drawn = objective.transform(rows)
-        counts_V = jnp.zeros(config.model.vocab_size)
-        counts_V = counts_V.at[drawn.targets].add(drawn.weights)
-        sums, carry = objective.loss(params, drawn, carry)
-        return (sums, counts_V), carry
-
-    local = local_rows(sharding, batch)
-    steps = -(-source.rows // batch)
+        return _sums(objective, params, drawn, carry, config.model.vocab_size)
 
     def evaluate(params: Any) -> dict[str, float]:
         total, carry = None, family.zero_carry(config.model, batch)
-        read = ahead(
-            lambda step: source.read(step * batch + local),
-            start=0,
-            stop=steps,
-            threads=2,
-        )
-        for rows in read:
+        read = functools.partial(ahead, start=0, stop=steps, threads=2)
+        for rows in read(lambda step: source.read(step * batch + local)):
             rows = to_devices(rows, local, sharding, batch)
             sums, carry = sums_of(params, rows, carry)
-            total = sums if total is None else jax.tree.map(operator.add, total, sums)
-        sums, counts_V = jax.device_get(total)
-        return with_baselines(objective.figures, sums, counts_V)
+            total = sums if total is None else add(total, sums)
+        return held_out(objective.figures, *jax.device_get(total))
 
     return evaluate
 
 
-def with_baselines(
-    declared: Sequence[Figure], sums: Sums, counts_V: np.ndarray
-) -> dict[str, float]:
-    """Figures of an evaluation with their baselines.
-
-    `counts_V` says how often each token was the target. The unigram baselines are
-    fitted on these counts: no model that is blind to context can do better.
-    """
-    out = held_out(declared, figures(sums), sums)
-    out["unigram_loss"] = unigram_loss(counts_V)
-    out["unigram_accuracy"] = majority_accuracy(counts_V)
-    out["targets"] = float(counts_V.sum())
-    return out
+def _sums(objective: Objective, params: Any, drawn: Any, carry: Any, vocab_size: int):
+    """((sums of a batch, how often each token is the target), carry)."""
+    sums, carry = objective.loss(params, drawn, carry)
+    counts_V = jnp.zeros(vocab_size).at[drawn.targets].add(drawn.weights)
+    return (sums, counts_V), carry
 
 
 def evaluate_stream(
@@ -129,36 +104,32 @@ def evaluate_stream(
             f"stride = {stride} and length = {length} are not 1 ≤ stride ≤ length ≤ "
             f"model.max_length = {run.model.max_length}"
         )
-    shape = Phase(until=1, length=length, batch=batch, predictions=1)
+    phase = Phase(until=1, length=length, batch=batch, predictions=1)
     family = family_of(run.model)
-    objective = family.objective(run, module, corpus.manifest, shape, STREAM)
-    source = StreamRows(run, corpus, shape, STREAM, split, shuffle=False)
+    objective = family.objective(run, module, corpus.manifest, phase, STREAM)
+    source = StreamRows(run, corpus, phase, STREAM, split, shuffle=False)
     total = int(source.positions()[-1])
     scored_from = np.arange(0, total, stride)[: limit or None]
     source.windows = np.maximum(scored_from + stride - length, 0)
 
     @jax.jit
-    def sums_of(params, rows, first, last):
-        drawn = objective.transform(rows)
-        at = jnp.arange(length)[None]
-        scored = (at >= first[:, None]) & (at < last[:, None])
+    def sums_of(params, rows, first):
+        drawn, at = objective.transform(rows), jnp.arange(length)[None]
+        scored = (at >= first[:, None]) & (at < first[:, None] + stride)
         drawn = drawn._replace(weights=drawn.weights * scored)
-        counts_V = jnp.zeros(run.model.vocab_size)
-        counts_V = counts_V.at[drawn.targets].add(drawn.weights)
-        return objective.loss(params, drawn)[0], counts_V
+        return _sums(objective, params, drawn, (), run.model.vocab_size)[0]
 
     sums = None
     for start in range(0, source.rows, batch):
         numbers = np.arange(start, start + batch)
-        rows = source.read(numbers)
         at = np.minimum(numbers, source.rows - 1)
         first = scored_from[at] - source.windows[at]
-        each = jax.device_get(sums_of(params, rows, first, first + stride))
-        # Python's floats: float32 would lose the tail of a long text.
+        each = jax.device_get(sums_of(params, source.read(numbers), first))
+        # float32 would lose the tail of a long text.
         each = jax.tree.map(np.float64, each)
-        sums = each if sums is None else jax.tree.map(operator.add, sums, each)
+        sums = each if sums is None else add(sums, each)
     assert sums is not None
-    out = with_baselines(objective.figures, *sums)
+    out = held_out(objective.figures, *sums)
     scored = min(total, len(scored_from) * stride)
     words, size = _words_and_bytes(corpus, source, scored)
     nats = out["loss"] * out["targets"]

@@ -1,29 +1,42 @@
-"""Sums of a step in → figures out: divided once, where they are read.
+"""Sums of a step → figures, which an objective declares with scales and baselines.
 
     a, b       Mean(total, weight) of two micro-batches, devices or steps
     add(a, b)  the Mean of both, exactly what one larger batch would have given
-    figures({"loss": a}) → {"loss": 2.31}
+    figures({"mlm_loss": a}) → {"mlm_loss": 2.31}
+    held_out((Tokens(name="mlm", title="MLM"),), sums, counts) → with baselines
 
-A mean of means is nowhere: whatever is averaged travels as (total, weight) until
-`train/log.py` or `evaluate.py` writes it. Every quality figure has a baseline beside
-it, from counts of what was to be predicted.
+A mean of means is nowhere: whatever is averaged travels as (total, weight) until it is
+written. Sums are named after the declared figures: `mlm_loss`, `mlm_accuracy`,
+`nsp_next_accuracy` …. The train step, evaluation, log and command line loop over what
+is declared and know no figure by its name.
 """
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+Counts = Float[Array, "V"] | np.ndarray  # how often each of V classes was the target
+Values = Mapping[str, float]
+
 
 class Mean(NamedTuple):
-    """A weighted mean that is not divided yet."""
+    """A weighted mean that is not divided yet; its `float` is NaN if nothing weighs."""
 
     total: Float[Array, "..."] | float
     weight: Float[Array, "..."] | float
+
+    def __float__(self) -> float:
+        weight = float(self.weight)
+        return float(self.total) / weight if weight else math.nan
+
+
+Sums = dict[str, Mean]
 
 
 def add(a: Any, b: Any) -> Any:
@@ -31,17 +44,9 @@ def add(a: Any, b: Any) -> Any:
     return jax.tree.map(operator.add, a, b)
 
 
-def divide(value: Any) -> float:
-    """The mean as a number; NaN where nothing was weighed."""
-    if not isinstance(value, Mean):
-        return float(value)
-    weight = float(value.weight)
-    return float(value.total) / weight if weight else math.nan
-
-
 def figures(sums: Mapping[str, Any]) -> dict[str, float]:
     """Name → number of every sum."""
-    return {name: divide(value) for name, value in sums.items()}
+    return {name: float(value) for name, value in sums.items()}
 
 
 def perplexity(loss: float) -> float:
@@ -49,9 +54,7 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def balanced_accuracy(
-    correct_Y: Float[Array, "Y"] | np.ndarray, weight_Y: Float[Array, "Y"] | np.ndarray
-) -> float:
+def balanced_accuracy(correct_Y: Counts, weight_Y: Counts) -> float:
     """The mean over classes of each class's accuracy; absent classes do not count.
 
     A constant answer scores 1 / Y however unbalanced the classes are.
@@ -61,28 +64,207 @@ def balanced_accuracy(
     return float(np.mean(correct[there] / weight[there])) if there.any() else math.nan
 
 
-def majority_accuracy(count_V: Float[Array, "V"] | np.ndarray) -> float:
+def majority_accuracy(count_V: Counts) -> float:
     """Accuracy of always answering the commonest target."""
     count = np.asarray(count_V, float)
     return float(count.max() / count.sum()) if count.sum() else math.nan
 
 
-def unigram_loss(
-    count_V: Float[Array, "V"] | np.ndarray,
-    fitted_V: Float[Array, "V"] | np.ndarray | None = None,
-) -> float:
-    """Cross-entropy in nats of predicting each target by its frequency alone.
-
-    Args:
-        count_V: how often each class was the target.
-        fitted_V: counts that the frequencies are taken from, with one added to each;
-            by default `count_V` itself, whose loss is then the entropy: the lowest
-            that any model blind to context can reach on these targets.
-    """
+def unigram_loss(count_V: Counts) -> float:
+    """Entropy in nats of the targets: no model that is blind to context does better."""
     count = np.asarray(count_V, float)
     if not count.sum():
         return math.nan
-    fitted = count if fitted_V is None else np.asarray(fitted_V, float) + 1.0
-    seen = count > 0
-    logs = np.log(fitted[seen]) - math.log(fitted.sum())
-    return float(-(count[seen] * logs).sum() / count.sum())
+    seen = count[count > 0]
+    return float(-(seen * (np.log(seen) - math.log(count.sum()))).sum() / count.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A loss `NAME_loss`, of which `scale` times the mean is minimised."""
+
+    name: str
+    scale: float = 1.0
+    what: str = ""  # is predicted, in plural
+    baseline: str = ""  # of a figure NAME that stands beside another one
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Name → name of the figure that is its baseline."""
+        return {self.name: self.baseline} if self.baseline else {}
+
+    @property
+    def details(self) -> set[str]:
+        """Figures that the log keeps and a line for people leaves out."""
+        return set()
+
+    def derived(self, sums: Sums) -> dict[str, float]:
+        """More held-out figures, from the sums."""
+        del sums
+        return {}
+
+    def report(self, values: Values) -> list[str]:
+        """Lines of an evaluation, with baselines beside the figures."""
+        del values
+        return []
+
+    def _values(self, values: Values, *kinds: str) -> list[float]:
+        return [values[f"{self.name}_{kind}"] for kind in kinds]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Figure):
+    """Predicted tokens, beside what their frequencies alone would give."""
+
+    title: str = ""
+    what: str = "masked words"
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """See `Figure`."""
+        return {f"{self.name}_{x}": f"unigram_{x}" for x in ("loss", "accuracy")}
+
+    @property
+    def details(self) -> set[str]:
+        """See `Figure`."""
+        return {"targets"}
+
+    def derived(self, sums: Sums) -> dict[str, float]:
+        """See `Figure`."""
+        loss = float(sums[f"{self.name}_loss"])
+        return {f"{self.name}_perplexity": perplexity(loss)}
+
+    def report(self, values: Values) -> list[str]:
+        """See `Figure`."""
+        loss, accuracy, words = self._values(values, "loss", "accuracy", "perplexity")
+        return [
+            f"{self.title + ' loss':<13}  {loss:8.3f}   perplexity {words:,.1f}   "
+            f"unigram {values['unigram_loss']:.3f}",
+            f"{self.title + ' accuracy':<13}  {accuracy:8.1%}   "
+            f"commonest word {values['unigram_accuracy']:.1%}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Tokens):
+    """All tokens of a text, each from those before it; also by word and by byte."""
+
+    what: str = "tokens"
+
+    def report(self, values: Values) -> list[str]:
+        """See `Figure`."""
+        loss, accuracy, words = self._values(values, "loss", "accuracy", "perplexity")
+        return [
+            f"loss           {loss:8.3f}   perplexity {words:,.2f} a token, "
+            f"{values['word_perplexity']:,.2f} a word   "
+            f"unigram {values['unigram_loss']:.3f}",
+            f"bits per byte  {values['bits_per_byte']:8.4f}   "
+            f"{values['words']:,.0f} words, {values['bytes']:,.0f} bytes",
+            f"accuracy       {accuracy:8.1%}   "
+            f"commonest token {values['unigram_accuracy']:.1%}",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction(Tokens):
+    """Words predicted in one direction of reading; sampled losses have no figures."""
+
+    def derived(self, sums: Sums) -> dict[str, float]:
+        """See `Figure`."""
+        if f"{self.name}_loss" not in sums:
+            return {}
+        return super().derived(sums)
+
+    def report(self, values: Values) -> list[str]:
+        """See `Figure`."""
+        if f"{self.name}_loss" not in values:
+            return []
+        loss, accuracy, words = self._values(values, "loss", "accuracy", "perplexity")
+        return [
+            f"{self.name:<13}  {loss:8.3f}   perplexity {words:,.2f}   "
+            f"accuracy {accuracy:.1%}"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothDirections(Tokens):
+    """The mean loss of two directions, which has no sums of its own."""
+
+    parts: tuple[str, ...]
+    what: str = "words, each from before and from behind,"
+
+    def derived(self, sums: Sums) -> dict[str, float]:
+        """See `Figure`."""
+        loss = sum(float(sums[f"{part}_loss"]) for part in self.parts) / len(self.parts)
+        return {f"{self.name}_loss": loss, f"{self.name}_perplexity": perplexity(loss)}
+
+    def report(self, values: Values) -> list[str]:
+        """See `Figure`."""
+        loss, words = self._values(values, "loss", "perplexity")
+        return [
+            f"mean           {loss:8.3f}   perplexity {words:,.2f}   "
+            f"unigram {values['unigram_loss']:.3f}, "
+            f"commonest word {values['unigram_accuracy']:.1%}"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary(Figure):
+    """A choice of two answers, beside always giving the commoner one."""
+
+    answers: tuple[str, str]
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """See `Figure`."""
+        return {f"{self.name}_accuracy": f"{self.name}_majority_accuracy"}
+
+    @property
+    def details(self) -> set[str]:
+        """See `Figure`."""
+        return {f"{self.name}_{answer}_accuracy" for answer in self.answers}
+
+    def derived(self, sums: Sums) -> dict[str, float]:
+        """See `Figure`."""
+        by_answer = [sums[f"{self.name}_{answer}_accuracy"] for answer in self.answers]
+        correct, weight = np.array(by_answer).T
+        return {
+            f"{self.name}_balanced_accuracy": balanced_accuracy(correct, weight),
+            f"{self.name}_majority_accuracy": majority_accuracy(weight),
+        }
+
+    def report(self, values: Values) -> list[str]:
+        """See `Figure`."""
+        title = self.name.upper()
+        loss, *accuracies = self._values(
+            values, "loss", "accuracy", "majority_accuracy", "balanced_accuracy"
+        )
+        accuracy, majority, balanced = accuracies
+        return [
+            f"{title + ' loss':<13}  {loss:8.3f}   coin 0.693",
+            f"{title + ' accuracy':<13}  {accuracy:8.1%}   majority {majority:.1%}",
+            f"{title + ' balanced':<13}  {balanced:8.1%}   coin 50.0%",
+        ]
+
+
+def scales(declared: Iterable[Figure]) -> dict[str, float]:
+    """Name → scale of the losses that may be minimised."""
+    return {f"{each.name}_loss": each.scale for each in declared if each.scale}
+
+
+def held_out(
+    declared: Iterable[Figure], sums: Sums, count_V: np.ndarray
+) -> dict[str, float]:
+    """Figures of an evaluation: the loss on the scale of training, those of the sums,
+    what they derive, and the baselines by how often each token was the target."""
+    found = figures(sums)
+    parts = [s * found[name] for name, s in scales(declared).items() if name in found]
+    for each in declared:
+        found |= each.derived(sums)
+    return {
+        "loss": sum(parts),
+        **found,
+        "unigram_loss": unigram_loss(count_V),
+        "unigram_accuracy": majority_accuracy(count_V),
+        "targets": float(count_V.sum()),
+    }

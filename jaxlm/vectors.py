@@ -21,7 +21,8 @@ import numpy as np
 
 from jaxlm.config import ModelConfig
 from jaxlm.config.vectors import VectorOptions
-from jaxlm.families import Family, Frame, Tokens, family_of
+from jaxlm.families import family_of
+from jaxlm.families.family import Family, Frame, Tokens
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 

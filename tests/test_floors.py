@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
     "types memory __version__",
     "keys tree config losses",
-    "text transforms models metrics devices",
+    "text models metrics devices",
     "data objectives sharding checkpoints",
     "families",
     "evaluate",

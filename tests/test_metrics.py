@@ -9,7 +9,6 @@ from jaxlm.metrics import (
     Mean,
     add,
     balanced_accuracy,
-    divide,
     figures,
     majority_accuracy,
     perplexity,
@@ -28,8 +27,8 @@ def test_sums_of_parts_are_those_of_the_whole_and_means_of_means_are_not():
     parts = [sums(slice(0, 2)), sums(slice(2, 9)), sums(slice(9, 12))]
     together = add(add(parts[0], parts[1]), parts[2])
     whole = np.average(values, weights=weights)
-    np.testing.assert_allclose(divide(together["loss"]), whole, rtol=1e-6)
-    naive = np.mean([divide(part["loss"]) for part in parts])
+    np.testing.assert_allclose(float(together["loss"]), whole, rtol=1e-6)
+    naive = np.mean([float(part["loss"]) for part in parts])
     assert abs(naive - whole) > 1e-3
 
 
@@ -64,11 +63,5 @@ def test_baselines_from_counts():
     assert majority_accuracy(counts) == np.mean(targets == 1)
     share = counts / counts.sum()
     np.testing.assert_allclose(unigram_loss(counts), -np.mean(np.log(share[targets])))
-    # Fitted elsewhere, with one added to each: never infinite, never below the entropy.
-    other = np.array([5.0, 0.0, 9.0, 1.0, 0.0, 0.0])
-    smooth = (other + 1) / (other + 1).sum()
-    expected = -np.mean(np.log(smooth[targets]))
-    np.testing.assert_allclose(unigram_loss(counts, other), expected)
-    assert unigram_loss(counts, other) > unigram_loss(counts)
     assert math.isnan(unigram_loss(np.zeros(3)))
     assert math.isnan(majority_accuracy(np.zeros(3)))

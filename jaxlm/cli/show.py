@@ -16,7 +16,7 @@ from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
-    from jaxlm.objectives.figures import Figure
+    from jaxlm.metrics import Figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ sentences back, so its next chunk begins ¾ of a chunk later on average. A plan 
 depend on coins, so here every row begins ¾ of a chunk after the one before. The number
 of rows and of uses of a token is the same (within 6 %), and coins are fresh in every
 pass. The price is that one pass over prose reads 83 % of its tokens, not 93 %; after
-eight passes both have read 99.9 % (tests/transforms/test_pairs.py).
+eight passes both have read 99.9 % (tests/objectives/test_pairs.py).
 """
 
 from typing import Any

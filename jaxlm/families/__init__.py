@@ -10,23 +10,8 @@ from jaxlm.config import ModelConfig
 from jaxlm.families.bert import BERT
 from jaxlm.families.elmo import ELMO
 from jaxlm.families.family import Family
-from jaxlm.families.frame import Frame, Tokens
 from jaxlm.families.gpt import GPT
 from jaxlm.models.encoder import Remat
-
-__all__ = [
-    "BERT",
-    "ELMO",
-    "FAMILIES",
-    "GPT",
-    "Family",
-    "Frame",
-    "Tokens",
-    "build",
-    "family_of",
-    "num_parameters",
-    "parameter_shapes",
-]
 
 FAMILIES = (BERT, GPT, ELMO)
 

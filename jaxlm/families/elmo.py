@@ -1,19 +1,20 @@
 """ELMo."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer
 
-from jaxlm.config import BilmData, ElmoConfig, Phase, RunConfig
-from jaxlm.families.family import Family
-from jaxlm.families.frame import elmo_frame
+from jaxlm.config import ElmoConfig
+from jaxlm.families.family import Family, Frame, Tokens
+from jaxlm.metrics import Figure
 from jaxlm.models.elmo import Elmo, head_rows, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
-from jaxlm.objectives import Objective, bidirectional_lm
-from jaxlm.objectives.bidirectional import FIGURES
+from jaxlm.objectives.bidirectional import FIGURES, bidirectional_lm
 from jaxlm.text.characters import (
     BEGIN,
     END,
@@ -21,37 +22,128 @@ from jaxlm.text.characters import (
     check_characters,
     word_characters,
 )
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.tokenizers import Tokenizer, WordVocab
 from jaxlm.types import UserError
 
 WINDOW = 1024  # words; a recurrence has no context of its own
 
 
-def encode(
-    module: Elmo,
-    characters_BLC: Any,
-    token_types_BL: Any,
-    mask_BL: Any,
-    *,
-    segments: Any = None,
-    carry: Any = (),
-    logits: bool = False,
-    deterministic: bool = True,
-) -> tuple[Any, Any]:
-    """See `Family.encode`. `<S>` and `</S>` are read and left out of what is given, as
-    AllenNLP's `Elmo` does."""
-    del token_types_BL, logits
-    if segments is not None:
-        raise ValueError("an ELMo reads no packed rows")
-    characters_BLC, lengths_B = with_boundaries(characters_BLC, mask_BL.sum(1))
-    out = module(
-        characters_BLC,
-        carry or None,
-        lengths=lengths_B,
-        logits=False,
-        deterministic=deterministic,
-    )
-    return Encoded(hidden=out.hidden[:, :, 1:-1]), out.carry
+@dataclass(frozen=True)
+class WordFrame(Frame):
+    """How rows of words, each a row of characters, are put together."""
+
+    slots: int = 50
+
+    def texts(self, texts: Sequence[str]) -> list[Tokens]:
+        """The characters of each text's words; one empty word where it has none."""
+        return [self.spelled(text)[0] for text in texts]
+
+    def words(self, words: Sequence[str]) -> list[Tokens]:
+        """The characters of words, with their letters as the tokenizer has them."""
+        cut = ["".join(self._cut(word)) or word for word in words]
+        return list(word_characters(cut, slots=self.slots)[:, None])
+
+    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
+        """The characters of a text's words, one empty word where it has none; and its
+        words."""
+        words = self._cut(text)
+        return word_characters(words or [""], slots=self.slots), words
+
+    def _cut(self, text: str) -> list[str]:
+        assert isinstance(self.tokenizer, WordVocab)
+        return self.tokenizer.cut(text)
+
+
+class ElmoFamily(Family):
+    """Words as rows of characters, in both directions."""
+
+    name = "elmo"
+    article = "an ELMo"
+    purpose = "embed gives its vectors"
+    config = ElmoConfig
+    build = encoder = Elmo
+    objective = staticmethod(bidirectional_lm)
+
+    def figures(self, run: Any) -> tuple[Figure, ...]:
+        """See `Family`."""
+        return FIGURES
+
+    def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
+        """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""
+        if not isinstance(tokenizer, WordVocab):
+            raise UserError(f"an ELMo reads words, its vocabulary is {tokenizer.kind}")
+        slots = config.max_characters
+        none, between = (word_characters(w, slots=slots) for w in ([], [END, BEGIN]))
+        return WordFrame(tokenizer, none, between, none, NO_WORD, slots=slots)
+
+    def encode(
+        self,
+        module: Any,
+        tokens_BL: Any,
+        token_types_BL: Any,
+        mask_BL: Any,
+        *,
+        segments: Any = None,
+        carry: Any = (),
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """See `Family`. `<S>` and `</S>` are read and left out of what is given, as
+        AllenNLP's `Elmo` does."""
+        characters_BLC, lengths_B = with_boundaries(tokens_BL, mask_BL.sum(1))
+        facts = {"lengths": lengths_B, "deterministic": deterministic}
+        out = module(characters_BLC, carry or None, logits=False, **facts)
+        return Encoded(hidden=out.hidden[:, :, 1:-1]), out.carry
+
+    def example(self, config: Any) -> tuple[Any, ...]:
+        """See `Family`."""
+        characters = jnp.zeros((1, 2, config.max_characters), jnp.uint16)
+        return (characters, *super().example(config)[1:])
+
+    def inputs(
+        self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """See `Family`; the tokens are characters, boundaries among them."""
+        if token_types is not None:
+            raise UserError("an ELMo has no token types")
+        if tokens.ndim != 3 or tokens.shape[2] != config.max_characters:
+            raise UserError(
+                f"characters of shape {tokens.shape} are not [B, L, "
+                f"{config.max_characters}]: see jaxlm.text.characters"
+            )
+        check_characters(tokens)
+        lengths = None if mask is None else jnp.asarray(mask, bool).sum(1)
+        return (jnp.asarray(tokens, jnp.int32),), {"lengths": lengths}
+
+    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
+        """See `Family`; with `<S>` and `</S>`."""
+        classes = config.vocab_size if predictions else 0
+        return elmo_forward_flops(config, length=length + 2, classes=classes)
+
+    def train_flops(self, run: Any, phase: Any) -> int:
+        """See `Family`."""
+        classes = run.data.negatives or run.model.vocab_size
+        row = elmo_forward_flops(run.model, length=phase.length, classes=classes)
+        return 3 * phase.batch * row
+
+    def padding(self, config: Any) -> int:
+        """See `Family`."""
+        return (head_rows(config) - config.vocab_size) * (config.d_model + 1)
+
+    def window(self, config: Any) -> int:
+        """See `Family`."""
+        return WINDOW
+
+    def width(self, config: Any) -> int:
+        """See `Family`; both directions."""
+        return 2 * config.d_model
+
+    def missing_head(self, config: Any, params: Any) -> str:
+        """See `Family`."""
+        return "" if config.vocab_size else "no softmax: embed gives its vectors"
+
+    def zero_carry(self, config: Any, rows: int) -> Any:
+        """See `Family`."""
+        return zero_state(config, rows)
 
 
 def with_boundaries(
@@ -68,73 +160,4 @@ def with_boundaries(
     return x, lengths_B + 2
 
 
-def example(config: ElmoConfig) -> tuple[Any, ...]:
-    """See `Family.example`."""
-    characters = jnp.zeros((1, 2, config.max_characters), jnp.uint16)
-    return characters, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
-
-
-def inputs(
-    config: ElmoConfig, characters: np.ndarray, token_types: Any, mask: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """See `Family.inputs`; the characters are [B, L, C], boundaries among them."""
-    if token_types is not None:
-        raise UserError("an ELMo has no token types")
-    if characters.ndim != 3 or characters.shape[2] != config.max_characters:
-        raise UserError(
-            f"characters of shape {characters.shape} are not [B, L, "
-            f"{config.max_characters}]: see jaxlm.text.characters"
-        )
-    check_characters(characters)
-    lengths = None if mask is None else jnp.asarray(mask, bool).sum(1)
-    return (jnp.asarray(characters, jnp.int32),), {"lengths": lengths}
-
-
-def objective(
-    run: RunConfig, module: Any, manifest: Manifest, phase: Phase, stream: str
-) -> Objective:
-    """Each next word and each one before."""
-    del manifest, phase, stream
-    model, data = cast(ElmoConfig, run.model), cast(BilmData, run.data)
-    return bidirectional_lm(module, model, data, few_rows=run.optim.keeps_rows)
-
-
-def train_flops(run: RunConfig, phase: Phase) -> int:
-    """See `Family.train_flops`."""
-    model, data = cast(ElmoConfig, run.model), cast(BilmData, run.data)
-    classes = data.negatives or model.vocab_size
-    row = elmo_forward_flops(model, length=phase.length, classes=classes)
-    return 3 * phase.batch * row
-
-
-ELMO = Family(
-    name="elmo",
-    article="an ELMo",
-    purpose="embed gives its vectors",
-    config=ElmoConfig,
-    build=Elmo,
-    encoder=Elmo,
-    frame=lambda config, tokenizer, task=False: elmo_frame(
-        tokenizer, config.max_characters
-    ),
-    encode=encode,
-    example=example,
-    inputs=inputs,
-    objective=objective,
-    figures=lambda run: FIGURES,
-    forward_flops=lambda config, length, predictions: elmo_forward_flops(
-        config,
-        length=length + 2,
-        classes=config.vocab_size if predictions else 0,
-    ),
-    train_flops=train_flops,
-    padding=lambda config: (
-        (head_rows(config) - config.vocab_size) * (config.d_model + 1)
-    ),
-    window=lambda config: WINDOW,
-    width=lambda config: 2 * config.d_model,
-    missing_head=lambda config, params: (
-        "" if config.vocab_size else "no softmax: embed gives its vectors"
-    ),
-    zero_carry=zero_state,
-)
+ELMO = ElmoFamily()

@@ -1,80 +1,188 @@
 """What a family of models is, as one record: the choices in which families differ.
 
-`families/__init__.py` has the tuple of all records; each family's own is in the file of
-its name. Outside this folder and `convert/` nothing asks which family a model is of.
+Outside this folder and `convert/` nothing asks which family a model is of.
+
+    Frame:  begin    a text    between       another one    end
+    BERT    [CLS]              [SEP]                        [SEP]
+    GPT     –                  –                            –
+    task    start              delimiter                    extract
+    ELMo    –                  </S> <S>                     –
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from jaxlm.families.frame import Frame
-from jaxlm.objectives import Objective
-from jaxlm.objectives.figures import Figure
+import jax.numpy as jnp
+import numpy as np
 
-Config = Any  # the family's own dataclass of config/model.py
+from jaxlm.metrics import Figure
+from jaxlm.objectives.objective import Objective
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.types import UserError
 
-
-def nothing_carried(config: Config, rows: int) -> tuple[()]:
-    """The carry of a model that has no state."""
-    del config, rows
-    return ()
+Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Frame:
+    """How the tokens of texts, pairs or words become rows. Next: `Family.encode`."""
+
+    tokenizer: Tokenizer
+    begin: Tokens
+    between: Tokens
+    end: Tokens
+    pad: int
+    halves: bool = False  # each of two texts has half of a row, however short the other
+
+    def texts(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of each text."""
+        return [ids for ids, _ in self.tokenizer.encode_batch(texts)]
+
+    def words(self, words: Sequence[str]) -> list[Tokens]:
+        """The tokens of each word of a text that is cut already; at least one each."""
+        special = self.tokenizer.special
+        # A word of control characters alone has no tokens.
+        unknown = np.array([special.unknown] if special else [], np.int32)
+        return [ids if len(ids) else unknown for ids in self.texts(words)]
+
+    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
+        """The tokens of a text, and each of them as a string."""
+        ids = self.tokenizer.encode(text).ids
+        return ids, [self.tokenizer.token(int(i)) for i in ids]
+
+    def row(self, tokens: Tokens, second: Tokens | None = None) -> Tokens:
+        """One text, or two, with what stands around them."""
+        more = [] if second is None else [self.between, second]
+        return np.concatenate([self.begin, tokens, *more, self.end])
+
+    def padded(self, rows: Sequence[Tokens], length: int) -> tuple[Tokens, np.ndarray]:
+        """Rows in one array [B, length, …], and a mask [B, length] of their tokens."""
+        shape = len(rows), length
+        tokens = np.full((*shape, *self.begin.shape[1:]), self.pad, self.begin.dtype)
+        mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
+        tokens[mask] = np.concatenate(rows)
+        return tokens, mask
+
+
 class Family:
-    """One family. Every function takes the family's own config or module."""
+    """One family. `FAMILIES` has a record of each subclass.
 
-    name: str  # as in the config's field `family`
-    article: str  # "a BERT"
-    purpose: str  # what `jaxlm` verb fits: "fill fills its blanks"
-    config: Any  # the class
-    # (config, dtype=, remat=) → the module that is pretrained, with `example()`.
-    build: Callable[..., Any]
-    # (config, dtype=, remat=) → the module that `encode` reads; its parameters lie
-    # among those of `build` under the same names.
-    encoder: Callable[..., Any]
-    # (config, tokenizer, task=False) → how rows are put together; UserError where the
-    # vocabulary lacks what they need. `task`: rows of a task that is fine-tuned.
-    frame: Callable[..., Frame]
-    # (encoder, tokens, token_types, mask, segments=None, carry=(), logits=False,
-    # deterministic=True) → (Encoded, carry): all layers [N+1, B, L, D] at the tokens
-    # of framed rows. To be called where the encoder is bound.
-    encode: Callable[..., tuple[Any, Any]]
-    # (config) → tokens, token types and mask of a row, to initialise on.
-    example: Callable[[Config], tuple[Any, ...]]
-    # (config, tokens, token_types, mask) → the arguments of the module for raw arrays,
-    # by position and by name; UserError where the ids or shapes do not fit.
-    inputs: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
+    Methods take the family's own config or its module. What is defined here is that of
+    a model that reads rows of token ids; the file of a family has what differs.
+    """
+
+    name: ClassVar[str]  # as in the config's field `family`
+    article: ClassVar[str]  # "a BERT"
+    purpose: ClassVar[str]  # what `jaxlm` verb fits: "fill fills its blanks"
+    config: ClassVar[Any]  # the class
+    # (config, dtype=, remat=) → the module that is pretrained, with `example()`, and
+    # the one that `encode` reads, whose parameters lie among those of the first under
+    # the same names.
+    build: ClassVar[Callable[..., Any]]
+    encoder: ClassVar[Callable[..., Any]]
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.
-    objective: Callable[..., Objective]
-    # (run) → the figures that the objective declares.
-    figures: Callable[[Any], tuple[Figure, ...]]
-    # (config, length, predictions) → FLOP of one row through all layers, and of its
-    # predictions through the head.
-    forward_flops: Callable[[Config, int, int], int]
-    # (run, phase) → FLOP of one update.
-    train_flops: Callable[[Any, Any], int]
-    # (config) → numbers that only pad the vocabulary.
-    padding: Callable[[Config], int] = lambda config: 0
-    # (config) → tokens of a long text that are read at once.
-    window: Callable[[Config], int] = lambda config: config.max_length
-    # (config, vocab_size=, pooler=) → the config of a task's encoder: with the task's
-    # own tokens, and a pooler only if it is read; UserError where there is none.
-    for_task: Callable[..., Config] = lambda config, vocab_size, pooler: config
-    # (config) → width of a token's hidden state.
-    width: Callable[[Config], int] = lambda config: config.d_model
-    # (config, params) → what is missing to predict words and the remedy; "" if nothing.
-    missing_head: Callable[[Config, Any], str] = lambda config, params: ""
-    # (config, rows) → the state that goes from batch to batch, before the first one.
-    zero_carry: Callable[[Config, int], Any] = nothing_carried
+    objective: ClassVar[Callable[..., Objective]]
     task_tokens: tuple[str, ...] = ()  # that a task adds behind the vocabulary
-    bidirectional: bool = True  # a token sees what comes after it
-    has_cls: bool = False  # rows begin with a token that stands for the whole row
-    fills: bool = False  # predicts [MASK]
-    packs: bool = False  # several examples may share a row
+    token_types = False  # rows have a sentence A and a sentence B
+    bidirectional = True  # a token sees what comes after it
+    has_cls = False  # rows begin with a token that stands for the whole row
+    fills = False  # predicts [MASK]
+    packs = False  # several examples may share a row
 
     @property
     def stateful(self) -> bool:
         """Whether a row goes on from the row before it."""
         return self.config.carries_state
+
+    def figures(self, run: Any) -> tuple[Figure, ...]:
+        """What the objective declares."""
+        raise NotImplementedError
+
+    def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
+        """How rows are put together, of a `task` those that are fine-tuned; UserError
+        where the vocabulary lacks what they need."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        module: Any,
+        tokens_BL: Any,
+        token_types_BL: Any,
+        mask_BL: Any,
+        *,
+        segments: Any = None,
+        carry: Any = (),
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """(Encoded, carry): all layers [N+1, B, L, D] at the tokens of framed rows.
+
+        To be called where the encoder is bound; `segments` where the family `packs`.
+        """
+        facts = {"lengths": mask_BL.sum(1), "deterministic": deterministic}
+        return module(tokens_BL, logits=False, **facts), carry
+
+    def example(self, config: Any) -> tuple[Any, ...]:
+        """Tokens, token types and mask of a row, to initialise on."""
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return tokens, tokens, jnp.ones((1, 2), bool)
+
+    def inputs(
+        self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the module for raw arrays, by position and by name."""
+        if token_types is not None and not self.token_types:
+            raise UserError(f"{self.article} has no token types")
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < config.vocab_size:
+            raise UserError(
+                f"token ids run from {tokens.min()} to {tokens.max()}, the vocabulary "
+                f"has {config.vocab_size}"
+            )
+        length = tokens.shape[1]
+        if length > config.max_length:
+            raise UserError(
+                f"{length} tokens, the model has {config.max_length} positions: "
+                "shorten the text"
+            )
+        ids = [tokens]
+        if self.token_types:
+            ids += [np.zeros_like(tokens) if token_types is None else token_types]
+        facts = {}
+        if mask is not None:  # padding sees padding
+            facts["segments"] = jnp.asarray(mask, bool).astype(jnp.int32)
+        return tuple(jnp.asarray(each, jnp.int32) for each in ids), facts
+
+    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
+        """FLOP of one row through all layers, and of its predictions through the
+        head."""
+        raise NotImplementedError
+
+    def train_flops(self, run: Any, phase: Any) -> int:
+        """FLOP of one update: the backward pass costs two forward ones."""
+        row = self.forward_flops(run.model, phase.length, phase.predictions)
+        return 3 * phase.batch * row
+
+    def padding(self, config: Any) -> int:
+        """Numbers that only pad the vocabulary."""
+        return 0
+
+    def window(self, config: Any) -> int:
+        """Tokens of a long text that are read at once."""
+        return config.max_length
+
+    def width(self, config: Any) -> int:
+        """Width of a token's hidden state."""
+        return config.d_model
+
+    def for_task(self, config: Any, *, vocab_size: int, pooler: bool) -> Any:
+        """The config of a task's encoder: with the task's own tokens, and a pooler only
+        if it is read; UserError where there is none."""
+        return config
+
+    def missing_head(self, config: Any, params: Any) -> str:
+        """What is missing to predict words and the remedy; "" if nothing."""
+        return ""
+
+    def zero_carry(self, config: Any, rows: int) -> Any:
+        """The state that goes from batch to batch, before the first one."""
+        return ()

@@ -4,7 +4,7 @@
     params = module.init(key, *module.example())["params"]
     out = module.apply({"params": params}, tokens, token_types, lengths=lengths)
 
-The batch comes from `transforms/`, the loss is in `losses.py`. Ids are validated on the
+The batch comes from `objectives/`, the loss is in `losses.py`. Ids are validated on the
 host: an id outside a table would be clamped silently here.
 """
 

@@ -1,4 +1,18 @@
-"""GPT's objective: each next token, with documents end to end in a stream."""
+"""GPT's objective: each next token, with documents end to end in a stream.
+
+    span        ↵   a   b   c   ↵   d   e         L + 1 tokens; ↵ ends a document
+    tokens      ↵   a   b   c   ↵   d
+    targets     a   b   c   ↵   d   e
+
+    packed:
+    segments    1   1   1   1   2   2             attention stays inside a segment
+    positions   0   1   2   3   0   1
+
+↵ ends one document and begins the next, as GPT-2's `<|endoftext|>` does: it is the last
+target of its document and the first token of the next segment. A packed row is a series
+of documents [↵ a b c] → [a b c ↵]. If a row begins inside a document, its first segment
+has no ↵, and its positions start at 0. Nothing here is random.
+"""
 
 import functools
 from typing import Any
@@ -7,84 +21,82 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import GptConfig, Phase, StreamData
-from jaxlm.metrics import Mean
+from jaxlm.config import Phase, RunConfig
+from jaxlm.metrics import Mean, Sums, Text
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
-from jaxlm.objectives.figures import Text
-from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
-from jaxlm.transforms.shift import shift_row
-from jaxlm.types import GptBatch, Rows, UserError
+from jaxlm.objectives.objective import Objective, apply, row_shares, stateless
+from jaxlm.text.manifest import Manifest
+from jaxlm.types import GptBatch, Rows, TokenSpan, UserError
 
 FIGURES = (Text(name="lm"),)
 
 
 def causal_lm(
-    module: nn.Module,
-    config: GptConfig,
-    data: StreamData,
-    phase: Phase,
-    end_of_document: int | None,
-    languages: tuple[str, ...] = (),
+    run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """GPT's: each next token, with documents end to end in a stream.
-
-    Args:
-        module: a decoder.
-        config: of the model.
-        data: whether documents see each other.
-        phase: shape of the rows.
-        end_of_document: id of the token after each document.
-        languages: of the corpus, by number, whose shares of the rows are told.
-
-    Raises:
-        UserError: the corpus has no such token.
-    """
-    if end_of_document is None:
+    """Each next token of a decoder, with documents end to end in a stream."""
+    del stream
+    model: Any = run.model
+    data: Any = run.data
+    end = manifest.end_of_document
+    if end is None:
         raise UserError(
             "the corpus does not mark where its documents end, which a GPT needs: "
             "prepare it with the recipe of one"
         )
+    shift = functools.partial(
+        shift_row, length=phase.length, end_of_document=end, packed=data.packed
+    )
 
     def transform(rows: Rows) -> GptBatch:
-        one = functools.partial(
-            shift_row,
-            length=phase.length,
-            end_of_document=end_of_document,
-            packed=data.packed,
-        )
-        batch = jax.vmap(one)(rows.first)
-        valid = jnp.asarray(rows.valid, jnp.float32)[:, None]
-        weights = batch.weights * valid
-        return batch._replace(weights=weights, languages=given(rows.languages))
+        batch = jax.vmap(shift)(rows.first)
+        weights_BL = batch.weights * jnp.asarray(rows.valid, jnp.float32)[:, None]
+        languages: Any = rows.languages
+        return batch._replace(weights=weights_BL, languages=languages)
 
     def weights(batch: GptBatch) -> dict[str, jax.Array]:
         return {"lm_loss": jnp.maximum(jnp.sum(batch.weights), 1.0)}
 
     def loss(params, batch: GptBatch, key=None) -> Sums:
-        packed: dict[str, Any] = {}
+        facts: dict[str, Any] = {"logits": False}
         if data.packed:
-            packed = {"segments": batch.segments, "position_ids": batch.positions}
-        out: Any = module.apply(
-            {"params": params},
-            batch.tokens,
-            **packed,
-            logits=False,
-            deterministic=key is None,
-            rngs={} if key is None else {"dropout": key},
-        )
+            facts |= {"segments": batch.segments, "position_ids": batch.positions}
+        out = apply(module, params, key, batch.tokens, **facts)
+        aims = batch.targets, batch.weights
         total, weight, correct = head_cross_entropy(
-            out.last,
-            out.table,
-            batch.targets,
-            batch.weights,
-            classes=head_rows(config),
+            out.last, out.table, *aims, classes=head_rows(model)
         )
-        rows = batch.weights.max(axis=-1)
         return {
             "lm_loss": Mean(total, weight),
             "lm_accuracy": Mean(correct, weight),
-            **language_sums(batch.languages, rows, languages),
+            **row_shares(manifest.languages, batch.languages, batch.weights.max(-1)),
         }
 
     return Objective("stream", transform, weights, stateless(loss), FIGURES)
+
+
+def shift_row(
+    span: TokenSpan, *, length: int, end_of_document: int, packed: bool
+) -> GptBatch:
+    """The L = `length` tokens of a span and the targets, one position further.
+
+    `packed`: a segment for each document; else one segment, positions 0 … L - 1.
+    """
+    text = jnp.asarray(span.tokens)
+    tokens_L, targets_L = text[:length], text[1:]
+    at = jnp.arange(length)
+    if packed:
+        starts_L = (tokens_L == end_of_document) | (at == 0)
+        segments_L = jnp.cumsum(starts_L)
+        positions_L = at - jax.lax.cummax(jnp.where(starts_L, at, 0))
+    else:
+        segments_L, positions_L = jnp.ones_like(at), at
+    inside_L = at < span.length - 1
+    return GptBatch(
+        tokens=tokens_L,
+        targets=targets_L,
+        weights=inside_L.astype(jnp.float32),
+        positions=positions_L,
+        segments=jnp.where(inside_L, segments_L, 0),
+    )

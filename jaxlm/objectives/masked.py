@@ -1,25 +1,25 @@
-"""BERT's and ERNIE's objective: masked words and, where asked for, next sentences.
+"""BERT's and ERNIE's objective: masked words and a question about the whole row.
 
-A row is put together (`transforms/pairs.py`; of dialogues, `dialogue.py`), then units
-of it are hidden (`transforms/mask.py`); the model tells what they were, and whether B
-follows A, or a dialogue is as it was.
+A row is put together (`pairs.py`, or `dialogue.py`), then units of it are hidden
+(`mask.py`). The model tells what they were and, with `model.nsp`, whether B follows A,
+or whether the dialogue is as it was.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxlm.config import BertConfig, MaskedData, Phase
+from jaxlm.config import MaskedData, Phase, RunConfig
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy, each_cross_entropy
-from jaxlm.metrics import Mean
-from jaxlm.objectives.figures import Binary, Figure, Tokens
-from jaxlm.objectives.objective import Objective, Sums, given, language_sums, stateless
-from jaxlm.transforms.mask import (
+from jaxlm.metrics import Binary, Figure, Mean, Sums, Tokens
+from jaxlm.objectives.dialogue import dialogue_row
+from jaxlm.objectives.mask import (
     choose_each,
     choose_tokens,
     choose_units,
@@ -27,123 +27,111 @@ from jaxlm.transforms.mask import (
     target_counts,
     unit_starts,
 )
-from jaxlm.transforms.pairs import Row, pair_row, single_row
-from jaxlm.types import (
-    Layout,
-    Mark,
-    MlmBatch,
-    Rows,
-    SpecialTokens,
-    UserError,
+from jaxlm.objectives.objective import (
+    Objective,
+    apply,
+    group_sums,
+    row_shares,
+    stateless,
 )
-
-
-class Assembly(NamedTuple):
-    """How rows that will be masked are put together, from a layout of the corpus."""
-
-    layout: Layout
-    row: Callable[[jax.Array, Any], Row]  # by the row's own key
-    question: Binary | None  # that is asked of a row beside its words
-    languages: tuple[str, ...] = ()  # of the corpus, by number: their shares are told
-    keyed: bool = False  # batches have each row's key, for a loss that draws
-
+from jaxlm.objectives.pairs import Row, pair_row, single_row
+from jaxlm.text.manifest import Manifest
+from jaxlm.types import Layout, Mark, MlmBatch, Rows, UserError
 
 MASKED_WORDS = Tokens(name="mlm", title="MLM")
 NEXT_SENTENCE = Binary(name="nsp", answers=("next", "random"))
 REAL_DIALOGUE = Binary(name="dlm", answers=("real", "replaced"))
+REPLACED = 0.5  # share of dialogues, as of sentence pairs
+LEVELS = ("token", "phrase", "entity")
 
 
-def masked_figures(nsp: bool, dialogues: bool) -> tuple[Figure, ...]:
-    """Masked words and, with `nsp`, what is asked of a row."""
-    question = REAL_DIALOGUE if dialogues else NEXT_SENTENCE
-    return (MASKED_WORDS, question) if nsp else (MASKED_WORDS,)
+def masked_figures(run: RunConfig) -> tuple[Figure, ...]:
+    """Masked words and, with `model.nsp`, the question about the row."""
+    model: Any = run.model
+    question = REAL_DIALOGUE if run.text.dialogues else NEXT_SENTENCE
+    return (MASKED_WORDS, question) if model.nsp else (MASKED_WORDS,)
 
 
 def masked_lm(
-    module: nn.Module,
-    config: BertConfig,
-    data: MaskedData,
-    phase: Phase,
-    special: SpecialTokens | None,
-    *,
-    seed: int,
-    stream: str,
-    languages: tuple[str, ...] = (),
-    keyed: bool = False,
+    run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """BERT's: masked words and, with `config.nsp`, next sentences, summed unweighted.
+    """Masked words and the question about the row, summed unweighted.
 
-    Args:
-        module: an encoder with an MLM head.
-        config: of the model.
-        data: rates and kinds of masking.
-        phase: shape of the rows.
-        special: ids that rows are put together from.
-        seed: the run's.
-        stream: name of the phase, as of a `data.rows.RowSource`.
-        languages: of the corpus, by number, whose shares of the rows are told.
-        keyed: batches have `row_key`, for a loss that draws per row.
-
-    Raises:
-        UserError: the vocabulary has no [CLS], [SEP], [MASK] and [PAD].
+    `stream` names the draws, as those of the `data.rows.RowSource`.
     """
-    if special is None:
+    layout, assemble = _assembly(run, manifest, phase.length)
+    figures: Any = masked_figures(run)
+    questions = figures[1:]  # none or one
+
+    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
+        # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
+        totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
+        for each in questions:
+            totals[f"{each.name}_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
+        return totals
+
+    def loss(params, batch: MlmBatch, key=None) -> Sums:
+        inputs = batch.tokens, batch.token_types, batch.predictions
+        out = apply(module, params, key, *inputs, lengths=batch.mask.sum(-1))
+        rows = batch.nsp_weights
+        sums = word_sums(out.logits, batch)
+        sums |= row_shares(manifest.languages, batch.languages, rows)
+        for each in questions:
+            sums |= binary_sums(each, out.nsp_logits, batch.nsp_labels, rows)
+        return sums
+
+    transform = _masking(run, manifest, phase, stream, assemble)
+    return Objective(layout, transform, weights, stateless(loss), figures)
+
+
+def _assembly(
+    run: RunConfig, manifest: Manifest, length: int
+) -> tuple[Layout, Callable[[Any, Any], Row]]:
+    """The layout of a corpus and how its rows are put together, by their own keys."""
+    model: Any = run.model
+    data: Any = run.data
+    if manifest.special is None:
         raise UserError("the corpus's vocabulary has no [CLS] [SEP] [MASK] [PAD]")
-
-    def row(key, rows: Rows) -> Row:
-        if not config.nsp:
-            return single_row(rows.first, length=phase.length, special=special)
-        assert rows.second is not None
-        return pair_row(
-            key,
-            rows.first,
-            rows.second,
-            length=phase.length,
-            short_rate=data.short_rate,
-            special=special,
-        )
-
-    assembly = Assembly("blocks", row, None, languages, keyed)
-    if config.nsp:
-        assembly = Assembly("pairs", row, NEXT_SENTENCE, languages, keyed)
-    return masked_rows(module, data, phase, special, assembly, (seed, stream))
+    shape: Any = {"length": length, "special": manifest.special}
+    if run.text.dialogues:
+        if not manifest.recipe.dialogues:
+            raise UserError(
+                "the corpus is not of dialogues (text.dialogues): prepare it with this "
+                'recipe, from .jsonl with "turns"'
+            )
+        if (types := model.num_token_types) < 2:
+            raise UserError(f"model.num_token_types = {types}: a dialogue has 2 roles")
+        shape["replaced"] = REPLACED if model.nsp else 0.0
+        return "dialogues", functools.partial(dialogue_row, **shape)
+    if not model.nsp:
+        return "blocks", functools.partial(single_row, **shape)
+    return "pairs", functools.partial(pair_row, **shape, short_rate=data.short_rate)
 
 
-def masked_rows(
-    module: nn.Module,
-    data: MaskedData,
+def _masking(
+    run: RunConfig,
+    manifest: Manifest,
     phase: Phase,
-    special: SpecialTokens,
-    assembly: Assembly,
-    name: tuple[int, str],
-) -> Objective:
-    """Masked words of rows that an assembly makes, and its question, summed unweighted.
-
-    Args:
-        module: an encoder with an MLM head, and NSP's for a question.
-        data: rates and kinds of masking.
-        phase: shape of the rows.
-        special: ids of [MASK] and of random replacements.
-        assembly: how rows are put together.
-        name: of the chance: the run's seed and the stream.
-    """
+    stream: str,
+    assemble: Callable[[Any, Any], Row],
+) -> Callable[[Any], MlmBatch]:
+    """Host rows → the batch, each row by its own keys."""
+    data: Any = run.data
+    special: Any = manifest.special
     counts = target_counts(phase.length, data.mask_rate, phase.predictions)
-    levels = phase.levels or data.levels
-    question = assembly.question
-    seed, stream = name
 
-    def one(pair_key, mask_key, rows: Rows) -> MlmBatch:
-        row = assembly.row(pair_key, rows)
-        choose, replace = jax.random.split(mask_key)
+    def one(pair_key, mask_key, rows: Any) -> MlmBatch:
+        row = assemble(pair_key, rows)
+        choose_key, replace_key = jax.random.split(mask_key)
         budget = jnp.asarray(counts)[row.length]
-        chosen = _choose(choose, row, budget, data, levels, phase.predictions)
+        chosen, unit_start, level = _choose(choose_key, row, budget, data, phase)
         masked = mask_row(
-            replace,
+            replace_key,
             row.tokens,
-            chosen.tokens,
+            chosen,
             predictions=phase.predictions,
             special=special,
-            unit_start=chosen.unit_start if data.replace == "unit" else None,
+            unit_start=unit_start if data.replace == "unit" else None,
         )
         valid = jnp.asarray(rows.valid, jnp.float32)
         return MlmBatch(
@@ -155,63 +143,26 @@ def masked_rows(
             weights=masked.weights * valid,
             nsp_labels=row.nsp_label,
             nsp_weights=valid,
-            levels=chosen.level,
-            languages=given(rows.languages),
-            row_key=jnp.asarray(rows.row_key) if assembly.keyed else None,
+            levels=level,
+            languages=rows.languages,
         )
 
     def transform(rows: Rows) -> MlmBatch:
         high, low = rows.row_key[:, 0], rows.row_key[:, 1]
-        pair_keys = key_for(seed, f"{stream}/pair", high, low)
-        mask_keys = key_for(seed, f"{stream}/mask", high, low)
+        pair_keys = key_for(run.seed, f"{stream}/pair", high, low)
+        mask_keys = key_for(run.seed, f"{stream}/mask", high, low)
         return jax.vmap(one)(pair_keys, mask_keys, rows)
 
-    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
-        # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
-        totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
-        if question:
-            totals[f"{question.name}_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
-        return totals
-
-    def loss(params, batch: MlmBatch, key=None) -> Sums:
-        out: Any = module.apply(
-            {"params": params},
-            batch.tokens,
-            batch.token_types,
-            batch.predictions,
-            lengths=batch.mask.sum(-1),
-            deterministic=key is None,
-            rngs={} if key is None else {"dropout": key},
-        )
-        sums = word_sums(out.logits, batch)
-        sums |= language_sums(batch.languages, batch.nsp_weights, assembly.languages)
-        if question:
-            labels, rows = batch.nsp_labels, batch.nsp_weights
-            sums |= binary_sums(question, out.nsp_logits, labels, rows)
-        return sums
-
-    figures = (MASKED_WORDS, question) if question else (MASKED_WORDS,)
-    return Objective(assembly.layout, transform, weights, stateless(loss), figures)
-
-
-class Chosen(NamedTuple):
-    """What of a row is hidden."""
-
-    tokens: Bool[Array, "L"]
-    unit_start: Bool[Array, "L"]  # where a unit begins; a unit runs to the next start
-    level: Int[Array, ""] | None  # of the units, where rows differ in it
+    return transform
 
 
 def _choose(
-    key: jax.Array,
-    row: Row,
-    budget: jax.Array,
-    data: MaskedData,
-    levels: tuple[float, ...],
-    most: int,
-) -> Chosen:
-    """Units of a row by the rule that `data` names; `levels`: shares of rows."""
+    key: jax.Array, row: Row, budget: jax.Array, data: MaskedData, phase: Phase
+) -> tuple[Bool[Array, "L"], Bool[Array, "L"], Int[Array, ""] | None]:
+    """The tokens of a row to hide, by the rule that `data` names; where units begin;
+    and the level of the units, where rows differ in it."""
     level, unit_start = None, jnp.ones(row.tokens.shape, bool)
+    levels = phase.levels or data.levels
     if levels:
         key, which = jax.random.split(key)
         shares = jnp.log(jnp.asarray(levels))
@@ -220,35 +171,27 @@ def _choose(
     elif data.whole_words:
         unit_start = (row.marks & Mark.WORD) > 0
     if data.choice == "each":
-        tokens = choose_each(key, unit_start, row.candidate, data.mask_rate, most)
+        rate, most = data.mask_rate, phase.predictions
+        chosen = choose_each(key, unit_start, row.candidate, rate, most)
     elif levels or data.whole_words:
-        tokens = choose_units(key, unit_start, row.candidate, budget)
+        chosen = choose_units(key, unit_start, row.candidate, budget)
     else:
-        tokens = choose_tokens(key, row.candidate, budget)
-    return Chosen(tokens, unit_start, level)
+        chosen = choose_tokens(key, row.candidate, budget)
+    return chosen, unit_start, level
 
 
 def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
     """Loss and accuracy of masked words, where levels differ also of each level."""
     each, correct = each_cross_entropy(logits_BPV, batch.targets)
-    weights = batch.weights
-    weight, correct = weights.sum(), correct * weights
+    weights, correct = batch.weights, correct * batch.weights
     sums = {
-        "mlm_loss": Mean((each * weights).sum(), weight),
-        "mlm_accuracy": Mean(correct.sum(), weight),
+        "mlm_loss": Mean((each * weights).sum(), weights.sum()),
+        "mlm_accuracy": Mean(correct.sum(), weights.sum()),
     }
     if batch.levels is None:
         return sums
-    for level, name in enumerate(("token", "phrase", "entity")):
-        rows = (batch.levels == level).astype(jnp.float32)
-        of_level = rows[:, None]
-        sums[f"mlm_{name}_accuracy"] = Mean(
-            (correct * of_level).sum(), (weights * of_level).sum()
-        )
-        sums[f"{name}_rows"] = Mean(
-            (rows * batch.nsp_weights).sum(), batch.nsp_weights.sum()
-        )
-    return sums
+    of_words = group_sums("mlm", LEVELS, batch.levels[:, None], correct, weights)
+    return {**sums, **of_words, **row_shares(LEVELS, batch.levels, batch.nsp_weights)}
 
 
 def binary_sums(
@@ -256,21 +199,12 @@ def binary_sums(
 ) -> Sums:
     """Loss and accuracy of a choice of two, and the accuracy by the right answer.
 
-    Args:
-        figure: what is told of it.
-        logits: float32 [..., 2].
-        labels: int32 [...], the number of the right answer.
-        weights: float32 [...].
+    `logits` are float32 [..., 2]; `labels` [...] number the right answers.
     """
     loss, count, _ = cross_entropy(logits, labels, weights)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32) * weights
-    sums = {
+    return {
         f"{figure.name}_loss": Mean(loss, count),
         f"{figure.name}_accuracy": Mean(right.sum(), count),
+        **group_sums(figure.name, figure.answers, labels, right, weights),
     }
-    for label, answer in enumerate(figure.answers):
-        of_label = labels == label
-        sums[f"{figure.name}_{answer}_accuracy"] = Mean(
-            (right * of_label).sum(), (weights * of_label).sum()
-        )
-    return sums

@@ -1,20 +1,17 @@
-"""What a family is: rows → batch, batch → sums.
+"""What a family is trained on: rows → batch, batch → sums.
 
 Families differ in how their rows lie in a corpus and in a few functions; only an ELMo
 carries state from batch to batch, and reads a few rows of a large table at a step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxlm.metrics import Mean
-from jaxlm.objectives.figures import Figure
+from jaxlm.metrics import Figure, Mean, Sums
 from jaxlm.types import Layout
-
-Sums = dict[str, Mean]
 
 
 class SampledRows(NamedTuple):
@@ -45,29 +42,6 @@ class Objective(NamedTuple):
     sampled_rows: Callable[[Any, jax.Array], SampledRows] | None = None
 
 
-def given(languages_B: Any) -> jax.Array | None:
-    """What the host says of the rows' languages, on the device."""
-    return None if languages_B is None else jnp.asarray(languages_B)
-
-
-def language_sums(
-    languages_B: jax.Array | None, weights_B: jax.Array, names: tuple[str, ...]
-) -> Sums:
-    """The share of each language in the rows of a batch; nothing where there is one.
-
-    Args:
-        languages_B: int32 [B], by number; None: there is one.
-        weights_B: float32 [B], 0 for rows that only fill a batch.
-        names: of the languages, by number.
-    """
-    if languages_B is None:
-        return {}
-    return {
-        f"{name}_rows": Mean(jnp.sum(weights_B * (languages_B == i)), weights_B.sum())
-        for i, name in enumerate(names)
-    }
-
-
 def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
     """The `loss` of an objective from one of (params, batch, key)."""
 
@@ -76,3 +50,38 @@ def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
         return loss(params, batch, key), carry
 
     return with_carry
+
+
+def apply(module: nn.Module, params: Any, key: Any, *inputs: Any, **facts: Any) -> Any:
+    """What a module computes, with dropout where there is a key."""
+    rngs = {} if key is None else {"dropout": key}
+    facts |= {"deterministic": key is None, "rngs": rngs}
+    return module.apply({"params": params}, *inputs, **facts)
+
+
+def group_sums(
+    name: str, groups: Sequence[str], group: jax.Array, correct: Any, weights: Any
+) -> Sums:
+    """`NAME_GROUP_accuracy` of each group; `group` says by number which one it is."""
+    return {
+        f"{name}_{each}_accuracy": Mean(
+            (correct * (group == i)).sum(), (weights * (group == i)).sum()
+        )
+        for i, each in enumerate(groups)
+    }
+
+
+def row_shares(
+    groups: Sequence[str], group_B: jax.Array | None, weights_B: jax.Array
+) -> Sums:
+    """`GROUP_rows`, its share of the rows; nothing where all are of one group.
+
+    `weights_B` is 0 for a row that only fills a batch.
+    """
+    if group_B is None:
+        return {}
+    total = weights_B.sum()
+    return {
+        f"{each}_rows": Mean((weights_B * (group_B == i)).sum(), total)
+        for i, each in enumerate(groups)
+    }

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.families import family_of
 from jaxlm.keys import hashes, permuted
-from jaxlm.objectives import Objective
+from jaxlm.objectives.objective import Objective
 from jaxlm.tasks.model import PACKED, TaskModel
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.train.source import BatchStream

@@ -17,18 +17,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxlm.metrics import Mean
+from jaxlm.metrics import Figure, Mean, Sums
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
-from jaxlm.objectives.figures import Compared, Figure
-from jaxlm.objectives.objective import Objective, Sums, stateless
+from jaxlm.objectives.objective import Objective, stateless
 from jaxlm.tasks.batches import TaskBatch
 from jaxlm.tasks.lr_scales import stop_frozen
 from jaxlm.tasks.task import Task
 from jaxlm.tasks.task_layers import penalty_of
 
 # Baselines in an evaluation; each task computes its own figures.
-FIGURES = (Compared(name="accuracy", baseline="majority_accuracy"),)
+FIGURES = (Figure(name="accuracy", baseline="majority_accuracy"),)
 
 
 def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:

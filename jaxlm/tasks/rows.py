@@ -3,8 +3,8 @@
     [CLS] a text [SEP]                       types 0 0 0 0
     [CLS] a text [SEP] another one [SEP]     types 0 0 0 0 1 1 1
 
-or as another family frames its rows (`families/frame.py`). An example may be a group of
-rows: a text with each of several alternatives, or two texts in both orders.
+or as another family frames its rows (`families/family.py`). An example may be a group
+of rows: a text with each of several alternatives, or two texts in both orders.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.families import Frame, Tokens
+from jaxlm.families.family import Frame, Tokens
 from jaxlm.tasks.read.tables import Example
 
 NONE = -1  # no example, no label

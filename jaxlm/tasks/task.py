@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from jaxlm.config import FinetuneConfig
-from jaxlm.families import Frame, family_of
+from jaxlm.families import family_of
+from jaxlm.families.family import Frame
 from jaxlm.losses import cross_entropy
-from jaxlm.metrics import Mean
-from jaxlm.objectives.objective import Sums
+from jaxlm.metrics import Mean, Sums
 from jaxlm.tasks.model import Join, Pooling
 from jaxlm.tasks.rows import TaskRows
 from jaxlm.text.sources import Digests

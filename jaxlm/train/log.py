@@ -32,8 +32,7 @@ from etils import epath
 
 from jaxlm.config import RunConfig
 from jaxlm.devices import total_peak_flops
-from jaxlm.metrics import Mean, add, figures
-from jaxlm.objectives.figures import Figure
+from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from jaxlm.objectives.figures import Figure
+from jaxlm.metrics import Figure
 
 
 class Screen:

@@ -17,8 +17,8 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.data.layouts import LAYOUTS
 from jaxlm.evaluate import STREAM, open_evaluation
 from jaxlm.families import family_of
-from jaxlm.objectives import Objective
-from jaxlm.objectives.figures import Figure
+from jaxlm.metrics import Figure
+from jaxlm.objectives.objective import Objective
 from jaxlm.text.corpus import Corpus
 from jaxlm.train.state import NewParams
 

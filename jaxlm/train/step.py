@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.keys import key_for
-from jaxlm.metrics import Mean
-from jaxlm.objectives import Objective, SampledRows
-from jaxlm.objectives.figures import scales
+from jaxlm.metrics import Mean, scales
+from jaxlm.objectives.objective import Objective, SampledRows
 from jaxlm.train.state import TrainState
 from jaxlm.tree import map_with_path
 

@@ -15,7 +15,7 @@ from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.convert import bert, gpt
 from jaxlm.convert.rules import ModelFile, TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
-from jaxlm.objectives.figures import scales
+from jaxlm.metrics import scales
 from jaxlm.tasks.batches import TaskBatch
 from jaxlm.tasks.kinds.choice import Choice
 from jaxlm.tasks.model import TaskModel

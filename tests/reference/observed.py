@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import flax.linen as nn
 import jax
@@ -13,9 +14,10 @@ from reference.bert_data import Reference
 from reference.numbered import FIRST, Numbered
 from reference.sources import open_source
 
-from jaxlm.config import BertConfig, MaskedData, Phase
+from jaxlm.config import BertConfig, MaskedData, Phase, RunConfig
 from jaxlm.data.rows import RowSource
-from jaxlm.objectives import masked_lm
+from jaxlm.objectives.masked import masked_lm
+from jaxlm.text.manifest import Manifest
 from jaxlm.types import MlmBatch
 
 BLOCK = 2048  # rows drawn at a time
@@ -111,16 +113,11 @@ def road(
 
 @functools.cache
 def _transform(length, predictions, nsp, data, seed, stream, special):
-    objective = masked_lm(
-        nn.Dense(1),  # only the loss applies it
-        BertConfig(nsp=nsp),
-        data,
-        Phase(until=1, length=length, batch=1, predictions=predictions),
-        special,
-        seed=seed,
-        stream=stream,
-    )
-    return jax.jit(objective.transform)
+    run = RunConfig(model=BertConfig(nsp=nsp), data=data, seed=seed)
+    manifest = Mock(Manifest, special=special)
+    phase = Phase(until=1, length=length, batch=1, predictions=predictions)
+    # Only the loss applies the module.
+    return jax.jit(masked_lm(run, nn.Dense(1), manifest, phase, stream).transform)
 
 
 def unmasked(batch: MlmBatch) -> np.ndarray:

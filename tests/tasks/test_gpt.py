@@ -10,7 +10,7 @@ import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.objectives.figures import scales
+from jaxlm.metrics import scales
 from jaxlm.tasks.batches import TaskBatch, padded_batch
 from jaxlm.tasks.finetune import FinetuneRun, module_of, task_of
 from jaxlm.tasks.objective import next_token_weights, task_objective

@@ -13,7 +13,7 @@ import pytest
 from jaxlm.config import BilmData, OptimConfig, RunConfig, elmo
 from jaxlm.families import ELMO, build
 from jaxlm.models.elmo import head_rows, zero_state
-from jaxlm.objectives import bidirectional_lm
+from jaxlm.objectives.bidirectional import bidirectional_lm
 from jaxlm.sharding import make_mesh
 from jaxlm.text.manifest import Manifest
 from jaxlm.train.optim import make_optimizer
@@ -54,6 +54,14 @@ def batch_of(seed: int, rows: int = B) -> ElmoBatch:
     )
 
 
+def objective_of(model, data: BilmData, *, few_rows: bool):
+    """As for an optimiser that leaves rows without a gradient as they are, or not."""
+    optim = dataclasses.replace(ADAGRAD, weight_decay=0.0 if few_rows else 0.1)
+    run = RunConfig(model=model, data=data, optim=optim)
+    phase = run.all_phases[0]
+    return bidirectional_lm(run, build(model), Mock(Manifest), phase, "train.0")
+
+
 def states_of(
     steps: int, *, negatives=20, few_rows=None, accumulate=1, spoil=None, optim=ADAGRAD
 ) -> list[TrainState]:
@@ -63,7 +71,7 @@ def states_of(
     module, phase = build(MODEL), config.all_phases[0]
     objective = ELMO.objective(config, module, Mock(Manifest), phase, "train.0")
     if few_rows is not None:
-        objective = bidirectional_lm(module, MODEL, data, few_rows=few_rows)
+        objective = objective_of(MODEL, data, few_rows=few_rows)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=1))
     with jax.set_mesh(mesh):
         params = jax.eval_shape(
@@ -126,7 +134,7 @@ def test_updating_the_sampled_rows_is_updating_all_of_them():
 def test_no_gradient_is_as_large_as_the_table():
     module = build(MODEL)
     big = dataclasses.replace(MODEL, vocab_size=5000)
-    objective = bidirectional_lm(build(big), big, BilmData(negatives=20), few_rows=True)
+    objective = objective_of(big, BilmData(negatives=20), few_rows=True)
     params = jax.eval_shape(
         lambda: build(big).init(jax.random.key(0), *module.example())["params"]
     )
@@ -177,7 +185,7 @@ def test_the_carry_is_what_the_model_read():
 def test_without_carry_rows_stand_alone_and_padding_is_not_read():
     module = build(MODEL)
     params = module.init(jax.random.key(0), *module.example())["params"]
-    objective = bidirectional_lm(module, MODEL, BilmData(carry=False), few_rows=True)
+    objective = objective_of(MODEL, BilmData(carry=False), few_rows=True)
     batch = batch_of(0)
     weights = batch.weights.at[:, :, 4:].set(0)
     noise = batch_of(9)

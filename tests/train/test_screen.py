@@ -7,7 +7,7 @@ import jax
 import pytest
 from logs import STEP, metrics, opened
 
-from jaxlm.objectives.figures import Tokens
+from jaxlm.metrics import Tokens
 from jaxlm.train.screen import clock, evaluated, shown
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxlm.config import BertConfig, MaskedData, Phase, RunConfig, load_config
 from jaxlm.data.layouts import LAYOUTS
 from jaxlm.data.rows import RowSource, ahead
-from jaxlm.objectives import masked_lm
+from jaxlm.objectives.masked import masked_lm
 from jaxlm.text.corpus import Corpus, open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.types import Layout
@@ -78,17 +78,10 @@ def transform(corpus: Corpus, shape: tuple[int, int, int], rounds: int, **option
     """Time of the jitted transform of a batch that lies on the device."""
     batch, length, predictions = shape
     nsp = options.pop("nsp", True)
-    special = corpus.manifest.special
-    assert special is not None
-    objective = masked_lm(
-        nn.Dense(1),  # only the loss applies it
-        BertConfig(nsp=nsp),
-        MaskedData(**options),
-        Phase(until=1, length=length, batch=batch, predictions=predictions),
-        special,
-        seed=0,
-        stream="bench",
-    )
+    run = RunConfig(model=BertConfig(nsp=nsp), data=MaskedData(**options))
+    phase = Phase(until=1, length=length, batch=batch, predictions=predictions)
+    # Only the loss applies the module.
+    objective = masked_lm(run, nn.Dense(1), corpus.manifest, phase, "bench")
     source = source_of(corpus, length, "pairs" if nsp else "blocks")
     rows = jax.device_put(source.read(np.arange(batch)))
     draw = jax.jit(objective.transform)

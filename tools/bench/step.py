@@ -28,6 +28,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 THREADS = len(os.sched_getaffinity(0))
@@ -46,17 +47,15 @@ import numpy as np  # noqa: E402
 from jaxlm.config import (  # noqa: E402
     BertConfig,
     GptConfig,
-    MaskedData,
     OptimConfig,
     Phase,
     RunConfig,
-    StreamData,
     bert,
     gpt2,
 )
 from jaxlm.families import build, family_of  # noqa: E402
 from jaxlm.models.kernels.head import head_cross_entropy  # noqa: E402
-from jaxlm.objectives import Objective, causal_lm, masked_lm  # noqa: E402
+from jaxlm.objectives.objective import Objective  # noqa: E402
 from jaxlm.train.optim import make_optimizer  # noqa: E402
 from jaxlm.train.state import TrainState, init_params  # noqa: E402
 from jaxlm.train.step import make_train_step  # noqa: E402
@@ -92,12 +91,10 @@ def objective_of(case: Case, dtype: Any, remat: Any) -> Objective:
     """As `jaxlm pretrain` has it."""
     config = case.config
     module = build(config, dtype=dtype, remat=remat)
-    if isinstance(config, GptConfig):
-        return causal_lm(module, config, StreamData(), case.phase, 0)
     special = SpecialTokens(0, 1, 2, 3, 4, config.vocab_size)
-    return masked_lm(
-        module, config, MaskedData(), case.phase, special, seed=0, stream="bench"
-    )
+    manifest: Any = SimpleNamespace(special=special, end_of_document=0, languages=())
+    run = RunConfig(model=config)
+    return family_of(config).objective(run, module, manifest, case.phase, "bench")
 
 
 class Ours:

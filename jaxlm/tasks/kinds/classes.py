@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.metrics import Mean
-from jaxlm.objectives.objective import Sums
+from jaxlm.metrics import Mean, Sums
 from jaxlm.tasks.read.tables import Example, read_table
 from jaxlm.tasks.rows import TaskRows, encode, encode_groups
 from jaxlm.tasks.scoring import class_figures, number_figures

@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.losses import cross_entropy
-from jaxlm.metrics import Mean
+from jaxlm.metrics import Mean, Sums
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.layers import same_segment
-from jaxlm.objectives.objective import Sums
 from jaxlm.tasks.offsets import Aligned, align
 from jaxlm.tasks.read.squad import Question, check_ids, find_answer, read_questions
 from jaxlm.tasks.rows import NONE, TaskRows

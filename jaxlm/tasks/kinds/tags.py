@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.families import Frame, Tokens
+from jaxlm.families.family import Frame, Tokens
 from jaxlm.tasks.read.conll import Sentence, read_sentences
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.scoring import as_bio, entity_figures, entity_tag

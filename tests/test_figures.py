@@ -5,10 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlm.evaluate import with_baselines
-from jaxlm.metrics import Mean, figures
-from jaxlm.objectives import Objective, stateless
-from jaxlm.objectives.figures import Binary, Tokens
+from jaxlm.metrics import Binary, Mean, Tokens, figures, held_out
+from jaxlm.objectives.objective import Objective, stateless
 from jaxlm.train.screen import evaluated
 from jaxlm.train.state import TrainState
 from jaxlm.train.step import make_train_step
@@ -46,15 +44,15 @@ def test_a_weighted_loss_is_on_one_scale_in_training_and_held_out(batch):
     zero, params = jnp.zeros((), jnp.int32), jnp.ones(())
     state = TrainState(zero, params, optimizer.init(params), zero, zero)
     after, metrics = step(state, batch)
-    held_out = with_baselines(DECLARED, sums_of(params, batch), np.array([3, 1]))
-    assert held_out["loss"] == pytest.approx(1.5 + 50 * 0.015)
-    assert float(metrics["loss"].total) == pytest.approx(held_out["loss"])
-    assert float(after.params) == pytest.approx(1 - held_out["loss"])
+    values = held_out(DECLARED, sums_of(params, batch), np.array([3, 1]))
+    assert values["loss"] == pytest.approx(1.5 + 50 * 0.015)
+    assert float(metrics["loss"].total) == pytest.approx(values["loss"])
+    assert float(after.params) == pytest.approx(1 - values["loss"])
 
 
 def test_figures_of_any_name_stand_beside_their_baselines(batch):
     sums = sums_of(1.0, batch)
-    values = with_baselines(DECLARED, sums, np.array([3, 1]))
+    values = held_out(DECLARED, sums, np.array([3, 1]))
     assert set(figures(sums)) < set(values)
     assert values["rtd_balanced_accuracy"] == pytest.approx((1 / 3 + 1) / 2)
     shown = evaluated(values, DECLARED)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.transforms.shift import shift_row
+from jaxlm.objectives.causal import shift_row
 from jaxlm.types import GptBatch, TokenSpan
 
 END = 9

@@ -17,7 +17,7 @@ from reference.units import Overrun, Stop, units_of
 from scipy.stats import binom, chisquare
 
 from jaxlm.keys import key_for
-from jaxlm.transforms.mask import (
+from jaxlm.objectives.mask import (
     _position_of,
     _random_order,
     choose_each,

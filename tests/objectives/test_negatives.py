@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.transforms.negatives import draw_negatives, enough_draws, log_expected
+from jaxlm.objectives.bidirectional import draw_negatives, enough_draws, log_expected
 from jaxlm.types import UserError
 
 

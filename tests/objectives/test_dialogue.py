@@ -13,7 +13,7 @@ from reference.sources import open_source
 from scipy.stats import chisquare
 
 from jaxlm.keys import key_for
-from jaxlm.transforms.dialogue import _cut, dialogue_row
+from jaxlm.objectives.dialogue import _cut, dialogue_row
 from jaxlm.types import Mark, UserError
 
 LENGTH = 32
@@ -48,7 +48,7 @@ def transform(special, length=LENGTH, replaced=0.5):
     @jax.jit
     def rows_of(rows):
         keys = key_for(3, "t/pair", rows.row_key[:, 0], rows.row_key[:, 1])
-        return jax.vmap(one)(keys, rows.first, rows.second)
+        return jax.vmap(one)(keys, rows)
 
     return rows_of
 

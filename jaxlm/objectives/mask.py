@@ -55,11 +55,7 @@ def choose_units(
 ) -> Bool[Array, "L"]:
     """Choose whole units in random order, skipping those that exceed `budget` tokens.
 
-    Args:
-        key: of this row.
-        unit_start: True where a unit begins; a unit runs to the next start.
-        candidate: True where a token may be chosen.
-        budget: most tokens to choose.
+    A unit runs from its start to the next one; only a `candidate` may be chosen.
     """
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
@@ -82,10 +78,7 @@ def choose_each(
     rate: float,
     most: int,
 ) -> Bool[Array, "L"]:
-    """Choose each unit with probability `rate`, until one would exceed `most` tokens.
-
-    See `choose_units` for the arguments.
-    """
+    """Choose each unit with probability `rate` until one would exceed `most` tokens."""
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
     drawn_U = jax.random.uniform(key, (length,)) < rate
@@ -107,14 +100,9 @@ def unit_starts(marks: UInt[Array, "L"], level: Int[Array, ""]) -> Bool[Array, "
         word = (marks & Mark.WORD) > 0
         return ((marks & start) > 0) | changes | (~within & word)
 
-    levels = jnp.stack(
-        [
-            jnp.ones(marks.shape, bool),
-            cut(Mark.PHRASE, Mark.IN_PHRASE),
-            cut(Mark.ENTITY, Mark.IN_ENTITY),
-        ]
-    )
-    return levels[level]
+    phrases = cut(Mark.PHRASE, Mark.IN_PHRASE)
+    entities = cut(Mark.ENTITY, Mark.IN_ENTITY)
+    return jnp.stack([jnp.ones(marks.shape, bool), phrases, entities])[level]
 
 
 def choose_tokens(
@@ -154,13 +142,8 @@ def mask_row(
 ) -> Masked:
     """Replace the chosen tokens and gather the originals as targets.
 
-    Args:
-        key: of this row.
-        tokens: the row.
-        chosen: True at up to P = `predictions` tokens.
-        predictions: P.
-        special: for the id of [MASK] and the size of the vocabulary.
-        unit_start: draw the 80 / 10 / 10 once per unit; None: once per token.
+    `chosen` are at most P = `predictions` tokens. With `unit_start` the 80 / 10 / 10
+    are drawn once per unit, else once per token.
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)

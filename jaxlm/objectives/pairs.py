@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt
 
-from jaxlm.types import Mark, SpecialTokens, TokenSpan
+from jaxlm.types import Mark, Rows, SpecialTokens, TokenSpan
 
 
 class Row(NamedTuple):
@@ -46,35 +46,34 @@ class Row(NamedTuple):
     nsp_label: Int[Array, ""]
 
 
-def single_row(span: TokenSpan, *, length: int, special: SpecialTokens) -> Row:
+def single_row(
+    key: Key[Array, ""], rows: Rows, *, length: int, special: SpecialTokens
+) -> Row:
     """`[CLS] A [SEP]`: the first tokens of a span [W], without a second segment."""
+    del key
+    span, at = rows.first, jnp.arange(length)
     len_a = jnp.minimum(span.length, length - 2)
-    at = jnp.arange(length)
     nothing = jnp.zeros((), jnp.int32)
-    return _assemble(
-        span.tokens, span.marks, at - 1, len_a, nothing - 1, length, special, nothing
-    )
+    lengths = len_a, nothing - 1
+    return _assemble(span.tokens, span.marks, at - 1, lengths, special, nothing)
 
 
 def pair_row(
     key: Key[Array, ""],
-    first: TokenSpan,
-    second: TokenSpan,
+    rows: Rows,
     *,
     length: int,
     short_rate: float,
     special: SpecialTokens,
 ) -> Row:
-    """`[CLS] A [SEP] B [SEP]` by BERT's rule; B follows A or comes from `second`.
+    """`[CLS] A [SEP] B [SEP]` by BERT's rule.
 
-    Args:
-        key: of this row.
-        first: up to W tokens, from the window's start to the end of its document.
-        second: up to W tokens, from the start of a sentence in another document.
-        length: L; A and B share L - 3 tokens.
-        short_rate: share of rows with a shorter target.
-        special: for the ids of [CLS], [SEP] and [PAD].
+    A begins the first span, of up to W tokens to the end of a document. B follows A or
+    begins the second span, of another document. They share `length` - 3 tokens; in
+    `short_rate` of the rows fewer.
     """
+    first, second = rows.first, rows.second
+    assert second is not None
     most = length - 3
     width = first.tokens.shape[-1]
     short, target, split, coin, drop = jax.random.split(key, 5)
@@ -101,17 +100,11 @@ def pair_row(
     cut_a, cut_b, front_a, front_b = _truncate(drop, len_a, len_b, most, width)
     at = jnp.arange(length)
     in_b = at >= cut_a + 2
-    source = jnp.where(in_b, start_b + front_b + at - cut_a - 2, front_a + at - 1)
-    return _assemble(
-        jnp.concatenate([first.tokens, second.tokens]),
-        jnp.concatenate([first.marks, second.marks]),
-        source,
-        cut_a,
-        cut_b,
-        length,
-        special,
-        is_random.astype(jnp.int32),
-    )
+    source_L = jnp.where(in_b, start_b + front_b + at - cut_a - 2, front_a + at - 1)
+    tokens = jnp.concatenate([first.tokens, second.tokens])
+    marks = jnp.concatenate([first.marks, second.marks])
+    label = is_random.astype(jnp.int32)
+    return _assemble(tokens, marks, source_L, (cut_a, cut_b), special, label)
 
 
 def _sentence_starts(span: TokenSpan) -> Bool[Array, "W"]:
@@ -145,9 +138,10 @@ def _truncate(key, len_a, len_b, most, width):
     return cut_a, cut_b, fronts[0], fronts[1]
 
 
-def _assemble(tokens, marks, source_L, len_a, len_b, length, special, nsp_label) -> Row:
-    """Gather A and B between the boundary tokens; `len_b` is -1 without a B."""
-    at = jnp.arange(length)
+def _assemble(tokens, marks, source_L, lengths, special, nsp_label) -> Row:
+    """Gather A and B between the boundary tokens; the length of no B is -1."""
+    len_a, len_b = lengths
+    at = jnp.arange(len(source_L))
     in_a = (at >= 1) & (at <= len_a)
     in_b = (at >= len_a + 2) & (at < len_a + 2 + len_b)
     end = len_a + 2 + len_b + 1

@@ -12,10 +12,10 @@ from reference.observed import road
 
 from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
 from jaxlm.keys import hashes, permuted
+from jaxlm.objectives.mask import target_counts
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
-from jaxlm.transforms.mask import target_counts
 from jaxlm.types import Mark
 
 pytestmark = pytest.mark.shared

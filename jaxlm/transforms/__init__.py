@@ -1,1 +1,0 @@
-"""Host rows → training examples: jitted, with static shapes and a key per row."""
