@@ -13,7 +13,7 @@ import pytest
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.generate import Generate
+from jaxlm.cli.use import Generate
 
 SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
@@ -130,6 +130,15 @@ def test_show_a_corpus_and_a_run_with_rows(run, capsys):
     assert "checkpoint 4  state sha256 " in out and "step 4  held out  loss " in out
 
 
+def test_show_refuses_flags_that_would_change_nothing(run, capsys):
+    assert "--rows needs text: jaxlm show CORPUS --config bert_base" in mistake(
+        capsys, "show", "bert_base", "--rows", "3"
+    )
+    assert "--config is for a corpus" in mistake(
+        capsys, "show", str(run), "--config", "bert_base"
+    )
+
+
 def test_one_percent_is_held_out_by_default(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Number {n} is here.\nIt ends.\n\n" for n in range(400)))
@@ -152,7 +161,7 @@ def test_what_does_not_fit_in_memory_exits_3(monkeypatch, capsys):
     def run(argv):
         raise RuntimeError("RESOURCE_EXHAUSTED: 99 GiB.\nMore.")
 
-    monkeypatch.setattr("jaxlm.cli.fill.run", run)
+    monkeypatch.setattr("jaxlm.cli.use.run_fill", run)
     assert main(["fill", "x", "y"]) == 3
     error = capsys.readouterr().err
     assert error == "jaxlm: does not fit in memory: RESOURCE_EXHAUSTED: 99 GiB.\n"
@@ -160,10 +169,10 @@ def test_what_does_not_fit_in_memory_exits_3(monkeypatch, capsys):
 
 def test_flags_are_written_in_several_ways():
     words = ["DIR", "--prompt", "true", "--max-tokens=7", "--prompt=b", "--json"]
-    args = parse(Generate, "generate", [*words, "--top_k", "3", "--top-k", "4"])
+    args = parse(Generate, [*words, "--top_k", "3", "--top-k", "4"])
     assert args.prompt == ("true", "b") and args.max_tokens == 7
     assert args.json is True and args.top_k == 4
-    assert parse(Generate, "generate", [*words, "false"]).json is False
+    assert parse(Generate, [*words, "false"]).json is False
 
 
 def test_help_names_what_is_required(capsys):

@@ -6,23 +6,24 @@ import os
 import sys
 import traceback
 
+import jaxlm
 from jaxlm.types import UserError
 
-VERBS = {
-    "prepare": "text → tokenizer → corpus",
-    "pretrain": "train a model on a corpus, or resume a run",
-    "show": "describe a config, a corpus, a model or a run",
-    "finetune": "train a model for a task: classes, tags, answers",
-    "predict": "write a fine-tuned model's answers to a file",
-    "evaluate": "held-out loss and accuracy beside their baselines",
-    "fill": "words for the [MASK]s of a sentence, by a BERT",
-    "generate": "continue a text, by a GPT",
-    "embed": "vectors of texts, from any layer of any family",
-    "export": "weights for other programs, with a parity figure",
-    "import": "weights of other programs, with a parity figure",
+VERBS = {  # each is a function run_VERB of a file
+    "prepare": ("pretrain", "text → tokenizer → corpus"),
+    "pretrain": ("pretrain", "train a model on a corpus, or resume a run"),
+    "show": ("show", "describe a config, a corpus, a model or a run"),
+    "finetune": ("finetune", "train a model for a task: classes, tags, answers"),
+    "predict": ("evaluate", "write a fine-tuned model's answers to a file"),
+    "evaluate": ("evaluate", "held-out loss and accuracy beside their baselines"),
+    "fill": ("use", "words for the [MASK]s of a sentence, by a BERT"),
+    "generate": ("use", "continue a text, by a GPT"),
+    "embed": ("use", "vectors of texts, from any layer of any family"),
+    "export": ("weights", "weights for other programs, with a parity figure"),
+    "import": ("weights", "weights of other programs, with a parity figure"),
 }
 
-FINISHED, OTHER, MISTAKE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 75
+FINISHED, MISTAKE, TOO_LARGE, INTERRUPTED = 0, 2, 3, 75
 
 _USAGE = """\
 jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
@@ -54,46 +55,40 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has gone; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINISHED
-    except (Exception, KeyboardInterrupt) as error:
-        status, message = _explained(error)
-        if status == OTHER:
+    except UserError as error:
+        status, message = MISTAKE, str(error)
+    except KeyboardInterrupt:
+        status, message = INTERRUPTED, "interrupted; run the same command to resume"
+    except OSError as error:
+        if error.errno not in _REFUSALS:
             raise
+        status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
+    except Exception as error:
+        # RESOURCE_EXHAUSTED is of the devices, by XLA.
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        status, message = TOO_LARGE, f"does not fit in memory: {first}"
     if debug:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)
     return status
 
 
-def _explained(error: BaseException) -> tuple[int, str]:
-    """The exit status of an error, and one line about it; `OTHER` has none."""
-    match error:
-        case UserError():
-            return MISTAKE, str(error)
-        case OSError() if error.errno in _REFUSALS:
-            return MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
-        case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted; run the same command to resume"
-        case MemoryError():
-            return TOO_LARGE, f"does not fit in memory: {error}"
-    if "RESOURCE_EXHAUSTED" in str(error):  # of the devices, by XLA
-        return TOO_LARGE, f"does not fit in memory: {str(error).splitlines()[0]}"
-    return OTHER, ""
-
-
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_USAGE.format(verbs="\n".join(f"  {v:<10} {VERBS[v]}" for v in VERBS)))
+        lines = [f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items()]
+        print(_USAGE.format(verbs="\n".join(lines)))
         return FINISHED
     if argv[0] == "--version":
-        from jaxlm import __version__
-
-        print(f"jaxlm {__version__}")
+        print(f"jaxlm {jaxlm.__version__}")
         return FINISHED
-    verb, rest = argv[0], argv[1:]
+    verb, *rest = argv
     if verb not in VERBS:
         from difflib import get_close_matches
 
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         raise UserError(f"no verb {verb!r}: {hint}")
-    return importlib.import_module(f"jaxlm.cli.{verb}").run(rest)
+    file, _ = VERBS[verb]
+    return getattr(importlib.import_module(f"jaxlm.cli.{file}"), f"run_{verb}")(rest)

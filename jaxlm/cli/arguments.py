@@ -35,40 +35,20 @@ _STYLE = (
 _REGISTRY = ConstructorRegistry()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Columns of a file that have other names than in the training file."""
-
-    text: str = ""
-    """The text: its name in the header or its number from 0, as in `task.text`."""
-    pair: str = ""
-    """The second text."""
-    label: str = ""
-    """The label."""
-
-    def given(self) -> dict[str, str]:
-        """The columns that were named."""
-        return {name: each for name, each in vars(self).items() if each}
-
-
 def parse(
-    kind: type[T], verb: str, argv: list[str], *, partial: bool = False, **given: Any
+    kind: type[T], argv: list[str], *, verb: str = "", partial: bool = False, **given: Any
 ) -> T:
     """The arguments in `argv`, over the defaults of `kind` and the values `given`.
 
-    Args:
-        partial: ignore flags that `kind` does not have.
-
-    Raises:
-        UserError: an argument is missing, unknown or has the wrong type.
-        SystemExit: help was printed.
+    The verb is the name of `kind` if there is none. `partial` ignores flags that `kind`
+    does not have. Exits after printing help.
     """
+    verb = verb or kind.__name__.lower()
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
-    config = hints.get("config")
-    takes_config = isinstance(config, type) and issubclass(config, RunConfig)
-    if takes_config and "config" not in given:
-        given["config"], argv = take_config(config, verb, argv)
+    takes_config = issubclass(hints.get("config", str), RunConfig)
     if takes_config:
+        if "config" not in given:
+            given["config"], argv = take_config(hints["config"], verb, argv)
         _refuse(argv, foreign_data(given["config"]))
     # Made without `__init__`: required arguments have no value yet.
     default = object.__new__(kind)
@@ -99,20 +79,15 @@ def parse(
 
 
 def _refuse(argv: list[str], idle: dict[str, str]) -> None:
-    """Raise a UserError for a flag that would change nothing."""
+    """Refuse a flag that would change nothing."""
     for arg in argv:
         name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""
-        group = name.partition(".")[0]
-        for each in {name, group} & idle.keys():
+        for each in {name, name.partition(".")[0]} & idle.keys():
             raise UserError(f"--{name} {idle[each]}")
 
 
 def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]]:
-    """The configuration that the first word names, and the other words.
-
-    Raises:
-        UserError: there is no such configuration, or another verb takes it.
-    """
+    """The configuration that the first word names, and the other words."""
     if argv and not argv[0].startswith("-"):
         config = load_config(argv[0])
         if type(config) is kind:

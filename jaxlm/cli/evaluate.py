@@ -1,6 +1,4 @@
-"""`jaxlm evaluate DIR --text …`: held-out figures, each beside its baseline."""
-
-from __future__ import annotations
+"""Figures and answers: `jaxlm evaluate DIR --text …`, `jaxlm predict DIR --data …`."""
 
 import dataclasses
 import json
@@ -11,15 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from jaxlm.cli.arguments import Columns, parse
-from jaxlm.cli.progress import say
-from jaxlm.cli.runtime import start_jax
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.text.recipe import Errors, ReadOptions, Sentences
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
     from jaxlm.open import Model
     from jaxlm.text.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns of a file that have other names than in the training file."""
+
+    text: str = ""
+    """The text: its name in the header or its number from 0, as in `task.text`."""
+    pair: str = ""
+    """The second text."""
+    label: str = ""
+    """The label."""
+
+    def given(self) -> dict[str, str]:
+        """The columns that were named."""
+        return {name: each for name, each in vars(self).items() if each}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +65,56 @@ class Evaluate:
     task: Columns = field(default_factory=Columns)
 
 
-def run(argv: list[str]) -> int:
-    """The verb."""
-    args = parse(Evaluate, "evaluate", argv)
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answer every row of a file with the best checkpoint; labels are not read."""
+
+    directory: tyro.conf.Positional[str]
+    """Run directory of jaxlm finetune; of several seeds, the best one answers."""
+    data: str
+    """File of the form that the model was trained on."""
+    out: str
+    """File to write."""
+    batch: int = 32
+    """Rows at a time."""
+    task: Columns = field(default_factory=Columns)
+
+
+def run_evaluate(argv: list[str]) -> int:
+    """The verb `evaluate`."""
+    args = parse(Evaluate, argv)
     if args.data and (args.text or args.corpus):
         raise UserError("--data is of a task: --text and --corpus do not go with it")
     if not args.data and bool(args.text) == bool(args.corpus):
         raise UserError("jaxlm evaluate needs either --text or --corpus")
     start_jax()
-    step, figures, lines = _task(args) if args.data else _text(args)
-    if args.json:
-        print(_as_json({"step": step, **figures}))
-    else:
+    step, figures, lines = _of_task(args) if args.data else _of_text(args)
+    if not args.json:
         print(*lines, sep="\n")
+        return 0
+    # JSON has no NaN and no infinity: null stands in their place.
+    finite = {k: v if math.isfinite(v) else None for k, v in figures.items()}
+    print(json.dumps({"step": step, **finite}))
+    return 0
+
+
+def run_predict(argv: list[str]) -> int:
+    """The verb `predict`."""
+    args = parse(Predict, argv)
+    start_jax()
+    from jaxlm.open.directory import open_task
+
+    finetuned = open_task(args.directory, args.task.given())
+    count = finetuned.predict(args.data, args.out, batch=args.batch)
+    where = f"{finetuned.directory} at step {finetuned.step}"
+    print(f"{args.out}: {count:,} answers, by {where}")
     return 0
 
 
 Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
 
 
-def _task(args: Evaluate) -> Found:
+def _of_task(args: Evaluate) -> Found:
     from jaxlm.open.directory import open_task
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.screen import evaluated
@@ -84,7 +127,7 @@ def _task(args: Evaluate) -> Found:
     return finetuned.step, figures, ["  ".join([where, *evaluated(figures, FIGURES)])]
 
 
-def _text(args: Evaluate) -> Found:
+def _of_text(args: Evaluate) -> Found:
     import jaxlm
     from jaxlm.text.corpus import open_corpus
     from jaxlm.text.prepare import prepare
@@ -92,18 +135,15 @@ def _text(args: Evaluate) -> Found:
     model = jaxlm.load(args.directory)
     model.check_heads()
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
-        directory, split = args.corpus, 1
+        directory = args.corpus or f"{scratch}/corpus"
         if args.text:
-            directory, split = f"{scratch}/corpus", 0
             options = ReadOptions(sentences=args.sentences, errors=args.errors)
-            tokenizer = str(model.files)
-            prepare(
-                model.run, args.text, directory, options=options, tokenizer=tokenizer
-            )
+            files = str(model.files)
+            prepare(model.run, args.text, directory, options=options, tokenizer=files)
         corpus = open_corpus(directory)
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")
-        figures = _figures(model, corpus, split, args)
+        figures = _figures(model, corpus, args)
     declared = model.family.figures(model.run)
     what = next(each.what for each in declared if each.what)
     where = args.directory if model.step is None else f"step {model.step}"
@@ -111,43 +151,28 @@ def _text(args: Evaluate) -> Found:
     return model.step, figures, [f"{where}: {figures['targets']:,.0f} {what}", *lines]
 
 
-def _figures(
-    model: Model, corpus: Corpus, split: int, args: Evaluate
-) -> dict[str, float]:
+def _figures(model: "Model", corpus: "Corpus", args: Evaluate) -> dict[str, float]:
     import jax
 
     from jaxlm.config import MeshConfig
     from jaxlm.evaluate import evaluate_stream, open_evaluation
     from jaxlm.sharding import batch_sharding, make_mesh
 
-    phase = model.run.all_phases[0]
-    phase = dataclasses.replace(phase, length=args.length or phase.length)
-    options: Any = {"split": split, "batch": args.batch, "limit": args.rows}
-    if not model.family.bidirectional:
-        options |= {
-            "length": phase.length,
-            "stride": args.stride or max(1, phase.length // 2),
-        }
-        return evaluate_stream(model.run, model.module, model.params, corpus, **options)
+    run, family, phase = model.run, model.family, model.run.all_phases[0]
+    length = args.length or phase.length
+    split = 1 if args.corpus else 0  # held-out documents, or all of --text
+    rows: Any = {"split": split, "batch": args.batch, "limit": args.rows}
+    if not family.bidirectional:
+        window = {"length": length, "stride": args.stride or max(1, length // 2)}
+        return evaluate_stream(
+            run, model.module, model.params, corpus, **window, **rows
+        )
     if args.stride:
-        raise UserError(f"--stride is of GPTs, {model.family.article} reads whole rows")
+        raise UserError(f"--stride is of GPTs, {family.article} reads whole rows")
+    phase = dataclasses.replace(phase, length=length)
     mesh = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(mesh):
-        evaluate = open_evaluation(
-            model.run,
-            model.module,
-            corpus,
-            batch_sharding(mesh),
-            phase=phase,
-            **options,
-        )
-        return evaluate(model.params)
-
-
-def _as_json(figures: dict[str, Any]) -> str:
-    """JSON, which has no NaN and no infinity: null in their place."""
-    finite = {
-        name: value if value is None or math.isfinite(value) else None
-        for name, value in figures.items()
-    }
-    return json.dumps(finite, allow_nan=False)
+        sharding = batch_sharding(mesh)
+        return open_evaluation(
+            run, model.module, corpus, sharding, phase=phase, **rows
+        )(model.params)

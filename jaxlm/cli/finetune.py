@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 from jaxlm.cli.arguments import Flat, parse, take_config
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
-from jaxlm.cli.progress import say
-from jaxlm.cli.runtime import in_turn, start_jax
+from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import FinetuneConfig
 from jaxlm.types import UserError
 
@@ -37,39 +36,36 @@ class _Origin:
     init: str = ""
 
 
-def run(argv: list[str]) -> int:
-    """The verb."""
+def run_finetune(argv: list[str]) -> int:
+    """The verb `finetune`."""
     if {"-h", "--help"} & set(argv):
-        parse(Finetune, "finetune", argv)
-    command = ["finetune", *argv]
-    recipe, argv = take_config(FinetuneConfig, "finetune", argv)
-    origin = parse(_Origin, "finetune", argv, partial=True)
+        parse(Finetune, argv)
+    recipe, words = take_config(FinetuneConfig, "finetune", argv)
+    init = _init_of(parse(_Origin, words, verb="finetune", partial=True))
     start_jax()
     from jaxlm.open.directory import model_of
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
-    model, tokenizer = model_of(_init_of(origin))
+    model, tokenizer = model_of(init)
     # Flags of `model` are those of the family at hand.
     length = min(recipe.length, model.max_length)
     config = dataclasses.replace(recipe, model=model, length=length)
-    args = parse(Finetune, "finetune", argv, config=config)
+    args = parse(Finetune, words, config=config)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
-    files = find_data_files(args.data, args.dev)
-    job = open_run(args.config, tokenizer, files)
+    job = open_run(args.config, tokenizer, find_data_files(args.data, args.dev))
     for note in job.notes:
         say(note)
-    several = args.seeds > 1
-    seeds = range(job.config.seed, job.config.seed + args.seeds)
-    for seed in seeds:
+    several, first = args.seeds > 1, job.config.seed
+    for seed in range(first, first + args.seeds):
         config = dataclasses.replace(job.config, seed=seed)
-        each = dataclasses.replace(job, config=config)
         workdir = f"{args.workdir}/seed-{seed}" if several else args.workdir
-        if _train(each, args, workdir, command):
+        command = ["finetune", *argv]
+        if _train(dataclasses.replace(job, config=config), args, workdir, command):
             return args.preempted_exit
     if several and job.dev:
-        _print_table(args.workdir, seeds)
+        _print_table(args.workdir, range(first, first + args.seeds))
     return 0
 
 
@@ -102,13 +98,8 @@ def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        outcome = train(
-            job.config,
-            job.source(),
-            workdir,
-            fallback=args.fallback,
-            initial=pretrained,
-        )
+        options: Any = {"fallback": args.fallback, "initial": pretrained}
+        outcome = train(job.config, job.source(), workdir, **options)
     best = best_figures(workdir) if job.dev else None
     if best:
         print("  ".join([f"best step {best[0]}", *evaluated(best[1], FIGURES)]))
@@ -147,7 +138,6 @@ def _print_table(workdir: str, seeds: range) -> None:
     if not figures:
         say("no table: the metric of each seed was never a finite number")
         return
-    for line in seed_table(figures):
-        print(line)
+    print(*seed_table(figures), sep="\n")
     content = json.dumps({f"seed-{seed}": each for seed, each in figures.items()})
     (Path(workdir) / "seeds.json").write_text(content + "\n")

@@ -1,21 +1,51 @@
-"""`jaxlm pretrain CONFIG --workdir DIR`: the main job; the same command resumes."""
-
-from __future__ import annotations
+"""Text to a model: `jaxlm prepare CONFIG --text …`, `jaxlm pretrain CONFIG …`."""
 
 import contextlib
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jaxlm.cli.arguments import Config, parse
-from jaxlm.cli.prepare import TextOptions, prepare_corpus
-from jaxlm.cli.progress import say
-from jaxlm.cli.runtime import in_turn, start_jax
+from jaxlm.cli.runtime import in_turn, say, start_jax
+from jaxlm.config import RunConfig
+from jaxlm.text.recipe import ReadOptions
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
     from jaxlm.text.corpus import Corpus
+    from jaxlm.text.prepare import Progress
     from jaxlm.train.loop import Outcome
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(ReadOptions):
+    """Where text comes from and how it is read."""
+
+    text: tuple[str, ...] = ()
+    """Files, directories or quoted globs (.txt, .jsonl, also .gz .xz .zst), tfds:name,
+    tfds:/directory or shipped:austen; in several languages, each with its label in
+    front: en:'en/*.txt' zh:'zh/*.txt' (see --smoothing)."""
+    tokenizer: str = ""
+    """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
+    holdout: float = 0.01
+    """Share of documents, chosen by hash, that are kept for evaluation."""
+    processes: int = 0
+    """Processes that prepare; the result does not depend on it. 0: one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(TextOptions):
+    """Text → tokenizer → corpus. The same command resumes after a kill."""
+
+    config: Config
+    corpus: str
+    """Directory to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +70,23 @@ class Pretrain(TextOptions, TrainingOptions):
     workdir used before, or WORKDIR/corpus."""
 
 
-def run(argv: list[str]) -> int:
-    """The verb."""
-    args = parse(Pretrain, "pretrain", argv)
+def run_prepare(argv: list[str]) -> int:
+    """The verb `prepare`."""
+    args = parse(Prepare, argv)
+    if not args.text:
+        raise UserError("jaxlm prepare needs --text")
+    say(_prepare_corpus(args.config, args, args.corpus))
+    from jaxlm.text.corpus import open_corpus
+
+    for line in language_lines(open_corpus(args.corpus), args.config.smoothing):
+        say(line)
+    return 0
+
+
+def run_pretrain(argv: list[str]) -> int:
+    """The verb `pretrain`."""
+    args = parse(Pretrain, argv)
+    config, workdir = args.config, args.workdir
     start_jax()
     from jaxlm.open.directory import check_init, pretrained
     from jaxlm.sharding import check_batch, make_mesh
@@ -51,40 +95,114 @@ def run(argv: list[str]) -> int:
     from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
 
-    init = args.config.init
+    def opened() -> "Corpus":
+        if config.init and not Path(workdir, "config.json").exists():
+            check_init(config.init)  # a run that has begun needs it no more
+        check_batch(config, make_mesh(config.mesh))
+        held.enter_context(lock(workdir))
+        directory = args.corpus or corpus_of(workdir)
+        prepared = Path(directory, "manifest.json").exists()
+        if not prepared and not args.text:
+            raise UserError(f"no corpus in {directory}: give --text to prepare one")
+        if args.text:
+            holds = _prepare_corpus(config, args, directory)
+            if not prepared:
+                say(holds)
+        corpus = open_corpus(directory)
+        open_workdir(workdir, config, corpus, ["pretrain", *argv])
+        return corpus
+
     with contextlib.ExitStack() as held:
-
-        def opened() -> Corpus:
-            if init and not os.path.exists(os.path.join(args.workdir, "config.json")):
-                check_init(init)  # a run that has begun needs it no more
-            check_batch(args.config, make_mesh(args.config.mesh))
-            held.enter_context(lock(args.workdir))
-            directory = args.corpus or corpus_of(args.workdir)
-            prepared = os.path.exists(os.path.join(directory, "manifest.json"))
-            if not prepared and not args.text:
-                raise UserError(f"no corpus in {directory}: give --text to prepare one")
-            if args.text:
-                holds = prepare_corpus(args.config, args, directory)
-                if not prepared:
-                    say(holds)
-            corpus = open_corpus(directory)
-            open_workdir(args.workdir, args.config, corpus, ["pretrain", *argv])
-            return corpus
-
-        corpus = in_turn(opened)
-        outcome = train(
-            args.config,
-            corpus_source(args.config, corpus),
-            args.workdir,
-            fallback=args.fallback,
-            initial=pretrained,
-        )
+        source = corpus_source(config, in_turn(opened))
+        options: Any = {"fallback": args.fallback, "initial": pretrained}
+        outcome = train(config, source, workdir, **options)
     say_finished(outcome)
     return args.preempted_exit if outcome.interrupted else 0
 
 
-def say_finished(outcome: Outcome) -> None:
+def say_finished(outcome: "Outcome") -> None:
     """Print the digest of the state that a run ends in."""
     print(f"state sha256 {outcome.sha256}", flush=True)
     if outcome.interrupted:
         say(f"stopped at step {outcome.step} after saving; the same command resumes")
+
+
+def language_lines(corpus: "Corpus", smoothing: float) -> list[str]:
+    """What a corpus holds of each of several languages, and its share of the rows."""
+    from jaxlm.text.languages import smoothed
+
+    tokens = corpus.language_tokens(split=0)
+    rows = smoothed(tokens, smoothing)
+    return [
+        f"  {name:<8} {count:>15,} tokens to train on  {count / tokens.sum():6.2%}  "
+        f"rows {share:6.2%} at smoothing {smoothing}"
+        for name, count, share in zip(
+            corpus.manifest.languages, tokens.tolist(), rows.tolist(), strict=True
+        )
+        if len(tokens) > 1
+    ]
+
+
+def _prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> str:
+    """Prepare a corpus and show progress; returns a line about what it holds."""
+    from jaxlm.text.prepare import prepare
+
+    with _bar() if sys.stderr.isatty() else contextlib.nullcontext(_lines()) as report:
+        manifest = prepare(
+            config,
+            options.text,
+            directory,
+            options=options,
+            tokenizer=options.tokenizer or None,
+            processes=options.processes or os.cpu_count() or 1,
+            report=report,
+        )
+    return (
+        f"{directory}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
+        f"{manifest.documents:,} documents ({manifest.held_out:,} held out for "
+        f"evaluation by --holdout {options.holdout:g})"
+    )
+
+
+@contextlib.contextmanager
+def _bar() -> "Iterator[Callable[[Progress], None]]":
+    """Show progress on a terminal."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, rich.TaskID] = {}
+
+        def report(progress: "Progress") -> None:
+            name = progress.stage
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=progress.total)
+            bar.update(tasks[name], completed=progress.done, total=progress.total)
+
+        yield report
+
+
+def _lines() -> "Callable[[Progress], None]":
+    """Show progress in lines."""
+    began: dict[str, float] = {}
+    last = time.monotonic()
+
+    def report(progress: "Progress") -> None:
+        nonlocal last
+        now = time.monotonic()
+        start = began.setdefault(progress.stage, now)
+        if now - last < _SECONDS_BETWEEN_LINES or now == start:
+            return
+        last = now
+        rate = progress.done / (now - start) / 1e6
+        share = f" of {progress.total / 1e6:,.1f}" if progress.total else ""
+        say(f"{progress.stage}: {progress.done / 1e6:,.1f}{share} MB, {rate:.1f} MB/s")
+
+    return report

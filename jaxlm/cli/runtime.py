@@ -1,6 +1,7 @@
-"""Before a device is touched: memory, other hosts, the compilation cache."""
+"""Before a device is touched: notes, memory, other hosts, the compilation cache."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,12 +16,13 @@ _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 T = TypeVar("T")
 
 
-def start_jax() -> None:
-    """Join the other hosts, if there are any, and keep compiled programs on disk.
+def say(text: str) -> None:
+    """Print a line on standard error: standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
 
-    Raises:
-        UserError: the variables that describe the hosts by hand are inconsistent.
-    """
+
+def start_jax() -> None:
+    """Join the other hosts, if there are any, and keep compiled programs on disk."""
     from jaxlm.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -61,12 +63,9 @@ def _join_hosts() -> None:
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """`work()` on the first host, then on the others.
+    """`work()` on the first host, then on the others, unless it fails on the first.
 
     On a shared disk the others find the work done; on its own disk each host does it.
-
-    Raises:
-        UserError: the work failed on the first host, which raises the error itself.
     """
     import jax
     from jax.experimental import multihost_utils

@@ -1,7 +1,5 @@
 """`jaxlm show CONFIG|DIR`: what a config, a corpus, a model or a run is."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -26,25 +24,38 @@ class Show:
 
     what: tyro.conf.Positional[str]
     """Name of a config, or directory of a corpus, a model or a run."""
-    config: str = "bert_tiny"
-    """Config by which the rows of a corpus are masked."""
+    config: str = ""
+    """Config by which the rows of a corpus are masked; empty: bert_tiny."""
     rows: int = 0
     """Rows of a corpus, or of a run's corpus, to show as a model would read them."""
 
 
-def run(argv: list[str]) -> int:
-    """The verb."""
-    if not argv:
-        from jaxlm.config.files import recipes
+def run_show(argv: list[str]) -> int:
+    """The verb `show`."""
+    from jaxlm.config.files import recipes
 
+    if not argv:
         raise UserError(f"jaxlm show needs a config ({', '.join(recipes())}) or a DIR")
-    args = parse(Show, "show", argv)
+    args = parse(Show, argv)
     path = Path(args.what)
     if (path / "manifest.json").is_file():
         _show_corpus(args)
-    elif not path.is_dir():
-        _show_config(load_config(args.what))
-    elif _is_model(path):
+        return 0
+    if args.config:
+        raise UserError(f"--config is for a corpus, and {path} is none")
+    if not path.is_dir():
+        config = load_config(args.what)
+        if args.rows:
+            raise UserError(
+                f"--rows needs text: jaxlm show CORPUS --config {path} --rows {args.rows}"
+            )
+        _show_config(config)
+        return 0
+    from jaxlm.convert.model_directory import is_model
+
+    if is_model(path):
+        if args.rows:
+            raise UserError(f"--rows needs text, and {path} is a model")
         _show_model(path)
     elif (path / "config.json").is_file():
         _show_run(path, args.rows)
@@ -53,25 +64,18 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _is_model(path: Path) -> bool:
-    from jaxlm.convert.model_directory import is_model
-
-    return is_model(path)
-
-
 def _show_model(path: Path) -> None:
     """Tensors of a model directory, by their names in its files and in jaxlm."""
     from jaxlm.convert.model_directory import open_model
 
+    rows = [("tensor", "shape", "parameter")]
     with open_model(path) as source:
         table = source.table
-        rows = [
-            (name, _by(shape), table.leaf_of(name))
-            for name, shape in table.shapes.items()
-        ]
+        for name, shape in table.shapes.items():
+            rows.append((name, _by(shape), table.leaf_of(name)))
         for note in (*source.notes, *(f"no {head} head" for head in source.missing)):
             print(note)
-    _print_table([("tensor", "shape", "parameter"), *rows])
+    _print_table(rows)
     print(f"{path}: {source.config}")
 
 
@@ -101,14 +105,14 @@ def _by(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _print_table(rows: list[tuple[str, ...]], right: int = -1) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]], right: int = -1) -> None:
     """Print aligned columns; `right` is the number of the one aligned on the right."""
-    columns = []
-    for i, column in enumerate(zip(*rows, strict=True)):
-        width = max(map(len, column))
-        align = str.rjust if i == right else str.ljust
-        columns.append([align(cell, width) for cell in column])
-    for cells in zip(*columns, strict=True):
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i == right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  ".join(cells).rstrip())
 
 
@@ -155,22 +159,27 @@ def _show_run(path: Path, rows: int) -> None:
     from jaxlm.train.workdir import read_config
 
     config = read_config(path)
+    task = config.task if isinstance(config, FinetuneConfig) else None
+    if task and rows:
+        raise UserError(f"--rows needs a corpus, and {path} is a run on a task's files")
     checkpoints = Checkpoints(path)
     records = json.loads((path / "provenance.json").read_text())
     newest = records[-1]
-    corpus = open_corpus(newest["corpus"]) if rows and "corpus" in newest else None
+    corpus = open_corpus(newest["corpus"]) if rows else None
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
-    if isinstance(config, FinetuneConfig):
-        figures = FIGURES
-        _print_task(config, newest)
+    if task:
+        classes = f" of {', '.join(task.labels)}" if task.labels else ""
+        print(f"a {task.kind} task{classes}, from {config.init}")
+        print(f"data {newest['data']}  sha256 {newest['data_sha256']}")
+        print(f"{config.batch} rows of up to {config.length} tokens a step")
     else:
-        figures = family_of(config.model).figures(config)
         _print_arithmetic(config, parameter_shapes(config.model))
         print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
         digests = checkpoints.manifest(step).digests
         print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
+    figures = FIGURES if task else family_of(config.model).figures(config)
     _print_figures(path / "metrics.jsonl", figures)
     if corpus:
         from jaxlm.cli.show_rows import print_rows
@@ -178,16 +187,7 @@ def _show_run(path: Path, rows: int) -> None:
         print_rows(corpus, config, rows)
 
 
-def _print_task(config: FinetuneConfig, record: dict[str, Any]) -> None:
-    """Print what a fine-tuned model predicts, and the data it was trained on."""
-    task = config.task
-    classes = f" of {', '.join(task.labels)}" if task.labels else ""
-    print(f"a {task.kind} task{classes}, from {config.init}")
-    print(f"data {record['data']}  sha256 {record['data_sha256']}")
-    print(f"{config.batch} rows of up to {config.length} tokens a step")
-
-
-def _print_figures(metrics: Path, declared: Sequence[Figure]) -> None:
+def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
     """Print the newest figures of training, and the newest of an evaluation."""
     from jaxlm.train.screen import evaluated, shown, trained
 
@@ -198,11 +198,7 @@ def _print_figures(metrics: Path, declared: Sequence[Figure]) -> None:
         speed = f"{shown(name, newest[name])} tokens/s"
         print("  ".join([f"step {newest['step']}", *trained(newest), speed]))
     for record in reversed(records):
-        held_out = {
-            name.removeprefix("eval_"): value
-            for name, value in record.items()
-            if name.startswith("eval_")
-        }
+        held_out = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
         if held_out:
             said = [f"step {record['step']}  held out", *evaluated(held_out, declared)]
             print("  ".join(said))
@@ -210,10 +206,10 @@ def _print_figures(metrics: Path, declared: Sequence[Figure]) -> None:
 
 
 def _show_corpus(args: Show) -> None:
-    from jaxlm.cli.prepare import language_lines
+    from jaxlm.cli.pretrain import language_lines
     from jaxlm.text.corpus import open_corpus
 
-    corpus, config = open_corpus(args.what), load_config(args.config)
+    corpus, config = open_corpus(args.what), load_config(args.config or "bert_tiny")
     manifest = corpus.manifest
     print(
         f"{args.what}: {manifest.tokens:,} tokens of {manifest.vocab_size:,}, "

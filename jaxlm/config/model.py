@@ -1,5 +1,6 @@
 """The model families: the shape and quirks of each, and how it reads its rows."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,8 +17,9 @@ def check_range(config: Any, at: str, interval: str, *names: str) -> None:
         above = value > low or (value == low and interval[0] == "[")
         if above and (value < high or (value == high and interval[-1] == "]")):
             continue
-        least = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
-        bound = f"is not in {interval}" if high < float("inf") else f"must be {least}"
+        bound = f"is not in {interval}"
+        if high == math.inf:
+            bound = f"must be {'at least' if interval[0] == '[' else 'above'} {low:g}"
         raise UserError(f"{at}{name} = {value} {bound}")
 
 

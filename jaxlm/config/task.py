@@ -75,7 +75,7 @@ class TaskConfig:
     depth: int = 1
     """Layers of the BiLSTM."""
     dropout: float = -1.0
-    """Dropout rate on the inputs of the body's layers and of the head; below 0:
+    """Dropout rate on the inputs of the body's layers and of the head; -1:
     model.dropout."""
     head_std: float = 0.02
     """Standard deviation of the head's initial weights, truncated at 2 σ as in Google's
@@ -124,7 +124,7 @@ class TaskConfig:
         check_range(self, "task.", "[0, inf)", *optional)
         sizes = ("question", "stride", "answer", "width", "depth")
         check_range(self, "task.", "[1, inf)", *sizes)
-        check_range(self, "task.", "(-inf, 1)", "dropout")
+        check_range(self, "task.", "[-1, 1)", "dropout")
         changed = self.mix != "none" or self.body != "none"
         pooled = self.kind not in ("tokens", "spans")
         rules = (

@@ -194,7 +194,7 @@ def opened(arguments: list[str]) -> Any:
     length = min(recipe.length, model.config.max_length)
     config = dataclasses.replace(recipe, model=model.config, length=length)
     command = [*arguments[1:], "--workdir", "none"]
-    args = parse(Finetune, "finetune", command, config=config)
+    args = parse(Finetune, command, config=config)
     return open_run(args.config, model.tokenizer, find_data_files(args.data, args.dev))
 
 

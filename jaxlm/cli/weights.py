@@ -1,4 +1,4 @@
-"""`jaxlm export DIR --to … --out …`: weights for other programs."""
+"""Weights of other programs: `jaxlm export DIR --to …`, `jaxlm import DIR`."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.runtime import start_jax
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.convert import READABLE, Dtype, Format
 from jaxlm.types import UserError
 
@@ -34,9 +34,32 @@ class Export:
     if the difference is above the tolerance."""
 
 
-def run(argv: list[str]) -> int:
-    """The verb."""
-    args = parse(Export, "export", argv)
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Write a model directory from weights of any known layout: BERT, ERNIE, GPT-1 and
+    GPT-2 as transformers saves them, ELMo's options and hdf5, Google's checkpoints of
+    BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, and no code in DIRECTORY is
+    run."""
+
+    directory: tyro.conf.Positional[str]
+    """Where the weights are."""
+    out: str
+    """Model directory to write; an earlier one there is replaced."""
+    tokenizer: str = ""
+    """Directory or file of the tokenizer; empty: beside the weights."""
+    ignore: tuple[str, ...] = ()
+    """Regular expressions of tensors that are not needed."""
+    allow_pickle: bool = False
+    """Read .bin and .pt files, by torch's weights-only loader."""
+    dtype: Dtype = "float32"
+    """Of the weights that are written."""
+    verify: bool = False
+    """Compare with transformers on real text; exit 1 above the tolerance."""
+
+
+def run_export(argv: list[str]) -> int:
+    """The verb `export`."""
+    args = parse(Export, argv)
     start_jax()
     from jaxlm.convert.model_directory import export
     from jaxlm.convert.verify import check_client
@@ -55,12 +78,37 @@ def run(argv: list[str]) -> int:
         model.params,
         model.tokenizer,
         dtype=args.dtype,
-        origin=origin(args.directory, model),
+        origin=_origin(args.directory, model),
     )
-    say_written(args.out, digests)
+    _say_written(args.out, digests)
     if not args.verify:
         return 0
-    return verified(args.out, args.to, None if readable else model)
+    return _verified(args.out, args.to, None if readable else model)
+
+
+def run_import(argv: list[str]) -> int:
+    """The verb `import`."""
+    args = parse(Import, argv)
+    start_jax()
+    from jaxlm.convert.model_directory import import_model
+    from jaxlm.convert.verify import check_client
+
+    if args.verify:
+        check_client("hf")
+    source, digests = import_model(
+        Path(args.directory),
+        Path(args.out),
+        tokenizer=Path(args.tokenizer) if args.tokenizer else None,
+        pickle=args.allow_pickle,
+        ignore=args.ignore,
+        dtype=args.dtype,
+    )
+    for note in source.notes:
+        say(note)
+    for head in source.missing:
+        say(f"the files have no {head} head, so the model has none")
+    _say_written(args.out, digests)
+    return _verified(args.out, "hf") if args.verify else 0
 
 
 def _export_task(args: Export) -> int:
@@ -86,14 +134,14 @@ def _export_task(args: Export) -> int:
             "from": Path(config.init).name,
         },
     )
-    say_written(args.out, digests)
+    _say_written(args.out, digests)
     if not args.verify:
         return 0
     batches, scores = sample(finetuned, passages(finetuned.task.tokenizer))
     return _status(verify_task(batches, scores, Path(args.out)))
 
 
-def origin(directory: str, model: Any) -> dict[str, Any]:
+def _origin(directory: str, model: Any) -> dict[str, Any]:
     """What identifies a model, without paths: its run, or what an export noted."""
     here = Path(directory)
     if model.step is None:
@@ -117,16 +165,15 @@ def origin(directory: str, model: Any) -> dict[str, Any]:
     }
 
 
-def say_written(out: str, digests: dict[str, str]) -> None:
+def _say_written(out: str, digests: dict[str, str]) -> None:
     """Print the digest and the name of each file."""
     for name, digest in digests.items():
         print(f"{digest}  {name}")
     print(f"wrote {out}", flush=True)
 
 
-def verified(out: str, to: Format, model: Any = None) -> int:
-    """Compare an export with its client, on `model` or what jaxlm reads from `out`; the
-    exit status."""
+def _verified(out: str, to: Format, model: Any = None) -> int:
+    """Compare an export with its client, on `model` or what jaxlm reads from `out`."""
     import jaxlm
     from jaxlm.convert.verify import verify
 
@@ -134,6 +181,6 @@ def verified(out: str, to: Format, model: Any = None) -> int:
 
 
 def _status(report: Any) -> int:
-    for line in report.lines:
-        print(line)
+    """Print a comparison; the exit status."""
+    print(*report.lines, sep="\n")
     return 0 if report.passed else 1

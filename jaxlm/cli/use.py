@@ -1,0 +1,176 @@
+"""A model in use: `jaxlm fill DIR …`, `jaxlm generate DIR …`, `jaxlm embed DIR …`."""
+
+import contextlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import start_jax
+from jaxlm.config.vectors import Pooling, VectorOptions
+from jaxlm.generate.sampling import Sampling
+from jaxlm.types import UserError
+
+Put = Callable[[str, Any], None]  # writes an array, or a list of tokens, by its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """The likeliest words for each [MASK] of a text."""
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory of a BERT."""
+    sentence: tyro.conf.Positional[str]
+    """Text with one [MASK] or several."""
+    top_k: int = 5
+    """Words a blank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Sampling):
+    """Continue texts. Equal seed and settings give equal text."""
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory of a GPT."""
+    prompt: tuple[str, ...] = ("",)
+    """Texts to continue; an empty one starts a document. A prompt that does not fit the
+    context together with --max_tokens is truncated on the left."""
+    json: bool = False
+    """Print a line of JSON for each continuation, with tokens and log-probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(VectorOptions):
+    """Vectors of each line of a text, by any layer of any family.
+
+    The file has an array for each line, named by its number from 0: [tokens, width], or
+    [layers, tokens, width] of all layers, as in AllenNLP's ELMo files; pooled, [width]
+    or [layers, width]. `tokens/N` are the tokens of line N.
+    """
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory."""
+    out: str
+    """File to write: .h5, .hdf5 or .npz."""
+    text: tuple[str, ...]
+    """Files with a text a line."""
+    pooling: Pooling = "none"
+
+
+def run_fill(argv: list[str]) -> int:
+    """The verb `fill`."""
+    args = parse(Fill, argv)
+    start_jax()
+    import jaxlm
+
+    found = jaxlm.load(args.directory).fill(args.sentence, args.top_k)
+    for number, guesses in enumerate(found, 1):
+        words = "  ".join(f"{g.token} {g.probability:.1%}" for g in guesses)
+        print(f"[MASK] {number}: {words}")
+    return 0
+
+
+def run_generate(argv: list[str]) -> int:
+    """The verb `generate`."""
+    args = parse(Generate, argv)
+    start_jax()
+    import jaxlm
+
+    # The first prompt is printed together with the first text behind it: by then the
+    # model has accepted all arguments.
+    unprinted = list(args.prompt[:1])
+
+    def show(text: str) -> None:
+        print(*unprinted, text, sep="", end="", flush=True)
+        unprinted.clear()
+
+    found = jaxlm.load(args.directory).generate(
+        args.prompt, args, scored=args.json, stream=None if args.json else show
+    )
+    for i, each in enumerate(found):
+        prompt = args.prompt[i // args.samples]
+        if args.json:
+            scores = [round(float(score), 6) for score in each.scores]
+            scored = {"score": scores[0]} if args.beams else {"log_probabilities": scores}
+            record = {"prompt": prompt, "text": each.text}
+            record |= {"tokens": each.tokens.tolist(), **scored}
+            print(json.dumps(record, ensure_ascii=False))
+        elif i:
+            print(f"\n---\n{prompt}{each.text}", end="")
+        else:
+            show("")
+    if not args.json:
+        print()
+    return 0
+
+
+def run_embed(argv: list[str]) -> int:
+    """The verb `embed`."""
+    args = parse(Embed, argv)
+    writer = {".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}.get(Path(args.out).suffix)
+    if writer is None:
+        raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
+    start_jax()
+    import jaxlm
+
+    found = jaxlm.load(args.directory).embed_each(_lines(args.text), args)
+    partial = f"{args.out}.{os.getpid()}.tmp"
+    lines = tokens = 0
+    shape: tuple[int, ...] = ()
+    try:
+        with writer(partial) as put:
+            for each in found:
+                put(str(lines), each.vectors)
+                put(f"tokens/{lines}", list(each.tokens))
+                shape = each.vectors.shape
+                lines, tokens = lines + 1, tokens + len(each.tokens)
+        if not lines:
+            raise UserError(f"{', '.join(args.text)}: no line")
+        os.replace(partial, args.out)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
+    return 0
+
+
+def _lines(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                yield from (line.rstrip("\n") for line in file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+
+
+@contextlib.contextmanager
+def _hdf5(path: str) -> Iterator[Put]:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+
+        def put(name: str, data: Any) -> None:
+            kind = h5py.string_dtype() if isinstance(data, list) else None
+            file.create_dataset(name, data=data, dtype=kind)
+
+        yield put
+
+
+@contextlib.contextmanager
+def _npz(path: str) -> Iterator[Put]:
+    import numpy as np
+
+    # One array at a time: `np.savez` would hold all of them in memory.
+    with zipfile.ZipFile(path, "w") as file:
+
+        def put(name: str, data: Any) -> None:
+            array = np.asarray(data, str if isinstance(data, list) else None)
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+        yield put
