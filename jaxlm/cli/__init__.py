@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
     except Exception as error:
         # RESOURCE_EXHAUSTED is of the devices, by XLA.
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
+            error
+        ):
             raise
         first = next(iter(str(error).splitlines()), "")
         status, message = TOO_LARGE, f"does not fit in memory: {first}"

@@ -36,7 +36,12 @@ _REGISTRY = ConstructorRegistry()
 
 
 def parse(
-    kind: type[T], argv: list[str], *, verb: str = "", partial: bool = False, **given: Any
+    kind: type[T],
+    argv: list[str],
+    *,
+    verb: str = "",
+    partial: bool = False,
+    **given: Any,
 ) -> T:
     """The arguments in `argv`, over the defaults of `kind` and the values `given`.
 

@@ -46,9 +46,7 @@ def run_show(argv: list[str]) -> int:
     if not path.is_dir():
         config = load_config(args.what)
         if args.rows:
-            raise UserError(
-                f"--rows needs text: jaxlm show CORPUS --config {path} --rows {args.rows}"
-            )
+            raise UserError(f"--rows needs text: jaxlm show CORPUS --config {path}")
         _show_config(config)
         return 0
     from jaxlm.convert.model_directory import is_model

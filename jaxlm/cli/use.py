@@ -90,14 +90,16 @@ def run_generate(argv: list[str]) -> int:
         print(*unprinted, text, sep="", end="", flush=True)
         unprinted.clear()
 
-    found = jaxlm.load(args.directory).generate(
+    found: Any = jaxlm.load(args.directory).generate(
         args.prompt, args, scored=args.json, stream=None if args.json else show
     )
     for i, each in enumerate(found):
         prompt = args.prompt[i // args.samples]
         if args.json:
             scores = [round(float(score), 6) for score in each.scores]
-            scored = {"score": scores[0]} if args.beams else {"log_probabilities": scores}
+            scored = (
+                {"score": scores[0]} if args.beams else {"log_probabilities": scores}
+            )
             record = {"prompt": prompt, "text": each.text}
             record |= {"tokens": each.tokens.tolist(), **scored}
             print(json.dumps(record, ensure_ascii=False))
