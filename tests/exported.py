@@ -13,7 +13,7 @@ from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model
 from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
-from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe
+from jaxlm.text.tokenizers.bpe import Gpt1Bpe
 from jaxlm.tree import leaves, map_with_path
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "d_model": 16}

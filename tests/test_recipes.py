@@ -12,7 +12,7 @@ from jaxlm.families import build, family_of, num_parameters
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.task_layers import Body, Mixing
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state

@@ -26,7 +26,7 @@ from jaxlm.metrics import BothDirections, Direction, Mean, Sums
 from jaxlm.models.elmo import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.objective import Objective, SampledRows, apply
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.types import ElmoBatch, UserError, WordRows
 
 WAYS = ("forward", "backward")

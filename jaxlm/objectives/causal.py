@@ -26,7 +26,7 @@ from jaxlm.metrics import Mean, Sums, Text
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.objective import Objective, apply, row_shares, stateless
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.types import GptBatch, Rows, TokenSpan, UserError
 
 FIGURES = (Text(name="lm"),)

@@ -35,7 +35,7 @@ from jaxlm.objectives.objective import (
     stateless,
 )
 from jaxlm.objectives.pairs import Row, pair_row, single_row
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.types import Layout, Mark, MlmBatch, Rows, UserError
 
 MASKED_WORDS = Tokens(name="mlm", title="MLM")

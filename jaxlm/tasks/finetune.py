@@ -32,8 +32,7 @@ from jaxlm.tasks.read.data_files import DataFiles
 from jaxlm.tasks.rows import NONE, TaskRows
 from jaxlm.tasks.task import File, Scores, Task
 from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
-from jaxlm.text.sources import Digests
-from jaxlm.text.tfds import TFDS
+from jaxlm.text.sources import TFDS, Digests
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
 from jaxlm.train.state import NewParams, abstract_params

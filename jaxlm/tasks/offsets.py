@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.text.spans import cuts
+from jaxlm.text.spans.marks import cuts
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 
 

@@ -1,5 +1,10 @@
-"""A prepared corpus, opened: where sentences start, tokens by position."""
+"""A prepared corpus: what its manifest says, where sentences start, tokens by position.
 
+`manifest.json` is written last: a corpus that has one is complete.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,12 +12,155 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.text.manifest import Manifest, read_manifest
-from jaxlm.text.store import TYPES, damage, files_below, open_array, read_array, sha256
+from jaxlm.text.json_files import read_json
+from jaxlm.text.recipe import Recipe
+from jaxlm.text.store import (
+    TYPES,
+    damage,
+    files_below,
+    layout,
+    open_array,
+    read_array,
+    sha256,
+)
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.types import UserError
+from jaxlm.text.units import token_dtype
+from jaxlm.types import SpecialTokens, UserError
 
+FORMAT = 1
+MANIFEST = "manifest.json"
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Counts, digests and how the text was read."""
+
+    format: int
+    tokens: int
+    sentences: int
+    documents: int
+    held_out: int  # documents of split 1
+    text_bytes: int  # of the unpacked sources
+    replaced: int  # byte sequences that were not UTF-8
+    token_dtype: str
+    vocab_size: int
+    tokenizer_kind: str
+    tokenizer_sha256: str
+    special: SpecialTokens | None
+    end_of_document: int | None  # id stored after each document
+    languages: tuple[str, ...]  # by language id
+    recipe: Recipe
+    sources: tuple[dict, ...]  # name, bytes, sha256 of each, in order
+    files: dict  # relative path → bytes, sha256, of arrays and tokenizer
+    notes: tuple[str, ...] = ()  # what a user may want to know
+    boundaries: tuple[int, int] | None = None  # ids stored round each sentence
+    oov_words: int = 0  # outside the vocabulary, with ids from `vocab_size` on
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the corpus's arrays and tokenizer."""
+        lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+    @classmethod
+    def of(
+        cls,
+        counts: Mapping[str, int],
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        sources: Sequence[dict],
+        directory: Path,
+    ) -> "Manifest":
+        """The manifest of the files in a directory."""
+        names = ("tokens", "sentences", "documents", "held_out", "text_bytes")
+        return cls(
+            format=FORMAT,
+            **{name: counts[name] for name in (*names, "replaced", "oov_words")},
+            token_dtype=token_dtype(tokenizer).name,
+            vocab_size=tokenizer.vocab_size,
+            tokenizer_kind=tokenizer.kind,
+            tokenizer_sha256=tokenizer.sha256,
+            special=tokenizer.special,
+            end_of_document=tokenizer.end_of_document,
+            languages=recipe.languages,
+            recipe=recipe,
+            sources=tuple(sources),
+            files={
+                name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+                for name, file in files_below(directory)
+            },
+            notes=tuple(_notes(counts, tokenizer, recipe)),
+            boundaries=tokenizer.boundaries,
+        )
+
+
+def _notes(
+    counts: Mapping[str, int], tokenizer: Tokenizer, recipe: Recipe
+) -> Iterator[str]:
+    """What a user may not have meant."""
+    found = tokenizer.training or {}
+    if unused := found.get("unused"):
+        yield (
+            f"{unused:,} of {tokenizer.vocab_size:,} entries of the vocabulary are "
+            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
+        )
+    if left_out := found.get("characters_left_out"):
+        share = found["words_unknown"] / found["words"]
+        yield (
+            f"{left_out:,} of {found['characters']:,} characters are not in the "
+            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
+        )
+    spans, dropped = counts["spans"], counts["spans_dropped"]
+    if dropped:
+        yield (
+            f"{dropped:,} spans were dropped: they lie across words of the vocabulary, "
+            f"or hold none; {spans:,} phrases and entities kept"
+        )
+    if recipe.marks_spans and not spans:
+        yield "no phrase and no entity was found: is the text in the right script?"
+    if replaced := counts["replaced"]:
+        yield f"{replaced:,} byte sequences that are not UTF-8 were replaced"
+    documents = counts["documents"]
+    mean = counts["sentences"] / documents
+    # GPT-1's words leave no line ends to tell lines by.
+    if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
+        yield (
+            f"a document has {mean:.1f} sentences on average: is there a blank line "
+            "after each? Blank lines separate documents"
+        )
+    if recipe.holdout and not counts["held_out"]:
+        yield (
+            f"no document of {documents:,} is held out: raise "
+            f"holdout = {recipe.holdout}"
+        )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a complete corpus; UserError if it is not complete."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"no complete corpus in {directory}: make it, or finish it, with "
+            f"`jaxlm prepare CONFIG --text … --corpus {directory}`"
+        )
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {content.get('format')}, this version reads {FORMAT}: "
+            "prepare the corpus again"
+        )
+    try:
+        for name in ("languages", "sources", "notes", "boundaries"):
+            if content.get(name) is not None:
+                content[name] = tuple(content[name])
+        if "strangers" in content:  # as corpora of the first version have it
+            content["oov_words"] = content.pop("strangers")
+        content["recipe"] = Recipe.stored(content["recipe"])
+        special = content.pop("special")
+        return Manifest(**content, special=special and SpecialTokens(**special))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +218,11 @@ class Corpus:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
-        Args:
-            starts: int64 [R], not negative; positions past the corpus's end are 0.
-            lengths: int64 [R], at most `width`: so many are read, the rest is 0.
+        Positions past the corpus's end are 0.
 
-        Raises:
-            UserError: the files are damaged, or hold ids outside the vocabulary.
+        Args:
+            starts: int64 [R], not negative.
+            lengths: int64 [R], at most `width`: so many are read, the rest is 0.
         """
         starts = np.minimum(starts, self.num_tokens)
         lengths = np.full_like(starts, width) if lengths is None else lengths
@@ -108,10 +255,9 @@ class Corpus:
 
 
 def open_corpus(directory: str, verify: bool = False) -> Corpus:
-    """A complete corpus; `verify` compares all bytes with the recorded digests.
+    """A complete corpus whose files are those of the manifest.
 
-    Raises:
-        UserError: it is incomplete, or its files are not those of the manifest.
+    Sizes are compared always; `verify` compares all bytes with the recorded digests.
     """
     path = Path(directory)
     manifest = read_manifest(path)
@@ -128,19 +274,14 @@ def open_corpus(directory: str, verify: bool = False) -> Corpus:
             )
         if verify and sha256(present[name]) != recorded["sha256"]:
             raise UserError(f"corpus {directory}: {name} was changed: {again}")
-    arrays = {
-        "tokens": (manifest.tokens,),
-        "marks": (manifest.tokens,),
-        "sentences": (manifest.sentences,),
-        "documents": (manifest.documents, 3),
-    }
-    for name, shape in arrays.items():
+    arrays = layout(vars(manifest), np.dtype(manifest.token_dtype))
+    for name, (_, shape) in arrays.items():
         if open_array(path / name).shape != shape:
             raise UserError(f"corpus {directory}: {name} is not {shape}: {again}")
     return Corpus(
-        directory=str(directory),
-        manifest=manifest,
-        sentences=read_array(path / "sentences"),
-        documents=read_array(path / "documents"),
+        str(directory),
+        manifest,
+        read_array(path / "sentences"),
+        read_array(path / "documents"),
         in_memory=manifest.tokens <= IN_MEMORY,
     )

@@ -22,8 +22,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxlm.text.sources import Source, open_source
-from jaxlm.text.tfds import read_records
+from jaxlm.text.sources import Source, open_source, read_records
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
@@ -61,46 +60,32 @@ Piece = tuple[int, bool, bytes]  # offset, whether a document starts, bytes
 class Fragment(NamedTuple):
     """A document, or up to `FRAGMENT` bytes of one."""
 
-    source: str
+    source: Source
     offset: int  # of `data` in the unpacked source, in bytes; in TFDS a record's number
     starts: bool  # a document
-    lines: bool  # each line is a sentence; False: lines are split
-    form: str  # "text", "json" (one line of .jsonl), "pku" or "conll"
-    data: bytes
+    data: bytes  # text; of .jsonl a line
     read: int  # bytes of the source's file that have been read, for progress
-    language: str = ""
 
 
 def read_fragments(
-    source: Source, *, start: int = 0, lines: bool, verbatim: bool = False
+    source: Source, start: int = 0, verbatim: bool = False
 ) -> Iterator[Fragment]:
-    """The fragments of one source.
-
-    Args:
-        start: the `offset` of a fragment that starts a document.
-        lines: lines are sentences (see `lines_are_sentences`).
-
-    Raises:
-        UserError: the source cannot be read or unpacked, or a record is too long.
-    """
-    name, language = source.name, source.language
+    """The fragments of a source, from the `offset` of one that starts a document."""
     if source.kind == "tfds":
-        for number, of, data in read_records(name, start):
+        for number, of, data in read_records(source.name, start):
             if data and not data.isspace():
-                read = source.size * number // of
-                yield Fragment(name, number, True, lines, "text", data, read, language)
+                yield Fragment(source, number, True, data, source.size * number // of)
         return
-    form = {"jsonl": "json", "txt": "text"}.get(source.kind, source.kind)
     with open_source(source, start) as stream:
-        if form == "json":
-            pieces = _jsonl(name, stream.unpacked, start)
-        elif form == "conll":
-            pieces = _conll(name, stream.unpacked, start)
+        if source.kind == "jsonl":
+            lines = _lines(source.name, stream.unpacked, start)
+            pieces = ((at, True, line) for at, line in lines if line.strip())
+        elif source.kind == "conll":
+            pieces = _conll(source.name, stream.unpacked, start)
         else:
             pieces = _txt(stream.unpacked, start, verbatim)
-        for offset, starts, data in pieces:
-            read = stream.packed.tell()
-            yield Fragment(name, offset, starts, lines, form, data, read, language)
+        for piece in pieces:
+            yield Fragment(source, *piece, stream.packed.tell())
 
 
 def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
@@ -140,18 +125,12 @@ def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
         offset, at = offset + end - at, end
 
 
-def _jsonl(name: str, stream: Any, start: int) -> Iterator[Piece]:
-    for offset, line in _lines(name, stream, start):
-        if line and not line.isspace():
-            yield offset, True, line
-
-
 def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
     """Whole sentences of a file of columns."""
     fragment: list[bytes] = []
     first, size, blank, starts = start, 0, 0, True
     for offset, line in _lines(name, stream, start):
-        if not line or line.isspace():
+        if not line.strip():
             blank += 1
             fragment.append(b"")
             continue

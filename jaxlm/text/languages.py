@@ -4,40 +4,40 @@
 
 A language with n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: at S = 1 in
 proportion to its text, at S near 0 as often as any other. BERT's multilingual models
-had S = 0.7, both for the rows and for the word counts behind the vocabulary
-(google-research/bert, multilingual.md). Next: `sample.py` for the words,
-`data/rows.py` for the rows.
+had S = 0.7, both for the rows (`data/rows.py`) and for the word counts behind the
+vocabulary (google-research/bert, multilingual.md).
+
+A vocabulary is learnt from a bounded, seeded sample in which each language has its
+share. Its texts are repeated so that they count by `smoothed`: w times on average,
+w ∝ p_i / (bytes of the language in the sample); the i-th text ⌊(i + 1) w⌋ - ⌊i w⌋
+times. So any learner sees the counts that were asked for, exact to one text.
 """
 
 import difflib
-import functools
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from jaxlm.config import TextConfig
-from jaxlm.text.documents import read_fragments
+from jaxlm.text.documents import Fragment, read_fragments
+from jaxlm.text.recipe import Recipe
 from jaxlm.text.sources import Source
+from jaxlm.text.texts import converter, primary, texts_of
+from jaxlm.text.units import hashed, split_of
 from jaxlm.types import UserError
-
-Chinese = Literal["as_is", "simplified", "traditional"]
-
-
-def primary(language: str) -> str:
-    """The language itself, without script or region: zh of zh-Hant."""
-    return language.split("-")[0]
 
 
 def with_languages(
     sources: Sequence[Source], text: TextConfig
-) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+) -> tuple[list[Source], tuple[str, ...]]:
     """The sources, each with its language, and the languages in their order.
 
-    Raises:
-        UserError: a language that the config does not know or cannot mix, that has no
-            text, or whose characters could not be converted.
+    A language that the config does not know or cannot mix, or that has no text, is an
+    error, and so is a conversion of characters that the text does not have.
     """
     languages = tuple(dict.fromkeys(source.language for source in sources))
     if languages == ("",):
@@ -52,8 +52,7 @@ def with_languages(
             )
         converter(text.chinese)  # a missing library is told at once
     if len(languages) == 1:
-        sources = [replace(source, language=languages[0]) for source in sources]
-        return tuple(sources), languages
+        return [replace(each, language=languages[0]) for each in sources], languages
     if text.tokenizer == "words":
         raise UserError(
             f"the text is in {', '.join(languages)}, and an ELMo's words are counted "
@@ -61,10 +60,10 @@ def with_languages(
         )
     for language in languages:
         of_it = [source for source in sources if source.language == language]
-        if not any(any(read_fragments(each, lines=True)) for each in of_it):
+        if not any(any(read_fragments(each)) for each in of_it):
             names = ", ".join(source.name for source in of_it[:3])
             raise UserError(f"the language {language} has no text: {names}")
-    return tuple(sources), languages
+    return list(sources), languages
 
 
 def _check_known(languages: Iterable[str], known: Sequence[str]) -> None:
@@ -90,18 +89,70 @@ def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
     return raised / max(np.sum(raised), np.finfo(float).tiny)
 
 
-@functools.cache
-def converter(chinese: Chinese) -> Callable[[str], str]:
-    """Any Chinese → simplified or traditional characters, word by word.
+def not_held_out(fragments: Iterable[Fragment], recipe: Recipe) -> Iterator[Fragment]:
+    """The fragments of documents that are trained on."""
+    inside = True
+    for fragment in fragments:
+        if fragment.starts:
+            inside = split_of(fragment.data, recipe) == 0
+        if inside:
+            yield fragment
 
-    Raises:
-        UserError: the library is not installed.
+
+def limits(sources: Sequence[Source], recipe: Recipe, most: int) -> dict[str, float]:
+    """Bytes of each language in a sample of `most` bytes, by the sizes of its files."""
+    sizes = dict.fromkeys(recipe.languages, 0)
+    for source in sources:
+        sizes[source.language] += source.size
+    shares = smoothed(np.array(list(sizes.values())), recipe.smoothing)
+    return dict(zip(sizes, (most * shares).tolist(), strict=True))
+
+
+def sample(
+    fragments: Iterable[Fragment], recipe: Recipe, limits: Mapping[str, float]
+) -> tuple[list[Fragment], dict[str, float]]:
+    """A sample of the documents that are not held out; of a small corpus, all of them.
+
+    Each fragment has a hash of the seed, its content and its place in its source. Those
+    with the smallest hashes are kept, in the order of the hashes, so that any first
+    part of them is a sample too.
+
+    Args:
+        limits: most bytes of each language; one fragment of each is kept at least.
+
+    Returns:
+        The fragments, and how often a text of each language is read: at least once.
     """
-    try:
-        from opencc import OpenCC  # pyrefly: ignore
-    except ImportError:
-        raise UserError(
-            f"text.chinese = {chinese} needs a library: pip install 'jaxlm[zh]' "
-            "(or opencc)"
-        ) from None
-    return OpenCC({"simplified": "t2s", "traditional": "s2t"}[chinese]).convert
+    # A heap a language, the largest hash first.
+    heaps: dict[str, list[tuple[float, int, Fragment]]] = {each: [] for each in limits}
+    kept: Counter[str] = Counter()  # bytes
+    read: Counter[str] = Counter()
+    for number, fragment in enumerate(not_held_out(fragments, recipe)):
+        language, size = fragment.source.language, len(fragment.data)
+        heap = heaps[language]
+        place = hashed(fragment.data, recipe.seed, f"sample/{fragment.offset}")
+        heapq.heappush(heap, (-place, number, fragment))
+        read[language] += size
+        kept[language] += size
+        while kept[language] > limits[language] and len(heap) > 1:
+            kept[language] -= len(heapq.heappop(heap)[2].data)
+    every = sorted((each for heap in heaps.values() for each in heap), reverse=True)
+    names = sorted(kept)
+    shares = smoothed(np.array([read[name] for name in names]), recipe.smoothing)
+    weights = shares / np.array([kept[name] for name in names])
+    weights = dict(zip(names, weights / weights.min(initial=np.inf), strict=True))
+    return [fragment for _, _, fragment in every], weights
+
+
+def weighted_texts(
+    fragments: Iterable[Fragment], weights: Mapping[str, float], recipe: Recipe
+) -> Iterator[str]:
+    """The texts of a sample, each as often as the weight of its language asks for."""
+    done: Counter[str] = Counter()  # texts of each language
+    for fragment in fragments:
+        language = fragment.source.language
+        for text in texts_of(fragment, recipe).texts:
+            before = done[language] * weights[language]
+            done[language] += 1
+            times = int(done[language] * weights[language]) - int(before)
+            yield from itertools.repeat(text, times)

@@ -10,7 +10,9 @@ manifest comes last.
 
 import contextlib
 import dataclasses
+import fcntl
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,28 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxlm.config import RunConfig
-from jaxlm.text import manifest as manifests
 from jaxlm.text import units as unit_sizes
+from jaxlm.text.corpus import MANIFEST, Manifest, read_manifest
 from jaxlm.text.documents import Fragment, read_fragments
-from jaxlm.text.json_files import write_json
-from jaxlm.text.languages import with_languages
-from jaxlm.text.manifest import Manifest
-from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
-from jaxlm.text.resume import PARTIAL, UNITS, Job, locked, stored_units, writing
-from jaxlm.text.sample import limits, not_held_out, sample, weighted_texts
-from jaxlm.text.sources import find_sources
-from jaxlm.text.spans import lexicon_sha256, open_finders
-from jaxlm.text.store import TYPES, write_array
-from jaxlm.text.texts import texts_of
-from jaxlm.text.tokenizers import (
-    Tokenizer,
-    WordPiece,
-    load_tokenizer,
-    train_tokenizer,
+from jaxlm.text.json_files import read_json, write_json
+from jaxlm.text.languages import (
+    limits,
+    not_held_out,
+    sample,
+    weighted_texts,
+    with_languages,
 )
+from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
+from jaxlm.text.sources import Source, digest, find_sources, is_remote
+from jaxlm.text.spans.finders import open_finders, read_lexicon
+from jaxlm.text.store import TYPES, layout, write_array
+from jaxlm.text.texts import lines_are_sentences, texts_of
+from jaxlm.text.tokenizers import Tokenizer, WordPiece, load_tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.text.units import (
     START,
@@ -54,6 +52,8 @@ from jaxlm.text.units import (
 )
 from jaxlm.types import UserError
 
+PARTIAL = ".partial"  # the folder of unfinished files, inside the corpus's own
+UNITS = "units"  # in that one
 SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
 
 
@@ -88,9 +88,6 @@ def prepare(
         processes: the result does not depend on it; a script that asks for several
             needs `if __name__ == "__main__":`, as with `multiprocessing`.
         report: is called about every megabyte.
-
-    Raises:
-        UserError: the sources, the tokenizer or the directory cannot be used, and why.
     """
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
@@ -104,49 +101,30 @@ def prepare(
         language=languages[0],
         languages=languages,
         given=given.sha256 if given else "",
-        lexicon_sha256=lexicon_sha256(options.lexicon) if options.lexicon else "",
+        lexicon_sha256=read_lexicon(options.lexicon).sha256 if options.lexicon else "",
     )
     recipe.check(found)
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
-    job, path = Job(found, recipe), Path(directory)
-    with writing(directory):
-        if (path / manifests.NAME).exists():
-            return _complete(path, job)
-        with locked(path) as partial:
-            recorded = job.begin(
-                partial, lambda done: report(Progress("sources", done, job.total))
-            )
-            made = _Preparation(path, partial, job, recorded, given, report)
-            return made.run(processes)
-
-
-def _complete(path: Path, job: Job) -> Manifest:
-    manifest = manifests.read_manifest(path)
-    since = (path / manifests.NAME).stat().st_ctime_ns
-    if change := job.difference(manifest.recipe, manifest.sources, since):
-        raise UserError(
-            f"{change}; the corpus in {path} was made without: delete it, or name "
-            "another directory"
-        )
-    shutil.rmtree(path / PARTIAL, ignore_errors=True)
-    return manifest
+    job = _Job(Path(directory), found, recipe, report)
+    with _writing(directory):
+        if (job.directory / MANIFEST).exists():
+            return job.complete()
+        with _locked(job.directory):
+            return job.run(given, processes)
 
 
 def _given(path: str, config: RunConfig) -> Tokenizer:
     text = config.text
     model = load_tokenizer(path, lowercase=text.lowercase, words=text.words)
     if text.unused and isinstance(model, WordPiece):
-        model = WordPiece(
-            padded(model.tokens, model.vocab_size + text.unused),
-            lowercase=model.lowercase,
-            max_word=model.max_word,
-        )
+        tokens = padded(model.tokens, model.vocab_size + text.unused)
+        model = WordPiece(tokens, **model.options)
     if model.vocab_size != config.model.vocab_size:
         raise UserError(
             f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "
             f"{config.model.vocab_size}: pass --model.vocab_size {model.vocab_size}"
         )
-    if config.text.verbatim and model.end_of_document is None:
+    if text.verbatim and model.end_of_document is None:
         raise UserError(
             f"tokenizer {path} has no <|endoftext|>, which ends a document for a "
             "decoder (text.verbatim): name another vocabulary, or none to train one"
@@ -154,78 +132,153 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
     return model
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    """One job, from its sources to the manifest."""
+@dataclass
+class _Job:
+    """What is prepared, how, and what an earlier run of it has left on disk."""
 
-    path: Path  # of the corpus
-    partial: Path  # of unfinished files
-    job: Job
-    recorded: Sequence[dict]  # of the sources
-    given: Tokenizer | None
+    directory: Path  # of the corpus
+    sources: Sequence[Source]
+    recipe: Recipe
     report: Callable[[Progress], None]
+    tokens: int = 0  # stored so far
 
-    def run(self, processes: int) -> Manifest:
-        tokenizer = self._vocabulary()
+    def __post_init__(self) -> None:
+        self.total = sum(source.size for source in self.sources)
+        self.partial = self.directory / PARTIAL
+        self.record = self.partial / "job.json"
+
+    def complete(self) -> Manifest:
+        """The manifest that is there; UserError if it is of another job."""
+        manifest = read_manifest(self.directory)
+        since = (self.directory / MANIFEST).stat().st_ctime_ns
+        if change := self._difference(manifest.recipe, manifest.sources, since):
+            raise UserError(
+                f"{change}; the corpus in {self.directory} was made without: delete "
+                "it, or name another directory"
+            )
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return manifest
+
+    def run(self, given: Tokenizer | None, processes: int) -> Manifest:
+        """From the sources to the manifest."""
+        recorded = self._begin()
+        self.sources = [
+            dataclasses.replace(source, lines=each["lines"])
+            for source, each in zip(self.sources, recorded, strict=True)
+        ]
+        tokenizer = self._vocabulary(given)
         # A little text is done before another process has started.
-        processes = min(processes, 1 + 4 * self.job.total // unit_sizes.BLOCK)
+        processes = min(processes, 1 + 4 * self.total // unit_sizes.BLOCK)
         self._make_units(tokenizer, processes)
-        units = stored_units(self.partial)
-        counts = sum((unit.counts for unit in units), Counter())
-        counts["oov_words"] = sum(len(unit.oov_words) for unit in units)
-        self._write_arrays(units, counts, tokenizer)
-        shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
-        shutil.copytree(self.partial / "tokenizer", self.path / "tokenizer")
-        self.job.check_unchanged(self.partial, self.recorded)
-        manifest = Manifest.of(
-            counts, tokenizer, self.job.recipe, self.recorded, self.path
-        )
-        write_json(self.path / manifests.NAME, dataclasses.asdict(manifest))
+        counts = self._write_arrays(tokenizer)
+        shutil.rmtree(self.directory / "tokenizer", ignore_errors=True)
+        shutil.copytree(self.partial / "tokenizer", self.directory / "tokenizer")
+        since = self.record.stat().st_ctime_ns
+        for each, source in zip(recorded, self.sources, strict=True):
+            if source.on_disk()[1] >= since and digest(source) != each["sha256"]:
+                raise UserError(
+                    f"{source.name} was changed while it was read: delete "
+                    f"{self.directory} and prepare it again"
+                )
+        manifest = Manifest.of(counts, tokenizer, self.recipe, recorded, self.directory)
+        write_json(self.directory / MANIFEST, dataclasses.asdict(manifest))
         shutil.rmtree(self.partial)
         return manifest
 
-    def _report(self, stage: str, tokens: int = 0) -> Callable[[int], None]:
-        """Reports bytes of the sources that are done."""
-        return lambda done: self.report(Progress(stage, done, self.job.total, tokens))
+    def _difference(
+        self, recipe: Recipe, recorded: Sequence[dict], since: int
+    ) -> str | None:
+        """The first thing in which this job is not the recorded one; None: the same.
+
+        A source is compared by its digest only if its size has changed or if it was
+        touched after `since` (nanoseconds), the time of the record.
+        """
+        if change := self.recipe.difference(recipe):
+            return change
+        if len(recorded) != len(self.sources):
+            names = {each["name"] for each in recorded} ^ {s.name for s in self.sources}
+            example = f", as {min(names)}" if names else ""
+            return (
+                f"there are {len(self.sources)} sources, were {len(recorded)}{example}"
+            )
+        for each, source in zip(recorded, self.sources, strict=True):
+            before = each.get("language", source.language)
+            if before != source.language:
+                return f"{source.name} is {source.language}, was {before}"
+            size, changed = source.on_disk()
+            same = each["bytes"] == size and changed < since
+            if not same and each["sha256"] != digest(source):
+                return f"{source.name} has changed"
+        return None
+
+    def _begin(self) -> list[dict]:
+        """What is recorded of the sources; it is recorded now if the job is new.
+
+        Another job that was begun in the folder gives way unless it has stored tokens.
+        """
+        if self.record.is_file():
+            begun, since = read_json(self.record), self.record.stat().st_ctime_ns
+            recipe, recorded = Recipe.stored(begun["recipe"]), begun["sources"]
+            change = self._difference(recipe, recorded, since)
+            if change is None:
+                return recorded
+            if any(unit.counts["tokens"] for unit in self._units()):
+                raise UserError(
+                    f"{change}; {self.directory} was begun without: delete it, or name "
+                    "another directory"
+                )
+            for folder in (each for each in self.partial.iterdir() if each.is_dir()):
+                shutil.rmtree(folder)
+        recorded, done = [], 0
+        for source in self.sources:
+            what = {"name": source.name, "bytes": source.size}
+            what |= {"sha256": digest(source)}
+            if len(self.recipe.languages) > 1:
+                what["language"] = source.language
+            lines = lines_are_sentences(source, self.recipe)
+            recorded.append({**what, "lines": lines})
+            done += source.size
+            self._tell("sources", done)
+        job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
+        write_json(self.record, job)
+        return recorded
+
+    def _tell(self, stage: str, done: int, total: int = 0) -> None:
+        self.report(Progress(stage, done, total or self.total, self.tokens))
 
     def _fragments(
-        self, report: Callable[[int], None], start: Place = START
+        self, stage: str, start: Place = START
     ) -> Iterator[tuple[int, Fragment]]:
         """(number of its source, fragment) from a place on; reports each megabyte."""
-        before = sum(each.size for each in self.job.sources[: start.source])
-        for number in range(start.source, len(self.job.sources)):
-            source, reported = self.job.sources[number], -unit_sizes.BLOCK
-            for fragment in read_fragments(
-                source,
-                start=start.offset if number == start.source else 0,
-                lines=self.recorded[number]["lines"],
-                verbatim=self.job.recipe.verbatim,
-            ):
+        before = sum(source.size for source in self.sources[: start.source])
+        offset = start.offset
+        for number, source in enumerate(self.sources[start.source :], start.source):
+            reported = -unit_sizes.BLOCK
+            for fragment in read_fragments(source, offset, self.recipe.verbatim):
                 yield number, fragment
                 if fragment.read >= reported + unit_sizes.BLOCK:
                     reported = fragment.read
-                    report(before + reported)
-            before += source.size
-        report(self.job.total)
+                    self._tell(stage, before + reported)
+            before, offset = before + source.size, 0
+        self._tell(stage, self.total)
 
-    def _vocabulary(self) -> Tokenizer:
+    def _vocabulary(self, given: Tokenizer | None) -> Tokenizer:
         """The tokenizer: given, or trained, now or before; saved in `partial`."""
-        directory, recipe = self.partial / "tokenizer", self.job.recipe
+        directory, recipe = self.partial / "tokenizer", self.recipe
         if directory.is_dir():
             return load_tokenizer(directory)
 
         def texts() -> Iterator[str]:
-            text = self._fragments(self._report("vocabulary"))
-            fragments = (fragment for _, fragment in text)
+            fragments = (fragment for _, fragment in self._fragments("vocabulary"))
             # Words are counted in all of the text; the others learn from a sample.
             if recipe.tokenizer == "words":
-                for each in not_held_out(fragments, recipe):
-                    yield from texts_of(each, recipe).texts
+                for fragment in not_held_out(fragments, recipe):
+                    yield from texts_of(fragment, recipe).texts
             else:
-                most = limits(self.job.sources, recipe, SAMPLE)
-                yield from weighted_texts(sample(fragments, recipe, most), recipe)
+                most = limits(self.sources, recipe, SAMPLE)
+                yield from weighted_texts(*sample(fragments, recipe, most), recipe)
 
-        model = self.given or train_tokenizer(
+        model = given or train_tokenizer(
             recipe.tokenizer,
             texts(),
             vocab_size=recipe.vocab_size,
@@ -239,53 +292,89 @@ class _Preparation:
         fresh.replace(directory)
         return model
 
+    def _units(self) -> list[StoredUnit]:
+        """The units that are finished, in the order of the text."""
+        return list(map(StoredUnit, sorted((self.partial / UNITS).glob("*.npz"))))
+
     def _make_units(self, tokenizer: Tokenizer, processes: int) -> None:
         """Make the units that are missing."""
-        made = stored_units(self.partial)
+        made = self._units()
         number, start = len(made), made[-1].follows if made else START
-        tokens = sum(unit.counts["tokens"] for unit in made)
+        self.tokens = sum(unit.counts["tokens"] for unit in made)
         found = (word for unit in made for word in unit.oov_words)
         words = {word: i for i, word in enumerate(found)}
+        blocks = in_blocks(self._fragments("tokens", start), len(self.sources))
+        tokenised = tokenise_all(
+            blocks, self.partial / "tokenizer", self.recipe, processes
+        )
         parts: list[Unit] = []
-
-        def report(done: int) -> None:
-            self._report("tokens", tokens)(done)
-
-        text = self._fragments(report, start)
-        blocks = in_blocks(text, len(self.job.sources))
-        directory, recipe = self.partial / "tokenizer", self.job.recipe
-        with contextlib.closing(
-            tokenise_all(blocks, directory, recipe, processes)
-        ) as tokenised:
+        with contextlib.closing(tokenised):
             for part, follows in tokenised:
                 parts.append(part)
                 if follows:
-                    unit = joined(parts, tokenizer, tokens, words)
+                    unit = joined(parts, tokenizer, self.tokens, words)
                     save(unit, follows, self.partial / UNITS / f"{number:06}.npz")
-                    tokens += len(unit.tokens)
+                    self.tokens += len(unit.tokens)
                     number, parts = number + 1, []
-        if not tokens:
-            names = ", ".join(source.name for source in self.job.sources[:3])
+        if not self.tokens:
+            names = ", ".join(source.name for source in self.sources[:3])
             raise UserError(f"there is no text in {names}")
 
-    def _write_arrays(
-        self, units: Sequence[StoredUnit], counts: Counter[str], tokenizer: Tokenizer
-    ) -> None:
-        """Write the units' arrays, and the words outside the vocabulary, end to end."""
-        tokens = counts["tokens"]
-        arrays = {
-            "tokens": (token_dtype(tokenizer), (tokens,)),
-            "marks": (np.dtype(np.uint8), (tokens,)),
-            "sentences": (np.dtype(np.int64), (counts["sentences"],)),
-            "documents": (np.dtype(np.int64), (counts["documents"], 3)),
-        }
-        total = sum(dtype.itemsize * math.prod(size) for dtype, size in arrays.values())
+    def _write_arrays(self, tokenizer: Tokenizer) -> Counter[str]:
+        """Write the units' arrays end to end, and the words outside the vocabulary."""
+        units = self._units()
+        counts = sum((unit.counts for unit in units), Counter())
+        arrays = layout(counts, token_dtype(tokenizer))
+        total = sum(
+            dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values()
+        )
         done = 0
         for name, (dtype, shape) in arrays.items():
             pieces = (unit.read(name) for unit in units)
-            for size in write_array(self.path / name, dtype, shape, pieces):
+            for size in write_array(self.directory / name, dtype, shape, pieces):
                 done += size
-                self.report(Progress("arrays", done, total, tokens))
+                self._tell("arrays", done, total)
+        words = [word for unit in units for word in unit.oov_words]
+        counts["oov_words"] = len(words)
         if tokenizer.keeps_oov_words:
-            text = "".join(f"{word}\n" for unit in units for word in unit.oov_words)
-            (self.path / TYPES).write_text(text, encoding="utf-8", newline="\n")
+            text = "".join(f"{word}\n" for word in words)
+            (self.directory / TYPES).write_text(text, encoding="utf-8", newline="\n")
+        return counts
+
+
+@contextlib.contextmanager
+def _writing(directory: str) -> Iterator[None]:
+    """Say in one line why the directory cannot be written."""
+    if is_remote(directory):
+        raise UserError(
+            f"{directory}: a corpus is prepared locally; copy it afterwards"
+        )
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore has ValueErrors that quote the system's.
+        quoted = re.search(r": ([^:]+) \[os_error_code", str(error))
+        if isinstance(error, ValueError) and not quoted:
+            raise
+        reason = quoted[1] if quoted else getattr(error, "strerror", "") or error
+        raise UserError(
+            f"corpus {directory} cannot be written: {reason}; what is there is sound: "
+            "run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """The folder of unfinished files, for this process alone."""
+    partial = directory / PARTIAL
+    if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
+        raise UserError(
+            f"{directory} holds other files and no corpus: name another directory"
+        )
+    partial.mkdir(parents=True, exist_ok=True)
+    with open(partial / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is preparing {directory}") from None
+        yield

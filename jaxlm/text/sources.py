@@ -1,8 +1,12 @@
-"""What a user names as text → the sources it means, opened and unpacked as streams."""
+"""What a user names as text → the sources it means, opened and unpacked.
+
+TFDS datasets, `tfds:NAME/CONFIG` or `tfds:DIRECTORY`, are read only in the format
+array_record, by number and without TensorFlow.
+"""
 
 import collections
 import contextlib
-import dataclasses
+import functools
 import glob
 import gzip
 import hashlib
@@ -30,13 +34,10 @@ _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of tex
 # and with no "//" behind, as in "gs://".
 _LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
 _LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
-_DAMAGED = (
-    EOFError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    zstandard.ZstdError,
-)
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+TFDS = "tfds:"
+_TRAIN = "train"  # the split of a corpus's text
+_AT_ONCE = 256  # records
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,28 @@ class Source:
     name: str  # as found, for messages and the manifest
     kind: str  # "txt", "jsonl", "tfds", or a kind of annotated text
     files: tuple[str, ...]  # local, or gs://
-    size: int  # bytes on disk
-    changed: int  # when a file was last touched, in nanoseconds
     language: str = ""  # as labelled
+    lines: bool = False  # each line is a sentence; False: lines are split
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Bytes on disk when the source was found."""
+        return self.on_disk()[0]
+
+    def on_disk(self) -> tuple[int, int]:
+        """Bytes, and when a file was last touched, in nanoseconds."""
+        size = changed = 0
+        for file in self.files:
+            with _explained(self.name):
+                if is_remote(file):
+                    files = fsspec.filesystem("gs")
+                    touched = int(files.modified(file).timestamp()) * 10**9
+                    size, changed = size + files.size(file), max(changed, touched)
+                else:
+                    status = os.stat(file)
+                    size += status.st_size
+                    changed = max(changed, status.st_ctime_ns)
+        return size, changed
 
 
 def labelled(spec: str) -> tuple[str, str]:
@@ -68,10 +88,6 @@ def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
             order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`. Each
             may have its language before it: `fr:…`.
         annotated: the kind of the text if it is annotated; files may have any name.
-
-    Raises:
-        UserError: nothing is there, a file is of no known kind or is named twice, or
-            only some have a language.
     """
     found = [source for spec in specs for source in _sources(spec, annotated)]
     if not found:
@@ -92,14 +108,18 @@ def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
 
 def _sources(spec: str, annotated: str) -> list[Source]:
     language, path = labelled(spec)
-    if annotated and path.startswith(("tfds:", "shipped:")):
+    if annotated and path.startswith((TFDS, "shipped:")):
         raise UserError(f"{path} is not annotated as {annotated}")
-    if path.startswith("tfds:"):
-        from jaxlm.text.tfds import record_files
-
+    if path.startswith(TFDS):
         found = [(path, "tfds", tuple(record_files(path)))]
     elif path.startswith("shipped:"):
-        found = [(path, "txt", (_shipped(path),))]
+        shipped = {
+            p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))
+        }
+        name = path.removeprefix("shipped:")
+        if name not in shipped:
+            raise UserError(f"no corpus {path!r}: there are {', '.join(shipped)}")
+        found = [(path, "txt", (str(shipped[name]),))]
     else:
         paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
         found = [(each, annotated or _kind(each), (each,)) for each in paths]
@@ -107,15 +127,7 @@ def _sources(spec: str, annotated: str) -> list[Source]:
         hint = "; a language is labelled by its code in lower case, en:PATH"
         hint *= bool(_LIKE_A_LABEL.match(path))
         raise UserError(f"no text file matches {path!r}{hint}")
-    return [as_on_disk(Source(*each, 0, 0, language)) for each in found]
-
-
-def _shipped(spec: str) -> str:
-    files = {p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))}
-    name = spec.removeprefix("shipped:")
-    if name not in files:
-        raise UserError(f"no corpus {spec!r}: there are {', '.join(files)}")
-    return str(files[name])
+    return [Source(*each, language) for each in found]
 
 
 def _local_paths(spec: str) -> list[str]:
@@ -146,22 +158,6 @@ def _kind(path: str) -> str:
     raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
 
 
-def as_on_disk(source: Source) -> Source:
-    """The source with the size and time that its files have now."""
-    size = changed = 0
-    for file in source.files:
-        with _explained(source.name):
-            if is_remote(file):
-                files = fsspec.filesystem("gs")
-                size += files.size(file)
-                changed = max(changed, int(files.modified(file).timestamp()) * 10**9)
-            else:
-                status = os.stat(file)
-                size += status.st_size
-                changed = max(changed, status.st_ctime_ns)
-    return dataclasses.replace(source, size=size, changed=changed)
-
-
 def digest(source: Source) -> str:
     """SHA-256 of the bytes of the source's files; UserError if one cannot be read."""
     sha256 = hashlib.sha256()
@@ -183,8 +179,7 @@ class Stream(NamedTuple):
 def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
     """A one-file source from byte `start` of its unpacked text on.
 
-    Raises:
-        UserError: now or on reading: it cannot be read, or what it packs is damaged.
+    Damage that is met later, on reading, is a UserError too.
     """
     path = source.files[0]
     with _explained(source.name), _open(path) as packed:
@@ -205,12 +200,7 @@ Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
 def read_file(path: str, digests: Digests | None = None) -> str:
     """All of a UTF-8 file, local or `gs://`, compressed or not.
 
-    Args:
-        path: of the file.
-        digests: gets the SHA-256 of the file.
-
-    Raises:
-        UserError: the file cannot be read, is damaged, or is not UTF-8 (its line).
+    `digests` gets the SHA-256 of the file.
     """
     with _explained(path), contextlib.closing(_open(path)) as file:
         raw = file.read()
@@ -231,7 +221,7 @@ def read_file(path: str, digests: Digests | None = None) -> str:
 def _explained(name: str) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as error:
+    except (*_DAMAGED, zstandard.ZstdError) as error:
         raise UserError(f"{name} is damaged: {error}") from None
     except ImportError as error:
         raise UserError(f"{name}: {error}; pip install gcsfs") from None
@@ -280,3 +270,80 @@ class _Zstd(io.RawIOBase):
         count = min(len(into), len(self._ready))
         into[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
+
+
+def _builder(spec: str, split: str, fields: Sequence[str]):
+    import tensorflow_datasets as tfds
+
+    name = spec.removeprefix(TFDS)
+    try:
+        # A dataset's directory holds dataset_info.json, or a version that does.
+        info = [*Path(name).glob("dataset_info.json"), *Path(name).glob("*/*info.json")]
+        if info or name.startswith("gs://"):
+            builder = tfds.builder_from_directory(info[-1].parent if info else name)
+        else:
+            builder = tfds.builder(name, try_gcs=False)
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{spec} is no TFDS dataset: {reason}") from None
+    if not builder.info.splits:
+        raise UserError(
+            f"{spec} is not in {builder.data_path}: make it with "
+            f"`tfds build {name} --file_format=array_record`"
+        )
+    if builder.info.file_format.value != "array_record":
+        raise UserError(
+            f"{spec} is in format {builder.info.file_format.value}: make it again with "
+            "`tfds build --file_format=array_record`"
+        )
+    if split and split not in builder.info.splits:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"{spec} has no split {split!r}: it has {splits}")
+    for field in fields:
+        if field not in (builder.info.features or ()):
+            have = ", ".join(builder.info.features or ())
+            raise UserError(f'{spec} has no field "{field}": it has {have}')
+    return builder
+
+
+def split_names(spec: str) -> list[str]:
+    """The splits of a dataset; UserError if it is not on this machine."""
+    return list(_builder(spec, "", ()).info.splits)
+
+
+def record_files(
+    spec: str, split: str = _TRAIN, fields: Sequence[str] = ("text",)
+) -> list[str]:
+    """The files of a dataset's records; UserError if it is not on this machine."""
+    builder = _builder(spec, split, fields)
+    return [str(path) for path in builder.info.splits[split].filepaths]
+
+
+def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
+    """(number, number of all, text) of each record from `start` on."""
+    builder = _builder(spec, _TRAIN, ("text",))
+    for number, count, record in _records(builder, _TRAIN, start):
+        text = record["text"]
+        yield number, count, text.encode() if isinstance(text, str) else text
+
+
+def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
+    """Some fields of each record as text; a class by its name, "" if it has none."""
+    builder = _builder(spec, split, columns)
+    names = [getattr(builder.info.features[each], "names", None) for each in columns]
+
+    def cell(value: Any, classes: Sequence[str] | None) -> str:
+        if classes is not None:
+            return classes[int(value)] if 0 <= int(value) < len(classes) else ""
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    for _, _, record in _records(builder, split, 0):
+        yield [cell(record[c], n) for c, n in zip(columns, names, strict=True)]
+
+
+def _records(builder: Any, split: str, start: int) -> Iterator[tuple[int, int, Any]]:
+    records: Any = builder.as_data_source(split=split)
+    for first in range(start, len(records), _AT_ONCE):
+        numbers = range(first, min(first + _AT_ONCE, len(records)))
+        for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
+            yield number, len(records), record

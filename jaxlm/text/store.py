@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
 CHUNK = 1 << 13  # rows that are packed, and read, together
 _CACHE = 32 << 20  # bytes kept for random reads, above all the shards' indices
 
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
-def _spec(path: Path, metadata: dict | None = None) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "driver": "zarr3",
-        # TensorStore takes no "..".
-        "kvstore": {"driver": "file", "path": os.path.abspath(path)},
+
+def layout(counts: Mapping[str, int], ids: np.dtype) -> Layout:
+    """The type and shape of each array of a corpus, by how much of each it has."""
+    place = np.dtype(np.int64)
+    return {
+        "tokens": (ids, (counts["tokens"],)),
+        "marks": (np.dtype(np.uint8), (counts["tokens"],)),
+        "sentences": (place, (counts["sentences"],)),
+        "documents": (place, (counts["documents"], 3)),
     }
-    return spec if metadata is None else {**spec, "metadata": metadata}
 
 
 def write_array(
@@ -43,16 +47,15 @@ def write_array(
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
+    grid = {"chunk_shape": [shard, *shape[1:]]}
     metadata = {
         "shape": list(shape),
         "data_type": dtype.name,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [shard, *shape[1:]]},
-        },
+        "chunk_grid": {"name": "regular", "configuration": grid},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
-    array = ts.open(_spec(path, metadata), create=True, delete_existing=True).result()
+    spec = {**_spec(path), "metadata": metadata}
+    array = ts.open(spec, create=True, delete_existing=True).result()
     waiting = np.empty((0, *shape[1:]), dtype)
     for at in range(0, shape[0], shard):
         size = min(shard, shape[0] - at)
@@ -61,6 +64,12 @@ def write_array(
         array[at : at + size].write(waiting[:size]).result()
         waiting = waiting[size:]
         yield size * row_bytes
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    # TensorStore takes no "..".
+    file = {"driver": "file", "path": os.path.abspath(path)}
+    return {"driver": "zarr3", "kvstore": file}
 
 
 @contextlib.contextmanager

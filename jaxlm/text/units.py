@@ -6,6 +6,7 @@ The files depend on the text and the recipe alone, so an interrupted job continu
 the last of them. Worker processes import this module: it does not need TensorStore.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -24,7 +25,8 @@ import numpy as np
 
 from jaxlm.text.documents import Fragment
 from jaxlm.text.recipe import Recipe
-from jaxlm.text.spans import Finder, Marked, mark_spans, open_finders
+from jaxlm.text.spans.finders import open_finders
+from jaxlm.text.spans.marks import Finder, Marked, mark_spans
 from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.tokenizers.word_vocab import MOST_OOV_WORDS, UNKNOWN_ID
@@ -83,33 +85,30 @@ def tokenise(
     recipe: Recipe,
     finders: Sequence[Finder] = (),
 ) -> Unit:
-    """The tokens of some fragments; `finders` are the recipe's.
-
-    Raises:
-        UserError: a fragment cannot be read.
-    """
+    """The tokens of some fragments; `finders` are the recipe's."""
     found = [texts_of(fragment, recipe) for fragment in fragments]
     texts = [text for each in found for text in each.texts]
     given = [spans for each in found for spans in each.spans or ()]
     second = [speaker for each in found for speaker in each.second or ()]
-    ids, word_start, lengths, oov_words = tokenizer.encode_flat(texts)
+    encoded = tokenizer.encode_flat(texts)
+    ids, lengths = encoded.ids, encoded.counts
     starts = np.concatenate([[0], np.cumsum(lengths)])
     sentences = starts[:-1][lengths > 0]
     if recipe.verbatim and len(ids):
         ends_line = tokenizer.ends_line[ids[:-1]]
         sentences = np.union1d(sentences, np.flatnonzero(ends_line) + 1)
-    marked = Marked(word_start * np.uint8(Mark.WORD), 0, 0)
+    marked = Marked(encoded.word_start * np.uint8(Mark.WORD), 0, 0)
     if finders or given:
         spans: list[Sequence] = [[find(text) for text in texts] for find in finders]
         spans += [given] if given else []
-        marked = mark_spans(texts, ids, lengths, word_start, tokenizer, spans)
+        marked = mark_spans(texts, encoded, tokenizer, spans)
     marks = marked.marks
     marks[sentences] |= np.uint8(Mark.SENTENCE)
     if second:
         marks[np.repeat(second, lengths)] |= np.uint8(Mark.SPEAKER)
     first = starts[np.cumsum([0, *(len(each.texts) for each in found)])]
     documents = [
-        (at, recipe.languages.index(each.language), split_of(each.data, recipe))
+        (at, recipe.languages.index(each.source.language), split_of(each.data, recipe))
         for each, at in zip(fragments, first[:-1].tolist(), strict=True)
         if each.starts
     ]
@@ -124,7 +123,7 @@ def tokenise(
         marks,
         sentences.astype(np.int64),
         np.array(documents, np.int64).reshape(-1, 3),
-        oov_words,
+        encoded.oov_words,
         counts,
     )
 
@@ -237,35 +236,6 @@ class StoredUnit:
             return file[name]
 
 
-def _ready(directory: Path, recipe: Recipe) -> Callable[[list[Fragment]], Unit]:
-    """`tokenise` with what it needs, loaded."""
-    tokenizer = load_tokenizer(directory)
-    finders = open_finders(recipe.spans, recipe.lexicon)
-    return lambda fragments: tokenise(fragments, tokenizer, recipe, finders)
-
-
-_tokenise: Callable[[list[Fragment]], Unit]  # of a worker process
-
-
-def _start(directory: Path, recipe: Recipe) -> None:
-    global _tokenise
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
-    threading.Thread(target=_end_with_caller, daemon=True).start()
-    _tokenise = _ready(directory, recipe)
-
-
-def _end_with_caller() -> None:
-    """A caller that is killed cannot tell its workers to stop."""
-    caller = multiprocessing.parent_process()
-    assert caller is not None
-    caller.join()
-    os._exit(1)
-
-
-def _work(fragments: list[Fragment]) -> Unit:
-    return _tokenise(fragments)
-
-
 def tokenise_all(
     blocks: Iterable[Block], directory: Path, recipe: Recipe, processes: int
 ) -> Generator[tuple[Unit, Place | None], None, None]:
@@ -274,20 +244,16 @@ def tokenise_all(
     Args:
         blocks: at most `processes` of them are taken ahead.
         directory: where the tokenizer was saved.
-        recipe: how the text is read.
         processes: 1: this one; else so many others are started.
-
-    Raises:
-        UserError: a fragment cannot be read, or a process was killed.
     """
     if processes == 1:
-        work = _ready(directory, recipe)
-        yield from ((work(fragments), follows) for fragments, follows in blocks)
+        tools = _tools(directory, recipe)
+        for fragments, follows in blocks:
+            yield tokenise(fragments, *tools), follows
         return
     # Fresh interpreters, not forks: the caller may have threads.
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start, (directory, recipe)
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, _start_worker)
     waiting: deque[tuple[Future[Unit], Place | None]] = deque()
 
     def collected() -> tuple[Unit, Place | None]:
@@ -298,7 +264,8 @@ def tokenise_all(
         for fragments, follows in blocks:
             if len(waiting) == processes:
                 yield collected()
-            waiting.append((pool.submit(_work, fragments), follows))
+            work = pool.submit(_work, directory, recipe, fragments)
+            waiting.append((work, follows))
         while waiting:
             yield collected()
     except BrokenProcessPool:
@@ -309,3 +276,29 @@ def tokenise_all(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _tools(directory: Path, recipe: Recipe) -> tuple[Tokenizer, Recipe, list[Finder]]:
+    """What `tokenise` needs beside fragments."""
+    finders = open_finders(recipe.spans, recipe.lexicon)
+    return load_tokenizer(directory), recipe, finders
+
+
+_worker_tools = functools.cache(_tools)  # of a worker process, which has one job
+
+
+def _work(directory: Path, recipe: Recipe, fragments: list[Fragment]) -> Unit:
+    return tokenise(fragments, *_worker_tools(directory, recipe))
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+
+
+def _end_with_caller() -> None:
+    """A caller that is killed cannot tell its workers to stop."""
+    caller = multiprocessing.parent_process()
+    assert caller is not None
+    caller.join()
+    os._exit(1)

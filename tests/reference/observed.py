@@ -17,7 +17,7 @@ from reference.sources import open_source
 from jaxlm.config import BertConfig, MaskedData, Phase, RunConfig
 from jaxlm.data.rows import RowSource
 from jaxlm.objectives.masked import masked_lm
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.types import MlmBatch
 
 BLOCK = 2048  # rows drawn at a time

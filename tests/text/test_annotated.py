@@ -6,6 +6,7 @@ import lzma
 import re
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.prepare import prepare
-from jaxlm.text.recipe import ReadOptions
+from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.text.sources import find_sources
-from jaxlm.text.spans import open_finders, read_conll, read_pku
-from jaxlm.text.texts import annotated_of, lines_are_sentences
+from jaxlm.text.spans.annotated import read_conll, read_pku
+from jaxlm.text.spans.finders import open_finders
+from jaxlm.text.texts import lines_are_sentences, texts_of
 from jaxlm.types import Mark, UserError
 
 PKU = """迈向/v  充满/v  希望/n  的/u  新/a  世纪/n
@@ -93,10 +95,10 @@ def test_a_file_of_characters_is_put_together_as_it_is():
 
 def read(path, kind, language):
     (source,) = find_sources([str(path)], kind)
-    lines = lines_are_sentences(source, "auto", language)
+    recipe = Recipe(spans=kind, languages=(language,))
+    source = replace(source, lines=lines_are_sentences(source, recipe))
     return [
-        (fragment, annotated_of(fragment, language))
-        for fragment in read_fragments(source, lines=lines)
+        (fragment, texts_of(fragment, recipe)) for fragment in read_fragments(source)
     ]
 
 
@@ -108,9 +110,8 @@ def test_documents_of_columns_end_at_their_mark_or_at_two_blank_lines(tmp_path):
     assert [texts.texts for _, texts in found] == [["a b", "c"], ["c"], ["a b"]]
     assert all(fragment.starts for fragment, _ in found)
     # The place of a document is where reading can go on.
-    (source,) = find_sources([str(path)], "conll")
     for i, (fragment, _) in enumerate(found):
-        again = list(read_fragments(source, start=fragment.offset, lines=True))
+        again = list(read_fragments(fragment.source, start=fragment.offset))
         assert again == [each for each, _ in found[i:]]
 
 

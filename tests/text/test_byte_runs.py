@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
-from jaxlm.text.tokenizers.byte_bpe import ByteBpe, runs_of
+from jaxlm.text.tokenizers.bpe import ByteBpe, byte_runs
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [["Ġ", "t"], ["h", "e"], ["Ġt", "he"], ["'", "s"], ["Ċ", "Ċ"], ["Ġ", "Ġ"]]
@@ -31,7 +31,7 @@ def test_every_character_is_cut_as_in_the_whole_text(beside):
     ][:160_000]
     assert len(chars) == 160_000
     text = "".join(f"{beside}{char}{beside}\n" for char in chars)
-    found = runs_of(text)
+    found = byte_runs(text)
     assert "".join(found) == text
     assert [word for run in found for word in words_of(run)] == words_of(text)
 

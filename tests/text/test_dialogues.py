@@ -11,8 +11,9 @@ from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import Fragment
 from jaxlm.text.prepare import prepare
-from jaxlm.text.recipe import ReadOptions
-from jaxlm.text.texts import turns_of
+from jaxlm.text.recipe import ReadOptions, Recipe
+from jaxlm.text.sources import Source
+from jaxlm.text.texts import texts_of
 from jaxlm.types import Mark, UserError
 
 QUESTIONS = ["你好吗？", "我很好。你呢？", "我也很好。"]
@@ -25,7 +26,8 @@ def said(*turns):
 
 def read(record):
     data = json.dumps(record).encode()
-    return turns_of(Fragment("d.jsonl", 7, True, False, "json", data, 0))
+    source = Source("d.jsonl", "jsonl", ("d.jsonl",))
+    return texts_of(Fragment(source, 7, True, data, 0), Recipe(dialogues=True))
 
 
 def test_turns_without_speakers_alternate():

@@ -1,5 +1,6 @@
 """Sources, fragments and sentences: every form of text, packed or broken."""
 
+import dataclasses
 import gzip
 import json
 import lzma
@@ -13,20 +14,22 @@ import zstandard
 
 from jaxlm.text import documents
 from jaxlm.text.documents import read_fragments
+from jaxlm.text.recipe import Recipe
 from jaxlm.text.sources import find_sources
-from jaxlm.text.texts import lines_are_sentences, sentences_of
+from jaxlm.text.texts import lines_are_sentences, texts_of
 from jaxlm.types import UserError
 
 
 def read(*specs, sentences="split", errors="strict", language="en"):
     """Documents as lists of sentences, and how many byte sequences were replaced."""
     found, replaced = [], 0
+    recipe = Recipe(sentences=sentences, errors=errors, languages=(language,))
     for source in find_sources([str(spec) for spec in specs]):
-        lines = lines_are_sentences(source, sentences, language)
-        for fragment in read_fragments(source, lines=lines):
+        lines = lines_are_sentences(source, recipe)
+        for fragment in read_fragments(dataclasses.replace(source, lines=lines)):
             if fragment.starts:
                 found.append([])
-            more = sentences_of(fragment, language, errors)
+            more = texts_of(fragment, recipe)
             found[-1] += more.texts
             replaced += more.replaced
     return found, replaced
@@ -105,9 +108,9 @@ def test_a_long_line_is_cut_at_a_space_and_a_long_word_at_a_character(
 def test_fragments_can_be_read_from_any_start(tmp_path):
     for name in ("a.txt", "a.txt.gz", "a.txt.xz", "a.txt.zst"):
         (source,) = find_sources([str(packed(tmp_path, name, TEXT.encode()))])
-        fragments = list(read_fragments(source, lines=True))
+        fragments = list(read_fragments(source))
         for at, fragment in enumerate(fragments):
-            rest = read_fragments(source, start=fragment.offset, lines=True)
+            rest = read_fragments(source, start=fragment.offset)
             assert [f[:6] for f in rest] == [f[:6] for f in fragments[at:]]
 
 
@@ -212,11 +215,11 @@ def test_auto_looks_whether_lines_are_paragraphs(tmp_path):
     by_name = {"prose": read(prose, sentences="auto")[0], "lines": read(lines)[0]}
     assert by_name["prose"] == by_name["lines"]
     (source,) = find_sources([str(lines)])
-    assert lines_are_sentences(source, "auto", "en")
+    assert lines_are_sentences(source, Recipe())
     (source,) = find_sources([str(prose)])
-    assert not lines_are_sentences(source, "auto", "en")
+    assert not lines_are_sentences(source, Recipe())
     (source,) = find_sources([str(written(tmp_path / "empty.txt", "\n \n"))])
-    assert not lines_are_sentences(source, "auto", "en")
+    assert not lines_are_sentences(source, Recipe())
 
 
 def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
@@ -292,7 +295,7 @@ assert found == read("tfds:{tmp_path}/text/toy")[0]
 from jaxlm.text.sources import digest, find_sources
 from jaxlm.text.documents import read_fragments
 (source,) = find_sources(["tfds:{tmp_path}/text/toy"])
-rest = list(read_fragments(source, start=290, lines=False))
+rest = list(read_fragments(source, start=290))
 assert [fragment.offset for fragment in rest] == list(range(290, 300))
 assert len(digest(source)) == 64 and source.size > 1000
 from jaxlm.types import UserError

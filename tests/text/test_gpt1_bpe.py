@@ -11,7 +11,7 @@ from jaxlm.config import RunConfig, TextConfig, gpt1
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
-from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe, standardised
+from jaxlm.text.tokenizers.bpe import Gpt1Bpe, standardised
 from jaxlm.types import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'.,-!?é"
@@ -85,11 +85,7 @@ def test_words_are_bert_s_and_pieces_end_them():
         ["it</w>"],
         ["ra", "i", "n", "e", "d</w>"],
     ]
-    assert words_of(tokenizer, "isn't") == [
-        ["i", "s", "n</w>"],
-        ["'</w>"],
-        ["t</w>"],
-    ]
+    assert words_of(tokenizer, "isn't") == [["i", "s", "n</w>"], ["'</w>"], ["t</w>"]]
     assert words_of(tokenizer, "été \t\r\n 夜a你 ") == [
         ["e", "t", "e</w>"],
         ["<unk>"],

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
-from jaxlm.text import languages, units
+from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.languages import smoothed
+from jaxlm.text.languages import limits, sample, smoothed, weighted_texts
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions, Recipe
-from jaxlm.text.sample import limits, sample, weighted_texts
 from jaxlm.text.sources import find_sources, labelled
+from jaxlm.text.texts import converter
 from jaxlm.types import UserError
 
 CONFIG = RunConfig(
@@ -166,13 +166,13 @@ def test_words_are_counted_by_smoothed_shares(texts, exponent, most):
 
     def fragments():
         for source in sources:
-            yield from read_fragments(source, lines=False)
+            yield from read_fragments(source)
 
-    found = sample(fragments(), recipe, limits(sources, recipe, most))
-    assert sum(len(each.data) for each in found.fragments) <= most
+    kept, weights = sample(fragments(), recipe, limits(sources, recipe, most))
+    assert sum(len(each.data) for each in kept) <= most
     read: Counter[str] = Counter()
     once = set()
-    for text in weighted_texts(found, recipe):
+    for text in weighted_texts(kept, weights, recipe):
         kind = "zh" if "。" in text or "！" in text else "fr"
         kind = "en" if "He did" in text or "late" in text else kind
         read[kind] += len(text.encode())
@@ -183,7 +183,7 @@ def test_words_are_counted_by_smoothed_shares(texts, exponent, most):
     got = np.array([read[name] for name in ("en", "zh", "fr")])
     # White space is not among the texts; one text of each more or less.
     np.testing.assert_allclose(got / got.sum(), want, rtol=0.08 if most > 3000 else 0.2)
-    for fragment in found.fragments:  # nothing that was kept is lost
+    for fragment in kept:  # nothing that was kept is lost
         assert any(each in fragment.data.decode() for each in once)
 
 
@@ -192,12 +192,13 @@ def test_a_language_with_little_room_in_the_sample_still_has_a_voice(texts):
     fragments = [
         fragment
         for source in find_sources(several(texts))
-        for fragment in read_fragments(source, lines=False)
+        for fragment in read_fragments(source)
     ]
-    found = sample(fragments, recipe, {"en": 500.0, "zh": 1.0, "fr": 500.0})
-    kept = Counter(each.language for each in found.fragments)
-    assert kept["zh"] == 1 and kept["en"] > 3 and kept["fr"] > 3
-    assert found.read["zh"] == 20 * len(f"{CHINESE.strip()}\n".encode())
+    most = {"en": 500.0, "zh": 1.0, "fr": 500.0}
+    kept, weights = sample(fragments, recipe, most)
+    languages = Counter(each.source.language for each in kept)
+    assert languages["zh"] == 1 and languages["en"] > 3 and languages["fr"] > 3
+    assert weights["zh"] == max(weights.values()) > min(weights.values()) == 1
 
 
 def test_smoothing_lets_a_small_language_into_the_vocabulary(tmp_path):
@@ -302,9 +303,9 @@ def test_conversion_says_what_it_lacks(texts, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, text=text)
     with pytest.raises(UserError, match="but the text is in en: label the Chinese"):
         prepare(config, [f"{texts}/a.txt"], str(tmp_path / "corpus"))
-    languages.converter.cache_clear()
+    converter.cache_clear()
     monkeypatch.setitem(sys.modules, "opencc", None)
     with pytest.raises(UserError, match=r"pip install 'jaxlm\[zh\]' \(or opencc\)"):
         prepare(config, several(texts), str(tmp_path / "corpus"))
     assert not (tmp_path / "corpus").exists()
-    languages.converter.cache_clear()
+    converter.cache_clear()

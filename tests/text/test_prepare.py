@@ -18,6 +18,7 @@ from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
+from jaxlm.text.sources import Source
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -333,10 +334,10 @@ def test_what_may_not_be_meant_is_noted(tmp_path):
 
 
 def test_units_end_with_documents():
-    from jaxlm.text.documents import Fragment
+    source = Source("s", "txt", ("s",))
 
     def fragment(offset, starts):
-        return Fragment("s", offset, starts, False, "text", b"x" * 100, 0)
+        return documents.Fragment(source, offset, starts, b"x" * 100, 0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "BLOCK", 200)
@@ -357,7 +358,7 @@ def test_units_end_with_documents():
 def test_text_is_prepared_without_jax():
     code = """
 import sys
-import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.tfds, jaxlm.text.tokenizers
+import jaxlm.text.corpus, jaxlm.text.prepare, jaxlm.text.tokenizers
 assert not {"jax", "flax", "tensorflow_datasets"} & set(sys.modules)
 import jaxlm.text.units
 """

@@ -138,7 +138,8 @@ def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
     here, directory = str(tmp_path / "books"), str(tmp_path / "corpus")
     first = prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2))
     before = contents(directory)
-    monkeypatch.setattr(preparing, "_Preparation", None)
+    monkeypatch.setattr(preparing, "tokenise_all", None)
+    monkeypatch.setattr(preparing, "train_tokenizer", None)
     assert prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2)) == first
     os.utime(tmp_path / "books/0.txt")  # touched, not changed
     assert (

@@ -11,14 +11,8 @@ from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
-from jaxlm.text.spans import (
-    Lexicon,
-    Span,
-    mark_spans,
-    open_finders,
-    read_lexicon,
-    rjieba,
-)
+from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
+from jaxlm.text.spans.marks import Span, mark_spans
 from jaxlm.text.tokenizers.wordpiece import WordPiece
 from jaxlm.types import Mark, UserError
 
@@ -30,10 +24,10 @@ TOKENIZER = WordPiece(VOCABULARY, lowercase=True)
 
 def marked(texts, *finders):
     """(tokens, marks, what was found, what was dropped)."""
-    ids, starts, counts, _ = TOKENIZER.encode_flat(texts)
+    encoded = TOKENIZER.encode_flat(texts)
     spans = [[find(text) for text in texts] for find in finders]
-    out = mark_spans(texts, ids, counts, starts, TOKENIZER, spans)
-    return [TOKENIZER.token(i) for i in ids], out.marks, out.found, out.dropped
+    out = mark_spans(texts, encoded, TOKENIZER, spans)
+    return [TOKENIZER.token(i) for i in encoded.ids], out.marks, out.found, out.dropped
 
 
 def bits(marks, bit):
@@ -60,7 +54,7 @@ def test_marks_lie_on_the_tokens_of_the_text():
 
 def test_jieba_gives_words_phrases_and_names():
     text = "哈尔滨是黑龙江的省会"
-    _, marks, _, dropped = marked([text], rjieba())
+    _, marks, _, dropped = marked([text], *open_finders("rjieba", ""))
     assert dropped == 0
     assert bits(marks, Mark.WORD) == [0, 3, 4, 7, 8]
     assert bits(marks, Mark.ENTITY) == [0, 4]
@@ -69,7 +63,9 @@ def test_jieba_gives_words_phrases_and_names():
 
 
 def test_the_first_finder_wins_where_spans_of_a_kind_overlap():
-    _, marks, found, dropped = marked(["哈尔滨是黑龙江"], Lexicon(["滨是黑"]), rjieba())
+    _, marks, found, dropped = marked(
+        ["哈尔滨是黑龙江"], Lexicon(["滨是黑"]), *open_finders("rjieba", "")
+    )
     assert bits(marks, Mark.ENTITY) == [2] and bits(marks, Mark.IN_ENTITY) == [2, 3, 4]
     assert bits(marks, Mark.PHRASE) == [0, 4]
     assert (found, dropped) == (3, 0)
@@ -100,10 +96,11 @@ def test_any_spans_leave_the_tokens_alone_and_hold_whole_words(texts, places):
                 at = span.end
         return kept
 
-    ids, starts, counts, _ = TOKENIZER.encode_flat(texts)
+    encoded = TOKENIZER.encode_flat(texts)
+    starts = encoded.word_start
     spans = [[finder(text) for text in texts]]
-    out = mark_spans(texts, ids, counts, starts, TOKENIZER, spans)
-    assert len(out.marks) == len(ids)
+    out = mark_spans(texts, encoded, TOKENIZER, spans)
+    assert len(out.marks) == len(encoded.ids)
     np.testing.assert_array_equal((out.marks & Mark.WORD) > 0, starts)
     inside = (out.marks & Mark.IN_ENTITY) > 0
     # A word is inside or outside, whole.
@@ -167,7 +164,7 @@ def test_text_without_phrases_says_so(tmp_path):
 def test_a_list_that_will_not_do(tmp_path, content, message):
     (tmp_path / "l.txt").write_text(content)
     with pytest.raises(UserError, match=message):
-        read_lexicon(tmp_path / "l.txt")
+        read_lexicon(str(tmp_path / "l.txt"))
 
 
 def test_mistakes(tmp_path, monkeypatch):

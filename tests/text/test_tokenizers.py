@@ -216,7 +216,7 @@ def test_no_tokenizer_is_one_line(tmp_path):
     (tmp_path / "x.bin").write_text("")
     for name, message in [
         ("nowhere", "no tokenizer at"),
-        ("empty", "it has none of vocab.txt"),
+        ("empty", "it has none of vocab.json"),
         ("x.model", "no SentencePiece model"),
         ("x.json", "holds no JSON object"),
         ("y.json", "a model of type 'WordLevel'"),

@@ -15,9 +15,9 @@ from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import cut_verbatim, read_fragments
 from jaxlm.text.prepare import prepare
-from jaxlm.text.recipe import ReadOptions
+from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.text.sources import find_sources
-from jaxlm.text.texts import verbatim_of
+from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
 
@@ -39,11 +39,12 @@ CONFIG = RunConfig(
 def read(*specs, errors="strict"):
     """Documents as lists of pieces."""
     found = []
+    recipe = Recipe(verbatim=True, errors=errors)
     for source in find_sources([str(spec) for spec in specs]):
-        for fragment in read_fragments(source, lines=True, verbatim=True):
+        for fragment in read_fragments(source, verbatim=True):
             if fragment.starts:
                 found.append([])
-            found[-1] += verbatim_of(fragment, errors)[0]
+            found[-1] += texts_of(fragment, recipe).texts
     return found
 
 
@@ -125,13 +126,11 @@ def test_a_fragment_is_found_again_where_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "FRAGMENT", 9)
     (tmp_path / "a.txt").write_text(TEXT)
     (source,) = find_sources([str(tmp_path)])
-    fragments = list(read_fragments(source, lines=True, verbatim=True))
+    fragments = list(read_fragments(source, verbatim=True))
     assert sum(fragment.starts for fragment in fragments) == 3
     for at, fragment in enumerate(fragments):
         if fragment.starts:
-            rest = read_fragments(
-                source, start=fragment.offset, lines=True, verbatim=True
-            )
+            rest = read_fragments(source, start=fragment.offset, verbatim=True)
             assert list(rest) == fragments[at:]
 
 

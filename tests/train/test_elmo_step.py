@@ -15,7 +15,7 @@ from jaxlm.families import ELMO, build
 from jaxlm.models.elmo import head_rows, zero_state
 from jaxlm.objectives.bidirectional import bidirectional_lm
 from jaxlm.sharding import make_mesh
-from jaxlm.text.manifest import Manifest
+from jaxlm.text.corpus import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import TrainState, abstract_state
 from jaxlm.train.step import make_train_step

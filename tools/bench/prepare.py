@@ -49,19 +49,21 @@ print(json.dumps({
 """
 
 PEER = """
-import json, os, sys, time
+import dataclasses, json, os, sys, time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from jaxlm.text.documents import read_fragments
-from jaxlm.text.texts import lines_are_sentences, sentences_of
+from jaxlm.text.recipe import Recipe
+from jaxlm.text.texts import lines_are_sentences, texts_of
 from jaxlm.text.sources import find_sources
 from jaxlm.text.tokenizers import load_tokenizer
 a = json.loads(sys.argv[1])
 library = load_tokenizer(a["tokenizer"]).library()
+recipe = Recipe(languages=(a["language"],), errors="replace")
 size = cpu = tokens = 0
 for source in find_sources(a["text"]):
-    lines = lines_are_sentences(source, "auto", a["language"])
-    for fragment in read_fragments(source, lines=lines):
-        sentences = sentences_of(fragment, a["language"], "replace").texts
+    source = dataclasses.replace(source, lines=lines_are_sentences(source, recipe))
+    for fragment in read_fragments(source):
+        sentences = texts_of(fragment, recipe).texts
         start = time.process_time()
         found = library.encode_batch_fast(sentences, add_special_tokens=False)
         tokens += sum(len(each.ids) for each in found)

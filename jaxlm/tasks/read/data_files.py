@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxlm.text.sources import Digests
-from jaxlm.text.tfds import TFDS, record_files, split_names
+from jaxlm.text.sources import TFDS, Digests, record_files, split_names
 from jaxlm.types import UserError
 
 _TRAIN = ("train",)

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
 from jaxlm.tasks.read.data_files import split_of
-from jaxlm.text.sources import Digests, read_file
-from jaxlm.text.tfds import TFDS, read_columns
+from jaxlm.text.sources import TFDS, Digests, read_columns, read_file
 from jaxlm.types import UserError
 
 _COMPRESSIONS = (".xz", ".gz", ".zst")

@@ -22,13 +22,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from jaxlm.text.spans.kinds import Kind, Span
-from jaxlm.text.spans.marks import JOINS
+from jaxlm.text.spans.marks import Kind, Span, joins
 
 # An opening bracket belongs to a group if a word follows; "//w" is a slash.
 _ITEM = re.compile(r"(\[*)(\S+?)/([A-Za-z]+)((?:\]/?[A-Za-z]+)*)")
 _TAG = re.compile(r"[A-Za-z]+")
-_NAMES = ("nr", "ns", "nt", "nz")  # persons, places, organisations, others
+NAMES = ("nr", "ns", "nt", "nz")  # persons, places, organisations, others
 _NO_PHRASE = ("m", "w", "nx")  # numbers, punctuation, what is not Chinese
 _SURNAME = 2  # characters, at most
 
@@ -36,13 +35,18 @@ _UNIT = re.compile(r"([BIMESLU])-(\S+)")
 # Tjong Kim Sang & Buchholz 2000.
 _CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
 
+Bounds = tuple[int, int]  # [first, end)
+
 
 class Annotated(NamedTuple):
-    """A line's text and its spans; those of a kind do not overlap."""
+    """A line's text and its spans; those of a kind do not overlap.
+
+    Lines that are not in the format raise `ValueError`.
+    """
 
     text: str
     spans: list[Span]
-    dropped: int  # groups that begin or end outside of the line
+    dropped: int = 0  # groups that begin or end outside of the line
 
 
 def read_pku(line: str) -> Annotated:
@@ -50,13 +54,11 @@ def read_pku(line: str) -> Annotated:
 
     Entities are names, by tag; a surname and the given name after it, which this corpus
     separates, are one. Phrases are groups, names, and words of two characters or more.
-
-    Raises:
-        ValueError: an item is no word/tag.
     """
     words: list[str] = []
     tags: list[str] = []
-    groups: list[tuple[int, int, str]] = []
+    phrases: list[Bounds] = []
+    names: list[Bounds] = []
     opened: list[int] = []
     dropped = 0
     for item in line.split():
@@ -67,16 +69,16 @@ def read_pku(line: str) -> Annotated:
         opened += [len(words)] * len(opening)
         words.append(word)
         tags.append(tag)
-        for name in _TAG.findall(closing):
-            if opened:
-                groups.append((opened.pop(), len(words), name.lower()))
-            else:
+        for group in _TAG.findall(closing):
+            if not opened:
                 dropped += 1
-    names = [(a, b) for a, b, tag in groups if tag.startswith(_NAMES)]
-    phrases = [(a, b) for a, b, _ in groups]
+                continue
+            phrases.append((opened.pop(), len(words)))
+            if group.lower().startswith(NAMES):
+                names.append(phrases[-1])
     given = -1  # the word that is a given name
     for i, (word, tag) in enumerate(zip(words, tags, strict=True)):
-        if tag.startswith(_NAMES):
+        if tag.startswith(NAMES):
             person = tag == "nr" and tags[i + 1 : i + 2] == ["nr"] and i != given
             if person and len(word) <= _SURNAME:
                 given = i + 1
@@ -85,20 +87,16 @@ def read_pku(line: str) -> Annotated:
             names.append((i, i + 1))
         if len(word) > 1 and tag not in _NO_PHRASE:
             phrases.append((i, i + 1))
-    return _annotated(words, phrases, names, dropped=dropped + len(opened))
+    return _annotated(words, phrases, names)._replace(dropped=dropped + len(opened))
 
 
 def read_conll(lines: Iterable[str]) -> Annotated:
-    """A sentence of words with their columns.
-
-    Raises:
-        ValueError: a line has only one column.
-    """
+    """A sentence of words with their columns."""
     rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
     for row in rows:
         if len(row) < 2:
             raise ValueError(f"{row[0]!r} has no column of tags beside it")
-    bounds: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    bounds: dict[bool, list[Bounds]] = {True: [], False: []}
     for column in range(1, max(map(len, rows), default=1)):
         cells = (row[column] if column < len(row) else "" for row in rows)
         for first, end, label in _units([_UNIT.fullmatch(cell) for cell in cells]):
@@ -106,7 +104,7 @@ def read_conll(lines: Iterable[str]) -> Annotated:
     words = [row[0] for row in rows]
     # If each line is a character, a space would cut numbers and words.
     spelled = all(len(word) == 1 for word in words) and not "".join(words).isascii()
-    return _annotated(words, bounds[True], bounds[False], spelled=spelled)
+    return _annotated(words, bounds[True], bounds[False], spelled)
 
 
 def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
@@ -127,37 +125,31 @@ def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
 
 def _annotated(
     words: Sequence[str],
-    phrases: Iterable[tuple[int, int]],
-    entities: Iterable[tuple[int, int]],
-    *,
-    dropped: int = 0,
+    phrases: Iterable[Bounds],
+    entities: Iterable[Bounds],
     spelled: bool = False,
 ) -> Annotated:
-    """The text and spans of words (or characters) with (first, end) of units."""
-    parts: list[str] = []
-    begins: list[int] = []
-    at, last = 0, " "
+    """The text and spans of words (or `spelled` characters), from bounds in words."""
+    text, begins = "", []
     for word in words:
-        if not spelled and JOINS[last] and JOINS[word[0]]:
-            parts.append(" ")
-            at += 1
-        begins.append(at)
-        parts.append(word)
-        at, last = at + len(word), word[-1]
-    spans = []
-    kinds: list[tuple[Kind, Iterable[tuple[int, int]]]] = [
-        ("word", () if spelled else ((i, i + 1) for i in range(len(words)))),
-        ("phrase", _outermost(phrases)),
-        ("entity", _outermost(entities)),
+        if text and not spelled and joins(text[-1]) and joins(word[0]):
+            text += " "
+        begins.append(len(text))
+        text += word
+    kinds: dict[Kind, Iterable[Bounds]] = {
+        "word": () if spelled else ((i, i + 1) for i in range(len(words))),
+        "phrase": _outermost(phrases),
+        "entity": _outermost(entities),
+    }
+    spans = [
+        Span(begins[first], begins[end - 1] + len(words[end - 1]), kind)
+        for kind, bounds in kinds.items()
+        for first, end in bounds
     ]
-    for kind, units in kinds:
-        for first, end in units:
-            stop = begins[end - 1] + len(words[end - 1])
-            spans.append(Span(begins[first], stop, kind))
-    return Annotated("".join(parts), spans, dropped)
+    return Annotated(text, spans)
 
 
-def _outermost(bounds: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+def _outermost(bounds: Iterable[Bounds]) -> Iterable[Bounds]:
     stop = 0
     for first, end in sorted(bounds, key=lambda each: (each[0], -each[1])):
         if first >= stop:

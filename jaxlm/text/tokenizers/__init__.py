@@ -1,7 +1,6 @@
 """Tokenizers behind one interface: trained from text, or loaded from anyone's files."""
 
-from jaxlm.text.tokenizers.byte_bpe import ByteBpe
-from jaxlm.text.tokenizers.gpt1_bpe import Gpt1Bpe
+from jaxlm.text.tokenizers.bpe import ByteBpe, Gpt1Bpe
 from jaxlm.text.tokenizers.loading import load_tokenizer
 from jaxlm.text.tokenizers.sentencepiece import SentencePiece
 from jaxlm.text.tokenizers.tokenizer import Tokenizer

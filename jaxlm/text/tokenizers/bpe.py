@@ -1,28 +1,40 @@
-"""Byte-pair encoding and the pair of files that holds it, for GPT-1 and GPT-2."""
+"""Byte-pair encoding: GPT-2's over bytes, GPT-1's over lower-case words.
+
+A word, for masking and for `word_start`, is what the library cuts before it merges.
+"""
 
 import abc
 import itertools
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.text.json_files import read_json, write_json
-from jaxlm.text.tokenizers.tokenizer import Tokenizer, checked_tokens
+from jaxlm.text.sources import read_file
+from jaxlm.text.tokenizers.tokenizer import (
+    END_OF_DOCUMENT,
+    Tokenizer,
+    WordRule,
+    checked_tokens,
+)
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
 
+# The library's threads would take every core of a shared machine, to no other result.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 
 class Bpe(Tokenizer):
-    """Tokens, and the pairs of them that are merged, the most urgent first.
-
-    A word, for masking and for `word_start`, is what the library cuts before it merges.
-    """
+    """Tokens, and the pairs of them that are merged, the most urgent first."""
 
     def __init__(self, tokens: Sequence[str], merges: Pairs, **options: Any):
         super().__init__(tokens, **options)
@@ -30,14 +42,6 @@ class Bpe(Tokenizer):
 
     def _content(self) -> bytes:
         return super()._content() + json.dumps(self.merges).encode()
-
-    @abc.abstractmethod
-    def _new_library(self) -> Library:
-        """The library's tokenizer, without special tokens."""
-
-    @cached_property
-    def _library(self) -> Library:
-        return self._new_library()
 
     def _cut(self, run: str) -> tuple[int, ...]:
         found = self._library.encode(run)
@@ -48,6 +52,11 @@ class Bpe(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the tokens; byte-level, the very text that was encoded."""
         return self._library.decode([int(id) for id in ids], skip_special_tokens=False)
+
+    @property
+    @abc.abstractmethod
+    def _library(self) -> Library:
+        """The library's tokenizer, without special tokens."""
 
     @classmethod
     def read(cls, directory: Path, **options: Any) -> Tokenizer:
@@ -62,17 +71,162 @@ class Bpe(Tokenizer):
         (directory / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
-    """Tokens and merges of OpenAI's or Hugging Face's pair of files.
+# Unicode's white space; Python's \s has U+001C to U+001F too.
+_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_BYTE_RUN = re.compile(f" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]")
 
-    Raises:
-        UserError: a file cannot be read, or they do not fit.
+
+def byte_runs(text: str) -> list[str]:
+    """The runs of a text that byte-level BPE cuts alone; joined, they are the text."""
+    return _BYTE_RUN.findall(text)
+
+
+class ByteBpe(Bpe):
+    r"""Byte-level BPE as GPT-2 does it: every text has ids, no token is unknown.
+
+    A word is what GPT-2's pattern cuts: letters, digits or other characters with the
+    space before them, and the English endings ('s, 't, 're …).
+
+        's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+
+    (openai/gpt-2, src/encoder.py.) No word goes on after white space, so the runs
+    between are cut independently, by the `tokenizers` library: what is a letter, it
+    decides.
     """
+
+    kind = "byte_bpe"
+    line_end = "Ċ"
+    hf_class = "PreTrainedTokenizerFast"
+
+    def __init__(
+        self, tokens: Sequence[str], merges: Pairs, *, prefix_space: bool = False
+    ):
+        super().__init__(tokens, merges, prefix_space=prefix_space)
+        self.prefix_space = prefix_space
+        lacking = set(pre_tokenizers.ByteLevel.alphabet()) - set(tokens)
+        if lacking:
+            raise UserError(
+                f"a byte-level vocabulary has all 256 bytes; {len(lacking)} lack"
+            )
+
+    def _runs(self, text: str) -> list[str]:
+        prefix = self.prefix_space and text and not text.startswith(" ")
+        return byte_runs(f" {text}" if prefix else text)
+
+    @cached_property
+    def _library(self) -> Library:
+        library = Library(models.BPE(self._ids, list(self.merges)))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        library.decoder = decoders.ByteLevel()
+        return library
+
+    def library(self) -> Library:
+        """The same rules, with the special tokens."""
+        library = Library.from_str(self._library.to_str())
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(self.prefix_space)
+        library.add_special_tokens(list(dict.fromkeys(self.special_names.values())))
+        return library
+
+
+UNKNOWN = "<unk>"
+WORD_END = "</w>"
+_RUN = re.compile(r"[^ \t\n\r]+")  # other white space is left to the library
+
+
+class Gpt1Bpe(Bpe):
+    """GPT-1's BPE: lower-case words, "</w>" behind each; unknown is id 0.
+
+    Its files are an `encoder_bpe_40000.json` and a `vocab_40000.bpe`. How a text is cut
+    into words is a choice by name, which no installed package changes:
+
+    *basic*, BERT's rules (clean, lower-case, strip accents, split at white space and
+    punctuation), as in transformers. Line ends are white space and leave no token.
+
+    *spacy*, as published (openai/finetune-transformer-lm, text_utils.py):
+    `ftfy.fix_text`, `standardised`, spaCy's English tokens, lower-case. A line end
+    inside a text is a word. It needs `pip install ftfy spacy`.
+
+    The vocabulary has no end-of-text: a document ends with its line end, "\\n</w>".
+    """
+
+    kind = "gpt1_bpe"
+    hf_class = "OpenAIGPTTokenizer"
+
+    def __init__(
+        self, tokens: Sequence[str], merges: Pairs, *, words: WordRule = "basic"
+    ):
+        super().__init__(tokens, merges, words=words)
+        if UNKNOWN not in self._ids:
+            raise UserError(f"a vocabulary of GPT-1's has an entry {UNKNOWN}")
+        self.words = words
+
+    @property
+    def end_of_document(self) -> int | None:
+        """Id of `<|endoftext|>`; without one, of the line end."""
+        return self._ids.get(END_OF_DOCUMENT, self._ids.get("\n" + WORD_END))
+
+    @cached_property
+    def _library(self) -> Library:
+        model = models.BPE(
+            self._ids,
+            list(self.merges),
+            unk_token=UNKNOWN,
+            end_of_word_suffix=WORD_END,
+            continuing_subword_prefix="",
+            fuse_unk=False,
+        )
+        library = Library(model)
+        if self.words == "basic":
+            library.normalizer = normalizers.BertNormalizer(lowercase=True)
+            library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        library.decoder = decoders.BPEDecoder(suffix=WORD_END)
+        return library
+
+    def library(self) -> Library | None:
+        """The same rules; None for spaCy's words."""
+        return self._library if self.words == "basic" else None
+
+    def _runs(self, text: str) -> list[str]:
+        return self._spacy_words(text) if self.words == "spacy" else _RUN.findall(text)
+
+    @cached_property
+    def _spacy_words(self) -> Callable[[str], list[str]]:
+        """Text → the published words."""
+        try:
+            import ftfy  # pyrefly: ignore
+            from spacy.lang.en import English  # pyrefly: ignore
+        except ImportError as error:
+            raise UserError(
+                f"GPT-1's published words need {error.name}: pip install ftfy spacy; "
+                "or take BERT's, as transformers does: --text.words basic"
+            ) from None
+        cut = English().tokenizer  # all that is used of spacy.load("en")
+
+        def words(text: str) -> list[str]:
+            found = [t.text.lower() for t in cut(standardised(ftfy.fix_text(text)))]
+            # A line end comes with the space behind it; bpe() there makes it "\n</w>".
+            return ["\n" if word == "\n " else word for word in found]
+
+        return words
+
+
+def standardised(text: str) -> str:
+    """text_utils.py:text_standardize, to the letter."""
+    for char, plain in (*zip("—–―", "---", strict=True), ("…", "..."), ("´", "'")):
+        text = text.replace(char, plain)
+    text = re.sub(
+        r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|\\+|\/+|\*+|\[+|\]+|}+|{+|\|+|_+)",
+        r" \1 ",
+        text,
+    )
+    text = re.sub(r"\s*\n\s*", " \n ", text)
+    return re.sub(r"[^\S\n]+", " ", text).strip()
+
+
+def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
+    """Tokens and merges of OpenAI's or Hugging Face's pair of files."""
     tokens = in_order_of_id(read_json(vocabulary), vocabulary)
-    try:
-        lines = merges.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{merges} cannot be read: {error}") from None
+    lines = read_file(str(merges)).split("\n")
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
     return tokens, checked_merges(tokens, pairs, merges)
 

@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlm.text.json_files import read_json
-from jaxlm.text.tokenizers.bpe import checked_merges, in_order_of_id, read_pair
-from jaxlm.text.tokenizers.byte_bpe import ByteBpe
-from jaxlm.text.tokenizers.gpt1_bpe import WORD_END, Gpt1Bpe
-from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece, read_model
+from jaxlm.text.tokenizers.bpe import (
+    WORD_END,
+    ByteBpe,
+    Gpt1Bpe,
+    checked_merges,
+    in_order_of_id,
+    read_pair,
+)
+from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece
 from jaxlm.text.tokenizers.tokenizer import (
     OPTIONS_FILE,
     Tokenizer,
@@ -22,10 +27,16 @@ from jaxlm.types import UserError
 _KINDS = {
     each.kind: each for each in (WordPiece, ByteBpe, SentencePiece, Gpt1Bpe, WordVocab)
 }
-_PAIRS = (
+# The files that a directory may have, the ones that say most first.
+_FILES = (
+    (OPTIONS_FILE,),
     ("vocab.json", "merges.txt"),
     ("encoder.json", "vocab.bpe"),
     ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+    ("vocab.txt",),
+    ("tokenizer.json",),
+    (MODEL_FILE,),
+    ("tokenizer.model",),
 )
 
 
@@ -36,50 +47,42 @@ def load_tokenizer(
 
     Args:
         path: a directory that `Tokenizer.save` or Hugging Face wrote, a `vocab.txt`, a
-            `tokenizer.json`, a SentencePiece `.model`, or a directory with `vocab.json`
-            and `merges.txt` (OpenAI: `encoder.json` and `vocab.bpe`; GPT-1:
-            `encoder_bpe_40000.json` and `vocab_40000.bpe`).
+            `tokenizer.json`, a SentencePiece `.model`, or a directory with OpenAI's
+            pair of files.
         lowercase: for a `vocab.txt`, which does not say; None: as its
             `tokenizer_config.json` says, else as its entries suggest.
         words: how GPT-1's BPE and a vocabulary of words cut them; None: as it was
             saved, else "basic".
-
-    Raises:
-        UserError: there is none, or its files are damaged or of an unknown kind.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"no tokenizer at {path}")
+    files = [path]
     if path.is_dir():
-        if (path / OPTIONS_FILE).is_file():
-            return _load_ours(path, words)
-        for vocabulary, merges in _PAIRS:
-            if (path / vocabulary).is_file() and (path / merges).is_file():
-                tokens, pairs = read_pair(path / vocabulary, path / merges)
-                if any(token.endswith(WORD_END) for token in tokens):
-                    return Gpt1Bpe(tokens, pairs, words=words or "basic")
-                return ByteBpe(tokens, pairs)
-        names = ("vocab.txt", "tokenizer.json", MODEL_FILE, "tokenizer.model")
-        file = next((path / name for name in names if (path / name).is_file()), None)
-        if file is None:
-            raise UserError(
-                f"no tokenizer in {path}: it has none of vocab.txt, tokenizer.json, "
-                "vocab.json + merges.txt, encoder.json + vocab.bpe, "
-                "encoder_bpe_40000.json + vocab_40000.bpe, spiece.model"
-            )
-        path = file
-    match path.suffix:
-        case ".txt":
-            return _load_google(path, lowercase, words)
-        case ".json":
-            return _load_library(path)
-        case ".model":
-            return read_model(path)
+        sets = ([path / name for name in names] for names in _FILES)
+        files = next((each for each in sets if all(f.is_file() for f in each)), [])
+    match files:
+        case []:
+            names = ", ".join(" + ".join(names) for names in _FILES[1:])
+            raise UserError(f"no tokenizer in {path}: it has none of {names}")
+        case vocabulary, merges:
+            tokens, pairs = read_pair(vocabulary, merges)
+            if any(token.endswith(WORD_END) for token in tokens):
+                return Gpt1Bpe(tokens, pairs, words=words or "basic")
+            return ByteBpe(tokens, pairs)
+        case [file] if file.name == OPTIONS_FILE:
+            return _load_ours(file, words)
+        case [file] if file.suffix == ".txt":
+            return _load_google(file, lowercase, words)
+        case [file] if file.suffix == ".json":
+            return _load_library(file)
+        case [file] if file.suffix == ".model":
+            return SentencePiece.of_file(file)
     raise UserError(f"tokenizer {path} is none of .txt, .json, .model or a directory")
 
 
-def _load_ours(directory: Path, words: WordRule | None) -> Tokenizer:
-    options = read_json(directory / OPTIONS_FILE)
+def _load_ours(file: Path, words: WordRule | None) -> Tokenizer:
+    options, directory = read_json(file), file.parent
     kind, digest = options.pop("kind", None), options.pop("sha256", None)
     training = options.pop("training", None)
     if kind not in _KINDS:
@@ -128,28 +131,30 @@ def _load_library(path: Path) -> Tokenizer:
     content = read_json(path)
     model = content.get("model") or {}
     # Old files do not name the type.
-    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-    if kind == "WordPiece":
-        rules = content.get("normalizer") or {}
-        usual = {"type": "BertNormalizer", "clean_text": True}
-        usual |= {"handle_chinese_chars": True}
-        lowercase = bool(rules.get("lowercase"))
-        if any(rules.get(name) != value for name, value in usual.items()) or (
-            rules.get("strip_accents") not in (None, lowercase)
-        ):
-            raise UserError(f"{path}: not BERT's normaliser: {json.dumps(rules)}")
-        tokens = in_order_of_id(model.get("vocab") or {}, path)
-        limit = model.get("max_input_chars_per_word", MAX_WORD)
-        return WordPiece(tokens, lowercase=lowercase, max_word=limit)
-    if kind == "BPE":
-        rules = content.get("pre_tokenizer") or {}
-        if rules.get("type") != "ByteLevel" or content.get("normalizer"):
-            raise UserError(f"{path}: a BPE that is not GPT-2's byte-level one")
-        pairs = [p.split(" ") if isinstance(p, str) else p for p in model["merges"]]
-        ids = dict(model["vocab"])
-        for token in content.get("added_tokens") or ():
-            ids.setdefault(token["content"], token["id"])
-        tokens = in_order_of_id(ids, path)
-        merges = checked_merges(tokens, pairs, path)
-        return ByteBpe(tokens, merges, prefix_space=rules["add_prefix_space"])
-    raise UserError(f"{path} has a model of type {kind!r}, not WordPiece or BPE")
+    match model.get("type") or ("BPE" if "merges" in model else "WordPiece"):
+        case "WordPiece":
+            rules = content.get("normalizer") or {}
+            lowercase = bool(rules.get("lowercase"))
+            usual = {"type": "BertNormalizer", "clean_text": True}
+            usual |= {"handle_chinese_chars": True}
+            if not usual.items() <= rules.items() or (
+                rules.get("strip_accents") not in (None, lowercase)
+            ):
+                raise UserError(f"{path}: not BERT's normaliser: {json.dumps(rules)}")
+            tokens = in_order_of_id(model.get("vocab") or {}, path)
+            limit = model.get("max_input_chars_per_word", MAX_WORD)
+            return WordPiece(tokens, lowercase=lowercase, max_word=limit)
+        case "BPE":
+            rules = content.get("pre_tokenizer") or {}
+            if rules.get("type") != "ByteLevel" or content.get("normalizer"):
+                raise UserError(f"{path}: a BPE that is not GPT-2's byte-level one")
+            pairs = [p.split(" ") if isinstance(p, str) else p for p in model["merges"]]
+            added = content.get("added_tokens") or ()
+            ids = {each["content"]: each["id"] for each in added} | model["vocab"]
+            tokens = in_order_of_id(ids, path)
+            merges = checked_merges(tokens, pairs, path)
+            return ByteBpe(tokens, merges, prefix_space=rules["add_prefix_space"])
+        case kind:
+            raise UserError(
+                f"{path} has a model of type {kind!r}, not WordPiece or BPE"
+            )

@@ -6,7 +6,6 @@ and at the start of a text.
 
 import hashlib
 import itertools
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.tokenizers.tokenizer import Tokenizer
-from jaxlm.text.tokenizers.wordpiece import CJK
+from jaxlm.text.tokenizers.wordpiece import IDEOGRAPH
 from jaxlm.types import UserError
 
 MODEL_FILE = "spiece.model"
@@ -40,8 +39,12 @@ class SentencePiece(Tokenizer):
             raise UserError(f"{path} is no SentencePiece model: {reason}") from None
         processor = self._processor
         super().__init__([processor.id_to_piece(i) for i in range(len(processor))])
-        start = re.compile(f"▁|[{CJK}]")
-        self._starts = np.array([bool(start.match(token)) for token in self.tokens])
+        self._starts = np.array(
+            [
+                token.startswith("▁") or bool(IDEOGRAPH.match(token))
+                for token in self.tokens
+            ]
+        )
 
     def _content(self) -> bytes:
         return b"sentencepiece" + hashlib.sha256(self._model).digest()
@@ -67,9 +70,17 @@ class SentencePiece(Tokenizer):
         )
 
     @classmethod
+    def of_file(cls, path: Path) -> "SentencePiece":
+        """The model in a file; UserError if it cannot be read or is none."""
+        try:
+            return cls(path.read_bytes(), path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+    @classmethod
     def read(cls, directory: Path, **options: Any) -> "SentencePiece":
         """The tokenizer whose model `save` has written."""
-        return read_model(directory / MODEL_FILE)
+        return cls.of_file(directory / MODEL_FILE)
 
     def _save_vocabulary(self, directory: Path) -> None:
         (directory / MODEL_FILE).write_bytes(self._model)
@@ -96,14 +107,6 @@ class SentencePiece(Tokenizer):
         library.decoder = decoders.Metaspace(prepend_scheme="always")
         library.add_special_tokens(list(dict.fromkeys(self.special_names.values())))
         return library
-
-
-def read_model(path: Path) -> SentencePiece:
-    """The model in a file; UserError if it cannot be read or is none."""
-    try:
-        return SentencePiece(path.read_bytes(), path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def with_unused(model: bytes, names: Sequence[str]) -> bytes:

@@ -14,10 +14,11 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.json_files import write_json
+from jaxlm.text.sources import read_file
 from jaxlm.types import SpecialTokens, UserError
 
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
-WordRule = Literal["basic", "spacy", "space"]  # see gpt1_bpe.py and word_vocab.py
+WordRule = Literal["basic", "spacy", "space"]  # see bpe.py and word_vocab.py
 
 # Of a vocabulary that is trained here: ids 0 … 4, in this order.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -29,7 +30,7 @@ END_OF_DOCUMENT = "<|endoftext|>"
 # The file by which `load_tokenizer` knows what we saved.
 OPTIONS_FILE = "jaxlm_tokenizer.json"
 
-CACHED = 1 << 17  # runs that a cache keeps before it drops the older half
+CACHED = 1 << 18  # runs that a cache keeps before it drops them
 LONGEST_CACHED = 32  # characters; longer runs rarely recur
 
 
@@ -48,15 +49,11 @@ class Cache(dict):
     def __init__(self, cut: Callable[[str], tuple[int, ...]]):
         super().__init__()
         self._cut = cut
-        self._older: dict[str, tuple[int, ...]] = {}
 
     def __missing__(self, run: str) -> tuple[int, ...]:
         if len(self) >= CACHED:
-            self._older = dict(self)
             self.clear()
-        ids = self._older.get(run)
-        if ids is None:
-            ids = self._cut(run)
+        ids = self._cut(run)
         if len(run) <= LONGEST_CACHED:
             self[run] = ids
         return ids
@@ -68,10 +65,7 @@ class Tokenizer(abc.ABC):
     A text is cut into runs whose ids do not depend on their neighbours, mostly at white
     space; the ids of a run are worked out once. Text is not searched for special tokens
     unless `specials=True`: a "[MASK]" in a corpus is just characters, as in Google's
-    code.
-
-    Args:
-        options: what decides the ids beside the vocabulary; plain data.
+    code. `options`, plain data, are what decides the ids beside the vocabulary.
     """
 
     kind: ClassVar[Kind]
@@ -84,6 +78,7 @@ class Tokenizer(abc.ABC):
         self.tokens = tuple(tokens)
         self.options = options
         self.training: dict | None = None  # what `train_tokenizer` found
+        self.hf_options: dict[str, Any] = {}  # what transformers has to know
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         self._cache = Cache(self._cut)
 
@@ -159,15 +154,13 @@ class Tokenizer(abc.ABC):
         if not specials or not self.special_names:
             return self.encode_flat([text])
         pattern = "|".join(map(re.escape, self.special_names))
-        parts = [self._part(part) for part in re.split(f"({pattern})", text)]
-        ids = np.concatenate([ids for ids, _ in parts])
-        word_start = np.concatenate([word_start for _, word_start in parts])
+        parts = re.split(f"({pattern})", text)  # text, name, text, name … text
+        found = self.encode_flat(parts[::2])
+        named = [self._ids[self.special_names[name]] for name in parts[1::2]]
+        places = np.cumsum(found.counts)[:-1]
+        ids = np.insert(found.ids, places, named)
+        word_start = np.insert(found.word_start, places, True)
         return Encoded(ids, word_start, np.array([len(ids)]))
-
-    def _part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        if name := self.special_names.get(part):
-            return np.array([self._ids[name]], np.int32), np.array([True])
-        return self.encode_flat([part])[:2]
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -184,10 +177,7 @@ class Tokenizer(abc.ABC):
         return self._ids.get(token)
 
     def library(self) -> Library | None:
-        """The same rules for the `tokenizers` library, which transformers uses.
-
-        None: the library has no such rules.
-        """
+        """The same rules for the library that transformers uses; None: it has none."""
         return None
 
     @classmethod
@@ -215,8 +205,8 @@ class Tokenizer(abc.ABC):
             content["training"] = self.training
         write_json(directory / OPTIONS_FILE, content)
 
-    def _hf_config(self, **more: Any) -> dict[str, Any]:
-        config = {"tokenizer_class": self.hf_class, **more}
+    def _hf_config(self) -> dict[str, Any]:
+        config = {"tokenizer_class": self.hf_class, **self.hf_options}
         for role, special in zip(_ROLES, SPECIAL, strict=True):
             if special in self.special_names:
                 config[role] = self.special_names[special]
@@ -228,15 +218,8 @@ class Tokenizer(abc.ABC):
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id" in order of id.
-
-    Raises:
-        UserError: the file cannot be read, is empty, or names a token twice.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"vocabulary {path} cannot be read: {error}") from None
+    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id" in order of id."""
+    text = read_file(str(path))
     lines = text.removesuffix("\n").split("\n") if text else []
     tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
     return checked_tokens(tokens, path)

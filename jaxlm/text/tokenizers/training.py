@@ -10,8 +10,7 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 
-from jaxlm.text.tokenizers import byte_bpe, wordpiece
-from jaxlm.text.tokenizers.byte_bpe import ByteBpe
+from jaxlm.text.tokenizers.bpe import ByteBpe, byte_runs
 from jaxlm.text.tokenizers.sentencepiece import SentencePiece, with_unused
 from jaxlm.text.tokenizers.tokenizer import (
     END_OF_DOCUMENT,
@@ -22,7 +21,7 @@ from jaxlm.text.tokenizers.tokenizer import (
     padded,
 )
 from jaxlm.text.tokenizers.word_vocab import MARKS, WordVocab
-from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece, basic_words
+from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece, basic_words, runs_of
 from jaxlm.types import UserError
 
 MOST_RUNS = (1 << 19) - 1  # distinct runs of characters that are counted
@@ -54,18 +53,8 @@ def train_tokenizer(
         lowercase: lower-case and strip accents; WordPiece and words only.
         verbatim: for a decoder, whose only special token is `<|endoftext|>`, the last.
         words: how a vocabulary of words cuts them.
-
-    Raises:
-        UserError: the texts are empty, or their characters do not fit, or the kind
-            loses spaces and line ends where they are text.
     """
-    if kind == "gpt1_bpe":
-        raise UserError(
-            "GPT-1's vocabulary is not learnt here: pass --tokenizer and a directory "
-            "with encoder_bpe_40000.json and vocab_40000.bpe, or vocab.json and "
-            "merges.txt"
-        )
-    if verbatim and kind != "byte_bpe":
+    if verbatim and kind not in ("byte_bpe", "gpt1_bpe"):
         raise UserError(
             f"a {kind} vocabulary loses spaces and line ends, which text.verbatim "
             "keeps: pass --text.tokenizer byte_bpe"
@@ -79,6 +68,12 @@ def train_tokenizer(
             return _train_sentencepiece(texts, vocab_size)
         case "words":
             return _train_words(texts, vocab_size, lowercase, words)
+        case "gpt1_bpe":
+            raise UserError(
+                "GPT-1's vocabulary is not learnt here: pass --tokenizer and a "
+                "directory with encoder_bpe_40000.json and vocab_40000.bpe, or "
+                "vocab.json and merges.txt"
+            )
 
 
 def _train_wordpiece(
@@ -90,12 +85,9 @@ def _train_wordpiece(
     there are no pieces to fill the rest (Chinese). Words with others are left out.
     """
     words = count_words(texts, lowercase=lowercase)
-    if not words:
-        raise UserError("there is no text to learn a vocabulary from")
+    _check_size(vocab_size, len(SPECIAL) + 2)
     forms = _forms_of_characters(words)
     room = vocab_size - len(SPECIAL)
-    if room < 2:
-        raise UserError(f"model.vocab_size = {vocab_size} is below {len(SPECIAL) + 2}")
     alphabet: list[str] = []
     for char in forms:
         if len(alphabet) + len(forms[char]) > max(room // 2, 2):
@@ -147,20 +139,19 @@ def count_words(
     rarest = 0
     for batch in _batches(texts):
         for text in batch:
-            runs.update(text.split() if whole else wordpiece.runs_of(text))
+            runs.update(text.split() if whole else runs_of(text))
         while len(runs) > max(MOST_RUNS, 4 * room):
             rarest += 1
             runs = Counter({run: n for run, n in runs.items() if n > rarest})
     words: Counter[str] = Counter()
     for run, count in runs.items():
-        if whole:
-            found = [run.lower() if lowercase else run]
-        else:
-            found = basic_words(run, lowercase=lowercase)
-        for word in found:
+        run = run.lower() if whole and lowercase else run
+        for word in [run] if whole else basic_words(run, lowercase=lowercase):
             if len(word) <= MAX_WORD:
                 words[word] += count
-    return dict(itertools.islice(_by_count(words), max(MOST_WORDS, room)))
+    if not words:
+        raise UserError("there is no text to learn a vocabulary from")
+    return dict(_by_count(words)[: max(MOST_WORDS, room)])
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -175,9 +166,14 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     yield batch
 
 
-def _by_count(counts: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """The most frequent first, then by spelling."""
-    return iter(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _check_size(vocab_size: int, least: int) -> None:
+    if vocab_size < least:
+        raise UserError(f"model.vocab_size = {vocab_size} is below {least}")
 
 
 def _forms_of_characters(words: Mapping[str, int]) -> dict[str, list[str]]:
@@ -212,10 +208,7 @@ def _train_words(
     )
     for mark in MARKS:
         counts.pop(mark, None)
-    if not counts:
-        raise UserError("there is no text to learn a vocabulary from")
-    if vocab_size < len(MARKS) + 1:
-        raise UserError(f"model.vocab_size = {vocab_size} is below {len(MARKS) + 1}")
+    _check_size(vocab_size, len(MARKS) + 1)
     tokens = (*MARKS, *counts)[:vocab_size]
     tokenizer = WordVocab(padded(tokens, vocab_size), lowercase=lowercase, words=words)
     tokenizer.training = {
@@ -235,9 +228,7 @@ def _train_byte_bpe(
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first, last = ((), (END_OF_DOCUMENT,)) if verbatim else (SPECIAL, ())
-    least = len(first) + len(alphabet) + len(last)
-    if vocab_size < least:
-        raise UserError(f"model.vocab_size = {vocab_size} is below {least}, for bytes")
+    _check_size(vocab_size, len(first) + len(alphabet) + len(last))
     library = Library(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(last),
@@ -265,7 +256,7 @@ def _count_byte_words(texts: Iterable[str]) -> dict[str, int]:
     words: Counter[str] = Counter()
     distinct = 0
     for text in texts:
-        for run, count in Counter(byte_bpe.runs_of(text)).items():
+        for run, count in Counter(byte_runs(text)).items():
             for word, _ in cut.pre_tokenize_str(run):
                 if len(word) <= LONGEST_BYTE_WORD:
                     distinct += 0 if word in words else len(word)

@@ -13,11 +13,11 @@ As in Google's code, Python's `unicodedata` says what a character is. A word, fo
 masking and for `word_start`, is what step 4 leaves.
 """
 
+import functools
 import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
@@ -33,25 +33,19 @@ CJK = (
     "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
 )
 _FAR_EAST = re.compile("[\u3400-\U0002fa1f]")  # a quick look: may have ideographs
+IDEOGRAPH = re.compile(f"[{CJK}]")
 _RUN = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
 # Controls that `str.split` takes for white space and Google drops.
 _CONTROL_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 _ASCII_WORD = re.compile("[A-Za-z0-9]+|[!-~]")
 
 
-class _IsPunctuation(dict):
-    """Character → whether it is punctuation, as Google has it."""
-
-    def __missing__(self, char: str) -> bool:
-        if char.isascii():
-            alone = "!" <= char <= "~" and not char.isalnum()
-        else:
-            alone = unicodedata.category(char).startswith("P")
-        self[char] = alone
-        return alone
-
-
-_is_punctuation = _IsPunctuation()
+@functools.cache
+def _is_punctuation(char: str) -> bool:
+    """As Google has it."""
+    if char.isascii():
+        return "!" <= char <= "~" and not char.isalnum()
+    return unicodedata.category(char).startswith("P")
 
 
 def runs_of(text: str) -> list[str]:
@@ -78,11 +72,9 @@ def basic_words(run: str, *, lowercase: bool) -> list[str]:
         marked = unicodedata.normalize("NFD", run)
         run = "".join(char for char in marked if unicodedata.category(char) != "Mn")
     words: list[str] = []
-    for alone, chars in itertools.groupby(run, _is_punctuation.__getitem__):
-        if alone:
-            words.extend(chars)
-        else:
-            words.append("".join(chars))
+    for alone, chars in itertools.groupby(run, _is_punctuation):
+        word = "".join(chars)
+        words += word if alone else [word]
     return words
 
 
@@ -100,6 +92,11 @@ class WordPiece(Tokenizer):
             raise UserError("a WordPiece vocabulary needs an [UNK] entry")
         self.lowercase = lowercase
         self.max_word = max_word
+        self.hf_options = {
+            "do_lower_case": lowercase,
+            "strip_accents": None,
+            "tokenize_chinese_chars": True,
+        }
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
@@ -122,14 +119,6 @@ class WordPiece(Tokenizer):
             f"(?<=[{CJK}，。：；！？、]) | (?=[{CJK}，。：；！？、])", "", text
         )
 
-    def _hf_config(self, **more: Any) -> dict[str, Any]:
-        return super()._hf_config(
-            do_lower_case=self.lowercase,
-            strip_accents=None,
-            tokenize_chinese_chars=True,
-            **more,
-        )
-
     def library(self) -> Library:
         """The same rules, with the special tokens.
 
@@ -142,12 +131,8 @@ class WordPiece(Tokenizer):
         library.decoder = decoders.WordPiece(prefix="##", cleanup=True)
         library.add_special_tokens([t for t in SPECIAL if t in self._ids])
         if self.special is not None:
+            frame = [("[CLS]", self.special.cls), ("[SEP]", self.special.sep)]
             library.post_processor = processors.TemplateProcessing(
-                single="[CLS] $A [SEP]",
-                pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-                special_tokens=[
-                    ("[CLS]", self.special.cls),
-                    ("[SEP]", self.special.sep),
-                ],
+                "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", frame
             )
         return library

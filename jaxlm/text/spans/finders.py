@@ -1,17 +1,22 @@
-"""Libraries that find spans, by name; each is imported only if it is named."""
+"""What finds spans in plain text: libraries, by name, and a user's list of entities.
+
+A library is imported only if it is named.
+"""
 
 import difflib
+import hashlib
+from collections.abc import Iterable
 
 from jaxlm.text.recipe import ANNOTATED
-from jaxlm.text.spans.kinds import Finder, Kind, Span
-from jaxlm.text.spans.lexicon import read_lexicon
+from jaxlm.text.sources import read_file
+from jaxlm.text.spans.annotated import NAMES
+from jaxlm.text.spans.marks import Finder, Kind, Span, cuts
 from jaxlm.types import UserError
 
-# jieba's tags of names (persons, places, organisations, others), and of words that are
-# no phrase however long they are (punctuation, what is not Chinese, numbers).
-_NAMES = ("nr", "ns", "nt", "nz")
+# jieba's tags of words that are no phrase however long they are: punctuation, what is
+# not Chinese, numbers. Its tags of names are those of the People's Daily.
 _NO_PHRASE = ("x", "eng", "m")
-SPACY_MODEL = "en_core_web_sm"
+_SPACY_MODEL = "en_core_web_sm"
 
 
 def open_finders(spans: str, lexicon: str) -> list[Finder]:
@@ -20,18 +25,13 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
     Args:
         spans: "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text.
         lexicon: file of the user's entities; empty: none.
-
-    Raises:
-        UserError: the name is unknown, or needs a library that is not installed.
     """
-    finders: list[Finder] = []
-    if lexicon:
-        finders.append(read_lexicon(lexicon))
+    finders: list[Finder] = [read_lexicon(lexicon)] if lexicon else []
     match spans.partition(":"):
         case "rjieba", "", "":
-            finders.append(rjieba())
+            finders.append(_rjieba())
         case "spacy", _, model:
-            finders.append(spacy(model or SPACY_MODEL))
+            finders.append(_spacy(model or _SPACY_MODEL))
         case name, "", "" if name == "none" or name in ANNOTATED:
             pass
         case _:
@@ -44,12 +44,59 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
     return finders
 
 
-def rjieba() -> Finder:
-    """Chinese: phrases are words of two characters or more, entities are names.
+class Lexicon:
+    """Finds the longest entry at each place, from left to right.
 
-    Raises:
-        UserError: the library is not installed.
+    Case matters; in a script with spaces only whole words are found.
     """
+
+    def __init__(self, entries: Iterable[str]):
+        self._entries = frozenset(entries)
+        content = "\n".join(sorted(self._entries)).encode()
+        self.sha256 = hashlib.sha256(content).hexdigest()  # whatever else a file holds
+        lengths: dict[str, set[int]] = {}
+        for entry in self._entries:
+            lengths.setdefault(entry[0], set()).add(len(entry))
+        self._lengths = {c: sorted(each, reverse=True) for c, each in lengths.items()}
+
+    def __call__(self, text: str) -> list[Span]:
+        """The entries in a text, none overlapping."""
+        if self._lengths.keys().isdisjoint(text):
+            return []
+        may_cut = cuts(text)
+        spans, at = [], 0
+        while at < len(text):
+            for length in self._lengths.get(text[at], ()):
+                end = at + length
+                if text[at:end] in self._entries and may_cut[at] and may_cut[end]:
+                    spans.append(Span(at, end, "entity"))
+                    at = end - 1
+                    break
+            at += 1
+        return spans
+
+
+def read_lexicon(path: str) -> Lexicon:
+    """The lexicon in a file with an entity a line.
+
+    What follows a tab is ignored (THUOCL has counts there).
+    """
+    seen: dict[str, int] = {}
+    for number, line in enumerate(read_file(path).splitlines(), 1):
+        entry = line.split("\t")[0].strip()
+        if not entry:
+            raise UserError(f"lexicon {path}: line {number} is empty")
+        if seen.setdefault(entry, number) != number:
+            raise UserError(
+                f"lexicon {path}: line {number} repeats line {seen[entry]}, {entry}"
+            )
+    if not seen:
+        raise UserError(f"lexicon {path} is empty")
+    return Lexicon(seen)
+
+
+def _rjieba() -> Finder:
+    """Chinese: phrases are words of two characters or more, entities are names."""
     try:
         from rjieba import tag
     except ImportError:
@@ -67,22 +114,17 @@ def rjieba() -> Finder:
             spans.append((start, at, "word"))
             if kind not in _NO_PHRASE:
                 spans.append((start, at, "phrase"))
-                if kind.startswith(_NAMES):
+                if kind.startswith(NAMES):
                     spans.append((start, at, "entity"))
         return spans
 
     return find
 
 
-def spacy(model: str = SPACY_MODEL) -> Finder:
+def _spacy(model: str) -> Finder:
     """Named entities, and noun chunks as phrases where spaCy has a rule for them.
 
-    Args:
-        model: name of an installed pipeline, or the directory of one.
-
-    Raises:
-        UserError: the library or the model is not installed, or the model finds
-            neither entities nor noun chunks.
+    `model` is the name of an installed pipeline, or the directory of one.
     """
     try:
         from spacy import load  # pyrefly: ignore
