@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import BertConfig
-from jaxlm.convert import bert
 from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.model_types import BERT, canonical
 from jaxlm.convert.rules import TensorTable
 from jaxlm.models.bert import Bert
 from jaxlm.tree import leaves, map_with_path
@@ -85,7 +85,7 @@ def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> An
     import torch
     import transformers
 
-    options = bert.to_options(config, None)
+    options = BERT.to_json(config, None)
     options.pop("model_type")
     theirs = getattr(transformers, f"{family}ForPreTraining")(
         getattr(transformers, f"{family}Config")(**options)
@@ -95,15 +95,15 @@ def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> An
     for name in source.table.shapes:
         prefix = "" if name.startswith("cls.") else f"{family.lower()}."
         state.pop(prefix + name).copy_(torch.tensor(source.read(name)))
-    assert set(state) == set(bert.copies(config))
+    assert set(state) == set(BERT.copies)
     return theirs
 
 
 def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any:
     """Tensors by transformers' names (weights or gradients) as a tree of ours."""
-    named = {bert.canonical(name): array for name, array in tensors.items()}
+    named = {canonical(name): array for name, array in tensors.items()}
     tree = shapes(config)
-    table = TensorTable(bert.rules(config, set(tree)), tree)
+    table = TensorTable(BERT.rules(config, tree), tree)
     return table.params(named.__getitem__, lambda _, array: array)
 
 

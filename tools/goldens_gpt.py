@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import GptConfig, gpt1, gpt2
-from jaxlm.convert import gpt
 from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.model_types import GPT1, GPT2
 from jaxlm.models.gpt import Gpt
 from jaxlm.tree import leaves, map_with_path
 from tools.goldens import FOLDER
@@ -77,12 +77,12 @@ def to_transformers(config: GptConfig, params: Any) -> Any:
 
     if family(config) == "gpt2":
         theirs = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(**gpt.to_options(config, 0))
+            transformers.GPT2Config(**GPT2.to_json(config, 0))
         )
     else:
         usual = dataclasses.replace(config, d_ff=4 * config.d_model)
         theirs = transformers.OpenAIGPTLMHeadModel(
-            transformers.OpenAIGPTConfig(**gpt.to_options(usual, 0))
+            transformers.OpenAIGPTConfig(**GPT1.to_json(usual, 0))
         )
         for block in theirs.transformer.h:  # it has no setting for this
             block.mlp = type(block.mlp)(config.d_ff, theirs.config)

@@ -2,14 +2,14 @@
 
     python -m jaxlm.convert.clients hf DIR FILE
 
-FILE holds the pickled question and then the answer. Nothing of jaxlm is imported, so
-that the answers do not depend on the code that wrote the export. Next: `verify.py`
-compares them.
+FILE holds the pickled question and then the answer: "outputs", an array for each batch
+or text; "what" they are, "logits" or "hidden"; "ids", "greedy" or "scores" of texts;
+"notes", what the program complains of. Nothing of jaxlm is imported, so that answers do
+not depend on the code that wrote the export. Next: `verify.py` compares them.
 """
 
 import itertools
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-Answer = tuple[dict[str, Any], list[np.ndarray]]
-_LOGITS = ("prediction_logits", "mc_logits", "logits")
+Answer = dict[str, Any]
+# Of a class of transformers, which may have several.
+_OUTPUTS = ("prediction_logits", "mc_logits", "logits", "start_logits")
 
 
 def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     """The class that config.json names, in float32 on the CPU."""
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     import torch  # pyrefly: ignore
     import transformers  # pyrefly: ignore
 
@@ -33,47 +33,41 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
         directory, dtype=torch.float32, output_loading_info=True
     )
     model.eval()
-    notes = [
+    answer: Answer = {"outputs": []}
+    notes = answer["notes"] = [
         f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}"
         for what, names in info.items()
         if names
     ]
-    said: dict[str, Any] = {"version": transformers.__version__, "notes": notes}
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
-        said["ids"] = [tokenizer(text)["input_ids"] for text in asked["texts"]]
+        answer["ids"] = [tokenizer(text)["input_ids"] for text in asked["texts"]]
     except Exception as error:  # each class of tokenizers fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         notes.append(f"the tokenizer cannot be loaded, ids are not compared: {reason}")
-    outputs = []
     with torch.no_grad():
         for batch in asked["batches"]:
             found = model(**{name: torch.tensor(x) for name, x in batch.items()})
-            name = next((name for name in _LOGITS if hasattr(found, name)), None)
-            said["logits"] = name is not None
-            if hasattr(found, "start_logits"):
-                array = torch.stack([found.start_logits, found.end_logits], -1)
-            else:
-                array = getattr(found, name) if name else found.last_hidden_state
-            outputs.append(array[0].numpy())
-        said["greedy"] = [
-            model.generate(
-                torch.tensor([ids]), max_new_tokens=asked["new"], do_sample=False
-            )[0, len(ids) :].tolist()
+            name = next((name for name in _OUTPUTS if name in found), None)
+            answer["what"] = "logits" if name else "hidden"
+            array = found[name or "last_hidden_state"]
+            if name == "start_logits":
+                array = torch.stack([array, found.end_logits], -1)
+            answer["outputs"].append(array[0].numpy())
+        new = {"max_new_tokens": asked["new"], "do_sample": False}
+        answer["greedy"] = [
+            model.generate(torch.tensor([ids]), **new)[0, len(ids) :].tolist()
             for ids in asked["prompts"]
         ]
-    return said, outputs
+    return answer
 
 
 def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     """The vectors of texts."""
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     import sentence_transformers  # pyrefly: ignore
 
     model = sentence_transformers.SentenceTransformer(str(directory), device="cpu")
-    vectors = model.encode(asked["texts"], show_progress_bar=False)
-    said = {"version": sentence_transformers.__version__, "notes": []}
-    return said, [np.asarray(vector) for vector in vectors]
+    return {"outputs": [*model.encode(asked["texts"], show_progress_bar=False)]}
 
 
 def llama(path: Path, asked: dict[str, Any]) -> Answer:
@@ -89,29 +83,20 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
     params.n_ctx = params.n_batch = params.n_ubatch = asked["context"]
     params.embedding = not asked["prompts"]
     server = xllamacpp.Server(params)  # pyrefly: ignore
-    said: dict[str, Any] = {"version": xllamacpp.__version__, "notes": []}
     if params.embedding:
         found = server.handle_embeddings({"input": asked["texts"]})["data"]
         found.sort(key=lambda each: each["index"])
-        return said, [np.array(each["embedding"]) for each in found]
-    said["scores"] = []
+        return {"outputs": [np.ravel(each["embedding"]) for each in found]}
+    options = {"max_tokens": asked["new"], "logprobs": 5, "temperature": 0.0}
+    scores = []
     for ids in asked["prompts"]:
         found = server.handle_completions(
-            {
-                "prompt": ids,
-                "max_tokens": asked["new"],
-                "logprobs": 5,
-                "temperature": 0.0,
-                "ignore_eos": True,
-            }
+            {"prompt": ids, "ignore_eos": True, **options}
         )
-        said["scores"].append(
-            [
-                [each["id"], [[t["id"], t["logprob"]] for t in each["top_logprobs"]]]
-                for each in found["choices"][0]["logprobs"]["content"]
-            ]
-        )
-    return said, []
+        tokens = found["choices"][0]["logprobs"]["content"]
+        tops = [[(t["id"], t["logprob"]) for t in x["top_logprobs"]] for x in tokens]
+        scores.append([(x["id"], top) for x, top in zip(tokens, tops, strict=True)])
+    return {"scores": scores}
 
 
 def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
@@ -121,15 +106,14 @@ def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
 
     program = export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(program.call)
-    said: dict[str, Any] = {"version": jax.__version__, "notes": []}
-    outputs = []
+    answer: Answer = {"outputs": []}
     for batch in asked["batches"]:
         tokens = np.array(batch["input_ids"], np.int32)
         more = (np.zeros_like(tokens), np.ones(tokens.shape, bool))
         found = call(tokens, *more[: len(program.in_avals) - 1])
-        said["logits"] = "logits" in found
-        outputs.append(np.asarray(found["logits" if said["logits"] else "hidden"])[0])
-    return said, outputs
+        answer["what"] = "logits" if "logits" in found else "hidden"
+        answer["outputs"].append(np.asarray(found[answer["what"]])[0])
+    return answer
 
 
 def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
@@ -160,8 +144,8 @@ def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
             delta = np.abs(pieces - outputs[-1]).max() / np.abs(outputs[-1]).max()
             worst = max(worst, float(delta))
     notes = [f"with a past it differs by {worst:.1e}"] if worst > 1e-5 else []
-    version = ort.__version__
-    return {"version": version, "logits": output == "logits", "notes": notes}, outputs
+    what = "logits" if output == "logits" else "hidden"
+    return {"outputs": outputs, "what": what, "notes": notes}
 
 
 def _by_pieces(model: Any, pasts: Any, ids: np.ndarray) -> np.ndarray:
@@ -181,13 +165,6 @@ def _by_pieces(model: Any, pasts: Any, ids: np.ndarray) -> np.ndarray:
     return np.concatenate(logits)
 
 
-def main(client: str, export: str, file: str) -> None:
-    """Ask one client."""
-    asked = pickle.loads(Path(file).read_bytes())
-    answer = _CLIENTS[client](Path(export), asked)
-    Path(file).write_bytes(pickle.dumps(answer))
-
-
 _CLIENTS = {
     "hf": transformers,
     "sentence": sentence_transformers,
@@ -197,4 +174,6 @@ _CLIENTS = {
 }
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    client, export, file = sys.argv[1:]
+    answer = _CLIENTS[client](Path(export), pickle.loads(Path(file).read_bytes()))
+    Path(file).write_bytes(pickle.dumps(answer))

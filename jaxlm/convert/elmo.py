@@ -38,13 +38,9 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
     """The model in two files; datasets are read when they are wanted.
 
     `options` may be those of training (261 characters) or of use (262).
-
-    Raises:
-        UserError: a file cannot be read, describes no model of characters, or the two
-            do not fit; the message lists every dataset that does not.
     """
     config = read_options(options)
-    table = table_of(config)
+    table = _table(config)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(h5py.File(weights))
@@ -68,9 +64,7 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """All datasets of a file, by path."""
     found: dict[str, Any] = {}
     file.visititems(found.__setitem__)
-    return {
-        name: each for name, each in found.items() if isinstance(each, h5py.Dataset)
-    }
+    return {name: x for name, x in found.items() if isinstance(x, h5py.Dataset)}
 
 
 def files_of(directory: Path) -> tuple[Path, Path] | None:
@@ -88,11 +82,7 @@ def words_of(directory: Path) -> Tokenizer:
 
 
 def read_options(path: str | Path) -> ElmoConfig:
-    """The config that an `options.json` describes.
-
-    Raises:
-        UserError: a key is absent, or its value is no ELMo of ours.
-    """
+    """The config that an `options.json` describes."""
     try:
         options = json.loads(Path(path).read_text(encoding="utf-8"))
         lstm, characters = options["lstm"], options["char_cnn"]
@@ -141,20 +131,13 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
     return tuple(counts.get(n, 0) for n in range(1, max(widths, default=0) + 1))
 
 
-def table_of(config: ElmoConfig) -> TensorTable:
-    """Ours ↔ theirs, without the softmax."""
-    shapes = parameter_shapes(config)
-    return TensorTable(
-        _rules(config), {name: shapes[name] for name in ("words", "layers")}
-    )
-
-
 def from_params(config: ElmoConfig, params: Any) -> ModelFile:
     """A model in memory, without its softmax."""
-    return ModelFile.of(config, table_of(config), params)
+    return ModelFile.of(config, _table(config), params)
 
 
-def _rules(config: ElmoConfig) -> list[Rule]:
+def _table(config: ElmoConfig) -> TensorTable:
+    """Ours ↔ theirs, without the softmax."""
     cell = "RNN_{1}/RNN/MultiRNNCell/Cell{0}/LSTMCell"
     rules = [
         Rule(("words/embed/table",), "char_embed", inputs=1),
@@ -176,23 +159,14 @@ def _rules(config: ElmoConfig) -> list[Rule]:
         dense(f"highways/{gate}", f"{at}/W_{gate}", f"{at}/b_{gate}", inputs=1)
     if sum(config.filters) != config.d_model:
         dense("projection", "CNN_proj/W_proj", "CNN_proj/b_proj", inputs=1)
-    return rules
+    shapes = parameter_shapes(config)
+    return TensorTable(rules, {name: shapes[name] for name in ("words", "layers")})
 
 
 def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None:
     """Write what AllenNLP and bilm-tf read; the words are for jaxlm and `dump_bilm`."""
     config: Any = source.config
-    write_json(directory / OPTIONS, to_options(config))
-    with h5py.File(directory / WEIGHTS, "w") as file:
-        for name, shape in source.table.shapes.items():
-            data = source.read(name)
-            file.create_dataset(name, shape, np.float32, data=data)
-    tokenizer.save(directory)
-
-
-def to_options(config: ElmoConfig) -> dict[str, Any]:
-    """The content of options.json, as for using a model (262 characters)."""
-    return {
+    options = {  # as for using a model: 262 characters
         "lstm": {
             "use_skip_connections": config.skip,
             "projection_dim": config.d_model,
@@ -211,3 +185,8 @@ def to_options(config: ElmoConfig) -> dict[str, Any]:
         },
         "dropout": config.dropout,
     }
+    write_json(directory / OPTIONS, options)
+    with h5py.File(directory / WEIGHTS, "w") as file:
+        for name, shape in source.table.shapes.items():
+            file.create_dataset(name, shape, np.float32, data=source.read(name))
+    tokenizer.save(directory)

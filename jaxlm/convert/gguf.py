@@ -6,6 +6,7 @@ tanh form through a table in half precision, so parity is about 1e-3. The file h
 place for a BERT's heads: it gives vectors.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
-from jaxlm.convert import Dtype
-from jaxlm.convert.atomic import atomic_file, sha256_of
+from jaxlm.convert import Dtype, optional
 from jaxlm.convert.huggingface import from_params
-from jaxlm.convert.optional import optional
 from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed
 from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
@@ -25,21 +24,17 @@ from jaxlm.types import UserError
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
 
 
-def export_gguf(
-    out: Path,
+def write_gguf(
+    path: Path,
     config: BertConfig | GptConfig,
     params: Any,
     tokenizer: Tokenizer,
     dtype: Dtype,
     origin: dict[str, Any],
-) -> dict[str, str]:
-    """Write the file a tensor at a time, whole or not at all: name → SHA-256.
+) -> None:
+    """Write the file a tensor at a time.
 
     Matrices are of `dtype`; vectors and positions stay float32.
-
-    Raises:
-        UserError: gguf is not installed, or llama.cpp has no such model, tokenizer or
-            dtype.
     """
     check_graph(config)
     gguf = optional("gguf", "export --to gguf")
@@ -49,58 +44,45 @@ def export_gguf(
     arch = "gpt2" if decoder else "bert"
     kept = {k: v for k, v in params.items() if k in ("embed", "layers", "final_norm")}
     source = from_params(config, kept)
-    known = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH[arch.upper()], config.num_layers
-    ).get_name
-    with atomic_file(out) as beside:
-        writer = gguf.GGUFWriter(beside, arch)
-        try:
-            writer.add_name(str(origin.get("run", origin.get("model", "jaxlm"))))
-            writer.add_description("; ".join(f"{k}: {v}" for k, v in origin.items()))
-            writer.add_context_length(config.max_length)
-            writer.add_embedding_length(config.d_model)
-            writer.add_block_count(config.num_layers)
-            writer.add_feed_forward_length(config.d_ff)
-            writer.add_head_count(config.num_heads)
-            writer.add_layer_norm_eps(config.norm_eps)
-            writer.add_file_type(0 if dtype == "float32" else 1)
-            if isinstance(config, GptConfig):
-                _add_byte_bpe(writer, config, tokenizer)
-            else:
-                _add_wordpiece(writer, config, tokenizer)
-                writer.add_pooling_type(gguf.PoolingType.MEAN)
-            tensors: dict[str, tuple[str, Dtype, bool]] = {}
-            for theirs, shape in source.table.shapes.items():
-                name = known(theirs, try_suffixes=(".weight", ".bias"))
-                half = len(shape) == 2 and not name.startswith(("position", "token_ty"))
-                kind: Dtype = dtype if half else "float32"
-                # GPT-2's kernels are inputs × outputs in transformers alone.
-                turn = decoder and name.startswith("blk") and len(shape) == 2
-                tensors[name] = theirs, kind, turn
-                writer.add_tensor_info(
-                    name,
-                    shape[::-1] if turn else shape,
-                    np.dtype(kind),
-                    math.prod(shape) * np.dtype(kind).itemsize,
-                )
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for name, (theirs, kind, turn) in tensors.items():
-                array = source.read(theirs)
-                array = transposed(array) if turn else array
-                writer.write_tensor_data(cast(name, array, kind))
-        finally:
-            writer.close()
-    return {out.name: sha256_of(out)}
+    layers = config.num_layers
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], layers).get_name
+    with contextlib.closing(gguf.GGUFWriter(path, arch)) as writer:
+        writer.add_name(str(origin.get("run", origin.get("model", "jaxlm"))))
+        writer.add_description("; ".join(f"{k}: {v}" for k, v in origin.items()))
+        writer.add_context_length(config.max_length)
+        writer.add_embedding_length(config.d_model)
+        writer.add_block_count(layers)
+        writer.add_feed_forward_length(config.d_ff)
+        writer.add_head_count(config.num_heads)
+        writer.add_layer_norm_eps(config.norm_eps)
+        writer.add_file_type(0 if dtype == "float32" else 1)
+        if isinstance(config, GptConfig):
+            _add_byte_bpe(writer, config, tokenizer)
+        else:
+            _add_wordpiece(writer, config, tokenizer)
+            writer.add_pooling_type(gguf.PoolingType.MEAN)
+        tensors: dict[str, tuple[str, Dtype, bool]] = {}
+        for theirs, shape in source.table.shapes.items():
+            name = known(theirs, try_suffixes=(".weight", ".bias"))
+            half = len(shape) == 2 and not name.startswith(("position", "token_ty"))
+            kind: Dtype = dtype if half else "float32"
+            # GPT-2's kernels are inputs × outputs in transformers alone.
+            turn = decoder and name.startswith("blk") and len(shape) == 2
+            tensors[name] = theirs, kind, turn
+            size = math.prod(shape) * np.dtype(kind).itemsize
+            shape = shape[::-1] if turn else shape
+            writer.add_tensor_info(name, shape, np.dtype(kind), size)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, (theirs, kind, turn) in tensors.items():
+            array = source.read(theirs)
+            array = transposed(array) if turn else array
+            writer.write_tensor_data(cast(name, array, kind))
 
 
 def check_graph(config: BertConfig | GptConfig) -> None:
-    """Check that llama.cpp computes what the model does.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Refuse a model that llama.cpp computes otherwise."""
     match config:
         case BertConfig(activation="relu"):
             raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: export --to hf")
@@ -135,19 +117,18 @@ def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> Non
     if not tokenizer.lowercase:
         raise UserError("llama.cpp's WordPiece lower-cases, this vocabulary is cased")
     names = set(tokenizer.special_names.values())
-    words, kinds, seen = [], [], set()
+    words: dict[str, int] = {}  # in order, with their kinds
     for i, token in enumerate(tokenizer.tokens):
-        aside = token in names or token.startswith("[unused")
-        word = token if aside else token[2:] if token[:2] == "##" else f"▁{token}"
-        while not word or word in seen:  # "##" by itself
+        control = token in names or token.startswith("[unused")
+        word = token if control else token[2:] if token[:2] == "##" else f"▁{token}"
+        while not word or word in words:  # "##" by itself
             word += "\u0000"
-        seen.add(word)
-        words.append(word)
-        unknown = i == special.unknown
-        kinds.append(_UNKNOWN if unknown else _CONTROL if aside else _NORMAL)
+        words[word] = _CONTROL if control else _NORMAL
+        if i == special.unknown:
+            words[word] = _UNKNOWN
     writer.add_tokenizer_model("bert")
-    writer.add_token_list(words)
-    writer.add_token_types(kinds)
+    writer.add_token_list(list(words))
+    writer.add_token_types(list(words.values()))
     writer.add_token_type_count(config.num_token_types)
     writer.add_bos_token_id(special.cls)
     writer.add_eos_token_id(special.sep)

@@ -1,99 +1,83 @@
 """A Hugging Face directory ↔ a model: config.json, safetensors, tokenizer files.
 
-    with open_directory(directory) as source:      nothing is read yet
-        source.config ; source.params(place)
-    write_model(directory, source, tokenizer, dtype)
-
 An export writes what an import reads, a `ModelFile`, so an import goes from file to
 file a tensor at a time. Next: `model_directory.py` tells layouts apart.
 """
 
-import contextlib
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
-from jaxlm.convert import Dtype, bert, gpt
-from jaxlm.convert.config_json import ConfigJson
+from jaxlm.config.model import ModelConfig
+from jaxlm.convert import Dtype
+from jaxlm.convert.model_types import (
+    HEADS,
+    ConfigJson,
+    canonical,
+    model_type_of,
+    part_of,
+)
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
-from jaxlm.convert.tensors import WEIGHTS, Tensors, open_tensors, write_tensors
+from jaxlm.convert.tensors import WEIGHTS, Tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.types import UserError
 
-_MODULES = {"bert": bert, "ernie": bert, "gpt2": gpt, "openai-gpt": gpt}
-_STEMS = {"bert": "Bert", "ernie": "Ernie", "gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}
 # Tensors above the encoder: those of a BERT's and those of a task's head.
 _BARE = ("cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head.")
 
+_MISSING = {"mlm": "head of masked words", "nsp": "head of next sentences"}
+_PIPELINES = {  # by the end of the class's name
+    "ForPreTraining": "fill-mask",
+    "ForMaskedLM": "fill-mask",
+    "Model": "feature-extraction",
+    "LMHeadModel": "text-generation",
+    "DoubleHeadsModel": "text-generation",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+}
+# With the front matter that model hubs read.
+_CARD = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags: [jaxlm]
+---
 
-def module_of(config: ModelConfig) -> Any:
-    """The module with the table of a config's family; UserError for an ELMo."""
-    match config:
-        case BertConfig():
-            return bert
-        case GptConfig():
-            return gpt
-    raise UserError("transformers has no ELMo: export --to elmo")
+# {name}, by jaxlm
+
+{config.num_layers} layers, {config.d_model} wide, {config.d_ff} in the MLP, \
+{config.vocab_size:,} tokens, {config.max_length} positions; {dtype}.
+{lacks}
+```python
+from transformers import AutoTokenizer, {name}
+
+model = {name}.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+
+## Where it comes from
+
+{origin}
+
+`jaxlm_export.json` has the SHA-256 of every file.
+"""
 
 
 def from_params(
     config: ModelConfig, params: Any, head: Sequence[Rule] = ()
 ) -> ModelFile:
     """A model in memory or on disk; `head` has the rules of a task's head."""
-    module = module_of(config)
-    table = TensorTable([*module.rules(config, set(params)), *head], params)
+    table = TensorTable([*model_type_of(config).rules(config, params), *head], params)
     lacking = parameter_shapes(config).keys() - params.keys()
-    missing = tuple(name for name in module.HEADS if name in lacking and not head)
+    missing = tuple(name for name in HEADS if name in lacking and not head)
     return ModelFile.of(config, table, params, missing)
-
-
-@contextlib.contextmanager
-def open_directory(
-    directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
-) -> Iterator[ModelFile]:
-    """The model of a directory in transformers' layout; see `import_model`.
-
-    Raises:
-        UserError: its architecture is unknown, or config and tensors do not fit.
-    """
-    path = directory / "config.json"
-    options = ConfigJson(path, read_json(path))
-    options.values["model_type"] = _model_type(options)
-    with open_tensors(directory, pickle=pickle) as tensors:
-        yield fit_tensors(options, tensors, ignore)
-
-
-def _model_type(options: ConfigJson) -> str:
-    """The model_type of a config.json, or that of its architecture.
-
-    Raises:
-        UserError: jaxlm does not read it; the nearest one is named.
-    """
-    kind = options.values.get("model_type")
-    if kind is None:
-        name = str((options.values.get("architectures") or [""])[0])
-        stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
-        kinds = {stem: kind for kind, stem in _STEMS.items()}
-        kind = kinds.get(stem, name or None)
-    if kind in _MODULES:
-        return str(kind)
-    if kind is None:
-        raise UserError(f"{options.path} names no model_type: no model's config")
-    near = difflib.get_close_matches(str(kind), _MODULES, n=1, cutoff=0.3)
-    hint = f"the nearest is {near[0]}; " if near else ""
-    raise UserError(
-        f"{options.path}: model_type {kind!r} is not read: {hint}there are "
-        f"{', '.join(_MODULES)} and ELMo"
-    )
 
 
 def fit_tensors(
@@ -101,53 +85,20 @@ def fit_tensors(
 ) -> ModelFile:
     """The model of a config.json and of tensors under any of its family's names.
 
-    Raises:
-        UserError: config and tensors do not fit each other.
+    A UserError says where config and tensors do not fit each other.
     """
-    module: Any = _MODULES[options.values["model_type"]]
-    names = _canonical_names(module, tensors)
-    parts = {part for name in names if (part := module.part_of(name))}
-    config = module.from_options(options, parts)
-    _drop_copies(module.copies(config), names, tensors)
-    ignored = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
-    for name in ignored:
-        del names[name]
-    notes = [f"{len(ignored)} tensors ignored as asked: {', '.join(ignored)}"]
-    shapes = parameter_shapes(config)
-    missing = tuple(g for g in module.HEADS if g in shapes and g not in parts)
-    kept = {name: tree for name, tree in shapes.items() if name not in missing}
-    table = TensorTable(module.rules(config, set(kept)), kept)
-    table.check(
-        {name: tensors.shapes[real] for name, real in names.items()},
-        f"{tensors.source} does not fit {options.path}",
-    )
-    return ModelFile(
-        config,
-        table,
-        lambda name: tensors.read(names[name]),
-        missing,
-        tuple(notes if ignored else ()),
-    )
-
-
-def _canonical_names(module: ModuleType, tensors: Tensors) -> dict[str, str]:
-    """The table's name → the file's, without buffers."""
-    names: dict[str, str] = {}
+    kind = options.model_type()
+    names: dict[str, str] = {}  # in the table → in the file
     for real in tensors.shapes:
-        name = module.canonical(real)
-        if re.fullmatch(module.BUFFERS, name):
+        name = canonical(real)
+        if re.fullmatch(kind.buffers, name):
             continue
         if name in names:
             raise UserError(f"{tensors.source} has both {names[name]} and {real}")
         names[name] = real
-    return names
-
-
-def _drop_copies(
-    copies: dict[str, str], names: dict[str, str], tensors: Tensors
-) -> None:
-    """Remove tensors that repeat others from `names`; UserError where they differ."""
-    for copy, original in copies.items():
+    parts = {part for name in names if (part := part_of(name))}
+    config = kind.from_json(options, parts)
+    for copy, original in kind.copies.items():
         if copy not in names:
             continue
         real = names.pop(copy)
@@ -158,46 +109,53 @@ def _drop_copies(
                 f"{tensors.source}: {real} is not {names[original]}: the head is not "
                 "tied to the token table, as jaxlm's is"
             )
+    ignored = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
+    for name in ignored:
+        del names[name]
+    note = f"{len(ignored)} tensors ignored as asked: {', '.join(ignored)}"
+    shapes = parameter_shapes(config)
+    missing = tuple(name for name in HEADS if name in shapes and name not in parts)
+    kept = {name: tree for name, tree in shapes.items() if name not in missing}
+    table = TensorTable(kind.rules(config, kept), kept)
+    table.check(
+        {name: tensors.shapes[real] for name, real in names.items()},
+        f"{tensors.source} does not fit {options.path}",
+    )
+    notes = (note,) if ignored else ()
+    return ModelFile(
+        config, table, lambda name: tensors.read(names[name]), missing, notes
+    )
 
 
 def write_config(
     directory: Path,
     source: ModelFile,
     tokenizer: Tokenizer,
-    dtype: Dtype,
+    dtype: Dtype = "float32",
     head: str = "",
 ) -> str:
-    """Write what transformers reads beside the weights; the prefix of tensors' names.
+    """Write what transformers reads beside the weights; the end of its class's name.
 
-    Args:
-        directory: an empty one.
-        source: the model.
-        tokenizer: with as many entries as the model.
-        dtype: of the tensors.
-        head: end of the class's name, where a task's head is above the encoder.
-
-    Raises:
-        UserError: transformers has no such model.
+    That is `head` where the head of a task is above the encoder.
     """
-    config, module = source.config, module_of(source.config)
-    kind = module.model_type(config)
-    parts = {part for name in source.table.shapes if (part := module.part_of(name))}
-    name, prefix = module.architecture(config, parts)
+    config, kind = source.config, model_type_of(source.config)
+    parts = {part for name in source.table.shapes if (part := part_of(name))}
+    head = head or kind.class_end(parts)
     end = tokenizer.end_of_document
     options = {
-        "architectures": [f"{_STEMS[kind]}{head or name}"],
-        **module.to_options(config, end),
+        "architectures": [kind.stem + head],
+        **kind.to_json(config, end),
         "dtype": dtype,
     }
     if tokenizer.special is not None:
         options["pad_token_id"] = tokenizer.special.pad
     write_json(directory / "config.json", options)
-    if isinstance(config, GptConfig):
+    if kind.decoder:
         generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
         write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
     edit_json(directory / "tokenizer_config.json", model_max_length=config.max_length)
-    return prefix or (f"{kind}." if head else "")
+    return head
 
 
 def edit_json(path: Path, **changes: Any) -> None:
@@ -209,12 +167,14 @@ def write_model(
     directory: Path,
     source: ModelFile,
     tokenizer: Tokenizer,
-    dtype: Dtype = "float32",
+    dtype: Dtype,
+    origin: dict[str, Any],
     head: str = "",
 ) -> None:
-    """Write what transformers loads: see `write_config`."""
-    prefix = write_config(directory, source, tokenizer, dtype, head)
-    shapes = source.table.shapes
+    """Write what transformers loads, see `write_config`, with a card."""
+    head = write_config(directory, source, tokenizer, dtype, head)
+    kind, shapes = model_type_of(source.config), source.table.shapes
+    prefix = "" if head == "Model" else kind.prefix
     ours = {n if n.startswith(_BARE) else prefix + n: n for n in shapes}
     write_tensors(
         directory / WEIGHTS,
@@ -222,6 +182,20 @@ def write_model(
         lambda theirs: source.read(ours[theirs]),
         dtype,
     )
+    origins = []
+    for key, value in origin.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        origins.append(f"- {key}: {value}")
+    card = _CARD.format(
+        pipeline=_PIPELINES[head],
+        name=kind.stem + head,
+        config=source.config,
+        dtype=dtype,
+        lacks="".join(f"It has no {_MISSING[each]}.\n" for each in source.missing),
+        origin="\n".join(origins),
+    )
+    (directory / "README.md").write_text(card)
 
 
 def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
@@ -252,8 +226,7 @@ def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
 def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
     """`tokenizer` with `[unusedN]` entries up to the rows of a model's table.
 
-    Raises:
-        UserError: it has more entries than the model, or is of a kind that cannot grow.
+    One that has more entries, or cannot grow, is a UserError.
     """
     count = tokenizer.vocab_size
     if count == size:

@@ -10,22 +10,22 @@ A layout is known by its files: `config.json` is Hugging Face's, `options.json` 
 """
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import Dtype, Format, elmo, huggingface, originals
-from jaxlm.convert.atomic import atomic_directory, check_digests, write_digests
-from jaxlm.convert.card import write_card
-from jaxlm.convert.gguf import export_gguf
+from jaxlm.convert.atomic import atomic, check_digests, write_digests
+from jaxlm.convert.gguf import write_gguf
 from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
-from jaxlm.convert.onnx import export_onnx
+from jaxlm.convert.model_types import ConfigJson
+from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
-from jaxlm.convert.stablehlo import export_stablehlo
-from jaxlm.convert.tensors import WEIGHTS
+from jaxlm.convert.stablehlo import write_stablehlo
+from jaxlm.convert.tensors import WEIGHTS, open_tensors
 from jaxlm.text.json_files import read_json
+from jaxlm.text.store import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
 
@@ -57,11 +57,7 @@ def is_model(directory: Path) -> bool:
 def open_model(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
 ) -> Iterator[ModelFile]:
-    """The model in a directory of any layout.
-
-    Raises:
-        UserError: it has no known layout, or is damaged.
-    """
+    """The model in a directory of any layout; see `import_model`."""
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
     if (directory / "provenance.json").is_file():
@@ -73,26 +69,24 @@ def open_model(
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
         )
-    checkpoint = originals.checkpoint_of(directory)
+    checkpoint, path = originals.checkpoint_of(directory), directory / "config.json"
     if files := elmo.files_of(directory):
         with elmo.open_elmo(*files) as source:
             yield source
     elif (directory / originals.GPT1_SHAPES).is_file():
         yield fit_tensors(*originals.read_numpy(directory), ignore)
-    elif checkpoint and not (directory / "config.json").is_file():
+    elif checkpoint and not path.is_file():
         yield fit_tensors(*originals.read_checkpoint(checkpoint), ignore)
     else:
-        with huggingface.open_directory(
-            directory, pickle=pickle, ignore=ignore
-        ) as source:
-            yield source
+        options = ConfigJson(path, read_json(path))
+        with open_tensors(directory, pickle=pickle) as tensors:
+            yield fit_tensors(options, tensors, ignore)
 
 
 def read_model(directory: Path, place: Place | None) -> Loaded:
-    """The model of a directory, placed leaf by leaf; without `place` no parameters.
+    """The model of a directory, placed leaf by leaf if its weights are as written.
 
-    Raises:
-        UserError: see `open_model`; or the weights are not as they were written.
+    Without `place` it has no parameters.
     """
     if place:
         check_digests(directory, WEIGHTS, elmo.WEIGHTS)
@@ -105,39 +99,6 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
     tokenizer = pad_vocabulary(found, config.vocab_size)
     unused = tokenizer.vocab_size - found.vocab_size
     return Loaded(config, params, tokenizer, missing, unused)
-
-
-def export_model(
-    out: Path,
-    source: ModelFile,
-    tokenizer: Tokenizer,
-    *,
-    dtype: Dtype = "float32",
-    origin: dict[str, Any],
-    head: str = "",
-    finish: Callable[[Path], None] = lambda _: None,
-) -> dict[str, str]:
-    """Write a Hugging Face directory, or an ELMo's: name → SHA-256 of every file.
-
-    Args:
-        out: replaced as a whole, where it is an earlier export.
-        source: the model.
-        tokenizer: of the model.
-        dtype: of the tensors.
-        origin: where the model comes from, for the card.
-        head: see `huggingface.write_config`.
-        finish: edits the files of a Hugging Face directory.
-    """
-    with atomic_directory(out) as beside:
-        if isinstance(source.config, ElmoConfig):
-            if dtype != "float32":
-                raise UserError(f"dtype {dtype}: an ELMo's file is float32")
-            elmo.write_elmo(beside, source, tokenizer)
-        else:
-            huggingface.write_model(beside, source, tokenizer, dtype, head)
-            finish(beside)
-            write_card(beside, source.config, source.missing, origin, dtype)
-        return write_digests(beside, origin)
 
 
 def import_model(
@@ -153,14 +114,11 @@ def import_model(
 
     Args:
         directory: in any layout.
-        out: see `export_model`.
+        out: replaced as a whole, where it is an earlier export.
         tokenizer: where the tokenizer is, if not in `directory`.
         pickle: weights that are pickles may be read.
         ignore: regular expressions of tensors to leave out.
         dtype: of the tensors written.
-
-    Raises:
-        UserError: see `open_model`; nothing is written then.
     """
     files = tokenizer or directory
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
@@ -177,6 +135,28 @@ def from_params(config: ModelConfig, params: Any) -> ModelFile:
     if isinstance(config, ElmoConfig):
         return elmo.from_params(config, params)
     return huggingface.from_params(config, params)
+
+
+def export_model(
+    out: Path,
+    source: ModelFile,
+    tokenizer: Tokenizer,
+    *,
+    dtype: Dtype = "float32",
+    origin: dict[str, Any],
+    sentence: bool = False,
+) -> dict[str, str]:
+    """Write a model in our layout, see `export`; or for sentence-transformers."""
+    with atomic(out) as beside:
+        if isinstance(source.config, ElmoConfig):
+            if dtype != "float32":
+                raise UserError(f"dtype {dtype}: an ELMo's file is float32")
+            elmo.write_elmo(beside, source, tokenizer)
+        else:
+            huggingface.write_model(beside, source, tokenizer, dtype, origin)
+        if sentence:
+            huggingface.write_sentence_modules(beside, source.config)
+        return write_digests(beside, origin)
 
 
 def export(
@@ -199,36 +179,39 @@ def export(
         tokenizer: of the model.
         dtype: of the weights.
         origin: where the model comes from.
-
-    Raises:
-        UserError: the model has no such form, or a library is not installed.
     """
     if to in ("onnx", "stablehlo") and dtype != "float32":
         raise UserError(f"dtype {dtype}: --to {to} writes float32")
-    finish: Callable[[Path], None] = lambda _: None  # noqa: E731
     if isinstance(config, ElmoConfig):
         if to != "elmo":
             raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
-    elif to == "elmo":
-        raise UserError("a model that is no ELMo has no form --to elmo: pass --to hf")
-    elif to == "stablehlo":
-        return export_stablehlo(out, config, params)
-    elif to == "onnx":
-        return export_onnx(out, config, params, tokenizer, origin)
-    elif to == "gguf":
-        return export_gguf(out, config, params, tokenizer, dtype, origin)
-    elif to == "sentence":
-        if not isinstance(config, BertConfig):
+        source = elmo.from_params(config, params)
+        return export_model(out, source, tokenizer, dtype=dtype, origin=origin)
+    match to:
+        case "elmo":
             raise UserError(
-                "sentence-transformers reads the encoder of a BERT: export --to hf"
+                "a model that is no ELMo has no form --to elmo: pass --to hf"
             )
-        params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
-        finish = functools.partial(huggingface.write_sentence_modules, config=config)
+        case "stablehlo":
+            with atomic(out, file=True) as beside:
+                write_stablehlo(beside, config, params)
+                return {out.name: sha256(beside)}
+        case "gguf":
+            with atomic(out, file=True) as beside:
+                write_gguf(beside, config, params, tokenizer, dtype, origin)
+                return {out.name: sha256(beside)}
+        case "onnx":
+            with atomic(out) as beside:
+                write_onnx(beside, config, params, tokenizer)
+                return write_digests(beside, origin)
+        case "sentence":
+            if not isinstance(config, BertConfig):
+                raise UserError(
+                    "sentence-transformers reads the encoder of a BERT: export --to hf"
+                )
+            params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
+    source = huggingface.from_params(config, params)
+    sentence = to == "sentence"
     return export_model(
-        out,
-        from_params(config, params),
-        tokenizer,
-        dtype=dtype,
-        origin=origin,
-        finish=finish,
+        out, source, tokenizer, dtype=dtype, origin=origin, sentence=sentence
     )

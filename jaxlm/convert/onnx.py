@@ -16,33 +16,47 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
-from jaxlm.convert.atomic import atomic_directory, write_digests
+from jaxlm.convert import optional
 from jaxlm.convert.huggingface import from_params, write_config
-from jaxlm.convert.optional import optional
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.tree import leaves
 
-OPSET = 17  # the first with LayerNormalization
+_OPSET = 17  # the first with LayerNormalization
 _INLINE = 3 * 2**29  # bytes that one protocol buffer holds safely
 _LOW = float(np.finfo(np.float32).min)
+_IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+_ROWS = ["batch", "sequence"]
 
 
 class Graph:
     """A graph that grows by a node with each call; every value is a name."""
 
-    def __init__(self, onnx: Any, params: Any):
-        self.onnx, self.nodes, self.weights = onnx, [], {}
+    def __init__(self, onnx: Any, config: BertConfig | GptConfig, params: Any):
+        self.onnx, self.config, self.nodes, self.weights = onnx, config, [], {}
         self.flat = {path: np.asarray(leaf) for path, leaf in leaves(params)}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
 
-    def __call__(
-        self, op: str, *inputs: str, outputs: int = 1, **attributes: Any
-    ) -> Any:
-        """Add a node; the name of its output, or a list of names."""
-        names = [f"{op.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(
-            self.onnx.helper.make_node(op, list(inputs), names, **attributes)
-        )
-        return names[0] if outputs == 1 else names
+    def __call__(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node; the name of its output."""
+        name = name or f"{op.lower()}_{len(self.nodes)}_0"
+        node = self.onnx.helper.make_node(op, list(inputs), [name], **attributes)
+        self.nodes.append(node)
+        return name
+
+    def input(self, name: str, shape: list[Any], dtype: Any = np.int64) -> str:
+        """Declare an input; its name."""
+        self.inputs.append(self._value(name, shape, dtype))
+        return name
+
+    def output(self, name: str, shape: list[Any]) -> str:
+        """Declare an output, the node of this name; its name."""
+        self.outputs.append(self._value(name, shape, np.float32))
+        return name
+
+    def _value(self, name: str, shape: list[Any], dtype: Any) -> Any:
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.onnx.helper.make_tensor_value_info(name, kind, shape)
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """A number or a list of numbers."""
@@ -61,25 +75,22 @@ class Graph:
             self.weights[name] = np.ascontiguousarray(array.reshape(shape))
         return name
 
-    def dense(
-        self, x: str, path: str, layer: int | None = None, inputs: int = 1
-    ) -> str:
+    def dense(self, x: str, path: str, layer: int | None = None, inputs=1) -> str:
         """x · kernel + bias."""
         y = self("MatMul", x, self.weight(f"{path}/kernel", layer, inputs))
         return self("Add", y, self.weight(f"{path}/bias", layer))
 
-    def norm(self, x: str, path: str, eps: float, layer: int | None = None) -> str:
+    def norm(self, x: str, path: str, layer: int | None = None) -> str:
         """A LayerNorm over the last axis."""
-        scale, bias = (
-            self.weight(f"{path}/{leaf}", layer) for leaf in ("scale", "bias")
-        )
-        return self("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
+        leaves = (self.weight(f"{path}/{leaf}", layer) for leaf in ("scale", "bias"))
+        eps = self.config.norm_eps
+        return self("LayerNormalization", x, *leaves, axis=-1, epsilon=eps)
 
-    def activation(self, x: str, name: str) -> str:
+    def activation(self, x: str) -> str:
         """See `models/activations.py`."""
-        if name == "relu":
+        if self.config.activation == "relu":
             return self("Relu", x)
-        if name == "gelu_erf":
+        if self.config.activation == "gelu_erf":
             inner = self("Erf", self.times(x, np.sqrt(0.5)))
         else:
             cube = self("Mul", self("Mul", x, x), self.times(x, 0.044715))
@@ -91,170 +102,130 @@ class Graph:
         """x · factor."""
         return self("Mul", x, self.constant(factor, np.float32))
 
-    def length(self, x: str, axis: int) -> str:
-        """The length of an axis, as a vector of one number."""
-        return self("Shape", x, start=axis, end=axis + 1)
+    def length(self, x: str) -> str:
+        """The length of the second axis, as a vector of one number."""
+        return self("Shape", x, start=1, end=2)
+
+    def attention(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
+        """Output, keys and values; these are [B, H, T, K], the past before the new."""
+        heads, d_model = self.config.num_heads, self.config.d_model
+        split = self.constant([0, 0, heads, d_model // heads])
+        parts = []
+        for name in ("query", "key", "value"):
+            y = self("Reshape", self.dense(x, f"layers/attention/{name}", i), split)
+            parts.append(self("Transpose", y, perm=[0, 2, 1, 3]))
+        q, *pair = parts
+        if past:
+            both = zip(past, pair, strict=True)
+            pair = [self("Concat", old, new, axis=2) for old, new in both]
+        q = self.times(q, 1 / np.sqrt(d_model // heads))
+        score = self("MatMul", q, self("Transpose", pair[0], perm=[0, 1, 3, 2]))
+        score = self("Where", seen, score, self.constant(_LOW, np.float32))
+        y = self("MatMul", self("Softmax", score, axis=-1), pair[1])
+        y = self("Transpose", y, perm=[0, 2, 1, 3])
+        y = self("Reshape", y, self.constant([0, 0, d_model]))
+        return [self.dense(y, "layers/attention/out", i, inputs=2), *pair]
+
+    def block(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
+        """The output of a layer, its keys and values."""
+        pre = getattr(self.config, "norm", "post") == "pre"
+        inside = self.norm(x, "layers/attention_norm", i) if pre else x
+        y, *pair = self.attention(inside, seen, i, past)
+        x = self("Add", x, y)
+        x = x if pre else self.norm(x, "layers/attention_norm", i)
+        h = self.norm(x, "layers/mlp_norm", i) if pre else x
+        h = self.activation(self.dense(h, "layers/mlp/wi", i))
+        x = self("Add", x, self.dense(h, "layers/mlp/wo", i))
+        return [x if pre else self.norm(x, "layers/mlp_norm", i), *pair]
+
+    def model(self) -> Any:
+        """The whole graph as onnx has it."""
+        helper, tensor = self.onnx.helper, self.onnx.numpy_helper.from_array
+        weights = [tensor(array, name) for name, array in self.weights.items()]
+        graph = helper.make_graph(
+            self.nodes, "jaxlm", self.inputs, self.outputs, weights
+        )
+        opsets = [helper.make_opsetid("", _OPSET)]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=8, producer_name="jaxlm"
+        )
 
 
-def _attention(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> Any:
-    """Output, keys and values; these are [B, H, T, K], the past before the new ones."""
-    heads, width = config.num_heads, config.d_model // config.num_heads
-    split = g.constant([0, 0, heads, width])
-    parts = []
-    for name in ("query", "key", "value"):
-        y = g("Reshape", g.dense(x, f"layers/attention/{name}", i), split)
-        parts.append(g("Transpose", y, perm=[0, 2, 1, 3]))
-    q, k, v = parts
-    if past:
-        k, v = (g("Concat", a, b, axis=2) for a, b in zip(past, (k, v), strict=True))
-    q = g.times(q, 1 / np.sqrt(width))
-    score = g("MatMul", q, g("Transpose", k, perm=[0, 1, 3, 2]))
-    score = g("Where", seen, score, g.constant(_LOW, np.float32))
-    y = g("MatMul", g("Softmax", score, axis=-1), v)
-    y = g("Transpose", y, perm=[0, 2, 1, 3])
-    y = g("Reshape", y, g.constant([0, 0, config.d_model]))
-    return g.dense(y, "layers/attention/out", i, inputs=2), k, v
-
-
-def _block(g: Graph, config: Any, x: str, seen: str, i: int, past: Any) -> Any:
-    pre = getattr(config, "norm", "post") == "pre"
-
-    def norm(x: str, path: str) -> str:
-        return g.norm(x, f"layers/{path}", config.norm_eps, i)
-
-    inside = norm(x, "attention_norm") if pre else x
-    y, k, v = _attention(g, config, inside, seen, i, past)
-    x = g("Add", x, y)
-    x = x if pre else norm(x, "attention_norm")
-    h = g.dense(norm(x, "mlp_norm") if pre else x, "layers/mlp/wi", i)
-    x = g("Add", x, g.dense(g.activation(h, config.activation), "layers/mlp/wo", i))
-    return (x if pre else norm(x, "mlp_norm")), k, v
-
-
-def _bert(onnx: Any, config: BertConfig, params: Any) -> Any:
-    g = Graph(onnx, params)
-    ids, mask, types = "input_ids", "attention_mask", "token_type_ids"
+def _bert(g: Graph, params: Any) -> None:
+    for name in (_IDS, _MASK, _TYPES):
+        g.input(name, _ROWS)
     token = g.weight("embed/token/table", inputs=1)
-    x = g("Gather", token, ids)
-    end = g.length(ids, 1)
+    x = g("Gather", token, _IDS)
+    end = g.length(_IDS)
     position = g.weight("embed/position/table", inputs=1)
-    zero, axis = g.constant([0]), g.constant([0])
-    x = g("Add", x, g("Slice", position, zero, end, axis))
+    zero = g.constant([0])
+    x = g("Add", x, g("Slice", position, zero, end, zero))
     token_type = g.weight("embed/token_type/table", inputs=1)
-    x = g.norm(
-        g("Add", x, g("Gather", token_type, types)), "embed/norm", config.norm_eps
-    )
-    seen = g("Cast", mask, to=onnx.TensorProto.BOOL)
+    x = g.norm(g("Add", x, g("Gather", token_type, _TYPES)), "embed/norm")
+    seen = g("Cast", _MASK, to=g.onnx.TensorProto.BOOL)
     seen = g("Unsqueeze", seen, g.constant([1, 2]))
-    for i in range(config.num_layers):
-        x, _, _ = _block(g, config, x, seen, i, None)
-    out, width = "last_hidden_state", config.d_model
+    for i in range(g.config.num_layers):
+        x, *_ = g.block(x, seen, i, [])
+    out, width = "last_hidden_state", g.config.d_model
     if "mlm" in params:
-        x = g.activation(g.dense(x, "mlm/dense"), config.activation)
-        x = g.norm(x, "mlm/norm", config.norm_eps)
+        x = g.norm(g.activation(g.dense(x, "mlm/dense")), "mlm/norm")
         x = g("MatMul", x, g("Transpose", token, perm=[1, 0]))
         x = g("Add", x, g.weight("mlm/bias"))
-        out, width = "logits", config.vocab_size
-    g.nodes.append(onnx.helper.make_node("Identity", [x], [out]))
-    rows = ["batch", "sequence"]
-    inputs = {name: (np.int64, rows) for name in (ids, mask, types)}
-    return _model(g, inputs, {out: (np.float32, [*rows, width])})
+        out, width = "logits", g.config.vocab_size
+    g("Identity", x, name=g.output(out, [*_ROWS, width]))
 
 
-def _gpt(onnx: Any, config: GptConfig, params: Any, *, with_past: bool) -> Any:
-    g = Graph(onnx, params)
-    ids, mask = "input_ids", "attention_mask"
-    new, total = g.length(ids, 1), g.length(mask, 1)
+def _gpt(g: Graph, config: GptConfig, *, with_past: bool) -> None:
+    g.input(_IDS, _ROWS)
+    g.input(_MASK, ["batch", "total"])
+    g.output("logits", [*_ROWS, config.vocab_size])
+    new, total = g.length(_IDS), g.length(_MASK)
     past = g("Sub", total, new)
     # A row that is padded on the left counts from its own first token.
-    at = g("Sub", g("CumSum", mask, g.constant(1)), g.constant(1))
+    at = g("Sub", g("CumSum", _MASK, g.constant(1)), g.constant(1))
     at = g("Slice", g("Max", at, g.constant(0)), past, total, g.constant([1]))
-    flat = g.flat["embed/token/table"][: config.vocab_size]
-    g.weights["embed/token/table"] = np.ascontiguousarray(flat)
-    x = g("Gather", "embed/token/table", ids)
+    g.flat["embed/token/table"] = g.flat["embed/token/table"][: config.vocab_size]
+    token = g.weight("embed/token/table", inputs=1)
+    x = g("Gather", token, _IDS)
     x = g("Add", x, g("Gather", g.weight("embed/position/table", inputs=1), at))
-    # [B, 1, new, total]: position past + l sees t ≤ past + l.
     one = g.constant([1])
+    # [B, 1, new, total]: position past + l sees t ≤ past + l.
     square = g("Concat", one, one, new, one, axis=0)
-    seen = g("Expand", g("Unsqueeze", mask, g.constant([1, 2])), square)
-    seen = g("Cast", g("Trilu", seen, past, upper=0), to=onnx.TensorProto.BOOL)
-    inputs: dict[str, Any] = {ids: (np.int64, ["batch", "sequence"])}
-    inputs[mask] = (np.int64, ["batch", "total"])
-    width = config.d_model // config.num_heads
-    outputs: dict[str, Any] = {
-        "logits": (np.float32, ["batch", "sequence", config.vocab_size])
-    }
+    seen = g("Expand", g("Unsqueeze", _MASK, g.constant([1, 2])), square)
+    seen = g("Cast", g("Trilu", seen, past, upper=0), to=g.onnx.TensorProto.BOOL)
+    rows, width = ["batch", config.num_heads], config.d_model // config.num_heads
     for i in range(config.num_layers):
-        names = [f"past_key_values.{i}.{part}" for part in ("key", "value")]
-        x, *pair = _block(g, config, x, seen, i, names if with_past else None)
-        if not with_past:
-            continue
-        for name, each in zip(names, pair, strict=True):
-            shape = ["batch", config.num_heads, "past", width]
-            inputs[name] = (np.float32, shape)
+        held = []
+        for part in ("key", "value") if with_past else ():
+            name = f"past_key_values.{i}.{part}"
+            held.append(g.input(name, [*rows, "past", width], np.float32))
+        x, *pair = g.block(x, seen, i, held)
+        for name, each in zip(held, pair, strict=False):
             present = name.replace("past_key_values", "present")
-            outputs[present] = (np.float32, [*shape[:2], "total", width])
-            g.nodes.append(onnx.helper.make_node("Identity", [each], [present]))
+            g("Identity", each, name=g.output(present, [*rows, "total", width]))
     if config.norm == "pre":
-        x = g.norm(x, "final_norm", config.norm_eps)
-    head = g("Transpose", "embed/token/table", perm=[1, 0])
-    g.nodes.append(onnx.helper.make_node("MatMul", [x, head], ["logits"]))
-    return _model(g, inputs, outputs)
+        x = g.norm(x, "final_norm")
+    g("MatMul", x, g("Transpose", token, perm=[1, 0]), name="logits")
 
 
-def _model(g: Graph, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
-    """The graph as a model; inputs and outputs are name → (dtype, shape)."""
-    helper = g.onnx.helper
-
-    def values(named: dict[str, Any]) -> list[Any]:
-        kind = helper.np_dtype_to_tensor_dtype
-        return [
-            helper.make_tensor_value_info(name, kind(np.dtype(dtype)), shape)
-            for name, (dtype, shape) in named.items()
-        ]
-
-    graph = helper.make_graph(
-        g.nodes,
-        "jaxlm",
-        values(inputs),
-        values(outputs),
-        [g.onnx.numpy_helper.from_array(a, name) for name, a in g.weights.items()],
-    )
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_model(
-        graph, opset_imports=[opset], ir_version=8, producer_name="jaxlm"
-    )
-
-
-def export_onnx(
-    out: Path,
-    config: BertConfig | GptConfig,
-    params: Any,
-    tokenizer: Tokenizer,
-    origin: dict[str, Any],
-) -> dict[str, str]:
-    """Write the directory in float32, whole or not at all: name → SHA-256.
-
-    Raises:
-        UserError: onnx is not installed.
-    """
+def write_onnx(
+    directory: Path, config: BertConfig | GptConfig, params: Any, tokenizer: Tokenizer
+) -> None:
+    """Write the directory in float32."""
     onnx = optional("onnx", "export --to onnx")
-    with atomic_directory(out) as beside:
-        write_config(beside, from_params(config, params), tokenizer, "float32")
-        (beside / "onnx").mkdir()
-        size = sum(leaf.nbytes for _, leaf in leaves(params))
-
-        def save(name: str, model: Any) -> None:
-            onnx.save_model(
-                model,
-                beside / "onnx" / f"{name}.onnx",
-                save_as_external_data=size > _INLINE,
-                location=f"{name}.onnx_data",
-            )
-
+    write_config(directory, from_params(config, params), tokenizer)
+    (directory / "onnx").mkdir()
+    size = sum(leaf.nbytes for _, leaf in leaves(params))
+    gpt = isinstance(config, GptConfig)
+    for name in ("model", "decoder_model") if gpt else ("model",):
+        graph = Graph(onnx, config, params)
         if isinstance(config, GptConfig):
-            save("model", _gpt(onnx, config, params, with_past=True))
-            save("decoder_model", _gpt(onnx, config, params, with_past=False))
+            _gpt(graph, config, with_past=name == "model")
         else:
-            save("model", _bert(onnx, config, params))
-        return write_digests(beside, origin)
+            _bert(graph, params)
+        onnx.save_model(
+            graph.model(),
+            directory / "onnx" / f"{name}.onnx",
+            save_as_external_data=size > _INLINE,
+            location=f"{name}.onnx_data",
+        )

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.convert.config_json import ConfigJson
-from jaxlm.convert.optional import optional
-from jaxlm.convert.tensors import Tensors, finite, first_line
+from jaxlm.checkpoints.leaf_files import first_line
+from jaxlm.convert import optional
+from jaxlm.convert.model_types import ConfigJson
+from jaxlm.convert.tensors import Tensors, finite
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
@@ -33,11 +34,7 @@ def checkpoint_of(directory: Path) -> Path | None:
 
 
 def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
-    """A TensorFlow checkpoint, without its optimiser's slots.
-
-    Raises:
-        UserError: TensorFlow is not installed, or cannot read the checkpoint.
-    """
+    """A TensorFlow checkpoint, without its optimiser's slots."""
     path = prefix.parent / BERT_CONFIG
     options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
     tf = optional("tensorflow", f"reading {prefix}.index", "tensorflow-cpu")
@@ -45,9 +42,8 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
         reader: Any = tf.train.load_checkpoint(str(prefix))
         found: dict[str, list[int]] = reader.get_variable_to_shape_map()
     except Exception as error:
-        raise UserError(
-            f"{prefix} cannot be read as a checkpoint: {first_line(error)}"
-        ) from None
+        reason = first_line(error)
+        raise UserError(f"{prefix} cannot be read as a checkpoint: {reason}") from None
     names = {
         _by_transformers(name): name
         for name in found
@@ -63,9 +59,8 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
         try:
             array = reader.get_tensor(names[name])
         except Exception as error:
-            raise UserError(
-                f"{prefix}: {names[name]} cannot be read: {first_line(error)}"
-            ) from None
+            what = f"{prefix}: {names[name]} cannot be read"
+            raise UserError(f"{what}: {first_line(error)}") from None
         return finite(name, array.T if name in kernels else array, prefix)
 
     return options, Tensors(prefix, shapes, read)
@@ -84,11 +79,7 @@ def _by_transformers(name: str) -> str:
 
 
 def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
-    """GPT-1's release: ten arrays and the shapes of its tensors.
-
-    Raises:
-        UserError: an array is missing or has objects, or the sizes do not add up.
-    """
+    """GPT-1's release: ten arrays and the shapes of its tensors."""
     path = directory / GPT1_SHAPES
     files = [directory / f"params_{i}.npy" for i in range(10)]
     try:
@@ -110,13 +101,14 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
         for part in _LAYER
         for leaf in ("weight", "bias")
     ]
-    # Convolutions of width 1 have an axis for it.
-    plain = [shape[1:] if len(shape) == 3 else shape for shape in shapes]
-    parts = zip(np.split(flat, ends[:-1]), plain, strict=True)
-    arrays = dict(
-        zip(names, (part.reshape(shape) for part, shape in parts), strict=True)
-    )
-    (positions, width), (words, _) = plain[:2]
+    arrays = {
+        # Convolutions of width 1 have an axis for it.
+        name: part.reshape(shape[1:] if len(shape) == 3 else shape)
+        for name, part, shape in zip(
+            names, np.split(flat, ends[:-1]), shapes, strict=True
+        )
+    }
+    (positions, width), (words, _) = shapes[:2]
     options = {
         "model_type": "openai-gpt",
         "vocab_size": words,

@@ -2,7 +2,7 @@
 
     table = TensorTable(rules, shapes)    total on both sides, or an error
     table.shapes                          what the file must hold, by name
-    table.tensor(name, leaf)              leaves → one tensor of the file
+    table.tensor(name, whole)             leaves → one tensor of the file
     table.params(read, place)             tensors → the parameter tree
     ModelFile(config, table, read)        a model as tensors, wherever they come from
 
@@ -88,40 +88,27 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
 class TensorTable:
     """Rules that fit a certain model.
 
-    Args:
-        rules: of its family.
-        shapes: its parameters, or the part of them that a file has.
-
-    Raises:
-        ValueError: the rules do not cover the parameters, or name others.
+    `shapes` has its parameters, or the part of them that a file has; a ValueError says
+    which of them the rules do not cover, and which rules name others.
     """
 
     def __init__(self, rules: Iterable[Rule], shapes: Any):
-        self._tree = shapes
+        self._tree, self._rules = shapes, list(rules)
         self._leaves = dict(leaves(shapes))
-        self._rules = list(rules)
-        match(
-            [(re.escape(path), rule) for rule in self._rules for path in rule.ours],
-            shapes,
-        )
+        match([(re.escape(path), r) for r in self._rules for path in r.ours], shapes)
         self._at = {
             rule.theirs.format(*at): (rule, at)
             for rule in self._rules
             for at in self._indices(rule)
         }
-
-    def _shape(self, rule: Rule) -> tuple[int, ...]:
-        return tuple(self._leaves[rule.ours[0]].shape)
+        # Name → shape of every tensor, rule after rule.
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: rule.shape(self._leaves[rule.ours[0]].shape)
+            for name, (rule, _) in self._at.items()
+        }
 
     def _indices(self, rule: Rule) -> Iterable[tuple[int, ...]]:
-        return np.ndindex(*self._shape(rule)[: rule.stacked])
-
-    @functools.cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of every tensor, rule after rule."""
-        return {
-            name: rule.shape(self._shape(rule)) for name, (rule, _) in self._at.items()
-        }
+        return np.ndindex(*self._leaves[rule.ours[0]].shape[: rule.stacked])
 
     def leaves_of(self, name: str) -> tuple[str, ...]:
         """The paths of the leaves that a tensor is made of."""
@@ -132,15 +119,16 @@ class TensorTable:
         rule, at = self._at[name]
         return ", ".join(path + "".join(f"[{i}]" for i in at) for path in rule.ours)
 
-    def tensor(self, name: str, leaf: Callable[[str], Any]) -> np.ndarray:
+    def tensor(self, name: str, whole: Mapping[str, Any]) -> np.ndarray:
         """A tensor of the file, contiguous.
 
-        `leaf` gives the whole leaf of a path: an array, or what gives one when indexed.
+        `whole` has the leaves that it is made of: arrays, or what gives one when
+        indexed.
         """
         rule, at = self._at[name]
         parts = []
         for path in rule.ours:
-            part = np.asarray(leaf(path)[at])
+            part = np.asarray(whole[path][at])
             if rule.inputs:
                 rows = math.prod(part.shape[: rule.inputs])
                 part = part.reshape(rows, -1)[: rule.rows or None]
@@ -149,7 +137,7 @@ class TensorTable:
             parts.append(part)
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         joined = transposed(joined) if rule.transpose else joined
-        return np.ascontiguousarray(joined.reshape(rule.shape(self._shape(rule))))
+        return np.ascontiguousarray(joined.reshape(self.shapes[name]))
 
     def params(self, read: Callable[[str], np.ndarray], place: Place) -> Any:
         """The parameter tree, from `read`, which gives the tensor of a name.
@@ -158,30 +146,26 @@ class TensorTable:
         """
         placed: dict[str, Any] = {}
         for rule in self._rules:
-            whole = [_empty(self._leaves[path], rule.rows) for path in rule.ours]
+            shapes = [self._leaves[path] for path in rule.ours]
+            whole = [aligned(each.shape, each.dtype) for each in shapes]
+            if rule.rows:  # those that pad a table are zeros
+                whole[0][rule.rows :] = 0
             for at in self._indices(rule):
                 array = read(rule.theirs.format(*at))
                 array = transposed(array) if rule.transpose else array
                 parts = np.split(array, len(whole), axis=-1)
                 for leaf, part in zip(whole, parts, strict=True):
-                    if rule.rows:
-                        leaf[: rule.rows] = part
-                    else:
-                        leaf[at] = part.reshape(leaf[at].shape)
+                    room = leaf[: rule.rows] if rule.rows else leaf[at]
+                    room[...] = part.reshape(room.shape)
             for path in rule.ours:
                 placed[path] = place(path, whole.pop(0))
         return map_with_path(lambda path, _: placed[path], self._tree)
 
     def check(self, found: Mapping[str, tuple[int, ...]], what: str) -> None:
-        """Compare what a file must hold with what it does hold.
+        """Compare what a file must hold with the shapes that were `found` in it.
 
-        Args:
-            found: name → shape of the tensors in the file.
-            what: the file and the model, for the message.
-
-        Raises:
-            UserError: each tensor that is on one side only (−, +) or has another shape
-                (≠).
+        A UserError lists each tensor that is on one side only (−, +) or has another
+        shape (≠); `what` names the file and the model.
         """
         lines = []
         for name, shape in self.shapes.items():
@@ -195,7 +179,7 @@ class TensorTable:
                 )
         extra = [name for name in found if name not in self.shapes]
         lines += [
-            f"  + {name}  {list(found[name])} has no use" for name in sorted(extra)
+            f"  + {each}  {list(found[each])} has no use" for each in sorted(extra)
         ]
         if not lines:
             return
@@ -204,14 +188,6 @@ class TensorTable:
             hint = extra[0].rsplit(".", 1)[0].replace(".", r"\.")
             more.append(f"  --ignore '{hint}.*' leaves tensors out")
         raise UserError(f"{what}:\n" + "\n".join(lines[:_SHOWN] + more))
-
-
-def _empty(leaf: Any, rows: int) -> np.ndarray:
-    """Room for the values of a leaf; rows that pad a table are zeros."""
-    room = aligned(leaf.shape, leaf.dtype)
-    if rows:
-        room[rows:] = 0
-    return room
 
 
 class ModelFile(NamedTuple):
@@ -241,16 +217,18 @@ class ModelFile(NamedTuple):
         tensor of another leaf is.
         """
         flat = dict(leaves(params))
-        held: dict[str, Any] = {}
+
+        @functools.lru_cache(maxsize=1)
+        def whole(paths: tuple[str, ...]) -> dict[str, Any]:
+            found = {path: flat[path] for path in paths}
+            return {
+                path: leaf.verified()
+                if isinstance(leaf, StoredLeaf)
+                else np.asarray(leaf)
+                for path, leaf in found.items()
+            }
 
         def read(name: str) -> np.ndarray:
-            paths = table.leaves_of(name)
-            for path in held.keys() - paths:
-                del held[path]
-            for path in set(paths) - held.keys():
-                leaf = flat[path]
-                stored = isinstance(leaf, StoredLeaf)
-                held[path] = leaf.verified() if stored else np.asarray(leaf)
-            return table.tensor(name, held.__getitem__)
+            return table.tensor(name, whole(table.leaves_of(name)))
 
         return cls(config, table, read, missing)

@@ -17,23 +17,15 @@ import jax.numpy as jnp
 from jax import export
 
 from jaxlm.config.model import BertConfig, ModelConfig
-from jaxlm.convert.atomic import atomic_file, sha256_of
-from jaxlm.convert.optional import optional
+from jaxlm.convert import optional
 from jaxlm.families import build
 from jaxlm.types import UserError
 
-_PLATFORMS = ("cpu", "cuda", "tpu")
 _LIMIT = 3 * 2**29  # bytes of weights; the container ends at 2 GiB
 
 
-def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, str]:
-    """Write the program, whole or not at all: name → SHA-256.
-
-    `params` become constants of the program.
-
-    Raises:
-        UserError: flatbuffers is not installed, or the weights do not fit.
-    """
+def write_stablehlo(path: Path, config: ModelConfig, params: Any) -> None:
+    """Write the program, whose constants `params` become."""
     optional("flatbuffers", "export --to stablehlo")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > _LIMIT:
@@ -42,17 +34,14 @@ def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, s
         )
     module: Any = build(config)
     bert = isinstance(config, BertConfig)
-    heads = not bert or "mlm" in params
 
     def forward(tokens, *more):
-        facts = {}
+        facts: dict[str, Any] = {"logits": not bert or "mlm" in params}
         if bert:
             *more, mask = more
             facts["segments"] = mask.astype(jnp.int32)
         with jax.default_matmul_precision("float32"):
-            found = module.apply(
-                {"params": params}, tokens, *more, **facts, logits=heads
-            )
+            found = module.apply({"params": params}, tokens, *more, **facts)
         out = {"hidden": found.hidden[-1], "logits": found.logits}
         out |= {"pooled": found.pooled, "nsp_logits": found.nsp_logits}
         return {name: each for name, each in out.items() if each is not None}
@@ -61,7 +50,6 @@ def export_stablehlo(out: Path, config: ModelConfig, params: Any) -> dict[str, s
     shape = export.symbolic_shape("b, l", constraints=limit)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
     inputs = (ids, ids, jax.ShapeDtypeStruct(shape, jnp.bool_)) if bert else (ids,)
-    program = export.export(jax.jit(forward), platforms=_PLATFORMS)(*inputs)
-    with atomic_file(out) as beside:
-        beside.write_bytes(program.serialize())
-    return {out.name: sha256_of(out)}
+    platforms = ("cpu", "cuda", "tpu")
+    program = export.export(jax.jit(forward), platforms=platforms)(*inputs)
+    path.write_bytes(program.serialize())

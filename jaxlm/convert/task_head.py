@@ -18,10 +18,9 @@ from tokenizers.processors import TemplateProcessing
 
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig, TaskConfig
 from jaxlm.convert import Dtype
-from jaxlm.convert.huggingface import edit_json, from_params
-from jaxlm.convert.model_directory import export_model
+from jaxlm.convert.atomic import atomic, write_digests
+from jaxlm.convert.huggingface import edit_json, from_params, write_model
 from jaxlm.convert.rules import module_rules
-from jaxlm.text.json_files import read_json
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME, UserError
 
@@ -60,9 +59,6 @@ def export_task(
         tokenizer: of the model.
         dtype: of the tensors.
         origin: where the model comes from, for the card.
-
-    Raises:
-        UserError: transformers has no such head.
     """
     _check(config, task)
     decoder = isinstance(config, GptConfig)
@@ -72,28 +68,19 @@ def export_task(
         for rule in module_rules({"task": head}, transpose=True)
         if rule.ours[0].removeprefix("task/") in params["task"]
     ]
-
-    def finish(beside: Path) -> None:
+    with atomic(out) as beside:
+        source = from_params(config, params, rules)
+        write_model(beside, source, tokenizer, dtype, origin, kind)
         edit_json(beside / "config.json", **_labels(task))
-        if decoder:
-            _add_frame(beside, tokenizer.vocab_size, task)
-
-    return export_model(
-        out,
-        from_params(config, params, rules),
-        tokenizer,
-        dtype=dtype,
-        origin=origin,
-        head=kind,
-        finish=finish,
-    )
+        if isinstance(config, GptConfig):
+            _add_frame(beside, config, tokenizer.vocab_size, task.kind)
+        return write_digests(beside, origin)
 
 
 def _check(config: ModelConfig, task: TaskConfig) -> None:
     if isinstance(config, ElmoConfig):
-        raise UserError(
-            "transformers has no ELMo: jaxlm predict uses what is fine-tuned"
-        )
+        what = "jaxlm predict uses what is fine-tuned"
+        raise UserError(f"transformers has no ELMo: {what}")
     if task.both_orders:
         raise UserError(
             "two texts in both orders are no class of transformers, which reads one: "
@@ -130,21 +117,20 @@ def _labels(task: TaskConfig) -> dict[str, Any]:
     return options
 
 
-def _add_frame(directory: Path, first: int, task: TaskConfig) -> None:
+def _add_frame(directory: Path, config: GptConfig, first: int, kind: str) -> None:
     """Add the three tokens of a GPT's rows to its tokenizer and its config."""
-    config = directory / "config.json"
     # The class is read off the last token that is not the padding token.
-    edit_json(config, pad_token_id=first)
-    if task.kind == "choice":
-        edit_json(
-            config,
-            num_labels=1,
-            summary_type="cls_index",
-            summary_use_proj=True,
-            summary_proj_to_labels=True,
-            summary_activation=None,
-            summary_first_dropout=read_json(config)["resid_pdrop"],
-        )
+    changes: dict[str, Any] = {"pad_token_id": first}
+    if kind == "choice":
+        changes |= {
+            "num_labels": 1,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "summary_proj_to_labels": True,
+            "summary_activation": None,
+            "summary_first_dropout": config.dropout,
+        }
+    edit_json(directory / "config.json", **changes)
     path = directory / "tokenizer.json"
     if not path.is_file():
         return  # spaCy splits its words, which `tokenizers` cannot do

@@ -8,6 +8,7 @@ novels. Compared are the ids, then the logits of equal ids, the likeliest tokens
 position, and the greedy text of a decoder.
 """
 
+import importlib.metadata
 import importlib.util
 import lzma
 import os
@@ -17,14 +18,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxlm.config.model import GptConfig
-from jaxlm.families import family_of
 from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -36,7 +37,7 @@ class Client(NamedTuple):
     """A program that reads exports."""
 
     name: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...]  # the last one is the program's
     tolerance: float  # a share of the largest output; of unit vectors, absolute
 
 
@@ -47,7 +48,7 @@ CLIENTS = {
     ),
     # Its GELU is a table in half precision.
     "gguf": Client("llama.cpp (xllamacpp)", ("xllamacpp",), 1e-3),
-    "stablehlo": Client("jax.export", ("flatbuffers",), 1e-5),
+    "stablehlo": Client("jax.export", ("flatbuffers", "jax"), 1e-5),
     "onnx": Client("onnxruntime", ("onnxruntime",), 1e-5),
 }
 _LLAMA_SCORES = 2e-3  # absolute, of log-probabilities
@@ -68,23 +69,22 @@ class Comparison:
         self.lines.append(line)
         self.passed &= bool(good)
 
-    def ask(self, **asked: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+    def ask(self, **asked: Any) -> dict[str, Any]:
         """The client's answer; a complaint of the client does not pass."""
-        said, arrays = run_client(self.to, self.out, asked)
-        for note in said["notes"]:
+        answer = run_client(self.to, self.out, asked)
+        for note in answer.get("notes", ()):
             self.add(f"{CLIENTS[self.to].name}: {note}", good=False)
-        return said, arrays
+        return answer
 
-    def end(self, said: dict[str, Any]) -> "Comparison":
+    def end(self, answer: dict[str, Any]) -> "Comparison":
         """The comparison with its verdict."""
         verdict = "parity" if self.passed else "NO PARITY"
-        self.add(f"{CLIENTS[self.to].name} {said['version']}: {verdict}")
+        self.add(f"{CLIENTS[self.to].name} {answer['version']}: {verdict}")
         return self
 
-    def compare(
-        self, mine: list[np.ndarray], theirs: list[np.ndarray], what: str
-    ) -> None:
+    def compare(self, mine: list[np.ndarray], answer: dict[str, Any]) -> None:
         """The largest difference of outputs, as a share of the largest output."""
+        theirs, what = answer["outputs"], answer["what"]
         tolerance = CLIENTS[self.to].tolerance
         worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
         scale = max(np.abs(b).max() for b in theirs)
@@ -100,50 +100,47 @@ class Comparison:
         decoder = self.to == "hf" and isinstance(self.model.config, GptConfig)
         new = min(_NEW, self.model.config.max_length // 4) if decoder else 0
         prompts = self._prompts(texts[:3] if decoder else [], new)
-        starts = [self._ids(prompt) for prompt in prompts]
-        batches = [{"input_ids": [row]} for row in rows]
-        said, theirs = self.ask(texts=texts, batches=batches, prompts=starts, new=new)
-        if "ids" in said:
-            pairs = zip(said["ids"], texts, strict=True)
+        answer = self.ask(
+            texts=texts,
+            batches=[{"input_ids": [row]} for row in rows],
+            prompts=[self._ids(prompt) for prompt in prompts],
+            new=new,
+        )
+        if "ids" in answer:
+            pairs = zip(answer["ids"], texts, strict=True)
             same, count = sum(a == self._framed(b) for a, b in pairs), len(texts)
             self.add(f"ids      equal in {same} of {count} texts", same == count)
-        mine = [self._forward(row) for row in rows]
-        self.compare(mine, theirs, "logits" if said["logits"] else "hidden")
-        if said["logits"]:
-            self._likeliest(np.concatenate(mine), np.concatenate(theirs))
+        outputs = [self._forward(row) for row in rows]
+        self.compare(outputs, answer)
+        if (
+            answer["what"] == "logits"
+        ):  # the first token and the first five, in any order
+            mine, theirs = np.concatenate(outputs), np.concatenate(answer["outputs"])
+            first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
+            count = min(_TOP, mine.shape[-1])
+            a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
+            self.add(
+                f"top      likeliest token equal at {first:,} of {len(mine):,} places, "
+                f"the {count} likeliest at {(np.sort(a) == np.sort(b)).all(-1).sum():,}"
+            )
         if decoder:
-            self._greedy(prompts, starts, said["greedy"], new)
-        return self.end(said)
+            self._greedy(prompts, answer["greedy"], new)
+        return self.end(answer)
 
-    def _likeliest(self, mine: np.ndarray, theirs: np.ndarray) -> None:
-        """The first token, and the set of the first five, at each position."""
-        first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
-        count = min(_TOP, mine.shape[-1])
-        a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
-        self.add(
-            f"top      likeliest token equal at {first:,} of {len(mine):,} places, the "
-            f"{count} likeliest at {(np.sort(a) == np.sort(b)).all(-1).sum():,}"
-        )
-
-    def _greedy(
-        self,
-        prompts: list[str],
-        starts: list[list[int]],
-        theirs: list[list[int]],
-        new: int,
-    ) -> None:
+    def _greedy(self, prompts: list[str], theirs: list[list[int]], new: int) -> None:
         """Greedy texts, equal as far as the logits tell the tokens apart."""
         equal = total = 0
         good = True
-        for prompt, start, got in zip(prompts, starts, theirs, strict=True):
+        for prompt, got in zip(prompts, theirs, strict=True):
             found = self.model.generate([prompt], max_tokens=new, temperature=0.0)
             mine = found[0].tokens.tolist()
             most = max(len(mine), len(got))
-            pairs = zip(mine, got, strict=False)
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            pairs = enumerate(zip(mine, got, strict=False))
+            least = min(len(mine), len(got))
+            same = next((i for i, (a, b) in pairs if a != b), least)
             equal, total = equal + same, total + most
             if same < most:
-                scores = self._forward([*start, *mine[:same]])[-1]
+                scores = self._forward([*self._ids(prompt), *mine[:same]])[-1]
                 tied = [scores[each[same]] for each in (mine, got) if same < len(each)]
                 near = 2 * CLIENTS[self.to].tolerance * np.abs(scores).max()
                 good &= len(tied) == 2 and abs(tied[0] - tied[1]) <= near
@@ -153,39 +150,40 @@ class Comparison:
         """Unit vectors of texts."""
         longest, tolerance = self.model.config.max_length, CLIENTS[self.to].tolerance
         fits = self._prompts(texts, new=2, words=60)
-        said, arrays = self.ask(texts=fits, prompts=[], context=longest)
-        theirs = np.stack([array.reshape(-1) for array in arrays])
-        mine = self.model.embed(fits, pooling="sentence")
+        answer = self.ask(texts=fits, prompts=[], context=longest)
+        theirs, mine = (
+            np.stack(answer["outputs"]),
+            self.model.embed(fits, pooling="sentence"),
+        )
         worst, cosine = np.abs(mine - theirs).max(), (mine * theirs).sum(-1).min()
         self.add(
             f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}; "
             f"tolerance {tolerance:.0e}",
             worst <= tolerance,
         )
-        return self.end(said)
+        return self.end(answer)
 
     def scores(self, texts: list[str]) -> "Comparison":
         """Log-probabilities of llama.cpp's likeliest tokens along its greedy text."""
         longest = self.model.config.max_length
         new = min(_NEW, longest // 4)
         starts = [self._ids(prompt) for prompt in self._prompts(texts[:3], new)]
-        said, _ = self.ask(prompts=starts, new=new, context=longest)
-        deltas, places, equal = [], 0, 0
-        for start, found in zip(starts, said["scores"], strict=True):
-            ids = [*start, *(id for id, _ in found)]
-            logits = self._forward(ids)[len(start) - 1 : -1].astype(np.float64)
-            logits -= logits.max(-1, keepdims=True)
-            scores = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        answer = self.ask(prompts=starts, new=new, context=longest)
+        deltas, equal = [], []
+        for start, found in zip(starts, answer["scores"], strict=True):
+            logits = self._forward([*start, *(id for id, _ in found)])
+            scores = np.asarray(jax.nn.log_softmax(logits[len(start) - 1 : -1]))
             for row, (id, top) in zip(scores, found, strict=True):
                 deltas += [abs(row[i] - score) for i, score in top]
-                places, equal = places + 1, equal + int(row.argmax() == id)
-        worst = max(deltas)
+                equal.append(row.argmax() == id)
+        worst, places = max(deltas), len(equal)
         self.add(
             f"log p    max |Δ| {worst:.1e} of the 5 likeliest at {places} places; "
-            f"greedy {equal} of {places} tokens equal; tolerance {_LLAMA_SCORES:.0e}",
+            f"greedy {sum(equal)} of {places} tokens equal; tolerance "
+            f"{_LLAMA_SCORES:.0e}",
             worst <= _LLAMA_SCORES,
         )
-        return self.end(said)
+        return self.end(answer)
 
     def _forward(self, ids: list[int]) -> np.ndarray:
         """Logits of a row, [L, V]; its last hidden states where there is no head."""
@@ -198,15 +196,14 @@ class Comparison:
 
     def _framed(self, text: str) -> list[int]:
         """The ids of a text with what the family puts around it."""
-        config, tokenizer = self.model.config, self.model.tokenizer
-        frame = family_of(config).frame(config, tokenizer)
-        return frame.row(tokenizer.encode(text).ids).tolist()
+        frame = self.model.family.frame(self.model.config, self.model.tokenizer)
+        return frame.row(self.model.tokenizer.encode(text).ids).tolist()
 
     def _row(self, text: str) -> list[int]:
         """The start of a text as the model reads it, with masks where it fills them."""
         ids = self._framed(text)[: min(_LONGEST, self.model.config.max_length)]
-        special = self.model.tokenizer.special
-        if family_of(self.model.config).fills:
+        if self.model.family.fills:
+            special = self.model.tokenizer.special
             ids[3::7] = [special.mask] * len(ids[3::7])
             ids[-1] = special.sep
         return ids
@@ -223,19 +220,16 @@ class Comparison:
 
 
 def check_client(to: str) -> None:
-    """Check that the client of a format is installed, before anything is written.
-
-    Raises:
-        UserError: it is not; the command that installs it.
-    """
+    """Check that the client of a format is installed, before anything is written."""
     if to == "elmo":
         raise UserError(
             "--verify: the programs that read ELMo's files do not install beside "
             "today's libraries (AllenNLP ended in 2022); export without it"
         )
     name, packages, _ = CLIENTS[to]
-    if any(not importlib.util.find_spec(package) for package in packages):
-        command = f"pip install {' '.join(packages).replace('_', '-')}"
+    lacking = [each for each in packages if not importlib.util.find_spec(each)]
+    if lacking:
+        command = f"pip install {' '.join(lacking).replace('_', '-')}"
         raise UserError(f"--verify needs {name}: {command}")
 
 
@@ -258,13 +252,13 @@ def verify_task(
         out: the export.
     """
     found = Comparison(None, out, "hf")
-    said, theirs = found.ask(texts=[], batches=batches, prompts=[], new=0)
-    found.compare(mine, theirs, "logits")
+    answer = found.ask(texts=[], batches=batches, prompts=[], new=0)
+    found.compare(mine, answer)
     if mine[0].shape[-1] > 1:
-        pairs = zip(mine, theirs, strict=True)
+        pairs = zip(mine, answer["outputs"], strict=True)
         same = np.hstack([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in pairs])
         found.add(f"answers  equal in {same.sum():,} of {same.size:,}")
-    return found.end(said)
+    return found.end(answer)
 
 
 def passages(tokenizer: Tokenizer) -> list[str]:
@@ -280,27 +274,27 @@ def passages(tokenizer: Tokenizer) -> list[str]:
     return best[1]
 
 
-def run_client(
-    to: str, out: Path, asked: dict[str, Any]
-) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What a client says of an export, from a process of its own.
-
-    Raises:
-        UserError: it failed; its last words.
-    """
+def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """What a client says of an export, from a process of its own; see `clients.py`."""
+    name, packages, _ = CLIENTS[to]
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
         file = Path(scratch) / "asked"
         file.write_bytes(pickle.dumps(asked))
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, "-m", "jaxlm.convert.clients", to, str(out), str(file)],
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": path.strip(os.pathsep)},
+            env={
+                **os.environ,
+                **quiet,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            },
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
             last = next((line for line in reversed(lines) if "rror" in line), lines[-1])
-            raise UserError(f"{CLIENTS[to].name} cannot use {out}: {last[:500]}")
-        return pickle.loads(file.read_bytes())
+            raise UserError(f"{name} cannot use {out}: {last[:500]}")
+        answer = pickle.loads(file.read_bytes())
+    return {**answer, "version": importlib.metadata.version(packages[-1])}

@@ -17,9 +17,9 @@ from exported import CONFIGS, export, random_params, same, tokenizer_of
 from safetensors.numpy import load_file, save_file
 
 import jaxlm
-from jaxlm.convert import bert, gpt
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model, read_model
+from jaxlm.convert.model_types import model_type_of
 from jaxlm.convert.rules import TensorTable
 from jaxlm.convert.verify import verify
 from jaxlm.families import parameter_shapes
@@ -48,9 +48,8 @@ def test_a_round_trip_is_bitwise(name, tmp_path):
 def test_a_table_covers_both_sides(name):
     """A parameter without a rule and a rule without a parameter are errors."""
     config = CONFIGS[name]
-    family = gpt if "gpt" in name else bert
     shapes = parameter_shapes(config)
-    rules = family.rules(config, set(shapes))
+    rules = model_type_of(config).rules(config, shapes)
     TensorTable(rules, shapes)
     with pytest.raises(ValueError, match="matches no rule"):
         TensorTable(rules[1:], shapes)
@@ -104,7 +103,7 @@ def test_a_client_that_computes_otherwise_is_noticed(
     def client(to, out, asked):
         rows = [batch["input_ids"] for batch in asked["batches"]]
         arrays = [np.asarray(model.forward(row).logits[0]) * factor for row in rows]
-        return {"notes": [], "logits": True, "version": "0"}, arrays
+        return {"version": "0", "what": "logits", "outputs": arrays}
 
     monkeypatch.setattr("jaxlm.convert.verify.run_client", client)
     report = verify(model, tmp_path / "out", "hf")

@@ -14,8 +14,7 @@ from jaxlm.cli import main
 from jaxlm.config import elmo
 from jaxlm.convert import gguf, model_directory
 from jaxlm.convert.model_directory import read_model
-from jaxlm.convert.onnx import export_onnx
-from jaxlm.convert.stablehlo import export_stablehlo
+from jaxlm.convert.stablehlo import write_stablehlo
 from jaxlm.convert.verify import check_client
 from jaxlm.types import UserError
 
@@ -29,7 +28,7 @@ def installed(*names):
 def test_a_stablehlo_program_runs_at_any_length(name, tmp_path):
     export(tmp_path / "model", name)
     model = jaxlm.load(tmp_path / "model")
-    export_stablehlo(tmp_path / "program", model.config, model.params)
+    write_stablehlo(tmp_path / "program", model.config, model.params)
     data = bytearray((tmp_path / "program").read_bytes())
     program = jax.export.deserialize(data)
     random = np.random.RandomState(0)
@@ -59,11 +58,11 @@ def test_onnx_rows_are_padded_on_either_side(tmp_path):
     for name, left in (("bert", False), ("gpt2", True)):
         config = CONFIGS[name]
         params = random_params(config)
-        export_onnx(tmp_path / name, config, params, tokenizer_of(config), {})
+        tokenizer = tokenizer_of(config)
+        out = tmp_path / name
+        model_directory.export(out, "onnx", config, params, tokenizer, origin={})
         file = "model" if name == "bert" else "decoder_model"
-        session = onnxruntime.InferenceSession(
-            tmp_path / name / "onnx" / f"{file}.onnx"
-        )
+        session = onnxruntime.InferenceSession(out / "onnx" / f"{file}.onnx")
         ids = np.random.RandomState(1).randint(1, 150, (1, 9))
         pad = ((0, 0), (4, 0) if left else (0, 4))
         outs = []

@@ -12,7 +12,7 @@ import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.convert import bert, gpt
+from jaxlm.convert.model_types import BERT, model_type_of
 from jaxlm.convert.rules import ModelFile, TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
 from jaxlm.metrics import scales
@@ -105,7 +105,7 @@ def test_a_bert_s_choice_is_that_of_transformers(tmp_path):
     )
     out.loss.backward()
     assert abs(float(value) - out.loss.item()) < 1e-5
-    rules = bert.rules(config, set(params) - {"task"})
+    rules = BERT.rules(config, params)
     rules += module_rules({"task": "classifier"}, transpose=True)
     assert_gradients(tensors(rules, grads), model, ["classifier", "pooler.dense"])
 
@@ -161,7 +161,7 @@ def test_a_gpt_s_choice_and_language_are_those_of_its_release(
     hit = (logits.argmax(-1) == x[:, 1:]).float() * m[:, 1:]
     share = (hit.sum(1) / m[:, 1:].sum(1)).mean()
     assert abs(float(sums["lm_accuracy"].total) / 4 - share.item()) < 1e-5
-    rules = gpt.rules(config, set(params) - {"task"})
+    rules = model_type_of(config).rules(config, params)
     head = "multiple_choice_head.summary"
     rules += module_rules({"task": head}, transpose=True)
     assert_gradients(tensors(rules, grads), model, [head])

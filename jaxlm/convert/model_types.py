@@ -1,0 +1,337 @@
+"""transformers' words for our models: fields of config.json and names of tensors.
+
+A `ModelType` has a table of each, for both directions. Names of modules are those of
+transformers' classes without the prefix that an encoder has below a head ("bert.").
+BERT's kernels are outputs × inputs there, as torch's Linear keeps them; a GPT's are
+inputs × outputs as here, with query, key and value joined. GPT-1's one matrix of tokens
+and positions (openai/finetune-transformer-lm) is two tables in a file; only training
+treats it as one.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.convert.rules import Names, Rule, module_rules
+from jaxlm.types import UserError
+
+HEADS = ("mlm", "nsp")
+# How the tensors begin that a file has or lacks as a whole → the part of our tree.
+_PARTS = {"pooler.": "pooler", "cls.predictions.": "mlm", "cls.seq_": "nsp"}
+
+
+def part_of(name: str) -> str | None:
+    """Which optional part of a BERT a tensor belongs to."""
+    return next((_PARTS[each] for each in _PARTS if name.startswith(each)), None)
+
+
+def canonical(name: str) -> str:
+    """A tensor's name in any file → that of the tables."""
+    name = re.sub(r"^(bert|ernie|transformer)\.", "", name)
+    if "LayerNorm" in name:  # TensorFlow's words
+        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")
+    return name
+
+
+class ConfigJson(NamedTuple):
+    """The content of a config.json."""
+
+    path: Path
+    values: dict[str, Any]
+
+    def get(self, name: str, default: Any) -> Any:
+        """A value, or `default` where it is absent or null."""
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def number(self, name: str, default: int | float) -> int | float:
+        """A positive integer; a number that is not negative if `default` is a float."""
+        value = self.get(name, None)
+        if value is None:
+            return default
+        kind, least, what = (int, 1, "positive integer")
+        if isinstance(default, float):
+            kind, least, what = ((int, float), 0, "number above 0")
+        if not isinstance(value, kind) or isinstance(value, bool) or value < least:
+            raise UserError(f"{self.path}: {name} = {value!r} is no {what}")
+        return type(default)(value)
+
+    def model_type(self) -> "ModelType":
+        """The one that is named, or that of the architecture."""
+        kind = self.values.get("model_type")
+        if kind is None:
+            name = str((self.values.get("architectures") or [""])[0])
+            stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
+            kinds = {each.stem: each.name for each in MODEL_TYPES.values()}
+            kind = kinds.get(stem, name or None)
+        if kind is None:
+            raise UserError(f"{self.path} names no model_type: no model's config")
+        if kind not in MODEL_TYPES:
+            near = difflib.get_close_matches(str(kind), MODEL_TYPES, n=1, cutoff=0.3)
+            hint = f"the nearest is {near[0]}; " if near else ""
+            raise UserError(
+                f"{self.path}: model_type {kind!r} is not read: {hint}there are "
+                f"{', '.join(MODEL_TYPES)} and ELMo"
+            )
+        return MODEL_TYPES[kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelType:
+    """A `model_type` of transformers; all names of theirs are on the left of ours."""
+
+    name: str
+    stem: str  # of its classes
+    prefix: str  # of the encoder's tensors, below a head
+    decoder: bool = False
+    # End of the class's name, and the parts that a model of this class must have.
+    classes: Mapping[str, Collection[str]]
+    # Their field → our field, and its value where theirs is absent. Of two fields for
+    # one of ours the first is read.
+    fields: Mapping[str, tuple[str, int | float]]
+    activation: str  # the field
+    activations: Mapping[str, str]  # the first one is the default
+    # Fields that may have no other value, for jaxlm has no such model.
+    fixed: Mapping[str, Any]
+    written: Collection[str] = ("tie_word_embeddings",)  # which of those go into a file
+    # Our fields that transformers has no word for, with their values in its models.
+    own: Mapping[str, Any] = field(default_factory=dict)
+    modules: Names  # ours → theirs
+    transpose: bool  # kernels are outputs × inputs
+    copies: Mapping[str, str]  # a tensor → the one that it is tied to
+    buffers: str  # what in old files is no parameter, as a regular expression
+
+    def rules(self, config: ModelConfig, parts: Collection[str]) -> list[Rule]:
+        """Leaves ↔ tensors, for a model that has certain parts of our tree."""
+        names = {}
+        for ours, theirs in self.modules.items():
+            first = ours if isinstance(ours, str) else ours[0]
+            if first.partition("/")[0] in parts:
+                names[ours] = theirs
+        transpose, size = self.transpose, config.vocab_size
+        return module_rules(names, transpose=transpose, vocab_size=size)
+
+    def class_end(self, parts: Collection[str]) -> str:
+        """The end of the name of the class for a model with such parts."""
+        return next(end for end, need in self.classes.items() if {*need} <= {*parts})
+
+    def to_json(self, config: Any, end: int | None) -> dict[str, Any]:
+        """The content of config.json; nothing is left to a default.
+
+        `end` is the id of the token that ends a document and begins a text.
+        """
+        words = {ours: theirs for theirs, ours in [*self.activations.items()][::-1]}
+        if config.activation not in words:
+            raise UserError(
+                f"model.activation = {config.activation}: transformers' GPT-1 has "
+                f"{' and '.join(self.activations.values())}"
+            )
+        if self.name == "openai-gpt" and config.d_ff != 4 * config.d_model:
+            raise UserError(
+                f"model.d_ff = {config.d_ff}: transformers' GPT-1 has 4 × d_model = "
+                f"{4 * config.d_model}"
+            )
+        own = {name: getattr(config, name) for name in self.own}
+        return {
+            "model_type": self.name,
+            **{name: getattr(config, ours) for name, (ours, _) in self.fields.items()},
+            self.activation: words[config.activation],
+            **({"bos_token_id": end, "eos_token_id": end} if self.decoder else {}),
+            **{name: self.fixed[name] for name in self.written},
+            **({"jaxlm": own} if own else {}),
+        }
+
+    def from_json(self, options: ConfigJson, parts: Collection[str]) -> ModelConfig:
+        """The config that a config.json describes, for a model with such parts.
+
+        A UserError names the field that asks for what our model does not do.
+        """
+        for name, value in self.fixed.items():
+            if (found := options.get(name, value)) != value:
+                raise UserError(
+                    f"{options.path}: {name} = {found!r} is another model: jaxlm's has "
+                    f"{value!r}"
+                )
+        known = self.activations
+        word = options.get(self.activation, next(iter(known)))
+        if word not in known:
+            raise UserError(
+                f"{options.path}: {self.activation} = {word!r} is none of "
+                f"{', '.join(known)}"
+            )
+        values: dict[str, Any] = {"activation": known[word]}
+        for name, (ours, default) in self.fields.items():
+            values.setdefault(ours, options.number(name, default))
+        if not self.decoder:
+            return BertConfig(nsp=not {"pooler", "nsp"}.isdisjoint(parts), **values)
+        if not values.get("d_ff"):
+            values["d_ff"] = 4 * values["d_model"]
+        own = {**self.own, **options.get("jaxlm", {})}
+        values |= {name: own[name] for name in self.own}
+        return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)
+
+
+_ENCODER_LAYER = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp/wi": "intermediate.dense",
+    "mlp/wo": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+BERT = ModelType(
+    name="bert",
+    stem="Bert",
+    prefix="bert.",
+    classes={
+        "ForPreTraining": ("mlm", "nsp", "pooler"),
+        "ForMaskedLM": ("mlm",),
+        "Model": (),
+    },
+    fields={
+        "vocab_size": ("vocab_size", 30_522),
+        "num_hidden_layers": ("num_layers", 12),
+        "num_attention_heads": ("num_heads", 12),
+        "hidden_size": ("d_model", 768),
+        "intermediate_size": ("d_ff", 3072),
+        "max_position_embeddings": ("max_length", 512),
+        "type_vocab_size": ("num_token_types", 2),
+        "hidden_dropout_prob": ("dropout", 0.1),
+        "layer_norm_eps": ("norm_eps", 1e-12),
+        "initializer_range": ("init_std", 0.02),
+        "attention_probs_dropout_prob": ("dropout", 0.1),
+    },
+    activation="hidden_act",
+    activations={
+        "gelu": "gelu_erf",
+        "gelu_new": "gelu_tanh",
+        "relu": "relu",
+        "gelu_pytorch_tanh": "gelu_tanh",
+    },
+    fixed={
+        "position_embedding_type": "absolute",
+        "use_task_id": False,
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    },
+    written=("position_embedding_type", "tie_word_embeddings"),
+    modules={
+        "embed/token": "embeddings.word_embeddings",
+        "embed/position": "embeddings.position_embeddings",
+        "embed/token_type": "embeddings.token_type_embeddings",
+        "embed/norm": "embeddings.LayerNorm",
+        **{
+            f"layers/{k}": f"encoder.layer.{{0}}.{v}" for k, v in _ENCODER_LAYER.items()
+        },
+        "pooler": "pooler.dense",
+        "mlm/dense": "cls.predictions.transform.dense",
+        "mlm/norm": "cls.predictions.transform.LayerNorm",
+        "mlm/bias": "cls.predictions.bias",
+        "nsp": "cls.seq_relationship",
+    },
+    transpose=True,
+    copies={
+        "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    buffers=r"embeddings\.position_ids",
+)
+ERNIE = dataclasses.replace(
+    BERT,
+    name="ernie",
+    stem="Ernie",
+    prefix="ernie.",
+    written=("position_embedding_type", "tie_word_embeddings", "use_task_id"),
+)
+
+_GPT_FIELDS = {
+    "vocab_size": ("vocab_size", 50_257),
+    "n_layer": ("num_layers", 12),
+    "n_head": ("num_heads", 12),
+    "n_embd": ("d_model", 768),
+    "n_positions": ("max_length", 1024),
+    "resid_pdrop": ("dropout", 0.1),
+    "layer_norm_epsilon": ("norm_eps", 1e-5),
+    "initializer_range": ("init_std", 0.02),
+    "embd_pdrop": ("dropout", 0.1),
+    "attn_pdrop": ("dropout", 0.1),
+}
+_GPT_LAYERS = {
+    "layers/attention_norm": "h.{0}.ln_1",
+    tuple(f"layers/attention/{name}" for name in ("query", "key", "value")): (
+        "h.{0}.attn.c_attn"
+    ),
+    "layers/attention/out": "h.{0}.attn.c_proj",
+    "layers/mlp_norm": "h.{0}.ln_2",
+    "layers/mlp/wi": "h.{0}.mlp.c_fc",
+    "layers/mlp/wo": "h.{0}.mlp.c_proj",
+}
+GPT2 = ModelType(
+    name="gpt2",
+    stem="GPT2",
+    prefix="transformer.",
+    decoder=True,
+    classes={"LMHeadModel": ()},
+    fields={**_GPT_FIELDS, "n_inner": ("d_ff", 0)},  # 0: 4 × d_model
+    activation="activation_function",
+    activations={
+        "gelu_new": "gelu_tanh",
+        "gelu": "gelu_erf",
+        "relu": "relu",
+        "gelu_pytorch_tanh": "gelu_tanh",
+    },
+    fixed={
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "add_cross_attention": False,
+        "scale_attn_by_inverse_layer_idx": False,
+    },
+    own={"one_matrix": False, "position_std": 0.01, "scale_residual": True},
+    modules={
+        "embed/token": "wte",
+        "embed/position": "wpe",
+        **_GPT_LAYERS,
+        "final_norm": "ln_f",
+    },
+    transpose=False,
+    copies={"lm_head.weight": "wte.weight"},  # transformers does not write it
+    buffers=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask
+)
+GPT1 = dataclasses.replace(
+    GPT2,
+    name="openai-gpt",
+    stem="OpenAIGPT",
+    fields={
+        **_GPT_FIELDS,
+        "vocab_size": ("vocab_size", 40_478),
+        "n_positions": ("max_length", 512),
+    },
+    activation="afn",
+    activations={"gelu": "gelu_tanh", "relu": "relu"},  # its "gelu" is by tanh
+    own={"one_matrix": True, "position_std": 0.02, "scale_residual": False},
+    modules={
+        "embed/token": "tokens_embed",
+        "embed/position": "positions_embed",
+        **_GPT_LAYERS,
+    },
+    copies={"lm_head.weight": "tokens_embed.weight"},
+)
+MODEL_TYPES = {each.name: each for each in (BERT, ERNIE, GPT2, GPT1)}
+
+
+def model_type_of(config: ModelConfig) -> ModelType:
+    """ERNIE 1.0 is a BERT with ReLU; GPT-2 norms before each part, GPT-1 after it."""
+    match config:
+        case BertConfig():
+            return ERNIE if config.activation == "relu" else BERT
+        case GptConfig():
+            return GPT2 if config.norm == "pre" else GPT1
+    raise UserError("transformers has no ELMo: export --to elmo")
