@@ -10,7 +10,6 @@ half where a token sees only what comes before it. So memory is bounded by `batc
 windows and one text's own vectors.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,11 +21,9 @@ import numpy as np
 from jaxlm.config import ModelConfig
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import family_of
-from jaxlm.families.family import Family, Frame, Tokens
+from jaxlm.families.family import Frame, Tokens
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
-
-_BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
 
 
 class Embedded(NamedTuple):
@@ -43,26 +40,14 @@ class _Window(NamedTuple):
     last: bool  # of its text
 
 
-# Rows of tokens → hidden states [(M,) B, L, D].
-Read = Callable[[list[Tokens]], np.ndarray]
-
-
 def embed(
     config: ModelConfig,
     params: Any,
     tokenizer: Tokenizer,
     texts: Iterable[str],
-    options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
-    **changes: Any,
+    options: VectorOptions,
 ) -> Iterator[Embedded]:
-    """Vectors of each text, in order; an empty text has no tokens and a mean of 0.
-
-    `changes` are fields of `options` that differ.
-
-    Raises:
-        UserError: the family has no such layer, pooling or state.
-    """
-    options = dataclasses.replace(options, **changes)
+    """Vectors of each text, in order; an empty text has no tokens and a mean of 0."""
     layers, pooling = options.layers, options.pooling
     family, count = family_of(config), config.num_layers + 1
     if isinstance(layers, int) and not -count <= layers < count:
@@ -72,12 +57,10 @@ def embed(
     if options.stateful and not family.stateful:
         raise UserError(f"{family.article} has no state that goes from text to text")
     frame = family.frame(config, tokenizer)
-    read = _reader(family, config, params, frame, options)
-    windows = _windows(family, config, frame, texts, whole=options.stateful)
+    first = len(frame.begin)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
-    for window, hidden in _hidden(windows, read, options.batch):
-        first = len(frame.begin)
+    for window, hidden in _read(config, params, frame, texts, options):
         behind = first + len(window.tokens)
         parts.append(hidden[..., first:behind, :][..., window.keep, :])
         tokens += window.strings
@@ -95,14 +78,48 @@ def embed(
         parts, tokens = [], []
 
 
-def _windows(
-    family: Family,
+def bucket(length: int) -> int:
+    """The length that a row is padded to, so that few programs are compiled."""
+    return -(-length // 32) * 32
+
+
+def _read(
     config: ModelConfig,
+    params: Any,
     frame: Frame,
     texts: Iterable[str],
-    *,
-    whole: bool,
+    options: VectorOptions,
+) -> Iterator[tuple[_Window, np.ndarray]]:
+    """Each window of the texts with the hidden states of its row, [(M,) L, D]."""
+    family, batch, stateful = family_of(config), options.batch, options.stateful
+    apply = _encoder(config, params, options.layers)
+    carry = family.zero_carry(config, batch)
+    windows = _windows(config, frame, texts, whole=stateful)
+    while waiting := list(itertools.islice(windows, batch)):
+        count = len(waiting)
+        read = [window.tokens for window in waiting]
+        rows = [frame.row(each) for each in read + [read[0][:0]] * (batch - count)]
+        length = max(1, *map(len, rows))
+        length = length if stateful else bucket(length)
+        padded, mask = frame.padded(rows, min(length, config.max_length))
+        out, after = apply(padded.astype(np.int32), mask, carry)
+        if stateful:
+            carry = jax.tree.map(
+                lambda new, old, count=count: jnp.concatenate(
+                    [new[:count], old[count:]]
+                ),
+                after,
+                carry,
+            )
+        hidden = np.asarray(out)
+        for row, window in enumerate(waiting):
+            yield window, hidden[..., row, :, :]
+
+
+def _windows(
+    config: ModelConfig, frame: Frame, texts: Iterable[str], *, whole: bool
 ) -> Iterator[_Window]:
+    family = family_of(config)
     width = family.window(config)
     lead = int(width * (0.25 if family.bidirectional else 0.5))
     for text in texts:
@@ -120,32 +137,10 @@ def _windows(
             yield _Window(read, keep, strings[begin:end], end == size)
 
 
-def _hidden(
-    windows: Iterator[_Window], read: Read, batch: int
-) -> Iterator[tuple[_Window, np.ndarray]]:
-    """Each window with the hidden states of its row, [(M,) L, D]."""
-    while waiting := list(itertools.islice(windows, batch)):
-        hidden = read([window.tokens for window in waiting])
-        for row, window in enumerate(waiting):
-            yield window, hidden[..., row, :, :]
-
-
-def _reader(
-    family: Family,
-    config: ModelConfig,
-    params: Any,
-    frame: Frame,
-    options: VectorOptions,
-) -> Read:
-    encoder, layers, batch = family.encoder(config), options.layers, options.batch
-
-    def chosen(hidden: jax.Array) -> jax.Array:
-        hidden = hidden.astype(jnp.float32)
-        if layers == "all":
-            return hidden
-        if layers == "mix":
-            return hidden.mean(0)
-        return hidden[-1 if layers == "last" else layers]
+def _encoder(config: ModelConfig, params: Any, layers: str | int) -> Callable[..., Any]:
+    """(tokens, mask, carry) → (hidden states [(M,) B, L, D], carry)."""
+    family = family_of(config)
+    encoder = family.encoder(config)
 
     @jax.jit
     def apply(tokens: jax.Array, mask: jax.Array, carry: Any):
@@ -153,25 +148,11 @@ def _reader(
             types = jnp.zeros(mask.shape, jnp.int32)
             inputs = {"params": params}, tokens, types, mask
             out, carry = encoder.apply(*inputs, carry=carry, method=family.encode)
-            return chosen(out.hidden), carry
+            hidden = out.hidden.astype(jnp.float32)
+            if layers == "mix":
+                return hidden.mean(0), carry
+            if layers != "all":
+                hidden = hidden[-1 if layers == "last" else layers]
+            return hidden, carry
 
-    carry = family.zero_carry(config, batch)
-
-    def read(texts: list[Tokens]) -> np.ndarray:
-        nonlocal carry
-        empty = [texts[0][:0]] * (batch - len(texts))
-        rows = [frame.row(each) for each in (*texts, *empty)]
-        longest = max(1, *map(len, rows))
-        length = longest if options.stateful else -(-longest // _BUCKET) * _BUCKET
-        tokens, mask = frame.padded(rows, min(length, config.max_length))
-        hidden, after = apply(tokens.astype(np.int32), mask, carry)
-        if options.stateful:
-            count = len(texts)
-            carry = jax.tree.map(
-                lambda new, old: jnp.concatenate([new[:count], old[count:]]),
-                after,
-                carry,
-            )
-        return np.asarray(hidden)
-
-    return read
+    return apply

@@ -12,7 +12,7 @@ from roads import Road, digest, mistake
 
 from jaxlm.cli import main
 from jaxlm.config import Phase
-from jaxlm.open.directory import pretrained
+from jaxlm.open import pretrained
 from jaxlm.text.corpus import open_corpus
 from jaxlm.train.loop import train
 from jaxlm.train.source import corpus_source

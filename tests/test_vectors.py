@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.config import bert, elmo, gpt2
+from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import build
 from jaxlm.text.characters import sentence_characters
 from jaxlm.text.tokenizers import train_tokenizer
@@ -42,7 +43,7 @@ def model(family: str):
 
 def vectors(module, *rest, **options):
     """`embed` with the config of a module."""
-    return embed(module.config, *rest, **options)
+    return embed(module.config, *rest, VectorOptions(**options))
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt", "elmo"])

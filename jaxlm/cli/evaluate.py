@@ -102,7 +102,7 @@ def run_predict(argv: list[str]) -> int:
     """The verb `predict`."""
     args = parse(Predict, argv)
     start_jax()
-    from jaxlm.open.directory import open_task
+    from jaxlm.open import open_task
 
     finetuned = open_task(args.directory, args.task.given())
     count = finetuned.predict(args.data, args.out, batch=args.batch)
@@ -115,7 +115,7 @@ Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for peo
 
 
 def _of_task(args: Evaluate) -> Found:
-    from jaxlm.open.directory import open_task
+    from jaxlm.open import open_task
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.screen import evaluated
 

@@ -43,7 +43,7 @@ def run_finetune(argv: list[str]) -> int:
     recipe, words = take_config(FinetuneConfig, "finetune", argv)
     init = _init_of(parse(_Origin, words, verb="finetune", partial=True))
     start_jax()
-    from jaxlm.open.directory import model_of
+    from jaxlm.open import model_of
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
@@ -83,7 +83,7 @@ def _init_of(origin: _Origin) -> str:
 
 def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
     """Train to the end or to an interruption, which it returns."""
-    from jaxlm.open.directory import pretrained
+    from jaxlm.open import pretrained
     from jaxlm.tasks.finetuned import best_figures
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.train.loop import train

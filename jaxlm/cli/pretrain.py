@@ -88,7 +88,7 @@ def run_pretrain(argv: list[str]) -> int:
     args = parse(Pretrain, argv)
     config, workdir = args.config, args.workdir
     start_jax()
-    from jaxlm.open.directory import check_init, pretrained
+    from jaxlm.open import check_init, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train

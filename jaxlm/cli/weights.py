@@ -63,7 +63,7 @@ def run_export(argv: list[str]) -> int:
     start_jax()
     from jaxlm.convert.model_directory import export
     from jaxlm.convert.verify import check_client
-    from jaxlm.open.directory import is_task, load
+    from jaxlm.open import is_task, load
 
     if args.verify:
         check_client(args.to)

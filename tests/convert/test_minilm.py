@@ -13,10 +13,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxlm
+from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model
 from jaxlm.families import build
-from jaxlm.open.directory import pretrained
+from jaxlm.open import pretrained
 from jaxlm.train.state import abstract_params, init_params, merge
 from jaxlm.tree import leaves, map_with_path
 
@@ -98,9 +99,9 @@ def bank(shared, members, split):
 def vectors(model, texts, places):
     """Of the word "bank" in each sentence."""
     out = []
-    for each, text, at in zip(
-        model.embed_each(texts, pooling="none", layers=-2), texts, places, strict=True
-    ):
+    options = VectorOptions(pooling="none", layers=-2)
+    embedded = model.embed_each(texts, options)
+    for each, text, at in zip(embedded, texts, places, strict=True):
         before = text.split()[:at].count("bank")
         found = [i for i, token in enumerate(each.tokens) if token == "bank"]
         out.append(each.vectors[found[min(before, len(found) - 1)]])

@@ -14,7 +14,7 @@ import pytest
 from tiny import tiny
 
 from jaxlm.config import MeshConfig, Phase, from_json, to_json
-from jaxlm.open.directory import pretrained
+from jaxlm.open import pretrained
 from jaxlm.train.loop import Outcome, train
 from jaxlm.train.source import corpus_source
 from jaxlm.types import UserError

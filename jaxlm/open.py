@@ -1,7 +1,8 @@
-"""A model in memory, whatever its family: forward, embed, fill, generate."""
+"""`jaxlm.load`: a run or model directory → a model: forward, embed, fill, generate."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,20 +11,24 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxlm.config import ModelConfig, RunConfig
+from jaxlm.checkpoints import restore_params
+from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
 from jaxlm.config.vectors import VectorOptions
-from jaxlm.families import family_of
+from jaxlm.convert.model_directory import Loaded, is_model, read_model
+from jaxlm.families import build, family_of
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.gpt import unstacked
-from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
+from jaxlm.tasks.model import OWN
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.train.state import Pretrained, abstract_params
+from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
-from jaxlm.vectors import Embedded, embed
-
-_BUCKET = 32  # lengths are rounded up to a multiple, so that few programs are compiled
+from jaxlm.vectors import Embedded, bucket, embed
 
 
 class Guess(NamedTuple):
@@ -33,40 +38,26 @@ class Guess(NamedTuple):
     probability: float
 
 
+@dataclass(eq=False)
 class Model:
-    """A trained model with its tokenizer; `params` is a plain nested dict.
+    """A trained model in memory, whatever its family."""
 
-    Of a model directory `step` is None, `run` has the model and defaults, and `params`
-    lacks the heads that its files lack.
-    """
+    run: RunConfig  # of a model directory: its model, and defaults
+    params: Any  # plain nested dict; lacks the heads that a model directory lacks
+    tokenizer: Tokenizer
+    step: int | None  # of a run
+    files: Path  # where the tokenizer is
 
-    def __init__(
-        self,
-        run: RunConfig,
-        params: Any,
-        tokenizer: Tokenizer,
-        step: int | None,
-        files: Path,
-    ) -> None:
-        self.run, self.params, self.tokenizer, self.step = run, params, tokenizer, step
-        self.files = files  # where the tokenizer is
-        self.family = family_of(run.model)
-        self.module = self.family.build(run.model)
-
-    @property
-    def config(self) -> ModelConfig:
-        """Of the model."""
-        return self.run.model
+    def __post_init__(self) -> None:
+        self.config: ModelConfig = self.run.model
+        self.family = family_of(self.config)
+        self.module = self.family.build(self.config)
 
     def _unfit(self, lacks: str) -> UserError:
         return UserError(f"{self.family.article} {lacks}: jaxlm {self.family.purpose}")
 
     def check_heads(self) -> None:
-        """Refuse what needs a head that is not there.
-
-        Raises:
-            UserError: the model was imported without one.
-        """
+        """Refuse what needs a head that the model was imported without."""
         missing = self.family.missing_head(self.config, self.params)
         if missing:
             raise UserError(f"{self.files} has {missing}")
@@ -106,9 +97,6 @@ class Model:
             token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by
                 default. BERT only.
             mask: [B, L], True where a token is not padding; all of them by default.
-
-        Raises:
-            UserError: an id outside the vocabulary, or more tokens than positions.
         """
         inputs, facts = self.family.inputs(
             self.config, np.asarray(tokens), token_types, mask
@@ -126,13 +114,8 @@ class Model:
 
             model.embed(["A text."], layers="all", pooling="mean")
 
-        Without pooling a list, of each text [L, D] or [M, L, D].
-
-        Args:
-            **changes: fields of `options` that differ.
-
-        Raises:
-            UserError: the family has no such layer, pooling or state.
+        Without pooling a list, of each text [L, D] or [M, L, D]. `changes` are fields
+        of `options` that differ.
         """
         options = dataclasses.replace(options, **changes)
         vectors = [each.vectors for each in self.embed_each(texts, options)]
@@ -140,21 +123,13 @@ class Model:
         return np.stack(vectors) if pooled else vectors
 
     def embed_each(
-        self,
-        texts: Iterable[str],
-        options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
-        **changes: Any,
+        self, texts: Iterable[str], options: VectorOptions
     ) -> Iterator[Embedded]:
         """`embed` one after the other, with the tokens of each text."""
-        model = self.config, self.params, self.tokenizer
-        return embed(*model, texts, options, **changes)
+        return embed(self.config, self.params, self.tokenizer, texts, options)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
-        """The likeliest words for each [MASK] of a text, best first.
-
-        Raises:
-            UserError: the text has no [MASK], or is too long; the model is no BERT.
-        """
+        """The likeliest words for each [MASK] of a text, best first."""
         if not self.family.fills:
             raise self._unfit("fills no blanks")
         self.check_heads()
@@ -165,7 +140,7 @@ class Model:
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):
             raise UserError(f"no [MASK] in {text!r}")
-        length = min(-(-len(row) // _BUCKET) * _BUCKET, self.config.max_length)
+        length = min(bucket(len(row)), self.config.max_length)
         tokens, mask = frame.padded([row], max(length, len(row)))
         logits = np.asarray(self.forward(tokens, mask=mask).logits)[0, holes]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
@@ -185,7 +160,7 @@ class Model:
         stream: Callable[[str], None] | None = None,
         **changes: Any,
     ) -> list[Generated]:
-        """Continue each prompt, `samples` times in turn.
+        """Continue each prompt, `samples` times in turn; of GPTs.
 
             model.generate(["Once upon"], max_tokens=50, temperature=0.0)
 
@@ -195,14 +170,10 @@ class Model:
         whatever else is in the call.
 
         Args:
-            prompts: texts; an empty one starts from <|endoftext|>.
-            sampling: the settings.
+            prompts: an empty one starts from <|endoftext|>.
             scored: return log-probabilities.
             stream: called with each piece of the first continuation as it comes.
             **changes: fields of `sampling` that differ.
-
-        Raises:
-            UserError: the model is no GPT, or a setting is out of range.
         """
         if self.family.bidirectional:
             raise self._unfit("continues no text")
@@ -237,3 +208,81 @@ class Model:
             texts.finish(i, Continuation(tokens, None))._replace(scores=score)
             for i, (tokens, score) in enumerate(ranked)
         ]
+
+
+def load(directory: str | Path, *, stay: bool = False) -> Model:
+    """The model of a directory, on the default device.
+
+    Of a run the newest checkpoint, verified; of a model directory its weights, compared
+    with the digests that `export` and `import` store. With `stay`, a run's parameters
+    stay on disk, each to be read and verified when it is wanted: to pass over them
+    once, as an export (`checkpoints.StoredLeaf`).
+    """
+    if is_model(Path(directory)):
+        loaded = read_model(Path(directory), lambda _, array: jax.device_put(array))
+        run = _run_of(loaded)
+        return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
+    config = read_config(directory)
+    if isinstance(config, FinetuneConfig):
+        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
+    abstract = abstract_params(build(config.model))
+    restored = restore_params(directory, abstract, stored=stay)
+    files = Path(directory) / "tokenizer"
+    return Model(config, restored.state, load_tokenizer(files), restored.step, files)
+
+
+def _run_of(loaded: Loaded) -> RunConfig:
+    """Defaults round a model that no run of ours made."""
+    tokenizer, longest = loaded.tokenizer, loaded.config.max_length
+    text = TextConfig(
+        tokenizer=tokenizer.kind,
+        lowercase=getattr(tokenizer, "lowercase", False),
+        unused=loaded.unused,
+        words=tokenizer.options.get("words", "basic"),
+        verbatim=not family_of(loaded.config).bidirectional,
+    )
+    return RunConfig(model=loaded.config, text=text, length=max(8, min(128, longest)))
+
+
+def is_task(directory: str | Path) -> bool:
+    """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
+    path = best_seed(directory)
+    if not (path / "config.json").is_file() or is_model(path):
+        return False
+    return isinstance(read_config(path), FinetuneConfig)
+
+
+def open_task(
+    directory: str | Path, columns: Mapping[str, Any] | None = None
+) -> Finetuned:
+    """`open_finetuned`, which says of a model's directory what it is."""
+    if is_model(Path(directory)):
+        raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
+    return open_finetuned(directory, columns)
+
+
+def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
+    """What `--init` continues: the configuration of a model and its tokenizer."""
+    if is_model(Path(directory)):
+        loaded = read_model(Path(directory), None)
+        return loaded.config, loaded.tokenizer
+    run = best_seed(directory)
+    return read_config(run).model, load_tokenizer(run / "tokenizer")
+
+
+def pretrained(directory: str) -> Pretrained:
+    """The parameters of `--init`, without those of a task; a run's stay on disk."""
+    check_init(directory)
+    if is_model(Path(directory)):
+        read = read_model(Path(directory), lambda _, leaf: leaf)
+        return Pretrained(directory, read.params)
+    run = directory if "://" in directory else str(best_seed(directory))
+    found = restore_params(run, stored=True)
+    params = {name: each for name, each in found.state.items() if name not in OWN}
+    return Pretrained(f"{run} at step {found.step}", params)
+
+
+def check_init(directory: str) -> None:
+    """Refuse a local directory that is not there."""
+    if "://" not in directory and not Path(directory).is_dir():
+        raise UserError(f"--init {directory}: there is no such directory")
