@@ -21,7 +21,6 @@ from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models.encoder import Encoded
-from jaxlm.models.gpt import unstacked
 from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
 from jaxlm.tasks.model import OWN
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -74,10 +73,6 @@ class Model:
             return out._replace(last=None, table=None)
 
         return forward
-
-    @cached_property
-    def _unstacked(self) -> Any:
-        return jax.jit(unstacked)(self.params)
 
     def forward(
         self,
@@ -194,7 +189,7 @@ class Model:
         if not sampling.beams:
             found = decode(
                 module,
-                self._unstacked,
+                self.params,
                 rows,
                 sampling,
                 end=end,
@@ -202,7 +197,7 @@ class Model:
                 watch=texts.watch,
             )
             return [texts.finish(i, each) for i, each in enumerate(found)]
-        best = beam_search(module, self._unstacked, rows, sampling, end=end)
+        best = beam_search(module, self.params, rows, sampling, end=end)
         ranked = [beam for beams in best for beam in beams[: sampling.samples]]
         return [
             texts.finish(i, Continuation(tokens, None))._replace(scores=score)

@@ -24,7 +24,7 @@ from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
-from jaxlm.models.charcnn import CHARACTERS
+from jaxlm.models.elmo import CHARACTERS
 from jaxlm.text.json_files import write_json
 from jaxlm.text.tokenizers import Tokenizer, WordVocab, load_tokenizer
 from jaxlm.text.tokenizers.word_vocab import MARKS

@@ -19,27 +19,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.generate.choose import choose
-from jaxlm.generate.sampling import Sampling, TokenChoice
+from jaxlm.generate.sampling import Sampling
 from jaxlm.keys import key_for
-from jaxlm.models.gpt import Gpt, empty_caches
+from jaxlm.models.encoder import Cache, unstacked
+from jaxlm.models.gpt import Gpt
 from jaxlm.models.kernels.head import tied_logits
-from jaxlm.models.layers import Cache
 
 CHUNK = 32  # tokens between two looks of the host, for streaming and stop strings
-
-
-class DecodeState(NamedTuple):
-    """Texts of B rows under way; N is the room for new tokens."""
-
-    caches: tuple[Cache, ...]
-    padding: Bool[Array, "B T"]  # slots between a prompt and the first new token
-    logits: Float[Array, "B V"]  # of the token to be chosen next
-    prompt: Int[Array, "B"]  # tokens of each prompt
-    made: Int[Array, ""]  # tokens chosen so far
-    done: Bool[Array, "B"]
-    seen: Bool[Array, "B V"] | None  # for the repetition penalty
-    tokens: Int[Array, "B N"]
-    scores: Float[Array, "B N"]  # log-probability of each token under the model
 
 
 class Continuation(NamedTuple):
@@ -49,85 +35,40 @@ class Continuation(NamedTuple):
     scores: np.ndarray | None  # float32 [n], log-probabilities, where asked for
 
 
-Watch = Callable[[list[np.ndarray]], Sequence[bool]]
+class Context(NamedTuple):
+    """What a decoder has read in B rows: a prompt each, then N or fewer new tokens."""
+
+    caches: tuple[Cache, ...]
+    padding: Bool[Array, "B T"]  # slots between a prompt and the first new token
+    prompt: Int[Array, "B"]  # tokens of each prompt
+    made: Int[Array, ""]  # new tokens so far
+    tokens: Int[Array, "B N"]  # the new tokens
+    logits: Float[Array, "B V"]  # of the token to be chosen next
+
+    def extended(self, module: Gpt, params: Any, token_B: Int[Array, "B"]) -> "Context":
+        """With another token in each row; `params` are `unstacked`."""
+        tokens_B1, positions_B1 = token_B[:, None], (self.prompt + self.made)[:, None]
+        inputs = tokens_B1, positions_B1, self.padding, self.caches
+        out = _read(module, params, *inputs)
+        put = jax.lax.dynamic_update_slice_in_dim
+        return self._replace(
+            caches=out.carry,
+            made=self.made + 1,
+            tokens=put(self.tokens, tokens_B1, self.made, axis=1),
+            logits=_next_logits(module, out.last[:, 0], out.table),
+        )
+
+    def of_rows(self, rows: Int[Array, "R"]) -> "Context":
+        """The rows of these numbers."""
+        caches = (Cache(each.k[rows], each.v[rows], each.slot) for each in self.caches)
+        padding, prompt, _, tokens, logits = self[1:]
+        rest = padding[rows], prompt[rows], self.made, tokens[rows], logits[rows]
+        return Context(tuple(caches), *rest)
 
 
-def prefill(
-    module: Gpt,
-    params: Any,
-    prompts: Sequence[np.ndarray],
-    max_tokens: int,
-    *,
-    penalty: bool = False,
-) -> DecodeState:
-    """Read the prompts, with room for `max_tokens` more.
-
-    Prompts are padded to a power of two and the room to whole chunks, so that few
-    programs are compiled. `params` are `unstacked`.
-    """
-    size, longest = 16, max(map(len, prompts))
-    while size < longest:
-        size *= 2
-    tokens_BP = np.zeros((len(prompts), min(size, module.config.max_length)), np.int32)
-    for row, prompt in zip(tokens_BP, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    prompt_B = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
-    room = -(-max_tokens // CHUNK) * CHUNK
-    return _prefill(
-        module, params, jnp.asarray(tokens_BP), prompt_B, room=room, penalty=penalty
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("module", "room", "penalty"))
-def _prefill(
-    module: Gpt,
-    params: Any,
-    tokens_BP: Int[Array, "B P"],
-    prompt_B: Int[Array, "B"],
-    *,
-    room: int,
-    penalty: bool,
-) -> DecodeState:
-    batch, length = tokens_BP.shape
-    slot_T = jnp.arange(length + room)
-    padding_BT = (slot_T[None] >= prompt_B[:, None]) & (slot_T[None] < length)
-    position_ids = jnp.minimum(jnp.arange(length), module.config.max_length - 1)[None]
-    caches = empty_caches(module.config, batch, length + room, module.dtype)
-    logits_BV, caches = next_logits(
-        module, params, tokens_BP, position_ids, padding_BT, caches, prompt_B - 1
-    )
-    seen_BV = None
-    if penalty:
-        rows = jnp.arange(batch)[:, None]
-        seen_BV = jnp.zeros(logits_BV.shape, bool)
-        seen_BV = seen_BV.at[rows, tokens_BP].max(~padding_BT[:, :length])
-    return DecodeState(
-        caches=caches,
-        padding=padding_BT,
-        logits=logits_BV,
-        prompt=prompt_B,
-        made=jnp.zeros((), jnp.int32),
-        done=jnp.zeros(batch, bool),
-        seen=seen_BV,
-        tokens=jnp.zeros((batch, room), jnp.int32),
-        scores=jnp.zeros((batch, room), jnp.float32),
-    )
-
-
-def next_logits(
-    module: Gpt,
-    params: Any,
-    tokens_BL: Int[Array, "B L"],
-    position_ids: Int[Array, "#B L"],
-    padding_BT: Bool[Array, "B T"],
-    caches: tuple[Cache, ...],
-    last_B: Int[Array, "B"] | None = None,
-) -> tuple[Float[Array, "B V"], tuple[Cache, ...]]:
-    """Run the decoder on L more tokens: float32 logits after token `last_B`, caches.
-
-    The next L slots hold the tokens; without `last_B` L is 1.
-    """
-    out: Any = module.apply(
+def _read(module, params, tokens_BL, position_ids, padding_BT, caches) -> Any:
+    """Run the decoder on L more tokens, which take the next L slots."""
+    return module.apply(
         {"params": params},
         tokens_BL,
         position_ids=position_ids,
@@ -135,69 +76,107 @@ def next_logits(
         caches=caches,
         logits=False,
     )
-    last_BD = out.last[:, 0]
-    if last_B is not None:
-        last_BD = jnp.take_along_axis(out.last, last_B[:, None, None], axis=1)[:, 0]
-    logits_BR = tied_logits(last_BD, out.table)
-    return logits_BR[:, : module.config.vocab_size], out.carry
+
+
+def _next_logits(module, last_BD, table_RD) -> Float[Array, "B V"]:
+    """Float32."""
+    return tied_logits(last_BD, table_RD)[:, : module.config.vocab_size]
+
+
+def prefill(
+    module: Gpt, params: Any, prompts: Sequence[np.ndarray], max_tokens: int
+) -> Context:
+    """Read the prompts, with room for `max_tokens` more.
+
+    Prompts are padded to a power of two and the room to whole chunks, so that few
+    programs are compiled.
+    """
+    prompt_B = np.array([len(prompt) for prompt in prompts], np.int32)
+    length = max(16, 1 << int(prompt_B.max() - 1).bit_length())
+    length = min(length, module.config.max_length)
+    tokens_BP = np.zeros((len(prompts), length), np.int32)
+    for row, prompt in zip(tokens_BP, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    room = -(-max_tokens // CHUNK) * CHUNK
+    return _prefill(module, params, tokens_BP, prompt_B, room=room)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "room"))
+def _prefill(
+    module: Gpt,
+    params: Any,
+    tokens_BP: Int[Array, "B P"],
+    prompt_B: Int[Array, "B"],
+    *,
+    room: int,
+) -> Context:
+    config, (batch, length) = module.config, tokens_BP.shape
+    slot_T = jnp.arange(length + room)
+    padding_BT = (slot_T[None] >= prompt_B[:, None]) & (slot_T[None] < length)
+    positions = jnp.minimum(jnp.arange(length), config.max_length - 1)[None]
+    heads = config.num_heads, config.d_model // config.num_heads
+    empty = jnp.zeros((batch, length + room, *heads), module.dtype)
+    caches = (Cache(empty, empty, jnp.zeros((), jnp.int32)),) * config.num_layers
+    out = _read(module, unstacked(params), tokens_BP, positions, padding_BT, caches)
+    last_B11 = (prompt_B - 1)[:, None, None]
+    last_BD = jnp.take_along_axis(out.last, last_B11, axis=1)[:, 0]
+    return Context(
+        caches=out.carry,
+        padding=padding_BT,
+        prompt=prompt_B,
+        made=jnp.zeros((), jnp.int32),
+        tokens=jnp.zeros((batch, room), jnp.int32),
+        logits=_next_logits(module, last_BD, out.table),
+    )
+
+
+class DecodeState(NamedTuple):
+    """Texts of B rows under way."""
+
+    context: Context
+    sample: Int[Array, "B"]  # number of each row among those of its prompt
+    done: Bool[Array, "B"]
+    seen: Bool[Array, "B V"] | None  # tokens that occurred, for the repetition penalty
+    scores: Float[Array, "B N"] | None  # log-probability of each token, if asked for
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=("module", "choice", "seed", "end", "scored"),
-    donate_argnames=("state",),
+    jax.jit, static_argnames=("module", "choice", "end"), donate_argnames=("state",)
 )
 def _advance(
     module: Gpt,
     params: Any,
     state: DecodeState,
     until: Int[Array, ""],
-    sample_B: Int[Array, "B"],
     *,
-    choice: TokenChoice,
-    seed: int,
+    choice: Sampling,
     end: int | None,
-    scored: bool,
 ) -> DecodeState:
     """Choose tokens until each row has `until`, or all rows are done."""
+    params = unstacked(params)
 
     def step(state: DecodeState) -> DecodeState:
-        position_B = state.prompt + state.made
-        keys_B = key_for(seed, "sample", sample_B, position_B)
-        token_B = choose(state.logits, keys_B, choice, state.seen)
-        token_B = jnp.where(state.done, 0 if end is None else end, token_B)
-        scores_BN, seen_BV = state.scores, state.seen
-        if scored:
-            log_p_BV = jax.nn.log_softmax(state.logits)
-            score_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
-            scores_BN = _put(scores_BN, score_B1, state.made)
+        context, sample_B, done_B, seen_BV, scores_BN = state
+        position_B = context.prompt + context.made
+        keys_B = key_for(choice.seed, "sample", sample_B, position_B)
+        token_B = choose(context.logits, keys_B, choice, seen_BV)
+        token_B = jnp.where(done_B, 0 if end is None else end, token_B)
+        if end is not None:
+            done_B |= token_B == end
         if seen_BV is not None:
             seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
-        logits_BV, caches = next_logits(
-            module,
-            params,
-            token_B[:, None],
-            position_B[:, None],
-            state.padding,
-            state.caches,
-        )
-        return state._replace(
-            caches=caches,
-            logits=logits_BV,
-            made=state.made + 1,
-            done=state.done if end is None else state.done | (token_B == end),
-            seen=seen_BV,
-            tokens=_put(state.tokens, token_B[:, None], state.made),
-            scores=scores_BN,
-        )
+        if scores_BN is not None:
+            log_p_BV = jax.nn.log_softmax(context.logits)
+            score_B1 = jnp.take_along_axis(log_p_BV, token_B[:, None], axis=-1)
+            put = jax.lax.dynamic_update_slice_in_dim
+            scores_BN = put(scores_BN, score_B1, context.made, axis=1)
+        context = context.extended(module, params, token_B)
+        return DecodeState(context, sample_B, done_B, seen_BV, scores_BN)
 
-    return jax.lax.while_loop(
-        lambda state: (state.made < until) & ~jnp.all(state.done), step, state
-    )
+    def going_on(state: DecodeState) -> Bool[Array, ""]:
+        return (state.context.made < until) & ~jnp.all(state.done)
 
-
-def _put(x_BN: Array, column_B1: Array, index: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(x_BN, column_B1, index, axis=1)
+    return jax.lax.while_loop(going_on, step, state)
 
 
 def decode(
@@ -208,13 +187,11 @@ def decode(
     *,
     end: int | None = None,
     scored: bool = False,
-    watch: Watch | None = None,
+    watch: Callable[[list[np.ndarray]], Sequence[bool]] | None = None,
 ) -> list[Continuation]:
     """Continue each prompt: [prompt 0 sample 0, prompt 0 sample 1, …, prompt 1 …].
 
     Args:
-        module: a decoder.
-        params: of it, `unstacked` (models/gpt.py).
         prompts: at least one id each; with `max_tokens` more they fit the context.
         sampling: without beams; stop strings are left to `watch`.
         end: id that ends a continuation.
@@ -222,41 +199,34 @@ def decode(
         watch: called every `CHUNK` tokens with all tokens of each row so far; returns
             True for each row that ends there.
     """
-    samples = sampling.samples
-    rows = [prompt for prompt in prompts for _ in range(samples)]
-    penalty = sampling.repetition_penalty != 1
-    state = prefill(module, params, rows, sampling.max_tokens, penalty=penalty)
-    sample_B = jnp.tile(jnp.arange(samples, dtype=jnp.int32), len(prompts))
-    ended = np.zeros(len(rows), bool)
+    rows = [prompt for prompt in prompts for _ in range(sampling.samples)]
+    seen_BV = None
+    if sampling.repetition_penalty != 1:
+        seen_BV = np.zeros((len(rows), module.config.vocab_size), bool)
+        for seen_V, prompt in zip(seen_BV, rows, strict=True):
+            seen_V[prompt] = True
+    context = prefill(module, params, rows, sampling.max_tokens)
+    state = DecodeState(
+        context,
+        sample=jnp.tile(jnp.arange(sampling.samples), len(prompts)),
+        done=jnp.zeros(len(rows), bool),
+        seen=None if seen_BV is None else jnp.asarray(seen_BV),
+        scores=jnp.zeros(context.tokens.shape) if scored else None,
+    )
+    ended, tokens = np.zeros(len(rows), bool), []
     made = 0
     while made < sampling.max_tokens and not ended.all():
         made = min(made + CHUNK, sampling.max_tokens)
-        state = _advance(
-            module,
-            params,
-            state,
-            jnp.asarray(made, jnp.int32),
-            sample_B,
-            choice=sampling.choice,
-            seed=sampling.seed,
-            end=end,
-            scored=scored,
-        )
-        ended = np.asarray(state.done)
+        state = _advance(module, params, state, made, choice=sampling.choice, end=end)
+        ended, each = np.asarray(state.done), np.asarray(state.context.tokens)
+        tokens = [before(row, end) for row in each[:, : int(state.context.made)]]
         if watch:
-            ended = ended | np.array(watch(_rows(state, end)), bool)
+            ended = ended | np.array(watch(tokens), bool)
             state = state._replace(done=jnp.asarray(ended))
-    scores = np.asarray(state.scores)
-    return [
-        Continuation(row, scores[i, : len(row)] if scored else None)
-        for i, row in enumerate(_rows(state, end))
-    ]
-
-
-def _rows(state: DecodeState, end: int | None) -> list[np.ndarray]:
-    """The tokens of each row before the one that ends it."""
-    tokens = np.asarray(state.tokens)[:, : int(state.made)]
-    return [before(row, end) for row in tokens]
+    if not scored:
+        return [Continuation(row, None) for row in tokens]
+    scores = zip(tokens, np.asarray(state.scores), strict=True)
+    return [Continuation(row, each[: len(row)]) for row, each in scores]
 
 
 def before(row: np.ndarray, end: int | None) -> np.ndarray:

@@ -3,15 +3,16 @@
 Imports no jax, so that `jaxlm generate --help` is fast.
 """
 
-from dataclasses import dataclass, fields
+import dataclasses
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxlm.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenChoice:
-    """How a token is chosen from the logits; a constant of the compiled program."""
+class Sampling:
+    """How each prompt is continued. Equal settings and seed give equal texts."""
 
     temperature: float = 1.0
     """Divides the logits; 0: take the likeliest token each time (greedy)."""
@@ -24,24 +25,6 @@ class TokenChoice:
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens that occurred (CTRL,
     Keskar et al. 2019); 1: none."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature = {self.temperature} is negative")
-        if self.top_k < 0:
-            raise UserError(f"top_k = {self.top_k} is negative")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p = {self.top_p} is not in (0, 1]")
-        if self.repetition_penalty <= 0:
-            raise UserError(
-                f"repetition_penalty = {self.repetition_penalty} is not positive"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling(TokenChoice):
-    """How each prompt is continued. Equal settings and seed give equal texts."""
-
     max_tokens: int = 100
     """Most tokens of a continuation."""
     samples: int = 1
@@ -58,20 +41,25 @@ class Sampling(TokenChoice):
     texts, below 0 short ones."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens = {self.max_tokens} is not positive")
-        if self.samples < 1:
-            raise UserError(f"samples = {self.samples} is not positive")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed = {self.seed} is not in [0, 2**32)")
+        for name, good, complaint in (
+            ("temperature", self.temperature >= 0, "is negative"),
+            ("top_k", self.top_k >= 0, "is negative"),
+            ("top_p", 0 < self.top_p <= 1, "is not in (0, 1]"),
+            ("repetition_penalty", self.repetition_penalty > 0, "is not positive"),
+            ("max_tokens", self.max_tokens >= 1, "is not positive"),
+            ("samples", self.samples >= 1, "is not positive"),
+            ("seed", 0 <= self.seed < 2**32, "is not in [0, 2**32)"),
+        ):
+            if not good:
+                raise UserError(f"{name} = {getattr(self, name)} {complaint}")
         if self.beams and self.samples > self.beams:
             raise UserError(
                 f"samples = {self.samples} of beams = {self.beams}: at most as many"
             )
 
     @property
-    def choice(self) -> TokenChoice:
-        """The part that a compiled program depends on."""
-        names = [field.name for field in fields(TokenChoice)]
-        return TokenChoice(**{name: getattr(self, name) for name in names})
+    def choice(self) -> "Sampling":
+        """What a compiled program depends on, the rest as by default."""
+        rest = {"max_tokens", "samples", "stop", "beams", "length_penalty"}
+        fields = {f.name: f.default for f in dataclasses.fields(self) if f.name in rest}
+        return dataclasses.replace(self, **fields)

@@ -8,7 +8,6 @@ The batch comes from `objectives/`, the loss is in `losses.py`. Ids are validate
 host: an id outside a table would be clamped silently here.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,18 +15,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig
-from jaxlm.models.dropout import Dropout
-from jaxlm.models.encoder import Encoded, Encoder, Remat
-from jaxlm.models.heads import MlmHead, NspHead, Pooler, gather
-from jaxlm.models.layers import BlockSpec, Dtype, Init, Table, layer_norm, position_rows
+from jaxlm.models.encoder import Encoded, Remat, Spec, encode
+from jaxlm.models.kernels.head import tied_logits
+from jaxlm.models.layers import (
+    ACTIVATIONS,
+    Dropout,
+    Dtype,
+    Table,
+    gather,
+    position_rows,
+)
 
 
 class BertEmbed(nn.Module):
     """Token + position + token type, then norm and dropout."""
 
-    config: BertConfig
-    dropout: float
-    dtype: Dtype
+    spec: Spec
 
     @nn.compact
     def __call__(
@@ -37,46 +40,35 @@ class BertEmbed(nn.Module):
         position_ids: Int[Array, "B L"] | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
         """The input of the first block, and the token table."""
-        config, init = self.config, kernel_init(self.config)
-        width = config.d_model
+        config: Any = self.spec.config
+        width, init = config.d_model, self.spec.kernel_init
         token_VD = Table(config.vocab_size, width, init, name="token")()
         position_MD = Table(config.max_length, width, init, name="position")()
         type_2D = Table(config.num_token_types, width, init, name="token_type")()
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
         x_BLD = token_VD[tokens_BL] + positions + type_2D[token_types_BL]
-        x_BLD = layer_norm(config.norm_eps, self.dtype, "norm")(x_BLD)
-        return Dropout(self.dropout, name="drop")(x_BLD), token_VD
+        x_BLD = self.spec.norm_layer("norm")(x_BLD)
+        return Dropout(self.spec.dropout, name="drop")(x_BLD), token_VD
 
 
-def kernel_init(config: BertConfig) -> Init:
-    """TensorFlow's truncated normal, cut at two sigma and not rescaled."""
-    return nn.initializers.truncated_normal(config.init_std)
+class MlmHead(nn.Module):
+    """Dense, activation, norm, then the token table transposed, plus a bias a token."""
 
+    spec: Spec
 
-def encoder(
-    config: BertConfig,
-    *,
-    dropout: float,
-    dtype: Dtype = jnp.float32,
-    remat: Remat = "none",
-    name: str | None = None,
-) -> Encoder:
-    """A BERT without heads: (tokens, token_types, position_ids or None) → Encoded."""
-    init = kernel_init(config)
-    spec = BlockSpec(
-        num_heads=config.num_heads,
-        d_ff=config.d_ff,
-        norm="post",
-        norm_eps=config.norm_eps,
-        activation=config.activation,
-        causal=False,
-        dropout=dropout,
-        kernel_init=init,
-        out_init=init,
-        dtype=dtype,
-    )
-    embed = functools.partial(BertEmbed, config, dropout, dtype)
-    return Encoder(embed, config.num_layers, spec, remat, name=name)
+    @nn.compact
+    def __call__(
+        self, x_BPD: Float[Array, "B P D"], table_VD: Float[Array, "V D"]
+    ) -> Float[Array, "B P V"]:
+        """Float32 logits over the vocabulary, tied to `table_VD`."""
+        spec, (vocab_size, width) = self.spec, table_VD.shape
+        dense = nn.Dense(
+            width, dtype=spec.dtype, kernel_init=spec.kernel_init, name="dense"
+        )
+        x_BPD = ACTIVATIONS[spec.config.activation](dense(x_BPD))
+        x_BPD = spec.norm_layer("norm")(x_BPD)
+        bias_V = self.param("bias", nn.initializers.zeros, (vocab_size,))
+        return tied_logits(x_BPD, table_VD) + bias_V[None, None]
 
 
 class Bert(nn.Module):
@@ -107,7 +99,6 @@ class Bert(nn.Module):
         """Encode rows and predict.
 
         Args:
-            tokens_BL: ids below `vocab_size`.
             token_types_BL: 0 in sentence A, 1 in sentence B.
             predictions_BP: positions whose tokens are predicted; None: all.
             lengths: tokens of each row; padding follows them. None: there is none.
@@ -119,25 +110,36 @@ class Bert(nn.Module):
             logits: False leaves out the MLM and NSP heads (features only).
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
-        config, init = self.config, kernel_init(self.config)
-        dropout = 0.0 if deterministic else config.dropout
-        body = encoder(config, dropout=dropout, dtype=self.dtype, remat=self.remat)
-        nn.share_scope(self, body)
-        inputs = tokens_BL, token_types_BL, position_ids
-        out = body(*inputs, lengths=lengths, segments=segments)
-        x_BLD, table_VD, heads = out.last, out.table, {}
-        assert x_BLD is not None and table_VD is not None
+        config = self.config
+        # TensorFlow's truncated normal, cut at two sigma and not rescaled.
+        init = nn.initializers.truncated_normal(config.init_std)
+        spec = Spec(
+            config,
+            norm="post",
+            causal=False,
+            dropout=0.0 if deterministic else config.dropout,
+            kernel_init=init,
+            out_init=init,
+            dtype=self.dtype,
+            remat=self.remat,
+        )
+        embed = BertEmbed(spec, name="embed")
+        x_BLD, table_VD = embed(tokens_BL, token_types_BL, position_ids)
+        out = encode(spec, x_BLD, table_VD, lengths=lengths, segments=segments)
+        assert out.last is not None
+        pooled, heads = None, {}
         if config.nsp:
-            first = x_BLD[:, 0] if position_ids is None else x_BLD
-            pooled = Pooler(init, self.dtype, name="pooler")(first)
-            out = out._replace(pooled=pooled)
-            if logits:
-                heads["nsp"] = NspHead(init, name="nsp")(pooled)
-        if logits:
-            if predictions_BP is not None:
-                x_BLD = gather(x_BLD, predictions_BP)
-            mlm = MlmHead(
-                config.activation, config.norm_eps, init, self.dtype, name="mlm"
+            first = out.last[:, 0] if position_ids is None else out.last
+            dense = nn.Dense(
+                config.d_model, dtype=self.dtype, kernel_init=init, name="pooler"
             )
-            heads["mlm"] = mlm(x_BLD, table_VD)
-        return out._replace(heads=heads)
+            pooled = jnp.tanh(dense(first))
+            if logits:
+                nsp = nn.Dense(2, dtype=jnp.float32, kernel_init=init, name="nsp")
+                heads["nsp"] = nsp(pooled)
+        if logits:
+            x_BPD = out.last
+            if predictions_BP is not None:
+                x_BPD = gather(x_BPD, predictions_BP)
+            heads["mlm"] = MlmHead(spec, name="mlm")(x_BPD, table_VD)
+        return out._replace(pooled=pooled, heads=heads)

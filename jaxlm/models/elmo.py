@@ -22,7 +22,6 @@ and on the input of the softmax.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,12 +30,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxlm.config.model import ElmoConfig
-from jaxlm.models.charcnn import CharCnn, uniform
-from jaxlm.models.dropout import Dropout
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
-from jaxlm.models.layers import Dtype
+from jaxlm.models.layers import Dropout, Dtype, Init, Table, uniform
+
+CHARACTERS = 261  # rows of the table: the bytes and five marks; id 0, no word, has none
 
 
 class State(NamedTuple):
@@ -73,136 +72,94 @@ def zero_state(config: ElmoConfig, batch: int) -> State:
     return State(jnp.zeros((*shape, config.d_ff)), jnp.zeros((*shape, config.d_model)))
 
 
-class Elmo(nn.Module):
-    """The language model of both directions."""
+class Highway(nn.Module):
+    """carry · relu(transform) + (1 - carry) · x; at first, nearly x."""
 
-    config: ElmoConfig
-    dtype: Dtype = jnp.float32
-    remat: Remat = "none"  # "dots", "full": the backward pass repeats each layer
-
-    def example(self) -> tuple[Any, ...]:
-        """A row to initialise on."""
-        return (jnp.zeros((1, 2, self.config.max_characters), jnp.int32),)
-
-    def __call__(
-        self,
-        characters_BLC: Integer[Array, "B L C"],
-        state: State | None = None,
-        *,
-        lengths: Int[Array, "B"] | None = None,
-        logits: bool = True,
-        deterministic: bool = True,
-    ) -> Encoded:
-        """Read each row forwards, and backwards from its own end.
-
-        Args:
-            state: of the batch before; None: zeros. It may have more rows: these stay
-                as they are.
-            lengths: words of each row; None: L. Hidden states behind them are 0.
-            logits: False leaves out the softmax; so does a vocabulary of 0.
-            deterministic: True switches dropout off; else pass rngs={"dropout": key}.
-
-        Returns:
-            Hidden states [N+1, B, L, 2 D], layer 0 a word's vector twice; the logits
-            lm [2, B, L, V] are those of the next word and of the one before.
-        """
-        both = functools.partial(flip_backward, lengths_B=lengths)
-        read = self._read(
-            characters_BLC,
-            lambda x_BLD: both(jnp.stack([x_BLD, x_BLD])),
-            None if lengths is None else jnp.stack([lengths, lengths]),
-            state,
-            deterministic=deterministic,
-            softmax=logits and self.config.vocab_size > 0,
-        )
-        hidden = jax.vmap(both)(read.hidden)
-        hidden = jnp.concatenate([hidden[:, 0], hidden[:, 1]], axis=-1)
-        heads = {}
-        if read.head is not None:
-            table_VD, bias_V = (x[: self.config.vocab_size] for x in read.head)
-            scores = tied_logits(both(read.last), table_VD)
-            heads["lm"] = scores + bias_V[None, None, None]
-        return Encoded(hidden, heads=heads, carry=read.state)
-
-    def read(
-        self,
-        characters_2BLC: Integer[Array, "2 B L C"],
-        state: State | None = None,
-        *,
-        lengths: Int[Array, "2 B"] | None = None,
-        softmax: bool = True,
-        deterministic: bool = True,
-    ) -> Read:
-        """Read two texts, the second of which the caller has reversed.
-
-        Args:
-            state: as in `__call__`.
-            lengths: words of each row; None: L.
-            softmax: False leaves its weights alone.
-            deterministic: True switches dropout off; else pass rngs={"dropout": key}.
-        """
-        return self._read(
-            characters_2BLC,
-            lambda x_2BLD: x_2BLD,
-            lengths,
-            state,
-            deterministic=deterministic,
-            softmax=softmax and self.config.vocab_size > 0,
-        )
+    dtype: Dtype
 
     @nn.compact
-    def _read(
-        self,
-        characters: Array,
-        order: Callable[[Array], Array],
-        lengths_2B: Array | None,
-        state: State | None,
-        *,
-        deterministic: bool,
-        softmax: bool,
-    ) -> Read:
+    def __call__(self, x: Float[Array, "*n D"]) -> tuple[Float[Array, "*n D"], None]:
+        """What a scan carries on, and nothing to stack."""
+        width = x.shape[-1]
+        init = nn.initializers.normal(1 / math.sqrt(width))
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=init)
+        # The original's name: its carry gate multiplies what is new, not what is kept.
+        carry = dense(bias_init=nn.initializers.constant(-2.0), name="carry")
+        gate = jax.nn.sigmoid(carry(x))
+        return gate * jax.nn.relu(dense(name="transform")(x)) + (1 - gate) * x, None
+
+
+class Filters(nn.Module):
+    """Convolution over `width` characters, and its maximum over the word."""
+
+    width: int
+    number: int
+    kernel_init: Init
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n C E"]) -> Float[Array, "*n O"]:
+        """Before the activation, which is monotonic and so may follow the maximum."""
+        shape = self.width, x.shape[-1], self.number
+        kernel_WEO = self.param("kernel", self.kernel_init, shape)
+        bias_O = self.param("bias", nn.initializers.zeros, shape[-1:])
+
+        # A word's outputs at all 50 characters take hundreds of kilobytes: the backward
+        # pass computes them again, one filter width after the other.
+        @jax.checkpoint
+        def pooled(x, kernel_WEO, bias_O):
+            windows = x.shape[-2] - self.width + 1
+            shifted = [x[..., k : k + windows, :] for k in range(self.width)]
+            kernel = kernel_WEO.reshape(-1, self.number).astype(self.dtype)
+            y = jnp.concatenate(shifted, axis=-1) @ kernel
+            bias = bias_O.astype(self.dtype).reshape((1,) * (x.ndim - 2) + (-1,))
+            return y.max(axis=-2) + bias
+
+        return pooled(x, kernel_WEO, bias_O)
+
+
+class CharCnn(nn.Module):
+    """The characters of each word → its vector: Kim et al. 2016."""
+
+    config: ElmoConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, characters: Integer[Array, "*n C"]) -> Float[Array, "*n D"]:
+        """A vector at padding too, to be ignored."""
         config = self.config
         if characters.shape[-1] != config.max_characters:
             raise ValueError(
                 f"{characters.shape[-1]} characters a word, model.max_characters = "
                 f"{config.max_characters}"
             )
-        drop = Dropout(0.0 if deterministic else config.dropout)
-        x_2BLD = order(CharCnn(config, self.dtype, name="words")(characters))
-        _, batch, length, _ = x_2BLD.shape
-        if lengths_2B is not None:
-            reads_2BL = jnp.arange(length)[None, None] < lengths_2B[..., None]
-            x_2BLD = jnp.where(reads_2BL[..., None], x_2BLD, 0)
-        if state is None:
-            state = zero_state(config, batch)
-        one_layer = functools.partial(
-            lstm,
-            cell_clip=config.cell_clip,
-            proj_clip=config.proj_clip,
-            dtype=self.dtype,
-        )
-        if self.remat != "none":
-            one_layer = jax.checkpoint(one_layer)
-        weights = Layers(config, name="layers")()
-        hidden, carries = [x_2BLD], []
-        for n in range(config.num_layers):
-            before = jax.tree.map(lambda x, n=n: x[:batch, n].swapaxes(0, 1), state)
-            x_2BLD = drop(x_2BLD)
-            y_2BLD, carry = one_layer(
-                x_2BLD,
-                jax.tree.map(lambda x, n=n: x[n], weights),
-                Carry(*before),
-                lengths_2B,
+        table = Table(CHARACTERS, config.d_character, uniform(1.0), name="embed")()
+        x = jnp.pad(table, ((1, 0), (0, 0)))[characters].astype(self.dtype)
+        pooled = []
+        for width, number in enumerate(config.filters, start=1):
+            if number == 0:
+                continue
+            init = uniform(0.05)
+            if config.activation == "tanh":  # Kim et al. 2016; the original's choice
+                fan_in = width * config.d_character
+                init = nn.initializers.normal(1 / math.sqrt(fan_in))
+            name = f"filters_{width}"
+            pooled.append(Filters(width, number, init, self.dtype, name=name)(x))
+        activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[config.activation]
+        x = activation(jnp.concatenate(pooled, axis=-1))
+        if config.num_highways:
+            highways = nn.scan(
+                Highway,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=config.num_highways,
             )
-            x_2BLD = x_2BLD + y_2BLD if config.skip and n > 0 else y_2BLD
-            hidden.append(x_2BLD)
-            carries.append(carry)
-        return Read(
-            hidden=jnp.stack(hidden),
-            state=_carried(state, carries),
-            last=drop(x_2BLD),
-            head=Softmax(config, name="softmax")() if softmax else None,
-        )
+            x, _ = highways(self.dtype, name="highways")(x)
+        if x.shape[-1] != config.d_model:
+            init = nn.initializers.normal(1 / math.sqrt(x.shape[-1]))
+            width, dtype = config.d_model, self.dtype
+            x = nn.Dense(width, dtype=dtype, kernel_init=init, name="projection")(x)
+        return x
 
 
 class Layers(nn.Module):
@@ -216,10 +173,8 @@ class Layers(nn.Module):
         config = self.config
         lead, d, f = (config.num_layers, 2), config.d_model, config.d_ff
         # Glorot's, TensorFlow's default, for each matrix by itself.
-        kernel, projection = (
-            uniform(math.sqrt(6 / (2 * d + 4 * f))),
-            uniform(math.sqrt(6 / (f + d))),
-        )
+        kernel = uniform(math.sqrt(6 / (2 * d + 4 * f)))
+        projection = uniform(math.sqrt(6 / (f + d)))
         return Weights(
             self.param("kernel", kernel, (*lead, 2 * d, 4, f)),
             self.param("bias", nn.initializers.zeros, (*lead, 4, f)),
@@ -247,12 +202,97 @@ class Softmax(nn.Module):
         )
 
 
-def _carried(state: State, carries: list[Carry]) -> State:
-    """The layers' carries; rows of `state` beyond the batch stay as they were."""
+class Elmo(nn.Module):
+    """The language model of both directions."""
 
-    def one(old: Array, *layers: Array) -> Array:
-        new = jnp.stack(layers).transpose(2, 0, 1, 3)
-        return new if len(new) == len(old) else old.at[: len(new)].set(new)
+    config: ElmoConfig
+    dtype: Dtype = jnp.float32
+    remat: Remat = "none"  # "dots", "full": the backward pass repeats each layer
 
-    cells, outs = zip(*carries, strict=True)
-    return State(one(state.cell, *cells), one(state.out, *outs))
+    def example(self) -> tuple[Any, ...]:
+        """A row to initialise on."""
+        return (jnp.zeros((1, 2, self.config.max_characters), jnp.int32),)
+
+    def __call__(
+        self,
+        characters_BLC: Integer[Array, "B L C"],
+        state: State | None = None,
+        *,
+        lengths: Int[Array, "B"] | None = None,
+        logits: bool = True,
+        deterministic: bool = True,
+    ) -> Encoded:
+        """Read each row forwards, and backwards from its own end; see `read`.
+
+        Hidden states are [N+1, B, L, 2 D], layer 0 a word's vector twice, and 0 behind
+        a row's length. The logits lm [2, B, L, V] are those of the next word and of the
+        one before; `logits=False` leaves them out, and so does a vocabulary of 0.
+        """
+        read = self.read(
+            characters_BLC,
+            state,
+            lengths=lengths,
+            softmax=logits,
+            deterministic=deterministic,
+        )
+        both = functools.partial(flip_backward, lengths_B=lengths)
+        hidden = jax.vmap(both)(read.hidden)
+        hidden = jnp.concatenate([hidden[:, 0], hidden[:, 1]], axis=-1)
+        heads = {}
+        if read.head is not None:
+            table_VD, bias_V = (x[: self.config.vocab_size] for x in read.head)
+            scores = tied_logits(both(read.last), table_VD)
+            heads["lm"] = scores + bias_V[None, None, None]
+        return Encoded(hidden, heads=heads, carry=read.state)
+
+    @nn.compact
+    def read(
+        self,
+        characters: Integer[Array, "*both B L C"],
+        state: State | None = None,
+        *,
+        lengths: Int[Array, "*both B"] | None = None,
+        softmax: bool = True,
+        deterministic: bool = True,
+    ) -> Read:
+        """Read one text in both directions, or two of which the second is reversed.
+
+        Args:
+            state: of the batch before; None: zeros. It may have more rows: these stay
+                as they are.
+            lengths: words of each row; None: L.
+            softmax: False leaves its weights alone.
+            deterministic: True switches dropout off; else pass rngs={"dropout": key}.
+        """
+        config = self.config
+        x = CharCnn(config, self.dtype, name="words")(characters)
+        if characters.ndim == 3:
+            x = flip_backward(jnp.stack([x, x]), lengths)
+            lengths = None if lengths is None else jnp.stack([lengths, lengths])
+        _, batch, length, _ = x.shape
+        if lengths is not None:
+            reads_2BL = jnp.arange(length)[None, None] < lengths[..., None]
+            x = jnp.where(reads_2BL[..., None], x, 0)
+        clips = {"cell_clip": config.cell_clip, "proj_clip": config.proj_clip}
+        one_layer = functools.partial(lstm, dtype=self.dtype, **clips)
+        if self.remat != "none":
+            one_layer = jax.checkpoint(one_layer)
+        state = state or zero_state(config, batch)
+        weights = Layers(config, name="layers")()
+        drop = Dropout(0.0 if deterministic else config.dropout)
+        hidden, carries = [x], []
+        for n in range(config.num_layers):
+            before = Carry(*(leaf[:batch, n].swapaxes(0, 1) for leaf in state))
+            x = drop(x)
+            layer = jax.tree.map(lambda leaf, n=n: leaf[n], weights)
+            y, carry = one_layer(x, layer, before, lengths)
+            x = x + y if config.skip and n > 0 else y
+            hidden.append(x)
+            carries.append(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), carry))
+        carried = [jnp.stack(layers, axis=1) for layers in zip(*carries, strict=True)]
+        if batch < len(state.cell):
+            both = zip(state, carried, strict=True)
+            carried = [old.at[:batch].set(new) for old, new in both]
+        softmax = softmax and config.vocab_size > 0
+        head = Softmax(config, name="softmax")() if softmax else None
+        return Read(jnp.stack(hidden), State(*carried), drop(x), head)

@@ -1,10 +1,11 @@
-"""Tokens → hidden states of every layer: an embedding, blocks, a final norm; no head.
+"""The input of the first block → hidden states of every layer: a transformer, no head.
 
 Parameters of all layers lie stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`), so
 one compiled body serves any depth and a layer is an index.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxlm.models.dropout import Dropout
-from jaxlm.models.layers import Attention, BlockSpec, Cache, Mlp, layer_norm
+from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.models.kernels.attention import attention
+from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
 
 Remat = Literal["none", "dots", "full"]
 
@@ -46,6 +48,104 @@ class Encoded(NamedTuple):
         return self.heads.get("nsp")
 
 
+@dataclass(frozen=True)
+class Spec:
+    """How a config's transformer is built."""
+
+    config: BertConfig | GptConfig
+    norm: Literal["post", "pre"]
+    causal: bool
+    dropout: float  # 0 but in training
+    kernel_init: Init
+    out_init: Init  # of the two products that end in the residual stream
+    dtype: Dtype
+    remat: Remat
+
+    def norm_layer(self, name: str) -> nn.LayerNorm:
+        """A norm with the config's epsilon."""
+        return layer_norm(self.config.norm_eps, self.dtype, name)
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer for the tokens so far, in T slots."""
+
+    k: Float[Array, "B T H K"]
+    v: Float[Array, "B T H K"]
+    slot: Int[Array, ""]  # where the next token's go, for all rows
+
+    def append(self, k_BLHK: Array, v_BLHK: Array) -> "Cache":
+        """With L more tokens."""
+        put = jax.lax.dynamic_update_slice_in_dim
+        k, v = (
+            put(x, y, self.slot, axis=1)
+            for x, y in ((self.k, k_BLHK), (self.v, v_BLHK))
+        )
+        return Cache(k, v, self.slot + k_BLHK.shape[1])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    spec: Spec
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Float[Array, "B L D"],
+        lengths: Int[Array, "B"] | None,
+        segments: Int[Array, "B T"] | None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B L D"], Cache | None]:
+        """What each position gathers, and the cache with L more tokens.
+
+        With a cache, the positions see its T slots once the L tokens are in them.
+        """
+        spec, width = self.spec, x_BLD.shape[-1]
+        heads = spec.config.num_heads, width // spec.config.num_heads
+        q, k, v = (
+            nn.DenseGeneral(
+                heads, dtype=spec.dtype, kernel_init=spec.kernel_init, name=name
+            )(x_BLD)
+            for name in ("query", "key", "value")
+        )
+        offset = 0
+        if cache is not None:
+            offset, cache = cache.slot, cache.append(k, v)
+            k, v = cache.k, cache.v
+        y_BLHK = attention(
+            q,
+            k,
+            v,
+            causal=spec.causal,
+            segments=segments,
+            lengths=lengths,
+            offset=offset,
+            dropout=Dropout(spec.dropout),
+        )
+        out = nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            dtype=spec.dtype,
+            kernel_init=spec.out_init,
+            name="out",
+        )
+        return out(y_BLHK), cache
+
+
+class Mlp(nn.Module):
+    """Wide and back, each position by itself."""
+
+    spec: Spec
+
+    @nn.compact
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """wo(activation(wi(x)))."""
+        spec, width, wide = self.spec, x_BLD.shape[-1], self.spec.config.d_ff
+        wi = nn.Dense(wide, dtype=spec.dtype, kernel_init=spec.kernel_init, name="wi")
+        wo = nn.Dense(width, dtype=spec.dtype, kernel_init=spec.out_init, name="wo")
+        return wo(ACTIVATIONS[spec.config.activation](wi(x_BLD)))
+
+
 class Block(nn.Module):
     """Attention and MLP, each with dropout, a residual and a norm.
 
@@ -53,7 +153,7 @@ class Block(nn.Module):
     norm = "pre" (GPT-2):         x = x + f(norm(x))
     """
 
-    spec: BlockSpec
+    spec: Spec
 
     @nn.compact
     def __call__(
@@ -64,91 +164,71 @@ class Block(nn.Module):
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
         """What a scan carries on, and what it stacks: the output and the cache."""
-        spec = self.spec
-        attention, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
-        attention_norm, mlp_norm = (
-            layer_norm(spec.norm_eps, spec.dtype, name)
-            for name in ("attention_norm", "mlp_norm")
-        )
-        drop = Dropout(spec.dropout)
+        spec, drop = self.spec, Dropout(self.spec.dropout)
+        attend, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
+        attention_norm = spec.norm_layer("attention_norm")
+        mlp_norm = spec.norm_layer("mlp_norm")
         if spec.norm == "pre":
-            y_BLD, cache = attention(attention_norm(x_BLD), lengths, segments, cache)
+            y_BLD, cache = attend(attention_norm(x_BLD), lengths, segments, cache)
             x_BLD = x_BLD + drop(y_BLD)
             x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD)))
         else:
-            y_BLD, cache = attention(x_BLD, lengths, segments, cache)
+            y_BLD, cache = attend(x_BLD, lengths, segments, cache)
             x_BLD = attention_norm(x_BLD + drop(y_BLD))
             x_BLD = mlp_norm(x_BLD + drop(mlp(x_BLD)))
         return x_BLD, (x_BLD, cache)
 
 
-class CachedBlocks(nn.Module):
-    """Blocks one after another, on parameters that `gpt.unstacked` gives.
+def encode(
+    spec: Spec,
+    x_BLD: Float[Array, "B L D"],
+    table_RD: Float[Array, "R D"],
+    *,
+    lengths: Int[Array, "B"] | None = None,
+    segments: Int[Array, "B T"] | None = None,
+    caches: tuple[Cache, ...] | None = None,
+) -> Encoded:
+    """Run all blocks, and a norm where blocks norm first.
 
-    A scan would copy every cache at each token.
+    A compact module calls this: the parameters are its `layers` and `final_norm`. The
+    facts are those of `kernels.attention`. `caches` hold what came before in each
+    layer; the parameters are `unstacked` then, and `segments` are those of the T slots.
     """
-
-    spec: BlockSpec
-
-    @nn.compact
-    def __call__(self, x_BLD, lengths, segments, caches):
-        """As a scan of `Block`, with a cache a layer."""
-        hidden, grown = [], []
+    if caches is None:
+        body: Any = Block
+        if spec.remat != "none":
+            body = nn.remat(Block, policy=POLICIES[spec.remat], prevent_cse=False)
+        layers: Any = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=spec.config.num_layers,
+        )(spec, name="layers")
+        last_BLD, (layers_NBLD, _) = layers(x_BLD, lengths, segments)
+    else:
+        last_BLD, each = x_BLD, []
         for n, cache in enumerate(caches):
-            block = Block(self.spec, name=str(n))
-            x_BLD, (_, cache) = block(x_BLD, lengths, segments, cache)
-            hidden.append(x_BLD)
-            grown.append(cache)
-        return x_BLD, (jnp.stack(hidden), tuple(grown))
+            block = Block(spec, name=f"layers_{n}")
+            last_BLD, result = block(last_BLD, lengths, segments, cache)
+            each.append(result)
+        outputs, caches = zip(*each, strict=True)
+        layers_NBLD = jnp.stack(outputs)
+    if spec.norm == "pre":
+        last_BLD = spec.norm_layer("final_norm")(last_BLD)
+        layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
+    hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
+    return Encoded(hidden, last_BLD, table_RD, carry=caches)
 
 
-class Encoder(nn.Module):
-    """A transformer without heads; `bert.encoder` and `gpt.encoder` build theirs.
+def unstacked(params: Any) -> Any:
+    """The parameters with each layer's by themselves, `layers_0/mlp/wi/kernel` ….
 
-    Parameters lie under embed, layers and, where blocks norm first, final_norm.
+    A loop over tokens reads every weight once a token, and would copy each layer out of
+    the stack. (Caches are why the layers are no scan there: it would copy them too.)
     """
-
-    # (name=) → the embedding: inputs → (the input of the first block, token table).
-    embed: Callable[..., nn.Module]
-    num_layers: int
-    spec: BlockSpec
-    remat: Remat = "none"
-
-    @nn.compact
-    def __call__(
-        self,
-        *inputs: Any,
-        lengths: Int[Array, "B"] | None = None,
-        segments: Int[Array, "B T"] | None = None,
-        caches: tuple[Cache, ...] | None = None,
-    ) -> Encoded:
-        """Hidden states of every layer; the facts are those of `kernels.attention`.
-
-        Args:
-            inputs: of the embedding.
-            caches: of each layer, what came before; the parameters are `unstacked`
-                then, and `segments` are those of the T slots.
-        """
-        spec = self.spec
-        embed: Any = self.embed(name="embed")
-        x_BLD, table_RD = embed(*inputs)
-        if caches is None:
-            body: Any = Block
-            if self.remat != "none":
-                policy = POLICIES[self.remat]
-                body = nn.remat(Block, policy=policy, prevent_cse=False)
-            layers: Any = nn.scan(
-                body,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.num_layers,
-            )(spec, name="layers")
-        else:
-            layers = CachedBlocks(spec, name="layers")
-        last_BLD, (layers_NBLD, caches) = layers(x_BLD, lengths, segments, caches)
-        if spec.norm == "pre":
-            last_BLD = layer_norm(spec.norm_eps, spec.dtype, "final_norm")(last_BLD)
-            layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
-        hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
-        return Encoded(hidden, last_BLD, table_RD, carry=caches)
+    params = dict(params)
+    stacked = params.pop("layers")
+    for n in range(len(jax.tree.leaves(stacked)[0])):
+        params[f"layers_{n}"] = jax.tree.map(lambda leaf, n=n: leaf[n], stacked)
+    return params

@@ -1,7 +1,8 @@
 """Config and row shape → the arithmetic of a step, for MFU and for planning.
 
 Matrix products only, a multiplication and an addition each, without recomputation:
-compilers also count element-wise work, and a scanned layer once.
+compilers also count element-wise work, and a scanned layer once. A backward pass costs
+two forward ones.
 """
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig
@@ -13,7 +14,7 @@ def _layer_flops(config: BertConfig | GptConfig, length: int) -> int:
     return 2 * length * config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
 
 
-def bert_forward_flops(config: BertConfig, *, length: int, predictions: int) -> int:
+def bert_forward_flops(config: BertConfig, length: int, predictions: int) -> int:
     """One row through encoder, pooler and both heads, MLM's at `predictions`."""
     d = config.d_model
     heads = predictions * (d * d + d * config.vocab_size)
@@ -22,27 +23,15 @@ def bert_forward_flops(config: BertConfig, *, length: int, predictions: int) -> 
     return _layer_flops(config, length) + 2 * heads
 
 
-def bert_train_flops(
-    config: BertConfig, *, batch: int, length: int, predictions: int
-) -> int:
-    """One update on `batch` rows: the backward pass costs two forward ones."""
-    row = bert_forward_flops(config, length=length, predictions=predictions)
-    return 3 * batch * row
-
-
-def gpt_forward_flops(config: GptConfig, *, length: int, predictions: int) -> int:
+def gpt_forward_flops(config: GptConfig, length: int, predictions: int) -> int:
     """One row through decoder and, at `predictions` positions, the head."""
     head = 2 * predictions * config.d_model * config.vocab_size
     return _layer_flops(config, length) + head
 
 
-def elmo_forward_flops(config: ElmoConfig, *, length: int, classes: int) -> int:
-    """One row through characters, both directions and the softmax of each.
-
-    Args:
-        length: L; the characters of each of the L words are read once.
-        classes: words that a position is scored against: all, or a sample.
-    """
+def elmo_forward_flops(config: ElmoConfig, length: int, classes: int) -> int:
+    """One row of `length` words through characters, both directions and the softmax of
+    each, which scores `classes` words: all, or a sample."""
     d, f, filters = config.d_model, config.d_ff, sum(config.filters)
     word = 2 * config.num_highways * filters**2 + filters * d * (filters != d)
     for width, number in enumerate(config.filters, start=1):

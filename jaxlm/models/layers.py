@@ -1,41 +1,77 @@
-"""Arrays → arrays: the parts of a transformer's block; `encoder.py` joins them.
+"""Arrays → arrays: the parts that models are made of.
 
 Parameters are float32 whatever the compute dtype; norms and softmax run in float32.
 Dropout is active where its rate is above 0: a module that is built to run without it
 gets rate 0, so no flag travels through the calls.
 """
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
-
-from jaxlm.models.activations import ACTIVATIONS
-from jaxlm.models.dropout import Dropout
-from jaxlm.models.kernels.attention import attention
+from jaxtyping import Array, Bool, Float, Int, Key
 
 Dtype = Any
 Init = Callable[..., Array]
+Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
-@dataclass(frozen=True)
-class BlockSpec:
-    """What the blocks of an encoder have in common; D is that of their input."""
+def _in_float32(function: Activation) -> Activation:
+    """Computed in float32, given in the dtype of x; autodiff keeps x alone."""
 
-    num_heads: int
-    d_ff: int
-    norm: Literal["post", "pre"]
-    norm_eps: float
-    activation: str
-    causal: bool
-    dropout: float
-    kernel_init: Init
-    out_init: Init  # of the two products that end in the residual stream
-    dtype: Dtype
+    def activation(x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return function(x.astype(jnp.float32)).astype(x.dtype)
+
+    return jax.checkpoint(activation, prevent_cse=False)
+
+
+# Google's first release computes GELU by erf, its code since 2019-02 by tanh: they
+# differ by up to 5e-4, and a converted model keeps its maker's.
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_erf": _in_float32(functools.partial(jax.nn.gelu, approximate=False)),
+    "gelu_tanh": _in_float32(functools.partial(jax.nn.gelu, approximate=True)),
+    "relu": jax.nn.relu,
+}
+
+
+class Dropout(nn.Module):
+    """Zero each element with probability `rate`; off at rate 0, where no key is needed.
+
+    The module's path names the random bits.
+    """
+
+    rate: float
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The elements that stay are scaled up."""
+        if not self.rate:
+            return x
+        keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
+        return jnp.where(keep, x * (1 / kept(self.rate)), 0)
+
+
+def keep_mask(
+    key: Key[Array, ""], shape: tuple[int, ...], rate: float
+) -> Bool[Array, "..."]:
+    """True with probability `kept(rate)`, independently for each element of `shape`.
+
+    Each random 32-bit word decides two elements, 16 bits each. Bits depend on the key
+    and on the position in `shape` only, not on how the array is sharded; leading axes
+    stay shardable.
+    """
+    *rows, width = shape
+    words = jax.random.bits(key, (*rows, -(-width // 2)), jnp.uint32)
+    lanes = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    lanes = lanes.reshape(*rows, -1)[..., :width]
+    return lanes <= round(kept(rate) * 2**16) - 1
+
+
+def kept(rate: float) -> float:
+    """The share that `keep_mask` keeps: 1 - rate to 16 bits."""
+    return max(1, round((1 - rate) * 2**16)) / 2**16
 
 
 class Table(nn.Module):
@@ -49,6 +85,15 @@ class Table(nn.Module):
     def __call__(self) -> Float[Array, "V D"]:
         """The whole table, float32."""
         return self.param("table", self.kernel_init, (self.rows, self.width))
+
+
+def uniform(bound: float) -> Init:
+    """Numbers from -bound to bound."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
@@ -78,11 +123,7 @@ def position_rows(
     length: Any,  # an int, or a symbol of jax.export
     ids: Int[Array, "#B L"] | None,
 ) -> Float[Array, "#B L D"]:
-    """Rows of a position table at `ids`; None: at 0 … length - 1.
-
-    Raises:
-        ValueError: the rows are longer than the table.
-    """
+    """Rows of a position table at `ids`; None: at 0 … length - 1."""
     if ids is not None:
         return table_LD[ids]
     if length > len(table_LD):
@@ -92,104 +133,51 @@ def position_rows(
     return table_LD[None, :length]
 
 
-class Cache(NamedTuple):
-    """Keys and values of one layer for the tokens so far, in T slots.
+def gather(
+    x_BLD: Float[Array, "B L D"], positions_BP: Int[Array, "B P"]
+) -> Float[Array, "B P D"]:
+    """The rows of `x_BLD` at `positions_BP`."""
+    return jnp.take_along_axis(x_BLD, positions_BP[..., None], axis=1)
 
-    Each lies as the product that reads it wants it, heads of all rows in one axis: no
-    token moves what came before. (With rows and heads apart, XLA's CPU backend copies
-    the whole of both at each token.)
+
+class ScalarMix(nn.Module):
+    """Hidden states of all layers → one vector a position: γ · Σ_n softmax(w)_n · h_n.
+
+    At first the plain mean. Peters et al. 2018, as allenai/bilm-tf's `weight_layers`
+    (bilm/elmo.py) and AllenNLP's `ScalarMix`. `normalise` first brings each layer to
+    mean 0 and variance 1, over all channels and all positions of the batch that `mask`
+    keeps: a position's vector then depends on the batch that it is in.
     """
 
-    k: Float[Array, "B*H K T"]
-    v: Float[Array, "B*H T K"]
-    slot: Int[Array, ""]  # where the next token's go, for all rows
-
-    def append(self, k_BLHK: Array, v_BLHK: Array) -> "Cache":
-        """With L more tokens."""
-        put = jax.lax.dynamic_update_slice_in_dim
-        batch, length, heads, width = k_BLHK.shape
-        k = k_BLHK.transpose(0, 2, 3, 1).reshape(batch * heads, width, length)
-        v = v_BLHK.transpose(0, 2, 1, 3).reshape(batch * heads, length, width)
-        return Cache(
-            put(self.k, k, self.slot, axis=2),
-            put(self.v, v, self.slot, axis=1),
-            self.slot + length,
-        )
-
-    def unpacked(self, heads: int) -> tuple[Array, Array]:
-        """Keys and values [B, T, H, K]."""
-        k, v = (x.reshape(-1, heads, *x.shape[1:]) for x in (self.k, self.v))
-        return k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
-
-    def of_rows(self, rows: Int[Array, "R"], heads: int) -> "Cache":
-        """The cache of rows number `rows` of this one."""
-        k, v = (
-            x.reshape(-1, heads, *x.shape[1:])[rows].reshape(-1, *x.shape[1:])
-            for x in (self.k, self.v)
-        )
-        return Cache(k, v, self.slot)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    spec: BlockSpec
+    normalise: bool = False
 
     @nn.compact
     def __call__(
         self,
-        x_BLD: Float[Array, "B L D"],
-        lengths: Int[Array, "B"] | None,
-        segments: Int[Array, "B T"] | None,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B L D"], Cache | None]:
-        """What each position gathers, and the cache with L more tokens.
-
-        With a cache, the positions see its T slots once the L tokens are in them.
-        """
-        spec, width = self.spec, x_BLD.shape[-1]
-        heads = spec.num_heads, width // spec.num_heads
-        q, k, v = (
-            nn.DenseGeneral(
-                heads, dtype=spec.dtype, kernel_init=spec.kernel_init, name=name
-            )(x_BLD)
-            for name in ("query", "key", "value")
-        )
-        offset = 0
-        if cache is not None:
-            offset, cache = cache.slot, cache.append(k, v)
-            k, v = cache.unpacked(spec.num_heads)
-        y_BLHK = attention(
-            q,
-            k,
-            v,
-            causal=spec.causal,
-            segments=segments,
-            lengths=lengths,
-            offset=offset,
-            dropout=Dropout(spec.dropout).draw(),
-        )
-        out = nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            dtype=spec.dtype,
-            kernel_init=spec.out_init,
-            name="out",
-        )
-        return out(y_BLHK), cache
+        hidden: Float[Array, "M B L D"],
+        mask: Bool[Array, "B L"] | None = None,  # None: every position counts
+    ) -> Float[Array, "B L D"]:
+        """Mixed in float32, given in the dtype of `hidden`."""
+        weights = self.param("weights", nn.initializers.zeros, hidden.shape[:1])
+        scale = self.param("scale", nn.initializers.ones, ())
+        x = hidden.astype(jnp.float32)
+        if self.normalise:
+            shape = hidden.shape[1:3]
+            counts = jnp.ones(shape) if mask is None else mask.astype(jnp.float32)
+            counts, axes = counts[None, :, :, None], (1, 2, 3)
+            # The mean of a wholly masked batch is 0 and not NaN.
+            total = jnp.maximum(counts.sum() * x.shape[-1], 1)
+            x = x - (x * counts).sum(axes, keepdims=True) / total
+            variance = (x**2 * counts).sum(axes, keepdims=True) / total
+            # bilm-tf's; AllenNLP's 1e-13 makes no difference to a float32 variance.
+            x = x * jax.lax.rsqrt(variance + 1e-12)
+        mixed = jnp.einsum("m,mbld->bld", jax.nn.softmax(weights), x)
+        return (scale * mixed).astype(hidden.dtype)
 
 
-class Mlp(nn.Module):
-    """Wide and back, each position by itself."""
+def mix_penalty(params: dict[str, Array], strength: float) -> Float[Array, ""]:
+    """λ‖w‖² of a ScalarMix, to add to a task's loss: pulls to the plain mean.
 
-    spec: BlockSpec
-
-    @nn.compact
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """wo(activation(wi(x)))."""
-        spec, width = self.spec, x_BLD.shape[-1]
-        wi = nn.Dense(
-            spec.d_ff, dtype=spec.dtype, kernel_init=spec.kernel_init, name="wi"
-        )
-        wo = nn.Dense(width, dtype=spec.dtype, kernel_init=spec.out_init, name="wo")
-        return wo(ACTIVATIONS[spec.activation](wi(x_BLD)))
+    `strength` is λ: 0.001 lets the weights go, 1 keeps them nearly equal.
+    """
+    return strength * (params["weights"] ** 2).sum()

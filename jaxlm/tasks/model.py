@@ -21,11 +21,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config import ModelConfig
 from jaxlm.families import family_of
-from jaxlm.models.dropout import Dropout
 from jaxlm.models.encoder import Encoded, Remat
-from jaxlm.models.heads import gather
 from jaxlm.models.kernels.attention import NEG_INF
-from jaxlm.models.layers import Dtype, same_segment
+from jaxlm.models.layers import Dropout, Dtype, gather, same_segment
 from jaxlm.tasks.task_layers import (
     AttentionPool,
     BiLstms,

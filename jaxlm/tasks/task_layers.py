@@ -16,12 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxlm.models.charcnn import uniform
-from jaxlm.models.dropout import Dropout
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
-from jaxlm.models.layers import Dtype
-from jaxlm.models.mix import ScalarMix, mix_penalty
+from jaxlm.models.layers import Dropout, Dtype, ScalarMix, mix_penalty, uniform
 
 MIXES = ("mix", "mix_out")  # names of their parameters
 

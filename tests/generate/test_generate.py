@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxlm.generate.beam import beam_search
-from jaxlm.generate.choose import choose, nucleus, sorted_nucleus
+from jaxlm.generate.choose import choose, nucleus
 from jaxlm.generate.decode import decode, prefill
 from jaxlm.generate.sampling import Sampling
-from jaxlm.models.gpt import Gpt, unstacked
+from jaxlm.models.gpt import Gpt
 from jaxlm.types import UserError
 from tools import goldens_gpt as goldens
 
@@ -22,7 +22,7 @@ END = 7
 @pytest.fixture(scope="module")
 def model():
     params = goldens.random_params(CONFIG)
-    return Gpt(CONFIG), params, unstacked(params)
+    return Gpt(CONFIG), params
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def prompts():
 
 
 def continued(model, prompts, **changes):
-    module, _, params = model
+    module, params = model
     end = changes.pop("end", None)
     sampling = changes.pop("sampling", Sampling(temperature=0.0))
     sampling = dataclasses.replace(sampling, **{"max_tokens": 9} | changes)
@@ -40,7 +40,7 @@ def continued(model, prompts, **changes):
 
 
 def test_greedy_is_the_argmax_of_the_whole_row_each_time(model, prompts):
-    module, params, _ = model
+    module, params = model
     apply = jax.jit(module.apply)
     for prompt, found in zip(prompts, continued(model, prompts), strict=True):
         row = np.zeros(32, np.int32)
@@ -72,9 +72,9 @@ def test_the_seed_and_the_sample_name_the_text(model, prompts):
 
 
 def test_log_probabilities_are_those_of_the_whole_row(model, prompts):
-    module, params, single = model
+    module, params = model
     sampling = dataclasses.replace(SAMPLED, max_tokens=6)
-    found = decode(module, single, prompts, sampling, scored=True)
+    found = decode(module, params, prompts, sampling, scored=True)
     for prompt, each in zip(prompts, found, strict=True):
         row = np.concatenate([prompt, each.tokens])
         logits = module.apply({"params": params}, jnp.asarray(row, jnp.int32)[None])
@@ -85,11 +85,11 @@ def test_log_probabilities_are_those_of_the_whole_row(model, prompts):
 
 def test_every_token_runs_the_same_program(model):
     """One more token costs the same wherever it stands: all shapes are fixed."""
-    module, _, params = model
+    module, params = model
     state = jax.eval_shape(
         lambda: prefill(module, params, [np.zeros(3, np.int32)], max_tokens=9)
     )
-    assert state.caches[0].k.shape == (CONFIG.num_heads, 8, 48)
+    assert state.caches[0].k.shape == (1, 48, CONFIG.num_heads, 8)
     assert state.tokens.shape == (1, 32)
 
 
@@ -115,9 +115,7 @@ def test_what_is_kept_is_what_sorting_would_keep(rule, k, p):
     if k:
         falling, tokens = jax.lax.top_k(jnp.asarray(scores), k)
         mine = np.zeros(scores.shape, bool)
-        np.put_along_axis(
-            mine, np.asarray(tokens), sorted_nucleus(falling, p, rule), axis=1
-        )
+        np.put_along_axis(mine, np.asarray(tokens), nucleus(falling, p, rule), axis=1)
     else:
         mine = np.asarray(nucleus(jnp.asarray(scores), p, rule))
     want = np.stack([sorted_rule(row.astype(np.float64), k, p, rule) for row in scores])
@@ -213,7 +211,7 @@ def test_greedy_equals_transformers(model, prompts, penalty):
 @pytest.mark.parametrize("end", [None, END])
 @pytest.mark.parametrize("length_penalty", [1.0, 0.3])
 def test_beam_search_equals_transformers(model, prompts, end, length_penalty):
-    module, _, params = model
+    module, params = model
     sampling = Sampling(max_tokens=9, beams=3, length_penalty=length_penalty)
     found = beam_search(module, params, prompts, sampling, end=end)
     for prompt, beams in zip(prompts, found, strict=True):

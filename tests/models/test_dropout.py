@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm.models.dropout import Dropout, keep_mask, kept
+from jaxlm.models.layers import Dropout, keep_mask, kept
 
 KEY = jax.random.key(3)
 

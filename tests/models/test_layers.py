@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.activations import ACTIVATIONS
-from jaxlm.models.layers import layer_norm, position_ids
+from jaxlm.models.layers import ACTIVATIONS, layer_norm, position_ids
 
 
 @pytest.mark.parametrize("name", ["gelu_erf", "gelu_tanh", "relu"])

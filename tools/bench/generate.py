@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 from jaxlm.config import gpt2  # noqa: E402
 from jaxlm.generate.decode import CHUNK, decode  # noqa: E402
 from jaxlm.generate.sampling import Sampling  # noqa: E402
-from jaxlm.models.gpt import Gpt, unstacked  # noqa: E402
+from jaxlm.models.gpt import Gpt  # noqa: E402
 from tools.bench.step import spread  # noqa: E402
 from tools.goldens_gpt import random_params, to_transformers  # noqa: E402
 
@@ -52,7 +52,6 @@ def main() -> None:
     config = gpt2(args.size, vocab_size=args.vocab)
     params = random_params(config, std=0.05)
     model, module = to_transformers(config, params).eval(), Gpt(config)
-    params = jax.jit(unstacked)(params)
     prompt = np.random.RandomState(0).randint(0, args.vocab, args.prompt)
 
     def ours(sampling: Sampling, count: int = args.tokens) -> np.ndarray:

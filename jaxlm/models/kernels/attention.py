@@ -10,13 +10,11 @@ The mask is made here and never handed in: a fused kernel needs the facts.
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
-
-from jaxlm.models.dropout import Drop
+from jaxtyping import Array, Float, Int
 
 # Finite, so that a query that sees nothing becomes uniform and not NaN.
 NEG_INF = float(jnp.finfo(jnp.float32).min)
@@ -34,7 +32,7 @@ def attention(
     offset: int | Int[Array, ""] = 0,
     scale: float | None = None,
     bias: Float[Array, "#B #H L T"] | None = None,
-    dropout: Drop | None = None,
+    dropout: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "B L H K"]:
     """Softmax attention, with the softmax in float32.
 
@@ -50,41 +48,8 @@ def attention(
             by heads or rows, as in Hugging Face's Flax port, is another model.
     """
     length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
-    scale = 1 / math.sqrt(width) if scale is None else scale
-    score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
-    score_BHLT = score_BHLT.astype(jnp.float32)
-    if bias is not None:
-        score_BHLT += bias
-    mask = visible(
-        length,
-        keys,
-        causal=causal,
-        window=window,
-        segments=segments,
-        lengths=lengths,
-        offset=offset,
-    )
-    if mask is not None:
-        score_BHLT = jnp.where(mask[:, None], score_BHLT, NEG_INF)
-    p_BHLT = jax.nn.softmax(score_BHLT).astype(v_BTHK.dtype)
-    if dropout is not None:
-        p_BHLT = dropout(p_BHLT)
-    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
-
-
-def visible(
-    length: Any,  # an int, or a symbol of jax.export
-    keys: Any,
-    *,
-    causal: bool,
-    window: int | None,
-    segments: Int[Array, "B T"] | None,
-    lengths: Int[Array, "B"] | None,
-    offset: int | Int[Array, ""],
-) -> Bool[Array, "#B #L T"] | None:
-    """True where query l sees key t; None: everywhere. See `attention`."""
     query_L1, key_1T = jnp.arange(length)[:, None] + offset, jnp.arange(keys)[None]
-    facts = []
+    facts = []  # True where a query sees a key, each [#B, #L, T]
     if causal:
         facts.append((key_1T <= query_L1)[None])
     if window is not None:
@@ -96,4 +61,16 @@ def visible(
         facts.append(own_BL[:, :, None] == segments[:, None])
     if lengths is not None:
         facts.append((key_1T < lengths[:, None])[:, None])
-    return functools.reduce(jnp.logical_and, facts) if facts else None
+
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
+    score_BHLT = score_BHLT.astype(jnp.float32)
+    if bias is not None:
+        score_BHLT += bias
+    if facts:
+        seen = functools.reduce(jnp.logical_and, facts)
+        score_BHLT = jnp.where(seen[:, None], score_BHLT, NEG_INF)
+    p_BHLT = jax.nn.softmax(score_BHLT).astype(v_BTHK.dtype)
+    if dropout is not None:
+        p_BHLT = dropout(p_BHLT)
+    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)

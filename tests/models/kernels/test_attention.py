@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.models.dropout import Drop, keep_mask
 from jaxlm.models.kernels.attention import attention
+from jaxlm.models.layers import keep_mask
 
 KEY = jax.random.key(3)
 B, L, T, H, K = 2, 3, 5, 4, 8
@@ -79,7 +79,7 @@ def test_a_query_that_may_attend_to_nothing_gives_no_nan():
 
 def test_dropout_differs_by_row_head_query_and_key():
     # No mask is shared over heads or rows (transformers' Flax BERT shared it).
-    drop = Drop(KEY, 0.5)
+    drop = lambda p: jnp.where(keep_mask(KEY, p.shape, 0.5), p, 0)  # noqa: E731
     q = jnp.zeros((8, 16, 4, 16))
     v = jnp.broadcast_to(jnp.eye(16)[None, :, None], q.shape)
     keep_BLHT = attention(q, q, v, dropout=drop) != 0  # v tells the keys apart
