@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from reviews import reviews
 from roads import mistake
 
+import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import FinetuneConfig, MaskedData, RunConfig, load_config
 from jaxlm.config.idle import foreign_data, idle
@@ -117,6 +119,74 @@ def test_every_flag_of_pretraining_is_read_or_refused(recipe, monkeypatch, tmp_p
     assert main(["pretrain", recipe, *TINY[recipe].split(), *STEP.split(), *where]) == 0
     refused = {**foreign_data(config), **idle(config)}
     silent = all_names(config) - found - refused.keys() - DERIVED
+    assert not silent
+
+
+PASS = """
+    --batch 4 --length 16 --task.buckets 16 --task.epochs 1 --log.tensorboard false
+    --save_every 1
+"""
+REVIEWS = [dict(zip(("sentence", "label"), each, strict=True)) for each in reviews(8)]
+QUESTION = {"question": "the end ?", "answers": [{"text": "film", "answer_start": 4}]}
+PARAGRAPHS = [
+    {"context": f"the film {i} is dull", "qas": [{"id": f"q{i}", **QUESTION}]}
+    for i in range(4)
+]
+# Recipe and flags of a fine-tuning run, the family of its model, and its file.
+TASKS = {
+    "sst2": ("bert", REVIEWS),
+    "sst2_gpt": ("gpt2", REVIEWS),
+    "sst2_elmo --task.width 2 --task.freeze layers/.*": ("bert", REVIEWS),
+    "stsb": (
+        "bert",
+        [
+            {"sentence1": "the film", "sentence2": "a film", "score": score / 2}
+            for score in range(8)
+        ],
+    ),
+    "choice --task.choices ending0 ending1": (
+        "bert",
+        [
+            {
+                "sent1": "the",
+                "sent2": "film",
+                "ending0": "is",
+                "ending1": "a",
+                "label": i,
+            }
+            for i in (0, 1) * 4
+        ],
+    ),
+    "ner": ("bert", "the O\nfilm B-X\n\nis O\na O\n\n" * 4),
+    "squad": ("bert", {"data": [{"paragraphs": PARAGRAPHS}]}),
+}
+
+
+@pytest.mark.parametrize("words", TASKS)
+def test_every_flag_of_fine_tuning_is_read_or_refused(words, monkeypatch, tmp_path):
+    import exported
+
+    family, content = TASKS[words]
+    exported.export(tmp_path / "model", family)
+    text, kind = content, "txt"
+    if isinstance(content, list):
+        text, kind = "\n".join(json.dumps(row) for row in content), "jsonl"
+    elif isinstance(content, dict):
+        text, kind = json.dumps(content), "json"
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.{kind}").write_text(text)
+    recipe, *flags = words.split()
+    config = load_config(recipe)
+    model = jaxlm.load(tmp_path / "model").config
+    config = dataclasses.replace(config, model=model, length=16)
+    found = recorded(monkeypatch, config)
+    where = ["--init", f"{tmp_path}/model", "--data", str(tmp_path)]
+    where += ["--workdir", str(tmp_path / "run")]
+    assert main(["finetune", recipe, *flags, *PASS.split(), *where]) == 0
+    monkeypatch.undo()
+    refused = {**foreign_data(config), **idle(config)}
+    mine = {name for name in all_names(config) if name.split(".")[0] not in refused}
+    silent = mine - found - refused.keys() - DERIVED
     assert not silent
 
 

@@ -13,38 +13,48 @@ from jaxlm.config.model import AnyData, MaskedData
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
 
+Rule = tuple[bool, str, str]  # whether fields are idle, their names, and why
+
 
 def foreign_data(config: RunConfig) -> dict[str, str]:
     """The data fields that only other kinds of run have."""
-    mine, found = {f.name for f in dataclasses.fields(config.data)}, {}
     what = f"this config is of {config.data.of}"
-    if isinstance(config, FinetuneConfig):
+    if config.finetunes:
         what = "the rows of a task are not masked, paired or streamed"
-    for kind in typing.get_args(AnyData):
-        for each in dataclasses.fields(kind):
-            if each.name not in mine:
-                found[f"data.{each.name}"] = f"is for {kind.of}: {what}"
-    return found
+    mine = {field.name for field in dataclasses.fields(config.data)}
+    return {
+        f"data.{field.name}": f"is for {kind.of}: {what}"
+        for kind in typing.get_args(AnyData)
+        for field in dataclasses.fields(kind)
+        if field.name not in mine
+    }
 
 
 def idle(config: RunConfig) -> dict[str, str]:
     """Name → why it would change nothing, beside `foreign_data`."""
-    optim, adagrad = config.optim, config.optim.name == "adagrad"
-    rules = [
-        (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim.name}"),
+    optim, adagrad = config.optim.name, config.optim.name == "adagrad"
+    rules: list[Rule] = [
+        (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
     ]
     if isinstance(config, FinetuneConfig):
         rules += _of_task(config)
     else:
         rules += _of_pretraining(config)
-    return {name: why for on, names, why in rules if on for name in names.split()}
+    return {
+        name: why for is_idle, names, why in rules if is_idle for name in names.split()
+    }
 
 
-def _of_pretraining(config: RunConfig) -> list[tuple[bool, str, str]]:
-    data, text = config.data, config.text
+def _of_pretraining(config: RunConfig) -> list[Rule]:
+    data, text, kind = config.data, config.text, config.text.tokenizer
+    masked = isinstance(data, MaskedData)
     model: Any = config.model
-    rules = [
+    pairs = masked and model.nsp
+    levels = masked and bool(data.levels or any(p.levels for p in config.phases))
+    units = levels or (masked and data.whole_words)
+    no_pairs = "is for pairs of sentences, and there are none"
+    return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
         (
             bool(config.phases),
@@ -52,42 +62,33 @@ def _of_pretraining(config: RunConfig) -> list[tuple[bool, str, str]]:
             "is overridden by the phases of this config: see --phases",
         ),
         (
-            text.tokenizer not in ("gpt1_bpe", "words"),
+            kind not in ("gpt1_bpe", "words"),
             "text.words",
-            f"is for gpt1_bpe and words, text.tokenizer = {text.tokenizer}",
+            f"is for gpt1_bpe and words, text.tokenizer = {kind}",
         ),
         (
-            text.tokenizer not in ("wordpiece", "words"),
+            kind not in ("wordpiece", "words"),
             "text.lowercase",
-            f"is for wordpiece and words, text.tokenizer = {text.tokenizer}",
+            f"is for wordpiece and words, text.tokenizer = {kind}",
         ),
-    ]
-    if not isinstance(data, MaskedData):
-        return [
-            *rules,
-            (True, "predictions", "is for masked words: this model predicts all words"),
-        ]
-    levels = data.levels or any(phase.levels for phase in config.phases)
-    pairs = model.nsp and not text.dialogues
-    return [
-        *rules,
-        (not pairs, "data.short_rate", "is for pairs of sentences, and there are none"),
         (
-            not pairs and not text.dialogues,
-            "data.second",
-            "is for pairs of sentences, and there are none",
+            not masked,
+            "predictions",
+            "is for masked words: this model predicts all words",
         ),
-        (bool(levels), "data.whole_words", "is overridden by data.levels"),
+        (not pairs or text.dialogues, "data.short_rate", no_pairs),
+        (not pairs and not text.dialogues, "data.second", no_pairs),
+        (levels, "data.whole_words", "is overridden by data.levels"),
         (
-            not levels and not data.whole_words,
+            not units,
             "data.replace",
             "is for units of several tokens: pass --data.whole_words or --data.levels",
         ),
     ]
 
 
-def _of_task(config: FinetuneConfig) -> list[tuple[bool, str, str]]:
-    task = config.task
+def _of_task(config: FinetuneConfig) -> list[Rule]:
+    task, this = config.task, f"task.kind = {config.task.kind}"
     spans, words = task.kind == "spans", task.kind == "tokens"
     return [
         (True, "text", "is for corpora: the tokenizer of --init reads a task's files"),
@@ -96,24 +97,35 @@ def _of_task(config: FinetuneConfig) -> list[tuple[bool, str, str]]:
         (True, "phases", "is for pretraining: a fine-tuning run has one phase"),
         (True, "eval_rows", "is for pretraining: all of the dev file is evaluated"),
         (True, "steps", "follows from the passes: pass --task.epochs"),
+        (True, "model.vocab_size", "is that of the tokenizer of --init"),
+        (True, "model.nsp", "is for pretraining: task.pooling says what is trained"),
+        (not config.eval_every, "task.patience", "has no effect without --eval_every"),
         (
             not spans,
             "task.question task.stride task.answer task.null_threshold task.rules",
-            f"is for spans, task.kind = {task.kind}",
+            f"is for spans, {this}",
+        ),
+        (
+            not task.unanswerable,
+            "task.null_threshold",
+            "is for SQuAD 2.0: pass --task.unanswerable true --task.metric best_f1",
         ),
         (
             spans or words,
             "task.text task.pair task.label task.pooling",
-            f"is for classes, numbers and choice, task.kind = {task.kind}",
+            f"is for classes, numbers and choice, {this}",
         ),
-        (
-            spans or task.kind == "number",
-            "task.labels",
-            f"is for classes, task.kind = {task.kind}",
-        ),
+        (spans or task.kind == "number", "task.labels", f"is for classes, {this}"),
         (
             task.body == "none",
             "task.width task.depth",
             "is for a BiLSTM: pass --task.body bilstm",
+        ),
+        (
+            config.model.data is not MaskedData
+            or task.kind == "choice"
+            or task.body != "none",
+            "task.pack",
+            "is for a BERT without a body, and one row an example",
         ),
     ]

@@ -1,7 +1,7 @@
 """A whole run: text, data, optimiser, mesh, phases, logging."""
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 from jaxlm.config.model import (
@@ -129,27 +129,22 @@ class LogConfig:
     """Write TensorBoard events."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of training with its own row shape; the optimiser runs through."""
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Shape of a batch; a run has these fields, or several phases that do."""
 
-    until: int
-    """Step at which this phase ends."""
-    length: int
+    length: int = 128
     """Tokens in a row."""
-    batch: int
+    batch: int = 256
     """Rows in the global batch."""
-    predictions: int
+    predictions: int = 20
     """Most masked tokens predicted in a row; a decoder predicts all of them."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
-    levels: tuple[float, ...] = ()
-    """As data.levels, in this phase; empty: those."""
 
     def __post_init__(self) -> None:
         check_range(self, "", "[8, inf)", "length")
         check_range(self, "", "[1, inf)", "batch", "accumulate", "predictions")
-        check_levels("phases.levels", self.levels)
         if self.batch % self.accumulate:
             raise UserError(
                 f"batch = {self.batch} is not a multiple of "
@@ -157,8 +152,22 @@ class Phase:
             )
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@dataclass(frozen=True, kw_only=True)
+class Phase(Rows):
+    """A part of training with its own rows; the optimiser runs through."""
+
+    until: int
+    """Step at which this phase ends."""
+    levels: tuple[float, ...] = ()
+    """As data.levels, in this phase; empty: those."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_levels("phases.levels", self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Rows):
     """One pretraining run, all of it."""
 
     finetunes: ClassVar[bool] = False
@@ -178,14 +187,6 @@ class RunConfig:
     """Horizon of the schedule, in optimiser steps."""
     stop: int = 0
     """End this invocation after that step, with a checkpoint; 0: run to `steps`."""
-    batch: int = 256
-    """Rows in the global batch."""
-    length: int = 128
-    """Tokens in a row."""
-    predictions: int = 20
-    """Most masked tokens predicted in a row; a decoder predicts all of them."""
-    accumulate: int = 1
-    """Micro-batches that a batch is cut into."""
     phases: tuple[Phase, ...] = ()
     """Parts with their own row shape; empty: one, of the four fields above."""
     save_every: int = 1000
@@ -210,6 +211,7 @@ class RunConfig:
     """Activations recomputed in the backward pass: none, all but products, all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         kind = DataConfig if self.finetunes else self.model.data
         if self.data is None:
             object.__setattr__(self, "data", kind())
@@ -252,12 +254,5 @@ class RunConfig:
     @property
     def all_phases(self) -> tuple[Phase, ...]:
         """The phases, or the one that the run's own fields describe."""
-        return self.phases or (
-            Phase(
-                until=self.steps,
-                length=self.length,
-                batch=self.batch,
-                predictions=self.predictions,
-                accumulate=self.accumulate,
-            ),
-        )
+        rows = {each.name: getattr(self, each.name) for each in fields(Rows)}
+        return self.phases or (Phase(until=self.steps, **rows),)

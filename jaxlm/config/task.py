@@ -178,7 +178,7 @@ class TaskConfig:
                 raise UserError(message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
     """One fine-tuning run; `model` is that of `init`."""
 

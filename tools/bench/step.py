@@ -247,7 +247,12 @@ def spread(values: Iterator[float] | list[float], form: str) -> str:
 
 def case_of(args: argparse.Namespace) -> Case:
     """The model and the batch that were asked for."""
-    phase = Phase(1, args.length, args.batch, args.predictions)
+    phase = Phase(
+        until=1,
+        length=args.length,
+        batch=args.batch,
+        predictions=args.predictions,
+    )
     if args.family == "gpt":
         config: Any = gpt2(args.size, dropout=args.dropout)
         random = np.random.default_rng(0)
