@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from jaxlm.config import (
-    BERT_SIZES,
     LogConfig,
     OptimConfig,
     Phase,
@@ -20,6 +19,7 @@ from jaxlm.config import (
     to_json,
 )
 from jaxlm.config.files import recipes
+from jaxlm.config.model import BERT_SIZES
 from jaxlm.types import UserError
 
 PHASES = (

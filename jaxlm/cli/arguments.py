@@ -35,20 +35,12 @@ _STYLE = (
 _REGISTRY = ConstructorRegistry()
 
 
-def parse(
-    kind: type[T],
-    argv: list[str],
-    *,
-    verb: str = "",
-    partial: bool = False,
-    **given: Any,
-) -> T:
+def parse(kind: type[T], argv: list[str], **given: Any) -> T:
     """The arguments in `argv`, over the defaults of `kind` and the values `given`.
 
-    The verb is the name of `kind` if there is none. `partial` ignores flags that `kind`
-    does not have. Exits after printing help.
+    The verb is the name of `kind`. Exits after printing help.
     """
-    verb = verb or kind.__name__.lower()
+    verb = kind.__name__.lower()
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
     takes_config = issubclass(hints.get("config", str), RunConfig)
     if takes_config:
@@ -67,8 +59,6 @@ def parse(
                 prog=f"jaxlm {verb}" + " CONFIG" * takes_config,
                 args=_joined(argv, lists),
                 default=default,
-                return_unknown_args=partial,
-                add_help=not partial,
                 use_underscores=True,
                 config=_STYLE,
                 registry=_REGISTRY,
@@ -80,7 +70,7 @@ def parse(
         raise UserError(f"{said} (see jaxlm {verb} --help)") from None
     if takes_config:
         _refuse(argv, idle(found.config))
-    return found[0] if partial else found
+    return found
 
 
 def _refuse(argv: list[str], idle: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """`jaxlm finetune CONFIG --init DIR --data PATH --workdir DIR`: a model for a task."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -27,28 +28,22 @@ class Finetune(TrainingOptions):
     """Runs, with --seed and the seeds after it, each in WORKDIR/seed-N, and a table."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Origin:
-    """What is parsed first: `config.model`, and so its flags, depend on it."""
-
-    workdir: str
-    data: str
-    init: str = ""
-
-
 def run_finetune(argv: list[str]) -> int:
     """The verb `finetune`."""
     if {"-h", "--help"} & set(argv):
         parse(Finetune, argv)
     recipe, words = take_config(FinetuneConfig, "finetune", argv)
-    init = _init_of(parse(_Origin, words, verb="finetune", partial=True))
+    # The flags of `model` are those of the family that --init names.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--workdir", default="")
+    first.add_argument("--init", default=recipe.init)
+    init = _init_of(*vars(first.parse_known_args(words)[0]).values())
     start_jax()
     from jaxlm.open import model_of
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.read.data_files import find_data_files
 
     model, tokenizer = model_of(init)
-    # Flags of `model` are those of the family at hand.
     length = min(recipe.length, model.max_length)
     config = dataclasses.replace(recipe, model=model, length=length)
     args = parse(Finetune, words, config=config)
@@ -57,22 +52,23 @@ def run_finetune(argv: list[str]) -> int:
     job = open_run(args.config, tokenizer, find_data_files(args.data, args.dev))
     for note in job.notes:
         say(note)
-    several, first = args.seeds > 1, job.config.seed
-    for seed in range(first, first + args.seeds):
+    several, seed = args.seeds > 1, job.config.seed
+    seeds = range(seed, seed + args.seeds)
+    for seed in seeds:
         config = dataclasses.replace(job.config, seed=seed)
         workdir = f"{args.workdir}/seed-{seed}" if several else args.workdir
         command = ["finetune", *argv]
         if _train(dataclasses.replace(job, config=config), args, workdir, command):
             return args.preempted_exit
     if several and job.dev:
-        _print_table(args.workdir, range(first, first + args.seeds))
+        _print_table(args.workdir, seeds)
     return 0
 
 
-def _init_of(origin: _Origin) -> str:
+def _init_of(workdir: str, init: str) -> str:
     """Where the model is: --init, or a run that has begun from it if it is gone."""
-    workdir, init = Path(origin.workdir), origin.init
-    begun = [workdir / "config.json", *sorted(workdir.glob("seed-*/config.json"))]
+    here = Path(workdir)
+    begun = [here / "config.json", *sorted(here.glob("seed-*/config.json"))]
     begun = [str(path.parent) for path in begun if path.is_file()]
     if begun and not init:
         raise UserError(f"{begun[0]} has begun from a model: name it again by --init")

@@ -13,14 +13,7 @@ from jaxlm.config import RunConfig
 from jaxlm.data.layouts import LAYOUTS
 from jaxlm.families import family_of
 from jaxlm.text.corpus import Corpus
-from jaxlm.types import (
-    ElmoBatch,
-    GptBatch,
-    Mark,
-    MlmBatch,
-    TokenSpan,
-    WordRows,
-)
+from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, TokenSpan, WordRows
 
 Lines = Iterator[str | Text]
 
@@ -37,8 +30,9 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     family = family_of(config.model)
     module = family.build(config.model)
     objective = family.objective(config, module, corpus.manifest, phase, stream)
-    source = LAYOUTS[objective.layout](config, corpus, phase, stream)
-    rows = source.read(np.arange(count))
+    rows = LAYOUTS[objective.layout](config, corpus, phase, stream).read(
+        np.arange(count)
+    )
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
     # Elsewhere than on a terminal, a row is a line, however long.
@@ -56,61 +50,22 @@ def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) ->
     if row.levels is not None:
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
     yield f"{name}: {'; '.join(said)}" if said else name
-    yield _masked_row(corpus, row)
-    if corpus.manifest.recipe.marks_spans and layout != "dialogues":
-        yield _spans_row(corpus, read.first)
-
-
-def _words(
-    name: str, corpus: Corpus, layout: str, row: ElmoBatch, read: WordRows
-) -> Lines:
-    """The words of both directions, with their targets."""
-    del layout, row
-    for way, direction in enumerate(("forward", "backward")):
-        yield f"{name} {direction}"
-        yield _word_row(corpus, jax.tree.map(lambda leaf, way=way: leaf[way], read))
-
-
-def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
-    """The text, documents that do not see each other in different colours."""
-    del layout, read
-    yield name
-    line = Text()
-    styles = ("", "cyan", "magenta", "yellow")
-    for segment in range(1, int(row.segments.max()) + 1):
-        text = corpus.tokenizer.decode(np.asarray(row.tokens)[row.segments == segment])
-        line.append(text, style=styles[segment % len(styles)])
-    yield line
-
-
-_LINES: dict[type, Callable[..., Lines]] = {
-    MlmBatch: _masked,
-    ElmoBatch: _words,
-    GptBatch: _text,
-}
-
-
-def _masked_row(corpus: Corpus, row: MlmBatch) -> Text:
-    targets = {
-        int(at): int(target)
-        for at, target, weight in zip(
-            row.predictions, row.targets, row.weights, strict=True
-        )
-        if weight
-    }
+    token_of, there = corpus.tokenizer.token, row.weights > 0
+    targets = dict(zip(row.predictions[there], row.targets[there], strict=True))
     line = Text()
     for at in range(int(row.mask.sum())):
-        token = corpus.tokenizer.token(int(row.tokens[at]))
+        token = token_of(int(row.tokens[at]))
         if at in targets:
-            was = corpus.tokenizer.token(targets[at])
-            line.append(f"{token}", style="bold reverse")
-            line.append(f"={was} ", style="bold green")
+            line.append(token, style="bold reverse")
+            line.append(f"={token_of(int(targets[at]))} ", style="bold green")
         else:
             line.append(f"{token} ", style="cyan" if row.token_types[at] else "")
-    return line
+    yield line
+    if corpus.manifest.recipe.marks_spans and layout != "dialogues":
+        yield _spans(corpus, read.first)
 
 
-def _spans_row(corpus: Corpus, span: TokenSpan) -> Text:
+def _spans(corpus: Corpus, span: TokenSpan) -> Text:
     """The stored text that the row was drawn from: (phrases), [entities]."""
     line = Text()
     marks = np.append(span.marks[: int(span.length)], 0)
@@ -131,14 +86,38 @@ def _spans_row(corpus: Corpus, span: TokenSpan) -> Text:
     return line
 
 
-def _word_row(corpus: Corpus, row: WordRows) -> Text:
-    """The words, each with its target if that is not the next word of the row."""
-    line = Text()
+def _words(
+    name: str, corpus: Corpus, layout: str, row: ElmoBatch, read: WordRows
+) -> Lines:
+    """Both directions, each word with its target if that is not the word after it."""
+    del layout, row
     known = corpus.manifest.vocab_size
-    count = int(row.valid.sum())
-    for at in range(count):
-        token, target = int(row.tokens[at]), int(row.targets[at])
-        line.append(f"{corpus.types[token]} ", style="cyan" if token >= known else "")
-        if at + 1 == count or int(row.tokens[at + 1]) != target:
-            line.append(f"→{corpus.types[target]} ", style="bold green")
-    return line
+    for way, direction in enumerate(("forward", "backward")):
+        yield f"{name} {direction}"
+        tokens, targets = read.tokens[way], read.targets[way]
+        count = int(read.valid[way].sum())
+        line = Text()
+        for at in range(count):
+            style = "cyan" if tokens[at] >= known else ""
+            line.append(f"{corpus.types[tokens[at]]} ", style=style)
+            if at + 1 == count or tokens[at + 1] != targets[at]:
+                line.append(f"→{corpus.types[targets[at]]} ", style="bold green")
+        yield line
+
+
+def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
+    """The text, documents that do not see each other in different colours."""
+    del layout, read
+    yield name
+    line, styles = Text(), ("", "cyan", "magenta", "yellow")
+    for segment in range(1, int(row.segments.max()) + 1):
+        text = corpus.tokenizer.decode(np.asarray(row.tokens)[row.segments == segment])
+        line.append(text, style=styles[segment % len(styles)])
+    yield line
+
+
+_LINES: dict[type, Callable[..., Lines]] = {
+    MlmBatch: _masked,
+    ElmoBatch: _words,
+    GptBatch: _text,
+}

@@ -6,13 +6,8 @@ overrides them by dotted names, and the run directory keeps the result as JSON.
 
 from jaxlm.config.files import difference, from_json, load_config, to_json
 from jaxlm.config.model import (
-    BERT_SIZES,
-    ELMO_SIZES,
-    GPT2_SIZES,
-    AnyData,
     BertConfig,
     BilmData,
-    DataConfig,
     ElmoConfig,
     GptConfig,
     MaskedData,
@@ -34,13 +29,8 @@ from jaxlm.config.run import (
 from jaxlm.config.task import FinetuneConfig, TaskConfig
 
 __all__ = [
-    "BERT_SIZES",
-    "ELMO_SIZES",
-    "GPT2_SIZES",
-    "AnyData",
     "BertConfig",
     "BilmData",
-    "DataConfig",
     "ElmoConfig",
     "FinetuneConfig",
     "GptConfig",

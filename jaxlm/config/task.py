@@ -8,17 +8,6 @@ from jaxlm.config.run import RunConfig
 from jaxlm.types import UserError
 
 Kind = Literal["class", "number", "choice", "tokens", "spans"]
-Metric = Literal[
-    "accuracy",
-    "f1",
-    "macro_f1",
-    "mcc",
-    "pearson",
-    "spearman",
-    "entity_f1",
-    "exact",
-    "best_f1",
-]
 _METRICS: dict[str, tuple[str, ...]] = {
     "class": ("accuracy", "f1", "macro_f1", "mcc"),
     "number": ("pearson", "spearman"),
@@ -48,9 +37,10 @@ class TaskConfig:
     labels: tuple[str, ...] = ()
     """Classes in order; empty: those of the training file, sorted. Choice: names of the
     alternatives; empty: 0, 1, … or A, B, … as in the training file."""
-    metric: Metric = "accuracy"
-    """Figure on the dev file by which the best checkpoint is kept. For tags: entity_f1
-    reads them as entities in BIO, BIOES or BMES, accuracy takes any tags."""
+    metric: str = "accuracy"
+    """Figure on the dev file by which the best checkpoint is kept: accuracy, f1,
+    macro_f1, mcc (class), pearson, spearman (number), accuracy (choice, tokens), entity_f1
+    of tags in BIO, BIOES or BMES (tokens), f1, exact, best_f1 (spans)."""
     both_orders: bool = False
     """Read two texts in both orders and add the vectors of the two rows: GPT-1's
     similarity, which does not depend on the order."""

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import BERT_SIZES, BertConfig, bert
+from jaxlm.config import BertConfig, bert
+from jaxlm.config.model import BERT_SIZES
 from jaxlm.families import num_parameters
 from jaxlm.losses import cross_entropy
 from jaxlm.models.bert import Bert
