@@ -38,9 +38,9 @@ class TaskConfig:
     """Classes in order; empty: those of the training file, sorted. Choice: names of the
     alternatives; empty: 0, 1, … or A, B, … as in the training file."""
     metric: str = "accuracy"
-    """Figure on the dev file by which the best checkpoint is kept: accuracy, f1,
-    macro_f1, mcc (class), pearson, spearman (number), accuracy (choice, tokens), entity_f1
-    of tags in BIO, BIOES or BMES (tokens), f1, exact, best_f1 (spans)."""
+    """Figure on the dev file by which the best checkpoint is kept. class: accuracy, f1,
+    macro_f1 or mcc; number: pearson or spearman; choice: accuracy; tokens: entity_f1,
+    for tags in BIO, BIOES or BMES, or accuracy; spans: f1, exact or best_f1."""
     both_orders: bool = False
     """Read two texts in both orders and add the vectors of the two rows: GPT-1's
     similarity, which does not depend on the order."""
