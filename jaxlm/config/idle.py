@@ -52,7 +52,6 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
     model: Any = config.model
     pairs = masked and model.nsp
     levels = masked and bool(data.levels or any(p.levels for p in config.phases))
-    units = levels or (masked and data.whole_words)
     no_pairs = "is for pairs of sentences, and there are none"
     return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
@@ -79,11 +78,6 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
         (not pairs or text.dialogues, "data.short_rate", no_pairs),
         (not pairs and not text.dialogues, "data.second", no_pairs),
         (levels, "data.whole_words", "is overridden by data.levels"),
-        (
-            not units,
-            "data.replace",
-            "is for units of several tokens: pass --data.whole_words or --data.levels",
-        ),
     ]
 
 

@@ -51,9 +51,6 @@ class MaskedData(DataConfig):
     choice: Literal["budget", "each"] = "budget"
     """Units are masked in random order up to mask_rate of the row (BERT's), or each
     with that probability (ERNIE's)."""
-    replace: Literal["token", "unit"] = "token"
-    """What 80 % [MASK], 10 % another, 10 % the same are decided for; as published for
-    both models, token by token."""
     second: Literal["any", "same"] = "any"
     """Language of the random second segment of a pair: any of the corpus, as Google's
     code draws from all of its documents, or the one of the first."""

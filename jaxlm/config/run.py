@@ -201,8 +201,6 @@ class RunConfig(Rows):
     passes over the training file, .25 for four evaluations in each pass."""
     eval_rows: int = 1024
     """Most held-out rows of an evaluation during training."""
-    max_skipped: int = 20
-    """Abort after that many steps in a row with gradients that are not finite."""
     init: str = ""
     """Run or model directory whose parameters to start from; empty: random weights."""
     precision: Literal["float32", "bfloat16"] = "float32"

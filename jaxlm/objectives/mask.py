@@ -138,12 +138,11 @@ def mask_row(
     *,
     predictions: int,
     special: SpecialTokens,
-    unit_start: Bool[Array, "L"] | None = None,
 ) -> Masked:
     """Replace the chosen tokens and gather the originals as targets.
 
-    `chosen` are at most P = `predictions` tokens. With `unit_start` the 80 / 10 / 10
-    are drawn once per unit, else once per token.
+    `chosen` are at most P = `predictions` tokens; 80 % become [MASK], 10 % another
+    token and 10 % stay, token by token also in units of several, as published.
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)
@@ -151,12 +150,7 @@ def mask_row(
     at_P = jnp.searchsorted(jnp.cumsum(chosen), jnp.arange(predictions) + 1)
     there_P = at_P < length
     targets = tokens.at[at_P].get(mode="fill", fill_value=0)
-    if unit_start is None:
-        draw = jax.random.uniform(which, (predictions,))
-    else:
-        unit_L = jnp.maximum(jnp.cumsum(unit_start) - 1, 0)
-        unit_P = unit_L.at[at_P].get(mode="fill", fill_value=0)
-        draw = jax.random.uniform(which, (length,))[unit_P]
+    draw = jax.random.uniform(which, (predictions,))
     random = jax.random.randint(other, (predictions,), 0, special.vocab_size)
     stay = jnp.where(draw < 0.9, targets, random)
     return Masked(

@@ -124,14 +124,13 @@ def _masking(
         row = assemble(pair_key, rows)
         choose_key, replace_key = jax.random.split(mask_key)
         budget = jnp.asarray(counts)[row.length]
-        chosen, unit_start, level = _choose(choose_key, row, budget, data, phase)
+        chosen, level = _choose(choose_key, row, budget, data, phase)
         masked = mask_row(
             replace_key,
             row.tokens,
             chosen,
             predictions=phase.predictions,
             special=special,
-            unit_start=unit_start if data.replace == "unit" else None,
         )
         valid = jnp.asarray(rows.valid, jnp.float32)
         return MlmBatch(
@@ -158,9 +157,9 @@ def _masking(
 
 def _choose(
     key: jax.Array, row: Row, budget: jax.Array, data: MaskedData, phase: Phase
-) -> tuple[Bool[Array, "L"], Bool[Array, "L"], Int[Array, ""] | None]:
-    """The tokens of a row to hide, by the rule that `data` names; where units begin;
-    and the level of the units, where rows differ in it."""
+) -> tuple[Bool[Array, "L"], Int[Array, ""] | None]:
+    """The tokens of a row to hide, by the rule that `data` names, and the level of the
+    units, where rows differ in it."""
     level, unit_start = None, jnp.ones(row.tokens.shape, bool)
     levels = phase.levels or data.levels
     if levels:
@@ -177,7 +176,7 @@ def _choose(
         chosen = choose_units(key, unit_start, row.candidate, budget)
     else:
         chosen = choose_tokens(key, row.candidate, budget)
-    return chosen, unit_start, level
+    return chosen, level
 
 
 def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:

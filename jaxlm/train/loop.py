@@ -42,6 +42,8 @@ from jaxlm.train.state import (
 from jaxlm.train.step import make_train_step
 from jaxlm.types import UserError
 
+MAX_SKIPPED = 20  # steps in a row whose gradients may be not finite
+
 
 class Outcome(NamedTuple):
     """How an invocation ended."""
@@ -90,7 +92,7 @@ def train(
 
     Raises:
         UserError: config, data, mesh and checkpoint do not fit each other, or
-            gradients were not finite `config.max_skipped` times in a row.
+            gradients were not finite `MAX_SKIPPED` times in a row.
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
@@ -157,7 +159,7 @@ def _loop(
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
         host = log.defer(step + 1, metrics)
-        _check_finite(host, config.max_skipped)
+        _check_finite(host)
         checkpoints.check()
     checkpoints.wait()
     if impatient and best:
@@ -199,10 +201,10 @@ def _on_all_hosts(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
-def _check_finite(figures: dict[str, Any] | None, most: int) -> None:
-    if figures and figures["skipped_in_row"] >= most:
+def _check_finite(figures: dict[str, Any] | None) -> None:
+    if figures and figures["skipped_in_row"] >= MAX_SKIPPED:
         raise UserError(
-            f"gradients were not finite for {most} steps in a row up to step "
+            f"gradients were not finite for {MAX_SKIPPED} steps in a row up to step "
             f"{figures['step']}: lower --optim.peak or raise --optim.warmup; the last "
             "checkpoint is sound"
         )

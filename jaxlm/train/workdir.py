@@ -39,7 +39,6 @@ _FREE = (
     "eval_rows",
     "keep",
     "keep_every",
-    "max_skipped",
     "data.threads",
     "text.languages*",
     "mesh.*",

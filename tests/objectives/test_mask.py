@@ -190,24 +190,6 @@ def test_units_of_a_level_are_cut_at_its_starts_and_edges():
     assert np.flatnonzero(unit_starts(merged, jnp.int32(2))).tolist() == [0, 1, 3, 5, 6]
 
 
-def test_replacements_of_a_unit_are_of_one_kind():
-    special = SpecialTokens(0, 1, 2, 3, 4, 10**9)  # no chance of the same token
-    tokens = jnp.arange(500, 532)
-    start = jnp.arange(32) % 4 == 0
-    chosen = jnp.ones(32, bool)
-
-    def one(key):
-        return mask_row(
-            key, tokens, chosen, predictions=32, special=special, unit_start=start
-        ).tokens
-
-    out = np.asarray(jax.jit(jax.vmap(one))(keys(2000))).reshape(2000, 8, 4)
-    hidden, same = out == 4, out == np.asarray(tokens).reshape(1, 8, 4)
-    assert (hidden.all(2) | ~hidden.any(2)).all()
-    assert within(hidden.all(2).sum(), 16_000, 0.8)
-    assert within(same.all(2).sum(), 16_000, 0.1)
-
-
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(rows_of_units())
 def test_single_tokens_use_the_budget_exactly(row):
