@@ -14,7 +14,7 @@ from jaxlm.config import FinetuneConfig, OptimConfig, TaskConfig
 
 def get_config() -> FinetuneConfig:
     return FinetuneConfig(
-        task=TaskConfig(kind="spans", metric="best_f1", unanswerable=True, epochs=2.0),
+        task=TaskConfig(kind="spans", metric="best_f1", epochs=2.0),
         optim=OptimConfig(name="bert_adam", peak=5e-5, decay="linear_kinked"),
         batch=48,
         length=384,

@@ -138,7 +138,7 @@ PARAGRAPHS = [
     for i in range(4)
 ]
 # Values that tasks of one kind have and the others refuse.
-ELSEWHERE = {"unanswerable": True, "both_orders": True, "choices": ("a", "b")}
+ELSEWHERE = {"both_orders": True, "choices": ("a", "b")}
 # Recipe and flags of a fine-tuning run, the family of its model, and its file.
 TASKS = {
     "sst2": ("bert", REVIEWS),

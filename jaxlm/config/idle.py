@@ -102,7 +102,7 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
         (
             not task.unanswerable,
             "task.null_threshold",
-            "is for SQuAD 2.0: pass --task.unanswerable true --task.metric best_f1",
+            "is for SQuAD 2.0: pass --task.metric best_f1",
         ),
         (
             spans or words,

@@ -46,17 +46,14 @@ class MaskedData(DataConfig):
     whole_words: bool = False
     """Mask all pieces of a word together."""
     levels: tuple[float, ...] = ()
-    """ERNIE: shares of rows in which tokens, phrases and entities are the units that
-    are masked whole; empty: one kind of unit in all rows."""
+    """ERNIE: shares of rows whose tokens, phrases or entities are masked whole."""
     choice: Literal["budget", "each"] = "budget"
-    """Units are masked in random order up to mask_rate of the row (BERT's), or each
-    with that probability (ERNIE's)."""
+    """Mask units up to mask_rate of a row (BERT), or each with that probability."""
     second: Literal["any", "same"] = "any"
-    """Language of the random second segment of a pair: any of the corpus, as Google's
-    code draws from all of its documents, or the one of the first."""
+    """Language of a pair's random second segment: any, as in Google's code, or that of
+    the first."""
     draws: int = 0
-    """Mask and pair draws of a row before they repeat (Google's dupe_factor);
-    0: fresh ones in every pass."""
+    """Masks and pairs of a row before they repeat (Google's dupe_factor); 0: never."""
 
     def __post_init__(self) -> None:
         check_range(self, "data.", "(0, 1)", "mask_rate")
@@ -82,11 +79,10 @@ class BilmData(DataConfig):
     of: ClassVar[str] = "an ELMo"
 
     negatives: int = 0
-    """Sampled words that a target is told from in training, drawn anew at each step;
-    0: all of the vocabulary."""
+    """Words sampled at each step for the softmax; 0: all of the vocabulary."""
     carry: bool = True
-    """Documents end to end in streams, the state going from batch to batch; false: each
-    row a sentence by itself, a long one in several rows."""
+    """Documents end to end, the state going from batch to batch; false: each row is a
+    sentence by itself, or a part of a long one."""
 
     def __post_init__(self) -> None:
         check_range(self, "data.", "[0, inf)", "negatives")
@@ -150,8 +146,8 @@ class BertConfig(_Transformer):
     num_token_types: int = 2
     """Rows of the sentence A/B table."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_erf"
-    """Of the MLP and of the MLM head. Google's first release and the 2018 checkpoints
-    use erf, its code since 2019-02 tanh."""
+    """Of the MLP and the MLM head. Google's 2018 checkpoints use erf, its code since
+    2019-02 tanh."""
     norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
     nsp: bool = True
@@ -196,8 +192,7 @@ class ElmoConfig:
     family: Literal["elmo"] = "elmo"
     """Which dataclass this is, in JSON."""
     vocab_size: int = 793_471
-    """Words that the softmax tells apart, commonest first; 0: no softmax, as in the
-    released files, which serve for features only."""
+    """Words of the softmax; 0: no softmax, as in the released files, for features."""
     num_layers: int = 2
     """LSTM layers of each direction."""
     d_model: int = 512
@@ -205,8 +200,7 @@ class ElmoConfig:
     d_ff: int = 4096
     """Cells of a layer in one direction, projected down to `d_model`."""
     max_characters: int = 50
-    """Slots of a word: its UTF-8 bytes between a begin and an end mark; the rest of a
-    longer word is not read."""
+    """Most UTF-8 bytes of a word that are read, and two marks."""
     d_character: int = 16
     """Width of a character's vector."""
     filters: tuple[int, ...] = (32, 32, 64, 128, 256, 512, 1024)

@@ -35,8 +35,8 @@ class TextConfig:
     """How words are cut. basic: by BERT's rules; spacy: as published for GPT-1's BPE,
     needs ftfy and spaCy; space: at white space, for text that is cut already."""
     unused: int = 0
-    """[unusedN] entries added to a given vocabulary, for a model whose table has more
-    rows than it has words (ERNIE 1.0: 36)."""
+    """[unusedN] entries added to a given vocabulary, which is smaller than the table of
+    the model (ERNIE 1.0: 36)."""
     dialogues: bool = False
     """ERNIE: text is dialogues (.jsonl with "turns"), a row is turns of one, and the
     model tells whether one of them is from elsewhere."""
@@ -62,7 +62,7 @@ class OptimConfig:
     """Optimiser and learning-rate schedule."""
 
     name: Literal["bert_adam", "gpt1_adam", "adamw", "lamb", "adagrad"] = "adamw"
-    """bert_adam: Google's Adam without bias correction; gpt1_adam: OpenAI's, whose bias
+    """bert_adam: Google's, without bias correction; gpt1_adam: OpenAI's, whose bias
     correction is part of the rate; adagrad: TensorFlow's."""
     peak: float = 1e-4
     """Highest learning rate."""
@@ -84,8 +84,7 @@ class OptimConfig:
     accumulator: float = 1.0
     """Adagrad's squared gradients at first."""
     factor: float = 1.0
-    """What the gradient is multiplied by before it is clipped; ELMo's original takes
-    the length of a row."""
+    """Factor of the gradient before it is clipped; ELMo's original: a row's length."""
 
     def __post_init__(self) -> None:
         check_range(self, "optim.", "[0, inf)", "warmup")
@@ -194,8 +193,7 @@ class RunConfig(Rows):
     keep: int = 2
     """Newest checkpoints kept."""
     keep_every: int | Literal["log"] = 0
-    """Save at multiples of this step too, and keep these checkpoints for good; log: at
-    steps 0, 1, 2, 4, 8, …; 0: none."""
+    """Steps between checkpoints kept for good; log: 0, 1, 2, 4, 8, …; 0: none."""
     eval_every: int | float = 1000
     """Steps between evaluations on held-out text; 0: never. Fine-tuning: of 1 or less,
     passes over the training file, .25 for four evaluations in each pass."""

@@ -25,11 +25,10 @@ class TaskConfig:
     """class: classify one or two texts; number: regression; choice: multiple choice;
     tokens: tag each word; spans: answer a question by a span of a document."""
     text: str = "sentence"
-    """Column of the text: its name in the header, its key in JSONL, or its number from
-    0 in files without a header."""
+    """Column of the text: name in the header, key in JSONL, or number from 0."""
     pair: str = ""
-    """Column of the second text; empty: there is one text. Choice: what stands between
-    the text and each alternative, SWAG's sent2 or RACE's question."""
+    """Column of the second text; empty: none. Choice: what stands between the text and
+    each alternative, SWAG's sent2 or RACE's question."""
     choices: tuple[str, ...] = ()
     """Choice: columns of the alternatives; in JSONL also one column of lists."""
     label: str = "label"
@@ -40,10 +39,10 @@ class TaskConfig:
     metric: str = "accuracy"
     """Figure on the dev file by which the best checkpoint is kept. class: accuracy, f1,
     macro_f1 or mcc; number: pearson or spearman; choice: accuracy; tokens: entity_f1,
-    for tags in BIO, BIOES or BMES, or accuracy; spans: f1, exact or best_f1."""
+    for tags in BIO, BIOES or BMES, or accuracy; spans: f1 or exact, or best_f1 if some
+    questions have no answer (SQuAD 2.0)."""
     both_orders: bool = False
-    """Read two texts in both orders and add the vectors of the two rows: GPT-1's
-    similarity, which does not depend on the order."""
+    """Read two texts in both orders and add the vectors: GPT-1's similarity."""
     pooling: Literal["pooler", "cls", "mean", "max", "attention", "last"] = "pooler"
     """How a row becomes one vector: BERT's pooler (tanh of a dense layer on [CLS]),
     [CLS] itself, the mean, the maximum or learnt weights of all tokens, or the last
@@ -56,8 +55,7 @@ class TaskConfig:
     normalise: bool = False
     """Bring each layer to mean 0 and variance 1 over a batch before it is mixed."""
     penalty: float = 0.0
-    """λ of λ‖w‖², added to the loss: ELMo's 0.001 leaves a mix free, 1 keeps it near
-    the plain mean."""
+    """λ of λ‖w‖² in the loss: .001 leaves a mix free, 1 keeps it near the mean."""
     body: Literal["none", "bilstm"] = "none"
     """Layers between the model and the head."""
     width: int = 200
@@ -65,11 +63,10 @@ class TaskConfig:
     depth: int = 1
     """Layers of the BiLSTM."""
     dropout: float = -1.0
-    """Dropout rate on the inputs of the body's layers and of the head; -1:
-    model.dropout."""
+    """Dropout of the inputs of the body's layers and of the head; -1: model.dropout."""
     head_std: float = 0.02
-    """Standard deviation of the head's initial weights, truncated at 2 σ as in Google's
-    code unless the model is a GPT. A narrow model learns sooner with more, say 0.05."""
+    """Standard deviation of the head's first weights, truncated at 2 σ as in Google's
+    code except for GPTs. A narrow model learns sooner with more, say .05."""
     lm_weight: float = 0.0
     """GPT: weight λ of the language-modelling loss of the same rows; 0: none."""
     question: int = 64
@@ -78,28 +75,23 @@ class TaskConfig:
     """Spans: tokens by which the window over a document moves."""
     answer: int = 30
     """Spans: most tokens of an answer."""
-    unanswerable: bool = False
-    """Spans: a question may have no answer (SQuAD 2.0)."""
     null_threshold: float = 0.0
     """Spans: give no answer if the null score is above the best span's by more than
     this. evaluate and predict use the threshold that was best on the dev file."""
     rules: Literal["squad", "cmrc"] = "squad"
     """Spans: rules of EM and F1; cmrc counts Chinese by characters."""
     pack: bool = True
-    """Pack several examples into one row if the model is a BERT, each example is one
-    row and task.pooling is pooler, cls or mean. Other rows are padded, in batches of
-    similar length."""
+    """Pack several examples into a row of a BERT, for task.pooling pooler, cls or mean.
+    Other rows are padded, in batches of similar length."""
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
     """Lengths that rows are padded to, up to --length."""
     layer_decay: float = 1.0
     """Rate of a layer as a share of that of the layer above it."""
     freeze: tuple[str, ...] = ()
-    """Parameters that are not trained: regular expressions over whole paths, for
-    example 'embed/.*'; jaxlm show lists the paths. A model that is frozen as a whole
-    runs without dropout."""
+    """Parameters that are not trained: regular expressions over whole paths as in
+    jaxlm show, 'embed/.*'. A model that is frozen as a whole runs without dropout."""
     fresh: tuple[str, ...] = ()
-    """Parameters that start at random instead of from the model, to compare with
-    pretraining; regular expressions as in freeze."""
+    """Parameters that start at random, for comparison; regular expressions as above."""
     limit: int = 0
     """Read only the first examples of the training file; 0: all."""
     epochs: float = 3.0
@@ -126,11 +118,6 @@ class TaskConfig:
                 self.metric not in _METRICS[self.kind],
                 f"task.metric = {self.metric} is none of task.kind = {self.kind}: "
                 f"it has {', '.join(_METRICS[self.kind])}",
-            ),
-            (
-                (self.metric == "best_f1")
-                != (self.kind == "spans" and self.unanswerable),
-                "task.metric = best_f1 and task.unanswerable go together, SQuAD 2.0's",
             ),
             (
                 self.both_orders
@@ -166,6 +153,11 @@ class TaskConfig:
         for broken, message in rules:
             if broken:
                 raise UserError(message)
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether questions may have no answer."""
+        return self.metric == "best_f1"
 
 
 @dataclass(frozen=True, kw_only=True)

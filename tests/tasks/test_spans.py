@@ -122,9 +122,7 @@ def test_the_true_span_comes_back_to_the_character_from_every_window(model_direc
         Question("2", "its end", context, (("charming", context.index("charm")),), ""),
         Question("3", "a film", context, (), ""),
     ]
-    task = TaskConfig(
-        kind="spans", metric="best_f1", stride=4, question=6, unanswerable=True
-    )
+    task = TaskConfig(kind="spans", metric="best_f1", stride=4, question=6)
     task = Spans(FinetuneConfig(task=task, length=24), tokenizer)
     rows = task.encode(examples, True)
     assert len(rows.tokens) >= 6 and rows.lengths.max() <= 24 and not rows.notes
