@@ -39,7 +39,7 @@ DERIVED |= {"optim.warmup", "model.family"}
         ("pretrain bert_tiny --data.negatives 5", "data.negatives", "an ELMo"),
         ("pretrain bert_tiny --data.packed true", "data.packed", "a GPT"),
         ("pretrain gpt2_tiny --data.mask_rate .3", "data.mask_rate", "a BERT"),
-        ("pretrain gpt2_tiny --predictions=3", "predictions", "all words"),
+        ("pretrain gpt2_tiny --predictions=3", "predictions", "predicts all"),
         ("pretrain elmo_tiny --data.levels 1 0 0", "data.levels", "a BERT"),
         ("pretrain bert_base --length 64", "length", "phases"),
         ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
@@ -55,7 +55,7 @@ DERIVED |= {"optim.warmup", "model.family"}
         ("finetune sst2 --steps 9", "steps", "--task.epochs"),
         ("finetune sst2 --model.nsp false", "model.nsp", "task.pooling"),
         ("finetune sst2_elmo --task.pack true", "task.pack", "body"),
-        ("finetune squad --task.null_threshold 1", "task.null_threshold", "SQuAD 2.0"),
+        ("finetune squad --task.null_threshold 1", "task.null_threshold", "best_f1"),
     ],
 )
 def test_idle_flags_are_refused_with_the_reason(command, flag, why, capsys, tmp_path):

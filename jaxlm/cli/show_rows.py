@@ -69,10 +69,7 @@ def _spans(corpus: Corpus, span: TokenSpan) -> Text:
     """The stored text that the row was drawn from: (phrases), [entities]."""
     line = Text()
     marks = np.append(span.marks[: int(span.length)], 0)
-    kinds = (
-        (Mark.ENTITY, Mark.IN_ENTITY, "[]"),
-        (Mark.PHRASE, Mark.IN_PHRASE, "()"),
-    )
+    kinds = ((Mark.ENTITY, Mark.IN_ENTITY, "[]"), (Mark.PHRASE, Mark.IN_PHRASE, "()"))
     for at, mark in enumerate(marks[:-1]):
         after = marks[at + 1]
         ends = {b: mark & i and (after & s or not after & i) for s, i, b in kinds}

@@ -2,8 +2,8 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import json
+import runpy
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +41,10 @@ def load_config(name: str) -> RunConfig:
         path = shipped[name]
     if not path.is_file():
         raise UserError(f"no config file {path}")
-    spec = importlib.util.spec_from_file_location(f"jaxlm_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    names = runpy.run_path(str(path))
+    if "get_config" not in names:
         raise UserError(f"{path} has no function get_config() -> RunConfig")
-    return module.get_config()
+    return names["get_config"]()
 
 
 def to_json(config: RunConfig) -> str:

@@ -6,8 +6,7 @@ A name stands for its field or, of a group such as `text`, for all fields of the
 """
 
 import dataclasses
-import typing
-from typing import Any
+from typing import Any, cast, get_args
 
 from jaxlm.config.model import AnyData, MaskedData
 from jaxlm.config.run import RunConfig
@@ -24,7 +23,7 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
     mine = {field.name for field in dataclasses.fields(config.data)}
     return {
         f"data.{field.name}": f"is for {kind.of}: {what}"
-        for kind in typing.get_args(AnyData)
+        for kind in get_args(AnyData)
         for field in dataclasses.fields(kind)
         if field.name not in mine
     }
@@ -47,34 +46,20 @@ def idle(config: RunConfig) -> dict[str, str]:
 
 
 def _of_pretraining(config: RunConfig) -> list[Rule]:
-    data, text, kind = config.data, config.text, config.text.tokenizer
+    data, text, model = config.data, config.text, cast(Any, config.model)
     masked = isinstance(data, MaskedData)
-    model: Any = config.model
     pairs = masked and model.nsp
     levels = masked and bool(data.levels or any(p.levels for p in config.phases))
     no_pairs = "is for pairs of sentences, and there are none"
+    kind, this = text.tokenizer, f"text.tokenizer = {text.tokenizer}"
+    cuts, folds = kind in ("gpt1_bpe", "words"), kind in ("wordpiece", "words")
+    shape = "length batch predictions accumulate"
     return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
-        (
-            bool(config.phases),
-            "length batch predictions accumulate",
-            "is overridden by the phases of this config: see --phases",
-        ),
-        (
-            kind not in ("gpt1_bpe", "words"),
-            "text.words",
-            f"is for gpt1_bpe and words, text.tokenizer = {kind}",
-        ),
-        (
-            kind not in ("wordpiece", "words"),
-            "text.lowercase",
-            f"is for wordpiece and words, text.tokenizer = {kind}",
-        ),
-        (
-            not masked,
-            "predictions",
-            "is for masked words: this model predicts all words",
-        ),
+        (bool(config.phases), shape, "is overridden by the --phases of this config"),
+        (not cuts, "text.words", f"is for gpt1_bpe and words, {this}"),
+        (not folds, "text.lowercase", f"is for wordpiece and words, {this}"),
+        (not masked, "predictions", "is for masked words, and this model predicts all"),
         (not pairs or text.dialogues, "data.short_rate", no_pairs),
         (not pairs and not text.dialogues, "data.second", no_pairs),
         (levels, "data.whole_words", "is overridden by data.levels"),
@@ -83,7 +68,11 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
 
 def _of_task(config: FinetuneConfig) -> list[Rule]:
     task, this = config.task, f"task.kind = {config.task.kind}"
-    spans, words = task.kind == "spans", task.kind == "tokens"
+    spans, number = task.kind == "spans", task.kind == "number"
+    by_token, choice = spans or task.kind == "tokens", task.kind == "choice"
+    pools = "task.text task.pair task.label task.pooling"
+    windows = "task.question task.stride task.answer task.null_threshold task.rules"
+    packable = config.model.data is MaskedData and not choice and task.body == "none"
     return [
         (True, "text", "is for corpora: the tokenizer of --init reads a task's files"),
         (True, "smoothing", "is for corpora of several languages"),
@@ -94,32 +83,10 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
         (True, "model.vocab_size", "is that of the tokenizer of --init"),
         (True, "model.nsp", "is for pretraining: task.pooling says what is trained"),
         (not config.eval_every, "task.patience", "has no effect without --eval_every"),
-        (
-            not spans,
-            "task.question task.stride task.answer task.null_threshold task.rules",
-            f"is for spans, {this}",
-        ),
-        (
-            not task.unanswerable,
-            "task.null_threshold",
-            "is for SQuAD 2.0: pass --task.metric best_f1",
-        ),
-        (
-            spans or words,
-            "task.text task.pair task.label task.pooling",
-            f"is for classes, numbers and choice, {this}",
-        ),
-        (spans or task.kind == "number", "task.labels", f"is for classes, {this}"),
-        (
-            task.body == "none",
-            "task.width task.depth",
-            "is for a BiLSTM: pass --task.body bilstm",
-        ),
-        (
-            config.model.data is not MaskedData
-            or task.kind == "choice"
-            or task.body != "none",
-            "task.pack",
-            "is for a BERT without a body, and one row an example",
-        ),
+        (not task.unanswerable, "task.null_threshold", "is for task.metric = best_f1"),
+        (not spans, windows, f"is for spans, {this}"),
+        (by_token, pools, f"is for classes, numbers and choice, {this}"),
+        (spans or number, "task.labels", f"is for classes, {this}"),
+        (task.body == "none", "task.width task.depth", "is for task.body = bilstm"),
+        (not packable, "task.pack", "is for a BERT without a body, not for choice"),
     ]

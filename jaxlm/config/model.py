@@ -1,7 +1,7 @@
 """The model families: the shape and quirks of each, and how it reads its rows."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from jaxlm.types import UserError
@@ -260,17 +260,21 @@ GPT2_SIZES = {
     "large": (36, 1280, 20),
     "xl": (48, 1600, 25),
 }
-# What differs from the original in its released small sister (13.6M parameters) and in
-# a laptop's.
-ELMO_SIZES: dict[str, dict[str, Any]] = {
-    "original": {},
-    "small": {"d_model": 128, "d_ff": 1024, "num_highways": 1},
-    "tiny": {
-        "d_model": 128,
-        "d_ff": 512,
-        "filters": (16, 16, 32, 64, 128),
-        "num_highways": 1,
-    },
+_GPT1 = GptConfig(
+    vocab_size=40_478,
+    max_length=512,
+    norm="post",
+    one_matrix=True,
+    position_std=0.02,
+    scale_residual=False,
+)
+# The original, its released small sister (13.6M parameters) and a laptop's.
+ELMO_SIZES = {
+    "original": ElmoConfig(),
+    "small": ElmoConfig(d_model=128, d_ff=1024, num_highways=1),
+    "tiny": ElmoConfig(
+        d_model=128, d_ff=512, filters=(16, 16, 32, 64, 128), num_highways=1
+    ),
 }
 
 
@@ -287,15 +291,7 @@ def bert(size: str, **changes: Any) -> BertConfig:
 
 def gpt1(**changes: Any) -> GptConfig:
     """GPT-1 as published, 117M parameters, with `changes` to its fields."""
-    shape: dict[str, Any] = {
-        "vocab_size": 40_478,
-        "max_length": 512,
-        "norm": "post",
-        "one_matrix": True,
-        "position_std": 0.02,
-        "scale_residual": False,
-    }
-    return GptConfig(**shape | changes)
+    return replace(_GPT1, **changes)
 
 
 def gpt2(size: str, **changes: Any) -> GptConfig:
@@ -305,4 +301,4 @@ def gpt2(size: str, **changes: Any) -> GptConfig:
 
 def elmo(size: str, **changes: Any) -> ElmoConfig:
     """The size `original`, `small` or `tiny`, with `changes` to its fields."""
-    return ElmoConfig(**ELMO_SIZES[size] | changes)
+    return replace(ELMO_SIZES[size], **changes)
