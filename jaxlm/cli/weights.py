@@ -9,6 +9,7 @@ import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.config import RunConfig
 from jaxlm.convert import READABLE, Dtype, Format
 from jaxlm.types import UserError
 
@@ -71,15 +72,10 @@ def run_export(argv: list[str]) -> int:
         return _export_task(args)
     readable = args.to in READABLE
     model = load(args.directory, stay=readable)
-    digests = export(
-        Path(args.out),
-        args.to,
-        model.config,
-        model.params,
-        model.tokenizer,
-        dtype=args.dtype,
-        origin=_origin(args.directory, model),
-    )
+    parts = model.config, model.params, model.tokenizer
+    origin = _origin(Path(args.directory), model.run, model.step)
+    out = Path(args.out)
+    digests = export(out, args.to, *parts, dtype=args.dtype, origin=origin)
     _say_written(args.out, digests)
     if not args.verify:
         return 0
@@ -119,41 +115,30 @@ def _export_task(args: Export) -> int:
     if args.to != "hf":
         raise UserError(f"a model of a task has no form --to {args.to}: pass --to hf")
     finetuned = open_finetuned(args.directory)
-    config = finetuned.config
-    digests = export_task(
-        Path(args.out),
-        config.model,
-        config.task,
-        finetuned.params,
-        finetuned.task.tokenizer,
-        dtype=args.dtype,
-        origin={
-            "run": finetuned.directory.resolve().name,
-            "step": f"{finetuned.step:,} of {config.steps:,}",
-            "seed": config.seed,
-            "from": Path(config.init).name,
-        },
-    )
+    config, tokenizer = finetuned.config, finetuned.task.tokenizer
+    parts = config.model, config.task, finetuned.params, tokenizer
+    origin = _origin(finetuned.directory, config, finetuned.step)
+    out = Path(args.out)
+    digests = export_task(out, *parts, dtype=args.dtype, origin=origin)
     _say_written(args.out, digests)
     if not args.verify:
         return 0
-    batches, scores = sample(finetuned, passages(finetuned.task.tokenizer))
-    return _status(verify_task(batches, scores, Path(args.out)))
+    return _status(verify_task(*sample(finetuned, passages(tokenizer)), out))
 
 
-def _origin(directory: str, model: Any) -> dict[str, Any]:
+def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
     """What identifies a model, without paths: its run, or what an export noted."""
-    here = Path(directory)
-    if model.step is None:
+    if step is None:
         path = here / "jaxlm_export.json"
         known = json.loads(path.read_text())["origin"] if path.is_file() else {}
         return known or {"model": here.resolve().name}
-    run = model.run
+    of = f"{step:,} of {run.steps:,}"
+    known = {"run": here.resolve().name, "step": of, "seed": run.seed}
+    if run.finetunes:
+        return {**known, "from": Path(run.init).name}
     newest = json.loads((here / "provenance.json").read_text())[-1]
     return {
-        "run": here.resolve().name,
-        "step": f"{model.step:,} of {run.steps:,}",
-        "seed": run.seed,
+        **known,
         "rows": ", ".join(
             f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.all_phases
         ),
