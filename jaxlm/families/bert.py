@@ -7,10 +7,8 @@ import numpy as np
 
 from jaxlm.config import BertConfig
 from jaxlm.families.family import Family, Frame
-from jaxlm.metrics import Figure
 from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops
-from jaxlm.models.layers import position_ids
 from jaxlm.objectives.masked import masked_figures, masked_lm
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -25,11 +23,8 @@ class BertFamily(Family):
     config = BertConfig
     build = encoder = Bert
     objective = staticmethod(masked_lm)
+    figures = staticmethod(masked_figures)
     token_types = has_cls = fills = packs = True
-
-    def figures(self, run: Any) -> tuple[Figure, ...]:
-        """See `Family`."""
-        return masked_figures(run)
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`."""
@@ -40,24 +35,6 @@ class BertFamily(Family):
             )
         cls, sep = (np.array([i], np.int32) for i in (special.cls, special.sep))
         return Frame(tokenizer, cls, sep, sep, special.pad)
-
-    def encode(
-        self,
-        module: Any,
-        tokens_BL: Any,
-        token_types_BL: Any,
-        mask_BL: Any,
-        *,
-        segments: Any = None,
-        carry: Any = (),
-        deterministic: bool = True,
-    ) -> tuple[Any, Any]:
-        """See `Family`; with the pooled vector where there is a pooler."""
-        facts: dict[str, Any] = {"lengths": mask_BL.sum(1)}
-        if segments is not None:
-            facts = {"segments": segments, "position_ids": position_ids(segments)}
-        facts |= {"logits": False, "deterministic": deterministic}
-        return module(tokens_BL, token_types_BL, **facts), carry
 
     def forward_flops(self, config: Any, length: int, predictions: int) -> int:
         """See `Family`."""

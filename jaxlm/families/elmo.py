@@ -10,11 +10,10 @@ from jaxtyping import Array, Int, Integer
 
 from jaxlm.config import ElmoConfig
 from jaxlm.families.family import Family, Frame, Tokens
-from jaxlm.metrics import Figure
 from jaxlm.models.elmo import Elmo, head_rows, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
-from jaxlm.objectives.bidirectional import FIGURES, bidirectional_lm
+from jaxlm.objectives.bidirectional import bidirectional_figures, bidirectional_lm
 from jaxlm.text.characters import (
     BEGIN,
     END,
@@ -63,10 +62,7 @@ class ElmoFamily(Family):
     config = ElmoConfig
     build = encoder = Elmo
     objective = staticmethod(bidirectional_lm)
-
-    def figures(self, run: Any) -> tuple[Figure, ...]:
-        """See `Family`."""
-        return FIGURES
+    figures = staticmethod(bidirectional_figures)
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.metrics import Figure
+from jaxlm.models.layers import position_ids
 from jaxlm.objectives.objective import Objective
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -83,6 +84,7 @@ class Family:
     encoder: ClassVar[Callable[..., Any]]
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.
     objective: ClassVar[Callable[..., Objective]]
+    figures: ClassVar[Callable[..., tuple[Figure, ...]]]  # (run) → what it declares
     task_tokens: tuple[str, ...] = ()  # that a task adds behind the vocabulary
     token_types = False  # rows have a sentence A and a sentence B
     bidirectional = True  # a token sees what comes after it
@@ -94,10 +96,6 @@ class Family:
     def stateful(self) -> bool:
         """Whether a row goes on from the row before it."""
         return self.config.carries_state
-
-    def figures(self, run: Any) -> tuple[Figure, ...]:
-        """What the objective declares."""
-        raise NotImplementedError
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """How rows are put together, of a `task` those that are fine-tuned; UserError
@@ -117,10 +115,15 @@ class Family:
     ) -> tuple[Any, Any]:
         """(Encoded, carry): all layers [N+1, B, L, D] at the tokens of framed rows.
 
-        To be called where the encoder is bound; `segments` where the family `packs`.
+        To be called where the encoder is bound. `segments` are the texts of packed
+        rows, where the family `packs`.
         """
-        facts = {"lengths": mask_BL.sum(1), "deterministic": deterministic}
-        return module(tokens_BL, logits=False, **facts), carry
+        facts: dict[str, Any] = {"lengths": mask_BL.sum(1)}
+        if segments is not None:
+            facts = {"segments": segments, "position_ids": position_ids(segments)}
+        inputs = (tokens_BL, token_types_BL) if self.token_types else (tokens_BL,)
+        facts |= {"logits": False, "deterministic": deterministic}
+        return module(*inputs, **facts), carry
 
     def example(self, config: Any) -> tuple[Any, ...]:
         """Tokens, token types and mask of a row, to initialise on."""

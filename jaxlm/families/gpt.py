@@ -7,10 +7,9 @@ import numpy as np
 
 from jaxlm.config import GptConfig
 from jaxlm.families.family import Family, Frame
-from jaxlm.metrics import Figure
 from jaxlm.models.flops import gpt_forward_flops
 from jaxlm.models.gpt import Gpt, table_rows
-from jaxlm.objectives.causal import FIGURES, causal_lm
+from jaxlm.objectives.causal import causal_figures, causal_lm
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME
 
@@ -28,12 +27,9 @@ class GptFamily(Family):
     config = GptConfig
     build = encoder = Gpt
     objective = staticmethod(causal_lm)
+    figures = staticmethod(causal_figures)
     task_tokens = GPT_FRAME
     bidirectional = False
-
-    def figures(self, run: Any) -> tuple[Figure, ...]:
-        """See `Family`."""
-        return FIGURES
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`."""

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.losses import Sample, sampled_cross_entropy
-from jaxlm.metrics import BothDirections, Direction, Mean, Sums
+from jaxlm.metrics import BothDirections, Direction, Figure, Mean, Sums
 from jaxlm.models.elmo import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.objective import Objective, SampledRows, apply
@@ -30,18 +30,19 @@ from jaxlm.text.corpus import Manifest
 from jaxlm.types import ElmoBatch, UserError, WordRows
 
 WAYS = ("forward", "backward")
-FIGURES = (
-    *(Direction(name=way, scale=0.5) for way in WAYS),
-    *(Direction(name=f"{way}_sampled", scale=0.5) for way in WAYS),
-    BothDirections(name="lm", scale=0.0, parts=WAYS),
-)
+
+
+def bidirectional_figures(run: RunConfig) -> tuple[Figure, ...]:
+    """Both directions by themselves, of all words or a sample of them, and together."""
+    names = *WAYS, *(f"{way}_sampled" for way in WAYS)
+    both = BothDirections(name="lm", scale=0.0, parts=WAYS)
+    return (*(Direction(name=name, scale=0.5) for name in names), both)
 
 
 def bidirectional_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
     """Each next word and each one before, half of the mean of either."""
-    del manifest, phase, stream
     config: Any = run.model
     data: Any = run.data
     count, known = data.negatives, config.vocab_size
@@ -97,9 +98,8 @@ def bidirectional_lm(
             sums[f"{way}_sampled_loss"] = Mean(total, weight)
         return sums, out.state if data.carry else carry
 
-    return Objective(
-        "bilm", transform, weights, loss, FIGURES, sampled_rows if count else None
-    )
+    figures, rows = bidirectional_figures(run), sampled_rows if count else None
+    return Objective("bilm", transform, weights, loss, figures, rows)
 
 
 class Negatives(NamedTuple):

@@ -22,21 +22,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config import Phase, RunConfig
-from jaxlm.metrics import Mean, Sums, Text
+from jaxlm.metrics import Figure, Mean, Sums, Text
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.objective import Objective, apply, row_shares, stateless
 from jaxlm.text.corpus import Manifest
 from jaxlm.types import GptBatch, Rows, TokenSpan, UserError
 
-FIGURES = (Text(name="lm"),)
+
+def causal_figures(run: RunConfig) -> tuple[Figure, ...]:
+    """Each token from those before it."""
+    return (Text(name="lm"),)
 
 
 def causal_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
     """Each next token of a decoder, with documents end to end in a stream."""
-    del stream
     model: Any = run.model
     data: Any = run.data
     end = manifest.end_of_document
@@ -73,7 +75,7 @@ def causal_lm(
             **row_shares(manifest.languages, batch.languages, batch.weights.max(-1)),
         }
 
-    return Objective("stream", transform, weights, stateless(loss), FIGURES)
+    return Objective("stream", transform, weights, stateless(loss), causal_figures(run))
 
 
 def shift_row(
