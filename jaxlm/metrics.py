@@ -100,12 +100,10 @@ class Figure:
 
     def derived(self, sums: Sums) -> dict[str, float]:
         """More held-out figures, from the sums."""
-        del sums
         return {}
 
     def report(self, values: Values) -> list[str]:
         """Lines of an evaluation, with baselines beside the figures."""
-        del values
         return []
 
     def _values(self, values: Values, *kinds: str) -> list[float]:
@@ -166,14 +164,15 @@ class Text(Tokens):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direction(Tokens):
+class Direction(Figure):
     """Words predicted in one direction of reading; sampled losses have no figures."""
 
     def derived(self, sums: Sums) -> dict[str, float]:
         """See `Figure`."""
-        if f"{self.name}_loss" not in sums:
+        loss = sums.get(f"{self.name}_loss")
+        if loss is None:
             return {}
-        return super().derived(sums)
+        return {f"{self.name}_perplexity": perplexity(float(loss))}
 
     def report(self, values: Values) -> list[str]:
         """See `Figure`."""

@@ -5,7 +5,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlm.config import RunConfig, elmo
 from jaxlm.metrics import Binary, Mean, Tokens, figures, held_out
+from jaxlm.objectives.bidirectional import bidirectional_figures
 from jaxlm.objectives.objective import Objective, stateless
 from jaxlm.train.screen import evaluated
 from jaxlm.train.state import TrainState
@@ -62,3 +64,25 @@ def test_figures_of_any_name_stand_beside_their_baselines(batch):
     report = [line for figure in DECLARED for line in figure.report(values)]
     assert report[0].startswith("MLM loss          1.500   perplexity 4.5   unigram")
     assert report[3] == "RTD accuracy      50.0%   majority 75.0%"
+
+
+def test_an_elmo_s_directions_stand_beside_their_mean():
+    declared = bidirectional_figures(RunConfig(model=elmo("tiny")))
+    sums = {f"{way}_accuracy": Mean(1.0, 4.0) for way in ("forward", "backward")}
+    sums |= {"forward_loss": Mean(4.0, 4.0), "backward_loss": Mean(12.0, 4.0)}
+    values = held_out(declared, sums, np.array([3, 1]))
+    assert values["loss"] == values["lm_loss"] == 2.0
+    assert values["backward_perplexity"] == pytest.approx(np.exp(3))
+    shown = evaluated(values, declared)
+    assert [each for each in shown if "unigram" in each] == [
+        "lm loss 2 (unigram 0.5623)"
+    ]
+    what = [each.what for each in declared if each.what]
+    assert what == ["words, each from before and from behind,"]
+    report = [line for figure in declared for line in figure.report(values)]
+    assert report == [
+        "forward           1.000   perplexity 2.72   accuracy 25.0%",
+        "backward          3.000   perplexity 20.09   accuracy 25.0%",
+        "mean              2.000   perplexity 7.39   unigram 0.562, "
+        "commonest word 75.0%",
+    ]
