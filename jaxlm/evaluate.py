@@ -4,7 +4,6 @@ Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "eval
 The same function serves the loop and the verb.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -29,35 +28,34 @@ STREAM = "evaluate"  # names the random draws of an evaluation
 
 
 def open_evaluation(
-    config: RunConfig,
+    run: RunConfig,
     module: nn.Module,
     corpus: Corpus,
+    phase: Phase,
     sharding: jax.sharding.Sharding,
     *,
     split: int,
-    phase: Phase,
-    batch: int,
     limit: int = 0,
 ) -> Callable[[Any], dict[str, float]]:
-    """Parameters → figures by name, on a split of the corpus.
+    """Parameters → figures by name, on a split of the corpus in rows of a phase.
 
-    Rows have the length of `phase`; rows of weight 0 fill up the last batch of `batch`.
-    `limit` is the most rows, evenly spaced over the split; 0: all.
+    Rows of weight 0 fill up the last batch. `limit` is the most rows, evenly spaced
+    over the split; 0: all.
     """
-    family = family_of(config.model)
-    objective = family.objective(config, module, corpus.manifest, phase, STREAM)
-    phase = dataclasses.replace(phase, batch=batch)
+    family = family_of(run.model)
+    objective = family.objective(run, module, corpus.manifest, phase, STREAM)
     open_rows = LAYOUTS[objective.layout]
-    source = open_rows(config, corpus, phase, STREAM, split, shuffle=False, limit=limit)
+    source = open_rows(run, corpus, phase, STREAM, split, shuffle=False, limit=limit)
+    batch = phase.batch
     local, steps = local_rows(sharding, batch), -(-source.rows // batch)
 
     @jax.jit
     def sums_of(params, rows, carry):
         drawn = objective.transform(rows)
-        return _sums(objective, params, drawn, carry, config.model.vocab_size)
+        return _sums(objective, params, drawn, carry, run.model.vocab_size)
 
     def evaluate(params: Any) -> dict[str, float]:
-        total, carry = None, family.zero_carry(config.model, batch)
+        total, carry = None, family.zero_carry(run.model, batch)
         read = functools.partial(ahead, start=0, stop=steps, threads=2)
         for rows in read(lambda step: source.read(step * batch + local)):
             rows = to_devices(rows, local, sharding, batch)
@@ -78,33 +76,32 @@ def _sums(objective: Objective, params: Any, drawn: Any, carry: Any, vocab_size:
 def evaluate_stream(
     run: RunConfig,
     module: nn.Module,
-    params: Any,
     corpus: Corpus,
+    phase: Phase,
+    params: Any,
     *,
     split: int,
-    length: int,
     stride: int,
-    batch: int,
     limit: int = 0,
 ) -> dict[str, float]:
     """A decoder's loss on all of a text, by a window that slides over it.
 
-    Each token is predicted once. Windows of `length` tokens move by `stride` and score
-    their last `stride` tokens, so each token but the first ones sees at least
-    `length - stride` before it. `limit` is the most windows, from the start of the
-    text; 0: all. Documents lie end to end with <|endoftext|> between them, as in
+    Each token is predicted once. Windows of `phase.length` tokens move by `stride` and
+    score their last `stride` tokens, so each token but the first ones sees at least
+    `phase.length - stride` before it. `limit` is the most windows, from the start of
+    the text; 0: all. Documents lie end to end with <|endoftext|> between them, as in
     training: these tokens count in the loss, but not among the words and bytes.
 
     Returns:
         Figures by name: loss in nats and perplexity of a token, perplexity of a word
         (what white space separates), bits a byte (UTF-8), and how many of each.
     """
+    length, batch = phase.length, phase.batch
     if not 1 <= stride <= length <= run.model.max_length:
         raise UserError(
             f"stride = {stride} and length = {length} are not 1 ≤ stride ≤ length ≤ "
             f"model.max_length = {run.model.max_length}"
         )
-    phase = Phase(until=1, length=length, batch=batch, predictions=1)
     family = family_of(run.model)
     objective = family.objective(run, module, corpus.manifest, phase, STREAM)
     source = StreamRows(run, corpus, phase, STREAM, split, shuffle=False)

@@ -11,6 +11,7 @@ from roads import Road, digest, mistake
 
 import jaxlm
 from jaxlm.cli import main
+from jaxlm.config import Phase
 from jaxlm.evaluate import evaluate_stream
 from jaxlm.text.corpus import open_corpus
 from jaxlm.types import UserError
@@ -117,12 +118,11 @@ def test_a_sliding_window_scores_each_token_once_with_context(road):
     mine = evaluate_stream(
         model.run,
         model.module,
-        model.params,
         corpus,
+        Phase(until=1, length=length, batch=7, predictions=1),
+        model.params,
         split=1,
-        length=length,
         stride=stride,
-        batch=7,
         limit=windows,
     )
     ends = np.append(corpus.documents[1:, 0], corpus.num_tokens)

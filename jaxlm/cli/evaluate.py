@@ -160,19 +160,15 @@ def _figures(model: "Model", corpus: "Corpus", args: Evaluate) -> dict[str, floa
 
     run, family, phase = model.run, model.family, model.run.all_phases[0]
     length = args.length or phase.length
+    phase = dataclasses.replace(phase, length=length, batch=args.batch)
+    what = run, model.module, corpus, phase
     split = 1 if args.corpus else 0  # held-out documents, or all of --text
-    rows: Any = {"split": split, "batch": args.batch, "limit": args.rows}
+    rows: Any = {"split": split, "limit": args.rows}
     if not family.bidirectional:
-        window = {"length": length, "stride": args.stride or max(1, length // 2)}
-        return evaluate_stream(
-            run, model.module, model.params, corpus, **window, **rows
-        )
+        stride = args.stride or max(1, length // 2)
+        return evaluate_stream(*what, model.params, stride=stride, **rows)
     if args.stride:
         raise UserError(f"--stride is of GPTs, {family.article} reads whole rows")
-    phase = dataclasses.replace(phase, length=length)
     mesh = make_mesh(MeshConfig(data=1))
     with jax.set_mesh(mesh):
-        sharding = batch_sharding(mesh)
-        return open_evaluation(
-            run, model.module, corpus, sharding, phase=phase, **rows
-        )(model.params)
+        return open_evaluation(*what, batch_sharding(mesh), **rows)(model.params)

@@ -5,6 +5,7 @@
 Next: `loop.py` reads the batches and is the same for all sources.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -83,16 +84,9 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         needed = LAYOUTS[objective.layout].documents_needed
         if held_out < needed:
             return f"{held_out} held-out documents, {needed} needed"
-        return open_evaluation(
-            config,
-            module,
-            corpus,
-            sharding,
-            split=1,
-            phase=phase,
-            batch=phase.batch // phase.accumulate,
-            limit=config.eval_rows,
-        )
+        phase = dataclasses.replace(phase, batch=phase.batch // phase.accumulate)
+        options: Any = {"split": 1, "limit": config.eval_rows}
+        return open_evaluation(config, module, corpus, phase, sharding, **options)
 
     return TrainingSource(
         module,
