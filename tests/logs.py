@@ -41,6 +41,5 @@ def lines(workdir: Path) -> list[dict]:
 def opened(
     workdir, *, start=0, last=40, carry=None, stream=None, every=4, **more
 ) -> Log:
-    log = Log(workdir, config(every), stream=stream or io.StringIO(), **more)
-    log.begin(start, last, carry)
-    return log
+    stream = stream or io.StringIO()
+    return Log(workdir, config(every), start, last, carry, stream=stream, **more)

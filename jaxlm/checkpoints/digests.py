@@ -21,7 +21,7 @@ from jaxtyping import Array, Shaped, UInt
 
 from jaxlm.tree import leaves
 
-PIECE = 2**22  # elements of a leaf on the host that are digested at once
+PIECE = 2**20  # elements of a leaf on the host that are digested at once
 # One starting point a lane, any distinct numbers: √2, √3, √5, √7 in base 2³².
 _SEEDS = tuple(map(np.uint32, (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)))
 
@@ -68,12 +68,11 @@ def digest_parts(
         bits = min(part.dtype.itemsize * 8, 32)
         flat = np.ascontiguousarray(part).reshape(-1).view(f"uint{bits}")
         for at in range(0, len(flat), PIECE):
-            piece = flat[at : at + PIECE]
-            count, begin = np.uint32(len(piece)), np.uint32((start + at) % 2**32)
-            if count < PIECE:  # all pieces have one shape, so there is one program
-                piece = np.pad(piece, (0, PIECE - len(piece)))
-            lanes += np.asarray(_piece_lanes(piece, begin, count))
-        start += len(flat)
+            words = flat[at : at + PIECE].astype(np.uint32)
+            index = np.arange(start, start + len(words)).astype(np.uint32)  # mod 2³²
+            mixed = _mix(words ^ _mix(index))
+            lanes += np.array([_mix(mixed + s).sum(dtype=np.uint32) for s in _SEEDS])
+            start += len(words)
     return LeafDigest(dtype, shape, _text(lanes))
 
 
@@ -87,13 +86,8 @@ def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
     return jnp.stack([leaf_lanes(flat[path]) for path in sorted(flat)])
 
 
-def leaf_lanes(
-    leaf: Shaped[Array, "..."], begin: Any = 0, count: Any = None
-) -> UInt[Array, "4"]:
-    """The four sums of a leaf, or of the first `count` elements of one of its pieces.
-
-    It is never reshaped, which could gather it. `begin` is the flat index of a piece.
-    """
+def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
+    """The four sums of a leaf, which is never reshaped: that could gather it."""
     if leaf.dtype == jnp.bool_:
         words = leaf.astype(jnp.uint32)
     else:  # a 64-bit element becomes two words along a new axis
@@ -104,21 +98,15 @@ def leaf_lanes(
         stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
         index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
     # XOR with a mixed index, then mixed again, so that swapped elements are seen.
-    mixed = _mix(words ^ _mix(index + jnp.uint32(begin)))
-    terms = [_mix(mixed + seed) for seed in _SEEDS]
-    if count is not None:
-        terms = [jnp.where(index < count, term, jnp.uint32(0)) for term in terms]
+    mixed = _mix(words ^ _mix(index))
     # One reduction of four operands: four of one take ten times as long on a CPU.
     lanes = jax.lax.reduce(
-        tuple(terms),
-        (np.uint32(0),) * len(terms),
+        tuple(_mix(mixed + seed) for seed in _SEEDS),
+        (np.uint32(0),) * len(_SEEDS),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
         tuple(range(words.ndim)),
     )
     return jnp.stack(lanes)
-
-
-_piece_lanes = jax.jit(leaf_lanes)
 
 
 def _mix(word: Any) -> Any:

@@ -8,6 +8,7 @@ Next: `store.py`, which reads all leaves of a state.
 import gc
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,14 @@ import tensorstore as ts
 from etils import epath
 
 from jaxlm.checkpoints.digests import PIECE, LeafDigest, digest_parts
-from jaxlm.checkpoints.manifest import UnsoundError
+from jaxlm.types import UserError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
 _LARGE = 2**24  # bytes
+
+
+class UnsoundError(UserError):
+    """A checkpoint that does not hold what was saved."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,6 @@ class StoredLeaf:
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values; UnsoundError if they are not what was saved."""
         return np.array(self.verified(), dtype, copy=copy)
 
     def verified(self) -> Any:
@@ -53,12 +57,10 @@ class StoredLeaf:
         is indexed, and never whole in memory. Any other file is read whole.
         """
         local = not str(self.step).startswith("gs://")
-        try:
+        with self._named_errors():
             array = self._open(mapped=local)
             leaf = array if local else array.read().result()
             found = digest_parts(self.digest.dtype, self.shape, _parts(leaf))
-        except Exception as error:
-            raise self._damaged(f"cannot be read: {first_line(error)}") from error
         self.check(found)
         return leaf
 
@@ -67,12 +69,11 @@ class StoredLeaf:
         parts: dict[str, Any] = {}
 
         def part(index: Any) -> Any:
-            name = str(index)
-            if name not in parts:
-                parts[name] = array[index].read().result()
-            return parts[name]
+            if str(index) not in parts:
+                parts[str(index)] = array[index].read().result()
+            return parts[str(index)]
 
-        try:
+        with self._named_errors():
             array = self._open()
             found = jax.make_array_from_callback(self.shape, sharding, part)
             if found.nbytes >= _LARGE:
@@ -81,8 +82,6 @@ class StoredLeaf:
                 found.block_until_ready()
                 parts.clear()
                 gc.collect()
-        except Exception as error:
-            raise self._damaged(f"cannot be read: {first_line(error)}") from error
         return found
 
     def check(self, found: LeafDigest) -> None:
@@ -93,6 +92,13 @@ class StoredLeaf:
 
     def _damaged(self, how: str) -> UnsoundError:
         return UnsoundError(f"{self.step} is damaged: leaf {self.path} {how}")
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise self._damaged(f"cannot be read: {first_line(error)}") from error
 
     def _open(self, *, mapped: bool = False) -> ts.TensorStore:
         path = str(self.step / STATE / self.path)

@@ -8,12 +8,13 @@ steps are deleted here because Orbax deletes them in place: a kill would leave h
 step that looks whole. Next: `train/loop.py`, and `open/` for reading.
 """
 
+import hashlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -26,12 +27,16 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest
-from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, first_line
-from jaxlm.checkpoints.manifest import CheckpointManifest, UnsoundError
+from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, UnsoundError, first_line
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
-_TEMPORARY, _DELETED = ".orbax-checkpoint-tmp", ".deleted"
+FORMAT = 2  # of a run directory; raised when a run cannot go on with other code
+_TEMPORARY, _DELETED, _COMMITTED = (
+    ".orbax-checkpoint-tmp",
+    ".deleted",
+    "commit_success.txt",
+)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -44,7 +49,7 @@ for _logger in ("absl", "asyncio"):
 
 
 class Restored(NamedTuple):
-    """A verified state, and which newer checkpoints were not sound."""
+    """A state, what its checkpoint says, and which newer ones were not sound."""
 
     step: int
     state: Any
@@ -69,7 +74,10 @@ class Checkpoints:
         if keep < 1:
             raise UserError(f"keep = {keep}: at least the newest checkpoint must stay")
         self.directory = epath.Path(workdir) / "checkpoints"
+        # On a local disk a step appears by a rename, on gs:// by a marker file.
+        self._remote = str(workdir).startswith("gs://")
         self._keep, self._keeps = keep, keeps
+        self._first = jax.process_index() == 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
 
@@ -77,25 +85,22 @@ class Checkpoints:
         """Make the directory and remove what killed saves left; returns their names.
 
         Only for the process that holds the lock of the run directory: any other would
-        remove a save that is under way. UserError if it cannot be written.
+        remove a save that is under way.
         """
-        if jax.process_index() != 0:
+        if not self._first:
             return []
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             probe = self.directory / ".writable"
             probe.write_text("")
             probe.unlink()
-            sound = {str(step) for step in self.steps()}
-            orphans = sorted(
-                each.name
-                for each in self.directory.iterdir()
-                if _TEMPORARY in each.name
-                or each.name.endswith(_DELETED)
-                or (each.name.isdigit() and each.name not in sound)
-            )
-            for name in orphans:
-                (self.directory / name).rmtree()
+            sound = [str(step) for step in self.steps()]
+            orphans = []
+            for each in sorted(self.directory.iterdir()):
+                uncommitted = each.name.isdigit() and each.name not in sound
+                if uncommitted or _TEMPORARY in each.name or each.suffix == _DELETED:
+                    each.rmtree()
+                    orphans.append(each.name)
         except OSError as error:
             raise UserError(
                 f"cannot write checkpoints to {self.directory}: {first_line(error)}"
@@ -104,15 +109,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps whose save was completed, ascending."""
-        if not self.directory.exists():
-            return []
-        # On a local disk a step appears by a rename, on gs:// by a marker file.
-        remote = str(self.directory).startswith("gs://")
+        found = self.directory.iterdir() if self.directory.exists() else ()
         return sorted(
             int(each.name)
-            for each in self.directory.iterdir()
+            for each in found
             if each.name.isdigit()
-            and (not remote or (each / "commit_success.txt").exists())
+            and (not self._remote or (each / _COMMITTED).exists())
         )
 
     def save(
@@ -123,20 +125,18 @@ class Checkpoints:
         Waits for the previous save first; UserError if that failed.
         """
         self.wait()
-        digests = digest(state)
+        digests, path = digest(state), self.directory / str(step)
         if step in self.steps():
-            if self.manifest(step).digests == digests:
+            if _manifest(path)[0] == digests:
                 return digests  # the step that this run was restored from
-            path = self.directory / str(step)
             raise UserError(f"{path} holds another state of step {step}")
-        manifest = CheckpointManifest(step, digests, dict(meta)).seal()
         try:
             with _context():
                 response = ocp.save_async(
-                    self.directory / str(step),
+                    path,
                     dict(leaves(state)),  # pyrefly: ignore
                     checkpointable_name=STATE,
-                    custom_metadata=manifest,
+                    custom_metadata=_sealed(step, digests, meta),
                 )
         except Exception as error:
             raise self._failed(step, error) from error
@@ -145,28 +145,24 @@ class Checkpoints:
 
     def _finish(self, step: int, response: Any) -> None:
         """In the background: wait until the step is durable, then delete old ones."""
-        first = jax.process_index() == 0
         try:
             with _without_closed_loops():
                 response.result()
         except Exception as error:
-            if first:
+            if self._first:
                 with suppress(OSError):
                     for orphan in self.directory.glob(f"{step}{_TEMPORARY}*"):
                         orphan.rmtree()  # makes room on a disk that may be full
             raise self._failed(step, error) from error
-        for old in self.steps()[: -self._keep] if first else ():
+        for old in self.steps()[: -self._keep] if self._first else ():
             if not self._keeps(old):
-                self._delete(old)
-
-    def _delete(self, step: int) -> None:
-        """Delete a step; a kill half-way leaves an orphan, never half a step."""
-        path = self.directory / str(step)
-        if str(path).startswith("gs://"):
-            (path / "commit_success.txt").unlink(missing_ok=True)
-        else:
-            path = path.rename(self.directory / f"{step}{_DELETED}")
-        path.rmtree()
+                # A kill half-way leaves an orphan, never half a step.
+                path = self.directory / str(old)
+                if self._remote:
+                    (path / _COMMITTED).unlink(missing_ok=True)
+                else:
+                    path = path.rename(f"{path}{_DELETED}")
+                path.rmtree()
 
     def _failed(self, step: int, error: Exception) -> UserError:
         sound = [each for each in self.steps() if each != step]
@@ -187,28 +183,31 @@ class Checkpoints:
         if saving is not None:
             saving.result()
 
-    def manifest(self, step: int) -> CheckpointManifest:
-        """The manifest of a step; UnsoundError if it is missing or was changed."""
-        path = self.directory / str(step) / "_CHECKPOINT_METADATA"
-        try:
-            sealed = json.loads(path.read_text())["custom_metadata"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
-        return CheckpointManifest.unseal(sealed, step, str(path))
+    def stored(self, step: int | None = None, *, part: str = "") -> Restored | None:
+        """A checkpoint, by default the newest, with a `StoredLeaf` for each leaf.
+
+        For one pass over the leaves: each is verified when it is read. `part` is the
+        prefix of the paths wanted, for example "params/": the state is the tree under
+        it, in nested dicts.
+        """
+        step = max(self.steps(), default=None) if step is None else step
+        if step is None:
+            return None
+        path = self.directory / str(step)
+        digests, meta = _manifest(path)
+        digests = {p: each for p, each in digests.items() if p.startswith(part)}
+        flat = {p[len(part) :]: StoredLeaf(path, p, digests[p]) for p in digests}
+        state = traverse_util.unflatten_dict(flat, sep="/")
+        return Restored(step, state, digests, meta, [])
 
     def restore(
-        self,
-        abstract: Any,
-        *,
-        part: str = "",
-        fallback: bool = False,
+        self, abstract: Any, *, part: str = "", fallback: bool = False
     ) -> Restored | None:
         """The newest checkpoint, verified; None if there is none.
 
         Args:
             abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
-            part: prefix of the paths to read, for example "params/": `abstract` is then
-                the tree under it.
+            part: see `stored`.
             fallback: if the newest is not sound take the one before, and so on; those
                 passed over are renamed to `<step>.unsound`.
 
@@ -216,17 +215,21 @@ class Checkpoints:
             UnsoundError: a leaf cannot be read or has another digest.
             UserError: leaves are missing, unknown or of another shape.
         """
-        older = self.steps()
-        unsound: dict[int, str] = {}
+        older, unsound = self.steps(), {}
         while older and (fallback or not unsound):
             step = older.pop()
             try:
                 restored = self._restore(step, abstract, part)
             except UnsoundError as error:
                 unsound[step] = str(error)
-            else:
-                self._put_aside(unsound)
-                return restored._replace(notes=list(unsound.values()))
+                continue
+            for each in unsound if self._first else ():
+                path = self.directory / str(each)
+                aside = self.directory / f"{each}.unsound"
+                if aside.exists():
+                    aside.rmtree()
+                path.rename(aside)
+            return restored._replace(notes=[*unsound.values()])
         if not unsound:
             return None
         way = "there is no older checkpoint to go back to"
@@ -234,54 +237,26 @@ class Checkpoints:
             way = f"pretrain --fallback goes back to step {older[-1]}"
         raise UnsoundError("; ".join([*unsound.values(), way]))
 
-    def stored(self, part: str = "") -> Restored | None:
-        """The newest checkpoint as nested dicts of `StoredLeaf`; None if there is none.
-
-        For one pass over the leaves: each is verified when it is read.
-        """
-        steps = self.steps()
-        return self._stored(steps[-1], part) if steps else None
-
-    def _stored(self, step: int, part: str) -> Restored:
-        path, manifest = self.directory / str(step), self.manifest(step)
-        digests = {p: d for p, d in manifest.digests.items() if p.startswith(part)}
-        flat = {p.removeprefix(part): StoredLeaf(path, p, digests[p]) for p in digests}
-        state = traverse_util.unflatten_dict(flat, sep="/")
-        return Restored(step, state, digests, manifest.meta, [])
-
     def _restore(self, step: int, abstract: Any, part: str) -> Restored:
-        stored = self._stored(step, part)
-        on_disk = {leaf.path: leaf for leaf in jax.tree.leaves(stored.state)}
-        wanted = {part + path: leaf for path, leaf in leaves(abstract)}
-        problems = differences(wanted, stored.digests)
-        if problems:
-            head = f"{self.directory / str(step)} does not fit this run:"
-            raise UserError("\n".join([head, *problems]))
+        stored, wanted = self.stored(step, part=part), dict(leaves(abstract))
+        assert stored
+        on_disk, path = dict(leaves(stored.state)), self.directory / str(step)
+        if problems := differences(wanted, on_disk):
+            raise UserError("\n".join([f"{path} does not fit this run:", *problems]))
         default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         read, damage = {}, None
         try:
-            for path, leaf in wanted.items():
+            for name, leaf in wanted.items():
                 sharding = getattr(leaf, "sharding", None) or default
-                read[path] = on_disk[path].place(sharding)
+                read[name] = on_disk[name].place(sharding)
         except UnsoundError as error:
             damage = error
         if _on_any_host(damage is not None):
-            other = (
-                f"{self.directory / str(step)} is damaged: another host cannot read it"
-            )
+            other = f"{path} is damaged: another host cannot read it"
             raise damage or UnsoundError(other)
-        digests = digest(read)
-        for path, leaf in on_disk.items():
-            leaf.check(digests[path])
-        state = map_with_path(lambda path, _: read[part + path], abstract)
-        return stored._replace(state=state)
-
-    def _put_aside(self, steps: Iterable[int]) -> None:
-        for step in steps if jax.process_index() == 0 else ():
-            aside = self.directory / f"{step}.unsound"
-            if aside.exists():
-                aside.rmtree()
-            (self.directory / str(step)).rename(aside)
+        for name, found in digest(read).items():
+            on_disk[name].check(found)
+        return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
 
 
 def restore_params(
@@ -294,12 +269,57 @@ def restore_params(
     for directory in (f"{workdir}/best", workdir):
         checkpoints = Checkpoints(directory)
         if stored:
-            found = checkpoints.stored("params/")
+            found = checkpoints.stored(part="params/")
         else:
             found = checkpoints.restore(abstract, part="params/")
         if found:
             return found
     raise UserError(f"{workdir} has no checkpoint yet")
+
+
+def check_format(found: int, path: str) -> None:
+    """Raise a UserError if a run directory or checkpoint is of another format."""
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
+            "jaxlm that made it, or start again"
+        )
+
+
+def _sealed(
+    step: int, digests: Mapping[str, LeafDigest], meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest as JSON, with a hash that shows any later change."""
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "digests": {path: str(each) for path, each in digests.items()},
+        "meta": dict(meta),
+    }
+    return {**content, "sha256": _sha256_of(content)}
+
+
+def _manifest(step: epath.Path) -> tuple[dict[str, LeafDigest], dict[str, Any]]:
+    """The digests and the caller's data of a checkpoint."""
+    path = step / "_CHECKPOINT_METADATA"
+    try:
+        content = dict(json.loads(path.read_text())["custom_metadata"] or {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
+    sha256 = content.pop("sha256", "")
+    if "format" not in content:
+        raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
+    if _sha256_of(content) != sha256:
+        raise UnsoundError(f"{path} was changed after it was written")
+    check_format(content["format"], str(path))
+    if content["step"] != int(step.name):
+        raise UnsoundError(f"{path} is of step {content['step']}, not {step.name}")
+    digests = {p: LeafDigest.parse(each) for p, each in content["digests"].items()}
+    return digests, content["meta"]
+
+
+def _sha256_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _context() -> ocp.Context:

@@ -161,9 +161,8 @@ def sample(
 
 def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
     """(step, figures on the dev file) of a run's best checkpoint, None without one."""
-    checkpoints = Checkpoints(f"{workdir}/best")
-    steps = checkpoints.steps()
-    return (steps[-1], checkpoints.manifest(steps[-1]).meta) if steps else None
+    found = Checkpoints(f"{workdir}/best").stored()
+    return (found.step, found.meta) if found else None
 
 
 def best_seed(directory: str | Path) -> Path:

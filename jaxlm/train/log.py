@@ -1,11 +1,10 @@
 """Metrics of each step, on device, in → metrics.jsonl, TensorBoard and the screen out.
 
-    with Log(workdir, config) as log:
-        log.begin(start, last)
+    with Log(workdir, config, start, last) as log:
         with log.compiling("the step", …): …
         host = log.defer(step, metrics)              this step in, the one before out
         log.evaluation(figures)                      into the line of the newest step
-        meta = {"log": log.carry()}                  to a checkpoint; back by `begin`
+        meta = {"log": log.carry()}                  to a checkpoint, for the next Log
 
 `defer` fetches only the step before the one just dispatched, so the devices never wait
 for the host. A `Mean` is summed from line to line and divided when it is written; other
@@ -15,13 +14,14 @@ steps and the last one get lines as well, which start no new sums. Only process 
 and prints; every process gets the fetched figures.
 """
 
-import io
+import json
 import math
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from etils import epath
 from jaxlm.config import RunConfig
 from jaxlm.devices import total_peak_flops
 from jaxlm.metrics import Figure, Mean, add, figures
-from jaxlm.train.metrics_files import MetricsLines, TensorBoardEvents
 from jaxlm.train.screen import Screen
 
 # Fields of every line, known or not.
@@ -41,56 +40,46 @@ _UNKNOWN = dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan)
 _UNKNOWN |= {"skipped": 0}
 
 
-class Log:
-    """What a run writes while it goes; other streams and clocks are for tests."""
+class Log(AbstractContextManager):
+    """What a run writes while it goes from step `start` to step `last`.
+
+    `carry` is what `carry()` gave for the checkpoint of `start`. Lines of later steps,
+    from a run that was killed, are cut. Other streams and clocks are for tests.
+    """
 
     def __init__(
         self,
         workdir: str | Path,
         config: RunConfig,
+        start: int,
+        last: int,
+        carry: Mapping[str, Any] | None = None,
         *,
-        stream: io.TextIOBase | None = None,
+        stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._config, self._clock = config, clock
-        self._first = jax.process_index() == 0
-        self._screen = Screen(stream if self._first else io.StringIO())
-        remote = self._first and str(workdir).startswith("gs://")
-        self._remote = epath.Path(workdir) if remote else None
-        self._local = Path(tempfile.mkdtemp("jaxlm") if remote else workdir)
-        self._files: list[MetricsLines | TensorBoardEvents] = []
-        self._speed: _Speed | None = None
-        self._pending: tuple[int, Mapping[str, Any]] | None = None
-        self._step = self._last = 0  # newest step with figures; last of this invocation
+        self._step, self._last = start, last  # newest step with figures; last of all
         self._written = -1  # newest step with a line
-        self._sums: dict[str, Mean] = {}
-        self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
-        self.evaluated = False  # whether the line of the first step has an evaluation
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        try:
-            self.close()
-        except Exception:
-            if error is None:
-                raise  # else what ended the run says more than a failure of its log
-
-    def begin(
-        self, start: int, last: int, carry: Mapping[str, Any] | None = None
-    ) -> None:
-        """Open the files of a run that goes on from step `start` to step `last`.
-
-        `carry` is what `carry()` gave for the checkpoint of `start`. Lines of later
-        steps, from a run that was killed, are cut.
-        """
-        self._step, self._last = start, last
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
         sums = (carry or {}).get("sums", {})
         self._sums = {name: Mean(*each) for name, each in sums.items()}
-        self._screen.begin(start, last)
-        if not self._first:
-            return
+        self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
+        self._speed: _Speed | None = None
+        self._files: list[MetricsLines | TensorBoardEvents] = []
+        self._remote: Any = None
+        self.evaluated = False  # whether the line of the first step has an evaluation
+        first = jax.process_index() == 0
+        self._screen = Screen((stream or sys.stdout) if first else None, start, last)
+        self.say = self._screen.say  # a line, above the bar if there is one
+        if first:
+            self._open(workdir, start)
+
+    def _open(self, workdir: str | Path, start: int) -> None:
+        self._local = Path(workdir)
+        if str(workdir).startswith("gs://"):
+            self._remote = epath.Path(workdir)
+            self._local = Path(tempfile.mkdtemp("jaxlm"))
         self._local.mkdir(parents=True, exist_ok=True)
         path = self._local / "metrics.jsonl"
         if self._remote and (self._remote / path.name).exists():
@@ -98,20 +87,19 @@ class Log:
         lines = MetricsLines(path, start)
         self._files.append(lines)
         self._written = lines.newest["step"]
-        self.evaluated = self._written == start and any(
-            name.startswith("eval_") for name in lines.newest
-        )
+        named = any(name.startswith("eval_") for name in lines.newest)
+        self.evaluated = self._written == start and named
         if self._config.log.tensorboard:
+            path = self._local / "tensorboard"
             try:
-                self._files.append(
-                    TensorBoardEvents(self._local / "tensorboard", start)
-                )
+                self._files.append(TensorBoardEvents(path, start))
             except (OSError, ImportError) as error:
                 self.say(f"warning: no TensorBoard events: {error}")
 
-    def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one; process 0 only."""
-        self._screen.say(text)
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        # What ended the run says more than a failure of its log.
+        with suppress(Exception) if error else nullcontext():
+            self.close()
 
     @contextmanager
     def compiling(
@@ -131,7 +119,7 @@ class Log:
         self._screen.below = ""
         self.say(f"compiled {what} in {seconds:.1f} s")
         now = self._clock(), self._step
-        self._speed = _Speed(tokens, flops / peak, self._last, phase=now, line=now)
+        self._speed = _Speed(tokens, flops / peak, compiled=now, line=now)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -170,18 +158,14 @@ class Log:
         if self._pending is None:
             return None
         (self._step, metrics), self._pending = self._pending, None
-        host = jax.device_get(metrics)
-        # Python floats: exact when added one after another, exact as JSON.
-        sums = {
-            name: Mean(float(value.total), float(value.weight))
-            for name, value in host.items()
-            if isinstance(value, Mean)
-        }
-        self._own = {
-            name: value if isinstance(value, str) else np.asarray(value).item()
-            for name, value in host.items()
-            if name not in sums
-        }
+        sums, self._own = {}, {}
+        for name, value in jax.device_get(metrics).items():
+            if isinstance(value, Mean):
+                # Python floats: exact when added one after another, exact as JSON.
+                sums[name] = Mean(float(value.total), float(value.weight))
+            else:
+                text = isinstance(value, str)
+                self._own[name] = value if text else np.asarray(value).item()
         for name, value in sums.items():
             # A step whose gradient was not finite may have no loss to add.
             if math.isfinite(value.total):
@@ -190,9 +174,8 @@ class Log:
             self._write()
             self._sums = {}
             if self._speed:
-                self._speed.line = self._clock(), self._step
-                self._speed.paused = 0.0
-        elif self._screen.stale():
+                self._speed.line, self._speed.paused = (self._clock(), self._step), 0.0
+        else:
             self._screen.show(*self._record())
         return {"step": self._step, **figures(sums), **self._own}
 
@@ -204,19 +187,14 @@ class Log:
     def evaluation(
         self, result: Mapping[str, Any], declared: Sequence[Figure] = ()
     ) -> None:
-        """Figures of an evaluation, as `eval_…` in the line of the newest step.
-
-        `declared` tells their baselines.
-        """
+        """Figures of an evaluation, as `eval_…` in the line of the newest step."""
         self.flush()
         self._write({f"eval_{name}": each for name, each in result.items()})
         self._screen.evaluation(self._step, result, declared)
 
     def upload(self) -> None:
         """Copy the files of a `gs://` run there, whole; nothing for a local one."""
-        if not self._remote:
-            return
-        for path in sorted(self._local.rglob("*")):
+        for path in self._local.rglob("*") if self._remote else ():
             if path.is_file():
                 there = self._remote / str(path.relative_to(self._local))
                 there.parent.mkdir(parents=True, exist_ok=True)
@@ -254,12 +232,13 @@ class Log:
 
     def _record(self) -> tuple[dict[str, Any], float]:
         """A record of the newest figures, and the seconds until the last step."""
-        tokens = mfu = seconds = math.nan
+        rate, mfu, seconds_left = (math.nan,) * 3
         if self._speed:
-            tokens, mfu, seconds = self._speed.now(self._clock(), self._step)
+            now = self._clock()
+            rate, mfu, seconds_left = self._speed.now(now, self._step, self._last)
         sums = {**_UNKNOWN, **figures(self._sums), **self._own}
-        rates = {"tokens_per_second": tokens, "mfu": mfu}
-        return {"step": self._step, **sums, **rates}, seconds
+        rates = {"tokens_per_second": rate, "mfu": mfu}
+        return {"step": self._step, **sums, **rates}, seconds_left
 
 
 @dataclass
@@ -268,18 +247,108 @@ class _Speed:
 
     tokens: float  # of a step
     peak_seconds: float  # of a step, at the peak rate of all devices
-    last: int  # step
-    phase: tuple[float, int]  # when, and after which step, it was compiled
+    compiled: tuple[float, int]  # when, and after which step
     line: tuple[float, int]  # when, and after which step, the newest line was written
     paused: float = 0.0  # seconds since that line that were spent on something else
 
-    def now(self, now: float, step: int) -> tuple[float, float, float]:
+    def now(self, now: float, step: int, last: int) -> tuple[float, float, float]:
         """Tokens a second, MFU, seconds until the last step."""
-        since, first = self.phase
-        seconds, made = now - since, step - first
-        left = (self.last - step) * seconds / made if made else math.nan
+        seconds, made = now - self.compiled[0], step - self.compiled[1]
+        left = (last - step) * seconds / made if made else math.nan
         # One step alone says little: its time may have passed in the line before.
         if step - self.line[1] >= 2:
             seconds, made = now - self.line[0] - self.paused, step - self.line[1]
         rate = made / seconds if seconds > 0 else math.nan
         return rate * self.tokens, rate * self.peak_seconds, left
+
+
+class _MetricsFile:
+    """Takes one record a step, and raises OSError if it cannot write."""
+
+    path: Path
+    _file: Any
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written was reported before
+            self._file.close()
+
+
+class MetricsLines(_MetricsFile):
+    """metrics.jsonl, without what a killed run wrote after its checkpoint at `start`.
+
+    Lines of later steps and torn lines are cut when the file is opened.
+    """
+
+    def __init__(self, path: Path, start: int):
+        self.path = path
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= start]
+        if len(kept) < len(lines):
+            new = path.with_suffix(".new")
+            new.write_bytes(b"".join(kept))
+            new.replace(path)
+        self.newest: dict[str, Any] = json.loads(kept[-1]) if kept else {"step": -1}
+        self._offset = sum(map(len, kept[:-1]))  # of the newest line
+        self._file = open(path, "ab")  # noqa: SIM115 closed by close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a line, or add to the newest line if that is of the same step."""
+        if record["step"] == self.newest["step"]:
+            self._file.truncate(self._offset)
+            record = self.newest | dict(record)
+        else:
+            self._offset = self._file.tell()
+        # JSON has neither NaN nor infinity.
+        self.newest = {
+            name: None if isinstance(each, float) and not math.isfinite(each) else each
+            for name, each in record.items()
+        }
+        self._file.write(json.dumps(self.newest, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+
+class TensorBoardEvents(_MetricsFile):
+    """TensorBoard events, without `SummaryWriter`, whose thread can hang a run.
+
+    It queues ten events and dies silently on a full disk; the eleventh blocks forever.
+    """
+
+    def __init__(self, path: Path, start: int):
+        # tensorboardX imports torch if it is installed, which takes seconds.
+        hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+        sys.modules.update(hidden)
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
+        finally:
+            for name in hidden:
+                del sys.modules[name]
+
+        proto: Any = event_pb2  # its classes exist at run time only
+        self.path, self._event = path, proto.Event
+        path.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(path / "events"))
+        # Tells TensorBoard to forget what an earlier invocation wrote after `start`.
+        self._add(step=start + 1, session_log={"status": "START"})
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write all numbers of a record, `eval_…` as a group of charts of its own."""
+        values = []
+        for name, value in record.items():
+            if name != "step" and not isinstance(value, str):
+                ours = not name.startswith("eval_")
+                tag = f"train/{name}" if ours else name.replace("_", "/", 1)
+                values.append({"tag": tag, "simple_value": float(value)})
+        self._add(step=record["step"], summary={"value": values})
+
+    def _add(self, **event: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **event))
+        self._file.flush()
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line; infinite if the line is torn."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

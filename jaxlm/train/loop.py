@@ -5,7 +5,11 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +19,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from jaxlm.checkpoints import Checkpoints, Restored
-from jaxlm.checkpoints.digests import state_sha256
+from jaxlm.checkpoints import Checkpoints, Restored, state_sha256
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.rows import ahead
 from jaxlm.sharding import (
@@ -27,10 +30,8 @@ from jaxlm.sharding import (
     make_mesh,
     to_devices,
 )
-from jaxlm.train.best_checkpoint import BestCheckpoint
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
-from jaxlm.train.signals import stop_signals
 from jaxlm.train.source import EvaluateFn, TrainingSource
 from jaxlm.train.state import (
     Pretrained,
@@ -63,8 +64,8 @@ class Run(NamedTuple):
     schedule: Schedule
     abstract: TrainState  # shapes with shardings
     sharding: NamedSharding  # of a batch
+    workdir: str | Path
     checkpoints: Checkpoints
-    log: Log
 
 
 def train(
@@ -72,8 +73,8 @@ def train(
     source: TrainingSource,
     workdir: str | Path,
     *,
-    fallback: bool = False,
     initial: Callable[[str], Pretrained],
+    fallback: bool = False,
 ) -> Outcome:
     """Train to `config.steps` or `config.stop`.
 
@@ -87,52 +88,50 @@ def train(
 
     Args:
         workdir: run directory, locked and checked by the caller (`workdir.py`).
-        fallback: take an earlier checkpoint if the newest one is damaged.
         initial: reads the parameters of `config.init`; see `open/directory.py`.
-
-    Raises:
-        UserError: config, data, mesh and checkpoint do not fit each other, or
-            gradients were not finite `MAX_SKIPPED` times in a row.
+        fallback: take an earlier checkpoint if the newest one is damaged.
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
-    module, zero_carry = source.module, source.zero_carry
     optimizer, schedule = make_optimizer(
-        config.optim, config.steps, abstract_params(module), source.lr_scales
+        config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
     checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps)
-    with jax.set_mesh(mesh), stop_signals() as interrupted, Log(workdir, config) as log:
+    last = min(config.stop or config.steps, config.steps)
+    with jax.set_mesh(mesh), stop_signals() as interrupted:
         make, abstract = abstract_state(
-            module, optimizer, mesh, seed=config.seed, zero_carry=zero_carry
+            source.module,
+            optimizer,
+            mesh,
+            seed=config.seed,
+            zero_carry=source.zero_carry,
         )
         sharding = batch_sharding(mesh)
-        run = Run(
-            config, source, optimizer, schedule, abstract, sharding, checkpoints, log
-        )
+        rest = optimizer, schedule, abstract, sharding, workdir, checkpoints
+        run = Run(config, source, *rest)
         first = _first_state(run, make, initial, fallback)
-        return _loop(run, first, workdir, interrupted)
+        carry = first.meta.get("log")
+        with Log(workdir, config, first.step, last, carry) as log:
+            return _loop(run, log, first, last, interrupted)
 
 
 def _loop(
     run: Run,
+    log: Log,
     first: Restored,
-    workdir: str | Path,
+    last: int,
     interrupted: Callable[[int], bool],
 ) -> Outcome:
     """Save, evaluate, step, log: from the first state to the last step."""
-    config, source, log, checkpoints = run.config, run.source, run.log, run.checkpoints
-    last = min(config.stop or config.steps, config.steps)
+    config, source, checkpoints = run.config, run.source, run.checkpoints
     state, start, digests, figures = first.state, first.step, first.digests, {}
-    log.begin(start, last, first.meta.get("log"))
     for note in first.notes:
         log.say(note)
     if start >= last:
         log.say(f"nothing left to train: the run is already at step {start}")
-    evaluate, best = _evaluation(run), None
-    if evaluate and source.best:
-        patience = int(source.patience * config.eval_every)  # in steps
-        best = BestCheckpoint(workdir, source.best, patience=patience)
-    feed = _feed(run, start, last)
+    evaluate = _evaluation(run, log)
+    best = _Best(run) if evaluate and source.best else None
+    feed = _feed(run, log, start, last)
     # The run was killed between this checkpoint and its evaluation.
     missing = start > 0 and not _on_all_hosts(log.evaluated)
 
@@ -144,12 +143,13 @@ def _loop(
             with log.pause():
                 digests = checkpoints.save(step, state, {"log": log.carry()})
                 log.upload()
-        if evaluate and (step > start or missing) and _due(config, step, last):
+        due = config.eval_every and step % config.eval_every == 0
+        if evaluate and (step > start or missing) and (due or step == last):
             with log.pause():
                 figures = evaluate(state.params)
                 # An evaluation that only --stop asks for must not choose: without
                 # --stop it would not take place.
-                if best and _due(config, step, config.steps):
+                if best and (due or step == config.steps):
                     best.offer(step, state.params, figures)
             log.evaluation(figures, source.figures)
         if stop:
@@ -159,7 +159,12 @@ def _loop(
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
         host = log.defer(step + 1, metrics)
-        _check_finite(host)
+        if host and host["skipped_in_row"] >= MAX_SKIPPED:
+            raise UserError(
+                f"gradients were not finite for {MAX_SKIPPED} steps in a row up "
+                f"to step {host['step']}: lower --optim.peak or raise --optim.warmup; "
+                "the last checkpoint is sound"
+            )
         checkpoints.check()
     checkpoints.wait()
     if impatient and best:
@@ -182,16 +187,39 @@ def _first_state(
         return restored._replace(notes=notes)
     state = make()
     if run.config.init:
-        random, new = state.params, run.source.new
-        params, more = merge(initial(run.config.init), run.abstract.params, random, new)
+        pretrained, new = initial(run.config.init), run.source.new
+        params, more = merge(pretrained, run.abstract.params, state.params, new)
         state = state._replace(params=params)
         notes += more
     return Restored(0, state, {}, {}, notes)
 
 
-def _due(config: RunConfig, step: int, last: int) -> bool:
-    """Whether a run that ends at `last` evaluates at a step."""
-    return step == last or step % config.eval_every == 0
+class _Best:
+    """The parameters that did best on the dev file, kept in WORKDIR/best.
+
+    A resumed run repeats its steps and evaluations bit for bit, so a stored best is
+    never from the run's future. Of equal figures the first stays.
+    """
+
+    def __init__(self, run: Run):
+        self._figure = run.source.best
+        self._patience = int(run.source.patience * run.config.eval_every)  # steps
+        self._checkpoints = Checkpoints(f"{run.workdir}/best", keep=1)
+        self._checkpoints.open()
+        self._highest, self.step = -math.inf, None
+        if found := self._checkpoints.stored():
+            self._highest, self.step = found.meta[self._figure], found.step
+
+    def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
+        """Keep the parameters of a step if they are the best so far, durably."""
+        value = figures[self._figure]
+        if math.isfinite(value) and value > self._highest:
+            self._highest, self.step = value, step
+            self._checkpoints.save(step, {"params": params}, dict(figures))
+            self._checkpoints.wait()
+
+    def out_of_patience(self, step: int) -> bool:
+        return self.step is not None and 0 < self._patience <= step - self.step
 
 
 def _on_all_hosts(flag: bool) -> bool:
@@ -201,31 +229,22 @@ def _on_all_hosts(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
 
 
-def _check_finite(figures: dict[str, Any] | None) -> None:
-    if figures and figures["skipped_in_row"] >= MAX_SKIPPED:
-        raise UserError(
-            f"gradients were not finite for {MAX_SKIPPED} steps in a row up to step "
-            f"{figures['step']}: lower --optim.peak or raise --optim.warmup; the last "
-            "checkpoint is sound"
-        )
-
-
-def _feed(run: Run, start: int, last: int) -> Iterator[tuple[Callable[..., Any], Any]]:
+def _feed(
+    run: Run, log: Log, start: int, last: int
+) -> Iterator[tuple[Callable[..., Any], Any]]:
     """(compiled train step, batch) for every step from `start` to `last`."""
     begin = 0
     for i, phase in enumerate(run.config.all_phases):
         first, until = max(start, begin) - begin, min(last, phase.until) - begin
         if first < until:
-            yield from _feed_phase(run, phase, f"train.{i}", first, until)
+            yield from _feed_phase(run, log, phase, f"train.{i}", range(first, until))
         begin = phase.until
 
 
 def _feed_phase(
-    run: Run, phase: Phase, stream: str, first: int, until: int
+    run: Run, log: Log, phase: Phase, stream: str, steps: range
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
-    config = run.config
     opened = run.source.open_stream(phase, stream)
-    objective = opened.objective
     parts = phase.accumulate * batch_parts(run.sharding.mesh)
     held = functools.cache(functools.partial(local_rows, run.sharding))
 
@@ -235,39 +254,37 @@ def _feed_phase(
         count = -(-count // parts) * parts
         return count, opened.read(step, held(count))
 
-    batches = ahead(read, start=first, stop=until, threads=config.data.threads)
-    transform = jax.jit(objective.transform, out_shardings=run.sharding)
+    threads = run.config.data.threads
+    batches = ahead(read, start=steps.start, stop=steps.stop, threads=threads)
+    transform = jax.jit(opened.objective.transform, out_shardings=run.sharding)
     train_step = make_train_step(
-        objective,
+        opened.objective,
         run.optimizer,
         run.schedule,
         accumulate=phase.accumulate,
-        seed=config.seed,
+        seed=run.config.seed,
         dropout=opened.dropout,
     )
     # Pinned: XLA may choose other shardings for what the next step takes.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
     compiled: dict[Any, Callable[..., Any]] = {}
     for count, rows in batches:
         shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
         batch = transform(to_devices(rows, held(count), run.sharding, count))
         if shapes not in compiled:
             what = f"the step for {count} × {opened.length(rows)} tokens"
-            tokens, flops = opened.tokens, opened.flops
-            with run.log.compiling(what, tokens=tokens, flops=flops):
-                jitted = jax.jit(
-                    train_step, donate_argnums=0, out_shardings=(shardings, None)
-                )
+            with log.compiling(what, tokens=opened.tokens, flops=opened.flops):
                 compiled[shapes] = jitted.lower(run.abstract, batch).compile()
         yield compiled[shapes], batch
 
 
-def _evaluation(run: Run) -> EvaluateFn | None:
+def _evaluation(run: Run, log: Log) -> EvaluateFn | None:
     if not run.config.eval_every:
         return None
     found = run.source.evaluation(run.sharding)
     if isinstance(found, str):
-        run.log.say(f"no evaluation: {found}")
+        log.say(f"no evaluation: {found}")
         return None
     return found
 
@@ -282,3 +299,34 @@ def _sha256_of(batch: Any) -> str:
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Step → whether SIGTERM or Ctrl-C has asked to stop there; a second ends at once.
+
+    With several hosts all stop after the same step, wherever the signal arrived: jax's
+    own handler of SIGTERM tells the others. It stays, and Ctrl-C is passed on to it.
+    """
+    asked, several = False, jax.process_count() > 1
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        if several:
+            signal.raise_signal(signal.SIGTERM)
+
+    def interrupted(step: int) -> bool:
+        if several:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return asked
+
+    caught = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, note) for number in caught}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,7 +6,6 @@ The bar shows the newest figures only, since `metrics.jsonl` has all of them. Wi
 terminal each line of that file is printed.
 """
 
-import io
 import math
 import re
 import sys
@@ -19,20 +18,18 @@ from jaxlm.metrics import Figure
 
 
 class Screen:
-    """Standard output or another stream; `below` is the line under the bar."""
+    """The figures of a run on a stream, if there is one; `below` is under the bar."""
 
-    def __init__(self, stream: io.TextIOBase | None = None):
-        self._stream: Any = stream or sys.stdout
+    def __init__(self, stream: Any, start: int, last: int):
+        self._stream, self._last = stream, last
         self._live: Any = None
-        self._bar: Any = None
-        self._shown, self._last = -math.inf, 0
+        self._shown = -math.inf
         self.below = "starting"
+        if stream and stream.isatty() and start < last:
+            self._go_live(start)
 
-    def begin(self, start: int, last: int) -> None:
-        """Set up the bar, if the stream is a terminal that can move its cursor."""
-        self._last = last
-        if start >= last or not self._stream.isatty():
-            return
+    def _go_live(self, start: int) -> None:
+        """Set up the bar, if the terminal can move its cursor."""
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -49,7 +46,7 @@ class Screen:
             console=console,
             expand=True,
         )
-        self._task = self._bar.add_task("", total=last, completed=start, right="")
+        self._task = self._bar.add_task("", total=self._last, completed=start, right="")
 
         def lines() -> Group:
             return Group(self._bar, Text(self.below, no_wrap=True, overflow="ellipsis"))
@@ -61,24 +58,25 @@ class Screen:
         """Print a line, above the bar if there is one."""
         if self._live:
             self._live.console.print(text, markup=False, highlight=False)
-        else:
+        elif self._stream:
             print(text, file=self._stream, flush=True)
-
-    def stale(self) -> bool:
-        """Whether the figures on the bar are older than half a second."""
-        return self._live is not None and time.monotonic() - self._shown > 0.5
 
     def show(
         self, record: Mapping[str, Any], seconds_left: float, *, line: bool = False
     ) -> None:
-        """Put figures on the bar; without one, print them if they are of a `line`."""
+        """Put figures on the bar; without one, print them if they are of a `line`.
+
+        The bar takes those between two lines twice a second only.
+        """
+        if not line and (not self._live or time.monotonic() - self._shown <= 0.5):
+            return
         quality, speed = "  ".join(trained(record)), record["tokens_per_second"]
         right = f"{shown('tokens_per_second', speed)} tokens/s  "
         right += f"MFU {shown('mfu', record['mfu'])}  ETA {clock(seconds_left)}"
         if self._live:
             self._bar.update(self._task, completed=record["step"], right=right)
             self.below, self._shown = quality, time.monotonic()
-        elif line:
+        else:
             self.say(f"step {record['step']}/{self._last}  {quality}  {right}")
 
     def evaluation(
@@ -104,11 +102,10 @@ class Screen:
 def trained(record: Mapping[str, Any]) -> list[str]:
     """Loss and accuracies of training in a line of `metrics.jsonl`, as texts."""
     out = [f"loss {shown('loss', record['loss'])}"]
-    out += [
-        f"{name.removesuffix('_accuracy').replace('_', ' ')} {shown(name, value)}"
-        for name, value in record.items()
-        if name.endswith("_accuracy") and not name.startswith("eval_")
-    ]
+    for name, value in record.items():
+        if name.endswith("_accuracy") and not name.startswith("eval_"):
+            title = name.removesuffix("_accuracy").replace("_", " ")
+            out.append(f"{title} {shown(name, value)}")
     return out + [f"skipped {record['skipped']}"] * bool(record["skipped"])
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from jaxlm.checkpoints.manifest import FORMAT, check_format
+from jaxlm.checkpoints.store import FORMAT, check_format
 from jaxlm.config import FinetuneConfig, RunConfig, difference, from_json, to_json
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError

@@ -113,7 +113,7 @@ def test_it_learns_and_says_what_each_layer_is_worth(run):
     # Which word it is, is told by the word alone.
     assert found[-1]["eval_mix_layer0"] > 0.4
     best = Checkpoints(f"{workdir}/best")
-    meta = best.manifest(best.steps()[-1]).meta
+    meta = best.stored().meta
     assert sum(meta[f"mix_layer{n}"] for n in range(3)) == pytest.approx(1, abs=1e-6)
     assert f"mix layer0 {meta['mix_layer0']:.4g}" in out.split("best step")[1]
 
@@ -121,8 +121,7 @@ def test_it_learns_and_says_what_each_layer_is_worth(run):
 def test_the_bilm_keeps_its_bits_and_has_no_moments(run, model):
     workdir, _, _ = run
     kept = Checkpoints(workdir)
-    manifest = kept.manifest(kept.steps()[-1])
-    moments = [path for path in manifest.digests if path.startswith("opt_state")]
+    moments = [path for path in kept.stored().digests if path.startswith("opt_state")]
     assert any("body/" in path for path in moments)
     assert not any("words/" in path or "/layers/" in path for path in moments)
     from jaxlm.tasks.finetuned import open_finetuned

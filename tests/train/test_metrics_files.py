@@ -8,8 +8,7 @@ import numpy as np
 from logs import config, lines, metrics, opened
 
 from jaxlm.train import log as log_module
-from jaxlm.train.log import Log
-from jaxlm.train.metrics_files import MetricsLines
+from jaxlm.train.log import Log, MetricsLines
 
 
 def test_opening_cuts_later_and_torn_lines_only(tmp_path):
@@ -43,8 +42,7 @@ def events(workdir: Path):
 
 
 def test_tensorboard_gets_what_the_lines_have(tmp_path):
-    log = Log(tmp_path, config(tensorboard=True), stream=io.StringIO())
-    log.begin(3, 40)
+    log = Log(tmp_path, config(tensorboard=True), 3, 40, stream=io.StringIO())
     for step in range(4, 9):
         log.defer(step, metrics(step) | {"batch_sha256": "ab"})
     log.evaluation({"mlm_loss": 2.5})
@@ -64,8 +62,7 @@ def test_tensorboard_gets_what_the_lines_have(tmp_path):
 def test_training_goes_on_without_tensorboard_and_says_so_once(tmp_path):
     (tmp_path / "tensorboard").write_text("a file where a directory should be")
     stream = io.StringIO()
-    with Log(tmp_path, config(tensorboard=True), stream=stream) as log:
-        log.begin(0, 8)
+    with Log(tmp_path, config(tensorboard=True), 0, 8, stream=stream) as log:
         for step in range(1, 9):
             log.defer(step, metrics(step))
     assert len(lines(tmp_path)) == 3

@@ -9,7 +9,7 @@ import sys
 import pytest
 from states import ROOT
 
-from jaxlm.checkpoints.manifest import FORMAT
+from jaxlm.checkpoints.store import FORMAT
 from jaxlm.config import RunConfig
 from jaxlm.train.workdir import claim_workdir, lock, read_config
 from jaxlm.types import UserError

@@ -213,7 +213,7 @@ def ours(arguments: list[str], workdir: Path) -> dict[str, float]:
     from jaxlm.checkpoints import Checkpoints
 
     best = Checkpoints(workdir / "best")
-    figures = best.manifest(best.steps()[-1]).meta
+    figures = best.stored().meta
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     speeds = [json.loads(line)["tokens_per_second"] for line in lines]
     speed = statistics.median(each for each in speeds if each)
