@@ -174,14 +174,9 @@ def _show_run(path: Path, rows: int) -> None:
         _print_arithmetic(config, parameter_shapes(config.model))
         print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
-<<<<<<< HEAD
-        digests = checkpoints.manifest(step).digests
-        print(f"checkpoint {step}  state sha256 {state_sha256(digests)}")
-    figures = FIGURES if task else family_of(config.model).figures(config)
-=======
         if found := checkpoints.stored(step):
             print(f"checkpoint {step}  state sha256 {state_sha256(found.digests)}")
->>>>>>> 4fe0b27 (train, checkpoints: the log opens with the step it starts at; a manifest is JSON and no class; fewer files)
+    figures = FIGURES if task else family_of(config.model).figures(config)
     _print_figures(path / "metrics.jsonl", figures)
     if corpus:
         from jaxlm.cli.show_rows import print_rows
