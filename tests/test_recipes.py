@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlm.config import FinetuneConfig, load_config
+from jaxlm.config import FinetuneConfig, TaskConfig, load_config
 from jaxlm.config.files import recipes
 from jaxlm.families import build, family_of, num_parameters
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.task_layers import Body, Mixing
 from jaxlm.text.corpus import Manifest
 from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.train.optim import make_optimizer
@@ -191,10 +190,11 @@ def test_every_sharding_rule_has_a_parameter_of_some_recipe():
         for name in ROADS
         for path, _ in leaves(abstract_params(build(load_config(name).model)))
     ]
-    task = TaskModel(load_config("bert_base").model, 2, "pooler")
+    task = TaskModel(load_config("bert_base").model, TaskConfig(), 2, "pooler")
     paths += [path for path, _ in leaves(abstract_params(task))]
     elmo = load_config("elmo_tiny").model
-    task = TaskModel(elmo, 2, "attention", mixing=Mixing(output=True), body=Body(4, 2))
+    fields = TaskConfig(mix="both", body="bilstm", depth=2, pooling="attention")
+    task = TaskModel(elmo, fields, 2, "attention")
     paths += [path for path, _ in leaves(abstract_params(task))]
     unused = [r for r, _ in RULES if not any(re.fullmatch(r, path) for path in paths)]
     assert not unused

@@ -40,8 +40,8 @@ def run_finetune(argv: list[str]) -> int:
     init = _init_of(*vars(first.parse_known_args(words)[0]).values())
     start_jax()
     from jaxlm.open import model_of
+    from jaxlm.tasks.data_files import find_data_files
     from jaxlm.tasks.finetune import open_run
-    from jaxlm.tasks.read.data_files import find_data_files
 
     model, tokenizer = model_of(init)
     length = min(recipe.length, model.max_length)

@@ -120,6 +120,13 @@ class TaskConfig:
                 f"it has {', '.join(_METRICS[self.kind])}",
             ),
             (
+                self.kind == "class"
+                and self.metric == "f1"
+                and len(self.labels) not in (0, 2),
+                f"task.metric = f1 needs two classes, the task has {len(self.labels)}: "
+                "pass --task.metric macro_f1 or accuracy",
+            ),
+            (
                 self.both_orders
                 and not (self.pair and self.kind in ("class", "number")),
                 "task.both_orders is of two texts that get a class or number",

@@ -9,41 +9,29 @@
 
 A packed example attends to itself alone and counts positions from 0, so its loss is
 that of a row of its own. Batches of similar lengths would save as much as packing, but
-a model learns less from them. All batches are a pure function of (seed, phase, step),
-and all their shapes occur in the first pass. Next: `model.py`.
+a model learns less from them. All batches are a pure function of (seed, phase, step).
+Next: `model.py`.
 """
 
-from __future__ import annotations
-
-import collections
-import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Shaped
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
 from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.families import family_of
 from jaxlm.keys import hashes, permuted
 from jaxlm.objectives.objective import Objective
 from jaxlm.tasks.model import PACKED, TaskModel
-from jaxlm.tasks.rows import NONE, TaskRows
+from jaxlm.tasks.task import NONE, TaskRows
 from jaxlm.train.source import BatchStream
 from jaxlm.types import UserError
 
-if TYPE_CHECKING:
-    from jaxlm.types import AnyArray
-
+AnyArray = Array | np.ndarray  # of the host before a step, of the devices in it
 _MULTIPLE = 8  # packed widths are multiples
-_WIDEST = 3  # longest examples in a packed row
-_SAMPLE = 2**13  # examples that a width is chosen by
-# Steps that take as long as compiling one more shape. On a CPU it is 10 to 15, but the
-# other seeds find the shape compiled; on an accelerator a step is much shorter.
-_COMPILE_STEPS = collections.defaultdict(lambda: 100.0, cpu=5.0)
-_SCORE_FLOPS = 500  # FLOP that take as long as softmax and dropout of a score, on a CPU
+_SAMPLE = 256  # batches that a width is chosen by
+_SIZES = (0.1, 0.5, 0.9, 1.0)  # quantiles of the rows that packed batches need
 
 
 class TaskBatch(NamedTuple):
@@ -60,27 +48,21 @@ class TaskBatch(NamedTuple):
 
 def padded_batch(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
     """The examples `index`, int64 [B], in rows of `length`; NONE has weight 0."""
-    size = max(1, rows.group)
-    places = (np.maximum(index, 0)[:, None] * size + np.arange(size)).reshape(-1)
-    arrays = _Arrays.empty(rows, len(places), length)
-    for row, i in enumerate(places.tolist()):
-        arrays.put(row, 0, 1, rows, i)
+    size, examples, there = max(1, rows.group), np.maximum(index, 0), index != NONE
+    members = (examples[:, None] * size + np.arange(size)).reshape(-1, 1)
+    batch, _ = _filled(rows, members.tolist(), length)
+    tokens, types, mask = batch[:3]
     if rows.group:
-        arrays = (x.reshape(len(index), size, *x.shape[1:]) for x in arrays)
-    tokens, types, segments = arrays
-    if isinstance(rows.labels, np.ndarray):
-        labels, there = rows.labels[np.maximum(index, 0)], index != NONE
-        if labels.ndim == 2:
-            there, labels = there & (labels[:, 0] != NONE), np.maximum(labels, 0)
-        weights = there.astype(np.float32)
-    else:
-        labels = np.full(types.shape, NONE, np.int32)
-        for row, i in enumerate(index):
-            if i != NONE:
-                labels[row, : len(rows.labels[i])] = rows.labels[i]
-        weights = (labels != NONE).astype(np.float32)
-        labels = np.maximum(labels, 0)
-    return TaskBatch(tokens, types, segments > 0, labels, weights)
+        tokens, types, mask = (
+            x.reshape(len(index), size, *x.shape[1:]) for x in (tokens, types, mask)
+        )
+    if isinstance(rows.labels, list):
+        weights = batch.weights * there[:, None]
+        return TaskBatch(tokens, types, mask, batch.labels, weights)
+    labels = rows.labels[examples]
+    if labels.ndim == 2:
+        there, labels = there & (labels[:, 0] != NONE), np.maximum(labels, 0)
+    return TaskBatch(tokens, types, mask, labels, there.astype(np.float32))
 
 
 def packed_batch(
@@ -93,126 +75,42 @@ def packed_batch(
     span are positions in the row.
     """
     index = index[index != NONE]
-    members = packed_rows([len(rows.tokens[i]) for i in index], width)
-    arrays = _Arrays.empty(rows, len(local), width)
-    tokens, types, segments = arrays
-    weights, by_token = np.zeros(types.shape, np.float32), isinstance(rows.labels, list)
-    one = np.asarray(rows.labels[0])
-    span = not by_token and one.ndim == 1
-    labels = np.zeros((*types.shape, 2) if span else types.shape, one.dtype)
-    for row, number in enumerate(local):
+    packed = packed_rows([len(rows.tokens[i]) for i in index], width)
+    members = [index[packed[n]].tolist() if n < len(packed) else [] for n in local]
+    batch, places = _filled(rows, members, width)
+    if isinstance(rows.labels, list):
+        return batch
+    one, shape, weights = rows.labels[0], batch.mask.shape, batch.weights
+    labels = np.zeros((*shape, *one.shape), one.dtype)
+    for row, start, i in places:
+        span = one.ndim == 1
+        labels[row, start] = rows.labels[i] + (start if span else 0)
+        weights[row, start] = not span or rows.labels[i][0] != NONE
+    return batch._replace(labels=labels)
+
+
+def _filled(
+    rows: TaskRows, members: Sequence[Sequence[int]], length: int
+) -> tuple[TaskBatch, list[tuple[int, int, int]]]:
+    """Rows with these members, one after the other, and labels where tokens have some;
+    (row, where it starts, member) of each."""
+    one, shape, places = rows.tokens[0], (len(members), length), []
+    tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
+    types, segments, labels = (np.zeros(shape, np.int32) for _ in range(3))
+    weights = np.zeros(shape, np.float32)
+    for row, some in enumerate(members):
         start = 0
-        for n, place in enumerate(members[number] if number < len(members) else ()):
-            i = int(index[place])
-            end = arrays.put(row, start, n + 1, rows, i)
-            if by_token:
-                known = rows.labels[i] != NONE
-                labels[row, start:end] = np.where(known, rows.labels[i], 0)
-                weights[row, start:end] = known
-            else:
-                labels[row, start] = rows.labels[i] + (start if span else 0)
-                weights[row, start] = not span or rows.labels[i][0] != NONE
+        for segment, i in enumerate(some, start=1):
+            end = start + len(rows.tokens[i])
+            tokens[row, start:end] = rows.tokens[i]
+            types[row, start + rows.pair_start[i] : end] = 1
+            segments[row, start:end] = segment
+            if isinstance(rows.labels, list):
+                labels[row, start:end] = np.maximum(rows.labels[i], 0)
+                weights[row, start:end] = rows.labels[i] != NONE
+            places.append((row, start, i))
             start = end
-    return TaskBatch(tokens, types, segments > 0, labels, weights, segments)
-
-
-class _Arrays(NamedTuple):
-    """Token rows of a batch while they are filled."""
-
-    tokens: np.ndarray
-    types: np.ndarray
-    segments: np.ndarray  # 0: padding
-
-    @staticmethod
-    def empty(rows: TaskRows, count: int, length: int) -> _Arrays:
-        one, shape = rows.tokens[0], (count, length)
-        tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
-        return _Arrays(tokens, np.zeros(shape, np.int32), np.zeros(shape, np.int32))
-
-    def put(self, row: int, start: int, segment: int, rows: TaskRows, i: int) -> int:
-        """Put row `i` of a file into a row of the batch, and return its end there."""
-        end = start + len(rows.tokens[i])
-        self.tokens[row, start:end] = rows.tokens[i]
-        self.types[row, start + rows.pair_start[i] : end] = 1
-        self.segments[row, start:end] = segment
-        return end
-
-
-class Pass(NamedTuple):
-    """The batches of one pass over a file."""
-
-    index: np.ndarray  # int64 [steps, batch], NONE where there is no example
-    lengths: np.ndarray  # int64 [steps], that rows are padded to
-
-
-def bucket_lengths(
-    lengths: np.ndarray, buckets: Sequence[int], most: int
-) -> np.ndarray:
-    """The length that each example is padded to, the shortest bucket that holds it."""
-    offered = np.array([*(b for b in buckets if b < most), most])
-    if lengths.max(initial=0) > most:
-        raise UserError(f"a row has {lengths.max()} tokens, --length is {most}")
-    return offered[np.searchsorted(offered, lengths)]
-
-
-def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) -> Pass:
-    """Batches of one bucket after the other, the shortest first.
-
-    The rest of a bucket joins the next one, so only the last batch may be short, and
-    the number of batches of each length depends on the lengths alone.
-
-        lengths   16                32
-        batches   [7 9 1 0]         [3 5 8|2]      2 was left of the shorter ones
-
-    Args:
-        padded: of `bucket_lengths`.
-        order: a permutation of the examples; None: as in the file.
-    """
-    order = np.arange(len(padded)) if order is None else order
-    index, lengths = [], []
-    rest = np.zeros(0, np.int64)
-    for length in np.unique(padded):
-        bucket = np.concatenate([rest, order[padded[order] == length]])
-        whole = len(bucket) // batch * batch
-        index.append(bucket[:whole].reshape(-1, batch))
-        lengths += [length] * (whole // batch)
-        rest = bucket[whole:]
-    if len(rest):
-        short = np.full((1, batch), NONE, np.int64)
-        short[0, : len(rest)] = rest
-        index.append(short)
-        lengths.append(padded.max())
-    return Pass(np.concatenate(index), np.array(lengths, np.int64))
-
-
-def shuffled(
-    padded: np.ndarray, batch: int, *, seed: int, stream: str
-) -> Callable[[int], Pass]:
-    """Number of a pass → its batches.
-
-    Examples and batches are permuted by (seed, stream, pass); `stream` names a phase.
-    """
-
-    def permutation(name: str, count: int, number: int) -> np.ndarray:
-        keys = hashes(seed, f"{stream}/{name}", np.full(count, number))
-        return permuted(np.arange(count), count, keys)
-
-    @functools.lru_cache(maxsize=2)
-    def pass_of(number: int) -> Pass:
-        found = one_pass(padded, batch, permutation("order", len(padded), number))
-        order = permutation("batches", len(found.index), number)
-        return Pass(found.index[order], found.lengths[order])
-
-    return pass_of
-
-
-class Packing(NamedTuple):
-    """How the batches of a phase lie in packed rows."""
-
-    width: int  # of all rows
-    examples: Callable[[int], np.ndarray]  # step → int64 [batch], NONE for none
-    rows: Callable[[int], int]  # step → R
-    mean: float  # of R
+    return TaskBatch(tokens, types, segments > 0, labels, weights, segments), places
 
 
 def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -229,81 +127,101 @@ def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
+class Plan(NamedTuple):
+    """The batches of a file, one after the other."""
+
+    index: np.ndarray  # int64 [steps, batch], NONE where there is no example
+    lengths: np.ndarray  # int64 [steps], that rows are padded to
+
+
+def bucket_lengths(
+    lengths: np.ndarray, buckets: Sequence[int], most: int
+) -> np.ndarray:
+    """The length that each example is padded to, the shortest bucket that holds it."""
+    offered = np.array([*(b for b in buckets if b < most), most])
+    if lengths.max(initial=0) > most:
+        raise UserError(f"a row has {lengths.max()} tokens, --length is {most}")
+    return offered[np.searchsorted(offered, lengths)]
+
+
+def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) -> Plan:
+    """Batches of one bucket after the other, the shortest first.
+
+    The rest of a bucket joins the next one, so only the last batch may be short, and
+    the number of batches of each length depends on the lengths alone.
+
+        lengths   16                32
+        batches   [7 9 1 0]         [3 5 8|2]      2 was left of the shorter ones
+
+    `padded` is of `bucket_lengths`, `order` a permutation of the examples.
+    """
+    order = np.arange(len(padded)) if order is None else order
+    order = order[np.argsort(padded[order], kind="stable")]
+    steps = -(-len(order) // batch)
+    index = np.full(steps * batch, NONE, np.int64)
+    index[: len(order)] = order
+    last = np.minimum(np.arange(1, steps + 1) * batch, len(order)) - 1
+    return Plan(index.reshape(steps, batch), padded[order[last]])
+
+
+def shuffled(
+    padded: np.ndarray, batch: int, steps: int, *, seed: int, stream: str
+) -> Plan:
+    """The batches of `steps` steps, pass after pass, each with the same lengths.
+
+    Examples and batches of a pass are permuted by (seed, stream, number of the pass);
+    `stream` names a phase.
+    """
+
+    def permutation(name: str, count: int, number: int) -> np.ndarray:
+        keys = hashes(seed, f"{stream}/{name}", np.full(count, number))
+        return permuted(np.arange(count), count, keys)
+
+    passes, done = [], 0
+    while done < steps:
+        number = len(passes)
+        found = one_pass(padded, batch, permutation("order", len(padded), number))
+        order = permutation("batches", len(found.index), number)[: steps - done]
+        passes.append(Plan(found.index[order], found.lengths[order]))
+        done += len(order)
+    index, lengths = map(np.concatenate, zip(*passes, strict=True))
+    return Plan(index, lengths)
+
+
 def choose_packing(
     lengths: np.ndarray,
-    batch: int,
+    batches: np.ndarray,
     *,
     widest: int,
     cost: Callable[[int], float],
-    seed: int,
-    stream: str,
-    steps: int,
-    compile_steps: float,
-) -> Packing:
-    """The cheapest width of rows, and few numbers of rows that batches are padded to.
+) -> tuple[int, np.ndarray]:
+    """(the cheapest width of rows, the number of rows of each batch).
 
-    A row holds up to three of the longest examples. Batches that need fewer rows are
-    not padded to the largest one, and all sizes occur in the first pass.
+    A row holds one to two of the longest examples. Batches are padded to a few numbers
+    of rows, since each is compiled; the largest comes first, so that a batch which does
+    not fit in memory is the first one.
 
     Args:
+        batches: int64 [steps, batch], the examples of each step.
         widest: most tokens of a row, at least those of the longest example.
         cost: width → cost of a row, in any unit.
-        compile_steps: steps that take as long as compiling one more size.
     """
-    longest = int(lengths.max())
-    pass_of = shuffled(np.full(len(lengths), longest), batch, seed=seed, stream=stream)
-    a_pass = len(pass_of(0).index)
-
-    def examples(step: int) -> np.ndarray:
-        number, at = divmod(step, a_pass)
-        return pass_of(number).index[at]
 
     def rows_needed(width: int, steps: int) -> np.ndarray:
-        batches = (examples(step) for step in range(steps))
-        each = (lengths[index[index != NONE]].tolist() for index in batches)
+        each = (lengths[index[index != NONE]].tolist() for index in batches[:steps])
         return np.array([len(packed_rows(some, width)) for some in each])
 
-    def sample_cost(width: int) -> float:
-        needed = rows_needed(width, min(steps, -(-_SAMPLE // batch)))
-        return few_sizes(needed, compile_steps * len(needed) / steps)[1] * cost(width)
-
-    first = math.ceil(longest / _MULTIPLE) * _MULTIPLE
-    wider = range(first + _MULTIPLE, min(_WIDEST * first, widest) + 1, _MULTIPLE)
-    width = min([min(first, widest), *wider], key=sample_cost)
-    needed = rows_needed(width, steps)
-    rows = _rounded_up(needed, few_sizes(needed, compile_steps)[0])
-    rows[0] = rows.max()
-    rows = _rounded_up(rows, np.unique(rows[:a_pass]))
-    return Packing(width, examples, lambda step: int(rows[step]), float(rows.mean()))
-
-
-def few_sizes(needed: np.ndarray, compile_steps: float) -> tuple[np.ndarray, float]:
-    """Choose the numbers of rows that minimise padding plus compile cost.
-
-    Batches are rounded up to one of them. 3 4 4 4 5 4 9 with 1: 5 and 9.
-
-    Args:
-        needed: int [n], rows that each batch needs.
-        compile_steps: steps that cost as much as one more size.
-
-    Returns:
-        int [k], rising; and the cost of a batch in rows, with its share of compiling.
-    """
-    values, counts = np.unique(needed, return_counts=True)
-    price = compile_steps * needed.mean()
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]  # for the least j values
-    for j, size in enumerate(values, start=1):
-        ways = (
-            (best[i][0] + price + size * counts[i:j].sum(), (*best[i][1], int(size)))
-            for i in range(j)
-        )
-        best.append(min(ways))
-    total, sizes = best[-1]
-    return np.array(sizes), float(total / len(needed))
-
-
-def _rounded_up(needed: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return sizes[np.searchsorted(sizes, needed)]
+    longest = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
+    widths = range(longest, min(2 * longest, widest) + 1, _MULTIPLE)
+    width = min(
+        widths or [widest],
+        key=lambda width: rows_needed(width, _SAMPLE).mean() * cost(width),
+    )
+    needed = rows_needed(width, len(batches))
+    sizes = np.quantile(needed, _SIZES, method="higher")
+    counts = sizes[np.searchsorted(sizes, needed)]
+    counts[0] = sizes[-1]
+    return width, counts
 
 
 def task_stream(
@@ -315,71 +233,41 @@ def task_stream(
     stream: str,
 ) -> BatchStream:
     """The batches of a phase named `stream`, packed where model and task allow it."""
-    dropout = max(config.model.dropout, config.task.dropout) > 0
     lengths = rows.lengths
-    if packs(config, module, rows):
-        width, examples, count, mean = choose_packing(
-            lengths,
-            phase.batch,
-            widest=config.model.max_length,
-            cost=lambda width: _row_cost(config, module, width),
-            seed=config.seed,
-            stream=stream,
-            steps=phase.until,
-            compile_steps=_COMPILE_STEPS[jax.default_backend()],
-        )
-        return BatchStream(
-            objective,
-            lambda step, local: packed_batch(rows, examples(step), width, local),
-            lambda _: width,
-            tokens=mean * width,
-            flops=mean * _row_flops(config, module, width),
-            dropout=dropout,
-            rows=count,
-        )
-    padded = bucket_lengths(lengths, config.task.buckets, phase.length)
-    pass_of = shuffled(padded, phase.batch, seed=config.seed, stream=stream)
-    a_pass = pass_of(0).lengths
-
-    def read(step: int, local: np.ndarray) -> TaskBatch:
-        number, at = divmod(step, len(a_pass))
-        each = pass_of(number)
-        return padded_batch(rows, each.index[at][local], int(each.lengths[at]))
-
-    row_flops = [_row_flops(config, module, int(length)) for length in a_pass]
-    batch_rows = phase.batch * max(1, rows.group)
-    return BatchStream(
-        objective,
-        read,
-        lambda batch: batch.mask.shape[-1],
-        tokens=batch_rows * float(np.mean(a_pass)),
-        flops=batch_rows * float(np.mean(row_flops)),
-        dropout=dropout,
-    )
-
-
-def packs(config: FinetuneConfig, module: TaskModel, rows: TaskRows) -> bool:
-    """Whether several examples may share a row."""
-    return (
+    dropout = max(config.model.dropout, config.task.dropout) > 0
+    order = {"seed": config.seed, "stream": stream}
+    if (
         config.task.pack
         and family_of(config.model).packs
         and module.pooling in PACKED
-        and module.body is None
+        and config.task.body == "none"
         and not rows.group
+    ):
+        alike = np.full(len(lengths), lengths.max())
+        batches = shuffled(alike, phase.batch, phase.until, **order).index
+        width, counts = choose_packing(
+            lengths, batches, widest=config.model.max_length, cost=module.row_flops
+        )
+        return BatchStream(
+            objective,
+            lambda step, local: packed_batch(rows, batches[step], width, local),
+            lambda _: width,
+            tokens=float(counts.mean() * width),
+            flops=float(counts.mean() * module.row_flops(width)),
+            dropout=dropout,
+            rows=lambda step: int(counts[step]),
+        )
+    padded = bucket_lengths(lengths, config.task.buckets, phase.length)
+    plan = shuffled(padded, phase.batch, phase.until, **order)
+    batch_rows = phase.batch * max(1, rows.group)
+    row_flops = [module.row_flops(int(length)) for length in plan.lengths]
+    return BatchStream(
+        objective,
+        lambda step, local: padded_batch(
+            rows, plan.index[step][local], int(plan.lengths[step])
+        ),
+        lambda batch: batch.mask.shape[-1],
+        tokens=float(batch_rows * plan.lengths.mean()),
+        flops=float(batch_rows * np.mean(row_flops)),
+        dropout=dropout,
     )
-
-
-def _row_flops(config: FinetuneConfig, module: TaskModel, length: int) -> int:
-    """FLOP of a row in training: backward costs twice as much as forward."""
-    family, model = family_of(config.model), config.model
-    predictions = length if config.task.lm_weight > 0 else 0
-    encoder = family.forward_flops(model, length, predictions)
-    body = module.body.flops(family.width(model), length) if module.body else 0
-    return encoder * (1 if module.frozen else 3) + 3 * body
-
-
-def _row_cost(config: FinetuneConfig, module: TaskModel, width: int) -> int:
-    """FLOP of a packed row, with what softmax and dropout of its scores cost."""
-    model: Any = config.model
-    scores = width**2 * model.num_heads * model.num_layers
-    return _row_flops(config, module, width) + _SCORE_FLOPS * scores

@@ -17,21 +17,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxlm.config import FinetuneConfig, Phase
-from jaxlm.data.rows import ahead
 from jaxlm.families import family_of
 from jaxlm.sharding import local_rows, replicated, to_devices
 from jaxlm.tasks.batches import bucket_lengths, one_pass, padded_batch, task_stream
-from jaxlm.tasks.kinds.choice import Choice
-from jaxlm.tasks.kinds.classes import Classes, Numbers
-from jaxlm.tasks.kinds.spans import Spans
-from jaxlm.tasks.kinds.tags import Tags
-from jaxlm.tasks.lr_scales import lr_scales_of, select
-from jaxlm.tasks.model import OWN, TaskModel
-from jaxlm.tasks.objective import FIGURES, task_objective
-from jaxlm.tasks.read.data_files import DataFiles
-from jaxlm.tasks.rows import NONE, TaskRows
-from jaxlm.tasks.task import File, Scores, Task
-from jaxlm.tasks.task_layers import Body, Mixing, mix_figures
+from jaxlm.tasks.classes import Choice, Classes, Numbers
+from jaxlm.tasks.data_files import DataFiles
+from jaxlm.tasks.model import OWN, TaskModel, mix_figures
+from jaxlm.tasks.objective import FIGURES, lr_scales_of, select, task_objective
+from jaxlm.tasks.spans import Spans
+from jaxlm.tasks.tags import Tags
+from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.text.sources import TFDS, Digests
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
@@ -107,20 +102,11 @@ def task_of(config: FinetuneConfig, tokenizer: Tokenizer) -> Task:
 
 def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
     """The encoder with the task's layers and head."""
-    fields = config.task
-    mixing = Mixing(fields.layers, fields.normalise, output=fields.mix == "both")
-    body = Body(fields.width, fields.depth)
+    fields, dtype = config.task, jnp.dtype(config.precision)
+    pooling = "none" if task.by_token else fields.pooling
+    join = "choose" if task.compete else "add" if fields.both_orders else ""
     module = TaskModel(
-        config.model,
-        task.outputs,
-        task.pooling,
-        dtype=jnp.dtype(config.precision),
-        remat=config.remat,
-        join=task.join,
-        mixing=None if fields.mix == "none" else mixing,
-        body=None if fields.body == "none" else body,
-        head_std=fields.head_std,
-        dropout=None if fields.dropout < 0 else fields.dropout,
+        config.model, fields, task.outputs, pooling, join, dtype, config.remat
     )
     if not fields.freeze:
         return module
@@ -135,77 +121,71 @@ def open_run(
 ) -> FinetuneRun:
     """A run on the files of a task, each read once.
 
-    Args:
-        config: with the model that is fine-tuned, to which the tokenizer belongs.
-
-    Raises:
-        UserError: a file or the model does not fit the task.
+    `config` has the model that is fine-tuned, to which the tokenizer belongs.
     """
-    config = _with_model(config, tokenizer)
-    digests: Digests = {}
-    if files.train.startswith(TFDS) and KINDS[config.task.kind].by_token:
-        raise UserError(
-            f"{files.train}: task.kind = {config.task.kind} takes a file; classes, "
-            "numbers and choices may also come from a TFDS dataset"
-        )
+    config = _with_model(config, tokenizer, files)
     task = task_of(config, tokenizer)
+    digests: Digests = {}
     examples = task.read(files.train, True, digests)
     labels = task.labels or task.labels_of(examples, files.train)
     fields = dataclasses.replace(config.task, labels=labels)
-    config = dataclasses.replace(config, task=fields)
-    if fields.kind == "class" and fields.metric == "f1" and len(labels) != 2:
-        raise UserError(
-            f"task.metric = f1 needs two classes, {files.train} has {len(labels)}: "
-            "pass --task.metric macro_f1 or accuracy"
-        )
-    task = task_of(config, tokenizer)
+    task = task_of(dataclasses.replace(config, task=fields), tokenizer)
     examples = examples[: fields.limit or None]
     train = File(examples, task.encode(examples, True))
     dev = task.open(files.dev, True, digests) if files.dev else None
     if dev and fields.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
         raise UserError(f"{files.dev}: all its numbers are equal")
-    config = _with_steps(config, len(train.rows.lengths), dev is not None)
-    notes = [
-        f"{name} {path}: {len(file.examples):,} examples in {len(file.rows.tokens):,} "
-        f"rows of up to {file.rows.lengths.max()} tokens"
-        for name, path, file in zip(files._fields, files, (train, dev), strict=True)
-        if file
-    ]
-    notes += [*train.rows.notes, *(dev.rows.notes if dev else ())]
-    data = {**files.provenance(digests), "tokenizer_sha256": tokenizer.sha256}
+    config = _with_steps(task.config, len(train.rows.lengths), dev is not None)
     module = module_of(config, task)
     select(config.task.fresh, abstract_params(module), "fresh")
+    data = {**files.provenance(digests), "tokenizer_sha256": tokenizer.sha256}
+    read = {f"train {files.train}": train} | ({f"dev {files.dev}": dev} if dev else {})
+    notes = [
+        f"{name}: {len(file.examples):,} examples in {len(file.rows.tokens):,} rows of "
+        f"up to {file.rows.lengths.max()} tokens"
+        for name, file in read.items()
+    ]
+    notes += [note for file in read.values() for note in file.rows.notes]
     return FinetuneRun(config, task, module, train, dev, data, notes)
 
 
-def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
-    """The config with the model that the task trains.
-
-    Raises:
-        UserError: the model lacks what the task needs.
-    """
+def _with_model(
+    config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
+) -> FinetuneConfig:
+    """The config with the model that the task trains."""
     model, task, family = config.model, config.task, family_of(config.model)
     by_token = KINDS[task.kind].by_token
     this = f"--init {config.init} is {family.article}"
-    if config.phases:
-        raise UserError("a fine-tuning run has one phase: drop phases")
-    if task.lm_weight and family.bidirectional:
-        raise UserError(
+    poolings = "max, mean or attention" if family.bidirectional else "last"
+    needs_cls = not by_token and task.pooling in ("pooler", "cls")
+    for wrong, message in (
+        (config.phases, "a fine-tuning run has one phase: drop phases"),
+        (
+            by_token and files.train.startswith(TFDS),
+            f"{files.train}: task.kind = {task.kind} takes a file; classes, numbers "
+            "and choices may also come from a TFDS dataset",
+        ),
+        (
+            task.lm_weight and family.bidirectional,
             f"{this}, and task.lm_weight adds the next-token loss of a GPT: pass "
-            "--task.lm_weight 0"
-        )
-    if by_token and not family.bidirectional:
-        raise UserError(
+            "--task.lm_weight 0",
+        ),
+        (
+            by_token and not family.bidirectional,
             f"{this}, whose tokens attend to earlier tokens only: task.kind = "
-            f"{task.kind} needs a BERT"
-        )
-    if task.kind == "spans" and not family.has_cls:
-        raise UserError(f"{this}: task.kind = spans needs a BERT")
-    if not by_token and task.pooling in ("pooler", "cls") and not family.has_cls:
-        poolings = "max, mean or attention" if family.bidirectional else "last"
-        raise UserError(
-            f"{this}, which has no {task.pooling}: pass --task.pooling {poolings}"
-        )
+            f"{task.kind} needs a BERT",
+        ),
+        (
+            task.kind == "spans" and not family.has_cls,
+            f"{this}: task.kind = spans needs a BERT",
+        ),
+        (
+            needs_cls and not family.has_cls,
+            f"{this}, which has no {task.pooling}: pass --task.pooling {poolings}",
+        ),
+    ):
+        if wrong:
+            raise UserError(message)
     # Without a pooler that would not be trained.
     pooler = not by_token and task.pooling == "pooler"
     try:
@@ -213,14 +193,13 @@ def _with_model(config: FinetuneConfig, tokenizer: Tokenizer) -> FinetuneConfig:
     except UserError as error:
         raise UserError(f"--init {config.init} {error}") from None
     count = model.num_layers + 1
-    layers = tuple(n % count for n in task.layers)
-    there = all(-count <= n < count for n in task.layers)
-    if not there or len(set(layers)) < len(layers):
+    layers = {n % count: n for n in task.layers if -count <= n < count}
+    if len(layers) < len(task.layers):
         raise UserError(
             f"task.layers = {' '.join(map(str, task.layers))}: pass different layers "
             f"of --init {config.init}, from 0 (embedding) to {count - 1}"
         )
-    task = dataclasses.replace(task, layers=layers)
+    task = dataclasses.replace(task, layers=tuple(layers))
     return dataclasses.replace(config, model=model, task=task)
 
 
@@ -255,18 +234,12 @@ def scorer(
 
     def scores(params: Any, rows: TaskRows) -> Scores:
         lengths = rows.lengths
-        padded = bucket_lengths(lengths, config.task.buckets, config.length)
-        plan = one_pass(padded, batch)
-        feed = ahead(
-            lambda step: padded_batch(
-                rows, plan.index[step][local], int(plan.lengths[step])
-            ),
-            start=0,
-            stop=len(plan.index),
-            threads=2,
+        plan = one_pass(
+            bucket_lengths(lengths, config.task.buckets, config.length), batch
         )
         out: list[Any] = [None] * len(lengths)
-        for index, each in zip(plan.index, feed, strict=True):
+        for index, length in zip(plan.index, plan.lengths.tolist(), strict=True):
+            each = padded_batch(rows, index[local], length)
             found = np.asarray(apply(params, to_devices(each, local, sharding, batch)))
             for i, score in zip(index, found, strict=True):
                 if i != NONE:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.checkpoints import Checkpoints, restore_params
@@ -19,12 +18,11 @@ from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.families import family_of
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.batches import padded_batch
+from jaxlm.tasks.classes import encode
+from jaxlm.tasks.data_files import Example
 from jaxlm.tasks.finetune import module_of, scorer, task_of
-from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.read.tables import Example
-from jaxlm.tasks.rows import encode
+from jaxlm.tasks.model import TaskModel, mix_figures
 from jaxlm.tasks.task import File, Scores, Task
-from jaxlm.tasks.task_layers import mix_figures
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.screen import shown
 from jaxlm.train.state import abstract_params
@@ -49,6 +47,8 @@ class Finetuned:
 
     def scores(self, file: File, *, batch: int) -> Scores:
         """The scores of the rows of a file."""
+        if batch < 1:
+            raise UserError(f"--batch {batch} must be positive")
         mesh = make_mesh(MeshConfig(data=1))
         with jax.set_mesh(mesh):
             sharding = batch_sharding(mesh)
@@ -59,7 +59,6 @@ class Finetuned:
         self, path: str, *, batch: int = 32
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Figures on a labelled file, and notes on its rows."""
-        _check_batch(batch)
         file = self.task.open(path, True)
         scores = self.scores(file, batch=batch)
         figures = self.task.figures(file, scores)
@@ -72,7 +71,6 @@ class Finetuned:
             raise UserError(f"--out {out}: no directory {Path(out).parent}")
         if Path(out).is_dir():
             raise UserError(f"--out {out} is a directory")
-        _check_batch(batch)
         file = self.task.open(path, False)
         self.write(file, Path(out), batch=batch)
         return len(file.examples)
@@ -85,11 +83,6 @@ class Finetuned:
         beside.replace(out)
 
 
-def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise UserError(f"--batch {batch} must be positive")
-
-
 def open_finetuned(
     directory: str | Path, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
@@ -97,9 +90,6 @@ def open_finetuned(
 
     Args:
         columns: "text", "pair" or "label" → the name of a column in another file.
-
-    Raises:
-        UserError: this is no fine-tuning run, or it has no checkpoint yet.
     """
     workdir = best_seed(directory)
     config = read_config(workdir)
@@ -107,14 +97,14 @@ def open_finetuned(
         raise UserError(
             f"{workdir} is a pretraining run: jaxlm finetune --init it first"
         )
-    tokenizer = load_tokenizer(workdir / "tokenizer")
-    module = module_of(config, task_of(config, tokenizer))
+    task = task_of(config, load_tokenizer(workdir / "tokenizer"))
+    module = module_of(config, task)
     found = restore_params(workdir, abstract_params(module))
     changes = dict(columns or {})
     if "best_f1_threshold" in found.meta:
         changes["null_threshold"] = found.meta["best_f1_threshold"]
     fields = dataclasses.replace(config.task, **changes)
-    task = task_of(dataclasses.replace(config, task=fields), tokenizer)
+    task = dataclasses.replace(task, config=dataclasses.replace(config, task=fields))
     return Finetuned(workdir, task, module, found.state, found.step)
 
 
@@ -144,19 +134,16 @@ def sample(
         rows = task.encode(examples, False)
     else:
         rows = encode(examples, task.frame, config.length)
-    batches, scores = [], []
-    for i, length in enumerate(rows.lengths):
-        batch = padded_batch(rows, np.array([i]), int(length))
-        inputs = map(jnp.asarray, (batch.tokens, batch.token_types, batch.mask))
-        logits = finetuned.module.apply({"params": finetuned.params}, *inputs)
-        scores.append(np.asarray(logits)[0])
+    batches = []
+    for i, length in enumerate(rows.lengths.tolist()):
+        batch = padded_batch(rows, np.array([i]), length)
         named = {"input_ids": batch.tokens, "attention_mask": batch.mask.astype(int)}
         if family.bidirectional:
             named["token_type_ids"] = batch.token_types
         elif fields.kind == "choice":
             named["mc_token_ids"] = batch.mask.sum(-1) - 1
         batches.append({name: each.tolist() for name, each in named.items()})
-    return batches, scores
+    return batches, finetuned.scores(File(examples, rows), batch=1)
 
 
 def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
@@ -166,15 +153,10 @@ def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
 
 
 def best_seed(directory: str | Path) -> Path:
-    """A run directory itself, or among its seeds the best one on the dev file.
-
-    Raises:
-        UserError: no seed was evaluated.
-    """
+    """A run directory itself, or among its seeds the best one on the dev file."""
     here = Path(directory)
-    runs = (path.parent for path in here.glob("seed-*/config.json"))
-    seeds = [run for run in runs if run.name[5:].isdecimal()]
-    seeds.sort(key=lambda run: int(run.name[5:]))
+    seeds = [path.parent for path in here.glob("seed-[0-9]*/config.json")]
+    seeds.sort(key=lambda run: (len(run.name), run.name))
     if (here / "config.json").is_file() or not seeds:
         return here
     config = read_config(seeds[0])

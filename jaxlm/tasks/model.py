@@ -1,65 +1,80 @@
-"""An encoder of any family with a task's head, its parameters under their own names.
+"""An encoder of any family with a task's layers and head.
 
-    embed/…  layers/…  pooler/…      as pretrained
-    mix/…  body/…  mix_out/…         new, if they are asked for: `task_layers.py`
+    embed/…  layers/…  pooler/…      as pretrained, under their own names
+    mix/…  body/…  mix_out/…         new, if they are asked for
     task/kernel [D, Y]  task/bias    new
 
+    hidden states ── mix ──── BiLSTM, BiLSTM … ──┬── pool ── head
+                  └─ mix ────────────────────────┘              with mix = both
+
 Devlin et al. 2018, section 4.1; google-research/bert run_classifier.py `create_model`;
-Radford et al. 2018, section 3.3. If an example is a group of rows, [B, K, L], they are
-encoded as B · K rows and joined again:
+Radford et al. 2018, section 3.3. Mixes are those of Peters et al. 2018, sections 3.2
+and 3.3: features of a frozen language model, at the input of the task's body and also
+at its output. If an example is a group of rows, [B, K, L], they are encoded as B · K
+rows and joined again:
 
     "add"       their vectors are added: [B, D]
     "choose"    one score each: [B, K], the lowest number for an empty row
 """
 
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxlm.config import ModelConfig
+from jaxlm.config import ModelConfig, TaskConfig
 from jaxlm.families import family_of
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.attention import NEG_INF
-from jaxlm.models.layers import Dropout, Dtype, gather, same_segment
-from jaxlm.tasks.task_layers import (
-    AttentionPool,
-    BiLstms,
-    Body,
-    Mixing,
-    max_pool,
-    mean_pool,
-    mixed,
+from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
+from jaxlm.models.layers import (
+    Dropout,
+    Dtype,
+    ScalarMix,
+    gather,
+    same_segment,
+    uniform,
 )
 
 Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
 PACKED = ("pooler", "cls", "mean", "none")  # poolings that read packed rows
 Join = Literal["", "add", "choose"]
+MIXES = ("mix", "mix_out")
 # First names of the parameters that are not the encoder's.
-OWN = ("mix", "body", "mix_out", "attention", "task")
+OWN = (*MIXES, "body", "attention", "task")
 
 
 class TaskModel(nn.Module):
     """Logits of a row, or of each of its tokens with pooling "none"."""
 
     config: ModelConfig  # of the encoder
+    fields: TaskConfig
     outputs: int
     pooling: Pooling
+    join: Join = ""
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
-    join: Join = ""
-    mixing: Mixing | None = None  # None: the last layer is read
-    body: Body | None = None
-    head_std: float = 0.02  # run_classifier.py, for every size
-    dropout: float | None = None  # before body and head; None: as in the encoder
     frozen: bool = False  # the encoder: no dropout and no gradient
 
     def example(self) -> tuple[Any, ...]:
         """A row to initialise on."""
         inputs = family_of(self.config).example(self.config)
         return tuple(x[:, None] for x in inputs) if self.join else inputs
+
+    def row_flops(self, length: int) -> int:
+        """FLOP of a row in training: backward costs twice as much as forward."""
+        family, fields = family_of(self.config), self.fields
+        predictions = length if fields.lm_weight > 0 else 0
+        encoder = family.forward_flops(self.config, length, predictions)
+        body, inputs = 0, family.width(self.config)
+        for _ in range(fields.depth if fields.body == "bilstm" else 0):
+            body += 2 * length * 2 * 4 * fields.width * (inputs + fields.width)
+            inputs = 2 * fields.width
+        return encoder * (1 if self.frozen else 3) + 3 * body
 
     @nn.compact
     def __call__(
@@ -97,10 +112,10 @@ class TaskModel(nn.Module):
         )
         if self.frozen:
             out = jax.lax.stop_gradient(out)
-        rate = self.config.dropout if self.dropout is None else self.dropout
+        rate = self.fields.dropout
+        rate = self.config.dropout if rate < 0 else rate
         rate = 0.0 if deterministic else rate
-        x_BLD = self._vectors(out, mask_BL, rate)
-        x = self._pooled(out, x_BLD, mask_BL, segments)
+        x = self._pooled(out, self._vectors(out, mask_BL, rate), mask_BL, segments)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
@@ -122,13 +137,16 @@ class TaskModel(nn.Module):
         self, out: Encoded, mask_BL: Array, rate: float
     ) -> Float[Array, "B L D"]:
         """A vector for each token: the last layer or a mix of layers, then the body."""
-        x_BLD, mixing = out.hidden[-1], self.mixing
-        if mixing:
-            x_BLD = mixed(mixing, out.hidden, mask_BL, "mix")
-        if self.body:
-            x_BLD = BiLstms(self.body, rate, self.dtype, name="body")(x_BLD, mask_BL)
-        if mixing and mixing.output:
-            beside_BLD = mixed(mixing, out.hidden, mask_BL, "mix_out")
+        x_BLD, fields, hidden = out.hidden[-1], self.fields, out.hidden
+        if fields.layers:
+            hidden = jnp.stack([hidden[n] for n in fields.layers])
+        if fields.mix != "none":
+            x_BLD = ScalarMix(fields.normalise, name="mix")(hidden, mask_BL)
+        if fields.body == "bilstm":
+            body = BiLstms(fields.width, fields.depth, rate, self.dtype, name="body")
+            x_BLD = body(x_BLD, mask_BL)
+        if fields.mix == "both":
+            beside_BLD = ScalarMix(fields.normalise, name="mix_out")(hidden, mask_BL)
             x_BLD = jnp.concatenate([x_BLD, beside_BLD], axis=-1)
         return x_BLD
 
@@ -139,31 +157,20 @@ class TaskModel(nn.Module):
 
         In packed rows an example's vector is at its first token, at least.
         """
-        packed = segments_BL is not None
-        if packed and self.pooling not in PACKED:
+        if self.pooling == "pooler":
+            assert out.pooled is not None
+            return out.pooled
+        if self.pooling == "attention" and segments_BL is None:
+            return AttentionPool(name="attention")(x_BLD, mask_BL)
+        if segments_BL is None:
+            return pool(self.pooling, x_BLD, mask_BL)
+        if self.pooling not in PACKED:
             raise ValueError(f"pooling {self.pooling} reads no packed rows")
-        match self.pooling:
-            case "none":
-                return x_BLD
-            case "pooler":
-                assert out.pooled is not None
-                return out.pooled
-            case "cls":
-                return x_BLD if packed else x_BLD[:, 0]
-            case "mean" if segments_BL is not None:
-                same_BLT = same_segment(segments_BL).astype(jnp.float32)
-                share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
-                x_BLD = x_BLD.astype(jnp.float32)
-                return jnp.matmul(share_BLT, x_BLD, precision="highest")
-            case "mean":
-                return mean_pool(x_BLD, mask_BL)
-            case "max":
-                return max_pool(x_BLD, mask_BL)
-            case "attention":
-                return AttentionPool(name="attention")(x_BLD, mask_BL)
-            case "last":
-                last_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True) - 1, 0)
-                return gather(x_BLD, last_B1)[:, 0]
+        if self.pooling != "mean":
+            return x_BLD
+        same_BLT = same_segment(segments_BL).astype(jnp.float32)
+        share_BLT = same_BLT / same_BLT.sum(-1, keepdims=True)
+        return jnp.matmul(share_BLT, x_BLD.astype(jnp.float32), precision="highest")
 
     def _head(self) -> nn.Dense:
         """A GPT's head has no bias (Radford et al. 2018, equation 3) but in multiple
@@ -174,6 +181,103 @@ class TaskModel(nn.Module):
             self.outputs,
             use_bias=not decoder or self.join == "choose",
             dtype=jnp.float32,
-            kernel_init=normal(self.head_std),
+            kernel_init=normal(self.fields.head_std),
             name="task",
         )
+
+
+def pool(
+    pooling: Pooling, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+) -> Float[Array, "B D"] | Float[Array, "B L D"]:
+    """One vector for each row, where it has no parameters; with "none" its tokens'."""
+    match pooling:
+        case "cls":
+            return x_BLD[:, 0]
+        case "mean":
+            real_BL1 = mask_BL[..., None].astype(jnp.float32)
+            total_BD = (x_BLD.astype(jnp.float32) * real_BL1).sum(1)
+            return total_BD / jnp.maximum(real_BL1.sum(1), 1.0)
+        case "max":
+            x_BLD = x_BLD.astype(jnp.float32)
+            return jnp.where(mask_BL[..., None], x_BLD, NEG_INF).max(1)
+        case "last":
+            last_B1 = jnp.maximum(mask_BL.sum(1, keepdims=True) - 1, 0)
+            return gather(x_BLD, last_B1)[:, 0]
+    return x_BLD
+
+
+class AttentionPool(nn.Module):
+    """Σ softmax(x · kernel) x over a row's tokens, with one learnt query."""
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B D"]:
+        """Float32; the plain mean at initialisation."""
+        x_BLD = x_BLD.astype(jnp.float32)
+        kernel_D = self.param("kernel", nn.initializers.zeros, x_BLD.shape[2:])
+        score_BL = jnp.where(mask_BL, x_BLD @ kernel_D, NEG_INF)
+        return jnp.einsum("bl,bld->bd", jax.nn.softmax(score_BL), x_BLD)
+
+
+class BiLstms(nn.Module):
+    """A stack of BiLSTMs."""
+
+    width: int  # cells of a direction
+    depth: int
+    dropout: float  # of the inputs of each layer
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B L O"]:
+        """Both directions side by side; 0 at padding."""
+        for n in range(self.depth):
+            x_BLD = Dropout(self.dropout)(x_BLD)
+            x_BLD = BiLstm(self.width, self.dtype, name=f"layer_{n}")(x_BLD, mask_BL)
+        return x_BLD
+
+
+class BiLstm(nn.Module):
+    """torch's bidirectional LSTM, but the forget gate's bias starts at 1."""
+
+    width: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
+    ) -> Float[Array, "B L O"]:
+        """Both directions side by side; 0 at padding."""
+        inputs, width = x_BLD.shape[2] + self.width, self.width
+        init = uniform(1 / math.sqrt(width))
+        weights = Weights(
+            self.param("kernel", init, (2, inputs, 4, width)),
+            self.param("bias", nn.initializers.zeros, (2, 4, width)),
+            None,
+        )
+        lengths_B = mask_BL.sum(axis=1)
+        zeros = jnp.zeros((2, len(x_BLD), width))
+        y_2BLF, _ = lstm(
+            flip_backward(jnp.stack([x_BLD, x_BLD]), lengths_B),
+            weights,
+            Carry(zeros, zeros),
+            jnp.stack([lengths_B, lengths_B]),
+            dtype=self.dtype,
+        )
+        return jnp.concatenate(list(flip_backward(y_2BLF, lengths_B)), axis=-1)
+
+
+def mix_figures(params: dict, layers: tuple[int, ...]) -> dict[str, float]:
+    """The weight of each mixed layer in each mix, and γ; no `layers`: all are mixed."""
+    out: dict[str, float] = {}
+    for name in MIXES:
+        if name not in params:
+            continue
+        weights = np.asarray(params[name]["weights"], np.float64)
+        weights = np.exp(weights - np.logaddexp.reduce(weights))
+        for n, weight in zip(layers or range(len(weights)), weights, strict=True):
+            out[f"{name}_layer{n}"] = float(weight)
+        out[f"{name}_gamma"] = float(params[name]["scale"])
+    return out

@@ -8,26 +8,42 @@ loss = task loss + λ · language-modelling loss of the same rows (GPT-1) + mix 
 
 In the language-modelling loss each row counts once however long it is, and so does each
 row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm train.py
-`model`, lm_losses).
+`model`, lm_losses). Parameters have factors on the learning rate:
+
+    head, pooler    1
+    layer n of N    d^(N - n)      n from 0: the last layer d, the first one d^N
+    embedding       d^(N + 1)
+    frozen          0              no gradient, no decay
+
+as in Clark et al. 2020 (ELECTRA), appendix B.
 """
 
+import difflib
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from jaxlm.config import TaskConfig
 from jaxlm.metrics import Figure, Mean, Sums
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
+from jaxlm.models.layers import mix_penalty
 from jaxlm.objectives.objective import Objective, stateless
+from jaxlm.sharding import stacked
 from jaxlm.tasks.batches import TaskBatch
-from jaxlm.tasks.lr_scales import stop_frozen
+from jaxlm.tasks.model import MIXES
 from jaxlm.tasks.task import Task
-from jaxlm.tasks.task_layers import penalty_of
+from jaxlm.tree import leaves, map_with_path
+from jaxlm.types import UserError
 
-# Baselines in an evaluation; each task computes its own figures.
+# Baselines in an evaluation; each task computes its own figures. Its loss is named
+# `task_loss` there too, because λ and the penalty are added in training alone.
 FIGURES = (Figure(name="accuracy", baseline="majority_accuracy"),)
+_EMBEDDING = re.compile(r"(.*/)?(embed|words)/.*")
 
 
 def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
@@ -55,19 +71,27 @@ def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
         )
         sums = task.sums(logits, batch)
         if lm_weight:
-            sums |= _lm_sums(out, batch, module.config)
+            tokens: Any = batch.tokens
+            total, weight, correct = head_cross_entropy(
+                out.last,
+                out.table,
+                jnp.roll(tokens.reshape(-1, tokens.shape[-1]), -1, axis=1),
+                next_token_weights(batch),
+                classes=head_rows(module.config),
+            )
+            sums["lm_loss"], sums["lm_accuracy"] = (
+                Mean(each, weight) for each in (total, correct)
+            )
         if penalty:
             # Each micro-batch adds its share, as of the task's loss.
             weight = batch.weights.sum()
-            sums["mix_loss"] = Mean(penalty_of(params, penalty) * weight, weight)
+            mixes = [params[name] for name in MIXES if name in params]
+            total = jnp.stack([mix_penalty(mix, penalty) for mix in mixes]).sum()
+            sums["mix_loss"] = Mean(total * weight, weight)
         return sums
 
-    figures = (
-        *FIGURES,
-        Figure(name="task"),
-        Figure(name="lm", scale=lm_weight),
-        Figure(name="mix"),
-    )
+    losses = Figure(name="task"), Figure(name="lm", scale=lm_weight), Figure(name="mix")
+    figures = (*FIGURES, *losses)
     return Objective("blocks", lambda rows: rows, weights, stateless(loss), figures)
 
 
@@ -82,15 +106,52 @@ def next_token_weights(batch: TaskBatch) -> Float[Array, "R L"]:
     return jnp.pad(each * rows[:, None], ((0, 0), (0, 1)))
 
 
-def _lm_sums(out: Any, batch: TaskBatch, config: Any) -> Sums:
-    """Loss and accuracy of the next token, given the `Encoded` of a decoder."""
-    tokens: Any = batch.tokens
-    tokens_RL = tokens.reshape(-1, tokens.shape[-1])
-    total, weight, correct = head_cross_entropy(
-        out.last,
-        out.table,
-        jnp.roll(tokens_RL, -1, axis=1),
-        next_token_weights(batch),
-        classes=head_rows(config),
+def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
+    """A factor for each leaf, an array [N, 1, …] for stacked layers; None: all are 1.
+
+    `num_layers` is the encoder's N; `params` are arrays or shapes.
+    """
+    if task.layer_decay == 1 and not task.freeze:
+        return None
+    frozen = select(task.freeze, params, "freeze")
+
+    def scale(path: str, leaf: Any, layers: bool) -> Any:
+        if path in frozen:
+            return 0.0
+        if _EMBEDDING.fullmatch(path):
+            return task.layer_decay ** (num_layers + 1)
+        if layers:
+            each = task.layer_decay ** np.arange(leaf.shape[0], 0, -1)
+            return each.astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
+        return 1.0
+
+    return map_with_path(scale, params, stacked(params))
+
+
+def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
+    """The paths that a regular expression of `--task.FIELD` matches whole."""
+    paths = [path for path, _ in leaves(params)]
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            matched = {path for path in paths if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise UserError(f"--task.{field} {pattern!r}: {error}") from None
+        if not matched:
+            near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
+            raise UserError(
+                f"--task.{field} {pattern!r} matches no parameter; one is {near[0]}"
+            )
+        found |= matched
+    return found
+
+
+def stop_frozen(params: Any, lr_scales: Any) -> Any:
+    """The parameters, without gradients of the frozen ones."""
+    if lr_scales is None:
+        return params
+    return jax.tree.map(
+        lambda leaf, scale: leaf if np.any(scale) else jax.lax.stop_gradient(leaf),
+        params,
+        lr_scales,
     )
-    return {"lm_loss": Mean(total, weight), "lm_accuracy": Mean(correct, weight)}

@@ -1,10 +1,12 @@
-"""What differs between tasks; the kinds are in `kinds/`.
+"""What differs between tasks; the kinds are in `classes.py`, `tags.py` and `spans.py`.
 
-task.read(path)   → examples    with the file and line of each
-task.encode       → rows        tokens, and labels as numbers
-task.sums         → loss        of a micro-batch, as sums and counts
-task.figures      → quality     of the scores of all rows, on the host
-task.output       → answers     in the form of the task's own files
+    task.read(path)   → examples    with the file and line of each
+    task.encode       → rows        tokens, and labels as numbers
+    task.sums         → loss        of a micro-batch, as sums and counts
+    task.figures      → quality     of the scores of all rows, on the host
+    task.output       → answers     in the form of the task's own files
+
+Next: `batches.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,17 +14,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from jaxlm.config import FinetuneConfig
 from jaxlm.families import family_of
-from jaxlm.families.family import Frame
+from jaxlm.families.family import Frame, Tokens
 from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean, Sums
-from jaxlm.tasks.model import Join, Pooling
-from jaxlm.tasks.rows import TaskRows
 from jaxlm.text.sources import Digests
 from jaxlm.text.tokenizers import Tokenizer
 
+NONE = -1  # no example, no label
 Scores = list[Any]  # of each row, float32 numpy arrays: [Y], or of its tokens [l, Y]
+
+
+class TaskRows(NamedTuple):
+    """All rows of a file, of any length, on the host."""
+
+    tokens: list[Tokens]  # of each row, [CLS] and [SEP] included
+    pair_start: np.ndarray  # int32 [n]: where the second text begins, or the row ends
+    pad: int
+    # For each row a class (int32), a number (float32) or two positions (int32 [n, 2]),
+    # or for each of its tokens a class. NONE where there is no label.
+    labels: np.ndarray | list[np.ndarray]
+    notes: tuple[str, ...] = ()  # for people
+    origins: Sequence[Any] = ()  # where each row comes from, as its task needs it
+    group: int = 0  # K rows are an example; 0: one row is, and batches have no axis K
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example; for a group, of its longest row."""
+        each = np.array([len(each) for each in self.tokens], np.int64)
+        return each.reshape(-1, self.group).max(1) if self.group else each
 
 
 class File(NamedTuple):
@@ -40,6 +63,7 @@ class Task(ABC):
     tokenizer: Tokenizer
 
     by_token: ClassVar[bool] = False  # each token has its own scores
+    compete: ClassVar[bool] = False  # the rows of an example
     suffix: ClassVar[str] = "tsv"  # of a file of answers
 
     @property
@@ -58,42 +82,20 @@ class Task(ABC):
         """Y, the width of the head."""
         return len(self.labels)
 
-    @property
-    def pooling(self) -> Pooling:
-        """How a row becomes one vector."""
-        return "none" if self.by_token else self.config.task.pooling
-
-    @property
-    def join(self) -> Join:
-        """How the rows of an example are joined."""
-        return "add" if self.config.task.both_orders else ""
-
     @abstractmethod
     def read(
         self, path: str, labelled: bool, digests: Digests | None = None
     ) -> Sequence[Any]:
-        """The examples of a file, and the file's digest in `digests`.
-
-        Raises:
-            UserError: the file is not of the task's form; with the line.
-        """
+        """The examples of a file, which is read once; its digest goes to `digests`."""
 
     def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
-        """The classes of a training file; () for a task without classes.
-
-        Raises:
-            UserError: the labels do not fit the task.
-        """
+        """The classes of a training file; () for a task without classes."""
         del examples, path
         return ()
 
     @abstractmethod
     def encode(self, examples: Sequence[Any], labelled: bool) -> TaskRows:
-        """Rows of at most `config.length` tokens.
-
-        Raises:
-            UserError: a label is unknown; with the line.
-        """
+        """Rows of at most `config.length` tokens."""
 
     def sums(self, logits: Any, batch: Any) -> Sums:
         """Loss and accuracy of a softmax over classes or alternatives."""
@@ -106,13 +108,9 @@ class Task(ABC):
 
     @abstractmethod
     def output(self, file: File, scores: Scores) -> str:
-        """The text of a file with an answer for each example.
-
-        Raises:
-            UserError: the answers could not be told apart.
-        """
+        """The text of a file with an answer for each example."""
 
     def open(self, path: str, labelled: bool, digests: Digests | None = None) -> File:
-        """Read and encode a file; UserError if it does not fit the task."""
+        """Read and encode a file."""
         examples = self.read(path, labelled, digests)
         return File(examples, self.encode(examples, labelled))

@@ -34,10 +34,10 @@ def fitted(kind, pooling):
         "tiny", vocab_size=60, d_model=16, num_heads=2, d_ff=32, max_length=16, nsp=row
     )
     outputs = {"class": 3, "number": 1, "tokens": 3, "spans": 2}[kind]
-    module = TaskModel(config, outputs, pooling if row else "none")
     task = TaskConfig(
         kind=kind, labels=LABELS[kind], metric=METRIC[kind], pooling=pooling
     )
+    module = TaskModel(config, task, outputs, pooling if row else "none")
     # Not so near to 0 as they start.
     params = jax.tree.map(lambda x: x * 4, init_params(module, 3))
     return config, task, module, params
@@ -145,12 +145,12 @@ def test_a_gpt_s_class_is_read_off_its_last_token(name, kind, tmp_path):
     tokenizer = tokenizer_of(CONFIGS[name])
     size = tokenizer.vocab_size + 3
     config = dataclasses.replace(CONFIGS[name], vocab_size=size)
-    module = TaskModel(config, 3 if kind == "class" else 1, "last")
-    head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
-    params = {**random_params(config), "task": head}
     task = TaskConfig(
         kind=kind, labels=LABELS[kind], metric=METRIC[kind], pooling="last"
     )
+    module = TaskModel(config, task, 3 if kind == "class" else 1, "last")
+    head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
+    params = {**random_params(config), "task": head}
     export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
     auto = transformers.AutoModelForSequenceClassification
     model, report = auto.from_pretrained(tmp_path / "m", output_loading_info=True)

@@ -17,7 +17,7 @@ from jaxlm.convert.rules import ModelFile, TensorTable, module_rules
 from jaxlm.convert.task_head import export_task
 from jaxlm.metrics import scales
 from jaxlm.tasks.batches import TaskBatch
-from jaxlm.tasks.kinds.choice import Choice
+from jaxlm.tasks.classes import Choice
 from jaxlm.tasks.model import TaskModel
 from jaxlm.tasks.objective import task_objective
 from jaxlm.train.state import init_params
@@ -39,15 +39,15 @@ def alternatives(config, lengths):
 
 def ours(config, batch, pooling, lm_weight):
     """Parameters, what a step minimises, and its gradient."""
-    module = TaskModel(config, 1, pooling, join="choose")
+    fields = TaskConfig(lm_weight=lm_weight)
+    module = TaskModel(config, fields, 1, pooling, "choose")
     shape = init_params(module, 0)
     params = {
         **random_params(config),
         "task": jax.tree.map(lambda x: x * 9, shape["task"]),
     }
     params = {name: params[name] for name in shape}
-    fields = FinetuneConfig(task=TaskConfig(lm_weight=lm_weight))
-    task = Choice(fields, tokenizer_of(CONFIGS["gpt2"]))
+    task = Choice(FinetuneConfig(task=fields), tokenizer_of(CONFIGS["gpt2"]))
     objective = task_objective(module, task, None)
 
     def loss(params):

@@ -6,8 +6,8 @@ import pytest
 from exported import CONFIGS, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.tasks.kinds.choice import Choice
-from jaxlm.tasks.read.tables import read_table
+from jaxlm.tasks.classes import Choice
+from jaxlm.tasks.data_files import read_table
 from jaxlm.types import UserError
 
 SWAG = TaskConfig(

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from jaxlm.tasks.scoring import Entity, as_bio, entities, entity_figures, entity_tag
+from jaxlm.tasks.tags import Entity, as_bio, entities, entity_figures, entity_tag
 
 KINDS = ("PER", "LOC", "ORG")
 

@@ -61,7 +61,7 @@ def run(gpt, sst2, tmp_path_factory):
     with contextlib.redirect_stdout(printed):
         assert main(words) == 0
     out = printed.getvalue()
-    assert "rows of embed/token/table for _start_, _delimiter_, _classify_" in out
+    assert "at random: task/kernel, embed/token/table from row 400 on" in out
     return workdir, words, out.split("state sha256 ")[1].split()[0]
 
 
@@ -106,6 +106,17 @@ def test_a_gpt_s_run_goes_on_evaluates_and_predicts(run, sst2, tmp_path, capsys)
     assert wanted["vocab_size"] == 403 and wanted["id2label"] == {"0": "0", "1": "1"}
 
 
+def test_a_held_out_loss_has_the_name_and_scale_of_the_training_s(gpt, sst2, tmp_path):
+    """It leaves out λ times the language-modelling loss, so it is no `loss`."""
+    data, workdir = f"{sst2}/dev.tsv", tmp_path / "r"
+    still = ["--optim.peak", "1e-20", "--model.dropout", "0", "--task.dropout", "0"]
+    whole = ["--dev", data, "--batch", "60", "--task.epochs", "1", "--log.every", "1"]
+    assert main(command("sst2_gpt", gpt, data, workdir, *still, *whole)) == 0
+    found = {name: value for each in lines(workdir) for name, value in each.items()}
+    assert found["eval_task_loss"] == pytest.approx(found["task_loss"], rel=1e-5)
+    assert found["loss"] > found["task_loss"] + 1 and "eval_loss" not in found
+
+
 def few(shared, task, out, count=32):
     """The first rows of a task of GLUE."""
     for name in ("train", "dev"):
@@ -137,7 +148,7 @@ def test_real_pairs_are_read_by_both_kinds_of_gpt(
     asked = ["evaluate", str(workdir), "--data", f"{data}/dev.tsv", "--json"]
     assert main(asked) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["step"] == 2 and np.isfinite(found["loss"]) and figure in found
+    assert found["step"] == 2 and np.isfinite(found["task_loss"]) and figure in found
     if recipe == "similarity_gpt":
         out = ["--to", "hf", "--out", str(tmp_path / "hf")]
         assert "both orders" in mistake(capsys, "export", str(workdir), *out)

@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from jaxlm.config import OptimConfig, TaskConfig, bert
-from jaxlm.tasks.lr_scales import lr_scales_of, stop_frozen
 from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.objective import lr_scales_of, stop_frozen
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import init_params
 from jaxlm.tree import leaves
@@ -18,7 +18,7 @@ CONFIG = bert("tiny", vocab_size=20, d_model=8, num_heads=2, d_ff=8, max_length=
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(TaskModel(CONFIG, 2, "pooler"), 0)
+    return init_params(TaskModel(CONFIG, TaskConfig(), 2, "pooler"), 0)
 
 
 def test_a_layer_s_rate_falls_with_its_depth(params):

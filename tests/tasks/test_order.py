@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from jaxlm.tasks.batches import bucket_lengths, one_pass, shuffled
-from jaxlm.tasks.rows import NONE
+from jaxlm.tasks.task import NONE
 from jaxlm.types import UserError
 
 LENGTHS = np.random.default_rng(0).integers(3, 100, 237)
+ORDER = {"seed": 1, "stream": "train.0"}
 PADDED = bucket_lengths(LENGTHS, (16, 32, 64, 128), 100)
 
 
@@ -18,32 +19,41 @@ def test_a_row_takes_the_shortest_bucket_that_holds_it():
         bucket_lengths(np.array([101]), (16,), 100)
 
 
+def passes(count, batch, **order):
+    """The batches of each of the first passes."""
+    a_pass = -(-len(PADDED) // batch)
+    plan = shuffled(PADDED, batch, count * a_pass, **{**ORDER, **order})
+    index = plan.index.reshape(count, a_pass, batch)
+    return index, plan.lengths.reshape(count, a_pass)
+
+
 @pytest.mark.parametrize("batch", [1, 8, 32, 300])
 def test_a_pass_has_each_row_once_in_a_batch_that_holds_it(batch):
-    each = shuffled(PADDED, batch, seed=1, stream="train.0")(3)
-    there = each.index != NONE
-    assert sorted(each.index[there]) == list(range(len(PADDED)))
-    for rows, length in zip(each.index, each.lengths, strict=True):
-        assert (LENGTHS[rows[rows != NONE]] <= length).all()
-    assert (~there).sum() < batch
+    for index, lengths in zip(*passes(3, batch), strict=True):
+        there = index != NONE
+        assert sorted(index[there]) == list(range(len(PADDED)))
+        for rows, length in zip(index, lengths, strict=True):
+            assert (LENGTHS[rows[rows != NONE]] <= length).all()
+        assert (~there).sum() < batch
 
 
 def test_every_pass_has_the_same_shapes_so_the_first_compiles_them_all():
-    pass_of = shuffled(PADDED, 8, seed=1, stream="train.0")
-    shapes = [sorted(pass_of(number).lengths) for number in range(20)]
-    assert all(each == shapes[0] for each in shapes)
-    assert sorted(one_pass(PADDED, 8).lengths) == shapes[0]
+    shapes = np.sort(passes(20, 8)[1])
+    assert (shapes == shapes[0]).all()
+    assert np.sort(one_pass(PADDED, 8).lengths).tolist() == shapes[0].tolist()
 
 
-def test_an_order_is_a_function_of_seed_stream_and_pass():
-    def of(seed=1, stream="s", number=0):
-        return shuffled(PADDED, 8, seed=seed, stream=stream)(number).index.tolist()
-
-    assert of() == of()
-    assert len({str(of(*each)) for each in ((), (2,), (1, "t"), (1, "s", 1))}) == 4
+def test_batches_are_a_function_of_seed_stream_and_pass():
+    first, second = passes(2, 8)[0].tolist()
+    others = [
+        passes(1, 8, **other)[0][0].tolist() for other in ({"seed": 2}, {"stream": "t"})
+    ]
+    assert len({str(each) for each in (first, second, *others)}) == 4
+    # However many there are.
+    few = shuffled(PADDED, 8, 7, **ORDER)
+    assert few.index.tolist() == first[:7] and len(few.lengths) == 7
 
 
 def test_a_row_s_neighbours_differ_from_pass_to_pass():
-    pass_of = shuffled(PADDED, 8, seed=1, stream="s")
-    first, second = ({frozenset(b) for b in pass_of(n).index.tolist()} for n in (0, 1))
+    first, second = ({frozenset(b) for b in each.tolist()} for each in passes(2, 8)[0])
     assert not first & second

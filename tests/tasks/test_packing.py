@@ -1,7 +1,5 @@
 """Packed rows: each example once, whole, and with the loss of a row of its own."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,20 +8,19 @@ from exported import CONFIGS, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.config import FinetuneConfig, bert
+from jaxlm.config import FinetuneConfig, TaskConfig, bert
 from jaxlm.models.layers import position_ids
 from jaxlm.tasks.batches import (
     choose_packing,
-    few_sizes,
     packed_batch,
     packed_rows,
     padded_batch,
+    shuffled,
 )
-from jaxlm.tasks.kinds.classes import Classes, Numbers
-from jaxlm.tasks.kinds.spans import Spans
+from jaxlm.tasks.classes import Classes, Numbers
 from jaxlm.tasks.model import TaskModel
-from jaxlm.tasks.rows import NONE, TaskRows
-from jaxlm.tasks.task_layers import Mixing
+from jaxlm.tasks.spans import Spans
+from jaxlm.tasks.task import NONE, TaskRows
 from jaxlm.train.state import init_params
 
 CONFIG = bert(
@@ -80,68 +77,31 @@ def test_a_batch_is_the_same_however_its_rows_are_spread():
     assert whole.mask.sum() == sum(len(rows.tokens[i]) for i in (3, 1, 7, 11, 0))
 
 
-def test_batches_are_drawn_as_without_packing_and_all_fit():
+def test_batches_have_few_sizes_that_hold_them_the_largest_first():
     lengths = some_rows(count=50).lengths
-    packing = choose_packing(
-        lengths,
-        8,
-        widest=64,
-        cost=float,
-        seed=3,
-        stream="train.0",
-        steps=200,
-        compile_steps=5.0,
-    )
-    width, examples, rows, mean = packing
-    passes = np.concatenate([examples(step) for step in range(14)]).reshape(2, -1)
-    for each in passes:  # 7 batches of 8, the last one with 2
-        assert sorted(each[each != NONE]) == list(range(50))
-    assert passes[0].tolist() != passes[1].tolist()
+    alike = np.full(50, lengths.max())
+    batches = shuffled(alike, 8, 200, seed=3, stream="train.0").index
+    width, counts = choose_packing(lengths, batches, widest=64, cost=float)
     needed = [
-        len(packed_rows(lengths[i[i != NONE]].tolist(), width))
-        for i in map(examples, range(200))
+        len(packed_rows(lengths[index[index != NONE]].tolist(), width))
+        for index in batches
     ]
-    given_ = [rows(step) for step in range(200)]
-    assert all(a <= b for a, b in zip(needed, given_, strict=True))
-    # All sizes in the first pass; the largest one is no larger than it must be.
-    assert set(given_[:7]) == set(given_) and 2 <= len(set(given_)) <= 4
-    assert given_[0] == max(given_) == max(needed)
-    assert mean == np.mean(given_)
+    assert all(a <= b for a, b in zip(needed, counts, strict=True))
+    assert counts[0] == max(counts) == max(needed)
+    assert 2 <= len(set(counts)) <= 4
+    assert np.mean(counts) < 1.1 * np.mean(needed)
 
 
 def test_a_row_is_as_wide_as_costs_the_least():
-    # Three examples of six tokens need three rows of 8, two of 16, one of 24.
-    def width(cost, widest=64):
-        lengths = np.full(3, 6)
-        some = dict(
-            seed=0, stream="", steps=1, widest=widest, cost=cost, compile_steps=0.0
-        )
-        return choose_packing(lengths, 3, **some).width
+    def width(length, cost, widest=64):
+        some = {"widest": widest, "cost": cost}
+        return choose_packing(np.full(3, length), np.arange(3)[None], **some)[0]
 
-    assert width(float) == 8
-    assert width(lambda width: width**0.9) == 24
-    assert width(lambda width: width**0.5, widest=16) == 16
-    assert width(lambda width: width**0.5, widest=7) == 7
-
-
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=40), st.floats(0, 9))
-def test_sizes_are_those_that_cost_the_least(needed, further):
-    """Against all that there could be."""
-    needed = np.array(needed)
-    values = np.unique(needed)
-
-    def cost(sizes):
-        rows = sizes[np.searchsorted(sizes, needed)].sum()
-        return (rows + len(sizes) * further * needed.mean()) / len(needed)
-
-    every = [
-        np.array([*some, values[-1]])
-        for count in range(len(values))
-        for some in itertools.combinations(values[:-1], count)
-    ]
-    sizes, found = few_sizes(needed, further)
-    assert sizes[-1] == needed.max() and sizes.tolist() == sorted(set(sizes.tolist()))
-    assert found == pytest.approx(cost(sizes)) == pytest.approx(min(map(cost, every)))
+    # Three examples of 20 tokens need three rows of 24 or 32, two of 40 or 48.
+    assert width(20, float) == 24
+    assert width(20, lambda width: width**0.5) == 40
+    assert width(20, lambda width: width**0.5, widest=32) == 24
+    assert width(20, float, widest=20) == 20
 
 
 HEADS = {
@@ -153,22 +113,23 @@ HEADS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "pooling", "mixing"),
+    ("kind", "pooling", "mix"),
     [
-        ("class", "pooler", None),
-        ("class", "cls", None),
-        ("class", "mean", None),
-        ("class", "mean", Mixing()),
-        ("number", "mean", None),
-        ("tokens", "none", None),
-        ("spans", "none", None),
+        ("class", "pooler", "none"),
+        ("class", "cls", "none"),
+        ("class", "mean", "none"),
+        ("class", "mean", "input"),
+        ("number", "mean", "none"),
+        ("tokens", "none", "none"),
+        ("spans", "none", "none"),
     ],
 )
-def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mixing):
+def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mix):
     rows, index = some_rows(kind), np.array([4, 9, 2, 0, 11, 6])
     outputs, task = HEADS[kind]
     sums = task(FinetuneConfig(), tokenizer_of(CONFIGS["bert"])).sums
-    module = TaskModel(CONFIG, outputs, pooling, mixing=mixing)
+    fields = TaskConfig(pooling="mean", mix=mix)
+    module = TaskModel(CONFIG, fields, outputs, pooling)
     params = init_params(module, 0)
 
     def loss(params, batch):

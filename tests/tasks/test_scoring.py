@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxlm.tasks.scoring import class_figures, number_figures
+from jaxlm.tasks.classes import class_figures, number_figures
 
 pytestmark = pytest.mark.scores
 draw = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def test_class_figures_are_those_of_scikit_learn(classes):
     shares = np.exp(scores.astype(float))
     shares /= shares.sum(1, keepdims=True)
     want = {
-        "loss": metrics.log_loss(truth, shares),
+        "task_loss": metrics.log_loss(truth, shares),
         "accuracy": metrics.accuracy_score(truth, answer),
         "macro_f1": metrics.f1_score(truth, answer, average="macro"),
         "mcc": metrics.matthews_corrcoef(truth, answer),

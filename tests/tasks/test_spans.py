@@ -9,16 +9,15 @@ import pytest
 from jaxlm.cli import main
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.tasks.batches import packed_batch, padded_batch
-from jaxlm.tasks.kinds.spans import (
+from jaxlm.tasks.questions import Question, read_questions
+from jaxlm.tasks.spans import (
     Spans,
+    align,
     most_context,
     split_document,
     tokens_of,
 )
-from jaxlm.tasks.offsets import align
-from jaxlm.tasks.read.squad import Question, read_questions
-from jaxlm.tasks.rows import NONE
-from jaxlm.tasks.task import File
+from jaxlm.tasks.task import NONE, File
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
 
@@ -131,10 +130,10 @@ def test_the_true_span_comes_back_to_the_character_from_every_window(model_direc
         score = np.zeros((len(ids), 2), np.float32)
         score[label[0], 0] = score[label[1], 1] = 5
         scores.append(score)
-    said = task.answers(File(examples, rows), scores)
-    assert [each.text for each in said[:2]] == ["DULL end", "charming"]
+    texts, diffs = task.answers(File(examples, rows), scores)
+    assert texts[:2] == ["DULL end", "charming"]
     # Windows without it point at [CLS] with the same score; the least of them counts.
-    assert said[0].null_score_diff == -10 and said[2].null_score_diff == 10
+    assert diffs[0] == -10 and diffs[2] == 10
     told = sum(label[1] > 0 for label in rows.labels)
     assert 2 <= told < len(rows.labels)
 

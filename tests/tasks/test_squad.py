@@ -2,10 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from jaxlm.tasks.read.squad import find_answer, read_questions
-from jaxlm.tasks.scoring import answer_scores, best_threshold, cmrc_words, normal
+from jaxlm.tasks.questions import (
+    answer_scores,
+    best_threshold,
+    cmrc_words,
+    find_answer,
+    normal,
+    read_questions,
+)
 from jaxlm.types import UserError
 
 # truth, answer, EM, F1: articles, punctuation and case go; F1 is of bags of words.
@@ -54,13 +61,17 @@ def test_of_several_answers_the_best_counts_and_of_none_silence():
     assert cmrc_words("《Nexon》有3.5亿，元") == ["nexon", "有", "3.5", "亿", "元"]
 
 
+def threshold(values, diffs, answerable, empty):
+    return best_threshold(*map(np.array, (values, diffs, answerable, empty)))
+
+
 def test_the_best_threshold_is_the_official_script_s():
     """Five questions; odds rise from left to right.
 
     answers      A: right 1    B: none 0→ wrong   C: right .5   D: none   E: right 1
     running      2 → 3         2                  2.5           1.5       2.5
     """
-    found = best_threshold(
+    found = threshold(
         [1.0, 0.0, 0.5, 0.0, 1.0],
         [-4.0, -3.0, -2.0, 1.0, 5.0],
         [True, False, True, False, True],
@@ -68,16 +79,16 @@ def test_the_best_threshold_is_the_official_script_s():
     )
     assert found == (3 / 5, -4.0)
     # Nothing is answered at all: the threshold stays at 0, as the script's.
-    assert best_threshold([0.0], [1.0], [False], [False]) == (1.0, 0.0)
+    assert threshold([0.0], [1.0], [False], [False]) == (1.0, 0.0)
     # Where odds are negative too, and where some are equal, what a bound does give.
-    found = best_threshold(
+    found = threshold(
         [0.0] * 4, [-3.0, -2.0, -1.0, 1.0], [False] * 3 + [True], [False] * 4
     )
-    assert found.figure == 3 / 4 and found.threshold < -3
-    found = best_threshold([1.0, 0.0], [0.5, 0.5], [True, False], [False] * 2)
+    assert found[0] == 3 / 4 and found[1] < -3
+    found = threshold([1.0, 0.0], [0.5, 0.5], [True, False], [False] * 2)
     assert found == (1 / 2, 0.0)
     # An answer that is "" anyhow costs nothing.
-    found = best_threshold(
+    found = threshold(
         [1.0, 0.0, 1.0], [0.0, 1.0, 2.0], [True, False, True], [False, True, False]
     )
     assert found == (1.0, 2.0)

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.read.data_files import find_data_files
-from jaxlm.tasks.read.tables import read_table
+from jaxlm.tasks.data_files import find_data_files, read_table
 from jaxlm.types import UserError
 
 PAIR = TaskConfig(text="a", pair="b", label="y")
@@ -144,8 +143,8 @@ Toy(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 READ = """
 import sys
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.read.data_files import find_data_files
-from jaxlm.tasks.read.tables import read_table
+from jaxlm.tasks.data_files import find_data_files
+from jaxlm.tasks.data_files import read_table
 from jaxlm.types import UserError
 spec = f"tfds:{sys.argv[1]}/toy"
 splits = find_data_files(spec)

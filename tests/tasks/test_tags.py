@@ -9,10 +9,8 @@ from roads import mistake
 
 from jaxlm.cli import main
 from jaxlm.config import FinetuneConfig, TaskConfig
-from jaxlm.tasks.kinds.tags import Tags
-from jaxlm.tasks.read.conll import read_sentences
-from jaxlm.tasks.rows import NONE
-from jaxlm.tasks.task import File
+from jaxlm.tasks.tags import Tags, read_sentences
+from jaxlm.tasks.task import NONE, File
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.types import UserError
 

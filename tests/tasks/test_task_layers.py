@@ -11,17 +11,9 @@ from exported import CONFIGS, tokenizer_of
 from jaxlm.config import FinetuneConfig, TaskConfig, bert, elmo, gpt2
 from jaxlm.families import build, family_of
 from jaxlm.tasks.batches import TaskBatch
-from jaxlm.tasks.kinds.classes import Classes
-from jaxlm.tasks.model import TaskModel
+from jaxlm.tasks.classes import Classes
+from jaxlm.tasks.model import AttentionPool, BiLstms, TaskModel, pool
 from jaxlm.tasks.objective import task_objective
-from jaxlm.tasks.task_layers import (
-    AttentionPool,
-    BiLstms,
-    Body,
-    Mixing,
-    max_pool,
-    mean_pool,
-)
 from jaxlm.text.characters import sentence_characters, word_characters
 from jaxlm.train.state import abstract_params, init_params
 
@@ -82,7 +74,8 @@ def allennlp(layers, w, gamma, mask=None):
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("layers", [(), (0, 2)])
 def test_a_task_is_read_off_allennlp_s_mix_of_layers(layers, normalise):
-    module = TaskModel(ELMO, 3, "mean", mixing=Mixing(layers, normalise))
+    fields = TaskConfig(mix="input", layers=layers, normalise=normalise, pooling="mean")
+    module = TaskModel(ELMO, fields, 3, "mean")
     params = made(module)
     mine = jax.jit(module.apply)({"params": params}, *rows_of(ELMO))
     # The encoder by itself, on whole sentences as the host spells them.
@@ -107,7 +100,7 @@ def test_a_bilstm_of_two_layers_is_torch_s():
     import torch
 
     width, depth, inputs = 6, 2, 10
-    module = BiLstms(Body(width, depth), 0.0, jnp.float32)
+    module = BiLstms(width, depth, 0.0, jnp.float32)
     x = np.random.default_rng(0).normal(size=(*MASK.shape, inputs)).astype(np.float32)
     given = jnp.asarray(x), jnp.asarray(MASK)
     params = jax.jit(module.init)(jax.random.key(0), *given)["params"]
@@ -150,9 +143,8 @@ def test_a_bilstm_of_two_layers_is_torch_s():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_mixes_and_a_body_and_padding_is_not_seen(family):
     config = FAMILIES[family]
-    module = TaskModel(
-        config, 2, "max", mixing=Mixing(output=True), body=Body(4, 1), dropout=0.5
-    )
+    fields = TaskConfig(mix="both", body="bilstm", width=4, pooling="max", dropout=0.5)
+    module = TaskModel(config, fields, 2, "max")
     params = made(module)
     width = 2 * 4 + config.d_model * (2 if family == "elmo" else 1)
     assert params["task"]["kernel"].shape == (width, 2)
@@ -176,11 +168,11 @@ def test_pools_are_over_a_row_s_own_tokens():
         shares = np.exp(row @ kernel)
         want = (shares / shares.sum()) @ row
         np.testing.assert_allclose(asked[i], want, atol=1e-6)
-        np.testing.assert_allclose(max_pool(*given)[i], row.max(0), atol=1e-6)
-        np.testing.assert_allclose(mean_pool(*given)[i], row.mean(0), atol=1e-6)
+        np.testing.assert_allclose(pool("max", *given)[i], row.max(0), atol=1e-6)
+        np.testing.assert_allclose(pool("mean", *given)[i], row.mean(0), atol=1e-6)
     first = AttentionPool().init(jax.random.key(0), *given)
     start = AttentionPool().apply(first, *given)
-    np.testing.assert_allclose(start, mean_pool(*given), atol=1e-6)
+    np.testing.assert_allclose(start, pool("mean", *given), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -191,7 +183,8 @@ def test_a_frozen_encoder_has_no_way_back_and_no_dropout(family):
 
     def lowered(way, **choices):
         """(products, exclusive ors: random bits are made of them) of a program."""
-        module = TaskModel(config, 2, "mean", mixing=Mixing(), **choices)
+        fields = TaskConfig(mix="input", pooling="mean")
+        module = TaskModel(config, fields, 2, "mean", **choices)
         drawn = {"deterministic": False, "rngs": {"dropout": jax.random.key(0)}}
 
         def loss(params, **more):

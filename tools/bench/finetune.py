@@ -48,7 +48,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
     from transformers import BertModel
 
     from jaxlm.tasks.batches import bucket_lengths, shuffled
-    from jaxlm.tasks.rows import NONE
+    from jaxlm.tasks.task import NONE
     from jaxlm.train.optim import make_schedule
 
     run = opened(arguments)
@@ -150,10 +150,9 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
             packed = run.source().open_stream(config.all_phases[0], "train.0").rows
             buckets = () if packed else task.buckets
             padded = bucket_lengths(rows.lengths, buckets, config.length)
-            pass_of = shuffled(padded, config.batch, seed=config.seed, stream="train.0")
-            for number in itertools.count():
-                for index in pass_of(number).index:
-                    yield index[index != NONE]
+            order = {"seed": config.seed, "stream": "train.0"}
+            for index in shuffled(padded, config.batch, config.steps, **order).index:
+                yield index[index != NONE]
         while True:
             order = random.permutation(len(rows.tokens))
             for at in range(0, len(order), config.batch):
@@ -186,8 +185,8 @@ def opened(arguments: list[str]) -> Any:
     from jaxlm.cli.arguments import parse
     from jaxlm.cli.finetune import Finetune
     from jaxlm.config import load_config
+    from jaxlm.tasks.data_files import find_data_files
     from jaxlm.tasks.finetune import open_run
-    from jaxlm.tasks.read.data_files import find_data_files
 
     recipe: Any = load_config(arguments[0])
     model = jaxlm.load(arguments[arguments.index("--init") + 1])

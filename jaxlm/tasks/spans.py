@@ -8,10 +8,19 @@ best answer by more than a threshold gets no answer. Devlin et al. 2018, section
 and 4.3; google-research/bert run_squad.py. Two things differ from that code: padding is
 no part of the softmax, so that a score does not depend on the bucket, and the 20 best
 starts and ends are chosen in the document alone.
+
+Each token knows its characters, so an answer is exact to the character:
+
+    text      Zürich's     北京
+    tokens    zur ##ich ' s 北 京
+    start     0   3     6 7 9 10
+    end       3   6     7 8 10 11
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,31 +31,36 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean, Sums
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.layers import same_segment
-from jaxlm.tasks.offsets import Aligned, align
-from jaxlm.tasks.read.squad import Question, check_ids, find_answer, read_questions
-from jaxlm.tasks.rows import NONE, TaskRows
-from jaxlm.tasks.scoring import answer_scores, best_threshold
-from jaxlm.tasks.task import File, Scores, Task
+from jaxlm.tasks.questions import (
+    Question,
+    answer_scores,
+    best_threshold,
+    check_ids,
+    find_answer,
+    read_questions,
+)
+from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
+from jaxlm.text.spans.marks import cuts
+from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 _BEST = 20  # starts and ends that are combined; run_squad.py n_best_size
+
+
+class Aligned(NamedTuple):
+    """Tokens of a text and the characters that each stands for, int32 [l] each."""
+
+    ids: np.ndarray
+    start: np.ndarray  # first character
+    end: np.ndarray  # after the last
 
 
 class Window(NamedTuple):
     """The part of a document in one row."""
 
     question: int
-    begin: int  # where in the row the document begins
-    start: np.ndarray  # int32 [l]: first character of each document token
-    end: np.ndarray  # int32 [l]: after the last character
+    document: Aligned  # its tokens in the window
     best: np.ndarray  # bool [l]: no other window has more context for this token
-
-
-class Answer(NamedTuple):
-    """The best span of a question."""
-
-    text: str
-    null_score_diff: float  # null score - the span's; inf without a span
 
 
 @dataclass(frozen=True)
@@ -65,19 +79,20 @@ class Spans(Task):
         question is in its document, the labels are NONE and nothing is learnt. Notes
         count both cases.
         """
-        task, frame = self.config.task, self.frame
+        frame = self.frame
         questions = frame.texts([each.question for each in examples])
         documents: dict[str, Aligned] = {}
-        rows: list[np.ndarray] = []
-        labels: list[Any] = []
-        windows: list[Window] = []
+        rows, begins, labels, windows = [], [], [], []
         moved = lost = 0
-        for number, each in enumerate(examples):
+        for number, (each, question) in enumerate(
+            zip(examples, questions, strict=True)
+        ):
             if each.context not in documents:
                 documents[each.context] = align(self.tokenizer, each.context)
             document = documents[each.context]
-            question = questions[number][: task.question]
-            room = self.config.length - len(question) - 3
+            question = question[: self.config.task.question]
+            begin = len(question) + 2
+            room = self.config.length - begin - 1
             if room < 1:
                 raise UserError(
                     f"{each.where}: no room for the document, --length is "
@@ -87,17 +102,17 @@ class Spans(Task):
             span, elsewhere = _labelled_span(each, document) if labelled else (None, 0)
             unknown = bool(labelled and each.answers and not span)
             moved, lost = moved + elsewhere, lost + unknown
-            begin = len(question) + 2
-            windows_of = split_document(len(document.ids), room, task.stride)
-            best = most_context(windows_of, len(document.ids))
-            for i, (first, last) in enumerate(windows_of):
-                part = slice(first, last)
-                rows.append(frame.row(question, document.ids[part]))
+            size = len(document.ids)
+            bounds = split_document(size, room, self.config.task.stride)
+            best = most_context(bounds, size)
+            for i, (first, last) in enumerate(bounds):
+                part = Aligned(*(array[first:last] for array in document))
+                rows.append(frame.row(question, part.ids))
+                windows.append(Window(number, part, best[first:last] == i))
+                begins.append(begin)
                 inside = span and first <= span[0] and span[1] < last
                 nowhere = (NONE, NONE) if unknown else (0, 0)
                 labels.append(np.array(span) - first + begin if inside else nowhere)
-                starts, ends = document.start[part], document.end[part]
-                windows.append(Window(number, begin, starts, ends, best[part] == i))
         notes = []
         if moved:
             notes.append(f"{moved:,} answers were found at another place than stated")
@@ -105,7 +120,7 @@ class Spans(Task):
             notes.append(f"{lost:,} answers are not in their documents: left out")
         return TaskRows(
             tokens=rows,
-            pair_start=np.array([each.begin for each in windows], np.int32),
+            pair_start=np.array(begins, np.int32),
             pad=frame.pad,
             labels=np.array(labels, np.int32).reshape(-1, 2),
             notes=tuple(notes),
@@ -129,65 +144,57 @@ class Spans(Task):
         accuracy = Mean(correct.sum(), weight)
         return {"task_loss": Mean(loss, weight), "task_accuracy": accuracy}
 
-    def answers(self, file: File, scores: Scores) -> list[Answer]:
-        """The best answer to each question over all of its windows."""
+    def answers(self, file: File, scores: Scores) -> tuple[list[str], np.ndarray]:
+        """The best answer to each question over all of its windows, and the null score
+        minus that of the answer, inf without one."""
         best = np.full(len(file.examples), -np.inf)
         null = np.full(len(file.examples), np.inf)
-        text = [""] * len(file.examples)
-        for window, score_L2 in zip(file.rows.origins, scores, strict=True):
-            i = window.question
+        texts = [""] * len(file.examples)
+        rows = zip(file.rows.origins, file.rows.pair_start, scores, strict=True)
+        for (i, part, has_best), begin, score_L2 in rows:
             null[i] = min(null[i], float(score_L2[0].sum()))
-            count = len(window.start)
-            start_C, end_C = score_L2[window.begin : window.begin + count].T
-            start_C = np.where(window.best, start_C, -np.inf)
-            found = _best_span(start_C, end_C, self.config.task.answer)
-            if found and found[0] > best[i]:
-                best[i], first, last = found
-                text[i] = file.examples[i].context[
-                    window.start[first] : window.end[last]
-                ]
-        return list(map(Answer, text, (null - best).tolist()))
+            start_C, end_C = score_L2[begin : begin + len(part.ids)].T
+            start_C = np.where(has_best, start_C, -np.inf)
+            score, first, last = _best_span(start_C, end_C, self.config.task.answer)
+            if score > best[i]:
+                best[i] = score
+                texts[i] = file.examples[i].context[part.start[first] : part.end[last]]
+        return texts, null - best
 
-    def _text(self, answer: Answer) -> str:
-        """The answer at the threshold."""
+    def _at_threshold(self, texts: list[str], diffs: np.ndarray) -> list[str]:
         task = self.config.task
-        none = task.unanswerable and answer.null_score_diff > task.null_threshold
-        return "" if none else answer.text
+        silent = diffs > (task.null_threshold if task.unanswerable else np.inf)
+        return np.where(silent, "", np.array(texts, object)).tolist()
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """EM and F1 at the threshold; for SQuAD 2.0 also the best ones."""
-        answers, rules = self.answers(file, scores), self.config.task.rules
+        texts, diffs = self.answers(file, scores)
+        truths = [[text for text, _ in each.answers] for each in file.examples]
 
-        def compared(texts: Iterable[str]) -> np.ndarray:
-            """[n, 2]: EM and F1 of each question."""
-            each = zip(file.examples, texts, strict=True)
-            return np.array(
-                [answer_scores([a for a, _ in q.answers], t, rules) for q, t in each]
-            )
+        def compared(texts: list[str]) -> np.ndarray:
+            """[2, n]: EM and F1 of each question."""
+            pairs, rules = zip(truths, texts, strict=True), self.config.task.rules
+            return np.array([answer_scores(*pair, rules) for pair in pairs]).T
 
-        found = compared(map(self._text, answers))
-        exact, f1 = found.mean(0).tolist()
-        out = {"exact": exact, "f1": f1, "questions": float(len(found))}
-        if not self.config.task.unanswerable:
-            return out
-        answerable = np.array([bool(each.answers) for each in file.examples])
-        for name, which in (("answerable", answerable), ("unanswerable", ~answerable)):
-            if which.any():
-                out[f"{name}_f1"] = float(found[which, 1].mean())
-        texts, diffs = zip(*answers, strict=True)
-        empty = [text == "" for text in texts]
-        for name, values in zip(("exact", "f1"), compared(texts).T, strict=True):
-            best = best_threshold(values.tolist(), diffs, answerable.tolist(), empty)
-            out[f"best_{name}"] = best.figure
-            out[f"best_{name}_threshold"] = best.threshold
-        return out
+        exact, f1 = compared(self._at_threshold(texts, diffs))
+        out = {"exact": exact.mean(), "f1": f1.mean(), "questions": len(truths)}
+        if self.config.task.unanswerable:
+            answerable = np.array([bool(each) for each in truths])
+            for name, which in (("", answerable), ("un", ~answerable)):
+                if which.any():
+                    out[f"{name}answerable_f1"] = f1[which].mean()
+            empty = np.array([text == "" for text in texts])
+            for name, values in zip(("exact", "f1"), compared(texts), strict=True):
+                best = best_threshold(values, diffs, answerable, empty)
+                out[f"best_{name}"], out[f"best_{name}_threshold"] = best
+        return {name: float(value) for name, value in out.items()}
 
     def output(self, file: File, scores: Scores) -> str:
         """The official form: JSON, id → answer, "" for none."""
         check_ids(file.examples)
-        answers = map(self._text, self.answers(file, scores))
+        texts = self._at_threshold(*self.answers(file, scores))
         ids = [question.id for question in file.examples]
-        content = dict(zip(ids, answers, strict=True))
+        content = dict(zip(ids, texts, strict=True))
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -211,13 +218,11 @@ def tokens_of(document: Aligned, start: int, end: int) -> tuple[int, int] | None
 
 def split_document(size: int, room: int, stride: int) -> list[tuple[int, int]]:
     """(first, after the last) token of each window of a document, at least one."""
-    found, first = [], 0
-    while True:
-        last = min(first + room, size)
-        found.append((first, last))
-        if last == size:
-            return found
-        first += min(last - first, stride)
+    found = [(0, min(room, size))]
+    while found[-1][1] < size:
+        first = found[-1][0] + min(room, stride)
+        found.append((first, min(first + room, size)))
+    return found
 
 
 def most_context(windows: list[tuple[int, int]], size: int) -> np.ndarray:
@@ -238,14 +243,40 @@ def most_context(windows: list[tuple[int, int]], size: int) -> np.ndarray:
 
 def _best_span(
     start_C: np.ndarray, end_C: np.ndarray, most: int
-) -> tuple[float, int, int] | None:
-    """(score, first, last) of the best pair among the 20 best starts and ends."""
+) -> tuple[float, int, int]:
+    """(score, first, last) of the best pair among the 20 best starts and ends; -inf for
+    none."""
     starts = np.argsort(-start_C, kind="stable")[:_BEST]
     ends = np.argsort(-end_C, kind="stable")[:_BEST]
     size = ends[None] - starts[:, None] + 1
     total = start_C[starts][:, None] + end_C[ends][None]
     total = np.where((size >= 1) & (size <= most), total, -np.inf)
-    at = np.unravel_index(total.argmax(), total.shape) if total.size else None
-    if at is None or not np.isfinite(total[at]):
-        return None
-    return float(total[at]), int(starts[at[0]]), int(ends[at[1]])
+    if not total.size:
+        return -np.inf, 0, 0
+    first, last = np.unravel_index(total.argmax(), total.shape)
+    return float(total[first, last]), int(starts[first]), int(ends[last])
+
+
+def align(tokenizer: Tokenizer, text: str) -> Aligned:
+    """The tokens of a text and their places in it.
+
+    They are those of the `tokenizers` library. Without its rules for a tokenizer, each
+    token stands for its whole word, and ideographs are words.
+    """
+    library = tokenizer.library()
+    if library:
+        found = library.encode(text, add_special_tokens=False)
+        ids, spans = np.array(found.ids, np.int32), found.offsets
+    else:
+        bounds = itertools.pairwise(np.flatnonzero(cuts(text)).tolist())
+        words = [(a, b) for a, b in bounds if text[a:b].strip()]
+        ids, _, counts, _ = tokenizer.encode_flat([text[a:b] for a, b in words])
+        counted = zip(words, counts.tolist(), strict=True)
+        spans = [word for word, count in counted for _ in range(count)]
+    starts, ends = [start for start, _ in spans], []
+    for (_, end), following in zip(spans, [*starts[1:], len(text)], strict=True):
+        # A stripped accent belongs to the letter before it.
+        while end < following and unicodedata.category(text[end]) == "Mn":
+            end += 1
+        ends.append(end)
+    return Aligned(ids, np.array(starts, np.int32), np.array(ends, np.int32))

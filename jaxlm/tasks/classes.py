@@ -1,0 +1,289 @@
+"""One or two texts → a class or a number; or several alternatives → the best one.
+
+    [CLS] a text [SEP]                              token types 0 0 0 0
+    [CLS] a text [SEP] another one [SEP]                        0 0 0 0 1 1 1
+    [CLS] a text [SEP] pair alternative [SEP]       a row for each alternative
+    start a text pair delimiter alternative extract             the same for a GPT
+
+Classes: Devlin et al. 2018, figure 4 (a) and (b); google-research/bert
+run_classifier.py. Numbers, which that code does not have, are learnt by squared error,
+as is usual for STS-B. With both orders, the vectors of two rows are added: GPT-1's
+similarity (Radford et al. 2018, section 3.3). Alternatives are scored by one head, with
+a softmax over the rows of an example: Devlin et al., section 4.4 (SWAG); Radford et
+al., section 3.3 (RACE, Story Cloze).
+
+Figures are GLUE's (Wang et al. 2019). A figure that is 0 / 0 is 0, as in scikit-learn;
+a correlation with a constant is NaN.
+"""
+
+import itertools
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.families import family_of
+from jaxlm.families.family import Frame
+from jaxlm.metrics import Mean, Sums, majority_accuracy
+from jaxlm.tasks.data_files import Example, read_table
+from jaxlm.tasks.task import File, Scores, Task, TaskRows
+from jaxlm.text.sources import Digests
+from jaxlm.types import UserError
+
+
+@dataclass(frozen=True)
+class Classes(Task):
+    """Classification by softmax."""
+
+    dtype: ClassVar[type] = np.int32  # of labels
+
+    def read(
+        self, path: str, labelled: bool, digests: Digests | None = None
+    ) -> list[Example]:
+        """The rows of a table."""
+        return read_table(path, self.config.task, labelled=labelled, digests=digests)
+
+    def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
+        """The labels, sorted as numbers if all are whole numbers."""
+        labels = {str(each.label) for each in examples}
+        if len(labels) < 2:
+            raise UserError(f"{path} has one class only: {labels.pop()!r}")
+        if len(labels) > 1000:
+            raise UserError(
+                f"{path} has {len(labels):,} different labels: pass --task.kind number "
+                "if they are numbers"
+            )
+        numeric = all(each.removeprefix("-").isdecimal() for each in labels)
+        return tuple(sorted(labels, key=int if numeric else str))
+
+    @property
+    def group(self) -> int:
+        """Rows of an example; 0: it is one row."""
+        return 2 if self.config.task.both_orders else 0
+
+    def rows_of(self, example: Example) -> list[Example]:
+        """The texts of each row of an example."""
+        swapped = example._replace(text=str(example.pair), pair=example.text)
+        return [example, swapped] if self.group else [example]
+
+    def encode(self, examples: Sequence[Example], labelled: bool) -> TaskRows:
+        """A row of an example or, in a group, several."""
+        groups = [self.rows_of(each) for each in examples]
+        rows = encode(list(itertools.chain(*groups)), self.frame, self.config.length)
+        if self.group:
+            rows = _grouped(rows, [len(group) for group in groups], self.group)
+        labels = [self.number(e) if labelled else 0 for e in examples]
+        return rows._replace(labels=np.array(labels, self.dtype))
+
+    def number(self, example: Example) -> int | float:
+        """The label as a number."""
+        return _index_of(example, self.labels, "the training file's: {}")
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """Loss, accuracy, F1 and Matthews' correlation."""
+        return class_figures(np.asarray(file.rows.labels), np.stack(scores))
+
+    def output(self, file: File, scores: Scores) -> str:
+        """TSV: the answer and the probability of each class."""
+        rows = [["prediction", *(f"p({label})" for label in self.labels)]]
+        rows += map(self.answer, scores)
+        return "".join("\t".join(cells) + "\n" for cells in rows)
+
+    def answer(self, score_Y: np.ndarray) -> list[str]:
+        """The cells of one row of `output`."""
+        p_Y = np.exp(score_Y - np.logaddexp.reduce(score_Y))
+        return [self.labels[int(score_Y.argmax())], *(f"{p:.6f}" for p in p_Y)]
+
+
+@dataclass(frozen=True)
+class Numbers(Classes):
+    """Regression by squared error."""
+
+    dtype = np.float32
+    outputs = 1
+
+    def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def number(self, example: Example) -> float:
+        """The label, a finite number."""
+        try:
+            value = float(str(example.label))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(f"{example.where}: {example.label!r} is no number")
+        return value
+
+    def sums(self, logits: Any, batch: Any) -> Sums:
+        """Squared error."""
+        error = jnp.square(logits[..., 0] - batch.labels)
+        weight = batch.weights.sum()
+        return {"task_loss": Mean((error * batch.weights).sum(), weight)}
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """Squared error and correlations."""
+        return number_figures(np.asarray(file.rows.labels), np.stack(scores)[:, 0])
+
+    def answer(self, score_Y: np.ndarray) -> list[str]:
+        """The number."""
+        return [f"{score_Y[0]:.6g}"]
+
+
+@dataclass(frozen=True)
+class Choice(Classes):
+    """Multiple choice; the labels are the names of the alternatives."""
+
+    outputs = 1
+    compete = True
+
+    @property
+    def group(self) -> int:
+        """Most alternatives; empty rows, which are never chosen, replace others."""
+        return len(self.labels)
+
+    def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
+        """0, 1, … or A, B, … or a, b, …, as many as the longest example needs."""
+        most = max(len(each.choices) for each in examples)
+        series = map(str, range(most)), string.ascii_uppercase, string.ascii_lowercase
+        names = max(
+            (tuple(itertools.islice(each, most)) for each in series),
+            key=lambda names: sum(each.label in names for each in examples),
+        )
+        hint = "{}: pass what the alternatives are called, in order, by --task.labels"
+        for each in examples:
+            _index_of(each, names, hint)
+        return names
+
+    def rows_of(self, example: Example) -> list[Example]:
+        """The pair, a question perhaps, stands with the text for a GPT."""
+        if len(example.choices) > self.group:
+            raise UserError(
+                f"{example.where}: {len(example.choices)} alternatives, in training "
+                f"there are up to {self.group}: name more by --task.labels"
+            )
+        pair = [example.pair] if example.pair else []
+        bidirectional = family_of(self.config.model).bidirectional
+        before, after = ([], pair) if bidirectional else (pair, [])
+        text = " ".join([example.text, *before])
+        return [
+            example._replace(text=text, pair=" ".join([*after, each]))
+            for each in example.choices
+        ]
+
+    def number(self, example: Example) -> int:
+        """Which alternative is right."""
+        names = self.labels[: len(example.choices)]
+        return _index_of(example, names, "its alternatives, {}")
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """Loss and accuracy."""
+        found = super().figures(file, scores)
+        kept = "task_loss", "accuracy", "majority_accuracy"
+        return {name: found[name] for name in kept}
+
+
+def _index_of(example: Example, names: Sequence[str], those: str) -> int:
+    """The index of an example's label in `names`; `those` says which they are."""
+    if example.label not in names:
+        raise UserError(
+            f"{example.where}: label {example.label!r} is none of "
+            + those.format(", ".join(names))
+        )
+    return names.index(example.label)
+
+
+def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
+    """Rows of at most `length` tokens, without labels.
+
+    Of a pair that is too long, the longer text loses tokens at its end, one by one
+    (google-research/bert run_classifier.py `_truncate_seq_pair`); in a GPT's row each
+    text gets half of the row minus two (openai/finetune-transformer-lm train.py
+    `max_len`).
+    """
+    room = length - len(frame.begin) - len(frame.end)
+    most = max(1, length // 2 - 2) if frame.halves else room
+    first = frame.texts([each.text for each in examples])
+    pairs = [each.pair for each in examples if each.pair is not None]
+    second = frame.texts(pairs) if pairs else [None] * len(first)
+    tokens, pair_start, cut = [], [], 0
+    for text, pair in zip(first, second, strict=True):
+        if pair is None:
+            row = frame.row(text[:room])
+            begins, shorter = len(row), len(text) > room
+        else:
+            a, b = text[:most], pair[:most]
+            while len(a) + len(b) > room - len(frame.between):
+                a, b = (a[:-1], b) if len(a) > len(b) else (a, b[:-1])
+            row = frame.row(a, b)
+            begins = len(row) - len(b) - len(frame.end)
+            shorter = len(a) + len(b) < len(text) + len(pair)
+        tokens.append(row)
+        pair_start.append(begins)
+        cut += shorter
+    notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
+    labels = np.zeros(len(tokens), np.int32)
+    return TaskRows(tokens, np.array(pair_start, np.int32), frame.pad, labels, notes)
+
+
+def _grouped(rows: TaskRows, counts: list[int], size: int) -> TaskRows:
+    """Groups of `counts` rows as groups of `size`; missing rows have no tokens."""
+    filled = iter(zip(rows.tokens, rows.pair_start.tolist(), strict=True))
+    missing = rows.tokens[0][:0], 0
+    padded = [
+        next(filled) if i < count else missing for count in counts for i in range(size)
+    ]
+    tokens, pair_start = zip(*padded, strict=True)
+    starts = np.array(pair_start, np.int32)
+    return rows._replace(tokens=list(tokens), pair_start=starts, group=size)
+
+
+def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Figures of a classification: int [n] and logits [n, classes].
+
+    With two classes also "f1", of the second one. Matthews' correlation is that of
+    any number of classes (Gorodkin 2004).
+    """
+    n, classes = scores.shape
+    counts = np.zeros((classes, classes), np.int64)  # truth, answer
+    np.add.at(counts, (truth, scores.argmax(1)), 1)
+    truths, answers, correct = counts.sum(1), counts.sum(0), int(np.trace(counts))
+    scores = scores.astype(np.float64)
+    losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(n), truth]
+    f1 = 2 * np.diag(counts) / np.maximum(truths + answers, 1)
+    spread = math.sqrt(n**2 - truths @ truths) * math.sqrt(n**2 - answers @ answers)
+    out = {
+        "task_loss": float(losses.mean()),
+        "accuracy": correct / n,
+        "macro_f1": float(f1[truths + answers > 0].mean()),
+        "mcc": float(correct * n - truths @ answers) / spread if spread else 0.0,
+        "majority_accuracy": majority_accuracy(truths),
+    }
+    return {**out, "f1": float(f1[1])} if classes == 2 else out
+
+
+def number_figures(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
+    """Mean squared error and both correlations of a regression, float [n] each."""
+    truth, answer = truth.astype(np.float64), answer.astype(np.float64)
+    return {
+        "task_loss": float(np.mean((truth - answer) ** 2)),
+        "pearson": _pearson(truth, answer),
+        "spearman": _pearson(_ranks(truth), _ranks(answer)),
+    }
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    spread = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return float(a @ b) / spread if spread else math.nan
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value, from 1; equal values share their mean rank."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]

@@ -1,1 +1,0 @@
-"""The kinds of task: classes and numbers, choice, tags, spans."""

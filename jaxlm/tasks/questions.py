@@ -1,0 +1,207 @@
+"""SQuAD files (1.1, 2.0 and the same form) and CMRC 2018's own → questions; answers →
+EM and F1 by the official scripts. What learns them is in `spans.py`."""
+
+import collections
+import difflib
+import json
+import math
+import re
+import string
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlm.text.sources import Digests, read_file
+from jaxlm.types import UserError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Those of cmrc2018_evaluate.py; its two-character ellipsis is one character here.
+_CMRC_PUNCTUATION = str.maketrans(
+    "", "", "-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』"
+)
+_IDEOGRAPH = re.compile("([\u4e00-\u9fa5])")
+
+
+class Question(NamedTuple):
+    """One question of a file."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]  # text, first character; none: unanswerable
+    where: str  # "file, question ID"
+
+
+def read_questions(
+    path: str, labelled: bool, digests: Digests | None = None
+) -> list[Question]:
+    """The questions of a file.
+
+    Without labels each question needs its own id, because answers are written by id.
+    """
+    try:
+        data = json.loads(read_file(path, digests))
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON: {error}") from None
+    found: list[Question] = []
+    try:
+        for context, each in _questions(data):
+            where, question = f"{path}, question {each['id']}", each["question"]
+            for name, text in (("question", question), ("context", context)):
+                if not _text(text).strip():
+                    raise UserError(f"{where}: an empty {name}")
+            told = each["answers"] if labelled and not each.get("is_impossible") else ()
+            answers = tuple((_text(a["text"]), int(a["answer_start"])) for a in told)
+            found.append(Question(str(each["id"]), question, context, answers, where))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not in SQuAD's form (data, paragraphs, context, qas): after "
+            f"{len(found)} questions {type(error).__name__} {error}"
+        ) from None
+    if not found:
+        raise UserError(f"{path} has no questions")
+    texts = [text for each in found for text, _ in each.answers]
+    if texts and not any(text.strip() for text in texts):
+        raise UserError(
+            f"{path}: the texts of all answers were taken out; jaxlm predict needs none"
+        )
+    if not labelled:
+        check_ids(found)
+    return found
+
+
+def check_ids(questions: Sequence[Question]) -> None:
+    """Raise a UserError if two questions have the same id."""
+    seen: set[str] = set()
+    for each in questions:
+        if each.id in seen:
+            raise UserError(
+                f"{each.where}: another question has this id, and answers are written "
+                "by id: give each its own"
+            )
+        seen.add(each.id)
+
+
+def _questions(data: Any) -> Iterator[tuple[Any, dict]]:
+    """(context, question in SQuAD's form) of a file of either form."""
+    if isinstance(data, list):
+        for paragraph in data:
+            context = paragraph["context_text"]
+            for each in paragraph["qas"]:
+                # Some answers are numbers: dates rewritten by a spreadsheet.
+                answers = [
+                    {"text": text, "answer_start": _text(context).find(text)}
+                    for text in map(str, each["answers"])
+                ]
+                names = {"id": each["query_id"], "question": each["query_text"]}
+                yield context, {**names, "answers": answers}
+        return
+    for article in data["data"]:
+        for paragraph in article["paragraphs"]:
+            for each in paragraph["qas"]:
+                yield paragraph["context"], each
+
+
+def _text(value: Any) -> str:
+    """The value, "" for null."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value or ""
+
+
+def find_answer(context: str, text: str, start: int) -> int | None:
+    """Where an answer begins: at its stated place or else the nearest one.
+
+    None if the context does not contain the answer.
+    """
+    if not text.strip():
+        return None
+    if context[start : start + len(text)] == text:
+        return start
+    places = [match.start() for match in re.finditer(re.escape(text), context)]
+    return min(places, key=lambda at: abs(at - start), default=None)
+
+
+def answer_scores(
+    truths: Sequence[str], answer: str, rules: str
+) -> tuple[float, float]:
+    """(EM, F1) of an answer, each the best over the true answers.
+
+    Without true answers "" is correct. SQuAD compares text in lower case without
+    punctuation and articles, and F1 is over bags of words; CMRC 2018 takes each
+    ideograph as a word, and F1 is over the longest common run of words.
+    """
+    # The official script leaves out true answers of which nothing is left.
+    truths = [truth for truth in truths if rules == "cmrc" or normal(truth)]
+    if not truths:
+        correct = float(normal(answer) == "")
+        return correct, correct
+    pair = _squad_pair if rules == "squad" else _cmrc_pair
+    exact, f1 = zip(*(pair(truth, answer) for truth in truths), strict=True)
+    return max(exact), max(f1)
+
+
+def normal(text: str) -> str:
+    """An answer as SQuAD's script compares it."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def _squad_pair(truth: str, answer: str) -> tuple[float, float]:
+    want, got = normal(truth).split(), normal(answer).split()
+    exact = float(want == got)
+    if not want or not got:
+        return exact, exact
+    same = (collections.Counter(want) & collections.Counter(got)).total()
+    return exact, 2 * same / (len(want) + len(got))
+
+
+def _cmrc_pair(truth: str, answer: str) -> tuple[float, float]:
+    exact = float(_unpunctuated(truth) == _unpunctuated(answer))
+    want, got = cmrc_words(truth), cmrc_words(answer)
+    run = difflib.SequenceMatcher(None, want, got, False).find_longest_match().size
+    return exact, 2 * run / (len(want) + len(got)) if run else 0.0
+
+
+def _unpunctuated(text: str) -> str:
+    return text.lower().strip().translate(_CMRC_PUNCTUATION)
+
+
+def cmrc_words(text: str) -> list[str]:
+    """Ideographs one by one, other text in words, without CMRC's punctuation."""
+    words: list[str] = []
+    for part in _IDEOGRAPH.split(_unpunctuated(text)):
+        # As nltk's word_tokenize without its English contractions.
+        words += re.findall(r"\d[\d.,]*\d|\w+|[^\w\s]", part)
+    return words
+
+
+def best_threshold(
+    values: np.ndarray, diffs: np.ndarray, answerable: np.ndarray, empty: np.ndarray
+) -> tuple[float, float]:
+    """(best figure over all thresholds, the threshold up to which answers stand).
+
+    Above the threshold the answer is "". As `find_best_thresh` of SQuAD 2.0's script:
+    answers are added in the order of their difference. The script's differences are
+    probabilities, so 0 answers nothing; these may be negative, so the start lies below
+    the least of them. Answers of one difference, which no threshold separates, count
+    together.
+
+    Args:
+        values: [n], EM or F1 of each answer, before any threshold.
+        diffs: [n], score of no answer minus that of the answer.
+        answerable: bool [n], whether each question has an answer.
+        empty: bool [n], whether each answer is "" at any threshold.
+    """
+    gains = np.where(answerable, values, np.where(empty, 0.0, -1.0))
+    order = np.argsort(diffs, kind="stable")
+    thresholds, first = np.unique(diffs[order], return_index=True)
+    last = np.append(first[1:], len(order)) - 1
+    totals = (~answerable).sum() + np.append(0.0, np.cumsum(gains[order])[last])
+    thresholds = np.append(
+        min(0.0, math.nextafter(thresholds[0], -math.inf)), thresholds
+    )
+    best = int(totals.argmax())  # of equal ones the lowest threshold
+    return float(totals[best]) / len(values), float(thresholds[best])

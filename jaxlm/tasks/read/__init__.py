@@ -1,1 +1,0 @@
-"""Files of examples: tables, CoNLL columns, SQuAD."""

@@ -1,0 +1,295 @@
+"""A sentence → a class for each of its words: case (d) of BERT's figure 4.
+
+    words      John  lives in  Philadelphia
+    tokens     [CLS] john lives in phil ##adel ##phia [SEP]
+    scored           ^    ^     ^  ^
+
+A word is scored at its first token (google-research/bert README, "Tokenization"; Devlin
+et al. 2018, section 5.3). A long sentence becomes several rows, split between words, so
+that every word gets an answer. Entities are learnt as BIO, whatever the file's scheme:
+
+    EU    rejects  German  call        BIO     B-ORG O B-MISC O
+    ORG            MISC                BIOES   S-ORG O S-MISC O     (BMES, BILOU too)
+
+Files have one word a line; or are two parallel ones; or have PaddlePaddle/ERNIE's form:
+
+    EU B-ORG           train/seq.in    show flights          text_a<TAB>label
+    rejects O          train/seq.out   O    O                海\\x02钓<TAB>O\\x02O
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlm.families.family import Frame, Tokens
+from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
+from jaxlm.text.sources import Digests, read_file
+from jaxlm.types import UserError
+
+_SEPARATOR = "\x02"  # between words in ERNIE's form
+_SAME = {"M": "I", "L": "E", "U": "S"}  # other schemes' letters for I, E and S
+
+
+class Sentence(NamedTuple):
+    """Words with their tags; without tags if they are not read."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    path: str
+    line: int  # of the first word
+    step: int  # lines from word to word: 1 in a column, 0 in a row
+
+    def where(self, word: int = 0) -> str:
+        """ "file, line 7" of a word, for messages."""
+        return f"{self.path}, line {self.line + word * self.step}"
+
+
+def read_sentences(
+    path: str, labelled: bool, digests: Digests | None = None
+) -> list[Sentence]:
+    """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
+
+    The first column of a CoNLL file is the word, the last one the tag. Columns are
+    separated by tabs, or by white space in a line without tabs.
+    """
+    if Path(path).is_dir():
+        found = _two_files(path, labelled, digests)
+    else:
+        lines = read_file(path, digests).split("\n")
+        ernie = lines[0].rstrip("\r").split("\t")[:1] == ["text_a"] or any(
+            _SEPARATOR in line for line in lines[:2]
+        )
+        found = (_ernie if ernie else _conll)(path, lines, labelled)
+    sentences = list(found)
+    for each in sentences:
+        words, tags = len(each.words), len(each.tags)
+        if not words:
+            raise UserError(f"{each.where()}: an empty sentence")
+        if labelled and words != tags:
+            raise UserError(f"{each.where()}: {words} words and {tags} tags")
+    if not sentences:
+        raise UserError(f"{path} has no sentences")
+    return sentences
+
+
+def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
+    rows: list[list[str]] = []
+    width = 0
+    for number, line in enumerate([*lines, ""], start=1):
+        line = line.rstrip()
+        cells = line.split("\t") if "\t" in line else line.split()
+        if cells and cells[0] != "-DOCSTART-":
+            if labelled and len(cells) < 2:
+                raise UserError(f"{path}, line {number}: {cells[0]!r} has no tag")
+            width = width or len(cells)
+            if len(cells) != width:
+                raise UserError(
+                    f"{path}, line {number}: {len(cells)} columns, the first line has "
+                    f"{width}"
+                )
+            rows.append(cells)
+        elif rows:
+            columns = list(zip(*rows, strict=True))
+            tags = columns[-1] if labelled else ()
+            yield Sentence(columns[0], tags, path, number - len(rows), 1)
+            rows = []
+
+
+def _two_files(
+    path: str, labelled: bool, digests: Digests | None
+) -> Iterator[Sentence]:
+    names = [f"{path}/seq.in", *[f"{path}/seq.out"] * labelled]
+    files = [read_file(name, digests).rstrip().split("\n") for name in names]
+    rows, tags = files if labelled else (files[0], [""] * len(files[0]))
+    if len(rows) != len(tags):
+        raise UserError(f"{names[0]} has {len(rows)} lines, seq.out {len(tags)}")
+    for number, (row, its) in enumerate(zip(rows, tags, strict=True), start=1):
+        yield Sentence(tuple(row.split()), tuple(its.split()), names[0], number, 0)
+
+
+def _ernie(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
+    for number, line in enumerate(lines, start=1):
+        cells = line.rstrip("\r").split("\t")
+        if not line.strip() or (number == 1 and cells[0] == "text_a"):
+            continue
+        if labelled and len(cells) < 2:
+            raise UserError(f"{path}, line {number}: no column of tags")
+        tags = cells.pop().split(_SEPARATOR) if labelled else ()
+        words = cells[-1 if labelled else 0].split(_SEPARATOR)
+        yield Sentence(tuple(words), tuple(tags), path, number, 0)
+
+
+class Part(NamedTuple):
+    """The part of a sentence in one row: its words from `first` on."""
+
+    sentence: int
+    first: int
+    starts: np.ndarray  # where in the row each word begins
+
+
+@dataclass(frozen=True)
+class Tags(Task):
+    """Softmax over tags at the first token of each word."""
+
+    read = staticmethod(read_sentences)
+    by_token = True
+
+    @property
+    def _bio(self) -> bool:
+        return self.config.task.metric == "entity_f1"
+
+    def labels_of(self, examples: Sequence[Sentence], path: str) -> tuple[str, ...]:
+        """All tags, or O and then B and I of each kind of entity."""
+        if not self._bio:
+            return tuple(sorted({tag for each in examples for tag in each.tags}))
+        kinds: set[str] = set()
+        for each in examples:
+            for i, tag in enumerate(each.tags):
+                parts = entity_tag(tag)
+                if parts is None:
+                    raise UserError(
+                        f"{each.where(i)}: {tag!r} is no tag of an entity (O, B-PER, "
+                        "I-PER …): pass --task.metric accuracy for other tags"
+                    )
+                kinds.add(parts[1])
+        pairs = (f"{place}-{kind}" for kind in sorted(kinds - {""}) for place in "BI")
+        return ("O", *pairs)
+
+    def encode(self, examples: Sequence[Sentence], labelled: bool) -> TaskRows:
+        """Rows of whole words; a label for each first token, NONE for the others."""
+        rows = _split(examples, self.frame, self.config.length)
+        labels = [np.full(len(ids), NONE, np.int32) for ids in rows.tokens]
+        if labelled:
+            numbers = [self._numbers(each) for each in examples]
+            for row, (sentence, first, starts) in zip(
+                labels, rows.origins, strict=True
+            ):
+                row[starts] = numbers[sentence][first : first + len(starts)]
+        return rows._replace(labels=labels)
+
+    def _numbers(self, sentence: Sentence) -> list[int]:
+        labels, tags = self.labels, self._tags(sentence)
+        for i, (given, tag) in enumerate(zip(sentence.tags, tags, strict=True)):
+            if tag not in labels or (self._bio and entity_tag(given) is None):
+                raise UserError(
+                    f"{sentence.where(i)}: tag {given!r} is not in the training file: "
+                    f"{', '.join(labels[:20])}"
+                )
+        return list(map(labels.index, tags))
+
+    def _tags(self, sentence: Sentence) -> Sequence[str]:
+        return as_bio(sentence.tags) if self._bio else sentence.tags
+
+    def _answers(self, file: File, scores: Scores) -> list[list[str]]:
+        answers: list[list[str]] = [[] for _ in file.examples]
+        for part, score_LY in zip(file.rows.origins, scores, strict=True):
+            best = score_LY[part.starts].argmax(1)
+            answers[part.sentence] += [self.labels[int(i)] for i in best]
+        return answers
+
+    def figures(self, file: File, scores: Scores) -> dict[str, float]:
+        """F1 of entities, or the accuracy of any tags."""
+        answers = self._answers(file, scores)
+        found = entity_figures([self._tags(each) for each in file.examples], answers)
+        return found if self._bio else {"accuracy": found["accuracy"]}
+
+    def output(self, file: File, scores: Scores) -> str:
+        """A word and its tag a line, a blank line after each sentence."""
+        text = ""
+        for each, tags in zip(file.examples, self._answers(file, scores), strict=True):
+            pairs = zip(each.words, tags, strict=True)
+            text += "".join(f"{word}\t{tag}\n" for word, tag in pairs) + "\n"
+        return text
+
+
+def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
+    """Rows of as many whole words as fit; a word longer than a row is truncated."""
+    begin, room = len(frame.begin), length - len(frame.begin) - len(frame.end)
+    words = iter(frame.words([word for each in examples for word in each.words]))
+    rows: list[Tokens] = []
+    parts: list[Part] = []
+    for sentence, each in enumerate(examples):
+        tokens = [next(words)[:room] for _ in each.words]
+        first = 0
+        while first < len(tokens):
+            ends = np.cumsum([len(word) for word in tokens[first:]])
+            count = int(np.searchsorted(ends, room, side="right"))
+            chunk = tokens[first : first + count]
+            rows.append(frame.row(np.concatenate(chunk)))
+            parts.append(Part(sentence, first, begin + np.append(0, ends[: count - 1])))
+            first += count
+    pair_start = np.array([len(row) for row in rows], np.int32)
+    more = len(rows) - len(examples)
+    notes = (f"{more:,} more rows for long sentences",) if more else ()
+    return TaskRows(rows, pair_start, frame.pad, [], notes, parts)
+
+
+class Entity(NamedTuple):
+    """Words `start` … `end` - 1 of a sentence."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def entity_tag(tag: str) -> tuple[str, str] | None:
+    """("B", "ORG") for B-ORG, ("O", "") for O, None for a tag of another form."""
+    if tag == "O":
+        return "O", ""
+    place, dash, kind = tag[:1], tag[1:2], tag[2:]
+    place = _SAME.get(place, place)
+    if place not in tuple("BIES") or dash not in ("-", "_") or not kind:
+        return None
+    return place, kind
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of a sentence, in order.
+
+    An entity continues while tags of its type follow that do not begin one; an I or E
+    without a beginning begins one (seqeval's default; Tjong Kim Sang 2000).
+    """
+    found: list[Entity] = []
+    place_before, kind_before = "O", ""
+    for i, tag in enumerate(tags):
+        place, kind = entity_tag(tag) or ("O", "")
+        if kind and kind == kind_before and place in "IE" and place_before in "BI":
+            found[-1] = found[-1]._replace(end=i + 1)
+        elif kind:
+            found.append(Entity(i, i + 1, kind))
+        place_before, kind_before = place, kind
+    return found
+
+
+def as_bio(tags: Sequence[str]) -> list[str]:
+    """The same entities as BIO tags."""
+    out = ["O"] * len(tags)
+    for start, end, kind in entities(tags):
+        out[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)
+    return out
+
+
+def entity_figures(
+    truth: Sequence[Sequence[str]], answer: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Micro-averaged precision, recall and F1 of whole entities; accuracy of tags.
+
+    By the rules of conlleval; 0 / 0 is 0.
+    """
+    correct = wanted = given = words = equal = 0
+    for want, got in zip(truth, answer, strict=True):
+        ours, theirs = set(entities(got)), set(entities(want))
+        correct += len(ours & theirs)
+        wanted, given = wanted + len(theirs), given + len(ours)
+        words += len(want)
+        equal += sum(a == b for a, b in zip(want, got, strict=True))
+    return {
+        "entity_f1": 2 * correct / max(1, wanted + given),
+        "precision": correct / max(1, given),
+        "recall": correct / max(1, wanted),
+        "entities": float(wanted),
+        "accuracy": equal / max(1, words),
+    }
