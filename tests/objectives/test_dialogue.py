@@ -13,8 +13,8 @@ from reference.sources import open_source
 from scipy.stats import chisquare
 
 from jaxlm.keys import key_for
-from jaxlm.objectives.dialogue import _cut, dialogue_row
-from jaxlm.types import Mark, UserError
+from jaxlm.objectives.dialogue import dialogue_row
+from jaxlm.types import Mark, Rows, TokenSpan, UserError
 
 LENGTH = 32
 RARE = 1e-8
@@ -159,12 +159,22 @@ def plainly_cut(lengths, room):
     return lengths
 
 
-def test_the_longest_is_cut():
-    cut = jax.jit(jax.vmap(lambda n, room: _cut(n, room, 40)))
+@pytest.mark.parametrize("length", [10, 23, 64])
+def test_the_longest_is_cut(corpus, length):
     rng = np.random.default_rng(0)
-    lengths = rng.integers(0, 41, (500, 3))
-    room = rng.integers(3, 60, 500)
-    got = cut(jax.numpy.asarray(lengths), jax.numpy.asarray(room))
+    count = 200
+    lengths = rng.integers(1, 41, (count, 3)).astype(np.int32)
+    lengths[rng.random(count) < 0.3, 2] = 0  # a dialogue of two turns
+    tokens = np.tile(
+        np.arange(FIRST, FIRST + 3, dtype=np.int32)[:, None], (count, 1, 40)
+    )
+    marks = np.zeros(tokens.shape, np.uint8)
+    turns = TokenSpan(tokens, marks, lengths)
+    other = TokenSpan(tokens[:, 0], marks[:, 0], lengths[:, 0])
+    rows = Rows(turns, other, np.zeros((count, 2), np.uint32), np.ones(count, bool))
+    found = transform(corpus.special, length=length, replaced=0.0)(rows).tokens
+    got = np.stack([(found == FIRST + turn).sum(1) for turn in range(3)], axis=1)
+    room = length - 1 - (lengths > 0).sum(1)
     want = [plainly_cut(*each) for each in zip(lengths, room.tolist(), strict=True)]
     np.testing.assert_array_equal(got, want)
 

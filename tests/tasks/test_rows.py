@@ -17,21 +17,19 @@ def tokenizer(model_directory):
     return load_tokenizer(model_directory)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "length", "kept"),
-    [(10, 3, 11, (5, 3)), (9, 9, 10, (4, 3)), (2, 9, 10, (2, 5)), (3, 4, 10, (3, 4))],
-)
-def test_the_longer_text_of_a_pair_is_cut(tokenizer, a, b, length, kept):
-    """At equal length the second: run_classifier.py `_truncate_seq_pair`."""
+def test_a_long_pair_is_cut_as_google_s_loop_cuts_it(tokenizer):
     config = bert("tiny")
     frame = family_of(config).frame(config, tokenizer, task=True)
-    pair = Example(" ".join(["film"] * a), " ".join(["end"] * b), None, "")
-    rows = encode([pair], frame, length)
-    film, end = tokenizer.encode("film end").ids
-    tokens = rows.tokens[0].tolist()
-    assert (tokens.count(film), tokens.count(end)) == kept
-    assert rows.pair_start[0] == kept[0] + 2 and len(tokens) == sum(kept) + 3
-    assert bool(rows.notes) == (sum(kept) < a + b)
+    sizes = [(a, b) for a in range(12) for b in range(1, 12)]
+    pairs = [Example("the " * a, "film " * b, None, "") for a, b in sizes]
+    for room in range(4, 24):
+        rows = encode(pairs, frame, room + 3)
+        for (a, b), row, start in zip(sizes, rows.tokens, rows.pair_start, strict=True):
+            first, second = [0] * a, [0] * b
+            while len(first) + len(second) > room:
+                (first if len(first) > len(second) else second).pop()
+            found = start - 2, len(row) - start - 1
+            assert found == (len(first), len(second)), (a, b, room)
 
 
 def test_rows_are_put_together_as_bert_s(tokenizer):

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,10 @@ def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
         log.defer(1, metrics(1))
         log.flush()
 
-        def full(record):
+        def full(self, record):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(log._files[0], "write", full)
+        monkeypatch.setattr(MetricsLines, "write", full)
         for step in range(2, 9):
             log.defer(step, metrics(step))
         assert log.flush()["step"] == 8
@@ -98,7 +99,9 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch
         return tmp_path / str(path).removeprefix("gs://")
 
     monkeypatch.setattr(log_module.epath, "Path", bucket)
-    where = tmp_path / "bucket/run"
+    where, local = tmp_path / "bucket/run", tmp_path / "local"
+    local.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(local))
     log = opened("gs://bucket/run")
     for step in range(1, 9):
         log.defer(step, metrics(step))
@@ -106,9 +109,9 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch
     log.carry()
     log.upload()
     assert [line["step"] for line in lines(where)] == [1, 4, 8]
-    local = log._local
+    assert list(local.rglob("metrics.jsonl"))
     log.close()
-    assert not local.exists()
+    assert not list(local.iterdir())
     with opened("gs://bucket/run", start=4) as log:  # killed after the save at 4
         for step in range(5, 13):
             log.defer(step, metrics(step))
