@@ -139,6 +139,15 @@ def test_show_refuses_flags_that_would_change_nothing(run, capsys):
     )
 
 
+def test_evaluate_refuses_flags_that_would_change_nothing(capsys):
+    of_task = ["evaluate", "DIR", "--data", "dev.tsv"]
+    assert "--stride is for text" in mistake(capsys, *of_task, "--stride", "4")
+    of_text = ["evaluate", "DIR", "--corpus", "c"]
+    assert "--task.label is for columns" in mistake(
+        capsys, *of_text, "--task.label", "y"
+    )
+
+
 def test_one_percent_is_held_out_by_default(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Number {n} is here.\nIt ends.\n\n" for n in range(400)))

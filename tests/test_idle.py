@@ -54,6 +54,7 @@ DERIVED |= {"optim.warmup", "model.family"}
         ("finetune sst2 --task.stride 4", "task.stride", "spans"),
         ("finetune sst2 --steps 9", "steps", "--task.epochs"),
         ("finetune sst2 --model.nsp false", "model.nsp", "task.pooling"),
+        ("finetune sst2 --model.init_std .1", "model.init_std", "--task.fresh"),
         ("finetune sst2_elmo --task.pack true", "task.pack", "body"),
         ("finetune squad --task.null_threshold 1", "task.null_threshold", "best_f1"),
     ],

@@ -46,7 +46,7 @@ def parse(kind: type[T], argv: list[str], **given: Any) -> T:
     if takes_config:
         if "config" not in given:
             given["config"], argv = take_config(hints["config"], verb, argv)
-        _refuse(argv, foreign_data(given["config"]))
+        refuse(argv, foreign_data(given["config"]))
     # Made without `__init__`: required arguments have no value yet.
     default = object.__new__(kind)
     vars(default).update({field.name: _default(field) for field in fields} | given)
@@ -69,11 +69,11 @@ def parse(kind: type[T], argv: list[str], **given: Any) -> T:
         said = _without_box(printed.getvalue())
         raise UserError(f"{said} (see jaxlm {verb} --help)") from None
     if takes_config:
-        _refuse(argv, idle(found.config))
+        refuse(argv, idle(found.config))
     return found
 
 
-def _refuse(argv: list[str], idle: dict[str, str]) -> None:
+def refuse(argv: list[str], idle: dict[str, str]) -> None:
     """Refuse a flag that would change nothing."""
     for arg in argv:
         name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from jaxlm.cli.arguments import parse
+from jaxlm.cli.arguments import parse, refuse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.text.recipe import Errors, ReadOptions, Sentences
 from jaxlm.types import UserError
@@ -83,10 +83,13 @@ class Predict:
 def run_evaluate(argv: list[str]) -> int:
     """The verb `evaluate`."""
     args = parse(Evaluate, argv)
-    if args.data and (args.text or args.corpus):
-        raise UserError("--data is of a task: --text and --corpus do not go with it")
-    if not args.data and bool(args.text) == bool(args.corpus):
-        raise UserError("jaxlm evaluate needs either --text or --corpus")
+    if sum(map(bool, (args.text, args.corpus, args.data))) != 1:
+        raise UserError("jaxlm evaluate needs one of --text, --corpus and --data")
+    if args.data:
+        of_text = ["sentences", "errors", "rows", "length", "stride"]
+        refuse(argv, dict.fromkeys(of_text, "is for text, and --data is of a task"))
+    else:
+        refuse(argv, {"task": "is for columns of --data"})
     start_jax()
     step, figures, lines = _of_task(args) if args.data else _of_text(args)
     if not args.json:

@@ -72,7 +72,9 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
     by_token, choice = spans or task.kind == "tokens", task.kind == "choice"
     pools = "task.text task.pair task.label task.pooling"
     windows = "task.question task.stride task.answer task.null_threshold task.rules"
-    packable = config.model.data is MaskedData and not choice and task.body == "none"
+    masked, trained = config.model.data is MaskedData, not task.fresh
+    packable = masked and not choice and task.body == "none"
+    random = "is for parameters that start at random: pass --task.fresh"
     return [
         (True, "text", "is for corpora: the tokenizer of --init reads a task's files"),
         (True, "smoothing", "is for corpora of several languages"),
@@ -82,6 +84,9 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
         (True, "steps", "follows from the passes: pass --task.epochs"),
         (True, "model.vocab_size", "is that of the tokenizer of --init"),
         (True, "model.nsp", "is for pretraining: task.pooling says what is trained"),
+        # A GPT gets new tokens, which start at random.
+        (trained and masked, "model.init_std", random),
+        (trained, "model.position_std model.scale_residual", random),
         (not config.eval_every, "task.patience", "has no effect without --eval_every"),
         (not task.unanswerable, "task.null_threshold", "is for task.metric = best_f1"),
         (not spans, windows, f"is for spans, {this}"),
