@@ -195,8 +195,8 @@ class RunConfig(Rows):
     keep_every: int | Literal["log"] = 0
     """Steps between checkpoints kept for good; log: 0, 1, 2, 4, 8, …; 0: none."""
     eval_every: int | float = 1000
-    """Steps between evaluations on held-out text; 0: never. Fine-tuning: of 1 or less,
-    passes over the training file, .25 for four evaluations in each pass."""
+    """Steps between evaluations on held-out text; 0: never. Fine-tuning: 1 or less is
+    a part of a pass over the training file; .25 evaluates four times in each pass."""
     eval_rows: int = 1024
     """Most held-out rows of an evaluation during training."""
     init: str = ""
