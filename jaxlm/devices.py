@@ -10,7 +10,6 @@ and never the FLOPs that XLA says it executes.
 import functools
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -82,8 +81,3 @@ def measured_flops(size: int = 1024, repeats: int = 5) -> float:
         a = jnp.ones((size, size), jnp.float32)
         seconds()  # compiles
         return 2 * size**3 / min(seconds() for _ in range(repeats))
-
-
-def total_peak_flops(devices: Sequence[Any], precision: str = "bfloat16") -> float:
-    """FLOP/s of all devices together; NaN if one is unknown."""
-    return sum(peak_flops(each, precision) for each in devices)

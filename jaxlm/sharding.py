@@ -160,10 +160,7 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
 
 
 def stacked(params: Any) -> Any:
-    """Whether each parameter has a first axis of layers.
-
-    In an ELMo these are the LSTMs and the highway layers.
-    """
+    """Whether each parameter has a first axis of layers."""
     logical = match(RULES, params, families=True)
     return jax.tree.map(lambda _, axes: axes[:1] == ("layers",), params, logical)
 
@@ -184,10 +181,7 @@ def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
 
 
 def opt_state_shardings(
-    mesh: Mesh | AbstractMesh,
-    optimizer: Any,
-    opt_state: Any,
-    params_shardings: Any,
+    mesh: Mesh | AbstractMesh, optimizer: Any, opt_state: Any, params_shardings: Any
 ) -> Any:
     """Moments are sharded as their parameters, everything else is whole."""
 

@@ -58,13 +58,8 @@ def match(
 ) -> Any:
     """A tree like `tree` with the value of the one rule that each leaf's path matches.
 
-    Args:
-        rules: (regular expression over whole paths, value) pairs.
-        tree: any tree of leaves.
-        families: the rules are for several families, so a rule may match nothing.
-
-    Raises:
-        ValueError: a leaf matches no rule or several, or a rule matches no leaf.
+    Rules are (regular expression over whole paths, value). ValueError: a leaf matches
+    no rule or several, or a rule no leaf, which rules for several `families` may.
     """
     compiled = [(re.compile(pattern), value) for pattern, value in rules]
     used: set[int] = set()

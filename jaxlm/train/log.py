@@ -31,7 +31,7 @@ import numpy as np
 from etils import epath
 
 from jaxlm.config import RunConfig
-from jaxlm.devices import total_peak_flops
+from jaxlm.devices import peak_flops
 from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.screen import Screen
 
@@ -115,7 +115,8 @@ class Log(AbstractContextManager):
         yield
         seconds = self._clock() - start
         # Here, while the devices are idle: on a CPU it is measured.
-        peak = total_peak_flops(jax.devices(), self._config.precision)
+        precision = self._config.precision
+        peak = sum(peak_flops(each, precision) for each in jax.devices())
         self._screen.below = ""
         self.say(f"compiled {what} in {seconds:.1f} s")
         now = self._clock(), self._step

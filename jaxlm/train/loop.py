@@ -32,7 +32,7 @@ from jaxlm.sharding import (
 )
 from jaxlm.train.log import Log
 from jaxlm.train.optim import Schedule, make_optimizer
-from jaxlm.train.source import EvaluateFn, TrainingSource
+from jaxlm.train.source import TrainingSource
 from jaxlm.train.state import (
     Pretrained,
     TrainState,
@@ -64,7 +64,6 @@ class Run(NamedTuple):
     schedule: Schedule
     abstract: TrainState  # shapes with shardings
     sharding: NamedSharding  # of a batch
-    workdir: str | Path
     checkpoints: Checkpoints
 
 
@@ -99,28 +98,17 @@ def train(
     checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps)
     last = min(config.stop or config.steps, config.steps)
     with jax.set_mesh(mesh), stop_signals() as interrupted:
-        make, abstract = abstract_state(
-            source.module,
-            optimizer,
-            mesh,
-            seed=config.seed,
-            zero_carry=source.zero_carry,
-        )
+        facts = {"seed": config.seed, "zero_carry": source.zero_carry}
+        make, abstract = abstract_state(source.module, optimizer, mesh, **facts)
         sharding = batch_sharding(mesh)
-        rest = optimizer, schedule, abstract, sharding, workdir, checkpoints
-        run = Run(config, source, *rest)
+        run = Run(config, source, optimizer, schedule, abstract, sharding, checkpoints)
         first = _first_state(run, make, initial, fallback)
-        carry = first.meta.get("log")
-        with Log(workdir, config, first.step, last, carry) as log:
+        with Log(workdir, config, first.step, last, first.meta.get("log")) as log:
             return _loop(run, log, first, last, interrupted)
 
 
 def _loop(
-    run: Run,
-    log: Log,
-    first: Restored,
-    last: int,
-    interrupted: Callable[[int], bool],
+    run: Run, log: Log, first: Restored, last: int, interrupted: Callable[[int], bool]
 ) -> Outcome:
     """Save, evaluate, step, log: from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
@@ -129,11 +117,16 @@ def _loop(
         log.say(note)
     if start >= last:
         log.say(f"nothing left to train: the run is already at step {start}")
-    evaluate = _evaluation(run, log)
+    evaluate: Any = source.evaluation(run.sharding) if config.eval_every else None
+    if isinstance(evaluate, str):
+        log.say(f"no evaluation: {evaluate}")
+        evaluate = None
     best = _Best(run) if evaluate and source.best else None
     feed = _feed(run, log, start, last)
-    # The run was killed between this checkpoint and its evaluation.
-    missing = start > 0 and not _on_all_hosts(log.evaluated)
+    # The run was killed between this checkpoint and its evaluation, says the first host.
+    missing = start > 0 and not log.evaluated
+    if jax.process_count() > 1:
+        missing = bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
 
     for step in range(start, max(start, last) + 1):
         impatient = best is not None and best.out_of_patience(step)
@@ -204,7 +197,9 @@ class _Best:
     def __init__(self, run: Run):
         self._figure = run.source.best
         self._patience = int(run.source.patience * run.config.eval_every)  # steps
-        self._checkpoints = Checkpoints(f"{run.workdir}/best", keep=1)
+        self._checkpoints = Checkpoints(
+            run.checkpoints.directory.parent / "best", keep=1
+        )
         self._checkpoints.open()
         self._highest, self.step = -math.inf, None
         if found := self._checkpoints.stored():
@@ -222,22 +217,15 @@ class _Best:
         return self.step is not None and 0 < self._patience <= step - self.step
 
 
-def _on_all_hosts(flag: bool) -> bool:
-    """The flag of the first host, which alone keeps the log."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
-
-
 def _feed(
     run: Run, log: Log, start: int, last: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     """(compiled train step, batch) for every step from `start` to `last`."""
     begin = 0
     for i, phase in enumerate(run.config.all_phases):
-        first, until = max(start, begin) - begin, min(last, phase.until) - begin
-        if first < until:
-            yield from _feed_phase(run, log, phase, f"train.{i}", range(first, until))
+        steps = range(max(start, begin) - begin, min(last, phase.until) - begin)
+        if steps:
+            yield from _feed_phase(run, log, phase, f"train.{i}", steps)
         begin = phase.until
 
 
@@ -277,16 +265,6 @@ def _feed_phase(
             with log.compiling(what, tokens=opened.tokens, flops=opened.flops):
                 compiled[shapes] = jitted.lower(run.abstract, batch).compile()
         yield compiled[shapes], batch
-
-
-def _evaluation(run: Run, log: Log) -> EvaluateFn | None:
-    if not run.config.eval_every:
-        return None
-    found = run.source.evaluation(run.sharding)
-    if isinstance(found, str):
-        log.say(f"no evaluation: {found}")
-        return None
-    return found
 
 
 def _sha256_of(batch: Any) -> str:

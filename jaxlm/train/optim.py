@@ -43,8 +43,7 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimiser of a run and its learning rate as a function of the step.
 
-    `params` may be shapes. `lr_scales` has a number or array for each leaf, which
-    multiplies its rate; None: 1.
+    `params` may be shapes. `lr_scales` multiply the rate of each leaf.
     """
     rate = make_schedule(config, steps)
     b1, b2, eps = config.b1, config.b2, config.eps
@@ -82,10 +81,7 @@ def scale_by_lr_scales(lr_scales: Any) -> optax.GradientTransformation:
         # Not 0, which would make a 0 of a -0.
         return update * scale if np.any(scale) else jnp.full_like(update, -0.0)
 
-    def update(updates: Any, state: Any, params: Any = None):
-        return jax.tree.map(scaled, updates, lr_scales), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, lr_scales))
 
 
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:
@@ -173,7 +169,6 @@ def scale_by_layer_trust(stacked: Any) -> optax.GradientTransformation:
         usable = (w_norm > 0) & (u_norm > 0)
         return update * jnp.where(usable, w_norm / jnp.where(usable, u_norm, 1.0), 1.0)
 
-    def update(updates: Any, state: Any, params: Any = None):
-        return jax.tree.map(trusted, updates, params, stacked), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(trusted, updates, params, stacked)
+    )

@@ -24,8 +24,6 @@ from jaxlm.objectives.objective import Objective, SampledRows
 from jaxlm.train.state import TrainState
 from jaxlm.tree import map_with_path
 
-Metrics = dict[str, Any]
-
 
 def make_train_step(
     objective: Objective,
@@ -35,7 +33,7 @@ def make_train_step(
     accumulate: int,
     seed: int,
     dropout: bool,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """The update as a pure function, to be jitted with the state donated.
 
     `schedule` is for the metrics only. `accumulate` micro-batches follow one another.
@@ -43,7 +41,7 @@ def make_train_step(
     """
     scale = scales(objective.figures)
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         weights = objective.weights(batch)
         sampled = None
         if objective.sampled_rows:

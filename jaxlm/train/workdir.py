@@ -32,28 +32,15 @@ from jaxlm.types import UserError
 # Fields that may differ when a run goes on: none changes the mathematics of a step.
 # Another mesh keeps the batches, and losses within 1e-6.
 _FREE = (
-    "stop",
-    "log.*",
-    "save_every",
-    "eval_every",
-    "eval_rows",
-    "keep",
-    "keep_every",
-    "data.threads",
-    "text.languages*",
-    "mesh.*",
-    "remat",
+    "stop log.* save_every eval_every eval_rows keep keep_every data.threads "
+    "text.languages* mesh.* remat"
 )
 _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy"
 
 
 @contextlib.contextmanager
 def lock(workdir: str | Path) -> Iterator[None]:
-    """Hold a local run directory; the kernel lets go when the process ends.
-
-    Raises:
-        UserError: another process holds it, or it cannot be written.
-    """
+    """Hold a local run directory; the kernel lets go when the process ends."""
     if str(workdir).startswith("gs://") or jax.process_index() != 0:
         yield
         return
@@ -108,25 +95,24 @@ def claim_workdir(
 ) -> None:
     """Make a run directory, or check that an existing one belongs to this run.
 
-    Args:
-        data: what it is trained on, for the provenance; a value named `…_sha256` must
-            be what it was.
-        save_tokenizer: writes the tokenizer into a directory.
-
-    Raises:
-        UserError: its config or data is another one; lists each difference.
+    `data` says what it is trained on, for the provenance; a value named `…_sha256` must
+    be what it was. `save_tokenizer` writes the tokenizer into a directory.
     """
     here = Path(workdir)
     record = {**_provenance(argv), **data}
-    if (here / "config.json").is_file():
+    begun = (here / "config.json").is_file()
+    if begun:
         _compare(here, config, record)
-    elif jax.process_index() == 0:
+    if jax.process_index() != 0:
+        return
+    if not begun:
         here.mkdir(parents=True, exist_ok=True)
         save_tokenizer(here / "tokenizer")
-    if jax.process_index() == 0:
-        _write(here / "config.json", to_json(config))
-        records = [*_records(here), record]
-        _write(here / "provenance.json", json.dumps(records, indent=2) + "\n")
+    records = json.dumps([*_records(here), record], indent=2)
+    for name, text in (("config", to_json(config)), ("provenance", records + "\n")):
+        beside = here / f"{name}.tmp"
+        beside.write_text(text)
+        beside.replace(here / f"{name}.json")
 
 
 def read_config(workdir: str | Path) -> RunConfig:
@@ -154,7 +140,7 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
     lines = [
         f"  {name}: {was} in {here}, {now} asked"
         for name, (was, now) in difference(before, config).items()
-        if not any(fnmatch.fnmatch(name, free) for free in _FREE)
+        if not any(fnmatch.fnmatch(name, free) for free in _FREE.split())
     ]
     last = (_records(here) or [record])[-1]
     lines += [
@@ -173,11 +159,17 @@ def _records(here: Path) -> list[dict[str, Any]]:
 
 
 def _provenance(argv: list[str]) -> dict[str, Any]:
+    # The commit of the checkout that jaxlm runs from; empty if it was installed.
+    root, commit = Path(__file__).resolve().parents[2], ""
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        commit = done.stdout.strip()
     return {
         "format": FORMAT,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": argv,
-        "commit": _commit(),
+        "commit": commit,
         "versions": {name: version(name) for name in _PACKAGES.split()},
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -185,20 +177,3 @@ def _provenance(argv: list[str]) -> dict[str, Any]:
         "hosts": jax.process_count(),
         "cores": len(os.sched_getaffinity(0)),
     }
-
-
-def _commit() -> str:
-    """The commit of the checkout that jaxlm runs from; empty if it was installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-    found = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
-    )
-    return found.stdout.strip()
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text)
-    beside.replace(path)
