@@ -10,7 +10,7 @@ Next: `store.py` stores digests and compares them after a restore.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,6 @@ from jaxtyping import Array, Shaped, UInt
 
 from jaxlm.tree import leaves
 
-PIECE = 2**20  # elements of a leaf on the host that are digested at once
 # One starting point a lane, any distinct numbers: √2, √3, √5, √7 in base 2³².
 _SEEDS = tuple(map(np.uint32, (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)))
 
@@ -54,26 +53,11 @@ def digest(tree: Any) -> dict[str, LeafDigest]:
     everywhere = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
     lanes = np.asarray(jax.jit(_lanes_of_leaves, out_shardings=everywhere)(flat))
     return {
-        path: LeafDigest(str(leaf.dtype), tuple(leaf.shape), _text(row))
+        path: LeafDigest(
+            str(leaf.dtype), tuple(leaf.shape), "".join(f"{n:08x}" for n in row)
+        )
         for (path, leaf), row in zip(flat.items(), lanes, strict=True)
     }
-
-
-def digest_parts(
-    dtype: str, shape: tuple[int, ...], parts: Iterable[np.ndarray]
-) -> LeafDigest:
-    """The digest of one leaf whose elements come part after part, in order."""
-    lanes, start = np.zeros(len(_SEEDS), np.uint32), 0
-    for part in parts:
-        bits = min(part.dtype.itemsize * 8, 32)
-        flat = np.ascontiguousarray(part).reshape(-1).view(f"uint{bits}")
-        for at in range(0, len(flat), PIECE):
-            words = flat[at : at + PIECE].astype(np.uint32)
-            index = np.arange(start, start + len(words)).astype(np.uint32)  # mod 2³²
-            mixed = _mix(words ^ _mix(index))
-            lanes += np.array([_mix(mixed + s).sum(dtype=np.uint32) for s in _SEEDS])
-            start += len(words)
-    return LeafDigest(dtype, shape, _text(lanes))
 
 
 def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
@@ -114,7 +98,3 @@ def _mix(word: Any) -> Any:
     word = (word ^ (word >> 16)) * np.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * np.uint32(0x846CA68B)
     return word ^ (word >> 16)
-
-
-def _text(lanes: np.ndarray) -> str:
-    return "".join(f"{n:08x}" for n in lanes)

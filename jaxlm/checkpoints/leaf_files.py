@@ -6,7 +6,6 @@ Next: `store.py`, which reads all leaves of a state.
 """
 
 import gc
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from jaxlm.checkpoints.digests import PIECE, LeafDigest, digest_parts
+from jaxlm.checkpoints.digests import LeafDigest, digest
 from jaxlm.types import UserError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
@@ -48,21 +47,10 @@ class StoredLeaf:
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.verified(), dtype, copy=copy)
-
-    def verified(self) -> Any:
-        """The leaf, to be indexed and then made an array; UnsoundError if it changed.
-
-        A local file is mapped: it is verified part after part and read again where it
-        is indexed, and never whole in memory. Any other file is read whole.
-        """
-        local = not str(self.step).startswith("gs://")
         with self._named_errors():
-            array = self._open(mapped=local)
-            leaf = array if local else array.read().result()
-            found = digest_parts(self.digest.dtype, self.shape, _parts(leaf))
-        self.check(found)
-        return leaf
+            found = self._open().read().result()
+        self.check(digest({"": found})[""])
+        return np.array(found, dtype, copy=copy)
 
     def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
         """The leaf on devices, not verified; a part that several hold is read once."""
@@ -100,11 +88,9 @@ class StoredLeaf:
         except Exception as error:
             raise self._damaged(f"cannot be read: {first_line(error)}") from error
 
-    def _open(self, *, mapped: bool = False) -> ts.TensorStore:
+    def _open(self) -> ts.TensorStore:
         path = str(self.step / STATE / self.path)
         place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
-        if mapped:
-            place["file_io_mode"] = {"mode": "memmap"}
         if path.startswith("gs://"):
             bucket, _, inside = path.removeprefix("gs://").partition("/")
             place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
@@ -114,16 +100,6 @@ class StoredLeaf:
             found = f"{array.dtype.name}{list(array.shape)}"
             raise ValueError(f"its zarr.json says {found}")
         return array
-
-
-def _parts(leaf: Any) -> Iterator[np.ndarray]:
-    """Slices of an array in memory or on disk, of about PIECE elements each."""
-    if not leaf.shape:
-        yield np.asarray(leaf)
-        return
-    rows = max(1, PIECE // max(1, math.prod(leaf.shape[1:])))
-    for start in range(0, leaf.shape[0], rows):
-        yield np.asarray(leaf[start : min(start + rows, leaf.shape[0])])
 
 
 def first_line(error: BaseException) -> str:

@@ -32,11 +32,8 @@ from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
 FORMAT = 2  # of a run directory; raised when a run cannot go on with other code
-_TEMPORARY, _DELETED, _COMMITTED = (
-    ".orbax-checkpoint-tmp",
-    ".deleted",
-    "commit_success.txt",
-)
+_TEMPORARY, _DELETED = ".orbax-checkpoint-tmp", ".deleted"
+_COMMITTED = "commit_success.txt"
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

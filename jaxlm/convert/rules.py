@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.checkpoints import StoredLeaf
 from jaxlm.config.model import ModelConfig
 from jaxlm.memory import aligned, transposed
 from jaxlm.tree import leaves, map_with_path, match
@@ -213,20 +212,14 @@ class ModelFile(NamedTuple):
     ) -> "ModelFile":
         """A model whose parameters are in memory or on disk.
 
-        A leaf on disk is verified when its first tensor is read, and held until a
-        tensor of another leaf is.
+        A leaf on disk is read for its first tensor, and held until a tensor of another
+        leaf is wanted.
         """
         flat = dict(leaves(params))
 
         @functools.lru_cache(maxsize=1)
         def whole(paths: tuple[str, ...]) -> dict[str, Any]:
-            found = {path: flat[path] for path in paths}
-            return {
-                path: leaf.verified()
-                if isinstance(leaf, StoredLeaf)
-                else np.asarray(leaf)
-                for path, leaf in found.items()
-            }
+            return {path: np.asarray(flat[path]) for path in paths}
 
         def read(name: str) -> np.ndarray:
             return table.tensor(name, whole(table.leaves_of(name)))

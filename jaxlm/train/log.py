@@ -67,29 +67,26 @@ class Log(AbstractContextManager):
         self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
         self._speed: _Speed | None = None
         self._files: list[MetricsLines | TensorBoardEvents] = []
-        self._remote: Any = None
+        self._remote: Any = None  # the workdir on gs://, written to a local one first
         self.evaluated = False  # whether the line of the first step has an evaluation
         first = jax.process_index() == 0
         self._screen = Screen((stream or sys.stdout) if first else None, start, last)
         self.say = self._screen.say  # a line, above the bar if there is one
-        if first:
-            self._open(workdir, start)
-
-    def _open(self, workdir: str | Path, start: int) -> None:
+        if not first:
+            return
         self._local = Path(workdir)
         if str(workdir).startswith("gs://"):
             self._remote = epath.Path(workdir)
             self._local = Path(tempfile.mkdtemp("jaxlm"))
-        self._local.mkdir(parents=True, exist_ok=True)
-        path = self._local / "metrics.jsonl"
-        if self._remote and (self._remote / path.name).exists():
-            path.write_bytes((self._remote / path.name).read_bytes())
-        lines = MetricsLines(path, start)
+            if (there := self._remote / "metrics.jsonl").exists():
+                (self._local / "metrics.jsonl").write_bytes(there.read_bytes())
+        lines = MetricsLines(self._local / "metrics.jsonl", start)
         self._files.append(lines)
         self._written = lines.newest["step"]
-        named = any(name.startswith("eval_") for name in lines.newest)
-        self.evaluated = self._written == start and named
-        if self._config.log.tensorboard:
+        self.evaluated = self._written == start and any(
+            "eval_" in name for name in lines.newest
+        )
+        if config.log.tensorboard:
             path = self._local / "tensorboard"
             try:
                 self._files.append(TensorBoardEvents(path, start))
@@ -282,6 +279,7 @@ class MetricsLines(_MetricsFile):
 
     def __init__(self, path: Path, start: int):
         self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= start]
         if len(kept) < len(lines):

@@ -52,7 +52,6 @@ class Outcome(NamedTuple):
     step: int
     interrupted: bool
     sha256: str
-    figures: dict[str, float]  # of the last evaluation; empty without one
 
 
 class Run(NamedTuple):
@@ -112,7 +111,7 @@ def _loop(
 ) -> Outcome:
     """Save, evaluate, step, log: from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
-    state, start, digests, figures = first.state, first.step, first.digests, {}
+    state, start, digests = first.state, first.step, first.digests
     for note in first.notes:
         log.say(note)
     if start >= last:
@@ -123,7 +122,7 @@ def _loop(
         evaluate = None
     best = _Best(run) if evaluate and source.best else None
     feed = _feed(run, log, start, last)
-    # The run was killed between this checkpoint and its evaluation, says the first host.
+    # The run was killed between this checkpoint and its evaluation.
     missing = start > 0 and not log.evaluated
     if jax.process_count() > 1:
         missing = bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
@@ -162,7 +161,7 @@ def _loop(
     checkpoints.wait()
     if impatient and best:
         log.say(f"stopped early at step {step}: step {best.step} is still the best")
-    return Outcome(step, step < last and not impatient, state_sha256(digests), figures)
+    return Outcome(step, step < last and not impatient, state_sha256(digests))
 
 
 def _first_state(

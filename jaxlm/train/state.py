@@ -95,14 +95,15 @@ def merge(
     pretrained parameter that the model lacks is an error, as other shapes always are.
     """
     fresh, known_rows = new or NewParams((), {})
-    wanted = dict(leaves(abstract))
-    given = leaves(pretrained.params)
-    found = {path: leaf for path, leaf in given if path not in fresh}
-    problems = []
-    for line in differences(wanted, found):
+    found = {
+        path: leaf for path, leaf in leaves(pretrained.params) if path not in fresh
+    }
+    marked: dict[str, dict[str, str]] = {"-": {}, "+": {}, "≠": {}}
+    for line in differences(dict(leaves(abstract)), found):
         mark, path, *_ = line.split()
-        if mark in ("≠" if new else "≠+") and path not in known_rows:
-            problems.append(line)
+        if path not in known_rows:
+            marked[mark][path] = line
+    problems = [*marked["≠"].values(), *(() if new else marked["+"].values())]
     if problems:
         head = f"--init {pretrained.origin} does not fit this config:"
         raise UserError("\n".join([head, *problems]))
@@ -118,12 +119,10 @@ def merge(
             theirs.shape, shape.sharding, lambda index: theirs[index]
         )
 
-    random_ones = [path for path in wanted if path not in found]
-    random_ones += [f"{path} from row {n} on" for path, n in known_rows.items()]
-    unused = sorted({path.split("/")[0] for path in found if path not in wanted})
+    grown = [f"{path} from row {n} on" for path, n in known_rows.items()]
     notes = [f"parameters of {pretrained.origin}"]
-    if random_ones:
-        notes.append(f"initialised at random: {', '.join(random_ones)}")
-    if unused:
+    if at_random := [*marked["-"], *grown]:
+        notes.append(f"initialised at random: {', '.join(at_random)}")
+    if unused := dict.fromkeys(path.split("/")[0] for path in marked["+"]):
         notes.append(f"not used: {', '.join(unused)}")
     return map_with_path(place, random, abstract), notes

@@ -9,11 +9,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxlm.checkpoints import digests
 from jaxlm.checkpoints.digests import (
     LeafDigest,
     digest,
-    digest_parts,
     leaf_lanes,
     state_sha256,
 )
@@ -148,16 +146,3 @@ def test_state_sha256_is_over_the_sorted_lines():
     assert state_sha256(digests) == expected
     assert state_sha256(dict(reversed(digests.items()))) == expected
     assert digest({}) == {}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_pieces_of_an_array_on_the_host_have_the_digest_of_the_whole(
-    dtype, monkeypatch
-):
-    monkeypatch.setattr(digests, "PIECE", 64)
-    for shape in ((), (0,), (5, 13), (4, 8, 4)):
-        host = random_array(dtype, shape)
-        whole = of(jnp.asarray(host))
-        assert digest_parts(str(host.dtype), shape, [host]) == whole, shape
-        rows = [host[i : i + 2] for i in range(0, len(host), 2)] if shape else [host]
-        assert digest_parts(str(host.dtype), shape, rows) == whole, shape

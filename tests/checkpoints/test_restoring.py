@@ -54,19 +54,11 @@ def test_a_part_of_the_state_can_be_read_alone(run):
     Checkpoints(run).restore(ABSTRACT.params, part="params/")
 
 
-def test_a_stored_leaf_is_read_in_parts_once_it_is_verified(run, monkeypatch):
+def test_a_stored_leaf_is_an_array_when_it_is_wanted(run):
     stored = dict(leaves(Checkpoints(run).stored().state))
-    monkeypatch.setattr(
-        "jaxlm.checkpoints.leaf_files.PIECE", 5
-    )  # elements: most leaves are several
     for path, leaf in leaves(state_of(20)):
-        whole, parts = np.asarray(leaf), stored[path].verified()
-        np.testing.assert_array_equal(np.asarray(parts[()]), whole)
-        for i in range(len(whole) if whole.ndim else 0):
-            part = np.asarray(parts[(i,)])
-            assert part.dtype == whole.dtype
-            np.testing.assert_array_equal(part, whole[i])
-    assert max(leaf.size for _, leaf in leaves(state_of(20))) > 5
+        assert stored[path].shape == leaf.shape and stored[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(np.asarray(stored[path]), leaf)
 
 
 def test_a_leaf_is_a_zarr_array_that_others_can_read(run):
