@@ -202,15 +202,10 @@ class Checkpoints:
     ) -> Restored | None:
         """The newest checkpoint, verified; None if there is none.
 
-        Args:
-            abstract: tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
-            part: see `stored`.
-            fallback: if the newest is not sound take the one before, and so on; those
-                passed over are renamed to `<step>.unsound`.
-
-        Raises:
-            UnsoundError: a leaf cannot be read or has another digest.
-            UserError: leaves are missing, unknown or of another shape.
+        `abstract` has the shapes and the shardings to restore to; for `part` see
+        `stored`. UnsoundError if a leaf cannot be read or has another digest; with
+        `fallback` the newest sound checkpoint is taken then, and newer ones are renamed
+        to `<step>.unsound`.
         """
         older, unsound = self.steps(), {}
         while older and (fallback or not unsound):

@@ -138,8 +138,8 @@ class Log(AbstractContextManager):
     def defer(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take the metrics of a step just dispatched; return those of the one before.
 
-        Metrics are `Mean`s, scalars and texts by name, on device or not. What is
-        returned are numbers and texts by name, with "step"; None the first time.
+        In: `Mean`s, scalars and texts by name, on device or not. Out: numbers and texts
+        by name, with "step"; None the first time.
         """
         for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):

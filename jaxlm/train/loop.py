@@ -31,7 +31,7 @@ from jaxlm.sharding import (
     to_devices,
 )
 from jaxlm.train.log import Log
-from jaxlm.train.optim import Schedule, make_optimizer
+from jaxlm.train.optim import make_optimizer
 from jaxlm.train.source import TrainingSource
 from jaxlm.train.state import (
     Pretrained,
@@ -60,7 +60,7 @@ class Run(NamedTuple):
     config: RunConfig
     source: TrainingSource
     optimizer: optax.GradientTransformation
-    schedule: Schedule
+    schedule: optax.Schedule  # step → learning rate
     abstract: TrainState  # shapes with shardings
     sharding: NamedSharding  # of a batch
     checkpoints: Checkpoints
@@ -82,12 +82,10 @@ def train(
     2. `initial`: the parameters of `config.init`, with a fresh optimiser at step 0.
     3. Random weights, named by the seed.
 
-    No data position is saved: the batch of step s is a function of (data, seed, s).
-
-    Args:
-        workdir: run directory, locked and checked by the caller (`workdir.py`).
-        initial: reads the parameters of `config.init`; see `open/directory.py`.
-        fallback: take an earlier checkpoint if the newest one is damaged.
+    No data position is saved: the batch of step s is a function of (data, seed, s). The
+    caller has locked and checked the workdir (`workdir.py`). `initial` reads the
+    parameters of `config.init` (`open.py`). `fallback` takes an earlier checkpoint if
+    the newest one is damaged.
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)

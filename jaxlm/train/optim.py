@@ -8,7 +8,7 @@ Next: `train/step.py` applies the update.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,19 +28,10 @@ DECAY = (
     (r".*\b(bias|scale)|mix\w*/weights", False),
 )
 
-Schedule = optax.Schedule  # step → learning rate
-
-
-class BertAdamState(NamedTuple):
-    """The two running means; without bias correction there is no count."""
-
-    mu: Any
-    nu: Any
-
 
 def make_optimizer(
     config: OptimConfig, steps: int, params: Any, lr_scales: Any = None
-) -> tuple[optax.GradientTransformation, Schedule]:
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of a run and its learning rate as a function of the step.
 
     `params` may be shapes. `lr_scales` multiply the rate of each leaf.
@@ -71,20 +62,16 @@ def make_optimizer(
     trained = jax.tree.map(lambda scale: bool(np.any(scale)), lr_scales)
     if not all(jax.tree.leaves(trained)):
         whole = optax.masked(whole, trained)  # no moments of what is frozen
-    return optax.chain(whole, scale_by_lr_scales(lr_scales)), rate
 
-
-def scale_by_lr_scales(lr_scales: Any) -> optax.GradientTransformation:
-    """Multiply each leaf's update by its scale: layer-wise rates, 0 for frozen."""
-
-    def scaled(update: Any, scale: Any) -> Any:
-        # Not 0, which would make a 0 of a -0.
+    def slowed(update: Any, scale: Any) -> Any:
+        # A frozen leaf's is not 0, which would make a 0 of a -0.
         return update * scale if np.any(scale) else jnp.full_like(update, -0.0)
 
-    return optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, lr_scales))
+    slow = optax.stateless(lambda updates, _: jax.tree.map(slowed, updates, lr_scales))
+    return optax.chain(whole, slow), rate
 
 
-def make_schedule(config: OptimConfig, steps: int) -> Schedule:
+def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate at a step, float32; the last update is that of `steps` − 1.
 
     linear, cosine  ╱╲   up to peak at `warmup`, down to 0 at `steps`
@@ -121,22 +108,22 @@ def scale_by_bert_adam(
     rates and warm-up of the published recipes are tuned with that.
     """
 
-    def init(params: Any) -> BertAdamState:
-        # Two trees, not one twice: a train step donates both.
+    def init(params: Any) -> optax.ScaleByAdamState:
+        # Two trees, not one twice: a train step donates both. There is no count.
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        return BertAdamState(mu, nu)
+        return optax.ScaleByAdamState((), mu, nu)  # type: ignore[arg-type]
 
     def update(updates: Any, state: Any, params: Any = None):
         del params
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
         updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
-        return updates, BertAdamState(mu, nu)
+        return updates, optax.ScaleByAdamState((), mu, nu)  # type: ignore[arg-type]
 
     return optax.GradientTransformation(init, update)
 
 
-def bias_correction(b1: float, b2: float) -> Schedule:
+def bias_correction(b1: float, b2: float) -> optax.Schedule:
     """√(1 − b2ᵗ) / (1 − b1ᵗ) of update t = 1, 2, …: Adam's correction of both means.
 
     It is a factor of the rate, as in openai/finetune-transformer-lm (opt.py:adam): eps
