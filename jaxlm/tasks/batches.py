@@ -19,13 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
-from jaxlm.config import FinetuneConfig, Phase
-from jaxlm.families import family_of
 from jaxlm.keys import hashes, permuted
-from jaxlm.objectives.objective import Objective
-from jaxlm.tasks.model import PACKED, TaskModel
 from jaxlm.tasks.task import NONE, TaskRows
-from jaxlm.train.source import BatchStream
 from jaxlm.types import UserError
 
 AnyArray = Array | np.ndarray  # of the host before a step, of the devices in it
@@ -222,52 +217,3 @@ def choose_packing(
     counts = sizes[np.searchsorted(sizes, needed)]
     counts[0] = sizes[-1]
     return width, counts
-
-
-def task_stream(
-    config: FinetuneConfig,
-    module: TaskModel,
-    objective: Objective,
-    rows: TaskRows,
-    phase: Phase,
-    stream: str,
-) -> BatchStream:
-    """The batches of a phase named `stream`, packed where model and task allow it."""
-    lengths = rows.lengths
-    dropout = max(config.model.dropout, config.task.dropout) > 0
-    order = {"seed": config.seed, "stream": stream}
-    if (
-        config.task.pack
-        and family_of(config.model).packs
-        and module.pooling in PACKED
-        and config.task.body == "none"
-        and not rows.group
-    ):
-        alike = np.full(len(lengths), lengths.max())
-        batches = shuffled(alike, phase.batch, phase.until, **order).index
-        width, counts = choose_packing(
-            lengths, batches, widest=config.model.max_length, cost=module.row_flops
-        )
-        return BatchStream(
-            objective,
-            lambda step, local: packed_batch(rows, batches[step], width, local),
-            lambda _: width,
-            tokens=float(counts.mean() * width),
-            flops=float(counts.mean() * module.row_flops(width)),
-            dropout=dropout,
-            rows=lambda step: int(counts[step]),
-        )
-    padded = bucket_lengths(lengths, config.task.buckets, phase.length)
-    plan = shuffled(padded, phase.batch, phase.until, **order)
-    batch_rows = phase.batch * max(1, rows.group)
-    row_flops = [module.row_flops(int(length)) for length in plan.lengths]
-    return BatchStream(
-        objective,
-        lambda step, local: padded_batch(
-            rows, plan.index[step][local], int(plan.lengths[step])
-        ),
-        lambda batch: batch.mask.shape[-1],
-        tokens=float(batch_rows * plan.lengths.mean()),
-        flops=float(batch_rows * np.mean(row_flops)),
-        dropout=dropout,
-    )

@@ -71,11 +71,21 @@ class Classes(Task):
         return [example, swapped] if self.group else [example]
 
     def encode(self, examples: Sequence[Example], labelled: bool) -> TaskRows:
-        """A row of an example or, in a group, several."""
+        """A row of an example or, in a group, several; missing ones have no tokens."""
         groups = [self.rows_of(each) for each in examples]
-        rows = encode(list(itertools.chain(*groups)), self.frame, self.config.length)
+        texts = list(itertools.chain(*groups))
+        rows = encode(texts, self.frame, self.config.length)
         if self.group:
-            rows = _grouped(rows, [len(group) for group in groups], self.group)
+            size, numbers = self.group, itertools.count()
+            slots = [
+                next(numbers) if i < len(group) else -1
+                for group in groups
+                for i in range(size)
+            ]
+            tokens = [*rows.tokens, rows.tokens[0][:0]]  # -1 is the empty row
+            starts = np.append(rows.pair_start, np.int32(0))[slots]
+            tokens = [tokens[slot] for slot in slots]
+            rows = rows._replace(tokens=tokens, pair_start=starts, group=size)
         labels = [self.number(e) if labelled else 0 for e in examples]
         return rows._replace(labels=np.array(labels, self.dtype))
 
@@ -229,18 +239,6 @@ def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
     notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
     labels = np.zeros(len(tokens), np.int32)
     return TaskRows(tokens, np.array(pair_start, np.int32), frame.pad, labels, notes)
-
-
-def _grouped(rows: TaskRows, counts: list[int], size: int) -> TaskRows:
-    """Groups of `counts` rows as groups of `size`; missing rows have no tokens."""
-    filled = iter(zip(rows.tokens, rows.pair_start.tolist(), strict=True))
-    missing = rows.tokens[0][:0], 0
-    padded = [
-        next(filled) if i < count else missing for count in counts for i in range(size)
-    ]
-    tokens, pair_start = zip(*padded, strict=True)
-    starts = np.array(pair_start, np.int32)
-    return rows._replace(tokens=list(tokens), pair_start=starts, group=size)
 
 
 def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:

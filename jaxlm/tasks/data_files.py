@@ -76,11 +76,10 @@ def _files(path: str) -> list[str]:
 def find_data_files(data: str, dev: str = "") -> DataFiles:
     """The files of `--data` and `--dev`.
 
-    Args:
-        data: the training file, or a directory of seq.in and seq.out; or a directory of
-            either with "train" in the name, preferably in front; or `tfds:NAME`, a
-            dataset with a split "train", or `tfds:NAME:SPLIT`.
-        dev: the dev file; by default that of the directory: dev, valid(ation) or testa.
+    `data` is the training file, or a directory of seq.in and seq.out; or a directory of
+    either with "train" in the name, preferably in front; or `tfds:NAME`, a dataset with
+    a split "train", or `tfds:NAME:SPLIT`. Without `dev` the directory's or dataset's is
+    taken: dev, valid(ation) or testa.
     """
     for each in (data, dev) if dev else (data,):
         if not each.startswith(TFDS) and not Path(each).exists():

@@ -18,11 +18,19 @@ from jax.sharding import NamedSharding
 
 from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.families import family_of
+from jaxlm.objectives.objective import Objective
 from jaxlm.sharding import local_rows, replicated, to_devices
-from jaxlm.tasks.batches import bucket_lengths, one_pass, padded_batch, task_stream
+from jaxlm.tasks.batches import (
+    bucket_lengths,
+    choose_packing,
+    one_pass,
+    packed_batch,
+    padded_batch,
+    shuffled,
+)
 from jaxlm.tasks.classes import Choice, Classes, Numbers
 from jaxlm.tasks.data_files import DataFiles
-from jaxlm.tasks.model import OWN, TaskModel, mix_figures
+from jaxlm.tasks.model import OWN, PACKED, TaskModel, mix_figures
 from jaxlm.tasks.objective import FIGURES, lr_scales_of, select, task_objective
 from jaxlm.tasks.spans import Spans
 from jaxlm.tasks.tags import Tags
@@ -67,8 +75,7 @@ class FinetuneRun:
 
         def open_stream(phase: Phase, stream: str) -> BatchStream:
             objective = task_objective(self.module, self.task, lr_scales)
-            rows = self.train.rows
-            return task_stream(config, self.module, objective, rows, phase, stream)
+            return self._stream(objective, phase, stream)
 
         def evaluation(sharding: NamedSharding) -> EvaluateFn | str:
             if self.dev is None:
@@ -92,6 +99,43 @@ class FinetuneRun:
             patience=task.patience,
             new=NewParams(select(task.fresh, shapes, "fresh"), grows),
             lr_scales=lr_scales,
+        )
+
+    def _stream(self, objective: Objective, phase: Phase, stream: str) -> BatchStream:
+        """The batches of a phase, packed where model and task allow it."""
+        config, module, rows = self.config, self.module, self.train.rows
+        lengths, fields = rows.lengths, config.task
+        dropout = max(config.model.dropout, fields.dropout) > 0
+        order: Any = {"seed": config.seed, "stream": stream}
+        packs = fields.pack and family_of(config.model).packs
+        packs = packs and module.pooling in PACKED and fields.body == "none"
+        if packs and not rows.group:
+            alike = np.full(len(lengths), lengths.max())
+            batches = shuffled(alike, phase.batch, phase.until, **order).index
+            width, counts = choose_packing(
+                lengths, batches, widest=config.model.max_length, cost=module.row_flops
+            )
+            return BatchStream(
+                objective,
+                lambda step, local: packed_batch(rows, batches[step], width, local),
+                lambda _: width,
+                tokens=float(counts.mean() * width),
+                flops=float(counts.mean() * module.row_flops(width)),
+                dropout=dropout,
+                rows=lambda step: int(counts[step]),
+            )
+        padded = bucket_lengths(lengths, fields.buckets, phase.length)
+        plan = shuffled(padded, phase.batch, phase.until, **order)
+        index, widths = plan.index, plan.lengths.tolist()
+        batch_rows = phase.batch * max(1, rows.group)
+        row_flops = [module.row_flops(width) for width in widths]
+        return BatchStream(
+            objective,
+            lambda step, local: padded_batch(rows, index[step][local], widths[step]),
+            lambda batch: batch.mask.shape[-1],
+            tokens=float(batch_rows * np.mean(widths)),
+            flops=float(batch_rows * np.mean(row_flops)),
+            dropout=dropout,
         )
 
 
@@ -157,6 +201,8 @@ def _with_model(
     by_token = KINDS[task.kind].by_token
     this = f"--init {config.init} is {family.article}"
     poolings = "max, mean or attention" if family.bidirectional else "last"
+    # Tokens that see the whole text, and for spans [CLS], which stands for no answer.
+    scores_tokens = family.has_cls if task.kind == "spans" else family.bidirectional
     needs_cls = not by_token and task.pooling in ("pooler", "cls")
     for wrong, message in (
         (config.phases, "a fine-tuning run has one phase: drop phases"),
@@ -171,13 +217,8 @@ def _with_model(
             "--task.lm_weight 0",
         ),
         (
-            by_token and not family.bidirectional,
-            f"{this}, whose tokens attend to earlier tokens only: task.kind = "
-            f"{task.kind} needs a BERT",
-        ),
-        (
-            task.kind == "spans" and not family.has_cls,
-            f"{this}: task.kind = spans needs a BERT",
+            by_token and not scores_tokens,
+            f"{this}: task.kind = {task.kind} needs a BERT",
         ),
         (
             needs_cls and not family.has_cls,

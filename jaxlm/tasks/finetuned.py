@@ -88,8 +88,7 @@ def open_finetuned(
 ) -> Finetuned:
     """The best parameters of a run, or of the best of several seeds.
 
-    Args:
-        columns: "text", "pair" or "label" → the name of a column in another file.
+    `columns` are "text", "pair" or "label" → the name of a column in another file.
     """
     workdir = best_seed(directory)
     config = read_config(workdir)

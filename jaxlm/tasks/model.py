@@ -164,8 +164,6 @@ class TaskModel(nn.Module):
             return AttentionPool(name="attention")(x_BLD, mask_BL)
         if segments_BL is None:
             return pool(self.pooling, x_BLD, mask_BL)
-        if self.pooling not in PACKED:
-            raise ValueError(f"pooling {self.pooling} reads no packed rows")
         if self.pooling != "mean":
             return x_BLD
         same_BLT = same_segment(segments_BL).astype(jnp.float32)

@@ -85,8 +85,8 @@ def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
         if penalty:
             # Each micro-batch adds its share, as of the task's loss.
             weight = batch.weights.sum()
-            mixes = [params[name] for name in MIXES if name in params]
-            total = jnp.stack([mix_penalty(mix, penalty) for mix in mixes]).sum()
+            mixes = (params[name] for name in MIXES if name in params)
+            total: Any = sum(mix_penalty(mix, penalty) for mix in mixes)
             sums["mix_loss"] = Mean(total * weight, weight)
         return sums
 

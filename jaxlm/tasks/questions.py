@@ -189,11 +189,8 @@ def best_threshold(
     the least of them. Answers of one difference, which no threshold separates, count
     together.
 
-    Args:
-        values: [n], EM or F1 of each answer, before any threshold.
-        diffs: [n], score of no answer minus that of the answer.
-        answerable: bool [n], whether each question has an answer.
-        empty: bool [n], whether each answer is "" at any threshold.
+    `values` are EM or F1 of each answer before any threshold; `diffs` are the score of
+    no answer minus that of the answer; `empty` says which answers are "" anyhow.
     """
     gains = np.where(answerable, values, np.where(empty, 0.0, -1.0))
     order = np.argsort(diffs, kind="stable")

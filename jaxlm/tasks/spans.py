@@ -31,14 +31,8 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean, Sums
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.layers import same_segment
-from jaxlm.tasks.questions import (
-    Question,
-    answer_scores,
-    best_threshold,
-    check_ids,
-    find_answer,
-    read_questions,
-)
+from jaxlm.tasks import questions
+from jaxlm.tasks.questions import Question
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.text.spans.marks import cuts
 from jaxlm.text.tokenizers import Tokenizer
@@ -67,7 +61,7 @@ class Window(NamedTuple):
 class Spans(Task):
     """Softmax over the tokens of a window, for the start and for the end."""
 
-    read = staticmethod(read_questions)
+    read = staticmethod(questions.read_questions)
     suffix = "json"
     outputs = 2
     by_token = True
@@ -80,13 +74,11 @@ class Spans(Task):
         count both cases.
         """
         frame = self.frame
-        questions = frame.texts([each.question for each in examples])
+        asked = frame.texts([each.question for each in examples])
         documents: dict[str, Aligned] = {}
         rows, begins, labels, windows = [], [], [], []
         moved = lost = 0
-        for number, (each, question) in enumerate(
-            zip(examples, questions, strict=True)
-        ):
+        for number, (each, question) in enumerate(zip(examples, asked, strict=True)):
             if each.context not in documents:
                 documents[each.context] = align(self.tokenizer, each.context)
             document = documents[each.context]
@@ -113,17 +105,16 @@ class Spans(Task):
                 inside = span and first <= span[0] and span[1] < last
                 nowhere = (NONE, NONE) if unknown else (0, 0)
                 labels.append(np.array(span) - first + begin if inside else nowhere)
-        notes = []
-        if moved:
-            notes.append(f"{moved:,} answers were found at another place than stated")
-        if lost:
-            notes.append(f"{lost:,} answers are not in their documents: left out")
+        notes = (
+            (moved, "answers were found at another place than stated"),
+            (lost, "answers are not in their documents: left out"),
+        )
         return TaskRows(
             tokens=rows,
             pair_start=np.array(begins, np.int32),
             pad=frame.pad,
             labels=np.array(labels, np.int32).reshape(-1, 2),
-            notes=tuple(notes),
+            notes=tuple(f"{count:,} {what}" for count, what in notes if count),
             origins=windows,
         )
 
@@ -174,7 +165,7 @@ class Spans(Task):
         def compared(texts: list[str]) -> np.ndarray:
             """[2, n]: EM and F1 of each question."""
             pairs, rules = zip(truths, texts, strict=True), self.config.task.rules
-            return np.array([answer_scores(*pair, rules) for pair in pairs]).T
+            return np.array([questions.answer_scores(*pair, rules) for pair in pairs]).T
 
         exact, f1 = compared(self._at_threshold(texts, diffs))
         out = {"exact": exact.mean(), "f1": f1.mean(), "questions": len(truths)}
@@ -185,13 +176,13 @@ class Spans(Task):
                     out[f"{name}answerable_f1"] = f1[which].mean()
             empty = np.array([text == "" for text in texts])
             for name, values in zip(("exact", "f1"), compared(texts), strict=True):
-                best = best_threshold(values, diffs, answerable, empty)
+                best = questions.best_threshold(values, diffs, answerable, empty)
                 out[f"best_{name}"], out[f"best_{name}_threshold"] = best
         return {name: float(value) for name, value in out.items()}
 
     def output(self, file: File, scores: Scores) -> str:
         """The official form: JSON, id → answer, "" for none."""
-        check_ids(file.examples)
+        questions.check_ids(file.examples)
         texts = self._at_threshold(*self.answers(file, scores))
         ids = [question.id for question in file.examples]
         content = dict(zip(ids, texts, strict=True))
@@ -203,7 +194,7 @@ def _labelled_span(
 ) -> tuple[tuple[int, int] | None, bool]:
     """Tokens of the first answer in the document; whether it was at another place."""
     for text, stated in question.answers:
-        at = find_answer(question.context, text, stated)
+        at = questions.find_answer(question.context, text, stated)
         span = None if at is None else tokens_of(document, at, at + len(text))
         if span:
             return span, at != stated
