@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import GptConfig, ModelConfig, bert, gpt1, gpt2
+from jaxlm.config import GptConfig, ModelConfig, TextConfig, bert, gpt1, gpt2
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model
 from jaxlm.families import parameter_shapes
@@ -41,9 +41,11 @@ def tokenizer_of(config: ModelConfig) -> Tokenizer:
     """A tokenizer with `config.vocab_size` entries."""
     size = config.vocab_size
     if not isinstance(config, GptConfig):
-        return train_tokenizer("wordpiece", SENTENCES, vocab_size=size)
+        return train_tokenizer(SENTENCES, TextConfig(), size)
     if config.norm == "pre":
-        return train_tokenizer("byte_bpe", SENTENCES, vocab_size=size, verbatim=True)
+        return train_tokenizer(
+            SENTENCES, TextConfig(tokenizer="byte_bpe", verbatim=True), size
+        )
     letters = "abcdefghijklmnopqrstuvwxyz.,\n"
     tokens = ["<unk>", *letters, *(f"{letter}</w>" for letter in letters)]
     merges = [(a, f"{b}</w>") for a in "thea" for b in letters[:26]]

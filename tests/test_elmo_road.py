@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from reviews import reviews, write_tsv
 from roads import Road, digest, mistake
+from sentences import sentence_characters
 
 import jaxlm
 from jaxlm.cli import main
-from jaxlm.text.characters import sentence_characters
 from jaxlm.types import UserError
 
 TINY = """

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sentences import sentence_characters
 
-from jaxlm.config import bert, elmo, gpt2
+from jaxlm.config import TextConfig, bert, elmo, gpt2
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import build
-from jaxlm.text.characters import sentence_characters
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params
 from jaxlm.types import UserError
@@ -25,13 +25,17 @@ def model(family: str):
     if family == "elmo":
         small = {"d_model": 6, "d_ff": 8, "filters": (4, 5), "max_characters": 8}
         config = elmo("tiny", vocab_size=8, dropout=0.0, **small)
-        tokenizer = train_tokenizer("words", TEXTS, vocab_size=8, lowercase=False)
+        tokenizer = train_tokenizer(
+            TEXTS, TextConfig(tokenizer="words", lowercase=False), 8
+        )
     elif family == "bert":
         config = bert("tiny", vocab_size=60, **SHAPE)
-        tokenizer = train_tokenizer("wordpiece", TEXTS, vocab_size=60)
+        tokenizer = train_tokenizer(TEXTS, TextConfig(), 60)
     else:
         config = gpt2("tiny", vocab_size=300, **SHAPE)
-        tokenizer = train_tokenizer("byte_bpe", TEXTS, vocab_size=300, verbatim=True)
+        tokenizer = train_tokenizer(
+            TEXTS, TextConfig(tokenizer="byte_bpe", verbatim=True), 300
+        )
     module = build(config)
     random = np.random.default_rng(0)
     params = jax.tree.map(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.text.json_files import read_json
-from jaxlm.text.store import sha256
+from jaxlm.text.sources import sha256
 from jaxlm.types import UserError
 
 DIGESTS = "jaxlm_export.json"

@@ -26,8 +26,8 @@ from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
 from jaxlm.models.elmo import CHARACTERS
 from jaxlm.text.json_files import write_json
-from jaxlm.text.tokenizers import Tokenizer, WordVocab, load_tokenizer
-from jaxlm.text.tokenizers.word_vocab import MARKS
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.text.tokenizers.words import MARKS, WordVocab
 from jaxlm.types import UserError
 
 WEIGHTS, OPTIONS = "weights.hdf5", "options.json"

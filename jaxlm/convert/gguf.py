@@ -18,7 +18,8 @@ from jaxlm.convert import Dtype, optional
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed
-from jaxlm.text.tokenizers import ByteBpe, Tokenizer, WordPiece
+from jaxlm.text.tokenizers import Tokenizer, WordPiece
+from jaxlm.text.tokenizers.bpe import ByteBpe
 from jaxlm.types import UserError
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType

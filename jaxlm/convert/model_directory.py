@@ -25,7 +25,7 @@ from jaxlm.convert.rules import ModelFile, Place
 from jaxlm.convert.stablehlo import write_stablehlo
 from jaxlm.convert.tensors import WEIGHTS, open_tensors
 from jaxlm.text.json_files import read_json
-from jaxlm.text.store import sha256
+from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
 

@@ -26,7 +26,7 @@ from jaxlm.data.rows import RowSource, numbered, spaced
 from jaxlm.keys import hashes, permuted
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import Corpus
-from jaxlm.text.tokenizers.word_vocab import UNKNOWN_ID
+from jaxlm.text.tokenizers.words import UNKNOWN_ID
 from jaxlm.types import UserError, WordRows
 
 _SAMPLE = 1 << 20  # tokens that the check of a vocabulary's order reads

@@ -21,7 +21,8 @@ from jaxlm.text.characters import (
     check_characters,
     word_characters,
 )
-from jaxlm.text.tokenizers import Tokenizer, WordVocab
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.tokenizers.words import WordVocab
 from jaxlm.types import UserError
 
 WINDOW = 1024  # words; a recurrence has no context of its own

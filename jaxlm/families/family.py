@@ -38,7 +38,7 @@ class Frame:
 
     def texts(self, texts: Sequence[str]) -> list[Tokens]:
         """The tokens of each text."""
-        return [ids for ids, _ in self.tokenizer.encode_batch(texts)]
+        return [self.tokenizer.encode(text).ids for text in texts]
 
     def words(self, words: Sequence[str]) -> list[Tokens]:
         """The tokens of each word of a text that is cut already; at least one each."""

@@ -32,56 +32,38 @@ BEGIN, END = "<S>", "</S>"
 def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
     """uint16 [words, slots], one row a word; what UTF-8 cannot encode is left out.
 
-    Args:
-        slots: at least 3.
+    There are 3 slots at least.
     """
     spelled = [word.encode("utf-8", "ignore")[: slots - 2] for word in words]
     counts = np.array([len(each) for each in spelled], np.int64)
-    rows = np.arange(len(words))
     ids = np.full((len(words), slots), PAD, np.uint16)
     ids[:, 0] = BEGIN_WORD
-    starts = np.cumsum(counts) - counts
-    slot = 1 + np.arange(counts.sum()) - np.repeat(starts, counts)
     text = np.frombuffer(b"".join(spelled), np.uint8)
-    ids[np.repeat(rows, counts), slot] = text.astype(np.uint16) + 1
-    ids[rows, counts + 1] = END_WORD
-    for row, word in enumerate(words):
+    ids[:, 1:-1][np.arange(slots - 2) < counts[:, None]] = text.astype(np.uint16) + 1
+    ids[np.arange(len(words)), counts + 1] = END_WORD
+    for row, word in zip(ids, words, strict=True):
         if word in (BEGIN, END):
             mark = BEGIN_SENTENCE if word == BEGIN else END_SENTENCE
-            ids[row] = PAD
-            ids[row, :3] = BEGIN_WORD, mark, END_WORD
+            row[:] = PAD
+            row[:3] = BEGIN_WORD, mark, END_WORD
     return ids
-
-
-def sentence_characters(
-    sentences: Sequence[Sequence[str]], *, slots: int = SLOTS
-) -> tuple[np.ndarray, np.ndarray]:
-    """`<S>` words `</S>` of each sentence: (uint16 [B, L, slots], mask bool [B, L])."""
-    rows = [(BEGIN, *sentence, END) for sentence in sentences]
-    length = max(map(len, rows), default=0)
-    mask = np.zeros((len(rows), length), bool)
-    for row, words in zip(mask, rows, strict=True):
-        row[: len(words)] = True
-    ids = np.full((len(rows), length, slots), NO_WORD, np.uint16)
-    ids[mask] = word_characters([word for row in rows for word in row], slots=slots)
-    return ids, mask
 
 
 def check_characters(ids: np.ndarray) -> None:
     """Raise UserError if `ids` [..., slots] have another numbering or unknown ids."""
     if not ids.size:
         return
-    first = ids[..., 0]
     if ids.min() < 0 or ids.max() >= NUM_CHARACTERS:
         raise UserError(
-            f"character ids run from {ids.min()} to {ids.max()}: they are 1 to "
-            f"{NUM_CHARACTERS - 1}, or 0 where there is no word"
+            f"character ids run from {ids.min()} to {ids.max()}, not from 0 (no word) "
+            f"to {NUM_CHARACTERS - 1}"
         )
+    first = ids[..., 0]
     wrong = first[(first != BEGIN_WORD) & (first != NO_WORD)]
     if wrong.size:
-        hint = ""
-        if wrong[0] == BEGIN_WORD - 1:
-            hint = ": these are the 261 ids of bilm-tf's training, add 1 to all of them"
+        training = wrong[0] == BEGIN_WORD - 1
+        hint = ": these are the 261 ids of bilm-tf's training, add 1 to all of them"
         raise UserError(
-            f"a word's character ids begin with {wrong[0]}, not with {BEGIN_WORD}{hint}"
+            f"a word's character ids begin with {wrong[0]}, not with {BEGIN_WORD}"
+            f"{hint if training else ''}"
         )

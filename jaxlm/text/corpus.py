@@ -1,34 +1,36 @@
 """A prepared corpus: what its manifest says, where sentences start, tokens by position.
 
-`manifest.json` is written last: a corpus that has one is complete.
+`manifest.json` is written last: a corpus that has one is complete. The arrays are
+sharded zarr 3, read and written by TensorStore.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import operator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorstore as ts
 
 from jaxlm.text.json_files import read_json
 from jaxlm.text.recipe import Recipe
-from jaxlm.text.store import (
-    TYPES,
-    damage,
-    files_below,
-    layout,
-    open_array,
-    read_array,
-    sha256,
-)
+from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.text.units import token_dtype
+from jaxlm.text.units import ARRAYS
 from jaxlm.types import SpecialTokens, UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+TYPES = "types.txt"  # words of ids from `vocab_size` on, one a line
+SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
+CHUNK = 1 << 13  # rows that are packed, and read, together
+_CACHE = 32 << 20  # bytes kept for random reads, above all the shards' indices
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
 
@@ -63,39 +65,8 @@ class Manifest:
         lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
-    @classmethod
-    def of(
-        cls,
-        counts: Mapping[str, int],
-        tokenizer: Tokenizer,
-        recipe: Recipe,
-        sources: Sequence[dict],
-        directory: Path,
-    ) -> "Manifest":
-        """The manifest of the files in a directory."""
-        names = ("tokens", "sentences", "documents", "held_out", "text_bytes")
-        return cls(
-            format=FORMAT,
-            **{name: counts[name] for name in (*names, "replaced", "oov_words")},
-            token_dtype=token_dtype(tokenizer).name,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer_kind=tokenizer.kind,
-            tokenizer_sha256=tokenizer.sha256,
-            special=tokenizer.special,
-            end_of_document=tokenizer.end_of_document,
-            languages=recipe.languages,
-            recipe=recipe,
-            sources=tuple(sources),
-            files={
-                name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                for name, file in files_below(directory)
-            },
-            notes=tuple(_notes(counts, tokenizer, recipe)),
-            boundaries=tokenizer.boundaries,
-        )
 
-
-def _notes(
+def notes(
     counts: Mapping[str, int], tokenizer: Tokenizer, recipe: Recipe
 ) -> Iterator[str]:
     """What a user may not have meant."""
@@ -126,14 +97,10 @@ def _notes(
     # GPT-1's words leave no line ends to tell lines by.
     if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
         yield (
-            f"a document has {mean:.1f} sentences on average: is there a blank line "
-            "after each? Blank lines separate documents"
+            f"a document has {mean:.1f} sentences on average: does a blank line end it?"
         )
     if recipe.holdout and not counts["held_out"]:
-        yield (
-            f"no document of {documents:,} is held out: raise "
-            f"holdout = {recipe.holdout}"
-        )
+        yield f"no document of {documents:,} is held out: raise holdout"
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -141,8 +108,7 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"no complete corpus in {directory}: make it, or finish it, with "
-            f"`jaxlm prepare CONFIG --text … --corpus {directory}`"
+            f"no complete corpus in {directory}: make or finish it by `jaxlm prepare`"
         )
     content = read_json(path)
     if content.get("format") != FORMAT:
@@ -218,33 +184,23 @@ class Corpus:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and marks (uint8), both [R, width], from each start on.
 
-        Positions past the corpus's end are 0.
-
-        Args:
-            starts: int64 [R], not negative.
-            lengths: int64 [R], at most `width`: so many are read, the rest is 0.
+        What is past `lengths`, int64 [R], or past the corpus's end is 0.
         """
         starts = np.minimum(starts, self.num_tokens)
-        lengths = np.full_like(starts, width) if lengths is None else lengths
-        ends = np.minimum(starts + lengths, self.num_tokens)
+        ends = starts + (width if lengths is None else lengths)
+        ends = np.minimum(ends, self.num_tokens)
         shape = len(starts), width
         tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
-        if self.in_memory:
-            at = starts[:, None] + np.arange(width)
-            there = at < ends[:, None]
-            for out, array in zip((tokens, marks), self._arrays, strict=True):
-                out[there] = array[at[there]]
-        else:
-            # All reads at once: faster than one of many ranges (`oindex`, `ts.Batch`).
-            ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
-            reads = [
-                (row[: end - start], array[start:end].read())
-                for out, array in zip((tokens, marks), self._arrays, strict=True)
-                for row, (start, end) in zip(out, ranges, strict=True)
-            ]
-            with damage(self.directory):
-                for row, read in reads:
-                    row[:] = read.result()
+        # All reads are begun at once: faster than one of many ranges (`oindex`).
+        begin = np.asarray if self.in_memory else operator.methodcaller("read")
+        reads: list[tuple[np.ndarray, Any]] = [
+            (row[: end - start], begin(array[start:end]))
+            for out, array in zip((tokens, marks), self._arrays, strict=True)
+            for row, start, end in zip(out, starts.tolist(), ends.tolist(), strict=True)
+        ]
+        with damage(self.directory):
+            for row, read in reads:
+                row[:] = read if self.in_memory else read.result()
         known = self.manifest.vocab_size + self.manifest.oov_words
         if tokens.max(initial=0) >= known:
             raise UserError(
@@ -255,10 +211,7 @@ class Corpus:
 
 
 def open_corpus(directory: str, verify: bool = False) -> Corpus:
-    """A complete corpus whose files are those of the manifest.
-
-    Sizes are compared always; `verify` compares all bytes with the recorded digests.
-    """
+    """A complete corpus; `verify` compares all bytes with the recorded digests."""
     path = Path(directory)
     manifest = read_manifest(path)
     again = "delete it and prepare it again"
@@ -274,14 +227,83 @@ def open_corpus(directory: str, verify: bool = False) -> Corpus:
             )
         if verify and sha256(present[name]) != recorded["sha256"]:
             raise UserError(f"corpus {directory}: {name} was changed: {again}")
-    arrays = layout(vars(manifest), np.dtype(manifest.token_dtype))
-    for name, (_, shape) in arrays.items():
-        if open_array(path / name).shape != shape:
-            raise UserError(f"corpus {directory}: {name} is not {shape}: {again}")
-    return Corpus(
-        str(directory),
-        manifest,
-        read_array(path / "sentences"),
-        read_array(path / "documents"),
-        in_memory=manifest.tokens <= IN_MEMORY,
-    )
+    for name in ARRAYS:
+        rows = getattr(manifest, "tokens" if name == "marks" else name)
+        if open_array(path / name).shape[0] != rows:
+            raise UserError(
+                f"corpus {directory}: {name} is not of {rows} rows: {again}"
+            )
+    sentences, documents = (read_array(path / n) for n in ("sentences", "documents"))
+    in_memory = manifest.tokens <= IN_MEMORY
+    return Corpus(str(directory), manifest, sentences, documents, in_memory)
+
+
+def write_array(path: Path, rows: int, pieces: Iterator[np.ndarray]) -> Iterator[float]:
+    """Write an array of so many rows from its pieces; yields the share that is done."""
+    waiting = next(pieces)
+    row = waiting.shape[1:]
+    shard = SHARD // (waiting.itemsize * math.prod(row)) // CHUNK * CHUNK
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    zstd = {"name": "zstd", "configuration": {"level": 3}}
+    sharding = {
+        "chunk_shape": [CHUNK, *row],
+        "codecs": [little, zstd, {"name": "crc32c"}],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    grid = {"chunk_shape": [shard, *row]}
+    metadata = {
+        "shape": [rows, *row],
+        "data_type": waiting.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": grid},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+    spec = {**_spec(path), "metadata": metadata}
+    array = ts.open(spec, create=True, delete_existing=True).result()
+    for at in range(0, rows, shard):
+        end = min(at + shard, rows)
+        while len(waiting) < end - at:
+            waiting = np.concatenate([waiting, next(pieces)])
+        array[at:end].write(waiting[: end - at]).result()
+        waiting = waiting[end - at :]
+        yield end / rows
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    # TensorStore takes no "..".
+    file = {"driver": "file", "path": os.path.abspath(path)}
+    return {"driver": "zarr3", "kvstore": file}
+
+
+@contextlib.contextmanager
+def damage(path: Path | str) -> Iterator[None]:
+    """Say in one line what TensorStore finds wrong with the files in `path`."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        reason = str(error).split(" [")[0]
+        raise UserError(f"corpus files in {path} are damaged: {reason}") from None
+
+
+def open_array(path: Path) -> ts.TensorStore:
+    """An array that any thread may read; UserError if there is none."""
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
+    with damage(path):
+        return ts.open(_spec(path), read=True, context=context).result()
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A whole array; UserError if it cannot be read."""
+    array = open_array(path)
+    with damage(path):
+        return array.read().result()
+
+
+def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
+    """(relative path, path) of each file of the arrays and the tokenizer, in order."""
+    if (directory / TYPES).is_file():
+        yield TYPES, directory / TYPES
+    for name in (*ARRAYS, "tokenizer"):
+        for path in sorted((directory / name).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(directory).as_posix(), path

@@ -39,15 +39,10 @@ _SEPARATOR = re.compile(rb"\n" + _BLANK + rb"\n")
 _BLANK_LINES = re.compile(rb"(?:" + _BLANK + rb"\n)+")
 
 _TO_LAST_SPACE = re.compile(rb".*[ \t\r\x0b\x0c]", re.DOTALL)
-# Unicode's white space in UTF-8; all strings of an item have one length, for (?<!…).
-_WHITE = (
-    rb"[\t-\r\x1c- ]",
-    rb"\xc2[\x85\xa0]",
-    rb"\xe1\x9a\x80",
-    rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]",
-    rb"\xe2\x81\x9f",
-    rb"\xe3\x80\x80",
-)
+# Unicode's white space in UTF-8.
+_WHITE = [
+    re.escape(char.encode()) for char in map(chr, range(0x3001)) if char.isspace()
+]
 _AFTER_TEXT = b"".join(rb"(?<!%b)" % white for white in _WHITE)
 _BEFORE_TEXT = rb"(?!" + b"|".join(_WHITE) + rb")"
 _LINE_END = re.compile(_AFTER_TEXT + rb"\r?\n" + _BEFORE_TEXT)
@@ -76,16 +71,16 @@ def read_fragments(
             if data and not data.isspace():
                 yield Fragment(source, number, True, data, source.size * number // of)
         return
-    with open_source(source, start) as stream:
+    with open_source(source, start) as (unpacked, packed):
         if source.kind == "jsonl":
-            lines = _lines(source.name, stream.unpacked, start)
+            lines = _lines(source.name, unpacked, start)
             pieces = ((at, True, line) for at, line in lines if line.strip())
         elif source.kind == "conll":
-            pieces = _conll(source.name, stream.unpacked, start)
+            pieces = _conll(source.name, unpacked, start)
         else:
-            pieces = _txt(stream.unpacked, start, verbatim)
+            pieces = _txt(unpacked, start, verbatim)
         for piece in pieces:
-            yield Fragment(source, *piece, stream.packed.tell())
+            yield Fragment(source, *piece, packed.tell())
 
 
 def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
@@ -140,8 +135,8 @@ def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
             fragment, size, starts = [], 0, False
         if size > _LONGEST_SENTENCE:
             raise UserError(
-                f"{name}: there is no blank line, which ends a sentence, in the "
-                f"{size >> 20} MiB before byte {offset}"
+                f"{name}: no blank line ends a sentence in {size >> 20} MiB before "
+                f"byte {offset}"
             )
         first = first if size else offset
         starts = starts or new
@@ -151,21 +146,18 @@ def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
         yield first, starts, b"\n".join(fragment)
 
 
-def _lines(name: str, stream: Any, start: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of each line."""
-    buffer, offset, more = b"", start, True
-    while more:
-        more = stream.read(_READ)
-        *lines, rest = (buffer + more).split(b"\n") if more else (buffer, b"")
-        for line in lines:
-            yield offset, line
-            offset += len(line) + 1
-        buffer = rest
-        if len(buffer) > LONGEST_RECORD:
+def _lines(name: str, stream: Any, offset: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of each line, without its end; the last one may be empty."""
+    line = b"\n"
+    while line.endswith(b"\n"):
+        line = stream.readline(LONGEST_RECORD + 1)
+        if len(line) > LONGEST_RECORD:
             raise UserError(
                 f"{name}: the record at byte {offset} is longer than "
                 f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
             )
+        yield offset, line.removesuffix(b"\n")
+        offset += len(line)
 
 
 def cut(text: bytes, at: int, end: int) -> int:

@@ -31,19 +31,25 @@ from jaxlm.text.units import hashed, split_of
 from jaxlm.types import UserError
 
 
-def with_languages(
-    sources: Sequence[Source], text: TextConfig
-) -> tuple[list[Source], tuple[str, ...]]:
-    """The sources, each with its language, and the languages in their order.
+def with_languages(sources: Sequence[Source], text: TextConfig) -> Sequence[Source]:
+    """The sources, each with its language.
 
     A language that the config does not know or cannot mix, or that has no text, is an
     error, and so is a conversion of characters that the text does not have.
     """
     languages = tuple(dict.fromkeys(source.language for source in sources))
+    known = text.languages or languages
+    for language in languages:
+        # Subtags are free: where zh is known, so is zh-Hant.
+        if language and not {language, primary(language)} & set(known):
+            near = difflib.get_close_matches(language, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(
+                f"the config does not know the language {language!r}: {hint}"
+                f"--text.languages has {len(known)}; name those of your text there"
+            )
     if languages == ("",):
         languages = (text.language,)
-    elif text.languages:
-        _check_known(languages, text.languages)
     if text.chinese != "as_is":
         if "zh" not in map(primary, languages):
             raise UserError(
@@ -52,7 +58,7 @@ def with_languages(
             )
         converter(text.chinese)  # a missing library is told at once
     if len(languages) == 1:
-        return [replace(each, language=languages[0]) for each in sources], languages
+        return [replace(each, language=languages[0]) for each in sources]
     if text.tokenizer == "words":
         raise UserError(
             f"the text is in {', '.join(languages)}, and an ELMo's words are counted "
@@ -63,20 +69,7 @@ def with_languages(
         if not any(any(read_fragments(each)) for each in of_it):
             names = ", ".join(source.name for source in of_it[:3])
             raise UserError(f"the language {language} has no text: {names}")
-    return list(sources), languages
-
-
-def _check_known(languages: Iterable[str], known: Sequence[str]) -> None:
-    """Subtags are free: where zh is known, so is zh-Hant."""
-    for language in languages:
-        if language in known or primary(language) in known:
-            continue
-        near = difflib.get_close_matches(language, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(
-            f"the config does not know the language {language!r}: {hint}"
-            f"--text.languages has {len(known)}; name those of your text there"
-        )
+    return sources
 
 
 def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
@@ -115,13 +108,8 @@ def sample(
 
     Each fragment has a hash of the seed, its content and its place in its source. Those
     with the smallest hashes are kept, in the order of the hashes, so that any first
-    part of them is a sample too.
-
-    Args:
-        limits: most bytes of each language; one fragment of each is kept at least.
-
-    Returns:
-        The fragments, and how often a text of each language is read: at least once.
+    part of them is a sample too. Of each language, `limits` bytes are kept at most and
+    one fragment at least. The second result is how often its texts are read.
     """
     # A heap a language, the largest hash first.
     heaps: dict[str, list[tuple[float, int, Fragment]]] = {each: [] for each in limits}

@@ -123,10 +123,7 @@ class Recipe(ReadOptions, TextConfig):
                     f"a sentence; {f'not {other}' if other else 'leave sentences out'}"
                 )
         if self.verbatim and own:
-            raise UserError(
-                f"{chosen} text.verbatim splits no line and takes none for a sentence: "
-                "leave it out"
-            )
+            raise UserError(f"{chosen} text.verbatim splits no line: leave it out")
         if self.marks_spans and (self.verbatim or self.tokenizer != "wordpiece"):
             raise UserError(
                 "phrases and entities are marked on WordPiece's tokens: take an "
@@ -136,6 +133,5 @@ class Recipe(ReadOptions, TextConfig):
             raise UserError(f"{chosen} files of columns have their own: leave it out")
         if self.annotated and self.chinese != "as_is":
             raise UserError(
-                f"text.chinese = {self.chinese}, but annotated text stays as it is: "
-                "convert the file first"
+                f"text.chinese = {self.chinese}: convert annotated files beforehand"
             )

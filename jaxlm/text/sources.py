@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import zstandard
@@ -57,18 +57,18 @@ class Source:
 
     def on_disk(self) -> tuple[int, int]:
         """Bytes, and when a file was last touched, in nanoseconds."""
-        size = changed = 0
+        sizes, times = [0], [0]
         for file in self.files:
             with _explained(self.name):
                 if is_remote(file):
                     files = fsspec.filesystem("gs")
-                    touched = int(files.modified(file).timestamp()) * 10**9
-                    size, changed = size + files.size(file), max(changed, touched)
+                    sizes.append(files.size(file))
+                    times.append(int(files.modified(file).timestamp()) * 10**9)
                 else:
                     status = os.stat(file)
-                    size += status.st_size
-                    changed = max(changed, status.st_ctime_ns)
-        return size, changed
+                    sizes.append(status.st_size)
+                    times.append(status.st_ctime_ns)
+        return sum(sizes), max(times)
 
 
 def labelled(spec: str) -> tuple[str, str]:
@@ -85,8 +85,7 @@ def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
 
     Args:
         specs: paths, globs (both may be on `gs://`) or directories, whose files come in
-            order of path; `shipped:NAME`; `tfds:NAME/CONFIG` or `tfds:DIRECTORY`. Each
-            may have its language before it: `fr:…`.
+            order of path; `shipped:NAME`; `tfds:…`; each may be labelled, `fr:…`.
         annotated: the kind of the text if it is annotated; files may have any name.
     """
     found = [source for spec in specs for source in _sources(spec, annotated)]
@@ -113,16 +112,26 @@ def _sources(spec: str, annotated: str) -> list[Source]:
     if path.startswith(TFDS):
         found = [(path, "tfds", tuple(record_files(path)))]
     elif path.startswith("shipped:"):
-        shipped = {
-            p.name.partition(".")[0]: p for p in sorted(SHIPPED.glob("*.txt.xz"))
-        }
+        files = sorted(SHIPPED.glob("*.txt.xz"))
+        shipped = {file.name.partition(".")[0]: str(file) for file in files}
         name = path.removeprefix("shipped:")
         if name not in shipped:
             raise UserError(f"no corpus {path!r}: there are {', '.join(shipped)}")
-        found = [(path, "txt", (str(shipped[name]),))]
+        found = [(path, "txt", (shipped[name],))]
     else:
-        paths = sorted(_remote_paths(path) if is_remote(path) else _local_paths(path))
-        found = [(each, annotated or _kind(each), (each,)) for each in paths]
+        if is_remote(path):
+            with _explained(path):
+                paths = fsspec.filesystem("gs").glob(path)
+            paths = [f"gs://{str(each).lstrip('/')}" for each in paths]
+        elif os.path.isdir(path):
+            below = (each for each in Path(path).rglob("*") if each.is_file())
+            text = (each for each in below if each.name.endswith(tuple(_SUFFIXES)))
+            paths = [str(each) for each in text if each.name not in _VOCABULARIES]
+        elif os.path.exists(path):
+            paths = [path]
+        else:
+            paths = filter(os.path.isfile, glob.glob(path, recursive=True))
+        found = [(each, annotated or _kind(each), (each,)) for each in sorted(paths)]
     if not found:
         hint = "; a language is labelled by its code in lower case, en:PATH"
         hint *= bool(_LIKE_A_LABEL.match(path))
@@ -130,25 +139,9 @@ def _sources(spec: str, annotated: str) -> list[Source]:
     return [Source(*each, language) for each in found]
 
 
-def _local_paths(spec: str) -> list[str]:
-    if os.path.isdir(spec):
-        below = (path for path in Path(spec).rglob("*") if path.is_file())
-        text = (path for path in below if path.name.endswith(tuple(_SUFFIXES)))
-        return [str(path) for path in text if path.name not in _VOCABULARIES]
-    if os.path.exists(spec):
-        return [spec]
-    return [path for path in glob.glob(spec, recursive=True) if os.path.isfile(path)]
-
-
 def is_remote(path: str) -> bool:
     """Whether a path names a bucket."""
     return path.startswith("gs://")
-
-
-def _remote_paths(spec: str) -> list[str]:
-    with _explained(spec):
-        found = fsspec.filesystem("gs").glob(spec)
-    return [f"gs://{str(path).lstrip('/')}" for path in found]
 
 
 def _kind(path: str) -> str:
@@ -158,26 +151,24 @@ def _kind(path: str) -> str:
     raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
 
 
+def sha256(path: Path) -> str:
+    """Digest of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(source: Source) -> str:
     """SHA-256 of the bytes of the source's files; UserError if one cannot be read."""
-    sha256 = hashlib.sha256()
+    total = hashlib.sha256()
     for file in source.files:
         with _explained(source.name), _open(file) as raw:
-            while chunk := raw.read(1 << 20):
-                sha256.update(chunk)
-    return sha256.hexdigest()
-
-
-class Stream(NamedTuple):
-    """A file, front to back."""
-
-    unpacked: Any  # binary files
-    packed: Any  # at the place on disk that has been read
+            hashlib.file_digest(raw, lambda: total)
+    return total.hexdigest()
 
 
 @contextlib.contextmanager
-def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
-    """A one-file source from byte `start` of its unpacked text on.
+def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
+    """A one-file source as streams, unpacked from byte `start` of it on and packed.
 
     Damage that is met later, on reading, is a UserError too.
     """
@@ -191,7 +182,7 @@ def open_source(source: Source, start: int = 0) -> Iterator[Stream]:
             start -= len(got := unpacked.read(min(start, 1 << 20)))
             if not got:
                 raise EOFError("it is shorter than it was")
-        yield Stream(unpacked, packed)
+        yield unpacked, packed
 
 
 Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
@@ -230,18 +221,9 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _open(path: str) -> Any:
-    return fsspec.filesystem("gs").open(path) if is_remote(path) else open(path, "rb")
-
-
-def _unpacked(path: str, raw: Any) -> Any:
-    match os.path.splitext(path)[1]:
-        case ".gz":
-            return gzip.open(raw)
-        case ".xz":
-            return lzma.open(raw)
-        case ".zst":
-            return io.BufferedReader(_Zstd(raw))
-    return raw
+    if is_remote(path):
+        return io.BufferedReader(fsspec.filesystem("gs").open(path))
+    return open(path, "rb")
 
 
 class _Zstd(io.RawIOBase):
@@ -272,6 +254,17 @@ class _Zstd(io.RawIOBase):
         return count
 
 
+def _unpacked(path: str, raw: Any) -> Any:
+    match os.path.splitext(path)[1]:
+        case ".gz":
+            return gzip.open(raw)
+        case ".xz":
+            return lzma.open(raw)
+        case ".zst":
+            return io.BufferedReader(_Zstd(raw))
+    return raw
+
+
 def _builder(spec: str, split: str, fields: Sequence[str]):
     import tensorflow_datasets as tfds
 
@@ -286,15 +279,11 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{spec} is no TFDS dataset: {reason}") from None
-    if not builder.info.splits:
+    stored = builder.info.splits and builder.info.file_format.value == "array_record"
+    if not stored:
         raise UserError(
-            f"{spec} is not in {builder.data_path}: make it with "
+            f"{spec} is not in {builder.data_path} as array_record: make it with "
             f"`tfds build {name} --file_format=array_record`"
-        )
-    if builder.info.file_format.value != "array_record":
-        raise UserError(
-            f"{spec} is in format {builder.info.file_format.value}: make it again with "
-            "`tfds build --file_format=array_record`"
         )
     if split and split not in builder.info.splits:
         splits = ", ".join(builder.info.splits)

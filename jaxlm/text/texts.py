@@ -18,7 +18,7 @@ import bisect
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sentencex
@@ -42,9 +42,9 @@ class Texts(NamedTuple):
     """What is tokenised of a fragment."""
 
     texts: list[str]
-    spans: list[list[Span]] | None = None  # of each, where the text is annotated
+    spans: Sequence[list[Span]] = ()  # of each, where the text is annotated
     dropped: int = 0  # spans that lie in no single text
-    second: list[bool] | None = None  # of a dialogue: whether the second speaker's
+    second: Sequence[bool] = ()  # of a dialogue: whether the second speaker's
     replaced: int = 0  # byte sequences that were not UTF-8
 
 
@@ -56,10 +56,13 @@ def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
         return _annotated(fragment, text, language)._replace(replaced=replaced)
     if recipe.dialogues:
         found = _turns(fragment, text)
-    elif recipe.verbatim:
-        found = Texts(_verbatim(fragment, text))
     else:
-        found = Texts(_sentences(fragment, text, language))
+        record = fragment.source.kind == "jsonl"
+        content = _text_of_record(fragment, text) if record else text
+        if recipe.verbatim:
+            found = Texts(_verbatim(content))
+        else:
+            found = Texts(_sentences(content, fragment.source.lines, language))
     if recipe.chinese != "as_is" and primary(language) == "zh":
         found = found._replace(texts=list(map(converter(recipe.chinese), found.texts)))
     return found._replace(replaced=replaced)
@@ -77,8 +80,8 @@ def lines_are_sentences(source: Source, recipe: Recipe) -> bool:
         return recipe.sentences == "lines"
     if source.kind not in ("txt", "pku"):
         return False
-    with open_source(source) as stream:
-        head = stream.unpacked.read(documents.FRAGMENT)
+    with open_source(source) as (unpacked, _):
+        head = unpacked.read(documents.FRAGMENT)
     text = head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8", "replace")
     lines = text.split("\n")
     if source.kind == "pku":
@@ -100,20 +103,17 @@ def converter(chinese: str) -> Callable[[str], str]:
         from opencc import OpenCC  # pyrefly: ignore
     except ImportError:
         raise UserError(
-            f"text.chinese = {chinese} needs a library: pip install 'jaxlm[zh]' "
-            "(or opencc)"
+            f"text.chinese = {chinese} needs a library: pip install 'jaxlm[zh]'"
         ) from None
     return OpenCC({"simplified": "t2s", "traditional": "s2t"}[chinese]).convert
 
 
-def _sentences(fragment: Fragment, text: str, language: str) -> list[str]:
-    if fragment.source.kind == "jsonl":
-        content = _text_of_record(fragment, text)
-        if isinstance(content, list):
-            return [sentence for each in content if (sentence := each.strip())]
-        text = content
-    lines = [piece for line in text.split("\n") for piece in _pieces(line)]
-    if fragment.source.lines:
+def _sentences(content: str | list[str], whole: bool, language: str) -> list[str]:
+    if isinstance(content, str):
+        lines = [piece for line in content.split("\n") for piece in _pieces(line)]
+    else:
+        lines, whole = content, True
+    if whole:
         return [stripped for line in lines if (stripped := line.strip())]
     return [sentence for line in lines for sentence in _split(language, line)]
 
@@ -134,16 +134,12 @@ def _split(language: str, line: str) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _verbatim(fragment: Fragment, text: str) -> list[str]:
+def _verbatim(content: str | list[str]) -> list[str]:
     """The text as it stands, in pieces of at most `FRAGMENT` bytes.
 
     "\\r\\n" is read as "\\n"; a list of sentences has one a line.
     """
-    if fragment.source.kind == "jsonl":
-        content = _text_of_record(fragment, text)
-        text = content if isinstance(content, str) else "\n".join([*content, ""])
-        if text.isspace():
-            return []
+    text = content if isinstance(content, str) else "\n".join([*content, ""])
     data = text.replace("\r\n", "\n").encode()
     pieces, at = [], 0
     while len(data) - at > documents.FRAGMENT:
@@ -167,10 +163,8 @@ def _turns(fragment: Fragment, line: str) -> Texts:
             case {"speaker": str(speaker), "text": str(text)}:
                 pass
             case _:
-                raise UserError(
-                    f"{where} has a turn that is neither a string nor "
-                    '{"speaker", "text"}'
-                )
+                form = '{"speaker", "text"}'
+                raise UserError(f"{where} has a turn neither a string nor {form}")
         if text := _without_surrogates(text).strip():
             said.append((speaker, text))
     if len({isinstance(turn, str) for turn in turns}) > 1:
@@ -259,13 +253,15 @@ def _field(fragment: Fragment, line: str, name: str) -> tuple[Any, str]:
 
 
 def _text_of_record(fragment: Fragment, line: str) -> str | list[str]:
+    """A text or its sentences; "" if that is mere white space."""
     text, where = _field(fragment, line, "text")
-    match text:
-        case str():
-            return _without_surrogates(text)
-        case list() if all(isinstance(each, str) for each in text):
-            return [_without_surrogates(each) for each in text]
-    raise UserError(f'{where} has no "text" that is a string or a list of them')
+    parts = [text] if isinstance(text, str) else text
+    if not isinstance(parts, list) or not all(isinstance(each, str) for each in parts):
+        raise UserError(f'{where} has no "text" that is a string or a list of them')
+    parts = list(map(_without_surrogates, parts))
+    if not "".join(parts).strip():
+        return ""
+    return parts[0] if isinstance(text, str) else parts
 
 
 def _without_surrogates(text: str) -> str:

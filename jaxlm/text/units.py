@@ -29,7 +29,7 @@ from jaxlm.text.spans.finders import open_finders
 from jaxlm.text.spans.marks import Finder, Marked, mark_spans
 from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.text.tokenizers.word_vocab import MOST_OOV_WORDS, UNKNOWN_ID
+from jaxlm.text.tokenizers.words import MOST_OOV_WORDS, UNKNOWN_ID
 from jaxlm.types import Mark, UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
@@ -45,7 +45,8 @@ class Place(NamedTuple):
 
 
 START = Place(0, 0)
-Block = tuple[list[Fragment], Place | None]
+Text = Iterable[tuple[int, Fragment]]  # with the number of its source
+Block = tuple[list[Fragment], Place | None]  # the place follows the end of a unit
 
 
 class Unit(NamedTuple):
@@ -80,16 +81,13 @@ def split_of(start: bytes, recipe: Recipe) -> int:
 
 
 def tokenise(
-    fragments: Sequence[Fragment],
-    tokenizer: Tokenizer,
-    recipe: Recipe,
-    finders: Sequence[Finder] = (),
+    fragments: list[Fragment], tokenizer: Tokenizer, recipe: Recipe, *finders: Finder
 ) -> Unit:
     """The tokens of some fragments; `finders` are the recipe's."""
     found = [texts_of(fragment, recipe) for fragment in fragments]
     texts = [text for each in found for text in each.texts]
-    given = [spans for each in found for spans in each.spans or ()]
-    second = [speaker for each in found for speaker in each.second or ()]
+    given = [spans for each in found for spans in each.spans]
+    second = [speaker for each in found for speaker in each.second]
     encoded = tokenizer.encode_flat(texts)
     ids, lengths = encoded.ids, encoded.counts
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -107,7 +105,7 @@ def tokenise(
     if second:
         marks[np.repeat(second, lengths)] |= np.uint8(Mark.SPEAKER)
     first = starts[np.cumsum([0, *(len(each.texts) for each in found)])]
-    documents = [
+    places = [
         (at, recipe.languages.index(each.source.language), split_of(each.data, recipe))
         for each, at in zip(fragments, first[:-1].tolist(), strict=True)
         if each.starts
@@ -118,14 +116,9 @@ def tokenise(
         spans=marked.found,
         spans_dropped=marked.dropped + sum(each.dropped for each in found),
     )
-    return Unit(
-        ids.astype(token_dtype(tokenizer)),
-        marks,
-        sentences.astype(np.int64),
-        np.array(documents, np.int64).reshape(-1, 3),
-        encoded.oov_words,
-        counts,
-    )
+    documents = np.array(places, np.int64).reshape(-1, 3)
+    tokens, sentences = ids.astype(token_dtype(tokenizer)), sentences.astype(np.int64)
+    return Unit(tokens, marks, sentences, documents, encoded.oov_words, counts)
 
 
 def joined(
@@ -133,17 +126,14 @@ def joined(
 ) -> Unit:
     """The parts of a unit as one: whole documents, without the empty ones.
 
-    An end-of-document token follows each document if the tokenizer has one.
-
-    Args:
-        start: tokens of the units before; offsets count from the first of them all.
-        words: outside the vocabulary, of the units before, numbered; the new ones are
-            added, and are the unit's `oov_words`.
+    An end-of-document token follows each document if the tokenizer has one. `start`
+    tokens and `words` outside the vocabulary are in the units before; new words are
+    added to them, and are the unit's `oov_words`.
     """
     known, end = len(words), tokenizer.end_of_document
     tokens = np.concatenate([_numbered(part, tokenizer, words) for part in parts])
     marks = np.concatenate([part.marks for part in parts])
-    at = np.cumsum([0, *(len(part.tokens) for part in parts)])[:-1]
+    at = np.cumsum([0, *(len(part.tokens) for part in parts[:-1])])
     sentences = np.concatenate([part.sentences for part in parts])
     sentences += np.repeat(at, [len(part.sentences) for part in parts])
     documents = np.concatenate([part.documents for part in parts])
@@ -156,15 +146,11 @@ def joined(
         marks = np.insert(marks, ends, np.uint8(Mark.WORD))
         sentences += np.searchsorted(ends, sentences, side="right")
         documents[:, 0] += np.arange(len(documents))
-    sizes = Counter(
-        tokens=len(tokens),
-        sentences=len(sentences),
-        documents=len(documents),
-        held_out=int(documents[:, 2].sum()),
-    )
     sentences += start
     documents[:, 0] += start
-    counts = sum((part.counts for part in parts), sizes)
+    counts = sum((part.counts for part in parts), Counter())
+    counts.update(tokens=len(tokens), sentences=len(sentences))
+    counts.update(documents=len(documents), held_out=int(documents[:, 2].sum()))
     new = tuple(itertools.islice(words, known, None))
     return Unit(tokens, marks, sentences, documents, new, counts)
 
@@ -182,15 +168,8 @@ def _numbered(part: Unit, tokenizer: Tokenizer, words: dict[str, int]) -> np.nda
     return ids[part.tokens].astype(part.tokens.dtype)
 
 
-def in_blocks(
-    text: Iterable[tuple[int, Fragment]], num_sources: int
-) -> Iterator[Block]:
-    """About `BLOCK` bytes of fragments each; where a unit ends, the place that follows.
-
-    Args:
-        text: (number of its source, fragment), from the start of a unit.
-        num_sources: the number of sources, for the place where the text ends.
-    """
+def in_blocks(text: Text, num_sources: int) -> Iterator[Block]:
+    """The text, from the start of a unit on, in about `BLOCK` bytes of fragments."""
     block: list[Fragment] = []
     size = unit = 0
     for number, fragment in text:
@@ -241,10 +220,8 @@ def tokenise_all(
 ) -> Generator[tuple[Unit, Place | None], None, None]:
     """The tokens of each block, in their order, and the place that follows.
 
-    Args:
-        blocks: at most `processes` of them are taken ahead.
-        directory: where the tokenizer was saved.
-        processes: 1: this one; else so many others are started.
+    `directory` holds the tokenizer. One process is this one; else so many others are
+    started, and one block more is taken ahead.
     """
     if processes == 1:
         tools = _tools(directory, recipe)
@@ -254,34 +231,31 @@ def tokenise_all(
     # Fresh interpreters, not forks: the caller may have threads.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, spawn, _start_worker)
-    waiting: deque[tuple[Future[Unit], Place | None]] = deque()
 
-    def collected() -> tuple[Unit, Place | None]:
-        future, follows = waiting.popleft()
-        return future.result(), follows
-
-    try:
+    def submitted() -> Iterator[tuple[Future[Unit], Place | None]]:
+        waiting = deque()
         for fragments, follows in blocks:
-            if len(waiting) == processes:
-                yield collected()
             work = pool.submit(_work, directory, recipe, fragments)
             waiting.append((work, follows))
-        while waiting:
-            yield collected()
+            if len(waiting) > processes:
+                yield waiting.popleft()
+        yield from waiting
+
+    try:
+        yield from ((future.result(), follows) for future, follows in submitted())
     except BrokenProcessPool:
         raise UserError(
-            "a process of prepare was killed: run it again, it continues; with fewer "
-            "--processes if memory is short (a script that calls prepare with several "
-            'needs `if __name__ == "__main__":`)'
+            "a process of prepare was killed: run it again, it continues; take fewer "
+            '--processes if memory is short (scripts: `if __name__ == "__main__":`)'
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _tools(directory: Path, recipe: Recipe) -> tuple[Tokenizer, Recipe, list[Finder]]:
+def _tools(directory: Path, recipe: Recipe) -> tuple[Any, ...]:
     """What `tokenise` needs beside fragments."""
     finders = open_finders(recipe.spans, recipe.lexicon)
-    return load_tokenizer(directory), recipe, finders
+    return load_tokenizer(directory), recipe, *finders
 
 
 _worker_tools = functools.cache(_tools)  # of a worker process, which has one job
@@ -292,13 +266,10 @@ def _work(directory: Path, recipe: Recipe, fragments: list[Fragment]) -> Unit:
 
 
 def _start_worker() -> None:
+    def end_with_caller() -> None:
+        multiprocessing.parent_process().join()  # pyrefly: ignore
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
-    threading.Thread(target=_end_with_caller, daemon=True).start()
-
-
-def _end_with_caller() -> None:
-    """A caller that is killed cannot tell its workers to stop."""
-    caller = multiprocessing.parent_process()
-    assert caller is not None
-    caller.join()
-    os._exit(1)
+    # A caller that is killed cannot tell its workers to stop.
+    threading.Thread(target=end_with_caller, daemon=True).start()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import same
+from sentences import sentence_characters
 
 import jaxlm
 from jaxlm.convert.elmo import datasets, open_elmo, read_options
@@ -19,7 +20,7 @@ from jaxlm.convert.model_directory import (
     read_model,
 )
 from jaxlm.models.elmo import Elmo, zero_state
-from jaxlm.text.characters import sentence_characters, word_characters
+from jaxlm.text.characters import word_characters
 from jaxlm.tree import leaves
 from jaxlm.types import UserError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from exported import CONFIGS, random_params, tokenizer_of
 
-from jaxlm.config import FinetuneConfig, TaskConfig, bert
+from jaxlm.config import FinetuneConfig, TaskConfig, TextConfig, bert
 from jaxlm.convert.task_head import export_task
 from jaxlm.convert.verify import verify_task
 from jaxlm.tasks.finetune import module_of, task_of
@@ -50,7 +50,7 @@ def test_transformers_has_the_same_logits_and_labels(kind, tmp_path):
     import transformers
 
     config, task, module, params = fitted(kind, "pooler")
-    tokenizer = train_tokenizer("wordpiece", ["a film is dull"] * 9, vocab_size=60)
+    tokenizer = train_tokenizer(["a film is dull"] * 9, TextConfig(), 60)
     export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
     names = {
         "tokens": "AutoModelForTokenClassification",
@@ -123,7 +123,7 @@ def test_verify_finds_parity_and_finds_where_there_is_none(kind, tmp_path):
 
 def test_what_transformers_does_not_have_is_said(tmp_path):
     config, task, _, params = fitted("class", "mean")
-    tokenizer = train_tokenizer("wordpiece", ["a film is dull"] * 9, vocab_size=60)
+    tokenizer = train_tokenizer(["a film is dull"] * 9, TextConfig(), 60)
     with pytest.raises(UserError, match="pooled by mean has no class in transformers"):
         export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
 

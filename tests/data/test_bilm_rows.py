@@ -17,7 +17,7 @@ from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
-from jaxlm.text.tokenizers.word_vocab import WordVocab
+from jaxlm.text.tokenizers.words import WordVocab
 from jaxlm.types import UserError
 
 B, L, SLOTS = 3, 4, 9

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import ModelConfig, bert, elmo, gpt2
+from jaxlm.config import ModelConfig, TextConfig, bert, elmo, gpt2
 from jaxlm.families import FAMILIES, family_of, parameter_shapes
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.tree import leaves
@@ -37,7 +37,9 @@ def test_a_framed_row_is_encoded_at_each_of_its_tokens(name):
     config = CONFIGS[name]
     family = family_of(config)
     tokenizer = train_tokenizer(
-        KINDS[name], [TEXT], vocab_size=config.vocab_size, verbatim=name == "gpt"
+        [TEXT],
+        TextConfig(tokenizer=KINDS[name], verbatim=name == "gpt"),
+        config.vocab_size,
     )
     frame = family.frame(config, tokenizer)
     tokens, strings = frame.spelled(TEXT)

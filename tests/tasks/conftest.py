@@ -5,7 +5,7 @@ import string
 import pytest
 from reviews import BAD, GOOD, REST, reviews, write_tsv
 
-from jaxlm.config import bert
+from jaxlm.config import TextConfig, bert
 from jaxlm.convert.model_directory import export_model, from_params
 from jaxlm.families import build
 from jaxlm.text.tokenizers import train_tokenizer
@@ -16,7 +16,7 @@ from jaxlm.train.state import init_params
 def model_directory(tmp_path_factory):
     words = [*GOOD, *BAD, *REST, *string.ascii_lowercase]
     texts = [" ".join(words)] * 20
-    tokenizer = train_tokenizer("wordpiece", texts, vocab_size=200)
+    tokenizer = train_tokenizer(texts, TextConfig(), 200)
     config = bert(
         "tiny",
         vocab_size=200,

@@ -11,7 +11,7 @@ from roads import digest, mistake
 import jaxlm
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.cli import main
-from jaxlm.config import TaskConfig, elmo
+from jaxlm.config import TaskConfig, TextConfig, elmo
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model
 from jaxlm.families import build, family_of
@@ -45,7 +45,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def words():
     texts = [" ".join([*GOOD, *BAD, *REST])] * 9
-    return train_tokenizer("words", texts, vocab_size=40, lowercase=False)
+    return train_tokenizer(texts, TextConfig(tokenizer="words", lowercase=False), 40)
 
 
 @pytest.fixture(scope="module")

@@ -340,13 +340,13 @@ def _differences(capsys, words):
 
 
 def test_a_model_without_a_pooler_says_how_to_go_on(sst2, tmp_path, capsys):
-    from jaxlm.config import bert
+    from jaxlm.config import TextConfig, bert
     from jaxlm.convert.model_directory import export_model, from_params
     from jaxlm.families import build
     from jaxlm.text.tokenizers import train_tokenizer
     from jaxlm.train.state import init_params
 
-    tokenizer = train_tokenizer("wordpiece", ["the film is dull"] * 9, vocab_size=60)
+    tokenizer = train_tokenizer(["the film is dull"] * 9, TextConfig(), 60)
     config = bert("tiny", vocab_size=60, d_model=16, num_heads=2, d_ff=16, nsp=False)
     source = from_params(config, init_params(build(config), 0))
     export_model(tmp_path / "m", source, tokenizer, origin={})

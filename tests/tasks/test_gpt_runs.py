@@ -14,7 +14,7 @@ from reviews import BAD, GOOD, REST
 from roads import digest, mistake
 
 from jaxlm.cli import main
-from jaxlm.config import gpt2
+from jaxlm.config import TextConfig, gpt2
 from jaxlm.convert.model_directory import export_model, from_params
 from jaxlm.families import build
 from jaxlm.tasks.finetuned import open_finetuned
@@ -42,7 +42,9 @@ def gpt(tmp_path_factory):
     """A random GPT-2 whose vocabulary has the words of the reviews."""
     words = [*GOOD, *BAD, *REST, *string.ascii_lowercase]
     texts = [" ".join(words)] * 20
-    tokenizer = train_tokenizer("byte_bpe", texts, vocab_size=400, verbatim=True)
+    tokenizer = train_tokenizer(
+        texts, TextConfig(tokenizer="byte_bpe", verbatim=True), 400
+    )
     shape = {"num_layers": 2, "num_heads": 2, "d_model": 32, "d_ff": 64}
     config = gpt2("tiny", vocab_size=400, max_length=32, init_std=0.1, **shape)
     source = from_params(config, init_params(build(config), 0))

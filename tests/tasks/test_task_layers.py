@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import CONFIGS, tokenizer_of
+from sentences import sentence_characters
 
 from jaxlm.config import FinetuneConfig, TaskConfig, bert, elmo, gpt2
 from jaxlm.families import build, family_of
@@ -14,7 +15,7 @@ from jaxlm.tasks.batches import TaskBatch
 from jaxlm.tasks.classes import Classes
 from jaxlm.tasks.model import AttentionPool, BiLstms, TaskModel, pool
 from jaxlm.tasks.objective import task_objective
-from jaxlm.text.characters import sentence_characters, word_characters
+from jaxlm.text.characters import word_characters
 from jaxlm.train.state import abstract_params, init_params
 
 SMALL = {"d_model": 8, "d_ff": 16}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentences import sentence_characters
 
 from jaxlm.text.characters import (
     BEGIN_WORD,
     check_characters,
-    sentence_characters,
     word_characters,
 )
 from jaxlm.types import UserError

@@ -187,7 +187,7 @@ def test_a_corpus_of_gpt_1_s(tmp_path):
     with pytest.raises(UserError, match="not learnt here: pass --tokenizer"):
         prepare(config, [source], directory)
     with pytest.raises(UserError, match="not learnt here"):
-        train_tokenizer("gpt1_bpe", ["text"], vocab_size=500)
+        train_tokenizer(["text"], TextConfig(tokenizer="gpt1_bpe"), 500)
     manifest = prepare(config, [source], directory, tokenizer=tokenizer)
     assert manifest.documents == 2 and manifest.tokenizer_kind == "gpt1_bpe"
     assert manifest.end_of_document == TOKENS.index("\n</w>")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from text.books import CONFIG, VOCABULARY, contents, novel
 
-from jaxlm.config import BertConfig, RunConfig
+from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text import corpus as corpora
 from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
@@ -225,7 +225,9 @@ def test_a_document_may_start_a_block_before_its_first_token(books, tmp_path):
 
 
 def test_an_end_of_document_token_is_stored_where_the_vocabulary_has_one(tmp_path):
-    trained = train_tokenizer("byte_bpe", ["One two three."] * 3, vocab_size=299)
+    trained = train_tokenizer(
+        ["One two three."] * 3, TextConfig(tokenizer="byte_bpe"), 299
+    )
     tokens = (*trained.tokens, "<|endoftext|>")
     type(trained)(tokens, trained.merges).save(tmp_path / "tokenizer")
     (tmp_path / "a.txt").write_text("One.\nTwo.\n\n\nThree.\n\nOne.")

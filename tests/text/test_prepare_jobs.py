@@ -56,7 +56,7 @@ from jaxlm.text import prepare as preparing
 from jaxlm.text import units
 from jaxlm.text.recipe import ReadOptions
 
-tokenise_all = preparing.tokenise_all
+tokenise_all = units.tokenise_all
 
 def stalling(*args):
     saved = pathlib.Path(sys.argv[2], ".partial/units")
@@ -69,7 +69,7 @@ def stalling(*args):
             time.sleep(600)
         yield part
 
-units.BLOCK, units.UNIT, preparing.tokenise_all = 1000, 4000, stalling
+units.BLOCK, units.UNIT, units.tokenise_all = 1000, 4000, stalling
 preparing.prepare(
     RunConfig(model=BertConfig(vocab_size=600)), [sys.argv[1]], sys.argv[2],
     options=ReadOptions(holdout=0.2), processes=int(sys.argv[3]),
@@ -99,12 +99,12 @@ def test_killed_and_run_again_it_continues(
     stood = sum(unit.counts["text_bytes"] for unit in stored)
     assert stood >= 3 * 4000
     read = []
-    tokenise = preparing.tokenise_all
+    tokenise = units.tokenise_all
 
     def watched(blocks, *args):
         return tokenise((read.append(each[0]) or each for each in blocks), *args)
 
-    monkeypatch.setattr(preparing, "tokenise_all", watched)
+    monkeypatch.setattr(units, "tokenise_all", watched)
     prepare(CONFIG, [str(books)], str(directory), options=ReadOptions(holdout=0.2))
     assert contents(directory) == contents(books / "corpus")
     again = sum(len(fragment.data) for block in read for fragment in block)
@@ -138,7 +138,7 @@ def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
     here, directory = str(tmp_path / "books"), str(tmp_path / "corpus")
     first = prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2))
     before = contents(directory)
-    monkeypatch.setattr(preparing, "tokenise_all", None)
+    monkeypatch.setattr(units, "tokenise_all", None)
     monkeypatch.setattr(preparing, "train_tokenizer", None)
     assert prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2)) == first
     os.utime(tmp_path / "books/0.txt")  # touched, not changed

@@ -13,7 +13,7 @@ from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
 from jaxlm.text.spans.marks import Span, mark_spans
-from jaxlm.text.tokenizers.wordpiece import WordPiece
+from jaxlm.text.tokenizers.words import WordPiece
 from jaxlm.types import Mark, UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlm.text.tokenizers import ByteBpe, load_tokenizer, train_tokenizer, training
+from jaxlm.config import TextConfig
+from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer, training
+from jaxlm.text.tokenizers.bpe import ByteBpe
 from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, SPECIAL
 from jaxlm.types import SpecialTokens, UserError
 
@@ -36,14 +38,16 @@ def text():
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, text):
-    return train_tokenizer(request.param, text, vocab_size=3000)
+    return train_tokenizer(text, TextConfig(tokenizer=request.param), 3000)
 
 
 TRAIN = """
 import json, sys
+from jaxlm.config import TextConfig
 from jaxlm.text.tokenizers import train_tokenizer
+texts = json.load(open(sys.argv[1]))
 for kind in ("wordpiece", "byte_bpe", "sentencepiece"):
-    print(train_tokenizer(kind, json.load(open(sys.argv[1])), vocab_size=4000).sha256)
+    print(train_tokenizer(texts, TextConfig(tokenizer=kind), 4000).sha256)
 """
 
 
@@ -62,8 +66,7 @@ def test_two_processes_learn_the_same_vocabulary(text, tmp_path):
 
 def test_order_of_the_text_does_not_matter_to_wordpiece(text):
     one, other = (
-        train_tokenizer("wordpiece", lines, vocab_size=3000)
-        for lines in (text, text[::-1])
+        train_tokenizer(lines, TextConfig(), 3000) for lines in (text, text[::-1])
     )
     assert one.sha256 == other.sha256
 
@@ -77,7 +80,7 @@ def test_a_vocabulary_has_its_size_and_special_tokens(trained):
 
 def test_text_goes_to_ids_and_back(trained, text):
     for line in [*text[:40], *ODD]:
-        ids, word_start = trained.encode_batch([line])[0]
+        ids, word_start, *_ = trained.encode(line)
         assert ids.dtype == np.int32 and word_start.dtype == bool
         assert len(ids) == len(word_start)
         assert (word_start[:1].all() and not len(ids)) or word_start[0]
@@ -87,12 +90,12 @@ def test_text_goes_to_ids_and_back(trained, text):
         elif trained.kind == "wordpiece" and line.isascii() and line not in ODD:
             want, got = (each.lower().replace(" ", "") for each in (line, again))
             assert got == want
-    both = trained.encode_batch(text)
     flat = trained.encode_flat(text)
-    assert np.array_equal(np.concatenate([ids for ids, _ in both]), flat.ids)
-    assert flat.counts.tolist() == [len(ids) for ids, _ in both]
-    one = [trained.encode(line).ids.tolist() for line in text[:20]]
-    assert one == [ids.tolist() for ids, _ in both[:20]]
+    alone = [trained.encode(line) for line in text]
+    assert np.array_equal(np.concatenate([each.ids for each in alone]), flat.ids)
+    starts = np.concatenate([each.word_start for each in alone])
+    assert np.array_equal(starts, flat.word_start)
+    assert flat.counts.tolist() == [len(each.ids) for each in alone]
     assert flat.ids.min() >= 0 and flat.ids.max() < 3000
 
 
@@ -143,7 +146,7 @@ def test_a_changed_vocabulary_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_little_text_is_filled_with_unused_entries(kind):
-    tokenizer = train_tokenizer(kind, ["A few words."] * 3, vocab_size=500)
+    tokenizer = train_tokenizer(["A few words."] * 3, TextConfig(tokenizer=kind), 500)
     unused = [token for token in tokenizer.tokens if token.startswith("[unused")]
     assert tokenizer.vocab_size == 500
     assert unused == [f"[unused{i}]" for i in range(tokenizer.training["unused"])]
@@ -162,12 +165,12 @@ def test_too_little_text_is_filled_with_unused_entries(kind):
 )
 def test_a_vocabulary_too_small_is_refused(kind, message):
     with pytest.raises(UserError, match=message):
-        train_tokenizer(kind, ["A few words."], vocab_size=6)
+        train_tokenizer(["A few words."], TextConfig(tokenizer=kind), 6)
 
 
 def test_rare_characters_are_left_out_of_a_small_vocabulary_and_counted(text):
     chinese = [line for line in text if not line.isascii()]
-    small = train_tokenizer("wordpiece", chinese, vocab_size=600)
+    small = train_tokenizer(chinese, TextConfig(), 600)
     found = small.training
     kept = {token for token in small.tokens if len(token) == 1}
     assert len(kept) == found["characters"] - found["characters_left_out"]
@@ -188,7 +191,7 @@ def test_rare_characters_are_left_out_of_a_small_vocabulary_and_counted(text):
 def test_a_large_vocabulary_keeps_every_ideograph(text):
     """The library's own limit of 1,000 characters would cut Chinese in silence."""
     chinese = [line for line in text if not line.isascii()]
-    large = train_tokenizer("wordpiece", chinese, vocab_size=8000)
+    large = train_tokenizer(chinese, TextConfig(), 8000)
     assert large.training["characters_left_out"] == 0
     assert large.training["characters"] > 1100
     for line in chinese:
@@ -229,7 +232,7 @@ def test_no_tokenizer_is_one_line(tmp_path):
 
 
 def test_a_broken_pair_of_bpe_files_is_refused(tmp_path, text):
-    train_tokenizer("byte_bpe", text, vocab_size=400).save(tmp_path)
+    train_tokenizer(text, TextConfig(tokenizer="byte_bpe"), 400).save(tmp_path)
     (tmp_path / OPTIONS_FILE).unlink()
     assert load_tokenizer(tmp_path).vocab_size == 400
     merges = (tmp_path / "merges.txt").read_text()
@@ -298,7 +301,7 @@ def test_byte_level_ids_equal_openai_s_algorithm(shared, text):
 
     for line in (*text[::4], *ODD):
         words = [pieces(word) for word in pattern.findall(line)]
-        ids, starts = tokenizer.encode_batch([line])[0]
+        ids, starts, *_ = tokenizer.encode(line)
         assert [tokenizer.token(i) for i in ids] == [p for word in words for p in word]
         first = [i == 0 for word in words for i in range(len(word))]
         assert starts.tolist() == first

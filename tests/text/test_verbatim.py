@@ -186,7 +186,9 @@ def test_cuts_fall_behind_lines_where_they_can():
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_tokenizer("byte_bpe", [TEXT] * 3, vocab_size=300, verbatim=True)
+    return train_tokenizer(
+        [TEXT] * 3, TextConfig(tokenizer="byte_bpe", verbatim=True), 300
+    )
 
 
 def test_a_decoder_s_vocabulary_has_one_special_token_the_last(trained):
@@ -196,21 +198,25 @@ def test_a_decoder_s_vocabulary_has_one_special_token_the_last(trained):
     assert trained.tokens[:256] == tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
     assert trained.special_names == {"<|endoftext|>": "<|endoftext|>"}
     assert trained.id("[PAD]") is None and trained.training == {"unused": 0}
-    few = train_tokenizer("byte_bpe", ["A word."] * 3, vocab_size=300, verbatim=True)
+    few = train_tokenizer(
+        ["A word."] * 3, TextConfig(tokenizer="byte_bpe", verbatim=True), 300
+    )
     unused = few.training["unused"]
     assert few.tokens[-1 - unused :] == (
         *(f"[unused{i}]" for i in range(unused)),
         "<|endoftext|>",
     )
     with pytest.raises(UserError, match="vocab_size = 256 is below 257"):
-        train_tokenizer("byte_bpe", ["A word."], vocab_size=256, verbatim=True)
+        train_tokenizer(
+            ["A word."], TextConfig(tokenizer="byte_bpe", verbatim=True), 256
+        )
     for kind in ("wordpiece", "sentencepiece"):
         with pytest.raises(UserError, match=f"a {kind} vocabulary loses spaces"):
-            train_tokenizer(kind, ["A word."], vocab_size=300, verbatim=True)
+            train_tokenizer(["A word."], TextConfig(tokenizer=kind, verbatim=True), 300)
 
 
 def test_masked_models_keep_their_five_special_tokens():
-    plain = train_tokenizer("byte_bpe", [TEXT] * 3, vocab_size=300)
+    plain = train_tokenizer([TEXT] * 3, TextConfig(tokenizer="byte_bpe"), 300)
     assert plain.special is not None and plain.end_of_document is None
 
 
@@ -371,7 +377,9 @@ def test_what_does_not_fit_is_one_line(books, tmp_path):
     directory = str(tmp_path / "corpus")
     with pytest.raises(UserError, match=r"text\.verbatim splits no line"):
         prepare(CONFIG, [str(books)], directory, options=ReadOptions(sentences="lines"))
-    train_tokenizer("byte_bpe", [TEXT], vocab_size=400).save(tmp_path / "masked")
+    train_tokenizer([TEXT], TextConfig(tokenizer="byte_bpe"), 400).save(
+        tmp_path / "masked"
+    )
     with pytest.raises(UserError, match=r"masked has no <\|endoftext\|>"):
         prepare(CONFIG, [str(books)], directory, tokenizer=str(tmp_path / "masked"))
     assert load_tokenizer(tmp_path / "masked").special is not None

@@ -14,8 +14,8 @@ from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
-from jaxlm.text.tokenizers import WordVocab, load_tokenizer, train_tokenizer
-from jaxlm.text.tokenizers.word_vocab import MARKS
+from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
+from jaxlm.text.tokenizers.words import MARKS, WordVocab
 from jaxlm.types import UserError
 
 TEXT = ["The cat sat, the cat ran.", "猫在家。 A cat!", ""]
@@ -23,7 +23,7 @@ TEXT = ["The cat sat, the cat ran.", "猫在家。 A cat!", ""]
 
 def trained(texts=TEXT, vocab_size=8, **options):
     return train_tokenizer(
-        "words", texts, vocab_size=vocab_size, lowercase=False, **options
+        texts, TextConfig(tokenizer="words", lowercase=False, **options), vocab_size
     )
 
 
@@ -142,12 +142,14 @@ def test_a_corpus_numbers_oov_words_alike_however_it_is_made(tmp_path, monkeypat
     class StoppedError(Exception):
         pass
 
+    save = units.save
+
     def stopping(*unit):
-        units.save(*unit)
+        save(*unit)
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "save", stopping)
+        patch.setattr(units, "save", stopping)
         for _ in range(3):
             with pytest.raises(StoppedError):
                 made("stopped")

@@ -36,6 +36,7 @@ _UNIT = re.compile(r"([BIMESLU])-(\S+)")
 _CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
 
 Bounds = tuple[int, int]  # [first, end)
+Units = Iterable[Bounds]
 
 
 class Annotated(NamedTuple):
@@ -124,10 +125,7 @@ def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
 
 
 def _annotated(
-    words: Sequence[str],
-    phrases: Iterable[Bounds],
-    entities: Iterable[Bounds],
-    spelled: bool = False,
+    words: Sequence[str], phrases: Units, entities: Units, spelled: bool = False
 ) -> Annotated:
     """The text and spans of words (or `spelled` characters), from bounds in words."""
     text, begins = "", []
@@ -136,7 +134,7 @@ def _annotated(
             text += " "
         begins.append(len(text))
         text += word
-    kinds: dict[Kind, Iterable[Bounds]] = {
+    kinds: dict[Kind, Units] = {
         "word": () if spelled else ((i, i + 1) for i in range(len(words))),
         "phrase": _outermost(phrases),
         "entity": _outermost(entities),
@@ -149,7 +147,7 @@ def _annotated(
     return Annotated(text, spans)
 
 
-def _outermost(bounds: Iterable[Bounds]) -> Iterable[Bounds]:
+def _outermost(bounds: Units) -> Units:
     stop = 0
     for first, end in sorted(bounds, key=lambda each: (each[0], -each[1])):
         if first >= stop:

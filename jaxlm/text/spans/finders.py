@@ -22,9 +22,7 @@ _SPACY_MODEL = "en_core_web_sm"
 def open_finders(spans: str, lexicon: str) -> list[Finder]:
     """What finds spans, the user's list first: its spans win over overlapping ones.
 
-    Args:
-        spans: "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text.
-        lexicon: file of the user's entities; empty: none.
+    `spans` is "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text.
     """
     finders: list[Finder] = [read_lexicon(lexicon)] if lexicon else []
     match spans.partition(":"):

@@ -11,7 +11,6 @@ between the ends have the tokens of the text.
 
 import functools
 import itertools
-import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -19,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxlm.text.tokenizers.tokenizer import Encoded, Tokenizer
-from jaxlm.text.tokenizers.wordpiece import IDEOGRAPH
+from jaxlm.text.tokenizers.words import IDEOGRAPH
 from jaxlm.types import Mark
 
 Kind = Literal["word", "phrase", "entity"]
@@ -40,6 +39,7 @@ class Span(NamedTuple):
 
 
 Spans = Sequence[tuple[int, int, Kind]]  # of one text
+Found = Sequence[Spans]  # of each text, by one finder
 Finder = Callable[[str], Spans]  # of one text alone: its spans depend on no other
 
 
@@ -62,32 +62,19 @@ def joins(char: str) -> bool:
 
 def cuts(text: str) -> np.ndarray:
     """bool [len(text) + 1]: whether BERT's rules surely cut before each character."""
-    # Each distinct character is looked up once.
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    joining = np.zeros(sys.maxunicode + 1, bool)
-    joining[codes] = True
-    used = np.flatnonzero(joining)
-    joining[used] = [joins(chr(code)) for code in used.tolist()]
-    joined = joining[codes]
+    joined = np.fromiter(map(joins, text), bool, len(text))
     out = np.ones(len(text) + 1, bool)
     out[1:-1] = ~(joined[:-1] & joined[1:])
     return out
 
 
 def mark_spans(
-    texts: Sequence[str],
-    encoded: Encoded,
-    tokenizer: Tokenizer,
-    spans: Sequence[Sequence[Spans]],
+    texts: Sequence[str], encoded: Encoded, tokenizer: Tokenizer, spans: list[Found]
 ) -> Marked:
-    """The marks of all tokens of `texts`, word starts among them.
+    """The marks of the tokens of `texts`, word starts among them.
 
     In a span of the kind word, only the first token keeps the word start that the
-    tokenizer gave it.
-
-    Args:
-        encoded: the tokens of the texts.
-        spans: of each finder, the most trusted first: of each text.
+    tokenizer gave it. The most trusted finder's spans come first.
     """
     whole = " ".join(texts)  # a space is no token
     sizes = np.array([len(text) for text in texts], np.int64)
@@ -132,7 +119,7 @@ def mark_spans(
 
 
 def _fitting(
-    whole: str, begins: np.ndarray, spans: Sequence[Sequence[Spans]]
+    whole: str, begins: np.ndarray, spans: list[Found]
 ) -> tuple[dict[str, np.ndarray], int]:
     """Bounds [n, 2] in `whole` by kind, none overlapping; how many were dropped."""
     may_cut = cuts(whole)

@@ -19,12 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.sources import read_file
-from jaxlm.text.tokenizers.tokenizer import (
-    END_OF_DOCUMENT,
-    Tokenizer,
-    WordRule,
-    checked_tokens,
-)
+from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, Tokenizer, checked_tokens
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
@@ -106,7 +101,7 @@ class ByteBpe(Bpe):
         lacking = set(pre_tokenizers.ByteLevel.alphabet()) - set(tokens)
         if lacking:
             raise UserError(
-                f"a byte-level vocabulary has all 256 bytes; {len(lacking)} lack"
+                f"a byte-level vocabulary has 256 bytes, {len(lacking)} lack"
             )
 
     def _runs(self, text: str) -> list[str]:
@@ -152,9 +147,7 @@ class Gpt1Bpe(Bpe):
     kind = "gpt1_bpe"
     hf_class = "OpenAIGPTTokenizer"
 
-    def __init__(
-        self, tokens: Sequence[str], merges: Pairs, *, words: WordRule = "basic"
-    ):
+    def __init__(self, tokens: Sequence[str], merges: Pairs, *, words: str = "basic"):
         super().__init__(tokens, merges, words=words)
         if UNKNOWN not in self._ids:
             raise UserError(f"a vocabulary of GPT-1's has an entry {UNKNOWN}")
@@ -214,11 +207,8 @@ def standardised(text: str) -> str:
     """text_utils.py:text_standardize, to the letter."""
     for char, plain in (*zip("—–―", "---", strict=True), ("…", "..."), ("´", "'")):
         text = text.replace(char, plain)
-    text = re.sub(
-        r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|\\+|\/+|\*+|\[+|\]+|}+|{+|\|+|_+)",
-        r" \1 ",
-        text,
-    )
+    alone = r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|\\+|\/+|\*+|\[+|\]+|}+|{+|\|+|_+)"
+    text = re.sub(alone, r" \1 ", text)
     text = re.sub(r"\s*\n\s*", " \n ", text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
@@ -236,9 +226,8 @@ def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
     known = set(tokens)
     for pair in pairs:
         if len(pair) != 2 or pair[0] + pair[1] not in known:
-            raise UserError(
-                f"{path}: the merge {' '.join(pair)!r} gives no known token"
-            )
+            merge = " ".join(pair)
+            raise UserError(f"{path}: the merge {merge!r} gives no known token")
     return pairs
 
 

@@ -5,28 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlm.text.json_files import read_json
-from jaxlm.text.tokenizers.bpe import (
-    WORD_END,
-    ByteBpe,
-    Gpt1Bpe,
-    checked_merges,
-    in_order_of_id,
-    read_pair,
-)
+from jaxlm.text.tokenizers import bpe
 from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece
-from jaxlm.text.tokenizers.tokenizer import (
-    OPTIONS_FILE,
-    Tokenizer,
-    WordRule,
-    read_vocabulary,
-)
-from jaxlm.text.tokenizers.word_vocab import MARKS, WordVocab
-from jaxlm.text.tokenizers.wordpiece import MAX_WORD, WordPiece
+from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, Tokenizer, read_vocabulary
+from jaxlm.text.tokenizers.words import MARKS, MAX_WORD, WordPiece, WordVocab
 from jaxlm.types import UserError
 
-_KINDS = {
-    each.kind: each for each in (WordPiece, ByteBpe, SentencePiece, Gpt1Bpe, WordVocab)
-}
+_CLASSES = (WordPiece, bpe.ByteBpe, SentencePiece, bpe.Gpt1Bpe, WordVocab)
+_KINDS = {each.kind: each for each in _CLASSES}
 # The files that a directory may have, the ones that say most first.
 _FILES = (
     (OPTIONS_FILE,),
@@ -41,14 +27,13 @@ _FILES = (
 
 
 def load_tokenizer(
-    path: str | Path, *, lowercase: bool | None = None, words: WordRule | None = None
+    path: str | Path, *, lowercase: bool | None = None, words: str | None = None
 ) -> Tokenizer:
     """The tokenizer in a directory or file.
 
     Args:
-        path: a directory that `Tokenizer.save` or Hugging Face wrote, a `vocab.txt`, a
-            `tokenizer.json`, a SentencePiece `.model`, or a directory with OpenAI's
-            pair of files.
+        path: a directory that `Tokenizer.save`, Hugging Face or OpenAI wrote, a
+            `vocab.txt`, a `tokenizer.json` or a SentencePiece `.model`.
         lowercase: for a `vocab.txt`, which does not say; None: as its
             `tokenizer_config.json` says, else as its entries suggest.
         words: how GPT-1's BPE and a vocabulary of words cut them; None: as it was
@@ -66,10 +51,10 @@ def load_tokenizer(
             names = ", ".join(" + ".join(names) for names in _FILES[1:])
             raise UserError(f"no tokenizer in {path}: it has none of {names}")
         case vocabulary, merges:
-            tokens, pairs = read_pair(vocabulary, merges)
-            if any(token.endswith(WORD_END) for token in tokens):
-                return Gpt1Bpe(tokens, pairs, words=words or "basic")
-            return ByteBpe(tokens, pairs)
+            tokens, pairs = bpe.read_pair(vocabulary, merges)
+            if any(token.endswith(bpe.WORD_END) for token in tokens):
+                return bpe.Gpt1Bpe(tokens, pairs, words=words or "basic")
+            return bpe.ByteBpe(tokens, pairs)
         case [file] if file.name == OPTIONS_FILE:
             return _load_ours(file, words)
         case [file] if file.suffix == ".txt":
@@ -77,11 +62,11 @@ def load_tokenizer(
         case [file] if file.suffix == ".json":
             return _load_library(file)
         case [file] if file.suffix == ".model":
-            return SentencePiece.of_file(file)
+            return SentencePiece(file.read_bytes(), file)
     raise UserError(f"tokenizer {path} is none of .txt, .json, .model or a directory")
 
 
-def _load_ours(file: Path, words: WordRule | None) -> Tokenizer:
+def _load_ours(file: Path, words: str | None) -> Tokenizer:
     options, directory = read_json(file), file.parent
     kind, digest = options.pop("kind", None), options.pop("sha256", None)
     training = options.pop("training", None)
@@ -100,7 +85,7 @@ def _load_ours(file: Path, words: WordRule | None) -> Tokenizer:
 
 
 def _load_google(
-    path: Path, lowercase: bool | None, words: WordRule | None
+    path: Path, lowercase: bool | None, words: str | None
 ) -> WordPiece | WordVocab:
     tokens = read_vocabulary(path)
     if tokens[: len(MARKS)] == MARKS:
@@ -141,7 +126,7 @@ def _load_library(path: Path) -> Tokenizer:
                 rules.get("strip_accents") not in (None, lowercase)
             ):
                 raise UserError(f"{path}: not BERT's normaliser: {json.dumps(rules)}")
-            tokens = in_order_of_id(model.get("vocab") or {}, path)
+            tokens = bpe.in_order_of_id(model.get("vocab") or {}, path)
             limit = model.get("max_input_chars_per_word", MAX_WORD)
             return WordPiece(tokens, lowercase=lowercase, max_word=limit)
         case "BPE":
@@ -151,10 +136,8 @@ def _load_library(path: Path) -> Tokenizer:
             pairs = [p.split(" ") if isinstance(p, str) else p for p in model["merges"]]
             added = content.get("added_tokens") or ()
             ids = {each["content"]: each["id"] for each in added} | model["vocab"]
-            tokens = in_order_of_id(ids, path)
-            merges = checked_merges(tokens, pairs, path)
-            return ByteBpe(tokens, merges, prefix_space=rules["add_prefix_space"])
+            tokens = bpe.in_order_of_id(ids, path)
+            merges = bpe.checked_merges(tokens, pairs, path)
+            return bpe.ByteBpe(tokens, merges, prefix_space=rules["add_prefix_space"])
         case kind:
-            raise UserError(
-                f"{path} has a model of type {kind!r}, not WordPiece or BPE"
-            )
+            raise UserError(f"{path}: a model of type {kind!r}, not WordPiece or BPE")

@@ -6,6 +6,7 @@ and at the start of a text.
 
 import hashlib
 import itertools
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.tokenizers.tokenizer import Tokenizer
-from jaxlm.text.tokenizers.wordpiece import IDEOGRAPH
+from jaxlm.text.tokenizers.words import CJK
 from jaxlm.types import UserError
 
 MODEL_FILE = "spiece.model"
@@ -39,12 +40,8 @@ class SentencePiece(Tokenizer):
             raise UserError(f"{path} is no SentencePiece model: {reason}") from None
         processor = self._processor
         super().__init__([processor.id_to_piece(i) for i in range(len(processor))])
-        self._starts = np.array(
-            [
-                token.startswith("▁") or bool(IDEOGRAPH.match(token))
-                for token in self.tokens
-            ]
-        )
+        start = re.compile(f"▁|[{CJK}]")
+        self._starts = np.array([bool(start.match(token)) for token in self.tokens])
 
     def _content(self) -> bytes:
         return b"sentencepiece" + hashlib.sha256(self._model).digest()
@@ -62,25 +59,15 @@ class SentencePiece(Tokenizer):
         """The normalised text that was encoded."""
         special = {self._ids[name] for name in self.special_names.values()}
         runs = itertools.groupby((int(id) for id in ids), special.__contains__)
-        return " ".join(
-            " ".join(map(self.token, run))
-            if named
-            else self._processor.decode(list(run))
-            for named, run in runs
-        )
-
-    @classmethod
-    def of_file(cls, path: Path) -> "SentencePiece":
-        """The model in a file; UserError if it cannot be read or is none."""
-        try:
-            return cls(path.read_bytes(), path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        decode, parts = self._processor.decode, []
+        for named, run in runs:
+            parts.append(" ".join(map(self.token, run)) if named else decode(list(run)))
+        return " ".join(parts)
 
     @classmethod
     def read(cls, directory: Path, **options: Any) -> "SentencePiece":
         """The tokenizer whose model `save` has written."""
-        return cls.of_file(directory / MODEL_FILE)
+        return cls((directory / MODEL_FILE).read_bytes())
 
     def _save_vocabulary(self, directory: Path) -> None:
         (directory / MODEL_FILE).write_bytes(self._model)
@@ -96,10 +83,8 @@ class SentencePiece(Tokenizer):
         pieces = [(piece.piece, piece.score) for piece in model.pieces]
         fallback = model.trainer_spec.byte_fallback
         library = Library(models.Unigram(pieces, self._processor.unk_id(), fallback))
-        rules: list[Any] = [
-            normalizers.Strip(),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
+        one_space = normalizers.Replace(Regex(" {2,}"), " ")
+        rules: list[Any] = [normalizers.Strip(), one_space]
         if charsmap := model.normalizer_spec.precompiled_charsmap:
             rules.insert(0, normalizers.Precompiled(charsmap))
         library.normalizer = normalizers.Sequence(rules)

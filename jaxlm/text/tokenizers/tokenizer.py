@@ -1,12 +1,12 @@
 """What all tokenizers have in common: tokens ↔ ids, texts → ids and word starts."""
 
 import abc
+import functools
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -18,7 +18,6 @@ from jaxlm.text.sources import read_file
 from jaxlm.types import SpecialTokens, UserError
 
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
-WordRule = Literal["basic", "spacy", "space"]  # see bpe.py and word_vocab.py
 
 # Of a vocabulary that is trained here: ids 0 … 4, in this order.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -30,7 +29,7 @@ END_OF_DOCUMENT = "<|endoftext|>"
 # The file by which `load_tokenizer` knows what we saved.
 OPTIONS_FILE = "jaxlm_tokenizer.json"
 
-CACHED = 1 << 18  # runs that a cache keeps before it drops them
+CACHED = 1 << 18  # runs of text whose ids are kept: runs recur, to cut one is costly
 LONGEST_CACHED = 32  # characters; longer runs rarely recur
 
 
@@ -41,22 +40,6 @@ class Encoded(NamedTuple):
     word_start: np.ndarray  # bool [n]
     counts: np.ndarray  # int64 [texts]
     oov_words: tuple[str, ...] = ()  # the words of ids from `vocab_size` on
-
-
-class Cache(dict):
-    """Run of text → its ids: runs recur, and to cut one is costly."""
-
-    def __init__(self, cut: Callable[[str], tuple[int, ...]]):
-        super().__init__()
-        self._cut = cut
-
-    def __missing__(self, run: str) -> tuple[int, ...]:
-        if len(self) >= CACHED:
-            self.clear()
-        ids = self._cut(run)
-        if len(run) <= LONGEST_CACHED:
-            self[run] = ids
-        return ids
 
 
 class Tokenizer(abc.ABC):
@@ -80,7 +63,7 @@ class Tokenizer(abc.ABC):
         self.training: dict | None = None  # what `train_tokenizer` found
         self.hf_options: dict[str, Any] = {}  # what transformers has to know
         self._ids = {token: i for i, token in enumerate(self.tokens)}
-        self._cache = Cache(self._cut)
+        self._known = functools.lru_cache(CACHED)(self._cut)
 
     @abc.abstractmethod
     def _runs(self, text: str) -> list[str]:
@@ -95,16 +78,16 @@ class Tokenizer(abc.ABC):
         """Ids run from 0 to `vocab_size - 1`."""
         return len(self.tokens)
 
-    @cached_property
+    @functools.cached_property
     def special(self) -> SpecialTokens | None:
         """BERT's five; None if the vocabulary lacks one (GPT-2's lacks all)."""
         names = [self.special_names.get(role, "") for role in SPECIAL]
-        if any(name not in self._ids for name in names):
+        if not all(names):
             return None
-        ids = [self._ids[name] for name in names]
+        ids = (self._ids[name] for name in names)
         return SpecialTokens(*ids, vocab_size=self.vocab_size)
 
-    @cached_property
+    @functools.cached_property
     def special_names(self) -> dict[str, str]:
         """What may stand for a special token in a text → its name in the vocabulary."""
         names: dict[str, str] = {}
@@ -120,12 +103,12 @@ class Tokenizer(abc.ABC):
         """Id that a corpus stores after each document; None: it stores none."""
         return self._ids.get(END_OF_DOCUMENT)
 
-    @cached_property
+    @functools.cached_property
     def ends_line(self) -> np.ndarray:
         """bool [V]: tokens that hold a line end; none if it is mere white space."""
         return np.array([self.line_end in token for token in self.tokens])
 
-    @cached_property
+    @functools.cached_property
     def sha256(self) -> str:
         """Digest of what decides the ids, whatever file it was read from."""
         return hashlib.sha256(self._content()).hexdigest()
@@ -136,18 +119,15 @@ class Tokenizer(abc.ABC):
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
         """The tokens of all texts at once; the fastest way."""
-        flat, known = itertools.chain.from_iterable, self._cache.__getitem__
-        parts = [list(flat(map(known, self._runs(text)))) for text in texts]
+        flat, known, cut = itertools.chain.from_iterable, self._known, self._cut
+
+        def ids_of(run: str) -> tuple[int, ...]:
+            return known(run) if len(run) <= LONGEST_CACHED else cut(run)
+
+        parts = [list(flat(map(ids_of, self._runs(text)))) for text in texts]
         counts = np.fromiter(map(len, parts), np.int64, len(parts))
         ids = np.fromiter(flat(parts), np.int32, int(counts.sum()))
         return Encoded(np.where(ids < 0, ~ids, ids), ids < 0, counts)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The ids (int32) and word starts (bool) of each text."""
-        ids, word_start, counts, _ = self.encode_flat(texts)
-        ends = np.cumsum(counts).tolist()
-        ranges = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        return [(ids[each], word_start[each]) for each in ranges]
 
     def encode(self, text: str, *, specials: bool = False) -> Encoded:
         """The tokens of one text; with `specials`, "[MASK]" in it means its id."""
@@ -199,22 +179,19 @@ class Tokenizer(abc.ABC):
             text = library.to_str(pretty=True)
             (directory / "tokenizer.json").write_text(text, encoding="utf-8")
         if self.hf_class:
-            write_json(directory / "tokenizer_config.json", self._hf_config())
+            config = {"tokenizer_class": self.hf_class, **self.hf_options}
+            for role, special in zip(_ROLES, SPECIAL, strict=True):
+                if special in self.special_names:
+                    config[role] = self.special_names[special]
+            if END_OF_DOCUMENT in self._ids:
+                config["eos_token"] = END_OF_DOCUMENT
+                if self.special is None:  # a decoder's: it begins a text, too
+                    config["bos_token"] = END_OF_DOCUMENT
+            write_json(directory / "tokenizer_config.json", config)
         content = {"kind": self.kind, **self.options, "sha256": self.sha256}
         if self.training is not None:
             content["training"] = self.training
         write_json(directory / OPTIONS_FILE, content)
-
-    def _hf_config(self) -> dict[str, Any]:
-        config = {"tokenizer_class": self.hf_class, **self.hf_options}
-        for role, special in zip(_ROLES, SPECIAL, strict=True):
-            if special in self.special_names:
-                config[role] = self.special_names[special]
-        if END_OF_DOCUMENT in self._ids:
-            config["eos_token"] = END_OF_DOCUMENT
-            if self.special is None:  # a decoder's: it begins a text, too
-                config["bos_token"] = END_OF_DOCUMENT
-        return config
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
@@ -230,8 +207,9 @@ def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if seen.setdefault(token, i) != i:
+            first = seen[token]
             raise UserError(
-                f"{path}: token {token!r} stands at {seen[token]} and again at {i}"
+                f"{path}: token {token!r} stands at {first} and again at {i}"
             )
     if not tokens:
         raise UserError(f"{path} is an empty vocabulary")

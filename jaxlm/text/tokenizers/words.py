@@ -1,16 +1,14 @@
-"""WordPiece as Google's BERT does it: text → words → pieces.
+"""Vocabularies of words: BERT's WordPiece, and ELMo's whole words.
 
-The rules are those of google-research/bert `tokenization.py` (eedf571), to the letter:
+Both cut words by the rules of google-research/bert `tokenization.py` (eedf571), to the
+letter:
 
 1. drop U+0000, U+FFFD and control characters (Cc, Cf) but tab, newline, return;
 2. put spaces round each CJK ideograph (not kana, not hangul); split at white space;
 3. if lower-casing: `str.lower`, NFD, drop combining marks (Mn);
-4. split off each punctuation character (ASCII's symbols and Unicode P*);
-5. cut each word greedily into the longest pieces of the vocabulary, "##" before all but
-   the first; a word that cannot be cut, or is longer than 200 characters, is `[UNK]`.
+4. split off each punctuation character (ASCII's symbols and Unicode P*).
 
-As in Google's code, Python's `unicodedata` says what a character is. A word, for
-masking and for `word_start`, is what step 4 leaves.
+As in Google's code, Python's `unicodedata` says what a character is.
 """
 
 import functools
@@ -23,7 +21,8 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxlm.text.tokenizers.tokenizer import SPECIAL, Tokenizer
+from jaxlm.text.characters import BEGIN, END
+from jaxlm.text.tokenizers.tokenizer import SPECIAL, Encoded, Tokenizer
 from jaxlm.types import UserError
 
 MAX_WORD = 200  # characters; Google's since 2019 (100 before, and in HF's Python code)
@@ -79,7 +78,12 @@ def basic_words(run: str, *, lowercase: bool) -> list[str]:
 
 
 class WordPiece(Tokenizer):
-    """A `vocab.txt` and whether text is lower-cased and stripped of accents first."""
+    """A `vocab.txt` and whether text is lower-cased and stripped of accents first.
+
+    Each word is cut greedily into the longest pieces of the vocabulary, "##" before all
+    but the first; a word that cannot be cut, or is longer than 200 characters, is
+    `[UNK]`. A word, for masking and for `word_start`, is what the rules leave.
+    """
 
     kind = "wordpiece"
     hf_class = "BertTokenizer"
@@ -92,11 +96,8 @@ class WordPiece(Tokenizer):
             raise UserError("a WordPiece vocabulary needs an [UNK] entry")
         self.lowercase = lowercase
         self.max_word = max_word
-        self.hf_options = {
-            "do_lower_case": lowercase,
-            "strip_accents": None,
-            "tokenize_chinese_chars": True,
-        }
+        self.hf_options = {"do_lower_case": lowercase, "strip_accents": None}
+        self.hf_options["tokenize_chinese_chars"] = True
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
@@ -136,3 +137,84 @@ class WordPiece(Tokenizer):
                 "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", frame
             )
         return library
+
+
+UNKNOWN = "<UNK>"
+BOUNDARIES, UNKNOWN_ID = (0, 1), 2
+MARKS = (BEGIN, END, UNKNOWN)  # the first three entries of a vocabulary
+MOST_OOV_WORDS = 1 << 22  # of a corpus; later ones are `<UNK>` whole
+_LONGEST = 200  # characters of a word that are kept; its first 48 bytes are read
+_SKIPPED = "!!!MAXTERMID"  # a line of the released vocabulary that is no word
+
+
+class WordVocab(Tokenizer):
+    """ELMo's words: ids by frequency; others keep their spelling.
+
+        the cat sat        0 5 912 52003 1      with <S> and </S> round each sentence
+
+    The vocabulary is what the softmax covers: `<S>`, `</S>`, `<UNK>`, then words, the
+    most frequent first (allenai/bilm-tf, bilm/data.py). Another word is read by its
+    characters like any other and is `<UNK>` only as a target: ids from `vocab_size` on
+    name such words of the texts, in order of appearance. Text that is cut already is
+    cut at white space alone (`words` = "space").
+    """
+
+    kind = "words"
+    boundaries = BOUNDARIES
+    keeps_oov_words = True
+
+    def __init__(
+        self, tokens: Sequence[str], *, lowercase: bool = False, words: str = "basic"
+    ):
+        tokens = [token for token in tokens if token != _SKIPPED]
+        super().__init__(tokens, lowercase=lowercase, words=words)
+        if self.tokens[:3] != MARKS:
+            raise UserError(
+                f"a vocabulary of words begins with {' '.join(MARKS)}, this one with "
+                f"{' '.join(self.tokens[:3])}"
+            )
+        self.lowercase, self.words = lowercase, words
+        self._oov: dict[str, int] = {}  # each word's id, rising
+
+    def _runs(self, text: str) -> list[str]:
+        return text.split() if self.words == "space" else runs_of(text)
+
+    def _words(self, run: str) -> list[str]:
+        if self.words == "space":
+            return [run.lower() if self.lowercase else run]
+        return basic_words(run, lowercase=self.lowercase)
+
+    def cut(self, text: str) -> list[str]:
+        """The words of a text."""
+        return [word for run in self._runs(text) for word in self._words(run)]
+
+    def _cut(self, run: str) -> tuple[int, ...]:
+        ids = []
+        for word in self._words(run):
+            id = self._ids.get(word, -1)
+            if id < len(MARKS):  # a text may hold "<S>": a word, not a boundary
+                new = self.vocab_size + len(self._oov)
+                id = self._oov.setdefault(word[:_LONGEST], new)
+            ids.append(id)
+        return tuple(ids)
+
+    def encode_flat(self, texts: Sequence[str]) -> Encoded:
+        """All texts at once, each with its boundaries unless it has no word."""
+        ids, _, counts, _ = super().encode_flat(texts)
+        filled = counts[counts > 0]
+        ends = np.cumsum(filled)
+        edges = np.stack([ends - filled, ends], axis=1).ravel()
+        ids = np.insert(ids, edges, np.tile(BOUNDARIES, len(filled)))
+        oov = ids >= self.vocab_size
+        # Numbered anew, in order of appearance in these texts.
+        number = {id: i for i, id in enumerate(dict.fromkeys(ids[oov].tolist()))}
+        ids[oov] = [self.vocab_size + number[id] for id in ids[oov].tolist()]
+        spelled = list(self._oov)
+        words = tuple(spelled[id - self.vocab_size] for id in number)
+        counts = counts + 2 * (counts > 0)
+        return Encoded(ids, np.ones(len(ids), bool), counts, words)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The words with a space between them; those outside it are `<UNK>`."""
+        tokens = (*self.tokens, UNKNOWN)
+        return " ".join(tokens[min(int(id), self.vocab_size)] for id in ids)
