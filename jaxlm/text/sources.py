@@ -26,9 +26,7 @@ import zstandard
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-_KINDS = (".txt", ".jsonl")
-_PACKINGS = ("", ".gz", ".xz", ".zst")
-_SUFFIXES = {kind + packing: kind[1:] for kind in _KINDS for packing in _PACKINGS}
+_TEXT_FILE = re.compile(r"\.(txt|jsonl)(?:\.gz|\.xz|\.zst)?\Z")
 _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
 # ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
 # and with no "//" behind, as in "gs://".
@@ -125,7 +123,7 @@ def _sources(spec: str, annotated: str) -> list[Source]:
             paths = [f"gs://{str(each).lstrip('/')}" for each in paths]
         elif os.path.isdir(path):
             below = (each for each in Path(path).rglob("*") if each.is_file())
-            text = (each for each in below if each.name.endswith(tuple(_SUFFIXES)))
+            text = (each for each in below if _TEXT_FILE.search(each.name))
             paths = [str(each) for each in text if each.name not in _VOCABULARIES]
         elif os.path.exists(path):
             paths = [path]
@@ -145,10 +143,9 @@ def is_remote(path: str) -> bool:
 
 
 def _kind(path: str) -> str:
-    for suffix, kind in _SUFFIXES.items():
-        if path.endswith(suffix):
-            return kind
-    raise UserError(f"{path} is none of *{', *'.join(_KINDS)} (.gz, .xz, .zst)")
+    if found := _TEXT_FILE.search(path):
+        return found[1]
+    raise UserError(f"{path} is none of *.txt, *.jsonl (.gz, .xz, .zst)")
 
 
 def sha256(path: Path) -> str:
