@@ -82,8 +82,8 @@ def notes(
             f"{left_out:,} of {found['characters']:,} characters are not in the "
             f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
         )
-    spans, dropped = counts["spans"], counts["spans_dropped"]
-    if dropped:
+    spans = counts["spans"]
+    if dropped := counts["spans_dropped"]:
         yield (
             f"{dropped:,} spans were dropped: they lie across words of the vocabulary, "
             f"or hold none; {spans:,} phrases and entities kept"
@@ -92,15 +92,12 @@ def notes(
         yield "no phrase and no entity was found: is the text in the right script?"
     if replaced := counts["replaced"]:
         yield f"{replaced:,} byte sequences that are not UTF-8 were replaced"
-    documents = counts["documents"]
-    mean = counts["sentences"] / documents
+    mean = counts["sentences"] / counts["documents"]
     # GPT-1's words leave no line ends to tell lines by.
     if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
-        yield (
-            f"a document has {mean:.1f} sentences on average: does a blank line end it?"
-        )
+        yield f"a document has {mean:.1f} sentences on average: no blank lines?"
     if recipe.holdout and not counts["held_out"]:
-        yield f"no document of {documents:,} is held out: raise holdout"
+        yield f"no document of {counts['documents']:,} is held out: raise holdout"
 
 
 def read_manifest(directory: Path) -> Manifest:
