@@ -103,7 +103,7 @@ def converter(chinese: str) -> Callable[[str], str]:
         from opencc import OpenCC  # pyrefly: ignore
     except ImportError:
         raise UserError(
-            f"text.chinese = {chinese} needs a library: pip install 'jaxlm[zh]'"
+            f"text.chinese = {chinese} needs: pip install 'jaxlm[zh]' (or opencc)"
         ) from None
     return OpenCC({"simplified": "t2s", "traditional": "s2t"}[chinese]).convert
 

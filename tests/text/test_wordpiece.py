@@ -149,7 +149,7 @@ def test_vocabulary_files_with_windows_line_ends_and_with_ids(tmp_path):
     [
         (b"", "empty vocabulary"),
         (b"a\nb\na\n", "'a' stands at 0 and again at 2"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "line 1: byte 0xff is not UTF-8"),
         (b"a\nb\n", "UNK"),
     ],
 )
