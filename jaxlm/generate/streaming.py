@@ -1,5 +1,6 @@
 """Prompts → ids; generated tokens → text as it comes, cut before stop strings."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,9 +24,6 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
     """Ids of a prompt, truncated on the left to `room`.
 
     An empty prompt becomes <|endoftext|>, after which a document begins.
-
-    Raises:
-        UserError: it is empty, and the vocabulary has no <|endoftext|>.
     """
     ids = tokenizer.encode(prompt, specials=True).ids
     if len(ids):
@@ -48,10 +46,7 @@ class TextStream:
         """Whether each row has reached a stop string; the argument of `decode`."""
         texts = [self.tokenizer.decode(row) for row in rows]
         ends = [self._end(text) for text in texts]
-        # Characters that may still change, or become a stop string, are held back.
-        hold = 0 if ends[0] is not None else self._unsettled(texts[0])
-        text = texts[0][: ends[0]]
-        self._say(text[: len(text) - hold])
+        self._say(texts[0][: self._settled(texts[0]) if ends[0] is None else ends[0]])
         return [end is not None for end in ends]
 
     def finish(self, number: int, row: Continuation) -> Generated:
@@ -61,7 +56,13 @@ class TextStream:
         end = self._end(text)
         if end is not None:
             text = text[:end]
-            tokens = tokens[: self._tokens_within(tokens, end)]
+
+            def characters(count: int) -> int:
+                return len(self.tokenizer.decode(tokens[:count]))
+
+            counts = range(len(tokens) + 1)
+            # The tokens that lie wholly before character `end`.
+            tokens = tokens[: bisect_right(counts, end, key=characters) - 1]
             if scores is not None:
                 scores = scores[: len(tokens)]
         if number == 0:
@@ -77,18 +78,9 @@ class TextStream:
         found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         return min(found, default=None)
 
-    def _unsettled(self, text: str) -> int:
-        """How many characters at the end more tokens may change or complete."""
+    def _settled(self, text: str) -> int:
+        """How many characters will neither change nor become part of a stop string."""
         starts = (stop[:n] for stop in self.stop for n in range(1, len(stop)))
         partial = max((len(each) for each in starts if text.endswith(each)), default=0)
-        broken = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-        return max(partial, broken)
-
-    def _tokens_within(self, tokens: np.ndarray, end: int) -> int:
-        """How many tokens lie wholly before character `end`."""
-        low, high = 0, len(tokens)
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = len(self.tokenizer.decode(tokens[:middle])) <= end
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return low
+        whole = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        return min(len(text) - partial, whole)

@@ -8,8 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.losses import CrossEntropy, cross_entropy
 
-Head = tuple[Float[Array, "R D"], Float[Array, "R"] | None]  # table, bias
-
 
 @jax.custom_vjp
 def tied_logits(
@@ -24,10 +22,6 @@ def tied_logits(
     return jnp.einsum("...d,rd->...r", x, table_RD, preferred_element_type=jnp.float32)
 
 
-def _tied_logits_forward(x, table_RD):
-    return tied_logits(x, table_RD), (x, table_RD)
-
-
 def _tied_logits_backward(saved, dlogits):
     x, table_RD = saved
     dlogits, rows = dlogits.astype(x.dtype), tuple(range(x.ndim - 1))
@@ -38,11 +32,7 @@ def _tied_logits_backward(saved, dlogits):
     return dx, dtable_RD
 
 
-tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)
-
-
-# Logits of one chunk, in numbers: 128 MB in float32.
-_AT_ONCE = 1 << 25
+tied_logits.defvjp(lambda *given: (tied_logits(*given), given), _tied_logits_backward)
 
 
 def head_cross_entropy(
@@ -53,7 +43,7 @@ def head_cross_entropy(
     bias_R: Float[Array, "R"] | None = None,
     *,
     classes: int,
-    at_once: int = _AT_ONCE,
+    at_once: int = 1 << 25,
 ) -> CrossEntropy:
     """`cross_entropy` of the logits x · tableᵀ + bias, never holding all of them.
 
@@ -64,16 +54,19 @@ def head_cross_entropy(
     Args:
         targets_BL: below `classes`.
         classes: rows of the table that the softmax ranges over; more only pad it.
-        at_once: most logits in memory.
+        at_once: most logits in memory; the default is 128 MB in float32.
     """
     batch, length, _ = x_BLD.shape
     fits = max(1, at_once // (batch * table_RD.shape[0]))
     chunk = next(n for n in range(min(fits, length), 0, -1) if length % n == 0)
-    head = table_RD, bias_R
-    return _in_chunks(x_BLD, head, targets_BL, weights_BL, classes, length // chunk)
+    cut = [  # [B, L, …] as [chunks, B, L / chunks, …]
+        jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
+        for x in (x_BLD, targets_BL, weights_BL)
+    ]
+    return _in_chunks(classes, cut[0], (table_RD, bias_R), *cut[1:])
 
 
-def _whole(classes: int, x_BLD, head: Head, targets_BL, weights_BL) -> CrossEntropy:
+def _whole(classes, x_BLD, head, targets_BL, weights_BL) -> CrossEntropy:
     """The reference, all logits at once."""
     table_RD, bias_R = head
     logits_BLR = tied_logits(x_BLD, table_RD)
@@ -84,17 +77,18 @@ def _whole(classes: int, x_BLD, head: Head, targets_BL, weights_BL) -> CrossEntr
     return cross_entropy(logits_BLR, targets_BL, weights_BL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _in_chunks(x_BLD, head, targets_BL, weights_BL, classes, chunks):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_chunks(classes, x_NBCD, head, *rest):
+    """The sums of `_whole` over N chunks."""
+
     def step(total, chunk):
         x_BCD, *rest = chunk
         return _add(total, _whole(classes, x_BCD, head, *rest)), None
 
-    cut = _cut(chunks, x_BLD, targets_BL, weights_BL)
-    return jax.lax.scan(step, CrossEntropy(*[jnp.zeros(())] * 3), cut)[0]
+    return jax.lax.scan(step, _zero(), (x_NBCD, *rest))[0]
 
 
-def _in_chunks_forward(x_BLD, head, targets_BL, weights_BL, classes, chunks):
+def _in_chunks_forward(classes, x_NBCD, head, *rest):
     def loss(x_BCD, head, *rest):
         sums = _whole(classes, x_BCD, head, *rest)
         return sums.loss, sums
@@ -106,13 +100,12 @@ def _in_chunks_forward(x_BLD, head, targets_BL, weights_BL, classes, chunks):
         (dx_BCD, more), sums = gradients(x_BCD, head, *rest)
         return (_add(total, sums), _add(dhead, more)), dx_BCD
 
-    start = CrossEntropy(*[jnp.zeros(())] * 3), jax.tree.map(jnp.zeros_like, head)
-    cut = _cut(chunks, x_BLD, targets_BL, weights_BL)
-    (sums, dhead), dx_NBCD = jax.lax.scan(step, start, cut)
-    return sums, (jnp.moveaxis(dx_NBCD, 0, 1).reshape(x_BLD.shape), dhead)
+    start = _zero(), jax.tree.map(jnp.zeros_like, head)
+    (sums, dhead), dx_NBCD = jax.lax.scan(step, start, (x_NBCD, *rest))
+    return sums, (dx_NBCD, dhead)
 
 
-def _in_chunks_backward(classes, chunks, gradients, dsums):
+def _in_chunks_backward(classes, gradients, dsums):
     def scaled(gradient):
         return (gradient * dsums.loss).astype(gradient.dtype)
 
@@ -122,12 +115,9 @@ def _in_chunks_backward(classes, chunks, gradients, dsums):
 _in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
 
 
+def _zero() -> CrossEntropy:
+    return CrossEntropy(*[jnp.zeros(())] * 3)
+
+
 def _add(one, other):
     return jax.tree.map(jnp.add, one, other)
-
-
-def _cut(chunks: int, *arrays: Array) -> tuple[Array, ...]:
-    """[B, L, …] as [chunks, B, L / chunks, …]."""
-    return tuple(
-        jnp.moveaxis(x.reshape(len(x), chunks, -1, *x.shape[2:]), 1, 0) for x in arrays
-    )

@@ -12,19 +12,12 @@ keeps its state, and its outputs are 0 (`dynamic_rnn`). The gradient of a clip i
 to the bound and on it, 0 beyond (TensorFlow's of `minimum` and `maximum`, torch's of
 `clamp`). The reference is a plain scan of the cell: `tools/bench/recurrence.py`.
 
-What makes it fast:
-
-- x · kernel is one product over all positions, before the loop.
-- The gradient is by hand. Autodiff of a scan adds to an array as large as the weights
-  at every step; here the loop keeps the gradients of the gates, and one product after
-  it gives that of the weights. The forward pass keeps the factors that the gradient
-  is multiplied by on its way through a cell, and not the gates, so that a step back
-  is a product, two multiplications and a product.
-- All arrays have features before positions before rows, so that a step's product is
-  weights · [features, rows], three quarters faster than its transpose on a CPU, a gate
-  is a block of memory, and what is stacked over positions is a matrix already.
-- On an accelerator directions are a batch of each product. On a CPU each direction has
-  a loop of its own, and the loops run side by side.
+The gradient is by hand. Autodiff of a scan adds to an array as large as the weights at
+every step; here the loop keeps the gradients of the gates, and one product after it
+gives that of the weights. The forward pass keeps the factors that the gradient is
+multiplied by on its way through a cell, and not the gates, so that a step back is a
+product, two multiplications and a product. Features come before rows, since weights ·
+[features, rows] is three quarters faster than its transpose on a CPU.
 
 With `dtype` bfloat16 the operands of products, what is kept for the gradient and the
 outputs are bfloat16; sums of products, cells, states and all weight gradients are
@@ -42,11 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-_FORGET = np.array([0, 0, 1, 0], np.float32).reshape(1, 4, 1, 1)
+_FORGET = np.array([0, 0, 1, 0], np.float32).reshape(4, 1, 1)
 # σ(x) = ½ + ½ tanh(½ x): all four gates are one tanh.
-_SCALE = np.array([0.5, 1, 0.5, 0.5], np.float32).reshape(1, 4, 1, 1)
-_SHIFT = np.array([0.5, 0, 0.5, 0.5], np.float32).reshape(1, 4, 1, 1)
-_UNROLL = 20  # steps in one turn of an accelerator's loop: ELMo's whole row
+_SCALE = np.array([0.5, 1, 0.5, 0.5], np.float32).reshape(4, 1, 1)
+_SHIFT = np.array([0.5, 0, 0.5, 0.5], np.float32).reshape(4, 1, 1)
 
 
 class Weights(NamedTuple):
@@ -64,8 +56,15 @@ class Carry(NamedTuple):
     out: Float[Array, "G B D"]
 
 
+class _Options(NamedTuple):
+    cell_clip: float
+    proj_clip: float
+    dtype: Any
+    unroll: int
+
+
 class _Factors(NamedTuple):
-    """What a cell multiplies gradients by on their way back, [G, F, B] each."""
+    """What a step multiplies gradients by on their way back, [F, B] each."""
 
     i: Any  # the cell's gradient, to each gate's sum
     j: Any
@@ -73,26 +72,6 @@ class _Factors(NamedTuple):
     o: Any  # the gradient of what goes to the projection, to this gate's sum
     cell: Any  # the cell's gradient, to the cell before
     opened: Any  # the gradient of what goes to the projection, to the cell
-
-
-_ENDED = _Factors(0, 0, 0, 0, 1, 0)  # a row that has ended keeps its cell
-
-
-class _Kept(NamedTuple):
-    """What the forward pass keeps for the gradient, at all positions."""
-
-    gates: Float[Array, "G 4 F L B"]  # factors i, j, f, o
-    cell: Float[Array, "G F L B"]  # these two as in `_Factors`
-    opened: Float[Array, "G F L B"]
-    to_project: Float[Array, "G F L B"]
-    projected: Float[Array, "G D L B"]  # before the clip
-
-
-class _Options(NamedTuple):
-    cell_clip: float
-    proj_clip: float
-    dtype: Any
-    unroll: int = 1
 
 
 def lstm(
@@ -115,184 +94,129 @@ def lstm(
         proj_clip: bound of the outputs; 0: none.
         dtype: of the products' operands and of the outputs.
     """
-    directions, inputs, _, cells = weights.kernel.shape
-    given = (
-        x_GBLE.transpose(0, 3, 2, 1).astype(dtype),
-        weights.kernel.reshape(directions, inputs, 4 * cells),
-        weights.bias,
-        weights.projection,
-        _swap(carry.cell.astype(jnp.float32)),
-        _swap(carry.out.astype(jnp.float32)),
-        lengths_GB,
-    )
-    options = _Options(cell_clip, proj_clip, jnp.dtype(dtype))
+    options = _Options(cell_clip, proj_clip, jnp.dtype(dtype), unroll=1)
 
     def in_one_loop(*given):
-        unroll = max(1, min(_UNROLL, x_GBLE.shape[2]))
-        return _lstm(*given, options._replace(unroll=unroll))
+        unroll = min(20, x_GBLE.shape[2])  # ELMo's whole row
+        one = functools.partial(_lstm, options._replace(unroll=max(1, unroll)))
+        return jax.vmap(one)(*given)
 
     def in_a_loop_each(*given):
         each = [
-            _lstm(*jax.tree.map(lambda leaf, g=g: leaf[g : g + 1], given), options)
-            for g in range(directions)
+            _lstm(options, *jax.tree.map(lambda leaf, g=g: leaf[g], given))
+            for g in range(len(x_GBLE))
         ]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *each)
 
-    out_GDLB, cell_GFB, last_GDB = jax.lax.platform_dependent(
-        *given, cpu=in_a_loop_each, default=in_one_loop
-    )
-    out_GBLD = out_GDLB.transpose(0, 3, 2, 1)
-    return out_GBLD, Carry(_swap(cell_GFB), _swap(last_GDB))
+    # On a CPU the loops of the directions run side by side.
+    given = x_GBLE.transpose(0, 3, 2, 1).astype(dtype), weights, carry, lengths_GB
+    return jax.lax.platform_dependent(*given, cpu=in_a_loop_each, default=in_one_loop)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
-def _lstm(x, kernel, bias, projection, cell, out, lengths, options):
-    return _forward(x, kernel, bias, projection, cell, out, lengths, options)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _lstm(options, x_ELB, weights, carry, lengths_B):
+    """`lstm` of one direction."""
+    return _forward(options, x_ELB, weights, carry, lengths_B)[0]
 
 
-def _cell(sum_G4FB: Array, cell_GFB: Array, clip: float) -> tuple[Array, Array, Any]:
-    """(new cell, what goes to the projection, factors of the gradient) of a step."""
-    gate_G4FB = jnp.tanh(sum_G4FB * _SCALE) * _SCALE + _SHIFT
-    i, j, f, o = (gate_G4FB[:, k] for k in range(4))
-    free_GFB = f * cell_GFB + i * j
-    new_GFB = _clip(free_GFB, clip)
-    squashed_GFB = jnp.tanh(new_GFB)
-    factors = _Factors(
-        i=j * i * (1 - i),
-        j=i * (1 - j * j),
-        f=cell_GFB * f * (1 - f),
-        o=squashed_GFB * o * (1 - o),
-        cell=f,
-        opened=o * (1 - squashed_GFB * squashed_GFB),
-    )
-    if clip:
-        inside_GFB, through = _inside(free_GFB, clip), ("i", "j", "f", "cell")
-        factors = factors._replace(
-            **{k: jnp.where(inside_GFB, getattr(factors, k), 0) for k in through}
+def _forward(options, x_ELB, weights, carry, lengths_B):
+    dtype, (width, length, _) = options.dtype, x_ELB.shape
+    kernel_IQ = weights.kernel.reshape(len(weights.kernel), -1)
+    x_QLB = _product("eq,elb->qlb", kernel_IQ[:width].astype(dtype), x_ELB, dtype)
+    again_QD, bias_4F1 = kernel_IQ[width:].T.astype(dtype), weights.bias[..., None]
+    down_DF = None if weights.projection is None else weights.projection.T.astype(dtype)
+
+    def step(before, at_t):
+        (cell_FB, out_DB), (t, x_QB) = before, at_t
+        again_QB = _product("qd,db->qb", again_QD, out_DB.astype(dtype))
+        sum_4FB = (x_QB.astype(jnp.float32) + again_QB).reshape(4, *cell_FB.shape)
+        gate_4FB = jnp.tanh((sum_4FB + (bias_4F1 + _FORGET)) * _SCALE) * _SCALE + _SHIFT
+        i, j, f, o = gate_4FB
+        free_FB = f * cell_FB + i * j
+        new_FB = _clip(free_FB, options.cell_clip)
+        squashed_FB = jnp.tanh(new_FB)
+        inside_FB = _inside(free_FB, options.cell_clip)
+        factors = _Factors(
+            i=jnp.where(inside_FB, j * i * (1 - i), 0),
+            j=jnp.where(inside_FB, i * (1 - j * j), 0),
+            f=jnp.where(inside_FB, cell_FB * f * (1 - f), 0),
+            o=squashed_FB * o * (1 - o),
+            cell=jnp.where(inside_FB, f, 0),
+            opened=o * (1 - squashed_FB * squashed_FB),
         )
-    return new_GFB, o * squashed_GFB, factors
+        open_FB = projected_DB = o * squashed_FB
+        if down_DF is not None:
+            projected_DB = _product("df,fb->db", down_DF, open_FB.astype(dtype))
+        new_DB = _clip(projected_DB, options.proj_clip)
+        if lengths_B is not None:  # a row that has ended keeps its state
+            reads_1B = (t < lengths_B)[None]
+            keep, ended = functools.partial(jnp.where, reads_1B), (0, 0, 0, 0, 1, 0)
+            factors = jax.tree.map(keep, factors, _Factors(*ended))
+            new_FB, new_DB = keep(new_FB, cell_FB), keep(new_DB, out_DB)
+        kept = jax.tree.map(lambda x: x.astype(dtype), (factors, open_FB))
+        return (new_FB, new_DB), (*kept, projected_DB)
 
-
-def _forward(
-    x_GELB, kernel_GIQ, bias_G4F, projection_GFD, cell_GFB, out_GDB, lengths_GB, options
-):
-    dtype = options.dtype
-    directions, width, length, rows = x_GELB.shape
-    cells = cell_GFB.shape[1]
-    # The barrier keeps XLA from doing the transposes again at each step.
-    again_GQD, down_GDF = jax.lax.optimization_barrier(
-        jax.tree.map(
-            lambda x: _swap(x).astype(dtype), (kernel_GIQ[:, width:], projection_GFD)
-        )
+    start = carry.cell.T.astype(jnp.float32), carry.out.T.astype(jnp.float32)
+    positions = jnp.arange(length), x_QLB.swapaxes(0, 1)
+    (cell_FB, out_DB), kept = jax.lax.scan(
+        step, start, positions, unroll=options.unroll
     )
-    split = (directions, 4, cells)
-    into_GEQ = kernel_GIQ[:, :width].astype(dtype)
-    x_G4FLB = _product("geq,gelb->gqlb", into_GEQ, x_GELB, dtype)
-    x_G4FLB = x_G4FLB.reshape(*split, length, rows)
-    bias_G4F1 = bias_G4F[..., None] + _FORGET
-
-    def step(carry, t):
-        cell_GFB, out_GDB, kept = carry
-        again = _product("gqd,gdb->gqb", again_GQD, out_GDB.astype(dtype))
-        sum_G4FB = _at(kept.gates, t) + again.reshape(*split, rows) + bias_G4F1
-        new_cell_GFB, open_GFB, factors = _cell(sum_G4FB, cell_GFB, options.cell_clip)
-        projected_GDB = open_GFB
-        if down_GDF is not None:
-            projected_GDB = _product("gdf,gfb->gdb", down_GDF, open_GFB.astype(dtype))
-        new_out_GDB = _clip(projected_GDB, options.proj_clip)
-        if lengths_GB is not None:
-            reads_G1B = t < lengths_GB[:, None]
-            factors = jax.tree.map(
-                functools.partial(jnp.where, reads_G1B), factors, _ENDED
-            )
-            new_cell_GFB = jnp.where(reads_G1B, new_cell_GFB, cell_GFB)
-            new_out_GDB = jnp.where(reads_G1B, new_out_GDB, out_GDB)
-        gates_G4FLB = kept.gates
-        for k, each_GFB in enumerate(factors[:4]):
-            gates_G4FLB = _put_gate(gates_G4FLB, each_GFB, k, t)
-        more = factors.cell, factors.opened, open_GFB, projected_GDB
-        more = (_put(x, at_t, t) for x, at_t in zip(kept[1:], more, strict=True))
-        return (new_cell_GFB, new_out_GDB, _Kept(gates_G4FLB, *more)), None
-
-    zeros_GFLB = jnp.zeros((directions, cells, length, rows), dtype)
-    projected_GDLB = jnp.zeros((*out_GDB.shape[:2], length, rows), jnp.float32)
-    # A position's factors take the place of what the input gave to its gates.
-    kept = _Kept(x_G4FLB, zeros_GFLB, zeros_GFLB, zeros_GFLB, projected_GDLB)
-    carry, _ = jax.lax.scan(
-        step, (cell_GFB, out_GDB, kept), jnp.arange(length), unroll=options.unroll
-    )
-    last_cell_GFB, last_GDB, kept = carry
-    out_GDLB = _clip(kept.projected, options.proj_clip)
-    if lengths_GB is not None:
-        at_L1 = jnp.arange(length)[:, None]
-        reads_G1LB = at_L1[None, None] < lengths_GB[:, None, None]
-        out_GDLB = jnp.where(reads_G1LB, out_GDLB, 0)
-    inputs = x_GELB, kernel_GIQ, projection_GFD, out_GDB, lengths_GB
-    return (out_GDLB.astype(dtype), last_cell_GFB, last_GDB), (inputs, kept)
+    out_LDB = _clip(kept[2], options.proj_clip)
+    if lengths_B is not None:
+        reads_LB = jnp.arange(len(out_LDB))[:, None] < lengths_B[None]
+        out_LDB = jnp.where(reads_LB[:, None], out_LDB, 0)
+    out_BLD = out_LDB.transpose(2, 0, 1).astype(dtype)
+    saved = x_ELB, weights, start[1], lengths_B, kept
+    return (out_BLD, Carry(cell_FB.T, out_DB.T)), saved
 
 
 def _backward(options, saved, cotangents):
     """Letters as above; `d` before a name is the gradient of the loss in it."""
-    (x_GELB, kernel_GIQ, projection_GFD, out_GDB, lengths_GB), kept = saved
-    dout_GDLB, dcell_GFB, dout_GDB = cotangents
-    dtype = options.dtype
-    directions, width, length, rows = x_GELB.shape
-    gates = (directions, kernel_GIQ.shape[2], length, rows)
-    # In bfloat16 these are casts, which XLA would do again at each step.
-    into_GEQ, again_GDQ, down_GFD = jax.lax.optimization_barrier(
-        jax.tree.map(
-            lambda x: x.astype(dtype),
-            (kernel_GIQ[:, :width], kernel_GIQ[:, width:], projection_GFD),
-        )
-    )
+    x_ELB, weights, start_DB, lengths_B, (factors, open_LFB, projected_LDB) = saved
+    dout_BLD, dcarry = cotangents
+    dtype, width = options.dtype, len(x_ELB)
+    kernel_IQ = weights.kernel.reshape(len(weights.kernel), -1).astype(dtype)
+    down_FD = None if weights.projection is None else weights.projection.astype(dtype)
 
-    def step(carry, t):
-        dcell_GFB, dout_GDB, dgates_G4FLB, dprojected_GDLB = carry
-        inside_GDB = _inside(_at(kept.projected, t), options.proj_clip)
-        if lengths_GB is not None:
-            inside_GDB = inside_GDB & (t < lengths_GB[:, None])
-        dprojected_GDB = jnp.where(inside_GDB, dout_GDB + _at(dout_GDLB, t), 0)
-        dopen_GFB = dprojected_GDB
-        if down_GFD is not None:
-            dopen_GFB = _product("gfd,gdb->gfb", down_GFD, dprojected_GDB.astype(dtype))
-        dsum_GFB = dcell_GFB + dopen_GFB * _at(kept.opened, t)
-        reach_G4FB = jnp.stack([dsum_GFB, dsum_GFB, dsum_GFB, dopen_GFB], axis=1)
-        dgate_G4FB = _at(kept.gates, t) * reach_G4FB
-        dgate_GQB = dgate_G4FB.reshape(*gates[:2], rows).astype(dtype)
-        before_GDB = _product("gdq,gqb->gdb", again_GDQ, dgate_GQB)
-        if lengths_GB is not None:
-            before_GDB = jnp.where(t < lengths_GB[:, None], before_GDB, dout_GDB)
-        return (
-            dsum_GFB * _at(kept.cell, t),
-            before_GDB,
-            _put(dgates_G4FLB, dgate_G4FB, t),
-            _put(dprojected_GDLB, dprojected_GDB, t),
-        ), None
+    def step(after, at_t):
+        (dcell_FB, dout_DB), (t, factors, projected_DB, dout_at_DB) = after, at_t
+        factors = jax.tree.map(lambda x: x.astype(jnp.float32), factors)
+        inside_DB = _inside(projected_DB, options.proj_clip)
+        if lengths_B is not None:
+            inside_DB &= (t < lengths_B)[None]
+        dopen_FB = dprojected_DB = jnp.where(inside_DB, dout_DB + dout_at_DB, 0)
+        if down_FD is not None:
+            dopen_FB = _product("fd,db->fb", down_FD, dprojected_DB.astype(dtype))
+        dsum_FB = dcell_FB + dopen_FB * factors.opened
+        dgates = [each * dsum_FB for each in factors[:3]] + [factors.o * dopen_FB]
+        dgate_QB = jnp.concatenate(dgates).astype(dtype)
+        before_DB = _product("dq,qb->db", kernel_IQ[width:], dgate_QB)
+        if lengths_B is not None:
+            before_DB = jnp.where((t < lengths_B)[None], before_DB, dout_DB)
+        kept = dgate_QB, dprojected_DB.astype(dtype)
+        return (dsum_FB * factors.cell, before_DB), kept
 
-    carry = (
-        dcell_GFB,
-        dout_GDB,
-        jnp.zeros(kept.gates.shape, dtype),
-        jnp.zeros(kept.projected.shape, dtype),
+    dout_LDB = dout_BLD.transpose(1, 2, 0).astype(jnp.float32)
+    positions = jnp.arange(len(dout_LDB)), factors, projected_LDB, dout_LDB
+    (dcell_FB, dout_DB), (dgates_LQB, dprojected_LDB) = jax.lax.scan(
+        step,
+        (dcarry.cell.T, dcarry.out.T),
+        positions,
+        unroll=options.unroll,
+        reverse=True,
     )
-    carry, _ = jax.lax.scan(
-        step, carry, jnp.arange(length), unroll=options.unroll, reverse=True
+    outs_LDB = _clip(projected_LDB, options.proj_clip)[:-1]
+    before_LDB = jnp.concatenate([start_DB[None], outs_LDB]).astype(dtype)
+    both_LIB = jnp.concatenate([x_ELB.swapaxes(0, 1), before_LDB], axis=1)
+    ones_L1B = jnp.ones((len(dout_LDB), 1, dout_BLD.shape[0]), dtype)
+    dweights = Weights(
+        _over_positions(both_LIB, dgates_LQB).reshape(weights.kernel.shape),
+        _over_positions(ones_L1B, dgates_LQB).reshape(weights.bias.shape),
+        None if down_FD is None else _over_positions(open_LFB, dprojected_LDB),
     )
-    dcell_GFB, dout_GDB, dgates_G4FLB, dprojected_GDLB = carry
-    dgates_GQLB = dgates_G4FLB.reshape(gates)
-    outs_GDLB = _clip(kept.projected, options.proj_clip)[:, :, :-1]
-    before_GDLB = jnp.concatenate([out_GDB[:, :, None], outs_GDLB], axis=2)
-    both_GILB = jnp.concatenate([x_GELB, before_GDLB.astype(dtype)], axis=1)
-    ones_G1LB = jnp.ones((directions, 1, length, rows), dtype)
-    return (
-        _product("geq,gqlb->gelb", into_GEQ, dgates_GQLB, dtype),
-        _over_positions(both_GILB, dgates_GQLB),
-        _over_positions(ones_G1LB, dgates_GQLB).reshape(directions, 4, -1),
-        None if down_GFD is None else _over_positions(kept.to_project, dprojected_GDLB),
-        dcell_GFB,
-        dout_GDB,
-        None,
-    )
+    dgates_QLB = dgates_LQB.swapaxes(0, 1)
+    dx_ELB = _product("eq,qlb->elb", kernel_IQ[:width], dgates_QLB, dtype)
+    return dx_ELB, dweights, Carry(dcell_FB.T, dout_DB.T), None
 
 
 _lstm.defvjp(_forward, _backward)
@@ -315,37 +239,29 @@ def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:
     """A matrix product that sums in float32, given in the dtype `out`."""
 
     def product(a, b):
-        return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+        return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32).astype(out)
 
-    def widened(a, b):
+    def widened(a, b):  # XLA's CPU backend has not all of these products in bfloat16
         return product(a.astype(jnp.float32), b.astype(jnp.float32))
 
     if a.dtype == jnp.float32:
-        return product(a, b).astype(out)
-    # XLA's CPU backend has not all of these products in bfloat16.
-    y = jax.lax.platform_dependent(a, b, cpu=widened, default=product)
-    return y.astype(out)
+        return product(a, b)
+    return jax.lax.platform_dependent(a, b, cpu=widened, default=product)
 
 
-def _over_positions(a_GILB: Array, b_GQLB: Array) -> Array:
-    """[G, I, Q], the product that sums over positions and rows."""
-
-    def as_two_axes(a, b):
-        return _product("gilb,gqlb->giq", a, b)
+def _over_positions(a_LIB: Array, b_LQB: Array) -> Array:
+    """[I, Q], the product that sums over positions and rows."""
 
     def as_one_axis(a, b):
-        a, b = (x.reshape(*x.shape[:2], -1) for x in (a, b))
-        return _product("gim,gqm->giq", a, b)
+        a, b = (x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in (a, b))
+        return _product("im,qm->iq", a, b)
 
-    # XLA's CPU backend copies both arrays to sum over two axes. Elsewhere it does not,
-    # and rows that lie on several devices could not be part of one axis.
+    # Faster on a CPU. Elsewhere rows lie on several devices: they cannot be part of an
+    # axis.
+    as_two_axes = functools.partial(_product, "lib,lqb->iq")
     return jax.lax.platform_dependent(
-        a_GILB, b_GQLB, cpu=as_one_axis, default=as_two_axes
+        a_LIB, b_LQB, cpu=as_one_axis, default=as_two_axes
     )
-
-
-def _swap(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
 
 
 def _clip(x: Array, bound: float) -> Array:
@@ -355,20 +271,3 @@ def _clip(x: Array, bound: float) -> Array:
 def _inside(x: Array, bound: float) -> Array:
     """True where the gradient passes the clip."""
     return jnp.abs(x) <= (bound or np.inf)
-
-
-def _at(x: Array, t: Array | int) -> Array:
-    """Position `t` of [..., L, B], float32."""
-    x = jax.lax.dynamic_index_in_dim(x, t, x.ndim - 2, keepdims=False)
-    return x.astype(jnp.float32)
-
-
-def _put(x: Array, at_t: Array, t: Array | int) -> Array:
-    """`x` [..., L, B] with another position `t`."""
-    return jax.lax.dynamic_update_index_in_dim(x, at_t.astype(x.dtype), t, x.ndim - 2)
-
-
-def _put_gate(x_G4FLB: Array, at_t_GFB: Array, k: int, t: Array) -> Array:
-    """`x_G4FLB` with another gate `k` at position `t`."""
-    block = at_t_GFB[:, None, :, None].astype(x_G4FLB.dtype)
-    return jax.lax.dynamic_update_slice(x_G4FLB, block, (0, k, 0, t, 0))
