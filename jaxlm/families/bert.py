@@ -24,6 +24,7 @@ class BertFamily(Family):
     build = encoder = Bert
     objective = staticmethod(masked_lm)
     figures = staticmethod(masked_figures)
+    forward_flops = staticmethod(bert_forward_flops)
     token_types = has_cls = fills = packs = True
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
@@ -35,10 +36,6 @@ class BertFamily(Family):
             )
         cls, sep = (np.array([i], np.int32) for i in (special.cls, special.sep))
         return Frame(tokenizer, cls, sep, sep, special.pad)
-
-    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
-        """See `Family`."""
-        return bert_forward_flops(config, length=length, predictions=predictions)
 
     def window(self, config: Any) -> int:
         """See `Family`."""

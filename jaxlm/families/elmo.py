@@ -54,6 +54,12 @@ class WordFrame(Frame):
         return self.tokenizer.cut(text)
 
 
+def framed_flops(config: ElmoConfig, length: int, predictions: int) -> int:
+    """FLOP of one row with `<S>` and `</S>`."""
+    classes = config.vocab_size if predictions else 0
+    return elmo_forward_flops(config, length=length + 2, classes=classes)
+
+
 class ElmoFamily(Family):
     """Words as rows of characters, in both directions."""
 
@@ -64,6 +70,7 @@ class ElmoFamily(Family):
     build = encoder = Elmo
     objective = staticmethod(bidirectional_lm)
     figures = staticmethod(bidirectional_figures)
+    forward_flops = staticmethod(framed_flops)
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""
@@ -110,11 +117,6 @@ class ElmoFamily(Family):
         check_characters(tokens)
         lengths = None if mask is None else jnp.asarray(mask, bool).sum(1)
         return (jnp.asarray(tokens, jnp.int32),), {"lengths": lengths}
-
-    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
-        """See `Family`; with `<S>` and `</S>`."""
-        classes = config.vocab_size if predictions else 0
-        return elmo_forward_flops(config, length=length + 2, classes=classes)
 
     def train_flops(self, run: Any, phase: Any) -> int:
         """See `Family`."""

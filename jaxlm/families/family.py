@@ -85,6 +85,9 @@ class Family:
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.
     objective: ClassVar[Callable[..., Objective]]
     figures: ClassVar[Callable[..., tuple[Figure, ...]]]  # (run) → what it declares
+    # (config, length, predictions) → FLOP of one row through all layers, and of its
+    # predictions through the head.
+    forward_flops: ClassVar[Callable[..., int]]
     task_tokens: tuple[str, ...] = ()  # that a task adds behind the vocabulary
     token_types = False  # rows have a sentence A and a sentence B
     bidirectional = True  # a token sees what comes after it
@@ -154,11 +157,6 @@ class Family:
         if mask is not None:  # padding sees padding
             facts["segments"] = jnp.asarray(mask, bool).astype(jnp.int32)
         return tuple(jnp.asarray(each, jnp.int32) for each in ids), facts
-
-    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
-        """FLOP of one row through all layers, and of its predictions through the
-        head."""
-        raise NotImplementedError
 
     def train_flops(self, run: Any, phase: Any) -> int:
         """FLOP of one update: the backward pass costs two forward ones."""

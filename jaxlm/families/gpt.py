@@ -28,6 +28,7 @@ class GptFamily(Family):
     build = encoder = Gpt
     objective = staticmethod(causal_lm)
     figures = staticmethod(causal_figures)
+    forward_flops = staticmethod(gpt_forward_flops)
     task_tokens = GPT_FRAME
     bidirectional = False
 
@@ -40,10 +41,6 @@ class GptFamily(Family):
         begin, between, end = np.arange(first, first + 3, dtype=np.int32)[:, None]
         # No token sees what fills a row: id 0, as in the release.
         return Frame(tokenizer, begin, between, end, 0, halves=True)
-
-    def forward_flops(self, config: Any, length: int, predictions: int) -> int:
-        """See `Family`."""
-        return gpt_forward_flops(config, length=length, predictions=predictions)
 
     def train_flops(self, run: Any, phase: Any) -> int:
         """See `Family`; all tokens are predicted."""
