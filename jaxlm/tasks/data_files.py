@@ -22,14 +22,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from jaxlm.config import TaskConfig
-from jaxlm.text.sources import (
-    TFDS,
-    Digests,
-    read_columns,
-    read_file,
-    record_files,
-    split_names,
-)
+from jaxlm.text import sources
+from jaxlm.text.sources import TFDS, Digests
 from jaxlm.types import UserError
 
 _DEV = ("dev", "valid", "validation", "val", "testa")
@@ -67,7 +61,7 @@ class DataFiles(NamedTuple):
 def _files(path: str) -> list[str]:
     """A file, or the files of a directory or dataset; none for an empty path."""
     if path.startswith(TFDS):
-        return record_files(*split_of(path), fields=())
+        return sources.record_files(*split_of(path), fields=())
     if path and Path(path).is_dir():
         return [str(each) for each in sorted(Path(path).iterdir())]
     return [path] if path else []
@@ -87,7 +81,7 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
     if data.startswith(TFDS):
         if split_of(data)[1]:
             return DataFiles(data, dev)
-        found = [name for name in split_names(data) if name.startswith(_DEV)]
+        found = [name for name in sources.split_names(data) if name.startswith(_DEV)]
         dev = dev or (f"{data}:{found[0]}" if found else "")
         return DataFiles(f"{data}:train", dev)
     path = Path(data)
@@ -144,9 +138,9 @@ def read_table(
     if path.startswith(TFDS):
         records = _dataset_records(path, columns)
     elif suffix in (".jsonl", ".json"):
-        records = _json_records(path, read_file(path, digests), columns)
+        records = _json_records(path, sources.read_file(path, digests), columns)
     else:
-        content = read_file(path, digests).rstrip("\r\n")
+        content = sources.read_file(path, digests).rstrip("\r\n")
         split = _csv if suffix == ".csv" else _tsv
         records = _named(list(split(path, content)), columns) if content else ()
     examples = [_example(where, record, task, labelled) for where, record in records]
@@ -190,7 +184,7 @@ def _dataset_records(path: str, columns: Sequence[str]) -> Records:
     spec, split = split_of(path)
     if not split:
         raise UserError(f"{path} names no split: {path}:validation, for example")
-    for number, cells in enumerate(read_columns(spec, split, columns)):
+    for number, cells in enumerate(sources.read_columns(spec, split, columns)):
         yield f"{path}, record {number}", dict(zip(columns, cells, strict=True))
 
 

@@ -20,14 +20,7 @@ from jaxlm.config import FinetuneConfig, Phase
 from jaxlm.families import family_of
 from jaxlm.objectives.objective import Objective
 from jaxlm.sharding import local_rows, replicated, to_devices
-from jaxlm.tasks.batches import (
-    bucket_lengths,
-    choose_packing,
-    one_pass,
-    packed_batch,
-    padded_batch,
-    shuffled,
-)
+from jaxlm.tasks import batches
 from jaxlm.tasks.classes import Choice, Classes, Numbers
 from jaxlm.tasks.data_files import DataFiles
 from jaxlm.tasks.model import OWN, PACKED, TaskModel, mix_figures
@@ -111,27 +104,31 @@ class FinetuneRun:
         packs = packs and module.pooling in PACKED and fields.body == "none"
         if packs and not rows.group:
             alike = np.full(len(lengths), lengths.max())
-            batches = shuffled(alike, phase.batch, phase.until, **order).index
-            width, counts = choose_packing(
-                lengths, batches, widest=config.model.max_length, cost=module.row_flops
+            index = batches.shuffled(alike, phase.batch, phase.until, **order).index
+            width, counts = batches.choose_packing(
+                lengths, index, widest=config.model.max_length, cost=module.row_flops
             )
             return BatchStream(
                 objective,
-                lambda step, local: packed_batch(rows, batches[step], width, local),
+                lambda step, local: batches.packed_batch(
+                    rows, index[step], width, local
+                ),
                 lambda _: width,
                 tokens=float(counts.mean() * width),
                 flops=float(counts.mean() * module.row_flops(width)),
                 dropout=dropout,
                 rows=lambda step: int(counts[step]),
             )
-        padded = bucket_lengths(lengths, fields.buckets, phase.length)
-        plan = shuffled(padded, phase.batch, phase.until, **order)
+        padded = batches.bucket_lengths(lengths, fields.buckets, phase.length)
+        plan = batches.shuffled(padded, phase.batch, phase.until, **order)
         index, widths = plan.index, plan.lengths.tolist()
         batch_rows = phase.batch * max(1, rows.group)
         row_flops = [module.row_flops(width) for width in widths]
         return BatchStream(
             objective,
-            lambda step, local: padded_batch(rows, index[step][local], widths[step]),
+            lambda step, local: batches.padded_batch(
+                rows, index[step][local], widths[step]
+            ),
             lambda batch: batch.mask.shape[-1],
             tokens=float(batch_rows * np.mean(widths)),
             flops=float(batch_rows * np.mean(row_flops)),
@@ -163,10 +160,7 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
 def open_run(
     config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
 ) -> FinetuneRun:
-    """A run on the files of a task, each read once.
-
-    `config` has the model that is fine-tuned, to which the tokenizer belongs.
-    """
+    """A run on a task's files, each read once; `config` has the pretrained model."""
     config = _with_model(config, tokenizer, files)
     task = task_of(config, tokenizer)
     digests: Digests = {}
@@ -275,12 +269,12 @@ def scorer(
 
     def scores(params: Any, rows: TaskRows) -> Scores:
         lengths = rows.lengths
-        plan = one_pass(
-            bucket_lengths(lengths, config.task.buckets, config.length), batch
+        plan = batches.one_pass(
+            batches.bucket_lengths(lengths, config.task.buckets, config.length), batch
         )
         out: list[Any] = [None] * len(lengths)
         for index, length in zip(plan.index, plan.lengths.tolist(), strict=True):
-            each = padded_batch(rows, index[local], length)
+            each = batches.padded_batch(rows, index[local], length)
             found = np.asarray(apply(params, to_devices(each, local, sharding, batch)))
             for i, score in zip(index, found, strict=True):
                 if i != NONE:

@@ -107,10 +107,7 @@ def next_token_weights(batch: TaskBatch) -> Float[Array, "R L"]:
 
 
 def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
-    """A factor for each leaf, an array [N, 1, …] for stacked layers; None: all are 1.
-
-    `num_layers` is the encoder's N; `params` are arrays or shapes.
-    """
+    """A factor for each leaf, [N, 1, …] for stacked layers; None: all are 1."""
     if task.layer_decay == 1 and not task.freeze:
         return None
     frozen = select(task.freeze, params, "freeze")

@@ -275,10 +275,7 @@ def as_bio(tags: Sequence[str]) -> list[str]:
 def entity_figures(
     truth: Sequence[Sequence[str]], answer: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Micro-averaged precision, recall and F1 of whole entities; accuracy of tags.
-
-    By the rules of conlleval; 0 / 0 is 0.
-    """
+    """Micro-averaged figures of whole entities, as conlleval's; accuracy of tags."""
     correct = wanted = given = words = equal = 0
     for want, got in zip(truth, answer, strict=True):
         ours, theirs = set(entities(got)), set(entities(want))

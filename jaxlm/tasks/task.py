@@ -90,7 +90,6 @@ class Task(ABC):
 
     def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
         """The classes of a training file; () for a task without classes."""
-        del examples, path
         return ()
 
     @abstractmethod
