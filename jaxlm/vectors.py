@@ -11,7 +11,7 @@ windows and one text's own vectors.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,21 @@ def _read(
 ) -> Iterator[tuple[_Window, np.ndarray]]:
     """Each window of the texts with the hidden states of its row, [(M,) L, D]."""
     family, batch, stateful = family_of(config), options.batch, options.stateful
-    apply = _encoder(config, params, options.layers)
+    encoder, layers = family.encoder(config), options.layers
+
+    @jax.jit
+    def apply(tokens: jax.Array, mask: jax.Array, carry: Any):
+        with jax.default_matmul_precision("float32"):
+            types = jnp.zeros(mask.shape, jnp.int32)
+            inputs = {"params": params}, tokens, types, mask
+            out, carry = encoder.apply(*inputs, carry=carry, method=family.encode)
+        hidden = out.hidden.astype(jnp.float32)
+        if layers == "mix":
+            return hidden.mean(0), carry
+        if layers != "all":
+            hidden = hidden[-1 if layers == "last" else layers]
+        return hidden, carry
+
     carry = family.zero_carry(config, batch)
     windows = _windows(config, frame, texts, whole=stateful)
     while waiting := list(itertools.islice(windows, batch)):
@@ -135,24 +149,3 @@ def _windows(
             read = tokens[start:] if whole else tokens[start : start + width]
             keep = slice(begin - start, end - start)
             yield _Window(read, keep, strings[begin:end], end == size)
-
-
-def _encoder(config: ModelConfig, params: Any, layers: str | int) -> Callable[..., Any]:
-    """(tokens, mask, carry) → (hidden states [(M,) B, L, D], carry)."""
-    family = family_of(config)
-    encoder = family.encoder(config)
-
-    @jax.jit
-    def apply(tokens: jax.Array, mask: jax.Array, carry: Any):
-        with jax.default_matmul_precision("float32"):
-            types = jnp.zeros(mask.shape, jnp.int32)
-            inputs = {"params": params}, tokens, types, mask
-            out, carry = encoder.apply(*inputs, carry=carry, method=family.encode)
-            hidden = out.hidden.astype(jnp.float32)
-            if layers == "mix":
-                return hidden.mean(0), carry
-            if layers != "all":
-                hidden = hidden[-1 if layers == "last" else layers]
-            return hidden, carry
-
-    return apply

@@ -56,6 +56,7 @@ class RowSource(ABC):
     limit: int = 0  # most rows; 0: all
 
     def __post_init__(self) -> None:
+        # Of the split's documents: the table's rows, first tokens, and where they end.
         inside = self.corpus.documents[:, 2] == self.split
         ends = np.append(self.corpus.documents[1:, 0], self.corpus.num_tokens)
         self.documents = self.corpus.documents[inside]

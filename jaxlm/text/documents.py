@@ -29,8 +29,8 @@ FRAGMENT = 1 << 16  # bytes
 LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
 DOCUMENT_START = "-DOCSTART-"
 _LONGEST_SENTENCE = 1 << 20  # bytes of CoNLL's
-_READ = 1 << 18
-_AHEAD = 1 << 12  # bytes read behind a fragment, to see the blank line that ends it
+READ = 1 << 18  # bytes read at a time
+AHEAD = 1 << 12  # bytes read behind a fragment, to see the blank line that ends it
 
 # White space that may stand alone in a line that separates documents.
 _BLANK = rb"(?:[ \t\r\x0b\x0c]|\xc2\xa0|\xe3\x80\x80)*"
@@ -87,7 +87,7 @@ def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
     buffer, at, offset = b"", 0, start  # buffer[at] is byte `offset` of the source
     starts, in_line = True, False  # next: a new document; the rest of a cut line
     while True:
-        while len(buffer) - at <= FRAGMENT + _AHEAD and (more := stream.read(_READ)):
+        while len(buffer) - at <= FRAGMENT + AHEAD and (more := stream.read(READ)):
             buffer, at = buffer[at:] + more, 0
         if verbatim and offset == 0 and buffer.startswith(codecs.BOM_UTF8):
             offset = at = len(codecs.BOM_UTF8)

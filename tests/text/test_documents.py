@@ -82,7 +82,7 @@ def test_where_a_file_is_cut_changes_no_document_and_no_line(
     tmp_path, monkeypatch, limit
 ):
     monkeypatch.setattr(documents, "FRAGMENT", limit)
-    monkeypatch.setattr(documents, "_READ", 5)
+    monkeypatch.setattr(documents, "READ", 5)
     texts = [TEXT, "\n\nab cd\n\n\nef\n", "a\n \nb\n\n", "aaa   \nbbb  \n\nc \nd"]
     for text in texts:
         for variant in (text, text.replace("\n", "\r\n")):
@@ -171,7 +171,6 @@ def test_a_bad_record_is_named(tmp_path, line, message):
 
 def test_a_record_beyond_the_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "LONGEST_RECORD", 1000)
-    monkeypatch.setattr(documents, "_READ", 100)
     path = written(tmp_path / "a.jsonl", json.dumps({"text": "a " * 1000}))
     with pytest.raises(UserError, match="write such documents as"):
         read(path)

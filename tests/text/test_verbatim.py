@@ -72,7 +72,7 @@ def documents_of(text):
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_documents_are_their_text(tmp_path, monkeypatch, limit, ends):
     monkeypatch.setattr(documents, "FRAGMENT", limit)
-    monkeypatch.setattr(documents, "_READ", 5)
+    monkeypatch.setattr(documents, "READ", 5)
     text = "\ufeff\n \n" + TEXT
     (tmp_path / "a.txt").write_bytes(text.replace("\n", ends).encode())
     found = read(tmp_path / "a.txt")
@@ -105,8 +105,8 @@ def test_any_text_is_kept_wherever_it_is_cut(tmp_path_factory, text, limit):
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "FRAGMENT", limit)
-        patch.setattr(documents, "_READ", 3)
-        patch.setattr(documents, "_AHEAD", 41)
+        patch.setattr(documents, "READ", 3)
+        patch.setattr(documents, "AHEAD", 41)
         found = read(path)
     assert joined(found) == documents_of(text)
 
