@@ -93,7 +93,7 @@ def theirs(arguments: list[str], exact: bool = False) -> None:
             "cls": lambda: out.last_hidden_state[:, 0],
             "pooler": lambda: out.pooler_output,
             "mean": lambda: (out.last_hidden_state * mask).sum(1) / mask.sum(1),
-        }[run.task.pooling]()
+        }[run.module.pooling]()
         return head(whole["drop"](x))
 
     def loss(batch: Any) -> Any:
