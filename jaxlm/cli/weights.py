@@ -72,10 +72,8 @@ def run_export(argv: list[str]) -> int:
         return _export_task(args)
     readable = args.to in READABLE
     model = load(args.directory, stay=readable)
-    parts = model.config, model.params, model.tokenizer
     origin = _origin(Path(args.directory), model.run, model.step)
-    out = Path(args.out)
-    digests = export(out, args.to, *parts, dtype=args.dtype, origin=origin)
+    digests = export(Path(args.out), args.to, model, dtype=args.dtype, origin=origin)
     _say_written(args.out, digests)
     if not args.verify:
         return 0

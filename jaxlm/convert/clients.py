@@ -3,7 +3,8 @@
     python -m jaxlm.convert.clients hf DIR FILE
 
 FILE holds the pickled question and then the answer: "outputs", an array for each batch
-or text; "what" they are, "logits" or "hidden"; "ids", "greedy" or "scores" of texts;
+or text; "what" they are, "logits" or "hidden"; "ids" of texts; "greedy", what follows
+prompts, and "tops", (id, log-probability) of the likeliest tokens at each place of it;
 "notes", what the program complains of. Nothing of jaxlm is imported, so that answers do
 not depend on the code that wrote the export. Next: `verify.py` compares them.
 """
@@ -54,11 +55,11 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
             if name == "start_logits":
                 array = torch.stack([array, found.end_logits], -1)
             answer["outputs"].append(array[0].numpy())
-        new = {"max_new_tokens": asked["new"], "do_sample": False}
-        answer["greedy"] = [
-            model.generate(torch.tensor([ids]), **new)[0, len(ids) :].tolist()
-            for ids in asked["prompts"]
-        ]
+        answer["greedy"] = []
+        for ids in asked["prompts"]:
+            new = {"max_new_tokens": asked["new"], "do_sample": False}
+            row = model.generate(torch.tensor([ids]), **new)[0]
+            answer["greedy"].append(row[len(ids) :].tolist())
     return answer
 
 
@@ -88,15 +89,14 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
         found.sort(key=lambda each: each["index"])
         return {"outputs": [np.ravel(each["embedding"]) for each in found]}
     options = {"max_tokens": asked["new"], "logprobs": 5, "temperature": 0.0}
-    scores = []
+    answer: Answer = {"greedy": [], "tops": []}
     for ids in asked["prompts"]:
-        found = server.handle_completions(
-            {"prompt": ids, "ignore_eos": True, **options}
-        )
-        tokens = found["choices"][0]["logprobs"]["content"]
-        tops = [[(t["id"], t["logprob"]) for t in x["top_logprobs"]] for x in tokens]
-        scores.append([(x["id"], top) for x, top in zip(tokens, tops, strict=True)])
-    return {"scores": scores}
+        question = {"prompt": ids, "ignore_eos": True, **options}
+        found = server.handle_completions(question)["choices"][0]["logprobs"]["content"]
+        answer["greedy"].append([each["id"] for each in found])
+        tops = [each["top_logprobs"] for each in found]
+        answer["tops"] += [[(x["id"], x["logprob"]) for x in top] for top in tops]
+    return answer
 
 
 def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:

@@ -25,26 +25,20 @@ from jaxlm.types import UserError
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
 
 
-def write_gguf(
-    path: Path,
-    config: BertConfig | GptConfig,
-    params: Any,
-    tokenizer: Tokenizer,
-    dtype: Dtype,
-    origin: dict[str, Any],
-) -> None:
+def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> None:
     """Write the file a tensor at a time.
 
     Matrices are of `dtype`; vectors and positions stay float32.
     """
+    config, tokenizer = model.config, model.tokenizer
     check_graph(config)
     gguf = optional("gguf", "export --to gguf")
     if dtype == "bfloat16":
         raise UserError("GGUF is written in float32 or float16")
     decoder = isinstance(config, GptConfig)
     arch = "gpt2" if decoder else "bert"
-    kept = {k: v for k, v in params.items() if k in ("embed", "layers", "final_norm")}
-    source = from_params(config, kept)
+    parts = ("embed", "layers", "final_norm")
+    source = from_params(config, {k: v for k, v in model.params.items() if k in parts})
     layers = config.num_layers
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], layers).get_name
     with contextlib.closing(gguf.GGUFWriter(path, arch)) as writer:

@@ -139,14 +139,11 @@ def write_config(
     That is `head` where the head of a task is above the encoder.
     """
     config, kind = source.config, model_type_of(source.config)
-    parts = {part for name in source.table.shapes if (part := part_of(name))}
-    head = head or kind.class_end(parts)
-    end = tokenizer.end_of_document
-    options = {
-        "architectures": [kind.stem + head],
-        **kind.to_json(config, end),
-        "dtype": dtype,
-    }
+    has = source.table.tree.keys()
+    usual = next(end for end, need in kind.classes.items() if has >= {*need})
+    head, end = head or usual, tokenizer.end_of_document
+    options = {"architectures": [kind.stem + head], **kind.to_json(config, end)}
+    options["dtype"] = dtype
     if tokenizer.special is not None:
         options["pad_token_id"] = tokenizer.special.pad
     write_json(directory / "config.json", options)
@@ -204,14 +201,12 @@ def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
     Its vectors are means of all tokens, [CLS] and [SEP] among them, scaled to length 1:
     `embed --pooling sentence` here.
     """
-    steps = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    kind = "sentence_transformers.models"
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{kind}.{name}"}
-        for i, (name, path) in enumerate(steps.items())
-    ]
-    for path in steps.values():
+    modules = []
+    for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
+        path = f"{i}_{name}" if i else ""
         (directory / path).mkdir(exist_ok=True)
+        kind = f"sentence_transformers.models.{name}"
+        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
     pooling = {
         "word_embedding_dimension": config.d_model,
         "pooling_mode_cls_token": False,

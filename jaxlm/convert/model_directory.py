@@ -36,7 +36,6 @@ class Loaded(NamedTuple):
     config: ModelConfig
     params: Any
     tokenizer: Tokenizer
-    missing: tuple[str, ...]
     unused: int  # entries that the tokenizer's files lack
 
 
@@ -91,14 +90,13 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
     if place:
         check_digests(directory, WEIGHTS, elmo.WEIGHTS)
     with open_model(directory) as source:
-        config, missing = source.config, source.missing
+        config = source.config
         params = source.params(place) if place else {}
     if isinstance(config, ElmoConfig):
-        return Loaded(config, params, elmo.words_of(directory), missing, 0)
+        return Loaded(config, params, elmo.words_of(directory), 0)
     found = load_tokenizer(directory)
     tokenizer = pad_vocabulary(found, config.vocab_size)
-    unused = tokenizer.vocab_size - found.vocab_size
-    return Loaded(config, params, tokenizer, missing, unused)
+    return Loaded(config, params, tokenizer, config.vocab_size - found.vocab_size)
 
 
 def import_model(
@@ -162,9 +160,7 @@ def export_model(
 def export(
     out: Path,
     to: Format,
-    config: ModelConfig,
-    params: Any,
-    tokenizer: Tokenizer,
+    model: Any,
     *,
     dtype: Dtype = "float32",
     origin: dict[str, Any],
@@ -174,44 +170,36 @@ def export(
     Args:
         out: a directory, or a file for gguf and stablehlo.
         to: the format.
-        config: of the model.
-        params: in memory; on disk only for a format that jaxlm reads.
-        tokenizer: of the model.
+        model: has `config`, `params` and `tokenizer`; the parameters are in memory, or
+            on disk for a format that jaxlm reads.
         dtype: of the weights.
         origin: where the model comes from.
     """
+    config, params = model.config, model.params
     if to in ("onnx", "stablehlo") and dtype != "float32":
         raise UserError(f"dtype {dtype}: --to {to} writes float32")
-    if isinstance(config, ElmoConfig):
-        if to != "elmo":
-            raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
-        source = elmo.from_params(config, params)
-        return export_model(out, source, tokenizer, dtype=dtype, origin=origin)
-    match to:
-        case "elmo":
+    if isinstance(config, ElmoConfig) and to != "elmo":
+        raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
+    if to == "elmo" and not isinstance(config, ElmoConfig):
+        raise UserError("a model that is no ELMo has no form --to elmo: pass --to hf")
+    if to == "sentence":
+        if not isinstance(config, BertConfig):
             raise UserError(
-                "a model that is no ELMo has no form --to elmo: pass --to hf"
+                "sentence-transformers reads the encoder of a BERT: export --to hf"
             )
-        case "stablehlo":
-            with atomic(out, file=True) as beside:
+        params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
+    if to in ("gguf", "stablehlo"):
+        with atomic(out, file=True) as beside:
+            if to == "gguf":
+                write_gguf(beside, model, dtype, origin)
+            else:
                 write_stablehlo(beside, config, params)
-                return {out.name: sha256(beside)}
-        case "gguf":
-            with atomic(out, file=True) as beside:
-                write_gguf(beside, config, params, tokenizer, dtype, origin)
-                return {out.name: sha256(beside)}
-        case "onnx":
-            with atomic(out) as beside:
-                write_onnx(beside, config, params, tokenizer)
-                return write_digests(beside, origin)
-        case "sentence":
-            if not isinstance(config, BertConfig):
-                raise UserError(
-                    "sentence-transformers reads the encoder of a BERT: export --to hf"
-                )
-            params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
-    source = huggingface.from_params(config, params)
-    sentence = to == "sentence"
+            return {out.name: sha256(beside)}
+    if to == "onnx":
+        with atomic(out) as beside:
+            write_onnx(beside, model)
+            return write_digests(beside, origin)
+    source, sentence = from_params(config, params), to == "sentence"
     return export_model(
-        out, source, tokenizer, dtype=dtype, origin=origin, sentence=sentence
+        out, source, model.tokenizer, dtype=dtype, origin=origin, sentence=sentence
     )

@@ -116,10 +116,6 @@ class ModelType:
         transpose, size = self.transpose, config.vocab_size
         return module_rules(names, transpose=transpose, vocab_size=size)
 
-    def class_end(self, parts: Collection[str]) -> str:
-        """The end of the name of the class for a model with such parts."""
-        return next(end for end, need in self.classes.items() if {*need} <= {*parts})
-
     def to_json(self, config: Any, end: int | None) -> dict[str, Any]:
         """The content of config.json; nothing is left to a default.
 

@@ -18,7 +18,6 @@ import numpy as np
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.convert import optional
 from jaxlm.convert.huggingface import from_params, write_config
-from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.tree import leaves
 
 _OPSET = 17  # the first with LayerNormalization
@@ -208,12 +207,11 @@ def _gpt(g: Graph, config: GptConfig, *, with_past: bool) -> None:
     g("MatMul", x, g("Transpose", token, perm=[1, 0]), name="logits")
 
 
-def write_onnx(
-    directory: Path, config: BertConfig | GptConfig, params: Any, tokenizer: Tokenizer
-) -> None:
+def write_onnx(directory: Path, model: Any) -> None:
     """Write the directory in float32."""
     onnx = optional("onnx", "export --to onnx")
-    write_config(directory, from_params(config, params), tokenizer)
+    config, params = model.config, model.params
+    write_config(directory, from_params(config, params), model.tokenizer)
     (directory / "onnx").mkdir()
     size = sum(leaf.nbytes for _, leaf in leaves(params))
     gpt = isinstance(config, GptConfig)

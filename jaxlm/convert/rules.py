@@ -92,7 +92,7 @@ class TensorTable:
     """
 
     def __init__(self, rules: Iterable[Rule], shapes: Any):
-        self._tree, self._rules = shapes, list(rules)
+        self.tree, self._rules = shapes, list(rules)
         self._leaves = dict(leaves(shapes))
         match([(re.escape(path), r) for r in self._rules for path in r.ours], shapes)
         self._at = {
@@ -158,7 +158,7 @@ class TensorTable:
                     room[...] = part.reshape(room.shape)
             for path in rule.ours:
                 placed[path] = place(path, whole.pop(0))
-        return map_with_path(lambda path, _: placed[path], self._tree)
+        return map_with_path(lambda path, _: placed[path], self.tree)
 
     def check(self, found: Mapping[str, tuple[int, ...]], what: str) -> None:
         """Compare what a file must hold with the shapes that were `found` in it.

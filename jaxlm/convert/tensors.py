@@ -53,8 +53,14 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
         where: dict[str, Any] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for path, indexed in files.items():
-            file = stack.enter_context(_open(path))
-            names = set(file.keys())
+            try:
+                # Not mapped: the pages would count as memory of this process.
+                file = safe_open(path, framework="np", backend="pread")
+                names = set(stack.enter_context(file).keys())
+            except (SafetensorError, OSError) as error:
+                raise UserError(
+                    f"{path} is no sound safetensors file: {error}"
+                ) from None
             for name in sorted(indexed - names):
                 raise UserError(f"{directory / INDEX}: {name} is not in {path.name}")
             for name in sorted(indexed or names):
@@ -67,16 +73,6 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
             return finite(name, where[name].get_tensor(name), directory)
 
         yield Tensors(directory / WEIGHTS, shapes, read)
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        # Not mapped: the pages would count as memory of this process.
-        with safe_open(path, framework="np", backend="pread") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no sound safetensors file: {error}") from None
 
 
 def _parts(directory: Path) -> dict[Path, set[str]]:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlm.config.model import GptConfig
 from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -51,41 +49,29 @@ CLIENTS = {
     "stablehlo": Client("jax.export", ("flatbuffers", "jax"), 1e-5),
     "onnx": Client("onnxruntime", ("onnxruntime",), 1e-5),
 }
-_LLAMA_SCORES = 2e-3  # absolute, of log-probabilities
+_LOG_P = 2e-3  # tolerance of log-probabilities, absolute
 
 
-@dataclass
 class Comparison:
-    """A model of `jaxlm.load` beside what a client makes of its export."""
+    """What the client of a format makes of an export, beside what jaxlm says."""
 
-    model: Any
-    out: Path
-    to: str
-    lines: list[str] = field(default_factory=list)  # to print
-    passed: bool = True  # all is within tolerance
+    def __init__(self, out: Path, to: str, **asked: Any):
+        self.client = CLIENTS[to]
+        self.lines: list[str] = []  # to print
+        self.passed = True  # all is within tolerance
+        self.answer = run_client(to, out, asked)
+        for note in self.answer.get("notes", ()):
+            self.add(f"{self.client.name}: {note}", good=False)
 
     def add(self, line: str, good: Any = True) -> None:
         """A line, and whether what it says is within tolerance."""
         self.lines.append(line)
         self.passed &= bool(good)
 
-    def ask(self, **asked: Any) -> dict[str, Any]:
-        """The client's answer; a complaint of the client does not pass."""
-        answer = run_client(self.to, self.out, asked)
-        for note in answer.get("notes", ()):
-            self.add(f"{CLIENTS[self.to].name}: {note}", good=False)
-        return answer
-
-    def end(self, answer: dict[str, Any]) -> "Comparison":
-        """The comparison with its verdict."""
-        verdict = "parity" if self.passed else "NO PARITY"
-        self.add(f"{CLIENTS[self.to].name} {answer['version']}: {verdict}")
-        return self
-
-    def compare(self, mine: list[np.ndarray], answer: dict[str, Any]) -> None:
+    def outputs(self, mine: list[np.ndarray]) -> None:
         """The largest difference of outputs, as a share of the largest output."""
-        theirs, what = answer["outputs"], answer["what"]
-        tolerance = CLIENTS[self.to].tolerance
+        theirs, what = self.answer["outputs"], self.answer["what"]
+        tolerance = self.client.tolerance
         worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
         scale = max(np.abs(b).max() for b in theirs)
         self.add(
@@ -94,129 +80,53 @@ class Comparison:
             worst <= tolerance * scale,
         )
 
-    def outputs(self, texts: list[str]) -> "Comparison":
-        """Ids, logits or hidden states, and a decoder's greedy text."""
-        rows = [self._row(text) for text in texts]
-        decoder = self.to == "hf" and isinstance(self.model.config, GptConfig)
-        new = min(_NEW, self.model.config.max_length // 4) if decoder else 0
-        prompts = self._prompts(texts[:3] if decoder else [], new)
-        answer = self.ask(
-            texts=texts,
-            batches=[{"input_ids": [row]} for row in rows],
-            prompts=[self._ids(prompt) for prompt in prompts],
-            new=new,
+    def likeliest(self, mine: np.ndarray, theirs: np.ndarray) -> None:
+        """The first token, and the set of the first five, at each position."""
+        first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
+        count = min(_TOP, mine.shape[-1])
+        a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
+        self.add(
+            f"top      likeliest token equal at {first:,} of {len(mine):,} places, the "
+            f"{count} likeliest at {(np.sort(a) == np.sort(b)).all(-1).sum():,}"
         )
-        if "ids" in answer:
-            pairs = zip(answer["ids"], texts, strict=True)
-            same, count = sum(a == self._framed(b) for a, b in pairs), len(texts)
-            self.add(f"ids      equal in {same} of {count} texts", same == count)
-        outputs = [self._forward(row) for row in rows]
-        self.compare(outputs, answer)
-        if (
-            answer["what"] == "logits"
-        ):  # the first token and the first five, in any order
-            mine, theirs = np.concatenate(outputs), np.concatenate(answer["outputs"])
-            first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
-            count = min(_TOP, mine.shape[-1])
-            a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
-            self.add(
-                f"top      likeliest token equal at {first:,} of {len(mine):,} places, "
-                f"the {count} likeliest at {(np.sort(a) == np.sort(b)).all(-1).sum():,}"
-            )
-        if decoder:
-            self._greedy(prompts, answer["greedy"], new)
-        return self.end(answer)
 
-    def _greedy(self, prompts: list[str], theirs: list[list[int]], new: int) -> None:
-        """Greedy texts, equal as far as the logits tell the tokens apart."""
-        equal = total = 0
-        good = True
-        for prompt, got in zip(prompts, theirs, strict=True):
-            found = self.model.generate([prompt], max_tokens=new, temperature=0.0)
-            mine = found[0].tokens.tolist()
-            most = max(len(mine), len(got))
-            pairs = enumerate(zip(mine, got, strict=False))
-            least = min(len(mine), len(got))
-            same = next((i for i, (a, b) in pairs if a != b), least)
-            equal, total = equal + same, total + most
-            if same < most:
-                scores = self._forward([*self._ids(prompt), *mine[:same]])[-1]
-                tied = [scores[each[same]] for each in (mine, got) if same < len(each)]
-                near = 2 * CLIENTS[self.to].tolerance * np.abs(scores).max()
-                good &= len(tied) == 2 and abs(tied[0] - tied[1]) <= near
-        self.add(f"greedy   {equal} of {total} tokens equal", good)
-
-    def vectors(self, texts: list[str]) -> "Comparison":
+    def vectors(self, mine: np.ndarray) -> None:
         """Unit vectors of texts."""
-        longest, tolerance = self.model.config.max_length, CLIENTS[self.to].tolerance
-        fits = self._prompts(texts, new=2, words=60)
-        answer = self.ask(texts=fits, prompts=[], context=longest)
-        theirs, mine = (
-            np.stack(answer["outputs"]),
-            self.model.embed(fits, pooling="sentence"),
-        )
+        theirs, tolerance = np.stack(self.answer["outputs"]), self.client.tolerance
         worst, cosine = np.abs(mine - theirs).max(), (mine * theirs).sum(-1).min()
         self.add(
             f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}; "
             f"tolerance {tolerance:.0e}",
             worst <= tolerance,
         )
-        return self.end(answer)
 
-    def scores(self, texts: list[str]) -> "Comparison":
-        """Log-probabilities of llama.cpp's likeliest tokens along its greedy text."""
-        longest = self.model.config.max_length
-        new = min(_NEW, longest // 4)
-        starts = [self._ids(prompt) for prompt in self._prompts(texts[:3], new)]
-        answer = self.ask(prompts=starts, new=new, context=longest)
-        deltas, equal = [], []
-        for start, found in zip(starts, answer["scores"], strict=True):
-            logits = self._forward([*start, *(id for id, _ in found)])
-            scores = np.asarray(jax.nn.log_softmax(logits[len(start) - 1 : -1]))
-            for row, (id, top) in zip(scores, found, strict=True):
-                deltas += [abs(row[i] - score) for i, score in top]
-                equal.append(row.argmax() == id)
-        worst, places = max(deltas), len(equal)
+    def greedy(self, mine: list[np.ndarray]) -> None:
+        """Greedy texts, by our logits of each token that the client chose.
+
+        Tokens that the logits cannot tell apart count as good.
+        """
+        logits, chosen = np.concatenate(mine), np.concatenate(self.answer["greedy"])
+        short = logits.max(-1) - logits[np.arange(len(logits)), chosen]
+        near = 2 * self.client.tolerance * np.abs(logits).max()
+        if "tops" in self.answer:
+            log_p = np.asarray(jax.nn.log_softmax(logits))
+            pairs = zip(log_p, self.answer["tops"], strict=True)
+            worst = max(abs(row[i] - score) for row, top in pairs for i, score in top)
+            self.add(
+                f"log p    max |Δ| {worst:.1e} of the {_TOP} likeliest at "
+                f"{len(chosen)} places; tolerance {_LOG_P:.0e}",
+                worst <= _LOG_P,
+            )
         self.add(
-            f"log p    max |Δ| {worst:.1e} of the 5 likeliest at {places} places; "
-            f"greedy {sum(equal)} of {places} tokens equal; tolerance "
-            f"{_LLAMA_SCORES:.0e}",
-            worst <= _LLAMA_SCORES,
+            f"greedy   {(short == 0).sum()} of {len(chosen)} tokens equal",
+            (short <= near).all(),
         )
-        return self.end(answer)
 
-    def _forward(self, ids: list[int]) -> np.ndarray:
-        """Logits of a row, [L, V]; its last hidden states where there is no head."""
-        found = self.model.forward(np.array([ids]))
-        logits = found.logits
-        return np.asarray(found.hidden[-1] if logits is None else logits)[0]
-
-    def _ids(self, text: str) -> list[int]:
-        return self.model.tokenizer.encode(text).ids.tolist()
-
-    def _framed(self, text: str) -> list[int]:
-        """The ids of a text with what the family puts around it."""
-        frame = self.model.family.frame(self.model.config, self.model.tokenizer)
-        return frame.row(self.model.tokenizer.encode(text).ids).tolist()
-
-    def _row(self, text: str) -> list[int]:
-        """The start of a text as the model reads it, with masks where it fills them."""
-        ids = self._framed(text)[: min(_LONGEST, self.model.config.max_length)]
-        if self.model.family.fills:
-            special = self.model.tokenizer.special
-            ids[3::7] = [special.mask] * len(ids[3::7])
-            ids[-1] = special.sep
-        return ids
-
-    def _prompts(self, texts: list[str], new: int, words: int = 12) -> list[str]:
-        """The first words of each text that leave room for `new` ids."""
-        prompts, room = [], self.model.config.max_length - new
-        for text in texts:
-            kept = text.split()[:words]
-            while len(kept) > 1 and len(self._ids(" ".join(kept))) > room:
-                kept.pop()
-            prompts.append(" ".join(kept))
-        return prompts
+    def end(self) -> "Comparison":
+        """The comparison with its verdict."""
+        verdict = "parity" if self.passed else "NO PARITY"
+        self.add(f"{self.client.name} {self.answer['version']}: {verdict}")
+        return self
 
 
 def check_client(to: str) -> None:
@@ -235,10 +145,63 @@ def check_client(to: str) -> None:
 
 def verify(model: Any, out: Path, to: str) -> Comparison:
     """Compare a model of `jaxlm.load` with what the client of `to` makes of `out`."""
-    found, texts = Comparison(model, out, to), passages(model.tokenizer)
-    if to == "gguf" and isinstance(model.config, GptConfig):
-        return found.scores(texts)
-    return found.vectors(texts) if to in ("gguf", "sentence") else found.outputs(texts)
+    texts, longest = passages(model.tokenizer), model.config.max_length
+    rows, prompts = [_row(model, text) for text in texts], []
+    new, decoder = min(_NEW, longest // 4), not model.family.bidirectional
+    vectors = to == "sentence" or (to == "gguf" and not decoder)
+    if vectors:
+        texts = [_first_words(model, text, 60, longest - 2) for text in texts]
+    elif decoder and to in ("hf", "gguf"):
+        starts = (_first_words(model, text, 12, longest - new) for text in texts[:3])
+        prompts = [model.tokenizer.encode(start).ids.tolist() for start in starts]
+    batches = [{"input_ids": [row]} for row in rows]
+    asked = {"texts": texts, "batches": batches, "prompts": prompts, "new": new}
+    found = Comparison(out, to, **asked, context=longest)
+    answer = found.answer
+    if "ids" in answer:
+        pairs = zip(answer["ids"], texts, strict=True)
+        same, count = sum(a == _framed(model, b) for a, b in pairs), len(texts)
+        found.add(f"ids      equal in {same} of {count} texts", same == count)
+    if vectors:
+        found.vectors(model.embed(texts, pooling="sentence"))
+    elif "outputs" in answer:
+        mine = [_forward(model, row) for row in rows]
+        found.outputs(mine)
+        if answer["what"] == "logits":
+            found.likeliest(np.concatenate(mine), np.concatenate(answer["outputs"]))
+    if prompts:
+        pairs = zip(prompts, answer["greedy"], strict=True)
+        found.greedy([_forward(model, a + b)[len(a) - 1 : -1] for a, b in pairs])
+    return found.end()
+
+
+def _forward(model: Any, ids: list[int]) -> np.ndarray:
+    """Logits of a row, [L, V]; its last hidden states where there is no head."""
+    found = model.forward(np.array([ids]))
+    return np.asarray(found.hidden[-1] if found.logits is None else found.logits)[0]
+
+
+def _framed(model: Any, text: str) -> list[int]:
+    """The ids of a text with what the family puts around it."""
+    frame = model.family.frame(model.config, model.tokenizer)
+    return frame.row(model.tokenizer.encode(text).ids).tolist()
+
+
+def _row(model: Any, text: str) -> list[int]:
+    """The start of a text as the model reads it, with masks where it fills them."""
+    ids = _framed(model, text)[: min(_LONGEST, model.config.max_length)]
+    if model.family.fills:
+        ids[3::7] = [model.tokenizer.special.mask] * len(ids[3::7])
+        ids[-1] = model.tokenizer.special.sep
+    return ids
+
+
+def _first_words(model: Any, text: str, count: int, longest: int) -> str:
+    """At most `count` words and `longest` ids of a text."""
+    words = text.split()[:count]
+    while len(words) > 1 and len(model.tokenizer.encode(" ".join(words)).ids) > longest:
+        words.pop()
+    return " ".join(words)
 
 
 def verify_task(
@@ -251,14 +214,13 @@ def verify_task(
         mine: jaxlm's logits of each example, [Y], or of each of its tokens, [L, Y].
         out: the export.
     """
-    found = Comparison(None, out, "hf")
-    answer = found.ask(texts=[], batches=batches, prompts=[], new=0)
-    found.compare(mine, answer)
+    found = Comparison(out, "hf", texts=[], batches=batches, prompts=[])
+    found.outputs(mine)
     if mine[0].shape[-1] > 1:
-        pairs = zip(mine, answer["outputs"], strict=True)
+        pairs = zip(mine, found.answer["outputs"], strict=True)
         same = np.hstack([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in pairs])
         found.add(f"answers  equal in {same.sum():,} of {same.size:,}")
-    return found.end(answer)
+    return found.end()
 
 
 def passages(tokenizer: Tokenizer) -> list[str]:
@@ -278,7 +240,8 @@ def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """What a client says of an export, from a process of its own; see `clients.py`."""
     name, packages, _ = CLIENTS[to]
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    changes = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    changes["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
         file = Path(scratch) / "asked"
         file.write_bytes(pickle.dumps(asked))
@@ -286,11 +249,7 @@ def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
             [sys.executable, "-m", "jaxlm.convert.clients", to, str(out), str(file)],
             capture_output=True,
             text=True,
-            env={
-                **os.environ,
-                **quiet,
-                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            },
+            env={**os.environ, **changes},
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]

@@ -13,7 +13,7 @@ import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import elmo
 from jaxlm.convert import gguf, model_directory
-from jaxlm.convert.model_directory import read_model
+from jaxlm.convert.model_directory import Loaded, read_model
 from jaxlm.convert.stablehlo import write_stablehlo
 from jaxlm.convert.verify import check_client
 from jaxlm.types import UserError
@@ -58,9 +58,9 @@ def test_onnx_rows_are_padded_on_either_side(tmp_path):
     for name, left in (("bert", False), ("gpt2", True)):
         config = CONFIGS[name]
         params = random_params(config)
-        tokenizer = tokenizer_of(config)
+        model = Loaded(config, params, tokenizer_of(config), 0)
         out = tmp_path / name
-        model_directory.export(out, "onnx", config, params, tokenizer, origin={})
+        model_directory.export(out, "onnx", model, origin={})
         file = "model" if name == "bert" else "decoder_model"
         session = onnxruntime.InferenceSession(out / "onnx" / f"{file}.onnx")
         ids = np.random.RandomState(1).randint(1, 150, (1, 9))
@@ -106,11 +106,13 @@ def test_models_that_llama_has_no_graph_for_are_refused(name, message):
 
 def test_an_elmo_has_one_form_and_others_have_not_that_one(tmp_path):
     words, out = tokenizer_of(CONFIGS["bert"]), tmp_path / "x"
+    model = Loaded(elmo("tiny"), {}, words, 0)
     for to in ("hf", "sentence", "gguf", "onnx", "stablehlo"):
         with pytest.raises(UserError, match=f"an ELMo has no form --to {to}"):
-            model_directory.export(out, to, elmo("tiny"), {}, words, origin={})
+            model_directory.export(out, to, model, origin={})
     with pytest.raises(UserError, match="pass --to hf"):
-        model_directory.export(out, "elmo", CONFIGS["bert"], {}, words, origin={})
+        model = Loaded(CONFIGS["bert"], {}, words, 0)
+        model_directory.export(out, "elmo", model, origin={})
     with pytest.raises(UserError, match="ELMo"):
         check_client("elmo")
     assert not list(tmp_path.iterdir())
