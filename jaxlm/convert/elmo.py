@@ -41,11 +41,11 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
     """
     config = read_options(options)
     table = _table(config)
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(h5py.File(weights))
-        except OSError as error:
-            raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
+    try:
+        file = h5py.File(weights)
+    except OSError as error:
+        raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
+    with file:
         found = datasets(file)
         shapes = {name: each.shape for name, each in found.items()}
         what = f"{weights} does not fit its options"
@@ -55,9 +55,11 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
                 f"n_characters = {CHARACTERS + 1}, which reads every word one byte off)"
             )
         table.check(shapes, what)
-        yield ModelFile(
-            config, table, lambda name: finite(name, found[name][...], weights)
-        )
+
+        def read(name: str) -> np.ndarray:
+            return finite(name, found[name][...], weights)
+
+        yield ModelFile(config, table, read)
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -110,10 +112,8 @@ def read_options(path: str | Path) -> ElmoConfig:
         raise UserError(f"{path} has no option {error}") from None
     # One table, two counts: training counts 261 characters, use counts a padding too.
     if count not in (CHARACTERS, CHARACTERS + 1):
-        raise UserError(
-            f"{path}: n_characters = {count}, it is {CHARACTERS} in training and "
-            f"{CHARACTERS + 1} in use"
-        )
+        usual = f"it is {CHARACTERS} in training and {CHARACTERS + 1} in use"
+        raise UserError(f"{path}: n_characters = {count}, {usual}")
     if config.d_ff <= config.d_model:
         raise UserError(
             f"{path}: lstm.dim = {config.d_ff} is not above projection_dim = "

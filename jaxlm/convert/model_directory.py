@@ -7,27 +7,35 @@
 A layout is known by its files: `config.json` is Hugging Face's, `options.json` and
 `weights.hdf5` are ELMo's, `bert_config.json` and a checkpoint Google's,
 `params_shapes.json` OpenAI's.
+
+An export appears whole or not at all: a kill half-way leaves what was there before, and
+a `.tmp` beside it that may be deleted.
 """
 
 import contextlib
+import ctypes
+import json
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
-from jaxlm.convert import Dtype, Format, elmo, huggingface, originals
-from jaxlm.convert.atomic import atomic, check_digests, write_digests
+from jaxlm.convert import Dtype, Format, elmo, huggingface, tensors
 from jaxlm.convert.gguf import write_gguf
 from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
 from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
 from jaxlm.convert.stablehlo import write_stablehlo
-from jaxlm.convert.tensors import WEIGHTS, open_tensors
 from jaxlm.text.json_files import read_json
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
+
+_DIGESTS = "jaxlm_export.json"
 
 
 class Loaded(NamedTuple):
@@ -43,13 +51,10 @@ def is_model(directory: Path) -> bool:
     """Whether a directory holds a model, and not a run or something else."""
     path = directory / "config.json"
     if path.is_file():
-        content = read_json(path)
-        return "model_type" in content or "architectures" in content
-    return directory.is_dir() and (
-        elmo.files_of(directory) is not None
-        or originals.checkpoint_of(directory) is not None
-        or (directory / originals.GPT1_SHAPES).is_file()
-    )
+        return not {"model_type", "architectures"}.isdisjoint(read_json(path))
+    openai = directory / tensors.GPT1_SHAPES
+    others = elmo.files_of(directory) or tensors.checkpoint_of(directory)
+    return openai.is_file() or bool(others)
 
 
 @contextlib.contextmanager
@@ -68,18 +73,18 @@ def open_model(
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
         )
-    checkpoint, path = originals.checkpoint_of(directory), directory / "config.json"
+    checkpoint, path = tensors.checkpoint_of(directory), directory / "config.json"
     if files := elmo.files_of(directory):
         with elmo.open_elmo(*files) as source:
             yield source
-    elif (directory / originals.GPT1_SHAPES).is_file():
-        yield fit_tensors(*originals.read_numpy(directory), ignore)
+    elif (directory / tensors.GPT1_SHAPES).is_file():
+        yield fit_tensors(*tensors.read_numpy(directory), ignore)
     elif checkpoint and not path.is_file():
-        yield fit_tensors(*originals.read_checkpoint(checkpoint), ignore)
+        yield fit_tensors(*tensors.read_checkpoint(checkpoint), ignore)
     else:
         options = ConfigJson(path, read_json(path))
-        with open_tensors(directory, pickle=pickle) as tensors:
-            yield fit_tensors(options, tensors, ignore)
+        with tensors.open_tensors(directory, pickle=pickle) as found:
+            yield fit_tensors(options, found, ignore)
 
 
 def read_model(directory: Path, place: Place | None) -> Loaded:
@@ -88,7 +93,7 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
     Without `place` it has no parameters.
     """
     if place:
-        check_digests(directory, WEIGHTS, elmo.WEIGHTS)
+        _check_digests(directory, tensors.WEIGHTS, elmo.WEIGHTS)
     with open_model(directory) as source:
         config = source.config
         params = source.params(place) if place else {}
@@ -203,3 +208,80 @@ def export(
     return export_model(
         out, source, model.tokenizer, dtype=dtype, origin=origin, sentence=sentence
     )
+
+
+@contextlib.contextmanager
+def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
+    """A fresh directory, or a path for a file, that then takes the place of `out`.
+
+    A directory that is no earlier export is a UserError. Two directories are exchanged
+    in one step where the system can do that.
+    """
+    out = Path(os.path.abspath(out))
+    if out.exists() and out.is_dir() == file:
+        is_, name = ("directory", "file") if file else ("file", "directory")
+        raise UserError(f"{out} is a {is_}: name a {name}")
+    if out.is_dir() and any(out.iterdir()) and not (out / _DIGESTS).is_file():
+        raise UserError(f"{out} holds other files and is no export: name another --out")
+    beside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not file:
+            beside.mkdir()
+        yield beside
+        for each in [*beside.rglob("*"), beside]:
+            _sync(each)
+        if out.is_dir():
+            _exchange(beside, out)
+        else:
+            beside.replace(out)
+        _sync(out.parent)
+    finally:
+        if file:
+            beside.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    exchange, here = 2, -100  # RENAME_EXCHANGE, AT_FDCWD of <linux/fs.h>, <fcntl.h>
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "renameat2"):
+        paths = here, os.fsencode(new), here, os.fsencode(old)
+        if libc.renameat2(*paths, ctypes.c_uint(exchange)) == 0:
+            return
+    aside = old.with_name(f"{old.name}.{os.getpid()}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
+    """Name → SHA-256 of all files, stored beside where the export comes from."""
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    digests = {str(path.relative_to(directory)): sha256(path) for path in files}
+    content = {"format": 1, "origin": origin, "sha256": digests}
+    (directory / _DIGESTS).write_text(json.dumps(content, indent=2) + "\n")
+    return digests
+
+
+def _check_digests(directory: Path, *names: str) -> None:
+    """Compare files with the digests stored beside them, if there are any."""
+    stored = directory / _DIGESTS
+    digests = read_json(stored).get("sha256", {}) if stored.is_file() else {}
+    for name in names:
+        if name in digests and (directory / name).is_file():
+            found = sha256(directory / name)
+            if found != digests[name]:
+                raise UserError(
+                    f"{directory / name} is not as it was written: SHA-256 "
+                    f"{found[:12]}…, {digests[name][:12]}… is stored in {_DIGESTS}"
+                )

@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ class ModelType:
     fixed: Mapping[str, Any]
     written: Collection[str] = ("tie_word_embeddings",)  # which of those go into a file
     # Our fields that transformers has no word for, with their values in its models.
-    own: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any]
     modules: Names  # ours → theirs
     transpose: bool  # kernels are outputs × inputs
     copies: Mapping[str, str]  # a tensor → the one that it is tied to
@@ -172,16 +172,6 @@ class ModelType:
         return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)
 
 
-_ENCODER_LAYER = {
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
-    "attention/out": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "mlp/wi": "intermediate.dense",
-    "mlp/wo": "output.dense",
-    "mlp_norm": "output.LayerNorm",
-}
 BERT = ModelType(
     name="bert",
     stem="Bert",
@@ -219,14 +209,20 @@ BERT = ModelType(
         "tie_word_embeddings": True,
     },
     written=("position_embedding_type", "tie_word_embeddings"),
+    own={},
     modules={
         "embed/token": "embeddings.word_embeddings",
         "embed/position": "embeddings.position_embeddings",
         "embed/token_type": "embeddings.token_type_embeddings",
         "embed/norm": "embeddings.LayerNorm",
-        **{
-            f"layers/{k}": f"encoder.layer.{{0}}.{v}" for k, v in _ENCODER_LAYER.items()
-        },
+        "layers/attention/query": "encoder.layer.{0}.attention.self.query",
+        "layers/attention/key": "encoder.layer.{0}.attention.self.key",
+        "layers/attention/value": "encoder.layer.{0}.attention.self.value",
+        "layers/attention/out": "encoder.layer.{0}.attention.output.dense",
+        "layers/attention_norm": "encoder.layer.{0}.attention.output.LayerNorm",
+        "layers/mlp/wi": "encoder.layer.{0}.intermediate.dense",
+        "layers/mlp/wo": "encoder.layer.{0}.output.dense",
+        "layers/mlp_norm": "encoder.layer.{0}.output.LayerNorm",
         "pooler": "pooler.dense",
         "mlm/dense": "cls.predictions.transform.dense",
         "mlm/norm": "cls.predictions.transform.LayerNorm",

@@ -43,19 +43,12 @@ class Graph:
         self.nodes.append(node)
         return name
 
-    def input(self, name: str, shape: list[Any], dtype: Any = np.int64) -> str:
-        """Declare an input; its name."""
-        self.inputs.append(self._value(name, shape, dtype))
+    def declare(self, values: list[Any], name: str, shape: list[Any]) -> str:
+        """Add one of `inputs` or `outputs`, which are float32 but for ids; its name."""
+        kind = np.dtype(np.int64 if name in (_IDS, _MASK, _TYPES) else np.float32)
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(kind)
+        values.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))
         return name
-
-    def output(self, name: str, shape: list[Any]) -> str:
-        """Declare an output, the node of this name; its name."""
-        self.outputs.append(self._value(name, shape, np.float32))
-        return name
-
-    def _value(self, name: str, shape: list[Any], dtype: Any) -> Any:
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self.onnx.helper.make_tensor_value_info(name, kind, shape)
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """A number or a list of numbers."""
@@ -141,18 +134,18 @@ class Graph:
         """The whole graph as onnx has it."""
         helper, tensor = self.onnx.helper, self.onnx.numpy_helper.from_array
         weights = [tensor(array, name) for name, array in self.weights.items()]
-        graph = helper.make_graph(
-            self.nodes, "jaxlm", self.inputs, self.outputs, weights
-        )
-        opsets = [helper.make_opsetid("", _OPSET)]
-        return helper.make_model(
-            graph, opset_imports=opsets, ir_version=8, producer_name="jaxlm"
-        )
+        parts = self.nodes, "jaxlm", self.inputs, self.outputs, weights
+        versions = {
+            "opset_imports": [helper.make_opsetid("", _OPSET)],
+            "ir_version": 8,
+            "producer_name": "jaxlm",
+        }
+        return helper.make_model(helper.make_graph(*parts), **versions)
 
 
 def _bert(g: Graph, params: Any) -> None:
     for name in (_IDS, _MASK, _TYPES):
-        g.input(name, _ROWS)
+        g.declare(g.inputs, name, _ROWS)
     token = g.weight("embed/token/table", inputs=1)
     x = g("Gather", token, _IDS)
     end = g.length(_IDS)
@@ -171,13 +164,13 @@ def _bert(g: Graph, params: Any) -> None:
         x = g("MatMul", x, g("Transpose", token, perm=[1, 0]))
         x = g("Add", x, g.weight("mlm/bias"))
         out, width = "logits", g.config.vocab_size
-    g("Identity", x, name=g.output(out, [*_ROWS, width]))
+    g("Identity", x, name=g.declare(g.outputs, out, [*_ROWS, width]))
 
 
 def _gpt(g: Graph, config: GptConfig, *, with_past: bool) -> None:
-    g.input(_IDS, _ROWS)
-    g.input(_MASK, ["batch", "total"])
-    g.output("logits", [*_ROWS, config.vocab_size])
+    g.declare(g.inputs, _IDS, _ROWS)
+    g.declare(g.inputs, _MASK, ["batch", "total"])
+    g.declare(g.outputs, "logits", [*_ROWS, config.vocab_size])
     new, total = g.length(_IDS), g.length(_MASK)
     past = g("Sub", total, new)
     # A row that is padded on the left counts from its own first token.
@@ -197,11 +190,12 @@ def _gpt(g: Graph, config: GptConfig, *, with_past: bool) -> None:
         held = []
         for part in ("key", "value") if with_past else ():
             name = f"past_key_values.{i}.{part}"
-            held.append(g.input(name, [*rows, "past", width], np.float32))
+            held.append(g.declare(g.inputs, name, [*rows, "past", width]))
         x, *pair = g.block(x, seen, i, held)
         for name, each in zip(held, pair, strict=False):
             present = name.replace("past_key_values", "present")
-            g("Identity", each, name=g.output(present, [*rows, "total", width]))
+            g.declare(g.outputs, present, [*rows, "total", width])
+            g("Identity", each, name=present)
     if config.norm == "pre":
         x = g.norm(x, "final_norm")
     g("MatMul", x, g("Transpose", token, perm=[1, 0]), name="logits")
@@ -214,10 +208,10 @@ def write_onnx(directory: Path, model: Any) -> None:
     write_config(directory, from_params(config, params), model.tokenizer)
     (directory / "onnx").mkdir()
     size = sum(leaf.nbytes for _, leaf in leaves(params))
-    gpt = isinstance(config, GptConfig)
-    for name in ("model", "decoder_model") if gpt else ("model",):
+    decoder = isinstance(config, GptConfig)
+    for name in ("model", "decoder_model") if decoder else ("model",):
         graph = Graph(onnx, config, params)
-        if isinstance(config, GptConfig):
+        if decoder:
             _gpt(graph, config, with_past=name == "model")
         else:
             _bert(graph, params)

@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 
 from jaxlm.config import ElmoConfig, GptConfig, ModelConfig, TaskConfig
 from jaxlm.convert import Dtype
-from jaxlm.convert.atomic import atomic, write_digests
 from jaxlm.convert.huggingface import edit_json, from_params, write_model
+from jaxlm.convert.model_directory import atomic, write_digests
 from jaxlm.convert.rules import module_rules
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME, UserError
@@ -37,6 +37,7 @@ _DECODER = {
     "number": ("ForSequenceClassification", "score"),
     "choice": ("DoubleHeadsModel", "multiple_choice_head.summary"),
 }
+_PROBLEMS = {"class": "single_label_classification", "number": "regression"}
 
 
 def export_task(
@@ -79,8 +80,7 @@ def export_task(
 
 def _check(config: ModelConfig, task: TaskConfig) -> None:
     if isinstance(config, ElmoConfig):
-        what = "jaxlm predict uses what is fine-tuned"
-        raise UserError(f"transformers has no ELMo: {what}")
+        raise UserError("transformers has no ELMo: use jaxlm predict")
     if task.both_orders:
         raise UserError(
             "two texts in both orders are no class of transformers, which reads one: "
@@ -110,10 +110,8 @@ def _labels(task: TaskConfig) -> dict[str, Any]:
     if labels:
         options["id2label"] = {str(i): label for i, label in enumerate(labels)}
         options["label2id"] = {label: i for i, label in enumerate(labels)}
-    if task.kind == "number":
-        options["problem_type"] = "regression"
-    if task.kind == "class":
-        options["problem_type"] = "single_label_classification"
+    if task.kind in _PROBLEMS:
+        options["problem_type"] = _PROBLEMS[task.kind]
     return options
 
 

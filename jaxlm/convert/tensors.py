@@ -1,8 +1,12 @@
-"""Tensors on disk: safetensors, one file or several → arrays by name; arrays → a file.
+"""Tensors on disk → arrays by transformers' names; arrays → a safetensors file.
 
     with open_tensors(directory) as tensors:      nothing is read yet
         tensors.shapes ; tensors.read(name)
-    write_tensors(path, shapes, make, dtype)      one in memory at a time
+    read_checkpoint(prefix)                       google-research/bert: bert_config.json
+                                                  and a checkpoint of TensorFlow
+    read_numpy(directory)                         openai/finetune-transformer-lm: one
+                                                  vector in params_0.npy … params_9.npy
+    write_tensors(path, shapes, make, dtype)      one tensor in memory at a time
 
 Nothing here runs code of a file: a pickle is read only on request, and only by torch's
 weights-only loader. Next: `rules.py` says what the arrays are.
@@ -11,6 +15,7 @@ weights-only loader. Next: `rules.py` says what the arrays are.
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,12 +26,16 @@ from safetensors import SafetensorError, safe_open
 
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.convert import Dtype, optional
+from jaxlm.convert.model_types import ConfigJson
 from jaxlm.text.json_files import read_json
 from jaxlm.types import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
+BERT_CONFIG, GPT1_SHAPES = "bert_config.json", "params_shapes.json"
+_HEAD = 64  # width of a head in every GPT-1; its files do not say
+_LAYER = ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _FLOATS = {"F64", *_NAMES.values()}
 
@@ -96,11 +105,7 @@ def _parts(directory: Path) -> dict[Path, set[str]]:
 def _pickled(directory: Path, allowed: bool) -> Tensors:
     found = [name for name in PICKLES if (directory / name).is_file()]
     if not found:
-        have = sorted(each.name for each in directory.iterdir())[:8]
-        raise UserError(
-            f"{directory} has no weights: neither {WEIGHTS} nor {INDEX}; it has "
-            f"{', '.join(have)}"
-        )
+        raise UserError(f"{directory} has no weights: neither {WEIGHTS} nor {INDEX}")
     path = directory / found[0]
     if not allowed:
         raise UserError(
@@ -132,6 +137,105 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
         return finite(name, tensors[name].float().numpy(), directory)
 
     return Tensors(path, {name: tuple(x.shape) for name, x in tensors.items()}, read)
+
+
+def checkpoint_of(directory: Path) -> Path | None:
+    """The prefix of a directory's TensorFlow checkpoint of a BERT, if it has one."""
+    found = sorted(directory.glob("*.ckpt*.index"))
+    known = (directory / BERT_CONFIG).is_file()
+    return found[0].with_suffix("") if known and len(found) == 1 else None
+
+
+def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
+    """A TensorFlow checkpoint, without its optimiser's slots."""
+    path = prefix.parent / BERT_CONFIG
+    options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
+    tf = optional("tensorflow", f"reading {prefix}.index", "tensorflow-cpu")
+    try:
+        reader: Any = tf.train.load_checkpoint(str(prefix))
+        found: dict[str, list[int]] = reader.get_variable_to_shape_map()
+    except Exception as error:
+        reason = first_line(error)
+        raise UserError(f"{prefix} cannot be read as a checkpoint: {reason}") from None
+    names = {
+        _by_transformers(name): name
+        for name in found
+        if not re.search(r"/adam_[mv]$|^global_step$", name)
+    }
+    kernels = {name for name, real in names.items() if real.endswith("/kernel")}
+    shapes = {
+        name: tuple(found[real][:: -1 if name in kernels else 1])
+        for name, real in names.items()
+    }
+
+    def read(name: str) -> np.ndarray:
+        try:
+            array = reader.get_tensor(names[name])
+        except Exception as error:
+            what = f"{prefix}: {names[name]} cannot be read"
+            raise UserError(f"{what}: {first_line(error)}") from None
+        return finite(name, array.T if name in kernels else array, prefix)
+
+    return options, Tensors(prefix, shapes, read)
+
+
+def _by_transformers(name: str) -> str:
+    """bert/encoder/layer_0/output/dense/bias → encoder.layer.0.output.dense.bias."""
+    name = re.sub(r"layer_(\d+)", r"layer.\1", name.removeprefix("bert/"))
+    name = name.replace("seq_relationship/output_weights", "seq_relationship/weight")
+    name = name.replace("output_bias", "bias")
+    name = re.sub(r"/(kernel|gamma)$", "/weight", name)
+    name = re.sub(r"/beta$", "/bias", name)
+    if name.endswith("_embeddings"):
+        name += "/weight"
+    return name.replace("/", ".")
+
+
+def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
+    """GPT-1's release: ten arrays and the shapes of its tensors."""
+    path = directory / GPT1_SHAPES
+    files = [directory / f"params_{i}.npy" for i in range(10)]
+    try:
+        shapes = [tuple(map(int, shape)) for shape in json.loads(path.read_text())]
+        flat = np.concatenate([np.load(file).reshape(-1) for file in files])
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{directory} is no GPT-1 of OpenAI's: {error}") from None
+    layers, rest = divmod(len(shapes) - 2, 12)
+    ends = np.cumsum([*map(math.prod, shapes)]).tolist()
+    if rest or layers < 1 or flat.size != ends[-1]:
+        raise UserError(
+            f"{directory}: {len(shapes)} tensors are not two tables and twelve a layer,"
+            f" or {flat.size:,} numbers are not the {ends[-1]:,} of {GPT1_SHAPES}"
+        )
+    names = ["positions_embed.weight", "tokens_embed.weight"]
+    names += [
+        f"h.{i}.{part}.{leaf}"
+        for i in range(layers)
+        for part in _LAYER
+        for leaf in ("weight", "bias")
+    ]
+    arrays = {
+        # Convolutions of width 1 have an axis for it.
+        name: part.reshape(shape[1:] if len(shape) == 3 else shape)
+        for name, part, shape in zip(
+            names, np.split(flat, ends[:-1]), shapes, strict=True
+        )
+    }
+    (positions, width), (words, _) = shapes[:2]
+    options = {
+        "model_type": "openai-gpt",
+        "vocab_size": words,
+        "n_positions": positions,
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": width // _HEAD,
+    }
+    tensors = Tensors(
+        directory,
+        {name: array.shape for name, array in arrays.items()},
+        lambda name: finite(name, arrays[name], directory),
+    )
+    return ConfigJson(path, options), tensors
 
 
 def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
