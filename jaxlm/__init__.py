@@ -1,7 +1,5 @@
 """Text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX/Flax code base."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(directory: str | Path) -> Model:
+def load(directory: str | Path) -> "Model":
     """The model of a run directory: see `jaxlm.open.Model`."""
     from jaxlm.open import load
 

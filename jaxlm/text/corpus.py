@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from jaxlm.text.json_files import read_json
 from jaxlm.text.recipe import Recipe
-from jaxlm.text.sources import sha256
+from jaxlm.text.sources import read_json, sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.units import ARRAYS
 from jaxlm.types import SpecialTokens, UserError

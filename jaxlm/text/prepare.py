@@ -23,9 +23,8 @@ from typing import NamedTuple
 from jaxlm.config import RunConfig
 from jaxlm.text import corpus, languages, units
 from jaxlm.text.documents import Fragment, read_fragments
-from jaxlm.text.json_files import read_json, write_json
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
-from jaxlm.text.sources import Source, digest, find_sources, is_remote, sha256
+from jaxlm.text.sources import Source, find_sources, read_json, sha256, write_json
 from jaxlm.text.spans.finders import open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
 from jaxlm.text.tokenizers import Tokenizer, WordPiece, load_tokenizer, train_tokenizer
@@ -207,7 +206,7 @@ class _Job:
                 return f"{source.name} is {source.language}, was {language}"
             size, touched = source.on_disk()
             same = each["bytes"] == size and touched < written
-            if not same and each["sha256"] != digest(source):
+            if not same and each["sha256"] != source.sha256():
                 return f"{source.name} has changed"
         return None
 
@@ -229,7 +228,7 @@ class _Job:
         for source in self.sources:
             lines = lines_are_sentences(source, self.recipe)
             what = {"name": source.name, "bytes": source.size}
-            what["sha256"] = digest(source)
+            what["sha256"] = source.sha256()
             if len(self.recipe.languages) > 1:
                 what["language"] = source.language
             recorded.append({**what, "lines": lines})
@@ -332,7 +331,7 @@ class _Job:
 @contextlib.contextmanager
 def _writing(directory: str) -> Iterator[None]:
     """Say in one line why the directory cannot be written."""
-    if is_remote(directory):
+    if "://" in directory:
         raise UserError(f"{directory}: a corpus is prepared locally; copy it then")
     try:
         yield

@@ -11,6 +11,7 @@ import glob
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
 import re
@@ -67,6 +68,14 @@ class Source:
                     sizes.append(status.st_size)
                     times.append(status.st_ctime_ns)
         return sum(sizes), max(times)
+
+    def sha256(self) -> str:
+        """SHA-256 of the bytes of the files; UserError if one cannot be read."""
+        total = hashlib.sha256()
+        for file in self.files:
+            with _explained(self.name), _open(file) as raw:
+                hashlib.file_digest(raw, lambda: total)
+        return total.hexdigest()
 
 
 def labelled(spec: str) -> tuple[str, str]:
@@ -152,15 +161,6 @@ def sha256(path: Path) -> str:
     """Digest of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(source: Source) -> str:
-    """SHA-256 of the bytes of the source's files; UserError if one cannot be read."""
-    total = hashlib.sha256()
-    for file in source.files:
-        with _explained(source.name), _open(file) as raw:
-            hashlib.file_digest(raw, lambda: total)
-    return total.hexdigest()
 
 
 @contextlib.contextmanager
@@ -333,3 +333,24 @@ def _records(builder: Any, split: str, start: int) -> Iterator[tuple[int, int, A
         numbers = range(first, min(first + _AT_ONCE, len(records)))
         for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
             yield number, len(records), record
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write readable JSON, whole or not at all; equal content gives equal bytes."""
+    fresh = path.with_name(f"{path.name}.new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; UserError if it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return content

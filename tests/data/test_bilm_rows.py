@@ -9,9 +9,9 @@ import random
 import jax
 import numpy as np
 import pytest
-from reference.sources import batches
+from reference.sources import any_phase, batches
 
-from jaxlm.config import BilmData, Phase, RunConfig, TextConfig, elmo
+from jaxlm.config import BilmData, RunConfig, TextConfig, elmo
 from jaxlm.data.bilm import BilmRows
 from jaxlm.text.characters import word_characters
 from jaxlm.text.corpus import open_corpus
@@ -53,7 +53,7 @@ def corpus(tmp_path_factory):
 
 
 def source_of(corpus, **options):
-    phase = Phase(until=1, length=L, batch=options.pop("batch", B), predictions=1)
+    phase = any_phase(L, options.pop("batch", B))
     config = dataclasses.replace(CONFIG, **options.pop("config", {}))
     return BilmRows(config, corpus, phase, "s", **options)
 

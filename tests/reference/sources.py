@@ -25,8 +25,15 @@ def open_source(
     if layout == "stream":
         family = {"model": GptConfig()}
     config = RunConfig(seed=seed, smoothing=smoothing, **family)
-    phase = Phase(until=1, length=length, batch=1, predictions=1)
+    phase = any_phase(length, 1)
     return LAYOUTS[layout](config, corpus, phase, stream, split, shuffle, limit)
+
+
+def any_phase(length: int, batch: int) -> Phase:
+    """A phase, also with rows that are too short for a run: a small corpus has many."""
+    phase = Phase(until=1, batch=batch, predictions=1)
+    object.__setattr__(phase, "length", length)
+    return phase
 
 
 def batches(source: RowSource, batch: int, local: np.ndarray, **steps):

@@ -291,12 +291,12 @@ assert sorted(found) == sorted(
     [f"This is {{i}}.", "It ends.", "So it does."] for i in range(300)
 )
 assert found == read("tfds:{tmp_path}/text/toy")[0]
-from jaxlm.text.sources import digest, find_sources
+from jaxlm.text.sources import find_sources
 from jaxlm.text.documents import read_fragments
 (source,) = find_sources(["tfds:{tmp_path}/text/toy"])
 rest = list(read_fragments(source, start=290))
 assert [fragment.offset for fragment in rest] == list(range(290, 300))
-assert len(digest(source)) == 64 and source.size > 1000
+assert len(source.sha256()) == 64 and source.size > 1000
 from jaxlm.types import UserError
 for spec, message in [
     ("tfds:{tmp_path}/body/toy", 'has no field "text"'),

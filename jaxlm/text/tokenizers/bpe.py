@@ -17,8 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from jaxlm.text.json_files import read_json, write_json
-from jaxlm.text.sources import read_file
+from jaxlm.text.sources import read_file, read_json, write_json
 from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, Tokenizer, checked_tokens
 from jaxlm.types import UserError
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxlm.text.json_files import read_json
+from jaxlm.text.sources import read_json
 from jaxlm.text.tokenizers import bpe
 from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece
 from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, Tokenizer, read_vocabulary

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Library
 
-from jaxlm.text.json_files import write_json
-from jaxlm.text.sources import read_file
+from jaxlm.text.sources import read_file, write_json
 from jaxlm.types import SpecialTokens, UserError
 
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
