@@ -144,7 +144,7 @@ def _joined(argv: list[str], lists: set[str]) -> list[str]:
 
 
 def _without_box(box: str) -> str:
-    """What tyro says in a box: no frame, title, help texts or pointer to them."""
+    """tyro's error message, without its frame, title and help texts."""
     said: list[str] = []
     for line in box.splitlines()[1:-1]:
         text = line[1:-1].strip()

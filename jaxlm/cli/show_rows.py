@@ -45,7 +45,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
 
 
 def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) -> Lines:
-    """[MASK] and replaced tokens with what they were; below, the spans of the text."""
+    """Tokens, with the original behind each masked one; below, the spans."""
     said = [_NSP_LABELS[layout][int(row.nsp_labels)]] if layout in _NSP_LABELS else []
     if row.levels is not None:
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")

@@ -132,7 +132,7 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
 
 
 def from_params(config: ElmoConfig, params: Any) -> ModelFile:
-    """A model in memory, without its softmax."""
+    """The weights of a model in memory as tensors, without its softmax."""
     return ModelFile.of(config, _table(config), params)
 
 

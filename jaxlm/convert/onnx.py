@@ -44,7 +44,7 @@ class Graph:
         return name
 
     def declare(self, values: list[Any], name: str, shape: list[Any]) -> str:
-        """Add one of `inputs` or `outputs`, which are float32 but for ids; its name."""
+        """Add an input or output, float32 but for ids, and return its name."""
         kind = np.dtype(np.int64 if name in (_IDS, _MASK, _TYPES) else np.float32)
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(kind)
         values.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))

@@ -58,7 +58,7 @@ class Rule(NamedTuple):
 
 
 def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[Rule]:
-    """Rules for the leaves of modules, whose kind shows in our name of them.
+    """Rules for the leaves of modules; our path of a leaf tells its kind.
 
     `embed/…` is a table, `…norm` a LayerNorm, `…/bias` a vector by itself, and anything
     else a dense layer; a tuple of them is joined. `transpose` is for kernels,

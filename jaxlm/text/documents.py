@@ -200,7 +200,7 @@ def _before_line_end(text: bytes, place: int) -> int:
 
 
 def _character(text: bytes, end: int) -> int:
-    """The last place up to `end` that is not inside a character of UTF-8."""
+    """The last offset up to `end` that does not split a UTF-8 character."""
     for back in range(4):
         if text[end - back] & 0xC0 != 0x80:
             return end - back

@@ -258,7 +258,7 @@ class _Job:
         self._tell(stage, self.total)
 
     def _vocabulary(self, given: Tokenizer | None) -> Tokenizer:
-        """The tokenizer: given, or trained, now or before; saved in `partial`."""
+        """The given tokenizer or one trained on the text, saved in `partial`."""
         if self.tokenizer.is_dir():
             return load_tokenizer(self.tokenizer)
         model = given
