@@ -48,7 +48,7 @@ class StoredLeaf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         with self._named_errors():
-            found = self._open().read().result()
+            found = self._open(mapped=True).read().result()
         self.check(digest({"": found})[""])
         return np.array(found, dtype, copy=copy)
 
@@ -88,9 +88,11 @@ class StoredLeaf:
         except Exception as error:
             raise self._damaged(f"cannot be read: {first_line(error)}") from error
 
-    def _open(self) -> ts.TensorStore:
+    def _open(self, *, mapped: bool = False) -> ts.TensorStore:
         path = str(self.step / STATE / self.path)
         place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
+        if mapped:  # the bytes of the file are no second copy beside the array
+            place["file_io_mode"] = {"mode": "memmap"}
         if path.startswith("gs://"):
             bucket, _, inside = path.removeprefix("gs://").partition("/")
             place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}

@@ -12,7 +12,6 @@ is the first axis of the leaf), axes of heads are one axis, torch keeps a kernel
 outputs × inputs, and GPTs join query, key and value.
 """
 
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -215,13 +214,13 @@ class ModelFile(NamedTuple):
         A leaf on disk is read for its first tensor, and held until a tensor of another
         leaf is wanted.
         """
-        flat = dict(leaves(params))
-
-        @functools.lru_cache(maxsize=1)
-        def whole(paths: tuple[str, ...]) -> dict[str, Any]:
-            return {path: np.asarray(flat[path]) for path in paths}
+        flat, held = dict(leaves(params)), {}
 
         def read(name: str) -> np.ndarray:
-            return table.tensor(name, whole(table.leaves_of(name)))
+            paths = table.leaves_of(name)
+            if tuple(held) != paths:
+                held.clear()  # first, so that two stacks are never in memory
+                held.update({path: np.asarray(flat[path]) for path in paths})
+            return table.tensor(name, held)
 
         return cls(config, table, read, missing)

@@ -9,6 +9,7 @@ Outside this folder and `convert/` nothing asks which family a model is of.
     ELMo    –                  </S> <S>                     –
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -66,7 +67,7 @@ class Frame:
         return tokens, mask
 
 
-class Family:
+class Family(abc.ABC):
     """One family. `FAMILIES` has a record of each subclass.
 
     Methods take the family's own config or its module. What is defined here is that of
@@ -100,10 +101,10 @@ class Family:
         """Whether a row goes on from the row before it."""
         return self.config.carries_state
 
+    @abc.abstractmethod
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
-        """How rows are put together, of a `task` those that are fine-tuned; UserError
+        """How rows are put together, or with `task` those of fine-tuning; UserError
         where the vocabulary lacks what they need."""
-        raise NotImplementedError
 
     def encode(
         self,
