@@ -70,6 +70,8 @@ class Checkpoints:
     ):
         if keep < 1:
             raise UserError(f"keep = {keep}: at least the newest checkpoint must stay")
+        if "://" not in str(workdir):  # TensorStore takes no ".."
+            workdir = os.path.abspath(workdir)
         self.directory = epath.Path(workdir) / "checkpoints"
         # On a local disk a step appears by a rename, on gs:// by a marker file.
         self._remote = str(workdir).startswith("gs://")

@@ -27,6 +27,18 @@ def test_the_newest_and_those_kept_for_good_stay(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+def test_a_run_may_be_named_by_a_path_that_goes_up(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    checkpoints = Checkpoints("../run")
+    checkpoints.open()
+    checkpoints.save(1, {"x": jnp.arange(3)}, {})
+    checkpoints.wait()
+    restored = Checkpoints("../run").stored()
+    assert restored and np.asarray(restored.state["x"]).tolist() == [0, 1, 2]
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+
+
 def test_an_old_step_goes_only_when_the_newer_is_durable(tmp_path, monkeypatch):
     from orbax.checkpoint import v1 as ocp
 
