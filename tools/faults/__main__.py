@@ -11,6 +11,7 @@ jaxlm's (unclear), and a command that does not end (hung).
 
 import argparse
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -36,7 +37,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a tenth of the trials")
     parser.add_argument("--seed", type=int, default=0, help="of what is harmed")
     parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS)
-    parser.add_argument("--keep", type=Path, help="keep the world in this directory")
+    parser.add_argument(
+        "--keep", type=Path, help="directory for the world, kept, and for trials.jsonl"
+    )
     args = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     began = time.monotonic()
@@ -57,6 +60,8 @@ def main() -> int:
             if trial.verdict in FAULTS:
                 _say(f"{trial.verdict}: {trial.row}: {trial.what}\n{trial.said}\n")
         _say(f"{kind}: {len(found) - before} trials in {_since(start)}")
+    lines = [json.dumps(trial._asdict()) for trial in found]
+    (here / "trials.jsonl").write_text("\n".join(lines) + "\n")
     if not args.keep:
         shutil.rmtree(here)
     _table(found)
