@@ -1,4 +1,4 @@
-"""Text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX/Flax code base."""
+"""From text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX code base."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,10 +1,10 @@
-"""A jax device in → the FLOP/s of dense matrix products that it can do at most.
+"""A jax device → its peak FLOP/s for dense matrix products.
 
     peak_flops(jax.devices()[0], "bfloat16")      989e12 on an H100
 
-Peaks are the makers' figures, without sparsity. A CPU has no figure worth quoting, so a
-large matrix product is timed once there. MFU divides the FLOPs of the model by these,
-and never the FLOPs that XLA says it executes.
+Peaks are the makers' figures, without sparsity. CPUs have no reliable figure, so a
+large matrix product is timed once instead. MFU divides the FLOPs of the model by these
+peaks, never the FLOPs that XLA reports.
 """
 
 import functools
@@ -53,9 +53,9 @@ _PEAKS = (
 
 
 def peak_flops(device: Any, precision: str = "bfloat16") -> float:
-    """FLOP/s of one device at most; NaN if its kind is not in the table.
+    """The peak FLOP/s of one device; NaN if its kind is not in the table.
 
-    Fake CPU devices share one machine: each has its part of the measured rate.
+    CPU devices share one machine, so each gets an equal part of the measured rate.
     """
     if device.platform == "cpu":
         return measured_flops() / jax.local_device_count(backend="cpu")
@@ -67,7 +67,7 @@ def peak_flops(device: Any, precision: str = "bfloat16") -> float:
 
 @functools.cache
 def measured_flops(size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of a float32 product [size, size]² on this CPU, the best of `repeats`."""
+    """The FLOP/s of a float32 product [size, size]² on this CPU, best of `repeats`."""
     cpu = jax.local_devices(backend="cpu")[:1]
     product = jax.jit(jnp.matmul)
 

@@ -1,7 +1,7 @@
 """Parameters and held-out rows → figures, each beside its baseline.
 
-Rows, masks and pairs of an evaluation are fixed: the plan's order, stream "evaluate".
-The same function serves the loop and the verb.
+The rows, masks and pairs of an evaluation are fixed: rows come in the order of the
+plan, and the random stream is "evaluate". Training and `jaxlm evaluate` both use this.
 """
 
 import functools
@@ -37,10 +37,10 @@ def open_evaluation(
     split: int,
     limit: int = 0,
 ) -> Callable[[Any], dict[str, float]]:
-    """Parameters → figures by name, on a split of the corpus in rows of a phase.
+    """A function parameters → figures by name, on a split in rows of a phase's shape.
 
-    Rows of weight 0 fill up the last batch. `limit` is the most rows, evenly spaced
-    over the split; 0: all.
+    Rows of weight 0 fill up the last batch. At most `limit` rows are read, evenly
+    spaced over the split; 0: all.
     """
     family = family_of(run.model)
     objective = family.objective(run, module, corpus.manifest, phase, STREAM)
@@ -67,7 +67,7 @@ def open_evaluation(
 
 
 def _sums(objective: Objective, params: Any, drawn: Any, carry: Any, vocab_size: int):
-    """((sums of a batch, how often each token is the target), carry)."""
+    """((sums of a batch, how often each token is a target), carry)."""
     sums, carry = objective.loss(params, drawn, carry)
     counts_V = jnp.zeros(vocab_size).at[drawn.targets].add(drawn.weights)
     return (sums, counts_V), carry
@@ -84,17 +84,17 @@ def evaluate_stream(
     stride: int,
     limit: int = 0,
 ) -> dict[str, float]:
-    """A decoder's loss on all of a text, by a window that slides over it.
+    """A decoder's figures on a whole text, read with a sliding window.
 
     Each token is predicted once. Windows of `phase.length` tokens move by `stride` and
-    score their last `stride` tokens, so each token but the first ones sees at least
-    `phase.length - stride` before it. `limit` is the most windows, from the start of
-    the text; 0: all. Documents lie end to end with <|endoftext|> between them, as in
-    training: these tokens count in the loss, but not among the words and bytes.
+    score their last `stride` tokens, so every token except the first ones has at least
+    `phase.length - stride` tokens of context. At most `limit` windows are read, from
+    the start; 0: all. Documents lie end to end with <|endoftext|> between them, as in
+    training: these tokens count in the loss, but not as words or bytes.
 
     Returns:
-        Figures by name: loss in nats and perplexity of a token, perplexity of a word
-        (what white space separates), bits a byte (UTF-8), and how many of each.
+        Figures by name: loss in nats and perplexity per token, perplexity per word
+        (separated by white space), bits per byte of UTF-8, and the number of each.
     """
     length, batch = phase.length, phase.batch
     if not 1 <= stride <= length <= run.model.max_length:
@@ -138,7 +138,7 @@ def evaluate_stream(
 def _words_and_bytes(
     corpus: Corpus, source: StreamRows, tokens: int
 ) -> tuple[int, int]:
-    """How many are in the text of the first `tokens`, without <|endoftext|>."""
+    """The number of words and bytes in the first `tokens`, without <|endoftext|>."""
     words = size = 0
     end = corpus.end_of_document
     for first, stop in source.pieces[:, 1:].T:

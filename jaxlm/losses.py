@@ -1,4 +1,4 @@
-"""Logits and targets → sums and counts, never means: they add over any cut."""
+"""Logits and targets → sums and counts, which add up over micro-batches; no means."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class CrossEntropy(NamedTuple):
-    """Adds across micro-batches, devices and steps; divided once, when written."""
+    """Sums to add across micro-batches, devices and steps, and to divide at the end."""
 
     loss: Float[Array, ""]  # Σ weight · cross-entropy, in nats
     weight: Float[Array, ""]  # Σ weight
@@ -16,7 +16,7 @@ class CrossEntropy(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Sampled negatives, as rows of the K classes that a step has gathered."""
+    """Sampled negatives, as indices into the K rows that a step has gathered."""
 
     classes: Int[Array, "S"]
     drawn: Bool[Array, "S"]  # False: a slot that no draw has filled
@@ -40,7 +40,7 @@ def cross_entropy(
 def each_cross_entropy(
     logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """(cross-entropy of each target, 1 where no logit is above the target's)."""
+    """(cross-entropy of each target, 1 if its logit is the largest, else 0)."""
     logits = logits.astype(jnp.float32)
     classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     chosen = jnp.where(classes == targets[..., None], logits, 0).sum(-1)
@@ -58,13 +58,13 @@ def sampled_cross_entropy(
 ) -> CrossEntropy:
     """Cross-entropy of each target against sampled negatives.
 
-    As `tf.nn.sampled_softmax_loss` (TensorFlow 1.15): each logit is lowered by the
-    logarithm of its class's expected count in the sample, and a negative that equals
-    the target is left out. Its mean is no perplexity: evaluate with all classes.
+    As `tf.nn.sampled_softmax_loss` (TensorFlow 1.15): each logit is lowered by the log
+    of its class's expected count in the sample, and negatives equal to the target are
+    left out. The mean is not a log-perplexity: evaluate with all classes.
 
     Args:
         table_KD: the gathered rows of the softmax.
-        targets_BL: rows of `table_KD`, as the classes of `sample`.
+        targets_BL: indices into `table_KD`, as in `sample`.
     """
     x_BLD = x_BLD.astype(jnp.float32)
     right_BL = jnp.einsum("bld,bld->bl", x_BLD, table_KD[targets_BL])

@@ -1,4 +1,4 @@
-"""Memory of the process: freed blocks stay, arrays are aligned, copies transposed."""
+"""Memory of the process: freed blocks are kept; aligned and transposed arrays."""
 
 import ctypes
 import math
@@ -14,8 +14,8 @@ _STRIP = 16  # rows
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks in one heap; call it before any thread starts.
 
-    By default glibc returns each large block to the kernel and takes it again in the
-    next step: on a CPU 200,000 page faults, 10 to 15 % of the time of a step.
+    By default glibc returns each large block to the kernel and requests it again in the
+    next step: on a CPU that is 200,000 page faults, 10 to 15 % of a step's time.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         arena_max, mmap_max, trim_threshold = -8, -4, -1
@@ -32,9 +32,9 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:
-    """A transposed copy of a matrix, in strips of rows that stay in the cache.
+    """A transposed copy of a matrix, made in strips of rows that fit the cache.
 
-    Three to five times as fast as numpy's copy of a transposed view.
+    This is three to five times as fast as numpy's copy of a transposed view.
     """
     out = np.empty(matrix.shape[::-1], matrix.dtype)
     for i in range(0, len(matrix), _STRIP):

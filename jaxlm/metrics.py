@@ -1,14 +1,14 @@
-"""Sums of a step → figures, which an objective declares with scales and baselines.
+"""Sums of a step → figures. An objective declares its figures as `Figure`s.
 
     a, b       Mean(total, weight) of two micro-batches, devices or steps
     add(a, b)  the Mean of both, exactly what one larger batch would have given
     figures({"mlm_loss": a}) → {"mlm_loss": 2.31}
     held_out((Tokens(name="mlm", title="MLM"),), sums, counts) → with baselines
 
-A mean of means is nowhere: whatever is averaged travels as (total, weight) until it is
-written. Sums are named after the declared figures: `mlm_loss`, `mlm_accuracy`,
-`nsp_next_accuracy` …. The train step, evaluation, log and command line loop over what
-is declared and know no figure by its name.
+There are no means of means: every average stays (total, weight) until it is written.
+Sums are named after the declared figures: `mlm_loss`, `mlm_accuracy`,
+`nsp_next_accuracy` …. The train step, evaluation, log and command line loop over the
+declared figures; no figure's name appears in their code.
 """
 
 import math
@@ -26,7 +26,7 @@ Values = Mapping[str, float]
 
 
 class Mean(NamedTuple):
-    """A weighted mean that is not divided yet; its `float` is NaN if nothing weighs."""
+    """A weighted mean before its division; its `float` is NaN if the weight is 0."""
 
     total: Float[Array, "..."] | float
     weight: Float[Array, "..."] | float
@@ -40,12 +40,12 @@ Sums = dict[str, Mean]
 
 
 def add(a: Any, b: Any) -> Any:
-    """The sums of two trees of sums."""
+    """The leaf-wise sum of two trees."""
     return jax.tree.map(operator.add, a, b)
 
 
 def figures(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Name → number of every sum."""
+    """Name → the mean as a number."""
     return {name: float(value) for name, value in sums.items()}
 
 
@@ -55,9 +55,9 @@ def perplexity(loss: float) -> float:
 
 
 def balanced_accuracy(correct_Y: Counts, weight_Y: Counts) -> float:
-    """The mean over classes of each class's accuracy; absent classes do not count.
+    """The mean of the accuracies of all classes; absent classes do not count.
 
-    A constant answer scores 1 / Y however unbalanced the classes are.
+    A constant answer scores 1 / Y, however unbalanced the classes are.
     """
     correct, weight = np.asarray(correct_Y, float), np.asarray(weight_Y, float)
     there = weight > 0
@@ -71,7 +71,7 @@ def majority_accuracy(count_V: Counts) -> float:
 
 
 def unigram_loss(count_V: Counts) -> float:
-    """Entropy in nats of the targets: no model that is blind to context does better."""
+    """Entropy of the targets in nats: the best loss of a model that ignores context."""
     count = np.asarray(count_V, float)
     if not count.sum():
         return math.nan
@@ -81,7 +81,7 @@ def unigram_loss(count_V: Counts) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A loss `NAME_loss`, of which `scale` times the mean is minimised."""
+    """A loss `NAME_loss` with its figures; `scale` times its mean is minimised."""
 
     name: str
     scale: float = 1.0
@@ -95,15 +95,15 @@ class Figure:
 
     @property
     def details(self) -> set[str]:
-        """Figures that the log keeps and a line for people leaves out."""
+        """Names of figures that are in the log but not in a line on the screen."""
         return set()
 
     def derived(self, sums: Sums) -> dict[str, float]:
-        """More held-out figures, from the sums."""
+        """More held-out figures, computed from the sums."""
         return {}
 
     def report(self, values: Values) -> list[str]:
-        """Lines of an evaluation, with baselines beside the figures."""
+        """Lines of text for an evaluation, with baselines beside the figures."""
         return []
 
     def _values(self, values: Values, *kinds: str) -> list[float]:
@@ -112,7 +112,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens(Figure):
-    """Predicted tokens, beside what their frequencies alone would give."""
+    """Predicted tokens, with a unigram model as the baseline."""
 
     title: str = ""
     what: str = "masked words"
@@ -145,7 +145,7 @@ class Tokens(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Tokens):
-    """All tokens of a text, each from those before it; also by word and by byte."""
+    """Next-token prediction; the report has figures per word and per byte too."""
 
     what: str = "tokens"
 
@@ -165,7 +165,7 @@ class Text(Tokens):
 
 @dataclass(frozen=True, kw_only=True)
 class Direction(Figure):
-    """Words predicted in one direction of reading; sampled losses have no figures."""
+    """Words predicted in one direction; a sampled loss has no perplexity or report."""
 
     def derived(self, sums: Sums) -> dict[str, float]:
         """See `Figure`."""
@@ -187,7 +187,7 @@ class Direction(Figure):
 
 @dataclass(frozen=True, kw_only=True)
 class BothDirections(Tokens):
-    """The mean loss of two directions, which has no sums of its own."""
+    """The mean of the losses of two directions, computed from their sums."""
 
     parts: tuple[str, ...]
     what: str = "words, each from before and from behind,"
@@ -209,7 +209,7 @@ class BothDirections(Tokens):
 
 @dataclass(frozen=True, kw_only=True)
 class Binary(Figure):
-    """A choice of two answers, beside always giving the commoner one."""
+    """A choice of two answers; the baseline always gives the more frequent answer."""
 
     answers: tuple[str, str]
 
@@ -247,15 +247,15 @@ class Binary(Figure):
 
 
 def scales(declared: Iterable[Figure]) -> dict[str, float]:
-    """Name → scale of the losses that may be minimised."""
+    """Name → scale of each loss whose scale is not 0."""
     return {f"{each.name}_loss": each.scale for each in declared if each.scale}
 
 
 def held_out(
     declared: Iterable[Figure], sums: Sums, count_V: np.ndarray
 ) -> dict[str, float]:
-    """Figures of an evaluation: the loss on the scale of training, those of the sums,
-    what they derive, and the baselines by how often each token was the target."""
+    """The figures of an evaluation: the training loss, the means of the sums, the
+    derived figures and the unigram baselines; `count_V` counts each token as target."""
     found = figures(sums)
     parts = [s * found[name] for name, s in scales(declared).items() if name in found]
     for each in declared:

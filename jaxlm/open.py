@@ -31,7 +31,7 @@ from jaxlm.vectors import Embedded, bucket, embed
 
 
 class Guess(NamedTuple):
-    """A word for a [MASK]."""
+    """A word predicted for a [MASK]."""
 
     token: str
     probability: float
@@ -39,7 +39,7 @@ class Guess(NamedTuple):
 
 @dataclass(eq=False)
 class Model:
-    """A trained model in memory, whatever its family."""
+    """A trained model of any family, in memory."""
 
     run: RunConfig  # of a model directory: its model, and defaults
     params: Any  # plain nested dict; lacks the heads that a model directory lacks
@@ -56,7 +56,7 @@ class Model:
         return UserError(f"{self.family.article} {lacks}: jaxlm {self.family.purpose}")
 
     def check_heads(self) -> None:
-        """Refuse what needs a head that the model was imported without."""
+        """Raise a UserError if the model was imported without its output head."""
         missing = self.family.missing_head(self.config, self.params)
         if missing:
             raise UserError(f"{self.files} has {missing}")
@@ -80,18 +80,18 @@ class Model:
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> Encoded:
-        """Hidden states [N+1, B, L, D], logits [B, L, V]; no dropout.
+        """Hidden states [N+1, B, L, D] and logits [B, L, V], without dropout.
 
-        A BERT adds the pooled vector [B, D] and NSP logits [B, 2]. An ELMo's hidden
-        states are 2 D wide, forward and backward; it has logits [2, B, L, V], of the
-        next word and of the one before, and its state.
+        A BERT also gives the pooled vector [B, D] and NSP logits [B, 2]. An ELMo gives
+        hidden states of width 2 D (forward, backward), logits [2, B, L, V] of the next
+        and of the previous word, and its state.
 
         Args:
-            tokens: [B, L], ids below the vocabulary's size; an ELMo's are characters
-                [B, L, C] as `text/characters.py` numbers them.
-            token_types: [B, L], 0 in the first segment, 1 in the second; all 0 by
-                default. BERT only.
-            mask: [B, L], True where a token is not padding; all of them by default.
+            tokens: ids [B, L] below the vocabulary's size; for an ELMo, characters
+                [B, L, C] as numbered in `text/characters.py`.
+            token_types: [B, L], 0 in the first segment, 1 in the second; default: all
+                0. BERT only.
+            mask: [B, L], True at tokens, False at padding; default: no padding.
         """
         inputs, facts = self.family.inputs(
             self.config, np.asarray(tokens), token_types, mask
@@ -105,12 +105,12 @@ class Model:
         options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
         **changes: Any,
     ) -> np.ndarray | list[np.ndarray]:
-        """Vectors of texts: [texts, D], or [texts, M, D] of all M layers.
+        """The vectors of texts: [texts, D], or [texts, M, D] for all M layers.
 
             model.embed(["A text."], layers="all", pooling="mean")
 
-        Without pooling a list, of each text [L, D] or [M, L, D]. `changes` are fields
-        of `options` that differ.
+        Without pooling, a list with [L, D] or [M, L, D] for each text. `changes`
+        replace fields of `options`.
         """
         options = dataclasses.replace(options, **changes)
         vectors = [each.vectors for each in self.embed_each(texts, options)]
@@ -120,7 +120,7 @@ class Model:
     def embed_each(
         self, texts: Iterable[str], options: VectorOptions
     ) -> Iterator[Embedded]:
-        """`embed` one after the other, with the tokens of each text."""
+        """The vectors and the tokens of each text, one text after the other."""
         return embed(self.config, self.params, self.tokenizer, texts, options)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
@@ -155,7 +155,7 @@ class Model:
         stream: Callable[[str], None] | None = None,
         **changes: Any,
     ) -> list[Generated]:
-        """Continue each prompt, `samples` times in turn; of GPTs.
+        """Continue each prompt `samples` times with a GPT.
 
             model.generate(["Once upon"], max_tokens=50, temperature=0.0)
 
@@ -168,7 +168,7 @@ class Model:
             prompts: an empty one starts from <|endoftext|>.
             scored: return log-probabilities.
             stream: called with each piece of the first continuation as it comes.
-            **changes: fields of `sampling` that differ.
+            **changes: replace fields of `sampling`.
         """
         if self.family.bidirectional:
             raise self._unfit("continues no text")
@@ -208,10 +208,10 @@ class Model:
 def load(directory: str | Path, *, stay: bool = False) -> Model:
     """The model of a directory, on the default device.
 
-    Of a run the newest checkpoint, verified; of a model directory its weights, compared
-    with the digests that `export` and `import` store. With `stay`, a run's parameters
-    stay on disk, each to be read and verified when it is wanted: to pass over them
-    once, as an export (`checkpoints.StoredLeaf`).
+    A run directory gives its newest checkpoint, verified. A model directory gives its
+    weights, compared with the digests that `export` and `import` stored. With `stay`, a
+    run's parameters stay on disk and are read and verified each time they are used,
+    which suits an export (`checkpoints.StoredLeaf`).
     """
     if is_model(Path(directory)):
         loaded = read_model(Path(directory), lambda _, array: jax.device_put(array))
@@ -227,7 +227,7 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
 
 
 def _run_of(loaded: Loaded) -> RunConfig:
-    """Defaults round a model that no run of ours made."""
+    """A run config for an imported model: its model and text settings, or defaults."""
     tokenizer, longest = loaded.tokenizer, loaded.config.max_length
     text = TextConfig(
         tokenizer=tokenizer.kind,
@@ -240,7 +240,7 @@ def _run_of(loaded: Loaded) -> RunConfig:
 
 
 def is_task(directory: str | Path) -> bool:
-    """Whether it is a run of `jaxlm finetune`, or several seeds of one."""
+    """Whether a directory is a run of `jaxlm finetune`, or has its seeds."""
     path = best_seed(directory)
     if not (path / "config.json").is_file() or is_model(path):
         return False
@@ -250,14 +250,14 @@ def is_task(directory: str | Path) -> bool:
 def open_task(
     directory: str | Path, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
-    """`open_finetuned`, which says of a model's directory what it is."""
+    """`open_finetuned`; UserError if the directory holds a model and not a run."""
     if is_model(Path(directory)):
         raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
     return open_finetuned(directory, columns)
 
 
 def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
-    """What `--init` continues: the configuration of a model and its tokenizer."""
+    """The config and the tokenizer of the model in a run or model directory."""
     if is_model(Path(directory)):
         loaded = read_model(Path(directory), None)
         return loaded.config, loaded.tokenizer
@@ -266,7 +266,7 @@ def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
 
 
 def pretrained(directory: str) -> Pretrained:
-    """The parameters of `--init`, without those of a task; a run's stay on disk."""
+    """The parameters of `--init` without a task's; those of a run stay on disk."""
     check_init(directory)
     if is_model(Path(directory)):
         read = read_model(Path(directory), lambda _, leaf: leaf)
@@ -278,6 +278,6 @@ def pretrained(directory: str) -> Pretrained:
 
 
 def check_init(directory: str) -> None:
-    """Refuse a local directory that is not there."""
+    """Refuse a local directory that does not exist."""
     if "://" not in directory and not Path(directory).is_dir():
         raise UserError(f"--init {directory}: there is no such directory")

@@ -1,4 +1,4 @@
-"""Devices → mesh; paths → shardings; rows → devices. The only file that says "mesh".
+"""Devices → mesh; parameter paths → shardings; rows of a batch → devices.
 
 Four axes always exist, of size 1 if a run does not use them:
 
@@ -7,8 +7,8 @@ Four axes always exist, of size 1 if a run does not use them:
     fsdp      parts of parameters and optimiser  batch, embed
     tensor    parts of one layer                 heads, mlp, vocab
 
-The rule of a parameter names its dimensions by logical axes; `MESH_AXIS_OF` says which
-mesh axis cuts each. A dimension that the mesh axis does not divide stays whole.
+Each parameter has a rule, which names its logical axes; `MESH_AXIS_OF` maps a logical
+axis to a mesh axis. A dimension that the mesh axis does not divide stays whole.
 """
 
 import math
@@ -85,7 +85,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """A mesh without devices, to lower for another machine."""
+    """A mesh without devices, to compile for another machine."""
     return AbstractMesh(_sizes(config, devices), AXES, axis_types=_AUTO)
 
 
@@ -105,12 +105,12 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The leading axis over all mesh axes that hold rows, the rest whole."""
+    """The sharding of a batch: its leading axis is cut over all batch axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding that keeps the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -120,7 +120,7 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
 
 
 def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
-    """The rows of a global batch that this host's devices hold, ascending."""
+    """The numbers of the batch's rows that this host's devices hold, ascending."""
     slices = sharding.addressable_devices_indices_map((batch,)).values()
     held = {row for index in slices if index for row in range(batch)[index[0]]}
     return np.array(sorted(held), np.int64)
@@ -129,9 +129,9 @@ def local_rows(sharding: jax.sharding.Sharding, batch: int) -> np.ndarray:
 def to_devices(
     rows: Any, local: np.ndarray, sharding: jax.sharding.Sharding, batch: int
 ) -> Any:
-    """Global arrays [batch, ...] from a tree of this host's rows [len(local), ...].
+    """A tree of global arrays [batch, ...] from this host's rows [len(local), ...].
 
-    `local` is from `local_rows`; `sharding` is that of the leading axis.
+    `local` is from `local_rows`, and `sharding` from `batch_sharding`.
     """
 
     def place(array: np.ndarray) -> jax.Array:
@@ -160,13 +160,13 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
 
 
 def stacked(params: Any) -> Any:
-    """Whether each parameter has a first axis of layers."""
+    """A tree with True for each parameter whose first axis is the layers."""
     logical = match(RULES, params, families=True)
     return jax.tree.map(lambda _, axes: axes[:1] == ("layers",), params, logical)
 
 
 def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
-    """A NamedSharding for each parameter, by `RULES`."""
+    """A tree with the NamedSharding of each parameter, by `RULES`."""
     logical = match(RULES, params, families=True)
 
     def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
@@ -183,7 +183,7 @@ def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
 def opt_state_shardings(
     mesh: Mesh | AbstractMesh, optimizer: Any, opt_state: Any, params_shardings: Any
 ) -> Any:
-    """Moments are sharded as their parameters, everything else is whole."""
+    """Shardings of the optimiser state: moments as their parameters, the rest whole."""
 
     def frozen(moment: Any) -> bool:
         return isinstance(moment, optax.MaskedNode)  # it has none

@@ -1,11 +1,11 @@
-"""One selector language over parameter paths, and it is total.
+"""Rules over parameter paths: regular expression → value, exactly one for each leaf.
 
     RULES = ((r"embed/.*", "frozen"), (r"layers/.*", "trained"))
-    match(RULES, params)      a tree like params with the value of each leaf's one rule
+    match(RULES, params)      a tree like params with the value of the rule of each leaf
 
 Each leaf must match exactly one rule and each rule at least one leaf, so a renamed
-parameter is an error and never gets a silent default. Sharding, weight decay, freezing,
-layer-wise rates and weight conversion all use it.
+parameter is an error and never gets a default silently. Sharding, weight decay,
+freezing, layer-wise rates and weight conversion all use rules.
 """
 
 import difflib
@@ -17,7 +17,7 @@ import jax
 
 
 def path_of(keys: Iterable[Any]) -> str:
-    """A key path of jax as text: `layers/mlp/wi/kernel`."""
+    """A key path of jax as text, for example `layers/mlp/wi/kernel`."""
     return "/".join(
         str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys
     )
@@ -30,7 +30,7 @@ def leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` with a function that takes the path first."""
+    """`jax.tree.map` with a function whose first argument is the path."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, *each: function(path_of(keys), *each), tree, *rest
     )
@@ -56,10 +56,10 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 def match(
     rules: Sequence[tuple[str, Any]], tree: Any, *, families: bool = False
 ) -> Any:
-    """A tree like `tree` with the value of the one rule that each leaf's path matches.
+    """A tree like `tree` with the value of the rule that each leaf's path matches.
 
-    Rules are (regular expression over whole paths, value). ValueError: a leaf matches
-    no rule or several, or a rule no leaf, which rules for several `families` may.
+    Rules are (regular expression over whole paths, value). ValueError if a leaf matches
+    no rule or several, or if a rule matches no leaf (allowed with `families`).
     """
     compiled = [(re.compile(pattern), value) for pattern, value in rules]
     used: set[int] = set()

@@ -1,4 +1,4 @@
-"""The nouns that every floor shares: dimension letters, special tokens, marks, batches.
+"""Types that all packages share: dimension letters, special tokens, marks, batches.
 
 Dimension letters, used alike in names (`x_BLD`), einsums (`"bld,dhk->blhk"`) and
 jaxtyping annotations:
@@ -10,7 +10,7 @@ jaxtyping annotations:
     C characters in a word                        Y classes
     S sentences in a document                     W width of a row before assembly
 
-Imports neither jax nor flax: `text/` and `--help` stand on this file.
+Imports neither jax nor flax, because `text/` and `--help` import this file.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Layout = Literal["pairs", "blocks", "stream", "dialogues", "bilm"]
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line with the numbers and the remedy, exit 2."""
+    """A mistake of the user: one line with numbers and remedy; the exit status is 2."""
 
 
 class Mark(enum.IntFlag):
-    """What a stored token begins or lies in: one uint8 a token, beside the tokens."""
+    """What a stored token begins or is part of: one uint8 for each token."""
 
     DOCUMENT = 1  # first token of a document
     SENTENCE = 2  # first token of a sentence (or of a turn)
@@ -49,7 +49,7 @@ class Mark(enum.IntFlag):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids that transforms put into rows; `vocab_size` bounds random replacements."""
+    """Ids of the special tokens; random replacements are drawn below `vocab_size`."""
 
     pad: int
     unknown: int
@@ -65,7 +65,7 @@ GPT_FRAME = ("_start_", "_delimiter_", "_classify_")
 
 
 class TokenSpan(NamedTuple):
-    """A stretch of stored tokens as the host read it, before chance."""
+    """Consecutive tokens of a corpus as the host reads them, before random changes."""
 
     tokens: Int[AnyArray, "B W"]
     marks: UInt[AnyArray, "B W"]
@@ -75,10 +75,10 @@ class TokenSpan(NamedTuple):
 class Rows(NamedTuple):
     """What the host reads for one global batch.
 
-    `row_key` names each row for `keys.key_for`: (row // 2³², row mod 2³²) of the
-    global row number where chance is fresh each pass, (window, draw) where masks are
-    static. Of dialogues, `first` has turns, [B, turns, W], and `second` a turn of
-    another dialogue; a turn that is not there has length 0, and comes last.
+    `row_key` has the ids of each row for `keys.key_for`: (row // 2³², row mod 2³²) of
+    the global row number if masks are drawn anew in each pass, (window, draw) if they
+    are static. For dialogues, `first` has turns [B, turns, W], and `second` a turn of
+    another dialogue; missing turns come last, with length 0.
     """
 
     first: TokenSpan
@@ -91,8 +91,8 @@ class Rows(NamedTuple):
 class WordRows(NamedTuple):
     """What the host reads for one global batch of a text in both directions.
 
-    The second axis is (forward, backward): other text in both, each in its own order of
-    reading.
+    The second axis is (forward, backward): two different texts, each in its own order
+    of reading.
     """
 
     tokens: Int[AnyArray, "B 2 L"]  # corpus's types: those beyond the vocabulary too
@@ -102,7 +102,7 @@ class WordRows(NamedTuple):
 
 
 class MlmBatch(NamedTuple):
-    """What a masked-language-model encoder is trained on."""
+    """A batch for a masked language model."""
 
     tokens: Int[Array, "B L"]
     token_types: Int[Array, "B L"]
@@ -118,7 +118,7 @@ class MlmBatch(NamedTuple):
 
 
 class ElmoBatch(NamedTuple):
-    """What a bidirectional language model is trained on, as `WordRows` has it."""
+    """A batch for a bidirectional language model; the axes are those of `WordRows`."""
 
     characters: UInt[Array, "B 2 L C"]
     targets: Int[Array, "B 2 L"]
@@ -126,7 +126,7 @@ class ElmoBatch(NamedTuple):
 
 
 class GptBatch(NamedTuple):
-    """What a decoder is trained on: at each place, the token that comes next."""
+    """A batch for a decoder: the target at each position is the next token."""
 
     tokens: Int[Array, "B L"]
     targets: Int[Array, "B L"]

@@ -1,13 +1,13 @@
-"""Texts → vectors of their tokens, or of themselves: any layer of any family.
+"""Texts → vectors of their tokens or of whole texts, from any layer of any family.
 
-A text stands alone: no vector depends on what else is in the call, and an ELMo starts
-each text from a zero state unless it is asked to be stateful, as the original is.
-Boundaries and special tokens are read and not returned.
+No vector depends on the other texts of the call: an ELMo starts each text from a zero
+state, unless `stateful` carries the state on as the original does. Special tokens are
+read, but their vectors are not returned.
 
-A text that is longer than the context is read in windows that overlap by half, and each
-token is taken from the window where it sees most: the middle of a window, or the second
-half where a token sees only what comes before it. So memory is bounded by `batch`
-windows and one text's own vectors.
+A text longer than the context is read in windows that overlap by half. The vector of a
+token is taken from the window that gives it the most context: from a window's middle
+or, in a decoder, from its second half. So memory is bounded by `batch` windows and the
+vectors of one text.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from jaxlm.types import UserError
 
 
 class Embedded(NamedTuple):
-    """The vectors of one text; with all layers there are M of them, in front."""
+    """The vectors of one text; if all layers are asked for, M is the first axis."""
 
     tokens: tuple[str, ...]
     vectors: np.ndarray  # float32 [(M,) L, D], pooled: [(M,) D]
@@ -47,7 +47,7 @@ def embed(
     texts: Iterable[str],
     options: VectorOptions,
 ) -> Iterator[Embedded]:
-    """Vectors of each text, in order; an empty text has no tokens and a mean of 0."""
+    """The vectors of each text, in order; an empty text has no tokens and mean 0."""
     layers, pooling = options.layers, options.pooling
     family, count = family_of(config), config.num_layers + 1
     if isinstance(layers, int) and not -count <= layers < count:
@@ -79,7 +79,7 @@ def embed(
 
 
 def bucket(length: int) -> int:
-    """The length that a row is padded to, so that few programs are compiled."""
+    """The length to pad a row to: a multiple of 32, so that few programs compile."""
     return -(-length // 32) * 32
 
 
@@ -90,7 +90,7 @@ def _read(
     texts: Iterable[str],
     options: VectorOptions,
 ) -> Iterator[tuple[_Window, np.ndarray]]:
-    """Each window of the texts with the hidden states of its row, [(M,) L, D]."""
+    """Each window of the texts, with the hidden states [(M,) L, D] of its row."""
     family, batch, stateful = family_of(config), options.batch, options.stateful
     encoder, layers = family.encoder(config), options.layers
 

@@ -1,10 +1,10 @@
-"""A tree of arrays in → 128 bits for every leaf out, computed where the arrays are.
+"""A tree of arrays → a digest of 128 bits for every leaf, computed on the devices.
 
-A lane is Σ mod 2³² over a one-to-one mix of (bits, flat index). The order of a sum does
-not matter, so a leaf has the same digest under any sharding, nothing is gathered, and
-four words a leaf leave the device. A change of one element changes every lane, because
-the mix is one-to-one in the bits; other accidents go unseen with probability 2⁻¹²⁸. It
-is no defence against someone who wants a collision.
+A digest has four lanes. A lane hashes each element with its flat index to 32 bits and
+sums the hashes mod 2³². A sum does not depend on its order, so a leaf has the same
+digest under any sharding, nothing is gathered, and only four words per leaf leave the
+device. A change of one element changes every lane, because the hash is one-to-one in
+its bits. Other accidents go unseen with probability 2⁻¹²⁸; attacks are not prevented.
 Next: `store.py` stores digests and compares them after a restore.
 """
 
@@ -26,7 +26,7 @@ _SEEDS = tuple(map(np.uint32, (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A)))
 
 
 class LeafDigest(NamedTuple):
-    """Type and shape of a leaf, and 128 bits that stand for its values."""
+    """The type and shape of a leaf, and a 128-bit hash of its values."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,13 +37,13 @@ class LeafDigest(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "LeafDigest":
-        """The digest that `str` wrote."""
+        """The digest whose `str` is `text`."""
         dtype, shape, lanes = text.split(" ")
         return cls(dtype, tuple(int(n) for n in shape[1:-1].split(",") if n), lanes)
 
 
 def digest(tree: Any) -> dict[str, LeafDigest]:
-    """The digest of every leaf by path, in one jitted pass; waits for the result."""
+    """Path → digest of every leaf, in one jitted call; waits for the result."""
     flat = dict(leaves(tree))
     if not flat:
         return {}
@@ -71,7 +71,7 @@ def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
 
 
 def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
-    """The four sums of a leaf, which is never reshaped: that could gather it."""
+    """The four lanes of a leaf. It is not reshaped, which could gather it."""
     if leaf.dtype == jnp.bool_:
         words = leaf.astype(jnp.uint32)
     else:  # a 64-bit element becomes two words along a new axis

@@ -1,7 +1,7 @@
-"""A leaf of a checkpoint on disk → an array on the devices or in numpy's memory.
+"""A leaf of a checkpoint on disk → an array on the devices or in numpy.
 
-Leaves are read by TensorStore, on which Orbax stands: `ocp.load` reads all leaves in
-one event loop, and when one of them fails its error names none. Errors here name it.
+Leaves are read by TensorStore, as in Orbax, but one by one: `ocp.load` reads all leaves
+at once, and its error does not say which leaf failed. Errors here name the leaf.
 Next: `store.py`, which reads all leaves of a state.
 """
 
@@ -38,12 +38,12 @@ class StoredLeaf:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of the array."""
+        """The shape of the array."""
         return self.digest.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """As of the array."""
+        """The dtype of the array."""
         return jnp.dtype(self.digest.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -53,7 +53,7 @@ class StoredLeaf:
         return np.array(found, dtype, copy=copy)
 
     def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
-        """The leaf on devices, not verified; a part that several hold is read once."""
+        """The leaf on devices, not verified; replicated parts are read once."""
         parts: dict[str, Any] = {}
 
         def part(index: Any) -> Any:

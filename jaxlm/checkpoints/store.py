@@ -1,11 +1,11 @@
-"""(step, state, meta) in → `checkpoints/<step>/` → the same state on any mesh out.
+"""(step, state, meta) → `checkpoints/<step>/` → the same state on any mesh.
 
 A checkpoint is a zarr array for each leaf in `state/<path of the leaf>` and a manifest:
-format version, step, the digest of every leaf, and `meta`, any JSON of the caller's.
+format version, step, the digest of every leaf, and `meta`, any JSON from the caller.
 Orbax writes both in the background and makes the step appear in one rename. Digests are
 recomputed after a restore because Orbax restores flipped bits without an error. Old
 steps are deleted here because Orbax deletes them in place: a kill would leave half a
-step that looks whole. Next: `train/loop.py`, and `open/` for reading.
+step that looks whole. Next: `train/loop.py`, which saves; `open.py`, which reads.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _COMMITTED = "commit_success.txt"
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax raises what it logs as an error; its other messages help no user."""
+    """Whether a log record is not Orbax's, which raises its errors anyway."""
     return "orbax" not in record.pathname and _TEMPORARY not in record.getMessage()
 
 
@@ -46,19 +46,19 @@ for _logger in ("absl", "asyncio"):
 
 
 class Restored(NamedTuple):
-    """A state, what its checkpoint says, and which newer ones were not sound."""
+    """A state, its checkpoint's metadata, and why newer checkpoints were skipped."""
 
     step: int
     state: Any
     digests: dict[str, LeafDigest]
     meta: dict[str, Any]
-    notes: list[str]  # one line for each of those
+    notes: list[str]  # one line for each skipped checkpoint
 
 
 class Checkpoints:
     """The checkpoints of one run directory, local or `gs://`.
 
-    The newest `keep` stay, and for good those of the steps for which `keeps` is true.
+    The newest `keep` stay; a step for which `keeps` is true is never deleted.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Checkpoints:
         self._saving: Future[None] | None = None
 
     def open(self) -> list[str]:
-        """Make the directory and remove what killed saves left; returns their names.
+        """Make the directory and remove unfinished saves; returns their names.
 
-        Only for the process that holds the lock of the run directory: any other would
-        remove a save that is under way.
+        Only the process that holds the lock of the run directory may call this: any
+        other would remove a save that is under way.
         """
         if not self._first:
             return []
@@ -107,7 +107,7 @@ class Checkpoints:
         return orphans
 
     def steps(self) -> list[int]:
-        """Steps whose save was completed, ascending."""
+        """The steps whose saves are complete, ascending."""
         found = self.directory.iterdir() if self.directory.exists() else ()
         return sorted(
             int(each.name)
@@ -185,9 +185,9 @@ class Checkpoints:
     def stored(self, step: int | None = None, *, part: str = "") -> Restored | None:
         """A checkpoint, by default the newest, with a `StoredLeaf` for each leaf.
 
-        For one pass over the leaves: each is verified when it is read. `part` is the
-        prefix of the paths wanted, for example "params/": the state is the tree under
-        it, in nested dicts.
+        A leaf is read and verified each time it is used, so use each leaf once. `part`
+        is a prefix of paths, for example "params/": the state is the tree below that
+        prefix, in nested dicts.
         """
         step = max(self.steps(), default=None) if step is None else step
         if step is None:
@@ -205,9 +205,9 @@ class Checkpoints:
         """The newest checkpoint, verified; None if there is none.
 
         `abstract` has the shapes and the shardings to restore to; for `part` see
-        `stored`. UnsoundError if a leaf cannot be read or has another digest; with
-        `fallback` the newest sound checkpoint is taken then, and newer ones are renamed
-        to `<step>.unsound`.
+        `stored`. UnsoundError if a leaf cannot be read or has another digest. With
+        `fallback`, damaged checkpoints are renamed to `<step>.unsound` instead, and the
+        newest sound one is restored.
         """
         older, unsound = self.steps(), {}
         while older and (fallback or not unsound):
@@ -256,9 +256,9 @@ class Checkpoints:
 def restore_params(
     workdir: str | os.PathLike, abstract: Any = None, *, stored: bool = False
 ) -> Restored:
-    """The best parameters of a run on its dev file, else those of the newest step.
+    """The parameters of a run that are best on its dev file, else the newest ones.
 
-    `stored`: they stay on disk, for one pass, as `Checkpoints.stored` gives them.
+    `stored`: the parameters stay on disk; see `Checkpoints.stored`.
     """
     for directory in (f"{workdir}/best", workdir):
         checkpoints = Checkpoints(directory)
@@ -272,7 +272,7 @@ def restore_params(
 
 
 def check_format(found: int, path: str) -> None:
-    """Raise a UserError if a run directory or checkpoint is of another format."""
+    """Raise a UserError if a run directory or checkpoint has another format."""
     if found != FORMAT:
         raise UserError(
             f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
@@ -283,7 +283,7 @@ def check_format(found: int, path: str) -> None:
 def _sealed(
     step: int, digests: Mapping[str, LeafDigest], meta: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest as JSON, with a hash that shows any later change."""
+    """The manifest as JSON, with its own hash to detect later changes."""
     content = {
         "format": FORMAT,
         "step": step,
@@ -294,7 +294,7 @@ def _sealed(
 
 
 def _manifest(step: epath.Path) -> tuple[dict[str, LeafDigest], dict[str, Any]]:
-    """The digests and the caller's data of a checkpoint."""
+    """The digests and the caller's `meta` in the manifest of a checkpoint."""
     path = step / "_CHECKPOINT_METADATA"
     try:
         content = dict(json.loads(path.read_text())["custom_metadata"] or {})
@@ -326,7 +326,7 @@ def _context() -> ocp.Context:
 
 @contextmanager
 def _without_closed_loops() -> Iterator[None]:
-    """Hide errors of leaves whose event loop was closed by the failure of another."""
+    """Hide the errors "Event loop is closed" that follow when one leaf fails."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -344,7 +344,7 @@ def _without_closed_loops() -> Iterator[None]:
 
 
 def _on_any_host(here: bool) -> bool:
-    """Whether `here` is true on any host: all must take the same branch, or hang."""
+    """Whether `here` is true on any host; hosts that take different branches hang."""
     if jax.process_count() == 1:
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).any())

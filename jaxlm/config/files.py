@@ -53,9 +53,9 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config of `to_json`'s text; one with a task is a FinetuneConfig.
+    """The config that `to_json` wrote; a FinetuneConfig if it has a task.
 
-    A field that no config has is an error with the nearest one that exists.
+    An unknown field is an error that names the most similar field.
     """
     data = json.loads(text)
     kind = FinetuneConfig if "task" in data else RunConfig

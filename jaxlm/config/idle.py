@@ -2,7 +2,7 @@
 
     idle(config)      {"eval_rows": "has no effect without --eval_every", …}
 
-A name stands for its field or, of a group such as `text`, for all fields of the group.
+A name is that of a field, or of a group such as `text`, and then means all its fields.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Rule = tuple[bool, str, str]  # whether fields are idle, their names, and why
 
 
 def foreign_data(config: RunConfig) -> dict[str, str]:
-    """The data fields that only other kinds of run have."""
+    """Name → reason, for the data fields that only other kinds of run have."""
     what = f"this config is of {config.data.of}"
     if config.finetunes:
         what = "the rows of a task are not masked, paired or streamed"
@@ -30,7 +30,7 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
 
 
 def idle(config: RunConfig) -> dict[str, str]:
-    """Name → why it would change nothing, beside `foreign_data`."""
+    """Name → why the flag would change nothing, apart from those of `foreign_data`."""
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),

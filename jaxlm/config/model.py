@@ -8,8 +8,8 @@ from jaxlm.types import UserError
 
 
 def check_range(config: Any, at: str, interval: str, *names: str) -> None:
-    """Refuse a field outside of an interval, "[0, 1)" or "[1, inf)"; `at` is the group
-    of the fields, "model.".
+    """Refuse a field outside an interval such as "[0, 1)" or "[1, inf)"; `at` is the
+    prefix of the names in the error, such as "model.".
     """
     low, high = map(float, interval[1:-1].split(", "))
     for name in names:
@@ -92,7 +92,7 @@ AnyData = MaskedData | StreamData | BilmData | DataConfig
 
 
 def check_levels(name: str, levels: tuple[float, ...]) -> None:
-    """Refuse what are not shares of tokens, phrases and entities."""
+    """Refuse levels that are not three shares (tokens, phrases, entities) of 1."""
     if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
         raise UserError(
             f"{name} = {levels} are not three shares (tokens, phrases, entities) of 1"
@@ -235,7 +235,7 @@ class ElmoConfig:
 
     @property
     def max_length(self) -> int:
-        """No limit: a recurrence has no table of positions."""
+        """The longest row: unlimited, as an LSTM has no table of positions."""
         return 2**31 - 1
 
 
@@ -279,13 +279,13 @@ ELMO_SIZES = {
 
 
 def _shape(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
-    """The fields of a size; the MLP is four times as wide in all of them."""
+    """The fields of a size; the MLP is always four times as wide as the model."""
     shape = {"num_layers": num_layers, "num_heads": num_heads}
     return {**shape, "d_model": d_model, "d_ff": 4 * d_model}
 
 
 def bert(size: str, **changes: Any) -> BertConfig:
-    """The published size `tiny` … `large`, with `changes` to its fields."""
+    """BERT in a published size, `tiny` … `large`, with `changes` to its fields."""
     return BertConfig(**_shape(*BERT_SIZES[size]) | changes)
 
 
@@ -295,10 +295,10 @@ def gpt1(**changes: Any) -> GptConfig:
 
 
 def gpt2(size: str, **changes: Any) -> GptConfig:
-    """The size `tiny` … `xl` of GPT-2, with `changes` to its fields."""
+    """GPT-2 in a size `tiny` … `xl`, with `changes` to its fields."""
     return GptConfig(**_shape(*GPT2_SIZES[size]) | changes)
 
 
 def elmo(size: str, **changes: Any) -> ElmoConfig:
-    """The size `original`, `small` or `tiny`, with `changes` to its fields."""
+    """ELMo in the size `original`, `small` or `tiny`, with `changes` to its fields."""
     return replace(ELMO_SIZES[size], **changes)

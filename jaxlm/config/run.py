@@ -98,13 +98,13 @@ class OptimConfig:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether a row of a table that has no gradient stays as it is."""
+        """Whether the optimiser leaves table rows unchanged that have no gradient."""
         return self.name == "adagrad" and not self.weight_decay
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 on one axis: all that are left."""
+    """Number of devices along each mesh axis; -1 on one axis: all remaining devices."""
 
     replica: int = 1
     """Slices of a multi-slice job; gradients cross it, parameters do not."""
@@ -130,7 +130,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Shape of a batch; a run has these fields, or several phases that do."""
+    """Shape of a batch: fields of a run, or of each phase of a run with phases."""
 
     length: int = 128
     """Tokens in a row."""
@@ -153,7 +153,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Rows):
-    """A part of training with its own rows; the optimiser runs through."""
+    """A part of training with its own batch shape; the optimiser state carries over."""
 
     until: int
     """Step at which this phase ends."""
@@ -167,7 +167,7 @@ class Phase(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Rows):
-    """One pretraining run, all of it."""
+    """All settings of one pretraining run."""
 
     finetunes: ClassVar[bool] = False
 
@@ -249,6 +249,6 @@ class RunConfig(Rows):
 
     @property
     def all_phases(self) -> tuple[Phase, ...]:
-        """The phases, or the one that the run's own fields describe."""
+        """The phases; without phases, a single one made of the run's own fields."""
         rows = {each.name: getattr(self, each.name) for each in fields(Rows)}
         return self.phases or (Phase(until=self.steps, **rows),)

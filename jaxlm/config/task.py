@@ -1,4 +1,4 @@
-"""A fine-tuning run: a run whose rows are a task's."""
+"""The settings of a fine-tuning run: those of any run, and those of its task."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -169,7 +169,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
-    """One fine-tuning run; `model` is that of `init`."""
+    """All settings of one fine-tuning run; `model` is the model that `init` names."""
 
     finetunes: ClassVar[bool] = True
 

@@ -10,7 +10,7 @@ Pooling = Literal["none", "mean", "cls", "sentence"]
 
 @dataclass(frozen=True, kw_only=True)
 class VectorOptions:
-    """Which vectors of a text."""
+    """Which layers of a text to return, and how to pool its tokens."""
 
     layers: Literal["last", "all", "mix"] | int = "last"
     """mix is the mean of all layers, where `ScalarMix` starts; a number is one layer, 0

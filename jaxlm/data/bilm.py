@@ -6,14 +6,14 @@
 A pass puts the documents end to end in an order keyed by (seed, stream, pass), one
 order for each direction, and cuts the targets into B parts, one for each row of the
 batch. Row r of step s is slice s of part r, so it continues row r of the step before.
-A sentence's first boundary is no target. The remainder, less than one batch, is dropped
-in this pass.
+The first boundary of a sentence is not a target. The remainder, less than one batch, is
+dropped in this pass.
 
-Without `data.carry`, a row is a sentence, the same in both directions, or the next
-`length` targets of a long one; sentences come in a keyed order.
+Without `data.carry`, a row is a sentence, the same in both directions. A sentence with
+more than `length` targets fills several rows. Rows come in a keyed order.
 
-The rows of allenai/bilm-tf (bilm/data.py) draw sentences. Here they draw documents, so
-that sentences of a text stay together. In both, the two directions read different text.
+allenai/bilm-tf (bilm/data.py) shuffles sentences. jaxlm shuffles documents, so that the
+sentences of a text stay together. In both, the two directions read different text.
 """
 
 import functools
@@ -35,10 +35,10 @@ _SAMPLE = 1 << 20  # tokens that the check of a vocabulary's order reads
 class BilmRows(RowSource):
     """A split of a corpus of words, in both directions.
 
-    `slices` is how many rows each of the B parts has, `before` the targets in the
-    corpus before each sentence, int64 [m + 1], and `size` those in each document of the
-    split, int64 [d]. `windows` is None, or without carry the (sentence, first target)
-    of each row, int64 [w, 2].
+    `slices` is the number of rows in each of the B parts. `before` counts the targets
+    before each sentence of the corpus, int64 [m + 1], and `size` the targets of each
+    document in the split, int64 [d]. `windows` is None; without carry it has the
+    (sentence, first target) of each row, int64 [w, 2].
     """
 
     layout = "bilm"
@@ -94,7 +94,7 @@ class BilmRows(RowSource):
         return self.slices * self.phase.batch
 
     def read(self, rows: np.ndarray) -> WordRows:
-        """As `RowSource.read`, of words; what is not valid is 0."""
+        """The words of the rows, as `RowSource.read`; positions not valid are 0."""
         shape = len(rows), 2, self.phase.length
         tokens, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         valid = np.zeros(shape, bool)
@@ -113,7 +113,7 @@ class BilmRows(RowSource):
         return WordRows(tokens, targets, self.characters[tokens], valid)
 
     def _in_stream(self, number: int, way: int, rows: np.ndarray):
-        """(sentence, target in it, valid), each [b, L], of rows of one pass."""
+        """(sentence, target within it, valid), each [b, L], for rows of one pass."""
         slice_, part = np.divmod(rows, self.phase.batch)
         begin = (part * self.slices + slice_) * self.phase.length
         place = begin[:, None] + np.arange(self.phase.length)
@@ -127,7 +127,7 @@ class BilmRows(RowSource):
         return sentence, inside - self.before[sentence], valid
 
     def _in_sentence(self, number: int, way: int, rows: np.ndarray):
-        """As `_in_stream`, for rows that are sentences, alike in both directions."""
+        """As `_in_stream`, without carry: a row is a sentence in either direction."""
         del way
         assert self.windows is not None
         if self.shuffle:
@@ -161,7 +161,7 @@ class BilmRows(RowSource):
 
 @functools.lru_cache(maxsize=8)
 def _order(source: BilmRows, number: int, way: int) -> tuple[np.ndarray, np.ndarray]:
-    """(documents in the order of a pass, targets before each of them and in all)."""
+    """(documents in the order of a pass, number of targets before each, and in all)."""
     documents = np.arange(len(source.size))
     if source.shuffle:
         name = f"{source.stream}/order/{('forward', 'backward')[way]}"
@@ -173,7 +173,7 @@ def _order(source: BilmRows, number: int, way: int) -> tuple[np.ndarray, np.ndar
 def _check_order(corpus: Corpus) -> None:
     """Refuse a vocabulary whose first tenth is on average rarer than the rest.
 
-    A sampled softmax takes the id of a word for its rank in frequency.
+    A sampled softmax assumes that the id of a word is its rank in frequency.
     """
     known = corpus.manifest.vocab_size
     tokens, _ = corpus.read(np.zeros(1, np.int64), min(corpus.num_tokens, _SAMPLE))

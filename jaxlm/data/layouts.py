@@ -1,4 +1,4 @@
-"""How rows lie in a corpus: where each begins, planned once, and what it holds.
+"""Where the rows of a corpus begin, planned once, and which tokens each row reads.
 
     tokens     [ s0 | s1 | s2 | s3 | s4 | s5 | s6 | s7 ]      one document
     pairs      `------------------'          row 0: a chunk of `length - 3` tokens
@@ -17,10 +17,10 @@
 *pairs*: a row with a random second segment uses half of its chunk on average, so rows
 that lie end to end would lose a quarter of the text. The reference puts the unused
 sentences back, so its next chunk begins ¾ of a chunk later on average. A plan must not
-depend on coins, so here every row begins ¾ of a chunk after the one before. The number
-of rows and of uses of a token is the same (within 6 %), and coins are fresh in every
-pass. The price is that one pass over prose reads 83 % of its tokens, not 93 %; after
-eight passes both have read 99.9 % (tests/objectives/test_pairs.py).
+depend on random draws, so here every row begins ¾ of a chunk after the previous row.
+The number of rows and the uses of each token are the same (within 6 %), and every pass
+draws anew. The price is that one pass over prose reads 83 % of its tokens, not 93 %;
+after eight passes both have read 99.9 % (tests/objectives/test_pairs.py).
 """
 
 from typing import Any
@@ -36,17 +36,17 @@ TURNS = 3  # turns of a dialogue in a row
 
 
 class BlockRows(WindowRows):
-    """Blocks of a document, each token once."""
+    """Blocks of a document; each token is in one block."""
 
     layout = "blocks"
 
     @property
     def width(self) -> int:
-        """[CLS] and [SEP] have their places."""
+        """The length without [CLS] and [SEP]."""
         return self.phase.length - 2
 
     def plan(self) -> np.ndarray:
-        """Blocks end to end, the last of a document shorter."""
+        """The first token of each block; the last block of a document is shorter."""
         document, number = numbered(-(-(self.end - self.first) // self.width))
         return self.first[document] + number * self.width
 
@@ -56,7 +56,7 @@ class BlockRows(WindowRows):
         return self.span(starts), None
 
     def span(self, starts: np.ndarray) -> TokenSpan:
-        """Tokens from each start to the end of its document, at most `width`."""
+        """The tokens from each start to the end of the document, at most `width`."""
         ends = self.end[np.searchsorted(self.first, starts, side="right") - 1]
         length = np.minimum(ends - starts, self.width)
         tokens, marks = self.corpus.read(starts, self.width, length)
@@ -64,7 +64,7 @@ class BlockRows(WindowRows):
 
 
 class PairRows(BlockRows):
-    """Chunks, each with a candidate for a random second segment, for NSP."""
+    """Chunks for next-sentence prediction, each with a random other text."""
 
     layout = "pairs"
     documents_needed = 2
@@ -89,24 +89,24 @@ class PairRows(BlockRows):
     def width(self) -> int:
         """Twice the length.
 
-        That holds a chunk with the sentence that reaches its end, unless the sentence
-        has more than `length` tokens.
+        A chunk ends with a whole sentence, so it may be longer than `length`; it fits
+        unless that sentence has more than `length` tokens.
         """
         return 2 * self.phase.length
 
     def plan(self) -> np.ndarray:
-        """Chunks ¾ of a chunk apart."""
+        """The first token of each chunk; chunks begin ¾ of a chunk apart."""
         sentences, target = self.corpus.sentences, self.phase.length - 3
         return chunk_starts(sentences, self.first, self.end, target)
 
     def spans(self, starts, language, row_key):
-        """A chunk, and what follows a random sentence of another document."""
+        """A chunk, and the text from a random sentence of another document on."""
         return self.span(starts), self.span(self.elsewhere(starts, language, row_key))
 
     def elsewhere(
         self, starts: np.ndarray, language: np.ndarray, row_key: np.ndarray
     ) -> np.ndarray:
-        """The start of a uniform sentence in a uniform other document, int64 [B]."""
+        """The start of a random sentence in a random other document, int64 [B]."""
         seed, stream = self.config.seed, f"{self.stream}/second"
         which = hashes(seed, stream, *row_key.T)
         where = hashes(seed, f"{stream}/sentence", *row_key.T)
@@ -131,11 +131,11 @@ class DialogueRows(PairRows):
 
     @property
     def width(self) -> int:
-        """As of a block, for each turn."""
+        """Most tokens of one turn."""
         return self.phase.length - 2
 
     def plan(self) -> np.ndarray:
-        """Three turns each; a dialogue of one turn has no row."""
+        """The first token of each three turns; a dialogue of one turn has no row."""
         sentences = self.corpus.sentences
         low, high = np.searchsorted(sentences, (self.first, self.end))
         rows = np.where(high - low > 1, -(-(high - low) // TURNS), 0)
@@ -144,12 +144,12 @@ class DialogueRows(PairRows):
         return np.asarray(sentences[np.minimum(low[document] + number * TURNS, last)])
 
     def spans(self, starts, language, row_key):
-        """Turns [B, TURNS, W], and one of another dialogue [B, W]."""
+        """The turns [B, TURNS, W], and one turn of another dialogue [B, W]."""
         other = self._turns(self.elsewhere(starts, language, row_key), 1)
         return self._turns(starts, TURNS), TokenSpan(*(each[:, 0] for each in other))
 
     def _turns(self, starts: np.ndarray, count: int) -> TokenSpan:
-        """Turns from `starts` on; behind the end of the dialogue they have length 0."""
+        """`count` turns from each start on; past the dialogue's end, they are empty."""
         sentences = self.corpus.sentences
         ends = self.end[np.searchsorted(self.first, starts, side="right") - 1][:, None]
         nth = np.searchsorted(sentences, starts)[:, None] + np.arange(count + 1)
@@ -162,11 +162,11 @@ class DialogueRows(PairRows):
 
 
 class StreamRows(WindowRows):
-    """Documents end to end; a window is a number of tokens of the split before it.
+    """Documents end to end; a window is the number of the split's tokens before it.
 
-    Adjacent documents form one piece, `pieces` are (first token, end): int64 [2, s].
+    Adjacent documents form one piece; `pieces` has (first token, end), int64 [2, s].
     The first piece is the single end-of-document token from which the first token of
-    the stream is predicted. `before` are tokens of the pieces before each, int64 [s].
+    the stream is predicted. `before` counts tokens in all earlier pieces, int64 [s].
     """
 
     layout = "stream"
@@ -193,18 +193,18 @@ class StreamRows(WindowRows):
         return self.phase.length + 1
 
     def positions(self) -> np.ndarray:
-        """Tokens of the split before each document, and in all."""
+        """The number of the split's tokens before each document, and in all."""
         return np.append(0, np.cumsum(self.end - self.first))
 
     def plan(self) -> np.ndarray:
-        """Windows end to end."""
+        """The position of each window; windows lie end to end."""
         return np.arange(0, self.positions()[-1], self.phase.length)
 
     def spans(self, starts, language, row_key):
-        """Tokens of the stream, from the one before each window.
+        """Each window of the stream with the token before it.
 
         Documents of the other split are skipped, so a row may consist of several pieces
-        of the corpus. All pieces are read together and copied to their places.
+        of the corpus. All pieces are read together, then copied into the rows.
         """
         del language, row_key
         # The stream has one extra token in front, so the token before a window is at
@@ -244,9 +244,9 @@ def chunk_starts(
     *,
     block: int = 4_000_000,
 ) -> np.ndarray:
-    """Starts ¾ of a chunk apart, of documents from `first` to `end`.
+    """The first tokens of chunks that begin ¾ of a chunk apart, for all documents.
 
-    About `block` sentences are planned at a time, so that memory stays bounded.
+    It plans about `block` sentences at a time, so that memory stays bounded.
     """
     low, high = np.searchsorted(sentences, first), np.searchsorted(sentences, end)
     out, at = [np.zeros(0, np.int64)], 0

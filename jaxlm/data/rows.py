@@ -1,8 +1,8 @@
-"""Position → the rows that the host reads for a step. Next: `layouts.py`.
+"""Row numbers of a step → the rows that a host reads. Next: `layouts.py`.
 
 Rows are a pure function of (corpus, seed, stream, position). Pass p of a stream holds
-every window once, in an order keyed by (seed, stream, p). So resuming needs a step
-number only, and any number of threads or hosts reads the same rows.
+every window once, in an order keyed by (seed, stream, p). So resuming needs only a step
+number, and any number of threads or hosts reads the same rows.
 
 Several languages are mixed in blocks of 65,536 rows, and each has its own passes:
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class RowSource(ABC):
-    """A split of a corpus, in rows of one length."""
+    """A split of a corpus, cut into rows of one length."""
 
     layout: ClassVar[Layout]
     documents_needed: ClassVar[int] = 1
@@ -69,7 +69,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> Rows | WordRows:
-        """The rows with these numbers, int64 [B], from the start of the stream on.
+        """The rows with these numbers, int64 [B], counted from the stream's start.
 
         Past the end of an unshuffled source, rows are not valid.
         """
@@ -78,8 +78,8 @@ class RowSource(ABC):
 class WindowRows(RowSource):
     """Rows that begin at planned windows of the corpus.
 
-    `bounds` are windows before each language, `members` documents before it, and
-    `begins` its first position, as windows count them: int64 [languages + 1] each.
+    `bounds` and `members` count the windows and the documents before each language, and
+    `begins` is the position where it begins: int64 [languages + 1] each.
     """
 
     @property
@@ -90,20 +90,20 @@ class WindowRows(RowSource):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Tokens of a span, at most."""
+        """Most tokens of a span."""
 
     @abstractmethod
     def plan(self) -> np.ndarray:
-        """Position of each window, int64 [rows], rising."""
+        """The position of each window, int64 [rows], ascending."""
 
     @abstractmethod
     def spans(
         self, starts: np.ndarray, language: np.ndarray, row_key: np.ndarray
     ) -> tuple[TokenSpan, TokenSpan | None]:
-        """What is read for the windows at `starts`: first and second of `Rows`."""
+        """The text of the windows at `starts`: `first` and `second` of `Rows`."""
 
     def positions(self) -> np.ndarray:
-        """Position of each document and of the end, int64 [d + 1]."""
+        """The position of each document and of the end, int64 [d + 1]."""
         return np.append(self.first, self.end[-1])
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class WindowRows(RowSource):
             self.check_languages(np.diff(self.bounds) > 0, "no row")
 
     def check_languages(self, fit: np.ndarray, lacks: str) -> None:
-        """Refuse a language that does not fit, if there are several."""
+        """Refuse a corpus of several languages if one is False in `fit`."""
         if len(fit) > 1 and not fit.all():
             language = self.corpus.manifest.languages[int(fit.argmin())]
             raise UserError(
@@ -128,9 +128,9 @@ class WindowRows(RowSource):
             )
 
     def _cached_plan(self) -> np.ndarray:
-        """The plan, kept beside the corpus under its digest and memory-mapped.
+        """The plan, memory-mapped from a file beside the corpus, named by its digest.
 
-        A read-only corpus is planned in memory each time.
+        If the corpus is read-only, the plan is made in memory each time.
         """
         corpus, split = self.corpus, self.split
         name = f"{corpus.sha256[:16]}-{split}-{self.layout}-{self.phase.length}.npy"
@@ -155,7 +155,7 @@ class WindowRows(RowSource):
         return np.load(cached, mmap_mode="r")
 
     def read(self, rows: np.ndarray) -> Rows:
-        """As `RowSource.read`: past the end, rows repeat the last window."""
+        """As `RowSource.read`; rows past the end repeat the last window."""
         several, valid = len(self.counts) > 1, np.ones(len(rows), bool)
         if self.shuffle:
             seed, stream = self.config.seed, self.stream
@@ -184,22 +184,22 @@ class WindowRows(RowSource):
 
 
 def spaced(windows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` windows, evenly spaced over all of them; 0: all."""
+    """At most `limit` of the windows, evenly spaced; 0: all."""
     if not 0 < limit < len(windows):
         return windows
     return windows[np.arange(limit) * len(windows) // limit]
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(i, number within i) of `counts[i]` rows for each i: 0 0 0 1 1 …, 0 1 2 0 1 …"""
+    """(each i `counts[i]` times, number within it): 0 0 0 1 1 …, 0 1 2 0 1 …"""
     which = np.repeat(np.arange(len(counts)), counts)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def rows_a_block(shares: np.ndarray) -> np.ndarray:
-    """Rows of each language in a block, int64 [languages], by largest remainders.
+    """The number of rows of each language in a block, rounded by largest remainders.
 
-    `shares` is float64 [languages] and sums to 1; a share above 0 has at least one row.
+    `shares` is float64 [languages] and sums to 1; a share above 0 gets at least a row.
     """
     wanted = shares * BLOCK
     counts = np.maximum(np.floor(wanted), shares > 0).astype(np.int64)
