@@ -1,4 +1,4 @@
-"""The families of models: one record each, found by the type of a config."""
+"""The model families: one record each, found by the type of the config."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def build(config: ModelConfig, *, dtype: Any = jnp.float32, remat: Remat = "none"):
-    """The module that is pretrained; `dtype` is of its matrix products."""
+    """The module that is pretrained; `dtype` is that of its matrix products."""
     return family_of(config).build(config, dtype=dtype, remat=remat)
 
 
@@ -35,7 +35,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
 
 
 def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
-    """Numbers in a tree of arrays or shapes; with `config`, without those that only pad
-    a vocabulary."""
+    """The number of parameters in a tree of arrays or shapes; with `config`, padding of
+    the vocabulary does not count."""
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return count - (family_of(config).padding(config) if config else 0)

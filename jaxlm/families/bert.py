@@ -15,7 +15,7 @@ from jaxlm.types import UserError
 
 
 class BertFamily(Family):
-    """[CLS] … [SEP] … [SEP], masked words, next sentences or dialogues."""
+    """BERT and ERNIE: masked words, and next sentences or replaced turns."""
 
     name = "bert"
     article = "a BERT"

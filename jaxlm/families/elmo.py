@@ -30,22 +30,22 @@ WINDOW = 1024  # words; a recurrence has no context of its own
 
 @dataclass(frozen=True)
 class WordFrame(Frame):
-    """How rows of words, each a row of characters, are put together."""
+    """The `Frame` of an ELMo, where each word is a row of characters."""
 
     slots: int = 50
 
     def texts(self, texts: Sequence[str]) -> list[Tokens]:
-        """The characters of each text's words; one empty word where it has none."""
+        """The words of each text, as characters; an empty text has one empty word."""
         return [self.spelled(text)[0] for text in texts]
 
     def words(self, words: Sequence[str]) -> list[Tokens]:
-        """The characters of words, with their letters as the tokenizer has them."""
+        """Each word as characters, lower-cased if the tokenizer does that."""
         cut = ["".join(self._cut(word)) or word for word in words]
         return list(word_characters(cut, slots=self.slots)[:, None])
 
     def spelled(self, text: str) -> tuple[Tokens, list[str]]:
-        """The characters of a text's words, one empty word where it has none; and its
-        words."""
+        """(the words of a text as characters, the words as strings); an empty text has
+        one empty word as characters."""
         words = self._cut(text)
         return word_characters(words or [""], slots=self.slots), words
 
@@ -55,13 +55,13 @@ class WordFrame(Frame):
 
 
 def framed_flops(config: ElmoConfig, length: int, predictions: int) -> int:
-    """FLOP of one row with `<S>` and `</S>`."""
+    """FLOP of one row of `length` words with `<S>` and `</S>`."""
     classes = config.vocab_size if predictions else 0
     return elmo_forward_flops(config, length=length + 2, classes=classes)
 
 
 class ElmoFamily(Family):
-    """Words as rows of characters, in both directions."""
+    """ELMo: words as characters, predicted in both directions."""
 
     name = "elmo"
     article = "an ELMo"
@@ -91,8 +91,8 @@ class ElmoFamily(Family):
         carry: Any = (),
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """See `Family`. `<S>` and `</S>` are read and left out of what is given, as
-        AllenNLP's `Elmo` does."""
+        """See `Family`. `<S>` and `</S>` are read, but their states are not returned,
+        as in AllenNLP's `Elmo`."""
         characters_BLC, lengths_B = with_boundaries(tokens_BL, mask_BL.sum(1))
         facts = {"lengths": lengths_B, "deterministic": deterministic}
         out = module(characters_BLC, carry or None, logits=False, **facts)
@@ -106,7 +106,7 @@ class ElmoFamily(Family):
     def inputs(
         self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """See `Family`; the tokens are characters, boundaries among them."""
+        """See `Family`; the tokens are characters, with those of `<S>` and `</S>`."""
         if token_types is not None:
             raise UserError("an ELMo has no token types")
         if tokens.ndim != 3 or tokens.shape[2] != config.max_characters:
@@ -133,7 +133,7 @@ class ElmoFamily(Family):
         return WINDOW
 
     def width(self, config: Any) -> int:
-        """See `Family`; both directions."""
+        """See `Family`; the sum of both directions."""
         return 2 * config.d_model
 
     def missing_head(self, config: Any, params: Any) -> str:
@@ -148,7 +148,7 @@ class ElmoFamily(Family):
 def with_boundaries(
     characters_BLC: Integer[Array, "B L C"], lengths_B: Int[Array, "B"]
 ) -> tuple[Integer[Array, "B L2 C"], Int[Array, "B"]]:
-    """`<S>` before and `</S>` behind the words of each row, and their number."""
+    """(each row with `<S>` before and `</S>` after its words, its new length)."""
     begin_C, end_C = word_characters([BEGIN, END], slots=characters_BLC.shape[2])
     grow = ((0, 0), (1, 1), (0, 0))
     x = jnp.pad(characters_BLC, grow, constant_values=NO_WORD)

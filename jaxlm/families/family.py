@@ -1,6 +1,6 @@
-"""What a family of models is, as one record: the choices in which families differ.
+"""A model family as one record: everything in which families differ.
 
-Outside this folder and `convert/` nothing asks which family a model is of.
+Only this folder and `convert/` depend on the family of a model.
 
     Frame:  begin    a text    between       another one    end
     BERT    [CLS]              [SEP]                        [SEP]
@@ -28,7 +28,7 @@ Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
 
 @dataclass(frozen=True)
 class Frame:
-    """How the tokens of texts, pairs or words become rows. Next: `Family.encode`."""
+    """How texts, pairs of texts or words become rows. Next: `Family.encode`."""
 
     tokenizer: Tokenizer
     begin: Tokens
@@ -42,7 +42,7 @@ class Frame:
         return [self.tokenizer.encode(text).ids for text in texts]
 
     def words(self, words: Sequence[str]) -> list[Tokens]:
-        """The tokens of each word of a text that is cut already; at least one each."""
+        """The tokens of each word of a text that is already cut; at least one token."""
         special = self.tokenizer.special
         # A word of control characters alone has no tokens.
         unknown = np.array([special.unknown] if special else [], np.int32)
@@ -54,12 +54,12 @@ class Frame:
         return ids, [self.tokenizer.token(int(i)) for i in ids]
 
     def row(self, tokens: Tokens, second: Tokens | None = None) -> Tokens:
-        """One text, or two, with what stands around them."""
+        """A row of one or two texts, with special tokens around them."""
         more = [] if second is None else [self.between, second]
         return np.concatenate([self.begin, tokens, *more, self.end])
 
     def padded(self, rows: Sequence[Tokens], length: int) -> tuple[Tokens, np.ndarray]:
-        """Rows in one array [B, length, …], and a mask [B, length] of their tokens."""
+        """(rows in one array [B, length, …], a mask [B, length] of their tokens)."""
         shape = len(rows), length
         tokens = np.full((*shape, *self.begin.shape[1:]), self.pad, self.begin.dtype)
         mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
@@ -68,10 +68,10 @@ class Frame:
 
 
 class Family(abc.ABC):
-    """One family. `FAMILIES` has a record of each subclass.
+    """One family. `FAMILIES` has an instance of each subclass.
 
-    Methods take the family's own config or its module. What is defined here is that of
-    a model that reads rows of token ids; the file of a family has what differs.
+    Methods take the family's own config or module. The defaults here suit a model that
+    reads rows of token ids; the file of a family has what differs.
     """
 
     name: ClassVar[str]  # as in the config's field `family`
@@ -98,13 +98,13 @@ class Family(abc.ABC):
 
     @property
     def stateful(self) -> bool:
-        """Whether a row goes on from the row before it."""
+        """Whether the model carries state from row to row."""
         return self.config.carries_state
 
     @abc.abstractmethod
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
-        """How rows are put together, or with `task` those of fine-tuning; UserError
-        where the vocabulary lacks what they need."""
+        """The frame of pretraining rows, or with `task` of fine-tuning rows; UserError
+        if the vocabulary lacks a token that they need."""
 
     def encode(
         self,
@@ -117,10 +117,10 @@ class Family(abc.ABC):
         carry: Any = (),
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """(Encoded, carry): all layers [N+1, B, L, D] at the tokens of framed rows.
+        """(Encoded, carry): hidden states [N+1, B, L, D] of rows made by `frame`.
 
-        To be called where the encoder is bound. `segments` are the texts of packed
-        rows, where the family `packs`.
+        Call this with a bound `module`. `segments` number the texts of packed rows, in
+        a family that `packs`.
         """
         facts: dict[str, Any] = {"lengths": mask_BL.sum(1)}
         if segments is not None:
@@ -130,14 +130,14 @@ class Family(abc.ABC):
         return module(*inputs, **facts), carry
 
     def example(self, config: Any) -> tuple[Any, ...]:
-        """Tokens, token types and mask of a row, to initialise on."""
+        """(tokens, token types, mask) of a row to initialise with."""
         tokens = jnp.zeros((1, 2), jnp.int32)
         return tokens, tokens, jnp.ones((1, 2), bool)
 
     def inputs(
         self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the module for raw arrays, by position and by name."""
+        """The positional and the keyword arguments of the module for raw arrays."""
         if token_types is not None and not self.token_types:
             raise UserError(f"{self.article} has no token types")
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < config.vocab_size:
@@ -160,31 +160,31 @@ class Family(abc.ABC):
         return tuple(jnp.asarray(each, jnp.int32) for each in ids), facts
 
     def train_flops(self, run: Any, phase: Any) -> int:
-        """FLOP of one update: the backward pass costs two forward ones."""
+        """FLOP of one update; the backward pass costs as much as two forward passes."""
         row = self.forward_flops(run.model, phase.length, phase.predictions)
         return 3 * phase.batch * row
 
     def padding(self, config: Any) -> int:
-        """Numbers that only pad the vocabulary."""
+        """The number of parameters that only pad the vocabulary."""
         return 0
 
     def window(self, config: Any) -> int:
-        """Tokens of a long text that are read at once."""
+        """Most tokens of a long text that are read at once."""
         return config.max_length
 
     def width(self, config: Any) -> int:
-        """Width of a token's hidden state."""
+        """The width of a token's hidden state."""
         return config.d_model
 
     def for_task(self, config: Any, *, vocab_size: int, pooler: bool) -> Any:
-        """The config of a task's encoder: with the task's own tokens, and a pooler only
-        if it is read; UserError where there is none."""
+        """The config of a task's encoder, with the task's own tokens, and with a pooler
+        only if the task needs one; UserError if the model has none."""
         return config
 
     def missing_head(self, config: Any, params: Any) -> str:
-        """What is missing to predict words and the remedy; "" if nothing."""
+        """The head that is missing to predict words, with the remedy; "" if none is."""
         return ""
 
     def zero_carry(self, config: Any, rows: int) -> Any:
-        """The state that goes from batch to batch, before the first one."""
+        """The state carried from batch to batch, as it is before the first batch."""
         return ()

@@ -15,10 +15,10 @@ from jaxlm.types import GPT_FRAME
 
 
 class GptFamily(Family):
-    """Plain text, each next token.
+    """GPT-1 and GPT-2: plain text, where each next token is predicted.
 
-    In a task a row has three tokens that are new, with ids behind the vocabulary
-    (Radford et al. 2018, figure 1; openai/finetune-transformer-lm train.py).
+    A task adds three new tokens to each row, with ids after the vocabulary (Radford et
+    al. 2018, figure 1; openai/finetune-transformer-lm train.py).
     """
 
     name = "gpt"

@@ -1,1 +1,1 @@
-"""Tokens → hidden states and logits, a file a family."""
+"""The models: tokens → hidden states and logits. Each family has a file."""

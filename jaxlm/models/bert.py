@@ -28,7 +28,7 @@ from jaxlm.models.layers import (
 
 
 class BertEmbed(nn.Module):
-    """Token + position + token type, then norm and dropout."""
+    """The sum of token, position and token-type embeddings, then norm and dropout."""
 
     spec: Spec
 
@@ -39,7 +39,7 @@ class BertEmbed(nn.Module):
         token_types_BL: Int[Array, "B L"],
         position_ids: Int[Array, "B L"] | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
-        """The input of the first block, and the token table."""
+        """(the input of the first block, the token table)."""
         config: Any = self.spec.config
         width, init = config.d_model, self.spec.kernel_init
         token_VD = Table(config.vocab_size, width, init, name="token")()
@@ -52,7 +52,7 @@ class BertEmbed(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """Dense, activation, norm, then the token table transposed, plus a bias a token."""
+    """MLM logits: dense layer, activation, norm, x · tableᵀ, and a bias per token."""
 
     spec: Spec
 
@@ -79,7 +79,7 @@ class Bert(nn.Module):
     remat: Remat = "none"
 
     def example(self) -> tuple[Any, ...]:
-        """A row to initialise on; no shape depends on its length."""
+        """Inputs to initialise with; no parameter's shape depends on their length."""
         tokens = jnp.zeros((1, 2), jnp.int32)
         return tokens, tokens
 
@@ -96,17 +96,17 @@ class Bert(nn.Module):
         logits: bool = True,
         deterministic: bool = True,
     ) -> Encoded:
-        """Encode rows and predict.
+        """Encode rows, predict masked tokens and next sentences.
 
         Args:
             token_types_BL: 0 in sentence A, 1 in sentence B.
             predictions_BP: positions whose tokens are predicted; None: all.
-            lengths: tokens of each row; padding follows them. None: there is none.
-            segments: of packed rows, the text that each token belongs to; a token
-                attends to its own text only.
-            position_ids: of packed rows, the position of each token in its own text.
-                The pooled vectors are of all tokens then [B, L, D]: a text's lies at
-                its first. None: a row is one text.
+            lengths: number of tokens in each row, before padding; None: no padding.
+            segments: for packed rows, the text that each token belongs to; a token
+                attends only to its own text.
+            position_ids: for packed rows, the position of each token in its text. All
+                tokens are then pooled, [B, L, D]; the vector of a text is at its first
+                token. None: a row is one text.
             logits: False leaves out the MLM and NSP heads (features only).
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """

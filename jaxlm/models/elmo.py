@@ -15,9 +15,9 @@ The directions share only characters and softmax. They are a leading axis of siz
                              method="read")
                             two texts, each in its own order: training
 
-The state of what was read before is an argument and a result. Dropout is where the
-original has it: on the input of each layer, before its skip connection branches off,
-and on the input of the softmax.
+The LSTM state is an argument and a result. Dropout is where the original has it: on the
+input of each layer, before its skip connection branches off, and on the input of the
+softmax.
 """
 
 import functools
@@ -39,7 +39,7 @@ CHARACTERS = 261  # rows of the table: the bytes and five marks; id 0, no word, 
 
 
 class State(NamedTuple):
-    """The LSTMs' state in both directions after each row, float32; zeros at first."""
+    """The LSTM state of both directions at the end of each row, float32."""
 
     cell: Float[Array, "B N 2 F"]
     out: Float[Array, "B N 2 D"]
@@ -53,7 +53,7 @@ class Head(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Two texts, each in its own order of reading."""
+    """What `Elmo.read` returns; the axis of size 2 is (forward, backward)."""
 
     hidden: Float[Array, "N+1 2 B L D"]  # the words' vectors, then every layer
     state: State
@@ -62,24 +62,24 @@ class Read(NamedTuple):
 
 
 def head_rows(config: ElmoConfig) -> int:
-    """Rows of the softmax: the vocabulary and what makes it a multiple of 128."""
+    """Rows of the softmax table: the vocabulary, padded to a multiple of 128."""
     return -(-config.vocab_size // 128) * 128
 
 
 def zero_state(config: ElmoConfig, batch: int) -> State:
-    """The state of `batch` rows that have read nothing."""
+    """The state of `batch` rows before their first word: zeros."""
     shape = batch, config.num_layers, 2
     return State(jnp.zeros((*shape, config.d_ff)), jnp.zeros((*shape, config.d_model)))
 
 
 class Highway(nn.Module):
-    """carry · relu(transform) + (1 - carry) · x; at first, nearly x."""
+    """carry · relu(transform) + (1 - carry) · x. Initially the output is nearly x."""
 
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n D"]) -> tuple[Float[Array, "*n D"], None]:
-        """What a scan carries on, and nothing to stack."""
+        """(the output, None), as `nn.scan` wants it."""
         width = x.shape[-1]
         init = nn.initializers.normal(1 / math.sqrt(width))
         dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=init)
@@ -90,7 +90,7 @@ class Highway(nn.Module):
 
 
 class Filters(nn.Module):
-    """Convolution over `width` characters, and its maximum over the word."""
+    """A convolution over `width` characters, then the maximum over the word."""
 
     width: int
     number: int
@@ -99,7 +99,7 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n C E"]) -> Float[Array, "*n O"]:
-        """Before the activation, which is monotonic and so may follow the maximum."""
+        """The maxima. The activation is monotonic, so the caller applies it after."""
         shape = self.width, x.shape[-1], self.number
         kernel_WEO = self.param("kernel", self.kernel_init, shape)
         bias_O = self.param("bias", nn.initializers.zeros, shape[-1:])
@@ -126,7 +126,7 @@ class CharCnn(nn.Module):
 
     @nn.compact
     def __call__(self, characters: Integer[Array, "*n C"]) -> Float[Array, "*n D"]:
-        """A vector at padding too, to be ignored."""
+        """The vector of each word; that of padding is meaningless."""
         config = self.config
         if characters.shape[-1] != config.max_characters:
             raise ValueError(
@@ -163,13 +163,13 @@ class CharCnn(nn.Module):
 
 
 class Layers(nn.Module):
-    """Weights of all layers and directions."""
+    """The LSTM weights of all layers and directions."""
 
     config: ElmoConfig
 
     @nn.compact
     def __call__(self) -> Weights:
-        """Float32, with leading axes N, 2."""
+        """The weights, float32, with leading axes [N, 2]."""
         config = self.config
         lead, d, f = (config.num_layers, 2), config.d_model, config.d_ff
         # Glorot's, TensorFlow's default, for each matrix by itself.
@@ -189,7 +189,7 @@ class Softmax(nn.Module):
 
     @nn.compact
     def __call__(self) -> Head:
-        """Table and bias, float32."""
+        """The table and the bias, float32."""
         rows, width = head_rows(self.config), self.config.d_model
 
         def init(key: Array, shape: tuple[int, ...]) -> Array:
@@ -203,14 +203,14 @@ class Softmax(nn.Module):
 
 
 class Elmo(nn.Module):
-    """The language model of both directions."""
+    """ELMo's bidirectional language model."""
 
     config: ElmoConfig
     dtype: Dtype = jnp.float32
     remat: Remat = "none"  # "dots", "full": the backward pass repeats each layer
 
     def example(self) -> tuple[Any, ...]:
-        """A row to initialise on."""
+        """Inputs to initialise with."""
         return (jnp.zeros((1, 2, self.config.max_characters), jnp.int32),)
 
     def __call__(
@@ -224,9 +224,9 @@ class Elmo(nn.Module):
     ) -> Encoded:
         """Read each row forwards, and backwards from its own end; see `read`.
 
-        Hidden states are [N+1, B, L, 2 D], layer 0 a word's vector twice, and 0 behind
-        a row's length. The logits lm [2, B, L, V] are those of the next word and of the
-        one before; `logits=False` leaves them out, and so does a vocabulary of 0.
+        Hidden states are [N+1, B, L, 2 D]; layer 0 has each word's vector twice, and
+        padding is 0. The logits "lm" [2, B, L, V] are those of the next and of the
+        previous word. There are none if `logits` is False or the vocabulary is empty.
         """
         read = self.read(
             characters_BLC,
@@ -255,13 +255,13 @@ class Elmo(nn.Module):
         softmax: bool = True,
         deterministic: bool = True,
     ) -> Read:
-        """Read one text in both directions, or two of which the second is reversed.
+        """Read [B, L, C] in both directions, or [2, B, L, C] with the second reversed.
 
         Args:
-            state: of the batch before; None: zeros. It may have more rows: these stay
-                as they are.
-            lengths: words of each row; None: L.
-            softmax: False leaves its weights alone.
+            state: that of the previous batch; None: zeros. If it has more than B rows,
+                the others stay unchanged.
+            lengths: number of words in each row; None: L.
+            softmax: False does not return the softmax weights.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         config = self.config

@@ -1,7 +1,7 @@
-"""The input of the first block → hidden states of every layer: a transformer, no head.
+"""A transformer without heads: the input of the first block → hidden states of layers.
 
-Parameters of all layers lie stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`), so
-one compiled body serves any depth and a layer is an index.
+The parameters of all layers are stacked on axis 0 (`layers/mlp/wi/kernel [N, D, F]`),
+so one compiled body serves any depth, and a layer is an index.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ POLICIES = {
 
 
 class Encoded(NamedTuple):
-    """All that a model computed; what a step does not read is never materialised."""
+    """All outputs of a model; XLA does not compute those that a step does not use."""
 
     hidden: Float[Array, "N+1 B L D"]  # the embedding output, then every layer
     last: Float[Array, "B L D"] | None = None  # hidden[-1], without stacking the others
@@ -39,18 +39,18 @@ class Encoded(NamedTuple):
 
     @property
     def logits(self) -> Any:
-        """Of tokens, float32 [B, P, V]; None without a head."""
+        """The logits of tokens, float32 [B, P, V]; None without a head."""
         return self.heads.get("mlm", self.heads.get("lm"))
 
     @property
     def nsp_logits(self) -> Any:
-        """Of B following A, or being random, float32 [B, 2]; None without a head."""
+        """The logits of B following A or being random, float32 [B, 2]; or None."""
         return self.heads.get("nsp")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """How a config's transformer is built."""
+    """How the transformer of a config is built."""
 
     config: BertConfig | GptConfig
     norm: Literal["post", "pre"]
@@ -74,7 +74,7 @@ class Cache(NamedTuple):
     slot: Int[Array, ""]  # where the next token's go, for all rows
 
     def append(self, k_BLHK: Array, v_BLHK: Array) -> "Cache":
-        """With L more tokens."""
+        """The cache with L more tokens."""
         put = jax.lax.dynamic_update_slice_in_dim
         k, v = (
             put(x, y, self.slot, axis=1)
@@ -96,9 +96,9 @@ class Attention(nn.Module):
         segments: Int[Array, "B T"] | None,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], Cache | None]:
-        """What each position gathers, and the cache with L more tokens.
+        """(output at each position, the cache with L more tokens).
 
-        With a cache, the positions see its T slots once the L tokens are in them.
+        With a cache, the L tokens are first written to it; then they attend to T slots.
         """
         spec, width = self.spec, x_BLD.shape[-1]
         heads = spec.config.num_heads, width // spec.config.num_heads
@@ -133,13 +133,13 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Wide and back, each position by itself."""
+    """The MLP of a block: D → F → D at each position."""
 
     spec: Spec
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """wo(activation(wi(x)))."""
+        """The output, wo(activation(wi(x)))."""
         spec, width, wide = self.spec, x_BLD.shape[-1], self.spec.config.d_ff
         wi = nn.Dense(wide, dtype=spec.dtype, kernel_init=spec.kernel_init, name="wi")
         wo = nn.Dense(width, dtype=spec.dtype, kernel_init=spec.out_init, name="wo")
@@ -163,7 +163,7 @@ class Block(nn.Module):
         segments: Int[Array, "B T"] | None,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
-        """What a scan carries on, and what it stacks: the output and the cache."""
+        """(output, (output, cache)): what `nn.scan` carries and what it stacks."""
         spec, drop = self.spec, Dropout(self.spec.dropout)
         attend, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
         attention_norm = spec.norm_layer("attention_norm")
@@ -188,11 +188,11 @@ def encode(
     segments: Int[Array, "B T"] | None = None,
     caches: tuple[Cache, ...] | None = None,
 ) -> Encoded:
-    """Run all blocks, and a norm where blocks norm first.
+    """Run all blocks, then a final norm if the blocks are pre-norm.
 
-    A compact module calls this: the parameters are its `layers` and `final_norm`. The
-    facts are those of `kernels.attention`. `caches` hold what came before in each
-    layer; the parameters are `unstacked` then, and `segments` are those of the T slots.
+    A compact module calls this: the parameters are its `layers` and `final_norm`. For
+    `lengths` and `segments` see `kernels.attention`. With `caches`, one for each layer,
+    the parameters are `unstacked`, and `segments` are those of the T slots.
     """
     if caches is None:
         body: Any = Block
@@ -222,10 +222,10 @@ def encode(
 
 
 def unstacked(params: Any) -> Any:
-    """The parameters with each layer's by themselves, `layers_0/mlp/wi/kernel` ….
+    """The parameters with a separate subtree for each layer, `layers_0/mlp/…`, ….
 
-    A loop over tokens reads every weight once a token, and would copy each layer out of
-    the stack. (Caches are why the layers are no scan there: it would copy them too.)
+    Decoding reads every weight once a token, and would copy each layer out of the
+    stack. (For the same reason it does not scan over layers: that copies the caches.)
     """
     params = dict(params)
     stacked = params.pop("layers")

@@ -1,21 +1,21 @@
 """Config and row shape → the arithmetic of a step, for MFU and for planning.
 
-Matrix products only, a multiplication and an addition each, without recomputation:
-compilers also count element-wise work, and a scanned layer once. A backward pass costs
-two forward ones.
+Only matrix products count, a multiply and an add as two, without recomputation. (XLA's
+own count has element-wise work too, and counts a scanned layer once.) A backward pass
+costs as much as two forward passes.
 """
 
 from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig
 
 
 def _layer_flops(config: BertConfig | GptConfig, length: int) -> int:
-    """All layers on one row. Attention is counted in full, padding and future too."""
+    """FLOP of all layers on one row; attention counts all pairs of positions."""
     d, f = config.d_model, config.d_ff
     return 2 * length * config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
 
 
 def bert_forward_flops(config: BertConfig, length: int, predictions: int) -> int:
-    """One row through encoder, pooler and both heads, MLM's at `predictions`."""
+    """FLOP of one row: encoder, pooler, NSP head, MLM head at `predictions` places."""
     d = config.d_model
     heads = predictions * (d * d + d * config.vocab_size)
     if config.nsp:
@@ -24,14 +24,14 @@ def bert_forward_flops(config: BertConfig, length: int, predictions: int) -> int
 
 
 def gpt_forward_flops(config: GptConfig, length: int, predictions: int) -> int:
-    """One row through decoder and, at `predictions` positions, the head."""
+    """FLOP of one row: the decoder, and the head at `predictions` positions."""
     head = 2 * predictions * config.d_model * config.vocab_size
     return _layer_flops(config, length) + head
 
 
 def elmo_forward_flops(config: ElmoConfig, length: int, classes: int) -> int:
-    """One row of `length` words through characters, both directions and the softmax of
-    each, which scores `classes` words: all, or a sample."""
+    """FLOP of one row of `length` words: the character CNN, both directions, and the
+    softmax of each, over `classes` words."""
     d, f, filters = config.d_model, config.d_ff, sum(config.filters)
     word = 2 * config.num_highways * filters**2 + filters * d * (filters != d)
     for width, number in enumerate(config.filters, start=1):

@@ -1,11 +1,11 @@
 """Token ids → hidden states and next-token logits: GPT-1 and GPT-2.
 
-GPT-1 (Radford et al. 2018; openai/finetune-transformer-lm train.py) norms after each
-part, GPT-2 (2019; openai/gpt-2 src/model.py) before it and once more at the end; both
-tie the logits to the token table and have no bias there.
+GPT-1 (Radford et al. 2018; openai/finetune-transformer-lm train.py) is post-norm. GPT-2
+(2019; openai/gpt-2 src/model.py) is pre-norm, with another norm at the end. Both tie
+the logits to the token table, without a bias.
 
-The token table has rows up to the next multiple of 128, which matrix units and meshes
-divide; they are never an id, a logit or a part of the loss.
+The token table is padded to a multiple of 128 rows, to suit matrix units and meshes.
+The padding has no ids and no part in the logits or the loss.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ from jaxlm.models.layers import Dropout, Dtype, Table, position_rows
 
 
 def table_rows(config: GptConfig) -> int:
-    """Rows of the token table."""
+    """Rows of the token table: the vocabulary, padded to a multiple of 128."""
     return -(-config.vocab_size // 128) * 128
 
 
 def head_rows(config: GptConfig) -> int:
-    """Rows of the head that the softmax ranges over: the others only pad it."""
+    """Rows of the head's table that the softmax ranges over; the rest is padding."""
     return config.vocab_size + config.max_length * config.one_matrix
 
 
 class GptEmbed(nn.Module):
-    """Token + position, and the table that the logits are tied to."""
+    """The sum of token and position embeddings; the logits share the table."""
 
     spec: Spec
 
@@ -39,7 +39,7 @@ class GptEmbed(nn.Module):
     def __call__(
         self, tokens_BL: Int[Array, "B L"], position_ids: Int[Array, "#B L"] | None
     ) -> tuple[Float[Array, "B L D"], Float[Array, "R D"]]:
-        """The input of the first block, and the head's table."""
+        """(the input of the first block, the table of the head)."""
         config: Any = self.spec.config
         vocabulary, width = config.vocab_size, config.d_model
 
@@ -67,7 +67,7 @@ class Gpt(nn.Module):
     remat: Remat = "none"
 
     def example(self) -> tuple[Any, ...]:
-        """A row to initialise on."""
+        """Inputs to initialise with."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
     @nn.compact
@@ -86,11 +86,11 @@ class Gpt(nn.Module):
 
         Args:
             position_ids: rows of the position table; None: 0 … L - 1.
-            lengths: tokens of each row; None: all.
-            segments: a token sees those of its own segment; of the slots of the caches
-                where they are given.
-            caches: of each layer, what came before. The parameters are `unstacked`
-                then (`encoder.py`).
+            lengths: number of tokens in each row, before padding; None: L.
+            segments: a token attends only to its own segment. With caches, T is the
+                number of their slots, else L.
+            caches: keys and values of earlier tokens, a cache for each layer; the
+                parameters must then be `unstacked` (`encoder.py`).
             logits: False leaves out the head, last · tableᵀ.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """

@@ -1,8 +1,8 @@
-"""Arrays → arrays: the parts that models are made of.
+"""The layers that models are made of: arrays → arrays.
 
 Parameters are float32 whatever the compute dtype; norms and softmax run in float32.
-Dropout is active where its rate is above 0: a module that is built to run without it
-gets rate 0, so no flag travels through the calls.
+Dropout is active if its rate is above 0: a module for inference is built with rate 0,
+so no flag is passed through the calls.
 """
 
 import functools
@@ -20,7 +20,7 @@ Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def _in_float32(function: Activation) -> Activation:
-    """Computed in float32, given in the dtype of x; autodiff keeps x alone."""
+    """`function` in float32, cast to the dtype of x; only x is stored for autodiff."""
 
     def activation(x: Float[Array, "..."]) -> Float[Array, "..."]:
         return function(x.astype(jnp.float32)).astype(x.dtype)
@@ -46,7 +46,7 @@ class Dropout(nn.Module):
     rate: float
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The elements that stay are scaled up."""
+        """`x` with dropped elements 0 and the others scaled up."""
         if not self.rate:
             return x
         keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
@@ -70,12 +70,12 @@ def keep_mask(
 
 
 def kept(rate: float) -> float:
-    """The share that `keep_mask` keeps: 1 - rate to 16 bits."""
+    """The share that `keep_mask` keeps: 1 - rate, rounded to 16 bits."""
     return max(1, round((1 - rate) * 2**16)) / 2**16
 
 
 class Table(nn.Module):
-    """One row of width D for each id."""
+    """An embedding table: a row of width D for each id."""
 
     rows: int
     width: int
@@ -88,7 +88,7 @@ class Table(nn.Module):
 
 
 def uniform(bound: float) -> Init:
-    """Numbers from -bound to bound."""
+    """An initialiser: uniform between -bound and bound."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -97,10 +97,10 @@ def uniform(bound: float) -> Init:
 
 
 def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
-    """A norm in float32 over the last axis, its output in `dtype`.
+    """A LayerNorm over the last axis in float32, with its output in `dtype`.
 
-    `eps` has no default (BERT 1e-12, GPT 1e-5, Flax 1e-6), and the variance is taken
-    about the mean: the one-pass form loses digits.
+    `eps` has no default (BERT 1e-12, GPT 1e-5, Flax 1e-6). The variance is that of the
+    centred values: Flax's fast one-pass form is less precise.
     """
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
 
@@ -141,12 +141,12 @@ def gather(
 
 
 class ScalarMix(nn.Module):
-    """Hidden states of all layers → one vector a position: γ · Σ_n softmax(w)_n · h_n.
+    """Hidden states of all layers → a vector for each position: γ · Σ softmax(w)_n h_n.
 
-    At first the plain mean. Peters et al. 2018, as allenai/bilm-tf's `weight_layers`
+    Initially the plain mean. Peters et al. 2018, as allenai/bilm-tf's `weight_layers`
     (bilm/elmo.py) and AllenNLP's `ScalarMix`. `normalise` first brings each layer to
     mean 0 and variance 1, over all channels and all positions of the batch that `mask`
-    keeps: a position's vector then depends on the batch that it is in.
+    keeps, so the vector of a position then depends on the rest of its batch.
     """
 
     normalise: bool = False
@@ -157,7 +157,7 @@ class ScalarMix(nn.Module):
         hidden: Float[Array, "M B L D"],
         mask: Bool[Array, "B L"] | None = None,  # None: every position counts
     ) -> Float[Array, "B L D"]:
-        """Mixed in float32, given in the dtype of `hidden`."""
+        """The mix, computed in float32, in the dtype of `hidden`."""
         weights = self.param("weights", nn.initializers.zeros, hidden.shape[:1])
         scale = self.param("scale", nn.initializers.ones, ())
         x = hidden.astype(jnp.float32)
@@ -176,8 +176,8 @@ class ScalarMix(nn.Module):
 
 
 def mix_penalty(params: dict[str, Array], strength: float) -> Float[Array, ""]:
-    """λ‖w‖² of a ScalarMix, to add to a task's loss: pulls to the plain mean.
+    """λ‖w‖² of a ScalarMix, a term of the loss that pulls the mix to the plain mean.
 
-    `strength` is λ: 0.001 lets the weights go, 1 keeps them nearly equal.
+    `strength` is λ: with 0.001 the weights are nearly free, with 1 nearly equal.
     """
     return strength * (params["weights"] ** 2).sum()

@@ -1,1 +1,1 @@
-"""What a family is trained on: host rows → batch → sums, by a key per row."""
+"""The training objectives: host rows → batch → sums, with a random key per row."""

@@ -1,7 +1,7 @@
-"""ELMo's objective: each next word and each one before, in two streams of text.
+"""ELMo's objective: predict each next and each previous word, in two streams of text.
 
-In training a target may be told from a sample of words instead of the vocabulary, drawn
-as by TensorFlow's `log_uniform_candidate_sampler` with `unique=True`, the sampler of
+Training may use a softmax over a sample of words instead of the vocabulary, drawn as by
+TensorFlow's `log_uniform_candidate_sampler` with `unique=True`, the sampler of
 `tf.nn.sampled_softmax_loss`: word k of V, by falling frequency, has probability
 
     p(k) = log((k + 2) / (k + 1)) / log(V + 1)
@@ -33,7 +33,7 @@ WAYS = ("forward", "backward")
 
 
 def bidirectional_figures(run: RunConfig) -> tuple[Figure, ...]:
-    """Both directions by themselves, of all words or a sample of them, and together."""
+    """Figures of each direction, with the full or a sampled softmax, and of both."""
     names = *WAYS, *(f"{way}_sampled" for way in WAYS)
     both = BothDirections(name="lm", scale=0.0, parts=WAYS)
     return (*(Direction(name=name, scale=0.5) for name in names), both)
@@ -42,7 +42,7 @@ def bidirectional_figures(run: RunConfig) -> tuple[Figure, ...]:
 def bidirectional_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """Each next word and each one before, half of the mean of either."""
+    """Predict each next and each previous word; the loss is the mean of both losses."""
     config: Any = run.model
     data: Any = run.data
     count, known = data.negatives, config.vocab_size
@@ -103,7 +103,7 @@ def bidirectional_lm(
 
 
 class Negatives(NamedTuple):
-    """One sample of words."""
+    """A sample of words: the negatives of a sampled softmax."""
 
     words: Int[Array, "S"]
     drawn: Bool[Array, "S"]  # False: padding, where the draws gave fewer than S words
@@ -111,7 +111,7 @@ class Negatives(NamedTuple):
 
 
 def draw_negatives(key: Array, count: int, vocab_size: int) -> Negatives:
-    """S = `count` distinct words of a vocabulary in order of falling frequency."""
+    """A sample of S = `count` distinct words of a vocabulary sorted by frequency."""
     most = enough_draws(count, vocab_size)
     uniform = jax.random.uniform(key, (most,))
     drawn = jnp.exp(uniform * math.log(vocab_size + 1)).astype(jnp.int32) - 1
@@ -133,7 +133,7 @@ def draw_negatives(key: Array, count: int, vocab_size: int) -> Negatives:
 def log_expected(
     words: Int[Array, "*n"], draws: Float[Array, ""], vocab_size: int
 ) -> Float[Array, "*n"]:
-    """The log probability that a word is in a sample of `draws` draws."""
+    """The log of each word's probability to be in a sample of `draws` draws."""
     rank = words.astype(jnp.float32)
     p = jnp.log1p(1 / (rank + 1)) / math.log(vocab_size + 1)
     return jnp.log(-jnp.expm1(draws * jnp.log1p(-p)))
@@ -141,7 +141,7 @@ def log_expected(
 
 @functools.cache
 def enough_draws(count: int, vocab_size: int) -> int:
-    """Draws that give `count` distinct words, except with probability below 10⁻⁸."""
+    """A number of draws that yields `count` distinct words, except with p < 10⁻⁸."""
     if not 0 < count <= vocab_size // 2:
         raise UserError(
             f"data.negatives = {count} is not at most half of model.vocab_size = "

@@ -1,4 +1,4 @@
-"""GPT's objective: each next token, with documents end to end in a stream.
+"""GPT's objective: predict each next token, with documents end to end in a stream.
 
     span        ↵   a   b   c   ↵   d   e         L + 1 tokens; ↵ ends a document
     tokens      ↵   a   b   c   ↵   d
@@ -31,14 +31,14 @@ from jaxlm.types import GptBatch, Rows, TokenSpan, UserError
 
 
 def causal_figures(run: RunConfig) -> tuple[Figure, ...]:
-    """Each token from those before it."""
+    """The figures of next-token prediction."""
     return (Text(name="lm"),)
 
 
 def causal_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """Each next token of a decoder, with documents end to end in a stream."""
+    """Predict each next token with a decoder; documents lie end to end in a stream."""
     model: Any = run.model
     data: Any = run.data
     end = manifest.end_of_document
@@ -81,7 +81,7 @@ def causal_lm(
 def shift_row(
     span: TokenSpan, *, length: int, end_of_document: int, packed: bool
 ) -> GptBatch:
-    """The L = `length` tokens of a span and the targets, one position further.
+    """The first L = `length` tokens of a span, and the targets: each next token.
 
     `packed`: a segment for each document; else one segment, positions 0 … L - 1.
     """

@@ -12,15 +12,15 @@ recognise these rows.
 
 The paper gives the patterns (QRQ, QRR, QQR), says that a randomly selected sentence
 replaces a query or a response, and masks words as elsewhere. It trains "alternatively
-with the MLM task", of other text, in shares that it does not give. Neither code nor
-data were released. The remaining choices are ours:
+with the MLM task" on other text, but does not give the shares. Neither code nor data
+were released. The remaining choices are ours:
 
-* A corpus is of dialogues or of text, and so is a run; `--init` begins from the weights
-  of another one.
+* A corpus, and so a run, has either dialogues or text; `--init` starts a run from the
+  weights of another run.
 * The first speaker of a row is Q. Rows with a single speaker are kept. A dialogue of
   two turns gives a row of two.
-* An utterance is replaced in half of the rows, each with equal probability, by any turn
-  of any other dialogue. The new utterance keeps the role of the old one.
+* In half of the rows, one random utterance is replaced by a random turn of a random
+  other dialogue. The new utterance keeps the role of the old one.
 * [CLS] has the role of the first utterance, [SEP] that of the utterance before it.
 * Rows that are too long lose tokens at the ends of their longest utterances.
 * Labels are 0 (real) and 1 (replaced), predicted by the next-sentence head.
@@ -42,7 +42,7 @@ def dialogue_row(
     replaced: float,
     special: SpecialTokens,
 ) -> Row:
-    """`[CLS]` and the turns, one of them replaced with probability `replaced`.
+    """The row of a dialogue, with one turn replaced with probability `replaced`.
 
     The T turns share `length` - 1 - T tokens; missing turns come last, with length 0.
     """
@@ -82,7 +82,7 @@ def dialogue_row(
 
 
 def _cut(len_T: Int[Array, "T"], room: Int[Array, ""], width: int) -> Int[Array, "T"]:
-    """Shorten the longest turn (the last of equals) by a token until all fit."""
+    """Shortened lengths: the longest turn (the last of equals) loses tokens in turn."""
     most = jnp.arange(width + 1)
     total = jnp.sum(jnp.minimum(len_T[:, None], most[None, :]), axis=0)
     cap = jnp.sum(total <= room) - 1

@@ -30,7 +30,7 @@ from jaxlm.types import Mark, SpecialTokens
 
 
 class Masked(NamedTuple):
-    """A row with its targets. vmapped, each field gains a leading B."""
+    """A masked row with its targets. Under vmap each field gets a leading axis B."""
 
     tokens: Int[Array, "L"]
     predictions: Int[Array, "P"]  # positions, ascending; 0 where the weight is 0
@@ -39,9 +39,9 @@ class Masked(NamedTuple):
 
 
 def target_counts(length: int, rate: float, most: int) -> np.ndarray:
-    """The number of targets of rows of 0 … `length` tokens, by Python's `round`.
+    """The number of targets in a row of 0, 1, … `length` tokens, by Python's `round`.
 
-    In float64, on the host: .15 · 30 is 4.5 there and rounds to 4, as published.
+    Computed in float64 on the host: .15 · 30 is 4.5 there and rounds to 4, as in BERT.
     """
     counts = [min(most, max(1, round(n * rate))) for n in range(length + 1)]
     return np.array(counts, np.int32)
@@ -141,8 +141,8 @@ def mask_row(
 ) -> Masked:
     """Replace the chosen tokens and gather the originals as targets.
 
-    `chosen` are at most P = `predictions` tokens; 80 % become [MASK], 10 % another
-    token and 10 % stay, token by token also in units of several, as published.
+    At most P = `predictions` tokens are `chosen`. Each becomes [MASK] (80 %), a random
+    token (10 %) or stays (10 %), independently even within a unit, as published.
     """
     length = tokens.shape[-1]
     which, other = jax.random.split(key)

@@ -1,8 +1,8 @@
 """BERT's and ERNIE's objective: masked words and a question about the whole row.
 
-A row is put together (`pairs.py`, or `dialogue.py`), then units of it are hidden
-(`mask.py`). The model tells what they were and, with `model.nsp`, whether B follows A,
-or whether the dialogue is as it was.
+A row is put together (`pairs.py`, or `dialogue.py`), then some of its units are hidden
+(`mask.py`). The model predicts them and, with `model.nsp`, whether B follows A or
+whether the dialogue is unchanged.
 """
 
 import functools
@@ -46,7 +46,7 @@ LEVELS = ("token", "phrase", "entity")
 
 
 def masked_figures(run: RunConfig) -> tuple[Figure, ...]:
-    """Masked words and, with `model.nsp`, the question about the row."""
+    """The figures of masked words and, with `model.nsp`, of the question on the row."""
     model: Any = run.model
     question = REAL_DIALOGUE if run.text.dialogues else NEXT_SENTENCE
     return (MASKED_WORDS, question) if model.nsp else (MASKED_WORDS,)
@@ -55,9 +55,9 @@ def masked_figures(run: RunConfig) -> tuple[Figure, ...]:
 def masked_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """Masked words and the question about the row, summed unweighted.
+    """The objective: the loss of masked words plus that of the question on the row.
 
-    `stream` names the draws, as those of the `data.rows.RowSource`.
+    `stream` names the random draws, as in `data.rows.RowSource`.
     """
     layout, assemble = _assembly(run, manifest, phase.length)
     figures: Any = masked_figures(run)
@@ -87,7 +87,7 @@ def masked_lm(
 def _assembly(
     run: RunConfig, manifest: Manifest, length: int
 ) -> tuple[Layout, Callable[[Any, Any], Row]]:
-    """The layout of a corpus and how its rows are put together, by their own keys."""
+    """The layout of the corpus, and a function (key, host row) → `Row`."""
     model: Any = run.model
     data: Any = run.data
     if manifest.special is None:
@@ -115,7 +115,7 @@ def _masking(
     stream: str,
     assemble: Callable[[Any, Any], Row],
 ) -> Callable[[Any], MlmBatch]:
-    """Host rows → the batch, each row by its own keys."""
+    """A function that makes the batch of host rows; each row has its own keys."""
     data: Any = run.data
     special: Any = manifest.special
     counts = target_counts(phase.length, data.mask_rate, phase.predictions)
@@ -158,8 +158,8 @@ def _masking(
 def _choose(
     key: jax.Array, row: Row, budget: jax.Array, data: MaskedData, phase: Phase
 ) -> tuple[Bool[Array, "L"], Int[Array, ""] | None]:
-    """The tokens of a row to hide, by the rule that `data` names, and the level of the
-    units, where rows differ in it."""
+    """(True for tokens to hide, by the rule in `data`; the level of the row's units, or
+    None without levels)."""
     level, unit_start = None, jnp.ones(row.tokens.shape, bool)
     levels = phase.levels or data.levels
     if levels:
@@ -180,7 +180,7 @@ def _choose(
 
 
 def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
-    """Loss and accuracy of masked words, where levels differ also of each level."""
+    """Loss and accuracy of masked words; with levels, also the accuracy of each."""
     each, correct = each_cross_entropy(logits_BPV, batch.targets)
     weights, correct = batch.weights, correct * batch.weights
     sums = {
@@ -196,9 +196,9 @@ def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
 def binary_sums(
     figure: Binary, logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> Sums:
-    """Loss and accuracy of a choice of two, and the accuracy by the right answer.
+    """Loss and accuracy of a choice of two, and the accuracy for each right answer.
 
-    `logits` are float32 [..., 2]; `labels` [...] number the right answers.
+    `logits` are float32 [..., 2]; `labels` [...] are the right answers, 0 or 1.
     """
     loss, count, _ = cross_entropy(logits, labels, weights)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32) * weights

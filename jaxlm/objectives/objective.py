@@ -1,7 +1,7 @@
-"""What a family is trained on: rows → batch, batch → sums.
+"""What a training objective is: rows → batch, batch → sums.
 
-Families differ in how their rows lie in a corpus and in a few functions; only an ELMo
-carries state from batch to batch, and reads a few rows of a large table at a step.
+Families differ in the layout of their rows and in a few functions. Only an ELMo carries
+state from batch to batch, and reads only a few rows of a large table in each step.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,15 @@ class SampledRows(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """In what families differ: how their rows lie in a corpus, and some functions.
+    """The layout of a family's rows, and the functions that its training needs.
 
-    `transform(rows)` draws a whole global batch. `loss(params, batch, carry, key,
-    sampled_rows)` gives the sums of a micro-batch and the carry for the next batch,
-    with dropout where there is a key. `weights(batch)` are the denominators of the sums
-    that are minimised, taken over the whole global batch before any forward pass: the
-    loss is Σ_k scale_k · sum_k / weight_k, however the batch is cut. With
-    `sampled_rows(batch, key)` a step trains those rows only, and `loss` gets them in
-    the tables' place.
+    `transform(rows)` makes the whole global batch. `loss(params, batch, carry, key,
+    sampled_rows)` returns the sums of a micro-batch and the carry for the next batch;
+    a key switches dropout on. `weights(batch)` returns the denominators of the losses,
+    taken over the whole global batch before any forward pass: the loss is
+    Σ_k scale_k · sum_k / weight_k, however the batch is cut into micro-batches. If
+    there is `sampled_rows(batch, key)`, a step trains only these rows of the tables,
+    and the parameters of `loss` have only these rows.
     """
 
     layout: Layout
@@ -43,7 +43,7 @@ class Objective(NamedTuple):
 
 
 def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
-    """The `loss` of an objective from one of (params, batch, key)."""
+    """The `loss` of an `Objective`, made from a loss(params, batch, key)."""
 
     def with_carry(params, batch, carry=(), key=None, sampled_rows=None):
         del sampled_rows
@@ -53,7 +53,7 @@ def stateless(loss: Callable[..., Sums]) -> Callable[..., tuple[Sums, Any]]:
 
 
 def apply(module: nn.Module, params: Any, key: Any, *inputs: Any, **facts: Any) -> Any:
-    """What a module computes, with dropout where there is a key."""
+    """The output of a module, with dropout if there is a key."""
     rngs = {} if key is None else {"dropout": key}
     facts |= {"deterministic": key is None, "rngs": rngs}
     return module.apply({"params": params}, *inputs, **facts)
@@ -62,7 +62,7 @@ def apply(module: nn.Module, params: Any, key: Any, *inputs: Any, **facts: Any) 
 def group_sums(
     name: str, groups: Sequence[str], group: jax.Array, correct: Any, weights: Any
 ) -> Sums:
-    """`NAME_GROUP_accuracy` of each group; `group` says by number which one it is."""
+    """`NAME_GROUP_accuracy` of each group; `group` has indices into `groups`."""
     return {
         f"{name}_{each}_accuracy": Mean(
             (correct * (group == i)).sum(), (weights * (group == i)).sum()
@@ -74,7 +74,7 @@ def group_sums(
 def row_shares(
     groups: Sequence[str], group_B: jax.Array | None, weights_B: jax.Array
 ) -> Sums:
-    """`GROUP_rows`, its share of the rows; nothing where all are of one group.
+    """`GROUP_rows`, each group's share of the rows; empty if `group_B` is None.
 
     `weights_B` is 0 for a row that only fills a batch.
     """

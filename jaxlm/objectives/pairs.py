@@ -36,7 +36,7 @@ from jaxlm.types import Mark, Rows, SpecialTokens, TokenSpan
 
 
 class Row(NamedTuple):
-    """A row put together, before masking. vmapped, each field gains a leading B."""
+    """A row before masking. Under vmap each field gets a leading axis B."""
 
     tokens: Int[Array, "L"]
     token_types: Int[Array, "L"]
@@ -68,9 +68,9 @@ def pair_row(
 ) -> Row:
     """`[CLS] A [SEP] B [SEP]` by BERT's rule.
 
-    A begins the first span, of up to W tokens to the end of a document. B follows A or
-    begins the second span, of another document. They share `length` - 3 tokens; in
-    `short_rate` of the rows fewer.
+    A is the start of the first span. B follows A, or is the start of the second span,
+    which is from another document. A and B have at most `length` - 3 tokens together,
+    and fewer in a share `short_rate` of the rows.
     """
     first, second = rows.first, rows.second
     assert second is not None
@@ -117,18 +117,18 @@ def _sentence_starts(span: TokenSpan) -> Bool[Array, "W"]:
 def _boundary_after(
     span: TokenSpan, starts_W: Bool[Array, "W"], target: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """The first sentence end at or after `target` tokens; at least one sentence."""
+    """The end of the first sentence that ends at or after `target` tokens."""
     at = jnp.arange(starts_W.shape[-1])
     ends = starts_W & (at >= jnp.maximum(target, 1))
     return jnp.min(jnp.where(ends, at, span.length))
 
 
 def _truncate(key, len_a, len_b, most, width):
-    """Truncated lengths of A and B, and how many tokens each loses at its front.
+    """The truncated lengths of A and B, and how many tokens each loses at its front.
 
     The reference drops one token at a time from the longer segment (B if equal), at the
-    front or the back with p = ½. So the lengths have a closed form, and the fronts are
-    binomial.
+    front or the back with p = ½. So the lengths have a closed form, and the numbers of
+    tokens dropped at the front are binomial.
     """
     cut_a = jnp.minimum(len_a, jnp.maximum(most - len_b, (most + 1) // 2))
     cut_b = jnp.minimum(len_b, jnp.maximum(most - len_a, most // 2))
@@ -139,7 +139,7 @@ def _truncate(key, len_a, len_b, most, width):
 
 
 def _assemble(tokens, marks, source_L, lengths, special, nsp_label) -> Row:
-    """Gather A and B between the boundary tokens; the length of no B is -1."""
+    """Gather A and B between the special tokens; a length of -1 means no B."""
     len_a, len_b = lengths
     at = jnp.arange(len(source_L))
     in_a = (at >= 1) & (at <= len_a)

@@ -1,1 +1,1 @@
-"""Custom gradients and choices by platform, each beside a short plain reference."""
+"""Code with custom gradients or a variant per platform, beside a plain reference."""

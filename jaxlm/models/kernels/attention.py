@@ -1,11 +1,11 @@
-"""Queries, keys, values and facts about who sees whom → what each query gathers.
+"""Attention: queries, keys, values and what each query may see → outputs.
 
     lengths (2, 3)   causal    window 2   segments 1 1 2, causal   offset 1, causal
     1 1 0            1 0 0     1 1 0      1 0 0                    1 1 0
     1 1 0            1 1 0     1 1 1      1 1 0                    1 1 1
     …                1 1 1     0 1 1      0 0 1
 
-The mask is made here and never handed in: a fused kernel needs the facts.
+Callers pass these facts and not a mask, because a fused kernel needs the facts.
 """
 
 import functools
@@ -37,15 +37,15 @@ def attention(
     """Softmax attention, with the softmax in float32.
 
     Args:
-        causal: query l sees keys up to its own, t ≤ offset + l.
-        window: a query sees keys at a distance below `window`.
-        segments: number of each key's segment; a query sees its own segment.
-        lengths: keys of each row; those behind are padding.
-        offset: the key that query 0 lies at, in a decoder with a cache.
-        scale: of the scores; None: 1 / √K.
+        causal: query l sees only keys t ≤ offset + l.
+        window: a query sees only keys at a distance below `window`.
+        segments: the segment of each key; a query sees only its own segment.
+        lengths: number of keys in each row; later keys are padding.
+        offset: the position of query 0 among the keys, in a decoder with a cache.
+        scale: factor of the scores; None: 1 / √K.
         bias: added to the scores.
-        dropout: of the probabilities. BERT drops each element by itself; a mask shared
-            by heads or rows, as in Hugging Face's Flax port, is another model.
+        dropout: of the probabilities. BERT drops each element independently; a mask
+            shared by heads or rows, as in Hugging Face's Flax port, differs from that.
     """
     length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
     query_L1, key_1T = jnp.arange(length)[:, None] + offset, jnp.arange(keys)[None]

@@ -13,10 +13,10 @@ from jaxlm.losses import CrossEntropy, cross_entropy
 def tied_logits(
     x: Float[Array, "*n D"], table_RD: Float[Array, "R D"]
 ) -> Float[Array, "*n R"]:
-    """x · tableᵀ in float32, the operands in the dtype of `x`.
+    """x · tableᵀ in float32, from operands in the dtype of `x`.
 
-    The gradient is by hand to be so too: autodiff would multiply the float32 gradient
-    of the logits, and round that of the table to the dtype of `x`.
+    The gradient is written by hand to use the same dtypes: autodiff would multiply
+    float32 gradients of the logits, and round those of the table to the dtype of `x`.
     """
     table_RD = table_RD.astype(x.dtype)
     return jnp.einsum("...d,rd->...r", x, table_RD, preferred_element_type=jnp.float32)
@@ -45,15 +45,15 @@ def head_cross_entropy(
     classes: int,
     at_once: int = 1 << 25,
 ) -> CrossEntropy:
-    """`cross_entropy` of the logits x · tableᵀ + bias, never holding all of them.
+    """`cross_entropy` of the logits x · tableᵀ + bias, without holding all logits.
 
-    Logits are made for a chunk of each row's positions at a time. The pass that makes
-    them forms the gradients of `x`, `table` and `bias` too, where these are asked for:
-    nothing is computed twice, and what is kept is as large as `x` and `table`.
+    Logits are computed for a chunk of positions at a time. If gradients are needed, the
+    same pass computes those of `x`, `table` and `bias`: nothing is computed twice, and
+    only arrays of the size of `x` and `table` are kept.
 
     Args:
         targets_BL: below `classes`.
-        classes: rows of the table that the softmax ranges over; more only pad it.
+        classes: rows of the table that the softmax ranges over; the rest is padding.
         at_once: most logits in memory; the default is 128 MB in float32.
     """
     batch, length, _ = x_BLD.shape
@@ -67,7 +67,7 @@ def head_cross_entropy(
 
 
 def _whole(classes, x_BLD, head, targets_BL, weights_BL) -> CrossEntropy:
-    """The reference, all logits at once."""
+    """The plain reference, which holds all logits at once."""
     table_RD, bias_R = head
     logits_BLR = tied_logits(x_BLD, table_RD)
     if bias_R is not None:

@@ -7,21 +7,20 @@ The cell of Sak et al. 2014 as ELMo has it (TensorFlow's `LSTMCell` with `num_pr
     c' = clip(σ(f + 1) · c + σ(i) · tanh(j))         the 1 is not part of the bias
     h' = clip((σ(o) · tanh(c')) · projection)        the output and the next h
 
-Without a projection h' is what would go into it (torch's LSTM). A row that has ended
-keeps its state, and its outputs are 0 (`dynamic_rnn`). The gradient of a clip is 1 up
-to the bound and on it, 0 beyond (TensorFlow's of `minimum` and `maximum`, torch's of
+Without a projection, h' = σ(o) · tanh(c') (torch's LSTM). A row that has ended keeps
+its state, and its outputs are 0 (`dynamic_rnn`). The gradient of a clip is 1 up to and
+at the bound, 0 beyond (as in TensorFlow's `minimum` and `maximum`, and torch's
 `clamp`). The reference is a plain scan of the cell: `tools/bench/recurrence.py`.
 
-The gradient is by hand. Autodiff of a scan adds to an array as large as the weights at
-every step; here the loop keeps the gradients of the gates, and one product after it
-gives that of the weights. The forward pass keeps the factors that the gradient is
-multiplied by on its way through a cell, and not the gates, so that a step back is a
+The gradient is written by hand. Autodiff of a scan adds to an array as large as the
+weights at every step. Here the loop keeps the gradients of the gates, and one product
+after the loop gives the gradient of the weights. The forward pass stores the factors of
+the chain rule through a cell instead of the gates, so that a backward step is a
 product, two multiplications and a product. Features come before rows, since weights ·
 [features, rows] is three quarters faster than its transpose on a CPU.
 
-With `dtype` bfloat16 the operands of products, what is kept for the gradient and the
-outputs are bfloat16; sums of products, cells, states and all weight gradients are
-float32.
+With `dtype` bfloat16, the operands of products, the stored factors and the outputs are
+bfloat16; sums of products, cells, states and all weight gradients are float32.
 
 Letters beyond `types.py`: G LSTMs side by side (directions), E width of the input, F
 cells, I = E + D rows of the kernel, Q = 4 F.
@@ -42,7 +41,7 @@ _SHIFT = np.array([0.5, 0, 0.5, 0.5], np.float32).reshape(4, 1, 1)
 
 
 class Weights(NamedTuple):
-    """Weights of a layer, float32."""
+    """The weights of a layer, float32."""
 
     kernel: Float[Array, "G I 4 F"]  # rows of the input, then of the output before
     bias: Float[Array, "G 4 F"]
@@ -50,7 +49,7 @@ class Weights(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a layer knows of what it has read, float32."""
+    """The state of a layer between positions, float32."""
 
     cell: Float[Array, "G B F"]
     out: Float[Array, "G B D"]
@@ -64,7 +63,7 @@ class _Options(NamedTuple):
 
 
 class _Factors(NamedTuple):
-    """What a step multiplies gradients by on their way back, [F, B] each."""
+    """The factors by which a backward step multiplies gradients, [F, B] each."""
 
     i: Any  # the cell's gradient, to each gate's sum
     j: Any
@@ -84,12 +83,12 @@ def lstm(
     proj_clip: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "G B L D"], Carry]:
-    """Outputs at every position, and the carry at each row's end.
+    """(outputs at every position, the carry at the end of each row).
 
     Args:
         x_GBLE: inputs in the order of reading.
-        carry: from before the first position.
-        lengths_GB: positions of each row; None: all have L.
+        carry: the state before the first position.
+        lengths_GB: number of positions in each row; None: L.
         cell_clip: bound of the cells; 0: none.
         proj_clip: bound of the outputs; 0: none.
         dtype: of the products' operands and of the outputs.
@@ -171,7 +170,7 @@ def _forward(options, x_ELB, weights, carry, lengths_B):
 
 
 def _backward(options, saved, cotangents):
-    """Letters as above; `d` before a name is the gradient of the loss in it."""
+    """The gradients of `_lstm`; dNAME is the gradient of the loss in NAME."""
     x_ELB, weights, start_DB, lengths_B, (factors, open_LFB, projected_LDB) = saved
     dout_BLD, dcarry = cotangents
     dtype, width = options.dtype, len(x_ELB)
@@ -225,7 +224,7 @@ _lstm.defvjp(_forward, _backward)
 def flip_backward(
     x_GBLD: Float[Array, "2 B L D"], lengths_B: Int[Array, "B"] | None
 ) -> Float[Array, "2 B L D"]:
-    """Reverse each row of the second direction, within its length; its own inverse."""
+    """Reverse each row of the second direction within its length."""
     forward_BLD, backward_BLD = x_GBLD
     if lengths_B is None:
         return jnp.stack([forward_BLD, backward_BLD[:, ::-1]])
@@ -236,7 +235,7 @@ def flip_backward(
 
 
 def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:
-    """A matrix product that sums in float32, given in the dtype `out`."""
+    """A matrix product, summed in float32, then cast to the dtype `out`."""
 
     def product(a, b):
         return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32).astype(out)
@@ -250,7 +249,7 @@ def _product(letters: str, a: Array, b: Array, out: Any = jnp.float32) -> Array:
 
 
 def _over_positions(a_LIB: Array, b_LQB: Array) -> Array:
-    """[I, Q], the product that sums over positions and rows."""
+    """The product [I, Q], summed over positions and rows."""
 
     def as_one_axis(a, b):
         a, b = (x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in (a, b))
@@ -269,5 +268,5 @@ def _clip(x: Array, bound: float) -> Array:
 
 
 def _inside(x: Array, bound: float) -> Array:
-    """True where the gradient passes the clip."""
+    """True where a clip passes the gradient."""
     return jnp.abs(x) <= (bound or np.inf)
