@@ -1,6 +1,6 @@
 """Words → ELMo's character ids: UTF-8 bytes between marks, in a fixed number of slots.
 
-    cat   259  100 98 117  260  261 261 261 …      begin, bytes + 1, end, padding
+    cat   259  100 98 117  260  261 261 261 …      begin, each byte + 1, end, padding
     <S>   259  257         260  261 261 261 …
           0    0   0       0    0   0   0   …      no word: a row that has ended
 
@@ -9,8 +9,8 @@ allenai/bilm-tf (bilm/data.py: UnicodeCharsVocabulary, Batcher) numbers characte
 ids are always 1 to 261, and 0 for no word; released weights get a zero row in front.
 `check_characters` tells the two numberings apart.
 
-Only the first `slots` - 2 bytes of a word are read, as in the original, even if that
-ends inside a character. An empty word is a begin and an end (AllenNLP's rule; the
+As in the original, only the first `slots` - 2 bytes of a word are read, even if they
+end inside a character. An empty word is a begin and an end (AllenNLP's rule; the
 original fails). Next: `models/elmo.py`.
 """
 
@@ -30,9 +30,9 @@ BEGIN, END = "<S>", "</S>"
 
 
 def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
-    """uint16 [words, slots], one row a word; what UTF-8 cannot encode is left out.
+    """uint16 [words, slots], a row for each word; surrogates are left out.
 
-    There are 3 slots at least.
+    `slots` is at least 3.
     """
     spelled = [word.encode("utf-8", "ignore")[: slots - 2] for word in words]
     counts = np.array([len(each) for each in spelled], np.int64)
@@ -50,7 +50,7 @@ def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
 
 
 def check_characters(ids: np.ndarray) -> None:
-    """Raise UserError if `ids` [..., slots] have another numbering or unknown ids."""
+    """Raise UserError if `ids` [..., slots] are numbered otherwise or out of range."""
     if not ids.size:
         return
     if ids.min() < 0 or ids.max() >= NUM_CHARACTERS:

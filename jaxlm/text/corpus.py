@@ -1,6 +1,6 @@
-"""A prepared corpus: what its manifest says, where sentences start, tokens by position.
+"""A prepared corpus on disk: a manifest, and arrays of tokens, marks and offsets.
 
-`manifest.json` is written last: a corpus that has one is complete. The arrays are
+`manifest.json` is written last, so a corpus with a manifest is complete. The arrays are
 sharded zarr 3, read and written by TensorStore.
 """
 
@@ -35,7 +35,7 @@ IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
 @dataclass(frozen=True)
 class Manifest:
-    """Counts, digests and how the text was read."""
+    """The counts and digests of a corpus, and the recipe that it was made by."""
 
     format: int
     tokens: int
@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Digest of the corpus's arrays and tokenizer."""
+        """The digest of the corpus's arrays and tokenizer."""
         lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
@@ -68,7 +68,7 @@ class Manifest:
 def notes(
     counts: Mapping[str, int], tokenizer: Tokenizer, recipe: Recipe
 ) -> Iterator[str]:
-    """What a user may not have meant."""
+    """Warnings for the user about likely mistakes, a line each."""
     found = tokenizer.training or {}
     if unused := found.get("unused"):
         yield (
@@ -127,7 +127,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Documents of sentences of tokens; any number of threads may read."""
+    """An open corpus: documents, sentences, tokens. Any number of threads may read."""
 
     directory: str
     manifest: Manifest
@@ -137,21 +137,21 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all documents of all splits."""
+        """The number of tokens in all documents of all splits."""
         return self.manifest.tokens
 
     @property
     def sha256(self) -> str:
-        """Digest of the content, wherever the directory lies."""
+        """The digest of the content; it does not depend on the path."""
         return self.manifest.sha256
 
     @property
     def end_of_document(self) -> int | None:
-        """Id of the token after each document; None if there is none."""
+        """The id of the token after each document; None if there is none."""
         return self.manifest.end_of_document
 
     def language_tokens(self, split: int) -> np.ndarray:
-        """Tokens of each language in a split, int64 [languages]."""
+        """The number of tokens of each language in a split, int64 [languages]."""
         sizes = np.diff(self.documents[:, 0], append=self.num_tokens)
         inside = self.documents[:, 2] == split
         out = np.zeros(int(self.documents[:, 1].max(initial=0)) + 1, np.int64)
@@ -160,7 +160,7 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the tokens."""
+        """The tokenizer that the corpus was made with."""
         return load_tokenizer(Path(self.directory) / "tokenizer")
 
     @cached_property
@@ -178,9 +178,9 @@ class Corpus:
     def read(
         self, starts: np.ndarray, width: int, lengths: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (int32) and marks (uint8), both [R, width], from each start on.
+        """(tokens, marks), int32 and uint8, both [R, width], from each start on.
 
-        What is past `lengths`, int64 [R], or past the corpus's end is 0.
+        Positions past `lengths`, int64 [R], or past the end of the corpus are 0.
         """
         starts = np.minimum(starts, self.num_tokens)
         ends = starts + (width if lengths is None else lengths)
@@ -235,7 +235,7 @@ def open_corpus(directory: str, verify: bool = False) -> Corpus:
 
 
 def write_array(path: Path, rows: int, pieces: Iterator[np.ndarray]) -> Iterator[float]:
-    """Write an array of so many rows from its pieces; yields the share that is done."""
+    """Write an array of `rows` rows, given in pieces; yields the share that is done."""
     waiting = next(pieces)
     row = waiting.shape[1:]
     shard = SHARD // (waiting.itemsize * math.prod(row)) // CHUNK * CHUNK
@@ -273,7 +273,7 @@ def _spec(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def damage(path: Path | str) -> Iterator[None]:
-    """Say in one line what TensorStore finds wrong with the files in `path`."""
+    """Turn errors of TensorStore about files in `path` into a UserError of one line."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -282,21 +282,21 @@ def damage(path: Path | str) -> Iterator[None]:
 
 
 def open_array(path: Path) -> ts.TensorStore:
-    """An array that any thread may read; UserError if there is none."""
+    """An array on disk that any thread may read; UserError if it cannot be opened."""
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE}})
     with damage(path):
         return ts.open(_spec(path), read=True, context=context).result()
 
 
 def read_array(path: Path) -> np.ndarray:
-    """A whole array; UserError if it cannot be read."""
+    """A whole array in memory; UserError if it cannot be read."""
     array = open_array(path)
     with damage(path):
         return array.read().result()
 
 
 def files_below(directory: Path) -> Iterator[tuple[str, Path]]:
-    """(relative path, path) of each file of the arrays and the tokenizer, in order."""
+    """(relative path, path) of each file of the arrays and the tokenizer, sorted."""
     if (directory / TYPES).is_file():
         yield TYPES, directory / TYPES
     for name in (*ARRAYS, "tokenizer"):

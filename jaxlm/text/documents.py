@@ -7,14 +7,14 @@ A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl
 in CoNLL's columns before a line -DOCSTART- or at two blank lines. A **line** is a
 paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and the like are white space).
 
-Memory is bounded because no more than a **fragment** is read: up to 64 KiB of a
-document. A longer document is cut after the last line end, else (a longer line) after
-the last space, else (a longer word) after the last character; a line that is cut counts
-as two. CoNLL's columns are cut at blank lines.
+Memory is bounded because text is read in **fragments**, up to 64 KiB of a document. A
+longer document is cut after the last line end of a fragment; without one, after the
+last space; without a space, after the last character. A line that is cut counts as two.
+CoNLL's columns are cut at blank lines.
 
 *Verbatim*, for decoders, spaces and line ends are text too; only the blank lines
-between documents are dropped. Cuts fall where GPT-2's pattern cuts whatever follows, so
-that the fragments' ids are those of the whole document.
+between documents are dropped. A document is cut where GPT-2's pattern always cuts, so
+that the ids of the fragments are those of the whole document.
 """
 
 import codecs
@@ -65,7 +65,7 @@ class Fragment(NamedTuple):
 def read_fragments(
     source: Source, start: int = 0, verbatim: bool = False
 ) -> Iterator[Fragment]:
-    """The fragments of a source, from the `offset` of one that starts a document."""
+    """The fragments of a source from `start` on, the offset of a document's start."""
     if source.kind == "tfds":
         for number, of, data in read_records(source.name, start):
             if data and not data.isspace():
@@ -121,7 +121,7 @@ def _txt(stream: Any, start: int, verbatim: bool) -> Iterator[Piece]:
 
 
 def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
-    """Whole sentences of a file of columns."""
+    """Pieces of a file in CoNLL's columns; a piece has whole sentences."""
     fragment: list[bytes] = []
     first, size, blank, starts = start, 0, 0, True
     for offset, line in _lines(name, stream, start):
@@ -147,7 +147,7 @@ def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
 
 
 def _lines(name: str, stream: Any, offset: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of each line, without its end; the last one may be empty."""
+    """(offset, bytes) of each line, without the line end; the last may be empty."""
     line = b"\n"
     while line.endswith(b"\n"):
         line = stream.readline(LONGEST_RECORD + 1)
@@ -161,7 +161,7 @@ def _lines(name: str, stream: Any, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def cut(text: bytes, at: int, end: int) -> int:
-    """The best place to cut text[at:end], which goes on at `end`."""
+    """The best place to cut text[at:end], if the text continues after `end`."""
     line = text.rfind(b"\n", at, end)
     if line >= 0:
         return line + 1
@@ -171,15 +171,15 @@ def cut(text: bytes, at: int, end: int) -> int:
 
 
 def cut_verbatim(text: bytes, at: int, end: int) -> int:
-    """Where text[at:end] is cut so that no token before or behind the cut changes.
+    """Where to cut text[at:end] so that no token before or after the cut changes.
 
-    GPT-2's pattern ends a token behind a line end that stands alone between text, and
-    before the last of any white space, whatever else is there:
+    GPT-2's pattern always ends a token after a single line end between text, and before
+    the last character of white space:
 
         … text ↵ | text …   … text ↵ | ↵ text …   … text ␣ | ␣ text …   … text | ␣ …
 
-    Only a word of the length of a fragment has no such place. At least three bytes
-    follow `end`, the most that a space has, unless the text ends before.
+    Only a word as long as a fragment has no such place. The caller gives at least three
+    bytes after `end`, the most that a space takes, unless the text ends earlier.
     """
     line = end
     while (line := text.rfind(b"\n", at + 1, line)) >= 0:
@@ -200,7 +200,7 @@ def _before_line_end(text: bytes, place: int) -> int:
 
 
 def _character(text: bytes, end: int) -> int:
-    """The last offset up to `end` that does not split a UTF-8 character."""
+    """The largest offset ≤ `end` that does not split a UTF-8 character."""
     for back in range(4):
         if text[end - back] & 0xC0 != 0x80:
             return end - back

@@ -1,16 +1,16 @@
-"""Texts of several languages: their labels, and how much of each is taken.
+"""Texts in several languages: their labels, and how often each language is sampled.
 
     --text en:'en/*.txt' zh:gs://bucket/zh.txt zh:tfds:wiki40b/zh-cn
 
-A language with n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: at S = 1 in
-proportion to its text, at S near 0 as often as any other. BERT's multilingual models
-had S = 0.7, both for the rows (`data/rows.py`) and for the word counts behind the
-vocabulary (google-research/bert, multilingual.md).
+A language with n_i of all n tokens is sampled with p_i ∝ (n_i / n)^S: in proportion to
+its text if S = 1, and almost equally often if S is near 0. Multilingual BERT had S =
+0.7, both for the rows (`data/rows.py`) and for the word counts of the vocabulary
+(google-research/bert, multilingual.md).
 
 A vocabulary is learnt from a bounded, seeded sample in which each language has its
-share. Its texts are repeated so that they count by `smoothed`: w times on average,
-w ∝ p_i / (bytes of the language in the sample); the i-th text ⌊(i + 1) w⌋ - ⌊i w⌋
-times. So any learner sees the counts that were asked for, exact to one text.
+share. Texts are repeated so that languages have the shares of `smoothed`: a text is
+read w times on average, w ∝ p_i / (bytes of the language in the sample), and the i-th
+text ⌊(i + 1) w⌋ - ⌊i w⌋ times. So the counts are exact to one text, in any learner.
 """
 
 import difflib
@@ -34,8 +34,8 @@ from jaxlm.types import UserError
 def with_languages(sources: Sequence[Source], text: TextConfig) -> Sequence[Source]:
     """The sources, each with its language.
 
-    A language that the config does not know or cannot mix, or that has no text, is an
-    error, and so is a conversion of characters that the text does not have.
+    UserError if the config does not know a language or cannot mix languages, if a
+    language has no text, or if Chinese is to be converted but there is none.
     """
     languages = tuple(dict.fromkeys(source.language for source in sources))
     known = text.languages or languages
@@ -75,7 +75,7 @@ def with_languages(sources: Sequence[Source], text: TextConfig) -> Sequence[Sour
 def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
     """p_i ∝ (n_i / n)^S, float64 [languages], for sizes n_i and exponent S.
 
-    A language without text has no share, whatever the exponent.
+    A language without text has share 0 for any exponent.
     """
     part = sizes / max(np.sum(sizes), 1)
     raised = np.where(part > 0, part**exponent, 0.0)
@@ -83,7 +83,7 @@ def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def not_held_out(fragments: Iterable[Fragment], recipe: Recipe) -> Iterator[Fragment]:
-    """The fragments of documents that are trained on."""
+    """The fragments of training documents, without those held out."""
     inside = True
     for fragment in fragments:
         if fragment.starts:
@@ -93,7 +93,7 @@ def not_held_out(fragments: Iterable[Fragment], recipe: Recipe) -> Iterator[Frag
 
 
 def limits(sources: Sequence[Source], recipe: Recipe, most: int) -> dict[str, float]:
-    """Bytes of each language in a sample of `most` bytes, by the sizes of its files."""
+    """Language → its bytes in a sample of `most` bytes, from the sizes of its files."""
     sizes = dict.fromkeys(recipe.languages, 0)
     for source in sources:
         sizes[source.language] += source.size
@@ -104,12 +104,12 @@ def limits(sources: Sequence[Source], recipe: Recipe, most: int) -> dict[str, fl
 def sample(
     fragments: Iterable[Fragment], recipe: Recipe, limits: Mapping[str, float]
 ) -> tuple[list[Fragment], dict[str, float]]:
-    """A sample of the documents that are not held out; of a small corpus, all of them.
+    """(a sample of training fragments, language → how often to read each text).
 
-    Each fragment has a hash of the seed, its content and its place in its source. Those
-    with the smallest hashes are kept, in the order of the hashes, so that any first
-    part of them is a sample too. Of each language, `limits` bytes are kept at most and
-    one fragment at least. The second result is how often its texts are read.
+    Each fragment gets a hash of the seed, its content and its offset. The fragments
+    with the smallest hashes are kept, sorted by hash, so that each prefix of the sample
+    is a sample too. For each language, at most `limits` bytes and at least one fragment
+    are kept. A small corpus is kept whole.
     """
     # A heap a language, the largest hash first.
     heaps: dict[str, list[tuple[float, int, Fragment]]] = {each: [] for each in limits}
@@ -135,7 +135,7 @@ def sample(
 def weighted_texts(
     fragments: Iterable[Fragment], weights: Mapping[str, float], recipe: Recipe
 ) -> Iterator[str]:
-    """The texts of a sample, each as often as the weight of its language asks for."""
+    """The texts of a sample, repeated by the weight of their language."""
     done: Counter[str] = Counter()  # texts of each language
     for fragment in fragments:
         language = fragment.source.language

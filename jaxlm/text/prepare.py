@@ -1,11 +1,11 @@
-"""Text → a corpus on disk: streaming, restartable, the same bytes however it is run.
+"""Text → a corpus on disk: streamed, resumable, the same for any number of processes.
 
     sources ─ sample ─ vocabulary
        └───── fragments ─ units ─ arrays ─ manifest
 
-Memory is bounded: the sample has at most 64 MB, and so has a unit. Units are files in
-`DIR/.partial/units`; a job that was interrupted goes on after the last of them. The
-manifest comes last.
+Memory is bounded: the sample and each unit have at most 64 MB. Units are files in
+`DIR/.partial/units`; an interrupted job continues after the last unit. The manifest is
+written last.
 """
 
 import contextlib
@@ -54,18 +54,18 @@ def prepare(
     processes: int = 1,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> corpus.Manifest:
-    """Make the corpus of `sources` in `directory`, or finish one that was begun.
+    """Make the corpus of `sources` in `directory`, or finish an interrupted job.
 
     A complete corpus of these sources and this recipe is left as it is.
 
     Args:
         config: only `text`, `seed`, `model.vocab_size` and `smoothing` matter.
-        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`; each may have
-            its language before it, `fr:books/*.txt`.
-        tokenizer: the path of one to use; None: train one.
-        processes: the result does not depend on it; for several, a script needs
-            `if __name__ == "__main__":`.
-        report: is called about every megabyte.
+        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`, each with its
+            language in front if it has a label, `fr:books/*.txt`.
+        tokenizer: path of a tokenizer to use; None: train a vocabulary.
+        processes: number of processes; any number gives the same corpus. With several,
+            a script needs `if __name__ == "__main__":`.
+        report: called about every megabyte.
     """
     if processes < 1:
         raise UserError(f"processes = {processes} must be positive")
@@ -113,7 +113,7 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
 
 @dataclass
 class _Job:
-    """What is prepared, how, and what an earlier run of it has left on disk."""
+    """One call of `prepare`: what to prepare, how, and its unfinished files on disk."""
 
     directory: Path  # of the corpus
     sources: Sequence[Source]
@@ -129,7 +129,7 @@ class _Job:
         self.tokenizer = self.partial / "tokenizer"
 
     def complete(self) -> corpus.Manifest:
-        """The manifest that is there; UserError if it is of another job."""
+        """The manifest of the finished corpus; UserError if another job made it."""
         manifest = corpus.read_manifest(self.directory)
         if change := self._difference(self.manifest, manifest.recipe, manifest.sources):
             raise UserError(change)
@@ -137,7 +137,7 @@ class _Job:
         return manifest
 
     def run(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:
-        """From the sources to the manifest."""
+        """Do all steps, from the sources to the manifest, which is returned."""
         recorded = self._begin()
         self.sources = [
             dataclasses.replace(source, lines=each["lines"])
@@ -179,7 +179,7 @@ class _Job:
     def _difference(
         self, record: Path, recipe: Recipe, sources: Sequence[dict]
     ) -> str | None:
-        """The first thing in which this job is not the recorded one; None: the same."""
+        """The first difference between this job and the recorded job, or None."""
         if change := self.recipe.difference(recipe) or self._changed(record, sources):
             made = "made" if record == self.manifest else "begun"
             return (
@@ -189,10 +189,10 @@ class _Job:
         return None
 
     def _changed(self, record: Path, sources: Sequence[dict]) -> str | None:
-        """The first difference of the sources from those of a record.
+        """The first difference between the sources and recorded sources, or None.
 
-        A source is compared by its digest only if its size has changed or if it was
-        touched after the record was written.
+        A digest is compared only if the file's size has changed, or if the file was
+        modified after the record was written.
         """
         before, now = len(sources), len(self.sources)
         if before != now:
@@ -211,9 +211,9 @@ class _Job:
         return None
 
     def _begin(self) -> list[dict]:
-        """What is recorded of the sources; it is recorded now if the job is new.
+        """The record of the sources, which is written now if the job is new.
 
-        Another job that was begun in the folder gives way unless it has stored tokens.
+        The record of another unfinished job is replaced unless that job stored tokens.
         """
         if self.record.is_file():
             begun = read_json(self.record)
@@ -244,7 +244,7 @@ class _Job:
     def _fragments(
         self, stage: str, start: units.Place = units.START
     ) -> Iterator[tuple[int, Fragment]]:
-        """(number of its source, fragment) from a place on; reports each megabyte."""
+        """(source number, fragment) from `start` on; reports each megabyte."""
         before = sum(source.size for source in self.sources[: start.source])
         offset = start.offset
         for number, source in enumerate(self.sources[start.source :], start.source):
@@ -258,7 +258,7 @@ class _Job:
         self._tell(stage, self.total)
 
     def _vocabulary(self, given: Tokenizer | None) -> Tokenizer:
-        """The given tokenizer or one trained on the text, saved in `partial`."""
+        """The given tokenizer, or a newly trained one; it is saved in `partial`."""
         if self.tokenizer.is_dir():
             return load_tokenizer(self.tokenizer)
         model = given
@@ -280,11 +280,11 @@ class _Job:
         return model
 
     def _units(self) -> list[units.StoredUnit]:
-        """The units that are finished, in the order of the text."""
+        """The finished units, in the order of the text."""
         return list(map(units.StoredUnit, sorted(self.partial.glob("units/*.npz"))))
 
     def _make_units(self, tokenizer: Tokenizer, processes: int) -> None:
-        """Make the units that are missing."""
+        """Make the missing units."""
         made = self._units()
         start = made[-1].follows if made else units.START
         self.tokens = sum(unit.counts["tokens"] for unit in made)
@@ -309,7 +309,7 @@ class _Job:
             raise UserError(f"there is no text in {names}")
 
     def _write_arrays(self, tokenizer: Tokenizer) -> Counter[str]:
-        """Write the units' arrays end to end, and the words outside the vocabulary."""
+        """Write the arrays of all units end to end; returns the corpus's counts."""
         made = self._units()
         counts = sum((unit.counts for unit in made), Counter())
         for i, name in enumerate(units.ARRAYS):
@@ -330,7 +330,7 @@ class _Job:
 
 @contextlib.contextmanager
 def _writing(directory: str) -> Iterator[None]:
-    """Say in one line why the directory cannot be written."""
+    """Turn errors of writing the directory into a UserError of one line."""
     if "://" in directory:
         raise UserError(f"{directory}: a corpus is prepared locally; copy it then")
     try:
@@ -348,7 +348,7 @@ def _writing(directory: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """The folder of unfinished files, for this process alone."""
+    """Lock the folder of unfinished files for this process."""
     partial = directory / PARTIAL
     if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
         raise UserError(f"{directory} holds other files and no corpus: name another")

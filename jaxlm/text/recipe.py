@@ -18,7 +18,7 @@ ANNOTATED = ("pku", "conll")  # formats in which the text gives its own spans
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How text is read, apart from what the config of a run says."""
+    """How text is read: the options that are not part of a run's config."""
 
     sentences: Sentences = "auto"
     """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
@@ -40,7 +40,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ReadOptions, TextConfig):
-    """Everything that decides a corpus, except its sources."""
+    """Everything that a corpus depends on, except its sources."""
 
     languages: tuple[str, ...] = ("en",)
     """Languages of the text, by language id."""
@@ -61,7 +61,7 @@ class Recipe(ReadOptions, TextConfig):
 
     @classmethod
     def of(cls, config: RunConfig, options: ReadOptions, **more: Any) -> "Recipe":
-        """The recipe of a run's config and the options; `more` are its own fields."""
+        """The recipe for a run's config and options; `more` has its other fields."""
         values = {f.name: getattr(options, f.name) for f in fields(ReadOptions)}
         values |= {f.name: getattr(config.text, f.name) for f in fields(TextConfig)}
         values |= {"seed": config.seed, "smoothing": config.smoothing}
@@ -69,7 +69,7 @@ class Recipe(ReadOptions, TextConfig):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe in a manifest; fields that it lacks have their defaults."""
+        """The recipe stored in a manifest; missing fields have their defaults."""
         values = dict(values)
         if "given" not in values:  # as corpora of the first version have it
             tokenizer = values.pop("tokenizer")
@@ -81,7 +81,7 @@ class Recipe(ReadOptions, TextConfig):
 
     @property
     def annotated(self) -> bool:
-        """Whether the text gives its own spans."""
+        """Whether the text is annotated with spans."""
         return self.spans in ANNOTATED
 
     @property
@@ -90,7 +90,7 @@ class Recipe(ReadOptions, TextConfig):
         return self.spans != "none" or bool(self.lexicon or self.lexicon_sha256)
 
     def difference(self, before: "Recipe") -> str | None:
-        """The first field by which this recipe makes another corpus than `before`."""
+        """The first field that would change the corpus, with both values, or None."""
         old, new = before._deciding(), self._deciding()
         for name in dict.fromkeys(["given", *old, *new]):
             if old.get(name) != new.get(name):
@@ -99,7 +99,7 @@ class Recipe(ReadOptions, TextConfig):
         return None
 
     def _deciding(self) -> dict[str, Any]:
-        """The fields that decide the corpus, with their values."""
+        """Name → value of the fields that the corpus depends on."""
         idle = {"errors", "lexicon", "language", "unused"}
         if self.given:
             idle |= {"tokenizer", "vocab_size", "lowercase", "words", "smoothing"}
@@ -112,7 +112,7 @@ class Recipe(ReadOptions, TextConfig):
         return {name: every[name] for name in every if name not in idle}
 
     def check(self, sources: Sequence[Any]) -> None:
-        """Raise UserError if options do not go together, or with the sources."""
+        """Raise UserError if options conflict with each other or with the sources."""
         chosen = f"sentences = {self.sentences!r}, but"
         own = self.sentences != "auto"
         if self.dialogues:

@@ -1,7 +1,7 @@
-"""What a user names as text → the sources it means, opened and unpacked.
+"""Paths, globs and dataset names → sources of text, opened and unpacked.
 
-TFDS datasets, `tfds:NAME/CONFIG` or `tfds:DIRECTORY`, are read only in the format
-array_record, by number and without TensorFlow.
+TFDS datasets, `tfds:NAME/CONFIG` or `tfds:DIRECTORY`, must be in the format
+array_record; records are read by number, without TensorFlow.
 """
 
 import collections
@@ -51,11 +51,11 @@ class Source:
 
     @functools.cached_property
     def size(self) -> int:
-        """Bytes on disk when the source was found."""
+        """The size on disk in bytes, as it was at the first use."""
         return self.on_disk()[0]
 
     def on_disk(self) -> tuple[int, int]:
-        """Bytes, and when a file was last touched, in nanoseconds."""
+        """(size in bytes, time of the last change to any file in nanoseconds)."""
         sizes, times = [0], [0]
         for file in self.files:
             with _explained(self.name):
@@ -70,7 +70,7 @@ class Source:
         return sum(sizes), max(times)
 
     def sha256(self) -> str:
-        """SHA-256 of the bytes of the files; UserError if one cannot be read."""
+        """SHA-256 of the files' bytes; UserError if a file cannot be read."""
         total = hashlib.sha256()
         for file in self.files:
             with _explained(self.name), _open(file) as raw:
@@ -79,21 +79,21 @@ class Source:
 
 
 def labelled(spec: str) -> tuple[str, str]:
-    """(language, the rest) of what a user names as text; ("", spec) without a label.
+    """(language, path) of a labelled path like `en:books`; ("", spec) if unlabelled.
 
-    A file whose own name looks like that is named by a path: `./en:notes.txt`.
+    A file whose own name looks labelled can be given as a path, `./en:notes.txt`.
     """
     found = _LABELLED.fullmatch(spec)
     return (found[1], found[2]) if found else ("", spec)
 
 
 def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
-    """The sources that `specs` mean, in order, those of a language together.
+    """The sources that `specs` name, in order, grouped by language.
 
     Args:
-        specs: paths, globs (both may be on `gs://`) or directories, whose files come in
-            order of path; `shipped:NAME`; `tfds:…`; each may be labelled, `fr:…`.
-        annotated: the kind of the text if it is annotated; files may have any name.
+        specs: paths, globs (both may be on `gs://`), directories (their files are
+            sorted by path), `shipped:NAME` or `tfds:…`; each may be labelled, `fr:…`.
+        annotated: the format of annotated text, whose files may have any name; or "".
     """
     found = [source for spec in specs for source in _sources(spec, annotated)]
     if not found:
@@ -147,7 +147,7 @@ def _sources(spec: str, annotated: str) -> list[Source]:
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path names a bucket."""
+    """Whether a path is on `gs://`."""
     return path.startswith("gs://")
 
 
@@ -158,16 +158,16 @@ def _kind(path: str) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a local file."""
+    """SHA-256 of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
-    """A one-file source as streams, unpacked from byte `start` of it on and packed.
+    """(unpacked stream, from byte `start` on; packed stream) of a one-file source.
 
-    Damage that is met later, on reading, is a UserError too.
+    Damage found later, while reading, is a UserError too.
     """
     path = source.files[0]
     with _explained(source.name), _open(path) as packed:
@@ -186,9 +186,9 @@ Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
 
 
 def read_file(path: str, digests: Digests | None = None) -> str:
-    """All of a UTF-8 file, local or `gs://`, compressed or not.
+    """The text of a UTF-8 file, local or on `gs://`, compressed or not.
 
-    `digests` gets the SHA-256 of the file.
+    The SHA-256 of the file is added to `digests`.
     """
     with _explained(path), contextlib.closing(_open(path)) as file:
         raw = file.read()
@@ -224,7 +224,7 @@ def _open(path: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """The frames of a file; the library's reader takes a truncated one for complete."""
+    """A reader of zstd files. Truncated files are errors, unlike in the library's."""
 
     def __init__(self, raw: Any):
         self._raw, self._ready = raw, b""
@@ -306,7 +306,7 @@ def record_files(
 
 
 def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, number of all, text) of each record from `start` on."""
+    """(number, count of all records, text) of each record from `start` on."""
     builder = _builder(spec, _TRAIN, ("text",))
     for number, count, record in _records(builder, _TRAIN, start):
         text = record["text"]
@@ -314,7 +314,7 @@ def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Some fields of each record as text; a class by its name, "" if it has none."""
+    """Some fields of each record as text; a class is its name, or "" if unknown."""
     builder = _builder(spec, split, columns)
     names = [getattr(builder.info.features[each], "names", None) for each in columns]
 
@@ -346,7 +346,7 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file; UserError if it holds none."""
+    """The object in a JSON file; UserError if there is no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

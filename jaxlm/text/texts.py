@@ -1,12 +1,12 @@
-"""A fragment of a document → the texts in it that are tokenised.
+"""A fragment of a document → the texts to tokenise.
 
     sentences       without the white space around them
-    verbatim        the text as it stands, for decoders: pieces that joined are the text
-    dialogues       turns, each a sentence, and who speaks
+    verbatim        for decoders: the unchanged text, in pieces
+    dialogues       turns, each a sentence, and their speakers
     annotated       sentences with their spans (`spans/annotated.py`)
 
-A dialogue is a line of `.jsonl` and a document of the corpus; without names, the two
-speakers alternate:
+A dialogue is a line of `.jsonl` and a document of the corpus. If the speakers have no
+names, they alternate:
 
     {"turns": ["How old are you?", "8.", "Where is your home?"]}
     {"turns": [{"speaker": "A", "text": "Hello?"}, {"speaker": "A", "text": "Oh!"}, …]}
@@ -39,7 +39,7 @@ _CONLL_SENTENCE_END = re.compile(r"\n[ \t\r]*(?=\n)")
 
 
 class Texts(NamedTuple):
-    """What is tokenised of a fragment."""
+    """The texts of a fragment that are tokenised."""
 
     texts: list[str]
     spans: Sequence[list[Span]] = ()  # of each, where the text is annotated
@@ -49,7 +49,7 @@ class Texts(NamedTuple):
 
 
 def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
-    """The texts of a fragment, read by the recipe."""
+    """The texts of a fragment, as the recipe says."""
     language = fragment.source.language or recipe.languages[0]
     text, replaced = _decoded(fragment, recipe.errors)
     if recipe.annotated:
@@ -69,10 +69,10 @@ def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
 
 
 def lines_are_sentences(source: Source, recipe: Recipe) -> bool:
-    """Whether lines are kept whole; "auto" looks at the first 64 KiB of a `.txt`.
+    """Whether each line is a sentence; "auto" decides by the first 64 KiB of a `.txt`.
 
-    They are sentences if the splitter finds at most 1.1 in a line on average. Other
-    sources are split, except CoNLL's and records that are lists of sentences.
+    Lines are sentences if the splitter finds at most 1.1 per line on average. Lines of
+    other sources are split, except CoNLL's and lists of sentences.
     """
     if recipe.verbatim or source.kind == "conll":
         return True
@@ -92,13 +92,13 @@ def lines_are_sentences(source: Source, recipe: Recipe) -> bool:
 
 
 def primary(language: str) -> str:
-    """The language itself, without script or region: zh of zh-Hant."""
+    """The language without its script or region: zh for zh-Hant."""
     return language.split("-")[0]
 
 
 @functools.cache
 def converter(chinese: str) -> Callable[[str], str]:
-    """Any Chinese → "simplified" or "traditional" characters, word by word."""
+    """A function that converts Chinese to "simplified" or "traditional" characters."""
     try:
         from opencc import OpenCC  # pyrefly: ignore
     except ImportError:
@@ -119,7 +119,7 @@ def _sentences(content: str | list[str], whole: bool, language: str) -> list[str
 
 
 def _pieces(line: str) -> Iterator[str]:
-    """A line; where it is longer than a fragment (in a record), its parts."""
+    """The line; if it is longer than a fragment (in a record), its parts."""
     while len(line) > documents.FRAGMENT:
         end = max(line.rfind(" ", 0, documents.FRAGMENT), 0) or documents.FRAGMENT
         yield line[:end]
@@ -135,9 +135,9 @@ def _split(language: str, line: str) -> list[str]:
 
 
 def _verbatim(content: str | list[str]) -> list[str]:
-    """The text as it stands, in pieces of at most `FRAGMENT` bytes.
+    """The unchanged text in pieces of at most `FRAGMENT` bytes.
 
-    "\\r\\n" is read as "\\n"; a list of sentences has one a line.
+    "\\r\\n" is read as "\\n"; each sentence of a list gets its own line.
     """
     text = content if isinstance(content, str) else "\n".join([*content, ""])
     data = text.replace("\r\n", "\n").encode()
@@ -151,7 +151,7 @@ def _verbatim(content: str | list[str]) -> list[str]:
 
 
 def _turns(fragment: Fragment, line: str) -> Texts:
-    """The turns of a dialogue of two speakers, at least two, without empty ones."""
+    """The non-empty turns of a dialogue: at least two, by at most two speakers."""
     turns, where = _field(fragment, line, "turns")
     if not isinstance(turns, list) or not turns:
         raise UserError(f'{where} has no "turns", a list of what is said')
@@ -179,7 +179,7 @@ def _turns(fragment: Fragment, line: str) -> Texts:
 
 
 def _annotated(fragment: Fragment, text: str, language: str) -> Texts:
-    """Sentences with their spans; no sentence ends in a span."""
+    """The sentences with their spans; no sentence ends within a span."""
     texts: list[str] = []
     spans: list[list[Span]] = []
     dropped = 0
@@ -214,7 +214,7 @@ def _read_annotated(source: Source, text: str) -> Iterator[Annotated]:
 
 
 def _begins(line: Annotated, language: str) -> list[int]:
-    """Where the sentences of a line begin: where the splitter says, but in no span."""
+    """The starts of a line's sentences: those of the splitter that are in no span."""
     begins, at = [], 0
     for sentence in _split(language, line.text):
         begins.append(line.text.index(sentence, at))
@@ -226,7 +226,7 @@ def _begins(line: Annotated, language: str) -> list[int]:
 
 
 def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
-    """A fragment's text, and how many byte sequences of it were replaced."""
+    """(the text of a fragment, the number of byte sequences that were replaced)."""
     try:
         text = fragment.data.decode("utf-8")
         return text.removeprefix("\ufeff") if fragment.offset == 0 else text, 0
@@ -243,7 +243,7 @@ def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
 
 
 def _field(fragment: Fragment, line: str, name: str) -> tuple[Any, str]:
-    """A field of a record, None where it is missing; and how to name the record."""
+    """(a field of a record or None, the record's name for error messages)."""
     where = f"{fragment.source.name}: the record at byte {fragment.offset}"
     try:
         record = json.loads(line)
@@ -253,7 +253,7 @@ def _field(fragment: Fragment, line: str, name: str) -> tuple[Any, str]:
 
 
 def _text_of_record(fragment: Fragment, line: str) -> str | list[str]:
-    """A text or its sentences; "" if that is mere white space."""
+    """The text of a record or its list of sentences; "" if all is white space."""
     text, where = _field(fragment, line, "text")
     parts = [text] if isinstance(text, str) else text
     if not isinstance(parts, list) or not all(isinstance(each, str) for each in parts):
@@ -265,5 +265,5 @@ def _text_of_record(fragment: Fragment, line: str) -> str | list[str]:
 
 
 def _without_surrogates(text: str) -> str:
-    """The text with U+FFFD for half characters, which JSON can spell ("\\ud800")."""
+    """The text with U+FFFD for lone surrogates, which JSON can contain ("\\ud800")."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,9 +1,9 @@
-"""Fragments → units of tokens: 64 MB of whole documents, each a file.
+"""Fragments → units of tokens: files with about 64 MB of whole documents each.
 
     fragments ─ in_blocks ─ tokenise, in any number of processes ─ joined ─ save ─ file
 
-The files depend on the text and the recipe alone, so an interrupted job continues after
-the last of them. Worker processes import this module: it does not need TensorStore.
+The files depend only on the text and the recipe, so an interrupted job continues after
+the last file. Worker processes import this module, so it does not import TensorStore.
 """
 
 import functools
@@ -38,7 +38,7 @@ ARRAYS = ("tokens", "marks", "sentences", "documents")
 
 
 class Place(NamedTuple):
-    """Where a unit begins in the text."""
+    """The place in the text where a unit begins."""
 
     source: int  # its number; one past the last source: the end of the text
     offset: int  # of a fragment that starts a document
@@ -61,7 +61,7 @@ class Unit(NamedTuple):
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
-    """uint16 if all ids are sure to fit, else uint32."""
+    """uint16 if all ids are known to fit, else uint32."""
     fits = tokenizer.vocab_size <= 1 << 16 and not tokenizer.keeps_oov_words
     return np.dtype(np.uint16 if fits else np.uint32)
 
@@ -74,7 +74,7 @@ def hashed(data: bytes, seed: int, name: str) -> float:
 
 
 def split_of(start: bytes, recipe: Recipe) -> int:
-    """1 (held out) or 0, by the hash of a document's first fragment."""
+    """The split of a document, 1 (held out) or 0, by a hash of its first fragment."""
     if not recipe.holdout:
         return 0
     return int(hashed(start, recipe.seed, "holdout") < recipe.holdout)
@@ -124,11 +124,11 @@ def tokenise(
 def joined(
     parts: Sequence[Unit], tokenizer: Tokenizer, start: int, words: dict[str, int]
 ) -> Unit:
-    """The parts of a unit as one: whole documents, without the empty ones.
+    """The parts of a unit joined into one unit, without empty documents.
 
-    An end-of-document token follows each document if the tokenizer has one. `start`
-    tokens and `words` outside the vocabulary are in the units before; new words are
-    added to them, and are the unit's `oov_words`.
+    An end-of-document token follows each document if the tokenizer has one. Earlier
+    units have `start` tokens, and `words` has their words outside the vocabulary; new
+    words are added to `words` and become the `oov_words` of this unit.
     """
     known, end = len(words), tokenizer.end_of_document
     tokens = np.concatenate([_numbered(part, tokenizer, words) for part in parts])
@@ -156,7 +156,7 @@ def joined(
 
 
 def _numbered(part: Unit, tokenizer: Tokenizer, words: dict[str, int]) -> np.ndarray:
-    """A part's tokens, with words outside the vocabulary numbered as in `words`."""
+    """The tokens of a part, with words outside the vocabulary numbered by `words`."""
     if not part.oov_words:
         return part.tokens
     ids = np.arange(tokenizer.vocab_size + len(part.oov_words))
@@ -169,7 +169,7 @@ def _numbered(part: Unit, tokenizer: Tokenizer, words: dict[str, int]) -> np.nda
 
 
 def in_blocks(text: Text, num_sources: int) -> Iterator[Block]:
-    """The text, from the start of a unit on, in about `BLOCK` bytes of fragments."""
+    """The text in blocks of about `BLOCK` bytes; it begins at the start of a unit."""
     block: list[Fragment] = []
     size = unit = 0
     for number, fragment in text:
@@ -186,7 +186,7 @@ def in_blocks(text: Text, num_sources: int) -> Iterator[Block]:
 
 
 def save(unit: Unit, follows: Place, path: Path) -> None:
-    """Write a unit and the place where the next one begins, whole or not at all."""
+    """Write a unit, and the place where the next unit begins, whole or not at all."""
     header: dict[str, Any] = {"follows": follows, **unit._asdict()}
     arrays = {name: header.pop(name) for name in ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -200,7 +200,7 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
 
 
 class StoredUnit:
-    """A unit in a file; an array is read when it is asked for."""
+    """A unit in a file, whose arrays are read on request."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -218,10 +218,10 @@ class StoredUnit:
 def tokenise_all(
     blocks: Iterable[Block], directory: Path, recipe: Recipe, processes: int
 ) -> Generator[tuple[Unit, Place | None], None, None]:
-    """The tokens of each block, in their order, and the place that follows.
+    """(the tokens of a block, the place after it) for each block, in order.
 
-    `directory` holds the tokenizer. One process is this one; else so many others are
-    started, and one block more is taken ahead.
+    `directory` holds the tokenizer. With one process, this process does the work; else
+    `processes` workers are started, and one more block is read ahead.
     """
     if processes == 1:
         tools = _tools(directory, recipe)
@@ -253,7 +253,7 @@ def tokenise_all(
 
 
 def _tools(directory: Path, recipe: Recipe) -> tuple[Any, ...]:
-    """What `tokenise` needs beside fragments."""
+    """The arguments of `tokenise` after `fragments`."""
     finders = open_finders(recipe.spans, recipe.lexicon)
     return load_tokenizer(directory), recipe, *finders
 

@@ -1,21 +1,21 @@
 """Text with annotated words, phrases and entities → text and spans.
 
-*pku*, the People's Daily of Peking University, a paragraph a line, with the groups of
-the edition of 2003 if there are any:
+*pku*, the People's Daily of Peking University: a line is a paragraph, with groups in
+brackets if it is the edition of 2003:
 
     江/nr  泽民/nr  在/p  [香港/ns  特别/a  行政区/n]ns  讲话/v
     `-entity------'        `-entity------------------'
 
-*conll*, a word a line with columns behind it, a blank line after each sentence. All
+*conll*: a line is a word and its columns, with a blank line after each sentence. All
 columns of B-X, I-X … are read, in any of the schemes IOB1, IOB2, BIOES, BILOU, BMES. A
-chunk of the shared task of 2000 is a phrase, everything else is an entity:
+chunk of the shared task of 2000 is a phrase; any other unit is an entity:
 
     Rockwell       NNP  B-NP
     International  NNP  I-NP
     said           VBD  B-VP
 
-A unit inside another of its kind is ignored. Such files do not say where white space
-was: words are joined, with a space where two would become one.
+A unit inside another unit of the same kind is ignored. The files do not say where white
+space was: words are joined, with a space between words that would run together.
 """
 
 import re
@@ -40,7 +40,7 @@ Units = Iterable[Bounds]
 
 
 class Annotated(NamedTuple):
-    """A line's text and its spans; those of a kind do not overlap.
+    """The text of a line and its spans; spans of the same kind do not overlap.
 
     Lines that are not in the format raise `ValueError`.
     """
@@ -51,10 +51,10 @@ class Annotated(NamedTuple):
 
 
 def read_pku(line: str) -> Annotated:
-    """A line of words with their tags, and of groups of them.
+    """The text and spans of a line of tagged words and groups.
 
-    Entities are names, by tag; a surname and the given name after it, which this corpus
-    separates, are one. Phrases are groups, names, and words of two characters or more.
+    Entities are words and groups tagged as names; a surname and the given name after
+    it are one entity. Phrases are groups, names, and words of two characters or more.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -92,7 +92,7 @@ def read_pku(line: str) -> Annotated:
 
 
 def read_conll(lines: Iterable[str]) -> Annotated:
-    """A sentence of words with their columns."""
+    """The text and spans of a sentence in CoNLL's columns."""
     rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
     for row in rows:
         if len(row) < 2:
@@ -127,7 +127,7 @@ def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
 def _annotated(
     words: Sequence[str], phrases: Units, entities: Units, spelled: bool = False
 ) -> Annotated:
-    """The text and spans of words (or `spelled` characters), from bounds in words."""
+    """The text and spans of words (if `spelled`, of characters); bounds count words."""
     text, begins = "", []
     for word in words:
         if text and not spelled and joins(text[-1]) and joins(word[0]):

@@ -1,6 +1,6 @@
-"""What finds spans in plain text: libraries, by name, and a user's list of entities.
+"""Finders of spans in plain text: libraries, by name, and a user's list of entities.
 
-A library is imported only if it is named.
+A library is imported only if it is used.
 """
 
 import difflib
@@ -20,7 +20,7 @@ _SPACY_MODEL = "en_core_web_sm"
 
 
 def open_finders(spans: str, lexicon: str) -> list[Finder]:
-    """What finds spans, the user's list first: its spans win over overlapping ones.
+    """The finders, with the user's list first: its spans win over overlapping spans.
 
     `spans` is "none", "rjieba", "spacy", "spacy:MODEL", or a kind of annotated text.
     """
@@ -43,9 +43,9 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
 
 
 class Lexicon:
-    """Finds the longest entry at each place, from left to right.
+    """A user's entities. It finds the longest entry at each position, left to right.
 
-    Case matters; in a script with spaces only whole words are found.
+    Case matters; in scripts with spaces, only whole words are found.
     """
 
     def __init__(self, entries: Iterable[str]):
@@ -58,7 +58,7 @@ class Lexicon:
         self._lengths = {c: sorted(each, reverse=True) for c, each in lengths.items()}
 
     def __call__(self, text: str) -> list[Span]:
-        """The entries in a text, none overlapping."""
+        """The spans of entries in a text; they do not overlap."""
         if self._lengths.keys().isdisjoint(text):
             return []
         may_cut = cuts(text)
@@ -75,9 +75,9 @@ class Lexicon:
 
 
 def read_lexicon(path: str) -> Lexicon:
-    """The lexicon in a file with an entity a line.
+    """The lexicon in a file with one entity in each line.
 
-    What follows a tab is ignored (THUOCL has counts there).
+    Text after a tab is ignored (THUOCL has counts there).
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(read_file(path).splitlines(), 1):
@@ -94,7 +94,7 @@ def read_lexicon(path: str) -> Lexicon:
 
 
 def _rjieba() -> Finder:
-    """Chinese: phrases are words of two characters or more, entities are names."""
+    """A finder for Chinese: phrases are words of 2+ characters, entities are names."""
     try:
         from rjieba import tag
     except ImportError:
@@ -120,9 +120,9 @@ def _rjieba() -> Finder:
 
 
 def _spacy(model: str) -> Finder:
-    """Named entities, and noun chunks as phrases where spaCy has a rule for them.
+    """A finder of named entities and, if spaCy supports the language, noun chunks.
 
-    `model` is the name of an installed pipeline, or the directory of one.
+    `model` is the name or the directory of an installed pipeline.
     """
     try:
         from spacy import load  # pyrefly: ignore

@@ -4,9 +4,9 @@
     `----' `----'   `--'
     entity  entity   word, phrase
 
-A span holds whole words of the tokenizer (an ideograph is one) or it is dropped: its
-ends must lie where BERT's rules cut the text whatever else is in it, so that the pieces
-between the ends have the tokens of the text.
+A span is dropped unless it consists of whole words of the tokenizer (an ideograph is a
+word): BERT's rules must cut at both its ends in any context, so that cutting the text
+there does not change the tokens.
 """
 
 import functools
@@ -31,7 +31,7 @@ _BITS = {
 
 
 class Span(NamedTuple):
-    """text[start:end] and what it is."""
+    """A span text[start:end] and its kind."""
 
     start: int
     end: int
@@ -44,7 +44,7 @@ Finder = Callable[[str], Spans]  # of one text alone: its spans depend on no oth
 
 
 class Marked(NamedTuple):
-    """What spans make of the tokens of some texts."""
+    """The marks of the tokens of some texts, and counts of their spans."""
 
     marks: np.ndarray  # uint8 [n]: bits of words, phrases and entities
     found: int  # phrases and entities that are marked
@@ -53,7 +53,7 @@ class Marked(NamedTuple):
 
 @functools.cache
 def joins(char: str) -> bool:
-    """Whether a word of the tokenizer may hold a character beside others."""
+    """Whether a character can be part of a longer word of the tokenizer."""
     if char.isascii():
         return char.isalnum()
     alone = char.isspace() or unicodedata.category(char)[0] in "PZ"
@@ -61,7 +61,7 @@ def joins(char: str) -> bool:
 
 
 def cuts(text: str) -> np.ndarray:
-    """bool [len(text) + 1]: whether BERT's rules surely cut before each character."""
+    """bool [len(text) + 1]: whether BERT's rules always cut before each character."""
     joined = np.fromiter(map(joins, text), bool, len(text))
     out = np.ones(len(text) + 1, bool)
     out[1:-1] = ~(joined[:-1] & joined[1:])
@@ -71,10 +71,10 @@ def cuts(text: str) -> np.ndarray:
 def mark_spans(
     texts: Sequence[str], encoded: Encoded, tokenizer: Tokenizer, spans: list[Found]
 ) -> Marked:
-    """The marks of the tokens of `texts`, word starts among them.
+    """The marks of the tokens of `texts`, including word starts.
 
-    In a span of the kind word, only the first token keeps the word start that the
-    tokenizer gave it. The most trusted finder's spans come first.
+    A span of kind "word" is one word: only its first token keeps a word start. `spans`
+    has the spans of each finder, the most trusted finder first.
     """
     whole = " ".join(texts)  # a space is no token
     sizes = np.array([len(text) for text in texts], np.int64)
@@ -121,7 +121,7 @@ def mark_spans(
 def _fitting(
     whole: str, begins: np.ndarray, spans: list[Found]
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Bounds [n, 2] in `whole` by kind, none overlapping; how many were dropped."""
+    """(kind → non-overlapping bounds [n, 2] in `whole`, number of dropped spans)."""
     may_cut = cuts(whole)
     kept = {kind: np.empty((0, 2), np.int64) for kind in _BITS}
     dropped = 0
@@ -141,7 +141,7 @@ def _fitting(
 
 
 def _covered(bounds: np.ndarray, size: int) -> np.ndarray:
-    """bool [size]: places inside one of [first, end)."""
+    """bool [size]: whether each position is inside some [first, end) of `bounds`."""
     edge = np.zeros(size + 1, np.int64)
     np.add.at(edge, bounds[:, 0], 1)
     np.add.at(edge, bounds[:, 1], -1)

@@ -1,4 +1,4 @@
-"""Tokenizers behind one interface: trained from text, or loaded from anyone's files."""
+"""Tokenizers with one interface: trained on text, or loaded from files of any maker."""
 
 from jaxlm.text.tokenizers.loading import load_tokenizer
 from jaxlm.text.tokenizers.tokenizer import Tokenizer

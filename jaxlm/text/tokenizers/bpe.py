@@ -1,6 +1,6 @@
 """Byte-pair encoding: GPT-2's over bytes, GPT-1's over lower-case words.
 
-A word, for masking and for `word_start`, is what the library cuts before it merges.
+A word, for masking and for `word_start`, is a unit of text that merges do not cross.
 """
 
 import abc
@@ -28,7 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Bpe(Tokenizer):
-    """Tokens, and the pairs of them that are merged, the most urgent first."""
+    """A vocabulary with its merges: pairs of tokens, highest priority first."""
 
     def __init__(self, tokens: Sequence[str], merges: Pairs, **options: Any):
         super().__init__(tokens, **options)
@@ -44,7 +44,7 @@ class Bpe(Tokenizer):
         return tuple(id if word == before else ~id for id, (before, word) in pairs)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of the tokens; byte-level, the very text that was encoded."""
+        """The text of the tokens; byte-level BPE gives exactly the encoded text."""
         return self._library.decode([int(id) for id in ids], skip_special_tokens=False)
 
     @property
@@ -54,7 +54,7 @@ class Bpe(Tokenizer):
 
     @classmethod
     def read(cls, directory: Path, **options: Any) -> Tokenizer:
-        """The tokenizer whose pair of files `save` has written."""
+        """The tokenizer that `save` wrote as a pair of files."""
         pair = read_pair(directory / "vocab.json", directory / "merges.txt")
         return cls(*pair, **options)
 
@@ -71,21 +71,21 @@ _BYTE_RUN = re.compile(f" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]")
 
 
 def byte_runs(text: str) -> list[str]:
-    """The runs of a text that byte-level BPE cuts alone; joined, they are the text."""
+    """The runs of a text that byte-level BPE cuts independently; joined, the text."""
     return _BYTE_RUN.findall(text)
 
 
 class ByteBpe(Bpe):
-    r"""Byte-level BPE as GPT-2 does it: every text has ids, no token is unknown.
+    r"""GPT-2's byte-level BPE: every text has ids, no token is unknown.
 
-    A word is what GPT-2's pattern cuts: letters, digits or other characters with the
+    A word is a match of GPT-2's pattern: letters, digits or other characters with the
     space before them, and the English endings ('s, 't, 're …).
 
         's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 
-    (openai/gpt-2, src/encoder.py.) No word goes on after white space, so the runs
-    between are cut independently, by the `tokenizers` library: what is a letter, it
-    decides.
+    (openai/gpt-2, src/encoder.py.) No word continues after white space, so the runs
+    between white space are cut independently. The `tokenizers` library cuts them, and
+    decides what is a letter.
     """
 
     kind = "byte_bpe"
@@ -115,7 +115,7 @@ class ByteBpe(Bpe):
         return library
 
     def library(self) -> Library:
-        """The same rules, with the special tokens."""
+        """This tokenizer as one of the `tokenizers` library, with special tokens."""
         library = Library.from_str(self._library.to_str())
         library.pre_tokenizer = pre_tokenizers.ByteLevel(self.prefix_space)
         library.add_special_tokens(list(dict.fromkeys(self.special_names.values())))
@@ -128,19 +128,19 @@ _RUN = re.compile(r"[^ \t\n\r]+")  # other white space is left to the library
 
 
 class Gpt1Bpe(Bpe):
-    """GPT-1's BPE: lower-case words, "</w>" behind each; unknown is id 0.
+    """GPT-1's BPE: lower-case words that end in "</w>"; unknown is id 0.
 
-    Its files are an `encoder_bpe_40000.json` and a `vocab_40000.bpe`. How a text is cut
-    into words is a choice by name, which no installed package changes:
+    The files are an `encoder_bpe_40000.json` and a `vocab_40000.bpe`. The option
+    `words` says how text is cut into words, whatever packages are installed:
 
     *basic*, BERT's rules (clean, lower-case, strip accents, split at white space and
-    punctuation), as in transformers. Line ends are white space and leave no token.
+    punctuation), as in transformers. Line ends are white space and give no token.
 
     *spacy*, as published (openai/finetune-transformer-lm, text_utils.py):
     `ftfy.fix_text`, `standardised`, spaCy's English tokens, lower-case. A line end
-    inside a text is a word. It needs `pip install ftfy spacy`.
+    inside a text is a word. This needs `pip install ftfy spacy`.
 
-    The vocabulary has no end-of-text: a document ends with its line end, "\\n</w>".
+    The vocabulary has no end-of-text token: a document ends with a line end, "\\n</w>".
     """
 
     kind = "gpt1_bpe"
@@ -154,7 +154,7 @@ class Gpt1Bpe(Bpe):
 
     @property
     def end_of_document(self) -> int | None:
-        """Id of `<|endoftext|>`; without one, of the line end."""
+        """The id of `<|endoftext|>` or, without one, of the line end."""
         return self._ids.get(END_OF_DOCUMENT, self._ids.get("\n" + WORD_END))
 
     @cached_property
@@ -175,7 +175,7 @@ class Gpt1Bpe(Bpe):
         return library
 
     def library(self) -> Library | None:
-        """The same rules; None for spaCy's words."""
+        """This tokenizer as one of the `tokenizers` library; None for spaCy's words."""
         return self._library if self.words == "basic" else None
 
     def _runs(self, text: str) -> list[str]:
@@ -183,7 +183,7 @@ class Gpt1Bpe(Bpe):
 
     @cached_property
     def _spacy_words(self) -> Callable[[str], list[str]]:
-        """Text → the published words."""
+        """A function that cuts a text into words as published."""
         try:
             import ftfy  # pyrefly: ignore
             from spacy.lang.en import English  # pyrefly: ignore
@@ -203,7 +203,7 @@ class Gpt1Bpe(Bpe):
 
 
 def standardised(text: str) -> str:
-    """text_utils.py:text_standardize, to the letter."""
+    """A text as GPT-1's text_utils.py:text_standardize returns it."""
     for char, plain in (*zip("—–―", "---", strict=True), ("…", "..."), ("´", "'")):
         text = text.replace(char, plain)
     alone = r"(-+|~+|!+|\"+|;+|\?+|\++|,+|\)+|\(+|\\+|\/+|\*+|\[+|\]+|}+|{+|\|+|_+)"
@@ -213,7 +213,7 @@ def standardised(text: str) -> str:
 
 
 def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
-    """Tokens and merges of OpenAI's or Hugging Face's pair of files."""
+    """(tokens, merges) from OpenAI's or Hugging Face's pair of files."""
     tokens = in_order_of_id(read_json(vocabulary), vocabulary)
     lines = read_file(str(merges)).split("\n")
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
@@ -221,7 +221,7 @@ def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
 
 
 def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
-    """`pairs`; UserError if one of them does not give a known token."""
+    """`pairs`, checked: UserError if a merge does not give a known token."""
     known = set(tokens)
     for pair in pairs:
         if len(pair) != 2 or pair[0] + pair[1] not in known:
@@ -231,7 +231,7 @@ def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
 
 
 def in_order_of_id(ids: dict, path: Path) -> tuple[str, ...]:
-    """Tokens by id from a `{token: id}` object; UserError unless ids are 0 … n - 1."""
+    """The keys of a `{token: id}` object by id; UserError unless ids are 0 … n - 1."""
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise UserError(f"{path}: ids are not 0 to {len(tokens) - 1}, each once")

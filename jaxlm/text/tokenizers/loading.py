@@ -1,4 +1,4 @@
-"""Files → a tokenizer, whoever wrote them."""
+"""Files → a tokenizer: jaxlm's files, Google's, OpenAI's or Hugging Face's."""
 
 import json
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def load_tokenizer(
     Args:
         path: a directory that `Tokenizer.save`, Hugging Face or OpenAI wrote, a
             `vocab.txt`, a `tokenizer.json` or a SentencePiece `.model`.
-        lowercase: for a `vocab.txt`, which does not say; None: as its
-            `tokenizer_config.json` says, else as its entries suggest.
-        words: how GPT-1's BPE and a vocabulary of words cut them; None: as it was
+        lowercase: whether a `vocab.txt` is for lower-cased text; None: look in
+            `tokenizer_config.json`, else guess from the entries.
+        words: how GPT-1's BPE or a vocabulary of words cuts words; None: as it was
             saved, else "basic".
     """
     path = Path(path)
@@ -112,7 +112,7 @@ def looks_cased(tokens: Sequence[str]) -> bool:
 
 
 def _load_library(path: Path) -> Tokenizer:
-    """A `tokenizer.json` of a kind that we have, too."""
+    """The tokenizer in a `tokenizer.json`; UserError for kinds that jaxlm lacks."""
     content = read_json(path)
     model = content.get("model") or {}
     # Old files do not name the type.

@@ -1,4 +1,4 @@
-"""SentencePiece: a `.model` file, as its own library reads and writes it.
+"""SentencePiece: a `.model` file, read and written by its own library.
 
 A word, for masking and for `word_start`, begins at a piece with "▁", at an ideograph
 and at the start of a text.
@@ -26,7 +26,7 @@ _UNUSED = 5  # the type of a piece that is never produced (sentencepiece_model.p
 
 
 class SentencePiece(Tokenizer):
-    """A model by its bytes; it says everything, so there are no options."""
+    """A tokenizer made from the bytes of a model, which contain all its options."""
 
     kind = "sentencepiece"
     hf_class = "PreTrainedTokenizerFast"
@@ -66,14 +66,14 @@ class SentencePiece(Tokenizer):
 
     @classmethod
     def read(cls, directory: Path, **options: Any) -> "SentencePiece":
-        """The tokenizer whose model `save` has written."""
+        """The tokenizer that `save` wrote as a model."""
         return cls((directory / MODEL_FILE).read_bytes())
 
     def _save_vocabulary(self, directory: Path) -> None:
         (directory / MODEL_FILE).write_bytes(self._model)
 
     def library(self) -> Library | None:
-        """The same rules, with the special tokens; None if it is no unigram model."""
+        """This tokenizer as one of the `tokenizers` library; None if not a unigram."""
         from sentencepiece import sentencepiece_model_pb2
 
         proto: Any = sentencepiece_model_pb2
@@ -95,10 +95,10 @@ class SentencePiece(Tokenizer):
 
 
 def with_unused(model: bytes, names: Sequence[str]) -> bytes:
-    """A model with more pieces, never produced, at its end.
+    """The model with more pieces at its end that no text produces.
 
-    A repeated field of a protocol buffer grows if it is written again behind the rest:
-    ModelProto.pieces is field 1; of a piece, 1 is its text, 2 its score, 3 its type.
+    To add an element to a repeated field of a protocol buffer, append the field again.
+    ModelProto.pieces is field 1; a piece has its text (1), score (2) and type (3).
     """
     for name in names:
         text = name.encode()

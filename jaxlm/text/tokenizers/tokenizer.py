@@ -1,4 +1,4 @@
-"""What all tokenizers have in common: tokens ↔ ids, texts → ids and word starts."""
+"""The base class of all tokenizers: tokens ↔ ids, texts → ids and word starts."""
 
 import abc
 import functools
@@ -33,7 +33,7 @@ LONGEST_CACHED = 32  # characters; longer runs rarely recur
 
 
 class Encoded(NamedTuple):
-    """Texts as one run of tokens: text i has the next `counts[i]` of them."""
+    """The tokens of several texts end to end; text i has `counts[i]` tokens."""
 
     ids: np.ndarray  # int32 [n]
     word_start: np.ndarray  # bool [n]
@@ -42,12 +42,12 @@ class Encoded(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """A vocabulary, and the way from text to its ids and back.
+    """A vocabulary, with text → ids and ids → text.
 
-    A text is cut into runs whose ids do not depend on their neighbours, mostly at white
-    space; the ids of a run are worked out once. Text is not searched for special tokens
-    unless `specials=True`: a "[MASK]" in a corpus is just characters, as in Google's
-    code. `options`, plain data, are what decides the ids beside the vocabulary.
+    A text is cut into runs, mostly at white space, whose ids do not depend on their
+    neighbours, and the ids of a run are cached. Special tokens are recognised only with
+    `specials=True`: a "[MASK]" in a corpus is just characters, as in Google's code. The
+    ids depend on the vocabulary and on `options`, which are plain data.
     """
 
     kind: ClassVar[Kind]
@@ -66,20 +66,20 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _runs(self, text: str) -> list[str]:
-        """The parts of a text that are cut independently."""
+        """The parts of a text that `_cut` handles independently."""
 
     @abc.abstractmethod
     def _cut(self, run: str) -> tuple[int, ...]:
-        """The ids of a run; ~id where a word starts."""
+        """The ids of a run's tokens; a token that starts a word has ~id instead."""
 
     @property
     def vocab_size(self) -> int:
-        """Ids run from 0 to `vocab_size - 1`."""
+        """The number of entries; ids run from 0 to `vocab_size - 1`."""
         return len(self.tokens)
 
     @functools.cached_property
     def special(self) -> SpecialTokens | None:
-        """BERT's five; None if the vocabulary lacks one (GPT-2's lacks all)."""
+        """The ids of BERT's five special tokens; None if the vocabulary lacks one."""
         names = [self.special_names.get(role, "") for role in SPECIAL]
         if not all(names):
             return None
@@ -88,7 +88,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def special_names(self) -> dict[str, str]:
-        """What may stand for a special token in a text → its name in the vocabulary."""
+        """Spelling of a special token in a text → its name in the vocabulary."""
         names: dict[str, str] = {}
         for role, also in zip(SPECIAL, _ALSO, strict=True):
             if name := next((n for n in (role, also) if n in self._ids), None):
@@ -99,17 +99,17 @@ class Tokenizer(abc.ABC):
 
     @property
     def end_of_document(self) -> int | None:
-        """Id that a corpus stores after each document; None: it stores none."""
+        """The id that a corpus stores after each document, or None."""
         return self._ids.get(END_OF_DOCUMENT)
 
     @functools.cached_property
     def ends_line(self) -> np.ndarray:
-        """bool [V]: tokens that hold a line end; none if it is mere white space."""
+        """bool [V]: whether each token contains a line end."""
         return np.array([self.line_end in token for token in self.tokens])
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of what decides the ids, whatever file it was read from."""
+        """The digest of everything that decides the ids; it is independent of files."""
         return hashlib.sha256(self._content()).hexdigest()
 
     def _content(self) -> bytes:
@@ -117,7 +117,7 @@ class Tokenizer(abc.ABC):
         return json.dumps(content, sort_keys=True).encode()
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """The tokens of all texts at once; the fastest way."""
+        """The tokens of all texts, in the fastest way."""
         flat, known, cut = itertools.chain.from_iterable, self._known, self._cut
 
         def ids_of(run: str) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ class Tokenizer(abc.ABC):
         return Encoded(np.where(ids < 0, ~ids, ids), ids < 0, counts)
 
     def encode(self, text: str, *, specials: bool = False) -> Encoded:
-        """The tokens of one text; with `specials`, "[MASK]" in it means its id."""
+        """The tokens of a text; with `specials`, "[MASK]" in it becomes that token."""
         if not specials or not self.special_names:
             return self.encode_flat([text])
         pattern = "|".join(map(re.escape, self.special_names))
@@ -143,25 +143,25 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Readable text; special tokens stay as they are spelled."""
+        """The text of ids; special tokens are spelled out."""
 
     def token(self, id: int | np.integer) -> str:
-        """The token of an id; IndexError outside the vocabulary."""
+        """The token with this id; IndexError if it is outside the vocabulary."""
         if not 0 <= id < self.vocab_size:
             raise IndexError(f"id {id} is not in [0, {self.vocab_size})")
         return self.tokens[id]
 
     def id(self, token: str) -> int | None:
-        """The id of a token, None if the vocabulary lacks it."""
+        """The id of a token; None if the vocabulary lacks the token."""
         return self._ids.get(token)
 
     def library(self) -> Library | None:
-        """The same rules for the library that transformers uses; None: it has none."""
+        """This tokenizer as one of the `tokenizers` library, or None if it has none."""
         return None
 
     @classmethod
     def read(cls, directory: Path, **options: Any) -> "Tokenizer":
-        """The tokenizer whose vocabulary `save` has written."""
+        """The tokenizer that `save` wrote."""
         return cls(read_vocabulary(directory / "vocab.txt"), **options)
 
     def _save_vocabulary(self, directory: Path) -> None:
@@ -169,7 +169,7 @@ class Tokenizer(abc.ABC):
         (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
 
     def save(self, directory: str | Path) -> None:
-        """Write what `load_tokenizer` and transformers read."""
+        """Write the files that `load_tokenizer` and transformers read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._save_vocabulary(directory)
@@ -194,7 +194,7 @@ class Tokenizer(abc.ABC):
 
 
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id" in order of id."""
+    """The tokens of a `vocab.txt`: a token a line, or "token<TAB>id", sorted by id."""
     text = read_file(str(path))
     lines = text.removesuffix("\n").split("\n") if text else []
     tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
@@ -202,7 +202,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
 
 
 def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
-    """`tokens`; UserError if there are none or one stands twice."""
+    """`tokens`, checked: UserError if there are none or if a token is repeated."""
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
         if seen.setdefault(token, i) != i:
@@ -216,7 +216,7 @@ def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
 
 
 def padded(tokens: Sequence[str], size: int) -> tuple[str, ...]:
-    """`tokens`, and `[unused0]`, `[unused1]` … until there are `size` of them."""
+    """`tokens` padded with `[unused0]`, `[unused1]` … to `size` tokens."""
     present = set(tokens)
     names = (f"[unused{i}]" for i in range(size + len(tokens)))
     fresh = (name for name in names if name not in present)

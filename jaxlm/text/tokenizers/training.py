@@ -1,4 +1,4 @@
-"""Texts → a vocabulary: the same bytes for the same texts, in any process."""
+"""Texts → a tokenizer with a trained vocabulary; equal texts give equal bytes."""
 
 import io
 import itertools
@@ -37,10 +37,10 @@ _LONGEST = 1 << 13  # bytes of a sentence; SentencePiece leaves longer ones out
 
 
 def train_tokenizer(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
-    """A vocabulary of exactly `vocab_size` entries; equal texts give equal bytes.
+    """A tokenizer with exactly `vocab_size` entries; equal texts give equal bytes.
 
-    Its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK], but a decoder's and ELMo's.
-    `[unusedN]` come at the end if the texts yield fewer.
+    Its special tokens are [PAD] [UNK] [CLS] [SEP] [MASK], except for a decoder or ELMo.
+    If the texts yield too few entries, `[unusedN]` entries follow.
     """
     if text.tokenizer not in _LEARNERS:
         raise UserError(
@@ -56,10 +56,10 @@ def train_tokenizer(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenize
 
 
 def _wordpiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
-    """[PAD] [UNK] [CLS] [SEP] [MASK], "##" characters, characters, pieces.
+    """WordPiece: [PAD] [UNK] [CLS] [SEP] [MASK], "##" characters, characters, pieces.
 
-    Characters take at most half of the vocabulary, the most frequent ones first, unless
-    there are no pieces to fill the rest (Chinese). Words with others are left out.
+    The most frequent characters take at most half of the vocabulary, or more if there
+    are too few pieces (Chinese). Words with other characters do not yield pieces.
     """
     words = count_words(texts, lowercase=text.lowercase)
     _check_size(vocab_size, len(SPECIAL) + 2)
@@ -109,7 +109,7 @@ def _wordpiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
 
 
 def _words(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
-    """`<S>` `</S>` `<UNK>` and the most frequent words, in falling frequency."""
+    """ELMo's words: `<S>` `</S>` `<UNK>`, then the most frequent words in order."""
     whole = text.words == "space"
     counts = count_words(texts, lowercase=text.lowercase, whole=whole, room=vocab_size)
     for mark in MARKS:
@@ -129,11 +129,11 @@ def _words(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
 
 
 def _byte_bpe(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
-    """[PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
+    """Byte-level BPE: [PAD] [UNK] [CLS] [SEP] [MASK], 256 bytes, pieces.
 
-    Verbatim, for a decoder: 256 bytes, pieces, <|endoftext|>, as GPT-2 has them. The
-    learner keeps about 100 bytes for each byte of a distinct word, and a word of
-    Chinese is a whole clause: texts are read until the words have 2 MB.
+    For a decoder (verbatim) as in GPT-2: 256 bytes, pieces, <|endoftext|>. The learner
+    needs about 100 bytes of memory for each byte of a distinct word, and a Chinese word
+    is a whole clause, so texts are read until the distinct words have 2 MB.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first, last = ((), (END_OF_DOCUMENT,)) if text.verbatim else (SPECIAL, ())
@@ -164,7 +164,7 @@ def _byte_bpe(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
 
 
 def _sentencepiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
-    """A unigram model: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last."""
+    """SentencePiece, unigram: [PAD] [UNK] [CLS] [SEP] [MASK], pieces, rarest last."""
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -210,10 +210,10 @@ def _check_size(vocab_size: int, least: int) -> None:
 def count_words(
     texts: Texts, *, lowercase: bool, whole: bool = False, room: int = 0
 ) -> dict[str, int]:
-    """The words of the texts, most frequent first; of very many, the rarest are lost.
+    """Word → count, most frequent first; if there are very many, the rarest are lost.
 
-    With `whole`, words are what white space separates, not what BERT's rules cut;
-    `room` words are kept if that is more than are learnt from.
+    With `whole`, words are separated by white space alone, not by BERT's rules. At
+    least `room` of the words are kept.
     """
     runs: Counter[str] = Counter()
     rarest = size = 0
@@ -239,7 +239,7 @@ def count_words(
 
 
 def _batches(texts: Texts) -> Iterator[list[str]]:
-    """Texts by the million characters."""
+    """Lists of texts with about a million characters each."""
     batch, size = [], 0
     for text in texts:
         batch.append(text)
@@ -251,14 +251,14 @@ def _batches(texts: Texts) -> Iterator[list[str]]:
 
 
 def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The most frequent first, then by spelling."""
+    """(word, count) pairs, sorted by falling count, then by spelling."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _learnt(
     model: models.Model, trainer: trainers.Trainer, words: Mapping[str, int]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Tokens in order of id, and all of the model, from words and their counts."""
+    """(tokens in order of id, the trained model as JSON), learnt from word counts."""
 
     def texts() -> Iterator[str]:
         for word, count in words.items():
@@ -273,7 +273,7 @@ def _learnt(
 
 
 def _up_to(texts: Texts, limit: int) -> Iterator[str]:
-    """Texts until they have `limit` bytes."""
+    """The first texts, until they have `limit` bytes."""
     for text in texts:
         yield text
         limit -= len(text.encode())

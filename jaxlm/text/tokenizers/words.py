@@ -1,14 +1,13 @@
 """Vocabularies of words: BERT's WordPiece, and ELMo's whole words.
 
-Both cut words by the rules of google-research/bert `tokenization.py` (eedf571), to the
-letter:
+Both cut words exactly by the rules of google-research/bert `tokenization.py` (eedf571):
 
-1. drop U+0000, U+FFFD and control characters (Cc, Cf) but tab, newline, return;
+1. drop U+0000, U+FFFD and control characters (Cc, Cf) except tab, newline and return;
 2. put spaces round each CJK ideograph (not kana, not hangul); split at white space;
 3. if lower-casing: `str.lower`, NFD, drop combining marks (Mn);
 4. split off each punctuation character (ASCII's symbols and Unicode P*).
 
-As in Google's code, Python's `unicodedata` says what a character is.
+As in Google's code, the categories of characters are those of Python's `unicodedata`.
 """
 
 import functools
@@ -41,14 +40,14 @@ _ASCII_WORD = re.compile("[A-Za-z0-9]+|[!-~]")
 
 @functools.cache
 def _is_punctuation(char: str) -> bool:
-    """As Google has it."""
+    """Whether BERT's rules treat a character as punctuation."""
     if char.isascii():
         return "!" <= char <= "~" and not char.isalnum()
     return unicodedata.category(char).startswith("P")
 
 
 def runs_of(text: str) -> list[str]:
-    """What white space separates in a text, and each ideograph alone."""
+    """The parts of a text between white space; each ideograph is a separate part."""
     if _CONTROL_SPACE.search(text):
         text = _CONTROL_SPACE.sub("", text)
     return _RUN.findall(text) if _FAR_EAST.search(text) else text.split()
@@ -78,11 +77,12 @@ def basic_words(run: str, *, lowercase: bool) -> list[str]:
 
 
 class WordPiece(Tokenizer):
-    """A `vocab.txt` and whether text is lower-cased and stripped of accents first.
+    """BERT's WordPiece; `lowercase` lower-cases text and strips accents.
 
-    Each word is cut greedily into the longest pieces of the vocabulary, "##" before all
-    but the first; a word that cannot be cut, or is longer than 200 characters, is
-    `[UNK]`. A word, for masking and for `word_start`, is what the rules leave.
+    BERT's rules cut text into words, which are the words of masking and `word_start`.
+    Each word is cut greedily into the longest pieces of the vocabulary; all pieces but
+    the first begin with "##". A word is `[UNK]` if that fails or if it has more than
+    200 characters.
     """
 
     kind = "wordpiece"
@@ -113,7 +113,7 @@ class WordPiece(Tokenizer):
         return tuple(ids)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Words with one space between them, none before punctuation or in Chinese."""
+        """The text; words are spaced, except before punctuation and in Chinese."""
         tokens = [self.token(int(id)) for id in ids]
         text = decoders.WordPiece(prefix="##", cleanup=True).decode(tokens)
         return re.sub(
@@ -121,10 +121,10 @@ class WordPiece(Tokenizer):
         )
 
     def library(self) -> Library:
-        """The same rules, with the special tokens.
+        """This tokenizer as one of the `tokenizers` library, with special tokens.
 
-        They differ from Google's code where a word ends in a capital sigma (the library
-        knows one lower-case form) and in characters that its Unicode tables lack.
+        The library differs from Google's code for words that end in a capital sigma (it
+        has one lower-case form) and for characters that its Unicode tables lack.
         """
         library = Library(self._model)
         library.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
@@ -148,15 +148,15 @@ _SKIPPED = "!!!MAXTERMID"  # a line of the released vocabulary that is no word
 
 
 class WordVocab(Tokenizer):
-    """ELMo's words: ids by frequency; others keep their spelling.
+    """ELMo's words: ids by frequency; words outside the vocabulary keep their spelling.
 
-        the cat sat        0 5 912 52003 1      with <S> and </S> round each sentence
+        the cat sat        0 5 912 52003 1      with <S> and </S> around each sentence
 
-    The vocabulary is what the softmax covers: `<S>`, `</S>`, `<UNK>`, then words, the
-    most frequent first (allenai/bilm-tf, bilm/data.py). Another word is read by its
-    characters like any other and is `<UNK>` only as a target: ids from `vocab_size` on
-    name such words of the texts, in order of appearance. Text that is cut already is
-    cut at white space alone (`words` = "space").
+    The vocabulary is that of the softmax: `<S>`, `</S>`, `<UNK>`, then words, the most
+    frequent first (allenai/bilm-tf, bilm/data.py). Words outside the vocabulary are
+    also read by their characters, and are `<UNK>` only as targets: they have ids from
+    `vocab_size` on, in order of appearance. Text that is already cut into words is cut
+    at white space alone (`words` = "space").
     """
 
     kind = "words"
@@ -199,7 +199,7 @@ class WordVocab(Tokenizer):
         return tuple(ids)
 
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
-        """All texts at once, each with its boundaries unless it has no word."""
+        """The tokens of all texts; a text with words gets `<S>` and `</S>`."""
         ids, _, counts, _ = super().encode_flat(texts)
         filled = counts[counts > 0]
         ends = np.cumsum(filled)
@@ -215,6 +215,6 @@ class WordVocab(Tokenizer):
         return Encoded(ids, np.ones(len(ids), bool), counts, words)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The words with a space between them; those outside it are `<UNK>`."""
+        """The words, separated by spaces; ids outside the vocabulary are `<UNK>`."""
         tokens = (*self.tokens, UNKNOWN)
         return " ".join(tokens[min(int(id), self.vocab_size)] for id in ids)
