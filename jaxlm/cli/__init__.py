@@ -1,4 +1,4 @@
-"""`jaxlm VERB …`: import the verb's file, run it, turn mistakes into one line."""
+"""`jaxlm VERB …`: import the file of the verb, run it, report mistakes in one line."""
 
 import errno
 import importlib

@@ -1,8 +1,8 @@
 """The words of a command → a frozen dataclass of its arguments, through tyro.
 
-A verb's arguments are a dataclass, flat or of the library's own records. A field
-`config`, where there is one, is read from the file that the first word names, and its
-fields are flags without a prefix (`--seed 1 --model.dropout 0`).
+The arguments of a verb are a dataclass, flat or with the library's dataclasses as
+fields. A field `config` is read from the file that the first word names, and its fields
+are flags without a prefix (`--seed 1 --model.dropout 0`).
 """
 
 import contextlib
@@ -36,9 +36,9 @@ _REGISTRY = ConstructorRegistry()
 
 
 def parse(kind: type[T], argv: list[str], **given: Any) -> T:
-    """The arguments in `argv`, over the defaults of `kind` and the values `given`.
+    """The arguments in `argv`; others are from `given`, or the defaults of `kind`.
 
-    The verb is the name of `kind`. Exits after printing help.
+    The verb is the name of `kind`. `--help` prints help and exits.
     """
     verb = kind.__name__.lower()
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def parse(kind: type[T], argv: list[str], **given: Any) -> T:
 
 
 def refuse(argv: list[str], idle: dict[str, str]) -> None:
-    """Refuse a flag that would change nothing."""
+    """Raise a UserError for a flag in `idle`: name → why it would change nothing."""
     for arg in argv:
         name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""
         for each in {name, name.partition(".")[0]} & idle.keys():
@@ -82,7 +82,7 @@ def refuse(argv: list[str], idle: dict[str, str]) -> None:
 
 
 def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]]:
-    """The configuration that the first word names, and the other words."""
+    """(the configuration that the first word names, the remaining words)."""
     if argv and not argv[0].startswith("-"):
         config = load_config(argv[0])
         if type(config) is kind:
@@ -103,7 +103,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 @_REGISTRY.primitive_rule
 def _boolean(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """`--verify`, `--verify true` or `--verify false`."""
+    """How tyro parses booleans: `--verify`, `--verify true` or `--verify false`."""
     if info.type is not bool:
         return None
 
@@ -123,9 +123,9 @@ def _boolean(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def _joined(argv: list[str], lists: set[str]) -> list[str]:
-    """`argv` with all words of a list flag behind its first occurrence.
+    """`argv` with all words of a repeated list flag moved to its first occurrence.
 
-    Of any other flag that is repeated, tyro takes the last.
+    If any other flag is repeated, tyro takes the last value.
     """
     groups: dict[Any, list[str]] = {0: []}
     key: Any = 0

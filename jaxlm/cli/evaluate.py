@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns of a file that have other names than in the training file."""
+    """Names of columns that differ from those of the training file."""
 
     text: str = ""
     """The text: its name in the header or its number from 0, as in `task.text`."""
@@ -31,14 +31,14 @@ class Columns:
     """The label."""
 
     def given(self) -> dict[str, str]:
-        """The columns that were named."""
+        """The columns that the user named: "text", "pair" or "label" → name."""
         return {name: each for name, each in vars(self).items() if each}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Loss and accuracy of a run on text that it was not trained on; of a fine-tuned
-    run, the figures of its task on a file with labels."""
+    """Loss and accuracy of a run on text that it was not trained on; for a fine-tuned
+    run, the figures of its task on a labelled file."""
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""

@@ -1,4 +1,4 @@
-"""`jaxlm finetune CONFIG --init DIR --data PATH --workdir DIR`: a model for a task."""
+"""`jaxlm finetune CONFIG --init DIR --data PATH --workdir DIR`: train for a task."""
 
 import argparse
 import contextlib
@@ -66,7 +66,7 @@ def run_finetune(argv: list[str]) -> int:
 
 
 def _init_of(workdir: str, init: str) -> str:
-    """Where the model is: --init, or a run that has begun from it if it is gone."""
+    """The directory of the model: --init; if it is gone, a run that began from it."""
     here = Path(workdir)
     begun = [here / "config.json", *sorted(here.glob("seed-*/config.json"))]
     begun = [str(path.parent) for path in begun if path.is_file()]
@@ -78,7 +78,7 @@ def _init_of(workdir: str, init: str) -> str:
 
 
 def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
-    """Train to the end or to an interruption, which it returns."""
+    """Train one run; returns whether it was interrupted."""
     from jaxlm.open import pretrained
     from jaxlm.tasks.finetuned import best_figures
     from jaxlm.tasks.objective import FIGURES
@@ -106,8 +106,8 @@ def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
 
 
 def _write_answers(job: Any, workdir: str, step: int) -> None:
-    """Write the best parameters' answers to the dev file, on the first host, unless
-    they are there already."""
+    """On the first host, write the answers of the best parameters for the dev file,
+    unless they exist already."""
     import jax
 
     from jaxlm.tasks.finetuned import predict_dev
@@ -126,7 +126,7 @@ def _write_answers(job: Any, workdir: str, step: int) -> None:
 
 
 def _print_table(workdir: str, seeds: range) -> None:
-    """The figures of each seed's best checkpoint, and their mean ± sample deviation."""
+    """Print and store the best figures of each seed, and mean ± sample deviation."""
     from jaxlm.tasks.finetuned import best_figures, seed_table
 
     found = {seed: best_figures(f"{workdir}/seed-{seed}") for seed in seeds}

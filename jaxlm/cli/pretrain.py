@@ -50,7 +50,7 @@ class Prepare(TextOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What both training verbs take."""
+    """The options of both training verbs."""
 
     workdir: str
     """Run directory: configuration, metrics, checkpoints."""
@@ -121,14 +121,14 @@ def run_pretrain(argv: list[str]) -> int:
 
 
 def say_finished(outcome: "Outcome") -> None:
-    """Print the digest of the state that a run ends in."""
+    """Print the digest of a run's last state and, if interrupted, how to resume."""
     print(f"state sha256 {outcome.sha256}", flush=True)
     if outcome.interrupted:
         say(f"stopped at step {outcome.step} after saving; the same command resumes")
 
 
 def language_lines(corpus: "Corpus", smoothing: float) -> list[str]:
-    """What a corpus holds of each of several languages, and its share of the rows."""
+    """A line for each of several languages: its tokens and its share of the rows."""
     from jaxlm.text.languages import smoothed
 
     tokens = corpus.language_tokens(split=0)
@@ -166,7 +166,7 @@ def _prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> 
 
 @contextlib.contextmanager
 def _bar() -> "Iterator[Callable[[Progress], None]]":
-    """Show progress on a terminal."""
+    """A function that shows progress in a bar on the terminal."""
     from rich import progress as rich
     from rich.console import Console
 
@@ -190,7 +190,7 @@ def _bar() -> "Iterator[Callable[[Progress], None]]":
 
 
 def _lines() -> "Callable[[Progress], None]":
-    """Show progress in lines."""
+    """A function that prints progress in lines."""
     began: dict[str, float] = {}
     last = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Before a device is touched: notes, memory, other hosts, the compilation cache."""
+"""What a verb does before JAX runs: memory, other hosts, the compilation cache."""
 
 import os
 import sys
@@ -63,9 +63,9 @@ def _join_hosts() -> None:
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """`work()` on the first host, then on the others, unless it fails on the first.
+    """The result of `work()`; other hosts call it after the first host's success.
 
-    On a shared disk the others find the work done; on its own disk each host does it.
+    On a shared disk the other hosts find the work done; on local disks each does it.
     """
     import jax
     from jax.experimental import multihost_utils

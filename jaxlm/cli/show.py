@@ -1,4 +1,4 @@
-"""`jaxlm show CONFIG|DIR`: what a config, a corpus, a model or a run is."""
+"""`jaxlm show CONFIG|DIR`: describe a config, a corpus, a model or a run."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def run_show(argv: list[str]) -> int:
 
 
 def _show_model(path: Path) -> None:
-    """Tensors of a model directory, by their names in its files and in jaxlm."""
+    """Print the tensors of a model directory, by their names in its files and jaxlm."""
     from jaxlm.convert.model_directory import open_model
 
     rows = [("tensor", "shape", "parameter")]
@@ -104,7 +104,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _print_table(rows: Sequence[tuple[str, ...]], right: int = -1) -> None:
-    """Print aligned columns; `right` is the number of the one aligned on the right."""
+    """Print aligned columns; `right` is the number of a right-aligned column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -115,7 +115,7 @@ def _print_table(rows: Sequence[tuple[str, ...]], right: int = -1) -> None:
 
 
 def _print_arithmetic(config: RunConfig, params: Any) -> None:
-    """Print how large the model is, and what its training reads and computes."""
+    """Print the parameters of the model, and the tokens and FLOP of its training."""
     from jaxlm.families import family_of, num_parameters
 
     family = family_of(config.model)
@@ -141,7 +141,7 @@ def _print_arithmetic(config: RunConfig, params: Any) -> None:
 
 
 def _si(value: int | float) -> str:
-    """Three digits and a prefix: 498 M."""
+    """A number as three digits and an SI prefix: 498 M."""
     power = 1
     while value >= 999.5 * 1000**power and power < 6:
         power += 1
@@ -185,7 +185,7 @@ def _show_run(path: Path, rows: int) -> None:
 
 
 def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
-    """Print the newest figures of training, and the newest of an evaluation."""
+    """Print the newest figures of training and of evaluation."""
     from jaxlm.train.screen import evaluated, shown, trained
 
     lines = metrics.read_text().splitlines() if metrics.is_file() else []

@@ -1,4 +1,4 @@
-"""Rows of a corpus in colour: segments, words, what is hidden and what is predicted."""
+"""Print rows of a corpus in colour: segments, words, hidden and predicted tokens."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
 
 
 def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) -> Lines:
-    """Tokens, with the original behind each masked one; below, the spans."""
+    """Lines of a BERT's row: tokens, masked ones with their targets; then the spans."""
     said = [_NSP_LABELS[layout][int(row.nsp_labels)]] if layout in _NSP_LABELS else []
     if row.levels is not None:
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
@@ -66,7 +66,7 @@ def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) ->
 
 
 def _spans(corpus: Corpus, span: TokenSpan) -> Text:
-    """The stored text that the row was drawn from: (phrases), [entities]."""
+    """The text of a span as it is stored, with (phrases) and [entities] marked."""
     line = Text()
     marks = np.append(span.marks[: int(span.length)], 0)
     kinds = ((Mark.ENTITY, Mark.IN_ENTITY, "[]"), (Mark.PHRASE, Mark.IN_PHRASE, "()"))
@@ -86,7 +86,7 @@ def _spans(corpus: Corpus, span: TokenSpan) -> Text:
 def _words(
     name: str, corpus: Corpus, layout: str, row: ElmoBatch, read: WordRows
 ) -> Lines:
-    """Both directions, each word with its target if that is not the word after it."""
+    """An ELMo's row in both directions, with each target that is not the next word."""
     del layout, row
     known = corpus.manifest.vocab_size
     for way, direction in enumerate(("forward", "backward")):
@@ -103,7 +103,7 @@ def _words(
 
 
 def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
-    """The text, documents that do not see each other in different colours."""
+    """Lines of a GPT's row: the text, with a colour for each segment."""
     del layout, read
     yield name
     line, styles = Text(), ("", "cyan", "magenta", "yellow")

@@ -47,11 +47,11 @@ class Generate(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(VectorOptions):
-    """Vectors of each line of a text, by any layer of any family.
+    """Write the vectors of each line of a text, from any layer of any family.
 
-    The file has an array for each line, named by its number from 0: [tokens, width], or
-    [layers, tokens, width] of all layers, as in AllenNLP's ELMo files; pooled, [width]
-    or [layers, width]. `tokens/N` are the tokens of line N.
+    The file has an array for each line, named by the line's number from 0: [tokens,
+    width], or [layers, tokens, width] for all layers, as in AllenNLP's ELMo files. With
+    pooling they are [width] or [layers, width]. `tokens/N` has the tokens of line N.
     """
 
     directory: tyro.conf.Positional[str]

@@ -16,7 +16,7 @@ from jaxlm.types import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model as other programs read it; whole, or not at all."""
+    """Write a model in a format that other programs read, whole or not at all."""
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
@@ -37,7 +37,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Write a model directory from weights of any known layout: BERT, ERNIE, GPT-1 and
+    """Write a model directory from weights in any known format: BERT, ERNIE, GPT-1 and
     GPT-2 as transformers saves them, ELMo's options and hdf5, Google's checkpoints of
     BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, and no code in DIRECTORY is
     run."""
@@ -125,7 +125,7 @@ def _export_task(args: Export) -> int:
 
 
 def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
-    """What identifies a model, without paths: its run, or what an export noted."""
+    """A description of a model's origin, without paths, for the export's files."""
     if step is None:
         path = here / "jaxlm_export.json"
         known = json.loads(path.read_text())["origin"] if path.is_file() else {}
@@ -156,7 +156,7 @@ def _say_written(out: str, digests: dict[str, str]) -> None:
 
 
 def _verified(out: str, to: Format, model: Any = None) -> int:
-    """Compare an export with its client, on `model` or what jaxlm reads from `out`."""
+    """Compare an export with `model`, or with one read from `out`; the exit status."""
     import jaxlm
     from jaxlm.convert.verify import verify
 
@@ -164,6 +164,6 @@ def _verified(out: str, to: Format, model: Any = None) -> int:
 
 
 def _status(report: Any) -> int:
-    """Print a comparison; the exit status."""
+    """Print a comparison; returns the exit status."""
     print(*report.lines, sep="\n")
     return 0 if report.passed else 1

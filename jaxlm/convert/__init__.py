@@ -1,6 +1,6 @@
-"""Weights of other frameworks: what a family is called and how it lies in a file.
+"""Weights of other programs: import, export, and comparison with those programs.
 
-Imports nothing heavy: the command line reads its names.
+Imports nothing heavy, because the command line imports this file.
 """
 
 import importlib
@@ -14,7 +14,7 @@ READABLE = ("hf", "sentence", "elmo")  # formats that jaxlm reads, too
 
 
 def optional(module: str, use: str, package: str = "") -> Any:
-    """The module that `use` needs; a UserError says which `package` has it."""
+    """An optional module; if it is missing, a UserError names `use` and `package`."""
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -1,12 +1,12 @@
-"""Programs that read exports, each asked what it computes; one process for each call.
+"""Run a program that reads exports, and return its outputs; one process per call.
 
     python -m jaxlm.convert.clients hf DIR FILE
 
-FILE holds the pickled question and then the answer: "outputs", an array for each batch
-or text; "what" they are, "logits" or "hidden"; "ids" of texts; "greedy", what follows
-prompts, and "tops", (id, log-probability) of the likeliest tokens at each place of it;
-"notes", what the program complains of. Nothing of jaxlm is imported, so that answers do
-not depend on the code that wrote the export. Next: `verify.py` compares them.
+FILE holds the pickled question, later replaced by the answer: "outputs", an array for
+each batch or text; "what", "logits" or "hidden"; "ids", those of texts; "greedy", the
+continuations of prompts; "tops", the likeliest tokens at each position of these, (id,
+log-probability); "notes", warnings of the program. Nothing else of jaxlm is imported,
+so the answers do not depend on the code of the export. Next: `verify.py`.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _OUTPUTS = ("prediction_logits", "mc_logits", "logits", "start_logits")
 
 
 def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
-    """The class that config.json names, in float32 on the CPU."""
+    """Answers of transformers: the class in config.json, in float32 on the CPU."""
     import torch  # pyrefly: ignore
     import transformers  # pyrefly: ignore
 
@@ -64,7 +64,7 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
 
 
 def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
-    """The vectors of texts."""
+    """Answers of sentence-transformers: the vectors of texts."""
     import sentence_transformers  # pyrefly: ignore
 
     model = sentence_transformers.SentenceTransformer(str(directory), device="cpu")
@@ -72,7 +72,7 @@ def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
 
 
 def llama(path: Path, asked: dict[str, Any]) -> Answer:
-    """llama.cpp, on one thread: greedy texts with log-probabilities, or vectors."""
+    """Answers of llama.cpp on one thread: greedy texts and log-probs, or vectors."""
     import xllamacpp  # pyrefly: ignore
 
     params = xllamacpp.CommonParams()  # pyrefly: ignore
@@ -100,7 +100,7 @@ def llama(path: Path, asked: dict[str, Any]) -> Answer:
 
 
 def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
-    """jax.export, without the code that the program was made of."""
+    """Answers of jax.export, which runs the program without jaxlm's code."""
     import jax
     from jax import export
 
@@ -117,8 +117,8 @@ def stablehlo(path: Path, asked: dict[str, Any]) -> Answer:
 
 
 def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
-    """Whole rows. A decoder reads each row again in two halves, the second a token at
-    a time with a past."""
+    """Answers of onnxruntime on whole rows. A decoder also reads each row in two
+    halves, the second half token by token with a past."""
     import onnxruntime as ort  # pyrefly: ignore
 
     options = ort.SessionOptions()
@@ -149,7 +149,7 @@ def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
 
 
 def _by_pieces(model: Any, pasts: Any, ids: np.ndarray) -> np.ndarray:
-    """Logits [L, V] of one row, read in pieces."""
+    """The logits [L, V] of one row that is read in pieces."""
     length = ids.shape[1]
     state = {
         each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32)

@@ -4,11 +4,11 @@
         source.config ; source.params(place)
     write_elmo(directory, source, tokenizer)
 
-The file has a dataset for each of our leaves, layer and direction. Two things differ
-from TensorFlow's variables in name only: the kernel's columns are gates i, j, f, o in
-blocks, and the forget gate's bias lacks the 1 that the cell adds. The table of
-characters has 261 rows: all but id 0 of `text/characters.py`. No such file has the
-softmax: the config's vocabulary is 0.
+The file has a dataset for each leaf, layer and direction. They are TensorFlow's
+variables: the columns of the kernel are the gates i, j, f, o in blocks, and the bias of
+the forget gate excludes the 1 that the cell adds. The table of characters has 261 rows,
+for all ids of `text/characters.py` except 0. The files do not have the softmax, so the
+config's vocabulary is 0.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
 
 @contextlib.contextmanager
 def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
-    """The model in two files; datasets are read when they are wanted.
+    """The model in two files, whose datasets are read on request.
 
-    `options` may be those of training (261 characters) or of use (262).
+    The options may be those of training (261 characters) or of inference (262).
     """
     config = read_options(options)
     table = _table(config)
@@ -78,7 +78,7 @@ def files_of(directory: Path) -> tuple[Path, Path] | None:
 
 
 def words_of(directory: Path) -> Tokenizer:
-    """How a directory's model splits words; without a vocabulary, by BERT's rules."""
+    """The tokenizer of a model directory; without a vocabulary, BERT's rules."""
     known = (directory / "vocab.txt").is_file()
     return load_tokenizer(directory) if known else WordVocab(MARKS)
 
@@ -123,7 +123,7 @@ def read_options(path: str | Path) -> ElmoConfig:
 
 
 def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
-    """How many filters there are over 1, 2, 3 … characters."""
+    """The numbers of filters over 1, 2, 3 … characters."""
     widths = [width for width, _ in filters]
     counts = dict(zip(widths, (number for _, number in filters), strict=True))
     if widths != sorted(set(widths)) or min(widths, default=1) < 1:
@@ -132,12 +132,12 @@ def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
 
 
 def from_params(config: ElmoConfig, params: Any) -> ModelFile:
-    """The weights of a model in memory as tensors, without its softmax."""
+    """A model's parameters as the tensors of its files, without the softmax."""
     return ModelFile.of(config, _table(config), params)
 
 
 def _table(config: ElmoConfig) -> TensorTable:
-    """Ours ↔ theirs, without the softmax."""
+    """The table leaves ↔ datasets, without the softmax."""
     cell = "RNN_{1}/RNN/MultiRNNCell/Cell{0}/LSTMCell"
     rules = [
         Rule(("words/embed/table",), "char_embed", inputs=1),
@@ -164,7 +164,7 @@ def _table(config: ElmoConfig) -> TensorTable:
 
 
 def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None:
-    """Write what AllenNLP and bilm-tf read; the words are for jaxlm and `dump_bilm`."""
+    """Write the files that AllenNLP and bilm-tf read, and the words for jaxlm."""
     config: Any = source.config
     options = {  # as for using a model: 262 characters
         "lstm": {

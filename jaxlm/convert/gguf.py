@@ -1,9 +1,9 @@
-"""A GPT-2 or a BERT → one GGUF file, as llama.cpp and programs on top of it read them.
+"""A GPT-2 or a BERT → a GGUF file, for llama.cpp and programs that are based on it.
 
-llama.cpp has one graph a family. What it computes otherwise is refused here: GPT-1's
-order of norms, ERNIE's ReLU, a cased BERT (its WordPiece lower-cases). Its GELU is the
-tanh form through a table in half precision, so parity is about 1e-3. The file has no
-place for a BERT's heads: it gives vectors.
+llama.cpp has one graph for each family. Models that it computes otherwise are refused
+here: GPT-1's order of norms, ERNIE's ReLU, a cased BERT (its WordPiece lower-cases).
+Its GELU is the tanh form, from a table in half precision, so parity is about 1e-3. The
+file cannot hold a BERT's heads, so a BERT gives only vectors.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
 
 
 def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> None:
-    """Write the file a tensor at a time.
+    """Write the file, one tensor at a time.
 
-    Matrices are of `dtype`; vectors and positions stay float32.
+    Matrices have `dtype`; vectors and positions stay float32.
     """
     config, tokenizer = model.config, model.tokenizer
     check_graph(config)
@@ -77,7 +77,7 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
 
 
 def check_graph(config: BertConfig | GptConfig) -> None:
-    """Refuse a model that llama.cpp computes otherwise."""
+    """Raise a UserError for a model that llama.cpp would compute differently."""
     match config:
         case BertConfig(activation="relu"):
             raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: export --to hf")
@@ -88,7 +88,7 @@ def check_graph(config: BertConfig | GptConfig) -> None:
 
 
 def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
-    """GPT-2's vocabulary and merges."""
+    """Add GPT-2's vocabulary and merges."""
     if not isinstance(tokenizer, ByteBpe) or tokenizer.prefix_space:
         raise UserError(f"llama.cpp's GPT-2 has a byte-level BPE, not {tokenizer.kind}")
     end = tokenizer.end_of_document
@@ -105,7 +105,7 @@ def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
 
 
 def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """A BERT's vocabulary in llama.cpp's spelling, which allows no entry twice."""
+    """Add a BERT's vocabulary in llama.cpp's spelling; duplicates get a suffix."""
     special = tokenizer.special
     if not isinstance(tokenizer, WordPiece) or special is None:
         raise UserError(f"llama.cpp's BERT has a WordPiece, not {tokenizer.kind}")

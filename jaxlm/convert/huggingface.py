@@ -1,7 +1,7 @@
 """A Hugging Face directory ↔ a model: config.json, safetensors, tokenizer files.
 
-An export writes what an import reads, a `ModelFile`, so an import goes from file to
-file a tensor at a time. Next: `model_directory.py` tells layouts apart.
+An import makes a `ModelFile` and an export writes it, so an import copies one tensor at
+a time from file to file. Next: `model_directory.py` tells layouts apart.
 """
 
 import re
@@ -73,7 +73,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 def from_params(
     config: ModelConfig, params: Any, head: Sequence[Rule] = ()
 ) -> ModelFile:
-    """A model in memory or on disk; `head` has the rules of a task's head."""
+    """A model's parameters as tensors; `head` has the rules of a task's head."""
     table = TensorTable([*model_type_of(config).rules(config, params), *head], params)
     lacking = parameter_shapes(config).keys() - params.keys()
     missing = tuple(name for name in HEADS if name in lacking and not head)
@@ -83,9 +83,9 @@ def from_params(
 def fit_tensors(
     options: ConfigJson, tensors: Tensors, ignore: tuple[str, ...]
 ) -> ModelFile:
-    """The model of a config.json and of tensors under any of its family's names.
+    """The model of a config.json and tensors with any of its family's names.
 
-    A UserError says where config and tensors do not fit each other.
+    A UserError lists where the config and the tensors do not match.
     """
     kind = options.model_type()
     names: dict[str, str] = {}  # in the table → in the file
@@ -134,9 +134,9 @@ def write_config(
     dtype: Dtype = "float32",
     head: str = "",
 ) -> str:
-    """Write what transformers reads beside the weights; the end of its class's name.
+    """Write transformers' files other than weights; returns the class name's ending.
 
-    That is `head` where the head of a task is above the encoder.
+    The ending is `head` for a model with a task's head.
     """
     config, kind = source.config, model_type_of(source.config)
     has = source.table.tree.keys()
@@ -168,7 +168,7 @@ def write_model(
     origin: dict[str, Any],
     head: str = "",
 ) -> None:
-    """Write what transformers loads, see `write_config`, with a card."""
+    """Write all files that transformers loads, and a model card."""
     head = write_config(directory, source, tokenizer, dtype, head)
     kind, shapes = model_type_of(source.config), source.table.shapes
     prefix = "" if head == "Model" else kind.prefix
@@ -196,10 +196,10 @@ def write_model(
 
 
 def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
-    """Write what makes a model directory one of sentence-transformers.
+    """Add the files that sentence-transformers needs to a model directory.
 
-    Its vectors are means of all tokens, [CLS] and [SEP] among them, scaled to length 1:
-    `embed --pooling sentence` here.
+    A vector is the mean over all tokens with [CLS] and [SEP], scaled to length 1, as in
+    `embed --pooling sentence`.
     """
     modules = []
     for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
@@ -219,9 +219,9 @@ def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
 
 
 def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """`tokenizer` with `[unusedN]` entries up to the rows of a model's table.
+    """`tokenizer` padded with `[unusedN]` entries to `size`, the rows of the table.
 
-    One that has more entries, or cannot grow, is a UserError.
+    UserError if it has more entries, or if it cannot be padded.
     """
     count = tokenizer.vocab_size
     if count == size:

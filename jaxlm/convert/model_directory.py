@@ -1,15 +1,15 @@
-"""A model directory of any layout → a model; a model → a directory of any format.
+"""A model directory in any layout → a model; a model → files in any format.
 
     loaded = read_model(directory, place)          config, parameters, tokenizer
-    import_model(directory, out, …)                anyone's files → our layout
-    export(out, to, config, params, …)             a model → files of format `to`
+    import_model(directory, out, …)                files in any layout → our layout
+    export(out, to, model, …)                      a model → files of format `to`
 
-A layout is known by its files: `config.json` is Hugging Face's, `options.json` and
-`weights.hdf5` are ELMo's, `bert_config.json` and a checkpoint Google's,
-`params_shapes.json` OpenAI's.
+A layout is recognised by its files: `config.json` is Hugging Face's, `options.json` and
+`weights.hdf5` are ELMo's, `bert_config.json` and a checkpoint are Google's,
+`params_shapes.json` is OpenAI's.
 
-An export appears whole or not at all: a kill half-way leaves what was there before, and
-a `.tmp` beside it that may be deleted.
+An export appears whole or not at all: a kill leaves the earlier export, and a `.tmp`
+beside it that may be deleted.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _DIGESTS = "jaxlm_export.json"
 
 
 class Loaded(NamedTuple):
-    """A model in memory; `params` lacks the heads that the files lack."""
+    """A model in memory; `params` has only the heads that the files have."""
 
     config: ModelConfig
     params: Any
@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
 
 
 def is_model(directory: Path) -> bool:
-    """Whether a directory holds a model, and not a run or something else."""
+    """Whether a directory holds a model (in any layout) and not a run."""
     path = directory / "config.json"
     if path.is_file():
         return not {"model_type", "architectures"}.isdisjoint(read_json(path))
@@ -60,7 +60,7 @@ def is_model(directory: Path) -> bool:
 def open_model(
     directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
 ) -> Iterator[ModelFile]:
-    """The model in a directory of any layout; see `import_model`."""
+    """The model in a directory, in any layout; for the arguments see `import_model`."""
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
     if (directory / "provenance.json").is_file():
@@ -87,9 +87,9 @@ def open_model(
 
 
 def read_model(directory: Path, place: Place | None) -> Loaded:
-    """The model of a directory, placed leaf by leaf if its weights are as written.
+    """The model of a directory, its digests checked, its parameters placed by `place`.
 
-    Without `place` it has no parameters.
+    If `place` is None, parameters are not read.
     """
     if place:
         _check_digests(directory, tensors.WEIGHTS, elmo.WEIGHTS)
@@ -112,15 +112,15 @@ def import_model(
     ignore: tuple[str, ...] = (),
     dtype: Dtype = "float32",
 ) -> tuple[ModelFile, dict[str, str]]:
-    """Write the model of a directory in our layout: the model, name → SHA-256.
+    """Write the model of a directory in our layout; returns (model, name → SHA-256).
 
     Args:
         directory: in any layout.
-        out: replaced as a whole, where it is an earlier export.
-        tokenizer: where the tokenizer is, if not in `directory`.
-        pickle: weights that are pickles may be read.
+        out: an earlier export there is replaced as a whole.
+        tokenizer: path of the tokenizer, if it is not in `directory`.
+        pickle: whether pickled weights may be read.
         ignore: regular expressions of tensors to leave out.
-        dtype: of the tensors written.
+        dtype: dtype of the written tensors.
     """
     files = tokenizer or directory
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
@@ -133,7 +133,7 @@ def import_model(
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:
-    """A model in memory or on disk, as the tensors of its family's files."""
+    """A model's parameters, in memory or on disk, as the tensors of its files."""
     if isinstance(config, ElmoConfig):
         return elmo.from_params(config, params)
     return huggingface.from_params(config, params)
@@ -148,7 +148,7 @@ def export_model(
     origin: dict[str, Any],
     sentence: bool = False,
 ) -> dict[str, str]:
-    """Write a model in our layout, see `export`; or for sentence-transformers."""
+    """Write a model in our layout, or for sentence-transformers; see `export`."""
     with atomic(out) as beside:
         if isinstance(source.config, ElmoConfig):
             if dtype != "float32":
@@ -169,15 +169,15 @@ def export(
     dtype: Dtype = "float32",
     origin: dict[str, Any],
 ) -> dict[str, str]:
-    """Write a model in any format, whole or not at all: name → SHA-256 of every file.
+    """Write a model in any format, whole or not at all; returns file → SHA-256.
 
     Args:
         out: a directory, or a file for gguf and stablehlo.
         to: the format.
-        model: has `config`, `params` and `tokenizer`; the parameters are in memory, or
-            on disk for a format that jaxlm reads.
-        dtype: of the weights.
-        origin: where the model comes from.
+        model: has `config`, `params` and `tokenizer`. Parameters on disk are possible
+            only for formats that jaxlm reads.
+        dtype: dtype of the weights.
+        origin: description of the model's origin, stored with it.
     """
     config, params = model.config, model.params
     if to in ("onnx", "stablehlo") and dtype != "float32":
@@ -211,10 +211,10 @@ def export(
 
 @contextlib.contextmanager
 def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
-    """A fresh directory, or a path for a file, that then takes the place of `out`.
+    """A new directory or file path beside `out`, which replaces `out` at the end.
 
-    A directory that is no earlier export is a UserError. Two directories are exchanged
-    in one step where the system can do that.
+    UserError if `out` is a directory but not an earlier export. Two directories are
+    exchanged in one step if the system can do that.
     """
     out = Path(os.path.abspath(out))
     if out.exists() and out.is_dir() == file:
@@ -264,7 +264,7 @@ def _sync(path: Path) -> None:
 
 
 def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
-    """Name → SHA-256 of all files, stored beside where the export comes from."""
+    """Name → SHA-256 of all files, which is written to a file with the origin."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     digests = {str(path.relative_to(directory)): sha256(path) for path in files}
     content = {"format": 1, "origin": origin, "sha256": digests}
@@ -273,7 +273,7 @@ def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_digests(directory: Path, *names: str) -> None:
-    """Compare files with the digests stored beside them, if there are any."""
+    """Compare files with their stored digests, if there are any; UserError."""
     stored = directory / _DIGESTS
     digests = read_json(stored).get("sha256", {}) if stored.is_file() else {}
     for name in names:

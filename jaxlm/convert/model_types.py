@@ -1,11 +1,11 @@
-"""transformers' words for our models: fields of config.json and names of tensors.
+"""transformers' names for our models: fields of config.json and names of tensors.
 
-A `ModelType` has a table of each, for both directions. Names of modules are those of
-transformers' classes without the prefix that an encoder has below a head ("bert.").
-BERT's kernels are outputs × inputs there, as torch's Linear keeps them; a GPT's are
-inputs × outputs as here, with query, key and value joined. GPT-1's one matrix of tokens
-and positions (openai/finetune-transformer-lm) is two tables in a file; only training
-treats it as one.
+A `ModelType` has a table for each, which is used in both directions. Modules have the
+names of transformers' classes without the prefix of an encoder below a head ("bert.").
+BERT's kernels are outputs × inputs there, as in torch's Linear; a GPT's are inputs ×
+outputs as here, with query, key and value joined. GPT-1's single matrix of tokens and
+positions (openai/finetune-transformer-lm) is two tables in a file; only training treats
+it as one matrix.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ _PARTS = {"pooler.": "pooler", "cls.predictions.": "mlm", "cls.seq_": "nsp"}
 
 
 def part_of(name: str) -> str | None:
-    """Which optional part of a BERT a tensor belongs to."""
+    """The optional part of a BERT that a tensor belongs to, or None."""
     return next((_PARTS[each] for each in _PARTS if name.startswith(each)), None)
 
 
 def canonical(name: str) -> str:
-    """A tensor's name in any file → that of the tables."""
+    """The name in the tables of a tensor that has any of its usual names."""
     name = re.sub(r"^(bert|ernie|transformer)\.", "", name)
     if "LayerNorm" in name:  # TensorFlow's words
         name = name.replace(".gamma", ".weight").replace(".beta", ".bias")
@@ -45,12 +45,12 @@ class ConfigJson(NamedTuple):
     values: dict[str, Any]
 
     def get(self, name: str, default: Any) -> Any:
-        """A value, or `default` where it is absent or null."""
+        """The value of a field; `default` if it is absent or null."""
         value = self.values.get(name)
         return default if value is None else value
 
     def number(self, name: str, default: int | float) -> int | float:
-        """A positive integer; a number that is not negative if `default` is a float."""
+        """A field: a positive integer or, if `default` is a float, a number ≥ 0."""
         value = self.get(name, None)
         if value is None:
             return default
@@ -62,7 +62,7 @@ class ConfigJson(NamedTuple):
         return type(default)(value)
 
     def model_type(self) -> "ModelType":
-        """The one that is named, or that of the architecture."""
+        """The `ModelType` of the field model_type or, without it, of architectures."""
         kind = self.values.get("model_type")
         if kind is None:
             name = str((self.values.get("architectures") or [""])[0])
@@ -83,7 +83,7 @@ class ConfigJson(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelType:
-    """A `model_type` of transformers; all names of theirs are on the left of ours."""
+    """A `model_type` of transformers, with tables of names and fields."""
 
     name: str
     stem: str  # of its classes
@@ -107,7 +107,7 @@ class ModelType:
     buffers: str  # what in old files is no parameter, as a regular expression
 
     def rules(self, config: ModelConfig, parts: Collection[str]) -> list[Rule]:
-        """Leaves ↔ tensors, for a model that has certain parts of our tree."""
+        """The rules leaves ↔ tensors for a model that has these parts of our tree."""
         names = {}
         for ours, theirs in self.modules.items():
             first = ours if isinstance(ours, str) else ours[0]
@@ -117,9 +117,9 @@ class ModelType:
         return module_rules(names, transpose=transpose, vocab_size=size)
 
     def to_json(self, config: Any, end: int | None) -> dict[str, Any]:
-        """The content of config.json; nothing is left to a default.
+        """The content of config.json, with all fields.
 
-        `end` is the id of the token that ends a document and begins a text.
+        `end` is the id of the token that ends documents and begins texts.
         """
         words = {ours: theirs for theirs, ours in [*self.activations.items()][::-1]}
         if config.activation not in words:
@@ -143,9 +143,9 @@ class ModelType:
         }
 
     def from_json(self, options: ConfigJson, parts: Collection[str]) -> ModelConfig:
-        """The config that a config.json describes, for a model with such parts.
+        """The config that a config.json describes, for a model with these parts.
 
-        A UserError names the field that asks for what our model does not do.
+        A UserError names a field whose value our model does not support.
         """
         for name, value in self.fixed.items():
             if (found := options.get(name, value)) != value:
@@ -320,7 +320,7 @@ MODEL_TYPES = {each.name: each for each in (BERT, ERNIE, GPT2, GPT1)}
 
 
 def model_type_of(config: ModelConfig) -> ModelType:
-    """ERNIE 1.0 is a BERT with ReLU; GPT-2 norms before each part, GPT-1 after it."""
+    """The type of a config: a BERT with ReLU is an ERNIE, a post-norm GPT a GPT-1."""
     match config:
         case BertConfig():
             return ERNIE if config.activation == "relu" else BERT

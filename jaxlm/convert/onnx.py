@@ -6,8 +6,8 @@
     config.json, tokenizer.json  what transformers.js reads beside it
 
 Inputs and outputs have the names and the int64 ids of transformers.js; an empty past
-begins a text. The graph is written out here, with a function for each function of
-`models/layers.py`, so no length is fixed and no other package has to trace it.
+begins a text. The graph is built here, with a method for each function of the model, so
+no length is fixed and no other package is needed to trace it.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ _ROWS = ["batch", "sequence"]
 
 
 class Graph:
-    """A graph that grows by a node with each call; every value is a name."""
+    """An ONNX graph under construction; methods add nodes and return output names."""
 
     def __init__(self, onnx: Any, config: BertConfig | GptConfig, params: Any):
         self.onnx, self.config, self.nodes, self.weights = onnx, config, [], {}
@@ -37,28 +37,28 @@ class Graph:
         self.outputs: list[Any] = []
 
     def __call__(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add a node; the name of its output."""
+        """Add a node; returns the name of its output."""
         name = name or f"{op.lower()}_{len(self.nodes)}_0"
         node = self.onnx.helper.make_node(op, list(inputs), [name], **attributes)
         self.nodes.append(node)
         return name
 
     def declare(self, values: list[Any], name: str, shape: list[Any]) -> str:
-        """Add an input or output, float32 but for ids, and return its name."""
+        """Add an input or output, int64 for ids, else float32; returns its name."""
         kind = np.dtype(np.int64 if name in (_IDS, _MASK, _TYPES) else np.float32)
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(kind)
         values.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """A number or a list of numbers."""
+        """The name of a constant: a number or a list of numbers."""
         array = np.asarray(value, dtype)
         name = f"constant_{array.dtype}_{array.tolist()}"
         self.weights.setdefault(name, array)
         return name
 
     def weight(self, path: str, layer: int | None = None, inputs: int = 0) -> str:
-        """A leaf, or one layer of it, as a vector or as inputs × outputs."""
+        """The name of a leaf, or of one layer of it, as vector or inputs × outputs."""
         name = path if layer is None else f"{path}[{layer}]"
         if name not in self.weights:
             array = self.flat[path] if layer is None else self.flat[path][layer]
@@ -68,18 +68,18 @@ class Graph:
         return name
 
     def dense(self, x: str, path: str, layer: int | None = None, inputs=1) -> str:
-        """x · kernel + bias."""
+        """The output of a dense layer, x · kernel + bias."""
         y = self("MatMul", x, self.weight(f"{path}/kernel", layer, inputs))
         return self("Add", y, self.weight(f"{path}/bias", layer))
 
     def norm(self, x: str, path: str, layer: int | None = None) -> str:
-        """A LayerNorm over the last axis."""
+        """The output of a LayerNorm over the last axis."""
         leaves = (self.weight(f"{path}/{leaf}", layer) for leaf in ("scale", "bias"))
         eps = self.config.norm_eps
         return self("LayerNormalization", x, *leaves, axis=-1, epsilon=eps)
 
     def activation(self, x: str) -> str:
-        """See `models/activations.py`."""
+        """The activation of the config, as in `models/layers.py`."""
         if self.config.activation == "relu":
             return self("Relu", x)
         if self.config.activation == "gelu_erf":
@@ -99,7 +99,7 @@ class Graph:
         return self("Shape", x, start=1, end=2)
 
     def attention(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
-        """Output, keys and values; these are [B, H, T, K], the past before the new."""
+        """[output, keys, values]; keys and values [B, H, T, K] begin with the past."""
         heads, d_model = self.config.num_heads, self.config.d_model
         split = self.constant([0, 0, heads, d_model // heads])
         parts = []
@@ -119,7 +119,7 @@ class Graph:
         return [self.dense(y, "layers/attention/out", i, inputs=2), *pair]
 
     def block(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
-        """The output of a layer, its keys and values."""
+        """The output of a layer, and its keys and values."""
         pre = getattr(self.config, "norm", "post") == "pre"
         inside = self.norm(x, "layers/attention_norm", i) if pre else x
         y, *pair = self.attention(inside, seen, i, past)
@@ -131,7 +131,7 @@ class Graph:
         return [x if pre else self.norm(x, "layers/mlp_norm", i), *pair]
 
     def model(self) -> Any:
-        """The whole graph as onnx has it."""
+        """The finished graph as an ONNX model."""
         helper, tensor = self.onnx.helper, self.onnx.numpy_helper.from_array
         weights = [tensor(array, name) for name, array in self.weights.items()]
         parts = self.nodes, "jaxlm", self.inputs, self.outputs, weights

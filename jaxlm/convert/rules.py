@@ -6,9 +6,9 @@
     table.params(read, place)             tensors → the parameter tree
     ModelFile(config, table, read)        a model as tensors, wherever they come from
 
-A rule says once which leaf is which tensor; writing and reading both follow it. It
-covers four differences: a leaf of all layers is one tensor a layer ("{0}" in the name
-is the first axis of the leaf), axes of heads are one axis, torch keeps a kernel as
+A rule says which leaf is which tensor, for both reading and writing. It covers four
+differences: a leaf of all layers is a tensor for each layer ("{0}" in the name is the
+index on the leaf's first axis), axes of heads are merged, torch stores a kernel as
 outputs × inputs, and GPTs join query, key and value.
 """
 
@@ -30,7 +30,7 @@ _SHOWN = 20  # lines of a difference
 
 
 class Rule(NamedTuple):
-    """A tensor, or one for each layer, and the leaf or leaves that it is made of."""
+    """A tensor (or a tensor for each layer) and the leaves that it is made of."""
 
     ours: tuple[str, ...]  # several are joined along the last axis
     theirs: str  # "{0}", "{1}": index along the first axes of the leaf
@@ -41,11 +41,11 @@ class Rule(NamedTuple):
 
     @property
     def stacked(self) -> int:
-        """How many axes of the leaf the name counts."""
+        """The number of the leaf's first axes that are indices in the name."""
         return len(set(re.findall(r"{\d}", self.theirs)))
 
     def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a tensor whose leaves have shape `leaf`."""
+        """The shape of the tensor, if each of its leaves has shape `leaf`."""
         if self.view:
             return self.view
         inside = leaf[self.stacked :]
@@ -57,11 +57,11 @@ class Rule(NamedTuple):
 
 
 def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[Rule]:
-    """Rules for the leaves of modules; our path of a leaf tells its kind.
+    """The rules for the leaves of modules; the path of a leaf tells its kind.
 
-    `embed/…` is a table, `…norm` a LayerNorm, `…/bias` a vector by itself, and anything
-    else a dense layer; a tuple of them is joined. `transpose` is for kernels,
-    `vocab_size` for the token table.
+    `embed/…` is a table, `…norm` a LayerNorm, `…/bias` a single vector, and anything
+    else a dense layer; the modules of a tuple are joined. `transpose` applies to
+    kernels, `vocab_size` to the token table.
     """
     rules = []
     for ours, theirs in names.items():
@@ -84,10 +84,10 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
 
 
 class TensorTable:
-    """Rules that fit a certain model.
+    """The rules for one model, checked against its parameters.
 
-    `shapes` has its parameters, or the part of them that a file has; a ValueError says
-    which of them the rules do not cover, and which rules name others.
+    `shapes` has the parameters, or those that a file has. ValueError if a rule names
+    another parameter, or if no rule covers one.
     """
 
     def __init__(self, rules: Iterable[Rule], shapes: Any):
@@ -113,15 +113,15 @@ class TensorTable:
         return self._at[name][0].ours
 
     def leaf_of(self, name: str) -> str:
-        """The part of our tree that a tensor is made of, for people."""
+        """The leaves that a tensor is made of, as readable text."""
         rule, at = self._at[name]
         return ", ".join(path + "".join(f"[{i}]" for i in at) for path in rule.ours)
 
     def tensor(self, name: str, whole: Mapping[str, Any]) -> np.ndarray:
         """A tensor of the file, contiguous.
 
-        `whole` has the leaves that it is made of: arrays, or what gives one when
-        indexed.
+        `whole` has the leaves that the tensor is made of, as arrays or as objects that
+        return arrays when indexed.
         """
         rule, at = self._at[name]
         parts = []
@@ -138,9 +138,9 @@ class TensorTable:
         return np.ascontiguousarray(joined.reshape(self.shapes[name]))
 
     def params(self, read: Callable[[str], np.ndarray], place: Place) -> Any:
-        """The parameter tree, from `read`, which gives the tensor of a name.
+        """The parameter tree; `read` returns the tensor with a given name.
 
-        `place` gets each leaf once, whole.
+        `place` is called once for each leaf, with the whole leaf.
         """
         placed: dict[str, Any] = {}
         for rule in self._rules:
@@ -160,7 +160,7 @@ class TensorTable:
         return map_with_path(lambda path, _: placed[path], self.tree)
 
     def check(self, found: Mapping[str, tuple[int, ...]], what: str) -> None:
-        """Compare what a file must hold with the shapes that were `found` in it.
+        """Compare the expected tensors with the shapes that were `found` in a file.
 
         A UserError lists each tensor that is on one side only (−, +) or has another
         shape (≠); `what` names the file and the model.
@@ -189,7 +189,7 @@ class TensorTable:
 
 
 class ModelFile(NamedTuple):
-    """A model whose tensors are read when they are wanted."""
+    """A model whose tensors are read on request."""
 
     config: ModelConfig
     table: TensorTable
@@ -209,10 +209,10 @@ class ModelFile(NamedTuple):
         params: Any,
         missing: tuple[str, ...] = (),
     ) -> "ModelFile":
-        """A model whose parameters are in memory or on disk.
+        """The `ModelFile` of parameters in memory or on disk.
 
         A leaf on disk is read for its first tensor, and held until a tensor of another
-        leaf is wanted.
+        leaf is read.
         """
         flat, held = dict(leaves(params)), {}
 

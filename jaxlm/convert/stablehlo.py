@@ -4,9 +4,9 @@
     exported.call(tokens)                        a GPT: {"logits": …, "hidden": …}
     exported.call(tokens, token_types, mask)     a BERT, and "pooled", "nsp_logits"
 
-Made by `jax.export` for CPU, CUDA and TPU; running it needs no code of jaxlm. JAX
-promises that later versions read it for six months, and versions up to three weeks
-older.
+`jax.export` makes the program for CPU, CUDA and TPU; running it needs no code of jaxlm.
+JAX guarantees that versions up to six months newer and up to three weeks older can read
+the program.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ _LIMIT = 3 * 2**29  # bytes of weights; the container ends at 2 GiB
 
 
 def write_stablehlo(path: Path, config: ModelConfig, params: Any) -> None:
-    """Write the program, whose constants `params` become."""
+    """Write the program; `params` become its constants."""
     optional("flatbuffers", "export --to stablehlo")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > _LIMIT:

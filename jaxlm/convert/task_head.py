@@ -1,4 +1,4 @@
-"""A fine-tuned model as transformers has it: its encoder's files, a head, its labels.
+"""A fine-tuned model → transformers' files: encoder, head and labels.
 
                   BERT                             GPT-1 (GPT2… of GPT-2)
 class, number     BertForSequenceClassification    OpenAIGPTForSequenceClassification
@@ -6,8 +6,8 @@ choice            BertForMultipleChoice            OpenAIGPTDoubleHeadsModel
 tokens            BertForTokenClassification
 spans             BertForQuestionAnswering
 
-A GPT's three new tokens are in its table and in its tokenizer, which puts them round
-one or two texts. The class is read off the last token, and there is no bias.
+A GPT's three new tokens are in its table and in its tokenizer, which puts them around
+one or two texts. The class is predicted at the last token, without a bias.
 """
 
 from pathlib import Path
@@ -50,16 +50,16 @@ def export_task(
     dtype: Dtype = "float32",
     origin: dict[str, Any],
 ) -> dict[str, str]:
-    """Write a directory that transformers loads: name → SHA-256 of every file.
+    """Write a directory that transformers loads; returns file → SHA-256.
 
     Args:
-        out: replaced as a whole, where it is an earlier export.
-        config: of the encoder, or of the decoder with its three new tokens.
-        task: what the model was fine-tuned for.
-        params: of the encoder and `task`.
-        tokenizer: of the model.
-        dtype: of the tensors.
-        origin: where the model comes from, for the card.
+        out: an earlier export there is replaced as a whole.
+        config: config of the encoder, or of the decoder with its three new tokens.
+        task: config of the task.
+        params: parameters of the encoder and of `task`.
+        tokenizer: tokenizer of the model.
+        dtype: dtype of the tensors.
+        origin: description of the model's origin, for the card.
     """
     _check(config, task)
     decoder = isinstance(config, GptConfig)
@@ -104,7 +104,7 @@ def _check(config: ModelConfig, task: TaskConfig) -> None:
 
 
 def _labels(task: TaskConfig) -> dict[str, Any]:
-    """What config.json says of the answers; a choice has no labels of its own."""
+    """The fields of config.json about labels; multiple choice has no labels."""
     labels = {"number": ("LABEL_0",), "choice": ()}.get(task.kind, task.labels)
     options: dict[str, Any] = {}
     if labels:

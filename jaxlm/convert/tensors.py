@@ -8,8 +8,8 @@
                                                   vector in params_0.npy … params_9.npy
     write_tensors(path, shapes, make, dtype)      one tensor in memory at a time
 
-Nothing here runs code of a file: a pickle is read only on request, and only by torch's
-weights-only loader. Next: `rules.py` says what the arrays are.
+No code from a file is run here: a pickle is read only on request, and only by torch's
+weights-only loader. Next: `rules.py`, which maps the arrays to parameters.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _FLOATS = {"F64", *_NAMES.values()}
 
 
 class Tensors(NamedTuple):
-    """Arrays by name, each read when it is asked for."""
+    """The tensors of a model by name, each read on request."""
 
     source: Path  # named in messages
     shapes: dict[str, tuple[int, ...]]
@@ -85,7 +85,7 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
 
 
 def _parts(directory: Path) -> dict[Path, set[str]]:
-    """File → its tensors, as the index says."""
+    """File → names of its tensors, from the index."""
     index = directory / INDEX
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -140,14 +140,14 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
 
 
 def checkpoint_of(directory: Path) -> Path | None:
-    """The prefix of a directory's TensorFlow checkpoint of a BERT, if it has one."""
+    """The prefix of the TensorFlow checkpoint of a BERT in a directory, or None."""
     found = sorted(directory.glob("*.ckpt*.index"))
     known = (directory / BERT_CONFIG).is_file()
     return found[0].with_suffix("") if known and len(found) == 1 else None
 
 
 def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
-    """A TensorFlow checkpoint, without its optimiser's slots."""
+    """The config and tensors of a TensorFlow checkpoint, without optimiser slots."""
     path = prefix.parent / BERT_CONFIG
     options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
     tf = optional("tensorflow", f"reading {prefix}.index", "tensorflow-cpu")
@@ -180,7 +180,7 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
 
 
 def _by_transformers(name: str) -> str:
-    """bert/encoder/layer_0/output/dense/bias → encoder.layer.0.output.dense.bias."""
+    """TensorFlow's name → transformers': bert/encoder/layer_0/… → encoder.layer.0.…"""
     name = re.sub(r"layer_(\d+)", r"layer.\1", name.removeprefix("bert/"))
     name = name.replace("seq_relationship/output_weights", "seq_relationship/weight")
     name = name.replace("output_bias", "bias")
@@ -192,7 +192,7 @@ def _by_transformers(name: str) -> str:
 
 
 def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
-    """GPT-1's release: ten arrays and the shapes of its tensors."""
+    """The config and tensors of GPT-1's release: ten arrays, and a file of shapes."""
     path = directory / GPT1_SHAPES
     files = [directory / f"params_{i}.npy" for i in range(10)]
     try:
@@ -239,7 +239,7 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
 
 
 def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
-    """`array` in float32; a UserError if an element is NaN or infinite."""
+    """`array` in float32; UserError if an element is NaN or infinite."""
     with np.errstate(over="ignore"):
         array = np.asarray(array, np.float32)
     bad = array.size - np.count_nonzero(np.isfinite(array))
@@ -252,7 +252,7 @@ def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
 
 
 def cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
-    """`array` in the dtype of a file; a UserError if an element is too large for it."""
+    """`array` cast to `dtype`; UserError if an element is too large for it."""
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     with np.errstate(over="ignore"):
         out = array.astype(kind, copy=False)
@@ -270,9 +270,9 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file in the order of `shapes`.
 
-    One tensor of `make` is in memory at a time; the library's writer would need all.
-    The format is the length of the header in eight bytes, the header in JSON, and the
-    tensors without gaps.
+    `make` returns a tensor by name. One tensor is in memory at a time; the library's
+    writer needs all. The format is the length of the header in eight bytes, the header
+    in JSON, and the tensors without gaps.
     """
     size, end = (4 if dtype == "float32" else 2), 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -1,11 +1,11 @@
-"""An export beside the program that it is for, on real text.
+"""Compare an export, run by the program that it is for, with jaxlm on real text.
 
     report = verify(jaxlm.load(out), out, "hf")      report.lines ; report.passed
 
-The program runs in a process of its own (`clients.py`), since some abort on what they
-do not like, and reads nothing but the export. Both sides get pages of the shipped
-novels. Compared are the ids, then the logits of equal ids, the likeliest tokens at each
-position, and the greedy text of a decoder.
+The program runs in a separate process (`clients.py`), since some programs abort on
+errors, and it reads only the export. Both sides get pages of the shipped novels. The
+comparison is of ids, of logits for equal ids, of the likeliest tokens at each position,
+and of the greedy text of a decoder.
 """
 
 import importlib.metadata
@@ -53,7 +53,7 @@ _LOG_P = 2e-3  # tolerance of log-probabilities, absolute
 
 
 class Comparison:
-    """What the client of a format makes of an export, beside what jaxlm says."""
+    """A report in lines: the outputs of an export's client, compared with jaxlm's."""
 
     def __init__(self, out: Path, to: str, **asked: Any):
         self.client = CLIENTS[to]
@@ -64,12 +64,12 @@ class Comparison:
             self.add(f"{self.client.name}: {note}", good=False)
 
     def add(self, line: str, good: Any = True) -> None:
-        """A line, and whether what it says is within tolerance."""
+        """Add a line to the report; the comparison fails unless the line is `good`."""
         self.lines.append(line)
         self.passed &= bool(good)
 
     def outputs(self, mine: list[np.ndarray]) -> None:
-        """The largest difference of outputs, as a share of the largest output."""
+        """Compare outputs: the largest difference as a share of the largest output."""
         theirs, what = self.answer["outputs"], self.answer["what"]
         tolerance = self.client.tolerance
         worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
@@ -81,7 +81,7 @@ class Comparison:
         )
 
     def likeliest(self, mine: np.ndarray, theirs: np.ndarray) -> None:
-        """The first token, and the set of the first five, at each position."""
+        """Compare the likeliest token, and the five likeliest, at each position."""
         first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
         count = min(_TOP, mine.shape[-1])
         a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
@@ -91,7 +91,7 @@ class Comparison:
         )
 
     def vectors(self, mine: np.ndarray) -> None:
-        """Unit vectors of texts."""
+        """Compare unit vectors of texts."""
         theirs, tolerance = np.stack(self.answer["outputs"]), self.client.tolerance
         worst, cosine = np.abs(mine - theirs).max(), (mine * theirs).sum(-1).min()
         self.add(
@@ -101,9 +101,9 @@ class Comparison:
         )
 
     def greedy(self, mine: list[np.ndarray]) -> None:
-        """Greedy texts, by our logits of each token that the client chose.
+        """Compare greedy texts by our logits of the tokens that the client chose.
 
-        Tokens that the logits cannot tell apart count as good.
+        Tokens whose logits are equal within tolerance count as good.
         """
         logits, chosen = np.concatenate(mine), np.concatenate(self.answer["greedy"])
         short = logits.max(-1) - logits[np.arange(len(logits)), chosen]
@@ -130,7 +130,7 @@ class Comparison:
 
 
 def check_client(to: str) -> None:
-    """Check that the client of a format is installed, before anything is written."""
+    """Raise an error if the client of a format is not installed."""
     if to == "elmo":
         raise UserError(
             "--verify: the programs that read ELMo's files do not install beside "
@@ -144,7 +144,7 @@ def check_client(to: str) -> None:
 
 
 def verify(model: Any, out: Path, to: str) -> Comparison:
-    """Compare a model of `jaxlm.load` with what the client of `to` makes of `out`."""
+    """Compare a model of `jaxlm.load` with its export `out`, run by the client."""
     texts, longest = passages(model.tokenizer), model.config.max_length
     rows, prompts = [_row(model, text) for text in texts], []
     new, decoder = min(_NEW, longest // 4), not model.family.bidirectional
@@ -176,19 +176,19 @@ def verify(model: Any, out: Path, to: str) -> Comparison:
 
 
 def _forward(model: Any, ids: list[int]) -> np.ndarray:
-    """Logits of a row, [L, V]; its last hidden states where there is no head."""
+    """The logits of a row, [L, V]; without a head, its last hidden states."""
     found = model.forward(np.array([ids]))
     return np.asarray(found.hidden[-1] if found.logits is None else found.logits)[0]
 
 
 def _framed(model: Any, text: str) -> list[int]:
-    """The ids of a text with what the family puts around it."""
+    """The ids of a text with the special tokens of the family."""
     frame = model.family.frame(model.config, model.tokenizer)
     return frame.row(model.tokenizer.encode(text).ids).tolist()
 
 
 def _row(model: Any, text: str) -> list[int]:
-    """The start of a text as the model reads it, with masks where it fills them."""
+    """The ids of a text's start; for a BERT, some tokens are [MASK]."""
     ids = _framed(model, text)[: min(_LONGEST, model.config.max_length)]
     if model.family.fills:
         ids[3::7] = [model.tokenizer.special.mask] * len(ids[3::7])
@@ -197,7 +197,7 @@ def _row(model: Any, text: str) -> list[int]:
 
 
 def _first_words(model: Any, text: str, count: int, longest: int) -> str:
-    """At most `count` words and `longest` ids of a text."""
+    """The first words of a text: at most `count` words and `longest` ids."""
     words = text.split()[:count]
     while len(words) > 1 and len(model.tokenizer.encode(" ".join(words)).ids) > longest:
         words.pop()
@@ -207,10 +207,10 @@ def _first_words(model: Any, text: str, count: int, longest: int) -> str:
 def verify_task(
     batches: Sequence[dict[str, Any]], mine: list[np.ndarray], out: Path
 ) -> Comparison:
-    """Compare a fine-tuned model with what transformers makes of `out`.
+    """Compare a fine-tuned model with its export `out`, run by transformers.
 
     Args:
-        batches: arguments of its class by name, each a batch of one example.
+        batches: arguments of transformers' class by name, each a batch of one example.
         mine: jaxlm's logits of each example, [Y], or of each of its tokens, [L, Y].
         out: the export.
     """
@@ -224,7 +224,7 @@ def verify_task(
 
 
 def passages(tokenizer: Tokenizer) -> list[str]:
-    """Passages in the language whose shipped text has fewer unknown tokens."""
+    """Passages of a shipped text, in the language that gives fewer unknown tokens."""
     unknown = tokenizer.special.unknown if tokenizer.special else -1
     best: tuple[float, list[str]] = (2.0, [])
     for file in sorted(SHIPPED.glob("*.txt.xz")):
@@ -237,7 +237,7 @@ def passages(tokenizer: Tokenizer) -> list[str]:
 
 
 def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """What a client says of an export, from a process of its own; see `clients.py`."""
+    """The answer of a client about an export, from a new process; see `clients.py`."""
     name, packages, _ = CLIENTS[to]
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     changes = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -1,11 +1,11 @@
 """Beam search over a decoder, by the rules of transformers' `_beam_search` (v5).
 
-At each step the continuations of all beams compete. The best 2 K candidates of a prompt
-are looked at. Those that end join the K finished ones if they are among the first K;
-the best K that do not end go on. The score of a finished one is its summed
-log-probability over length ** length_penalty, where the end token counts. A search
-stops when the best beam, at its present length, could not replace the worst of K
-finished ones.
+Each step takes the best 2 K candidates (a beam and its next token) of each prompt. A
+candidate that ends, and is among the best K, is finished. The best K candidates that do
+not end are the new beams. A finished text has the score log-probability / length **
+length_penalty, where the length counts the end token; the best K finished texts are
+kept. The search stops if the score of the best beam, at its present length, is not
+above that of the worst of K finished texts.
 """
 
 import functools
@@ -26,7 +26,7 @@ _NEVER = -1e9  # score of an absent candidate; finite, so that it can be divided
 
 
 class Beams(NamedTuple):
-    """A search under way: B prompts, K beams each."""
+    """The state of a search for B prompts with K beams each."""
 
     context: Context  # of B · K rows
     scores: Float[Array, "B K"]  # summed log-probabilities
@@ -107,9 +107,9 @@ def beam_search(
 ) -> list[list[Continuation]]:
     """The K = `sampling.beams` best continuations of each prompt, best first.
 
-    The `scores` of a continuation hold one number, which it is ranked by. Of `sampling`
-    only `max_tokens`, `beams` and `length_penalty` count; for the other arguments see
-    `decode`.
+    The `scores` of a continuation hold one number, by which continuations are ranked.
+    Only `max_tokens`, `beams` and `length_penalty` of `sampling` matter; for the other
+    arguments see `decode`.
     """
     most = sampling.max_tokens
     beams = _search(

@@ -1,10 +1,9 @@
 """Logits of the next token → a token: penalty, temperature, top-k, top-p, draw.
 
 The order is that of openai/gpt-2 (src/sample.py) and transformers. The vocabulary is
-never sorted. With top-k, the later steps see only the k tokens and those that equal the
-k-th, which both references keep (at most 64 of these ties are kept). The tokens that
-top-p keeps are found by bisection over the floats, which keeps or drops equal tokens
-together.
+never sorted. With top-k, later steps see only the k likeliest tokens and tokens tied
+with the k-th, which both references keep (here at most 64 of them). The tokens of top-p
+are found by bisection over the floats, which keeps or drops tied tokens together.
 
 The two rules of top-p treat the token whose probability takes the sum past p:
 
@@ -31,7 +30,7 @@ def choose(
 ) -> Int[Array, "B"]:
     """A token for each row, which depends only on the row's own logits and key.
 
-    `seen_BV` says which tokens occurred, for the repetition penalty.
+    `seen_BV` has True for tokens that occurred, for the repetition penalty.
     """
     if choice.repetition_penalty != 1 and seen_BV is not None:
         penalty = choice.repetition_penalty
@@ -54,7 +53,7 @@ def choose(
 
 
 def largest(x: Float[Array, "B n"], k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k`: the k largest of each row in falling order, and their indices.
+    """As `jax.lax.top_k`: (the k largest of each row in falling order, their indices).
 
     Without the barrier XLA's CPU backend fuses the top-k with later operations, no
     longer recognises it and sorts the whole row: 12 ms instead of 0.1 for a vocabulary
@@ -67,7 +66,7 @@ def largest(x: Float[Array, "B n"], k: int) -> tuple[Array, Array]:
 def nucleus(
     scores_BV: Float[Array, "B V"], p: float, rule: Literal["hf", "openai"]
 ) -> Bool[Array, "B V"]:
-    """True for the tokens that top-p keeps; it treats equal tokens alike."""
+    """True for tokens that top-p keeps; tokens with equal scores are treated alike."""
     share_BV = jax.nn.softmax(scores_BV, axis=-1)
     # The bits of floats that are not negative have the order of the floats.
     order_BV = jax.lax.bitcast_convert_type(share_BV, jnp.int32)

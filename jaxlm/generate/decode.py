@@ -5,8 +5,8 @@
     positions  0 1 2     3 4 5    counted in each row; padding has none
 
 Rows never see padding or each other, and random draws are named by (seed, sample,
-position): a prompt gives the same text alone and among others. Shapes stay the same
-from the first token to the last, so each token costs the same.
+position), so the text of a prompt does not depend on other prompts. Shapes stay the
+same from the first token to the last, so each token costs the same.
 """
 
 import functools
@@ -29,14 +29,14 @@ CHUNK = 32  # tokens between two looks of the host, for streaming and stop strin
 
 
 class Continuation(NamedTuple):
-    """What follows a prompt."""
+    """The continuation of a prompt, as tokens."""
 
     tokens: np.ndarray  # int32 [n], without the one that ends it
     scores: np.ndarray | None  # float32 [n], log-probabilities, where asked for
 
 
 class Context(NamedTuple):
-    """What a decoder has read in B rows: a prompt each, then N or fewer new tokens."""
+    """The state of a decoder for B rows: a prompt each, then up to N new tokens."""
 
     caches: tuple[Cache, ...]
     padding: Bool[Array, "B T"]  # slots between a prompt and the first new token
@@ -46,7 +46,7 @@ class Context(NamedTuple):
     logits: Float[Array, "B V"]  # of the token to be chosen next
 
     def extended(self, module: Gpt, params: Any, token_B: Int[Array, "B"]) -> "Context":
-        """With another token in each row; `params` are `unstacked`."""
+        """The context with another token in each row; `params` are `unstacked`."""
         tokens_B1, positions_B1 = token_B[:, None], (self.prompt + self.made)[:, None]
         inputs = tokens_B1, positions_B1, self.padding, self.caches
         out = _read(module, params, *inputs)
@@ -59,7 +59,7 @@ class Context(NamedTuple):
         )
 
     def of_rows(self, rows: Int[Array, "R"]) -> "Context":
-        """The rows of these numbers."""
+        """The context of these rows, given by number."""
         caches = (Cache(each.k[rows], each.v[rows], each.slot) for each in self.caches)
         padding, prompt, _, tokens, logits = self[1:]
         rest = padding[rows], prompt[rows], self.made, tokens[rows], logits[rows]
@@ -67,7 +67,7 @@ class Context(NamedTuple):
 
 
 def _read(module, params, tokens_BL, position_ids, padding_BT, caches) -> Any:
-    """Run the decoder on L more tokens, which take the next L slots."""
+    """The output of the decoder for L more tokens, which take the next L slots."""
     return module.apply(
         {"params": params},
         tokens_BL,
@@ -79,16 +79,16 @@ def _read(module, params, tokens_BL, position_ids, padding_BT, caches) -> Any:
 
 
 def _next_logits(module, last_BD, table_RD) -> Float[Array, "B V"]:
-    """Float32."""
+    """The logits of the next token, float32."""
     return tied_logits(last_BD, table_RD)[:, : module.config.vocab_size]
 
 
 def prefill(
     module: Gpt, params: Any, prompts: Sequence[np.ndarray], max_tokens: int
 ) -> Context:
-    """Read the prompts, with room for `max_tokens` more.
+    """The context after the prompts, with room for `max_tokens` more tokens.
 
-    Prompts are padded to a power of two and the room to whole chunks, so that few
+    Prompts are padded to a power of two, and the room to whole chunks, so that few
     programs are compiled.
     """
     prompt_B = np.array([len(prompt) for prompt in prompts], np.int32)
@@ -131,7 +131,7 @@ def _prefill(
 
 
 class DecodeState(NamedTuple):
-    """Texts of B rows under way."""
+    """The state of sampling for B rows."""
 
     context: Context
     sample: Int[Array, "B"]  # number of each row among those of its prompt
@@ -152,7 +152,7 @@ def _advance(
     choice: Sampling,
     end: int | None,
 ) -> DecodeState:
-    """Choose tokens until each row has `until`, or all rows are done."""
+    """Choose tokens until each row has `until` tokens, or until all rows are done."""
     params = unstacked(params)
 
     def step(state: DecodeState) -> DecodeState:
@@ -192,12 +192,12 @@ def decode(
     """Continue each prompt: [prompt 0 sample 0, prompt 0 sample 1, …, prompt 1 …].
 
     Args:
-        prompts: at least one id each; with `max_tokens` more they fit the context.
-        sampling: without beams; stop strings are left to `watch`.
+        prompts: at least one id each; prompt and `max_tokens` must fit the context.
+        sampling: without beams; its stop strings are ignored, use `watch`.
         end: id that ends a continuation.
         scored: return log-probabilities.
         watch: called every `CHUNK` tokens with all tokens of each row so far; returns
-            True for each row that ends there.
+            True for each row that is to end.
     """
     rows = [prompt for prompt in prompts for _ in range(sampling.samples)]
     seen_BV = None

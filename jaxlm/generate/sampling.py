@@ -59,7 +59,7 @@ class Sampling:
 
     @property
     def choice(self) -> "Sampling":
-        """What a compiled program depends on, the rest as by default."""
+        """The fields that a compiled program depends on; the rest have defaults."""
         rest = {"max_tokens", "samples", "stop", "beams", "length_penalty"}
         fields = {f.name: f.default for f in dataclasses.fields(self) if f.name in rest}
         return dataclasses.replace(self, **fields)

@@ -1,4 +1,4 @@
-"""Prompts → ids; generated tokens → text as it comes, cut before stop strings."""
+"""Prompts → ids; generated tokens → streamed text, cut before stop strings."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxlm.types import UserError
 
 
 class Generated(NamedTuple):
-    """What follows a prompt."""
+    """The continuation of a prompt, as text and tokens."""
 
     text: str
     tokens: np.ndarray  # int32 [n]
@@ -21,9 +21,9 @@ class Generated(NamedTuple):
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
-    """Ids of a prompt, truncated on the left to `room`.
+    """The ids of a prompt, truncated on the left to `room` ids.
 
-    An empty prompt becomes <|endoftext|>, after which a document begins.
+    An empty prompt becomes <|endoftext|>, so a new document begins.
     """
     ids = tokenizer.encode(prompt, specials=True).ids
     if len(ids):
@@ -35,7 +35,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
 
 @dataclass
 class TextStream:
-    """Follows the rows of a generation: shows the first one and finds stop strings."""
+    """Watches the rows of a generation: shows the first row and finds stop strings."""
 
     tokenizer: Tokenizer
     stop: tuple[str, ...]
@@ -43,14 +43,14 @@ class TextStream:
     shown: int = 0  # characters
 
     def watch(self, rows: list[np.ndarray]) -> list[bool]:
-        """Whether each row has reached a stop string; the argument of `decode`."""
+        """Whether each row has reached a stop string; for the argument of `decode`."""
         texts = [self.tokenizer.decode(row) for row in rows]
         ends = [self._end(text) for text in texts]
         self._say(texts[0][: self._settled(texts[0]) if ends[0] is None else ends[0]])
         return [end is not None for end in ends]
 
     def finish(self, number: int, row: Continuation) -> Generated:
-        """The text of row `number`, cut before its first stop string."""
+        """The result of row `number`, cut before the first stop string."""
         tokens, scores = row
         text = self.tokenizer.decode(tokens)
         end = self._end(text)
@@ -79,7 +79,7 @@ class TextStream:
         return min(found, default=None)
 
     def _settled(self, text: str) -> int:
-        """How many characters will neither change nor become part of a stop string."""
+        """The number of characters that are final and not part of a stop string."""
         starts = (stop[:n] for stop in self.stop for n in range(1, len(stop)))
         partial = max((len(each) for each in starts if text.endswith(each)), default=0)
         whole = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))

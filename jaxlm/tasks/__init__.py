@@ -1,1 +1,1 @@
-"""What a pretrained model is used for: files with labels → figures, predictions."""
+"""Fine-tuning: a pretrained model and labelled files → figures and predictions."""

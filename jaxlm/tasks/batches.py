@@ -7,8 +7,8 @@
     packed     [CLS] a film [SEP] [CLS] dull [SEP]      segments    1 1 1 1 2 2 2
                [CLS] a fine one [SEP]                               1 1 1 1 1 0 0
 
-A packed example attends to itself alone and counts positions from 0, so its loss is
-that of a row of its own. Batches of similar lengths would save as much as packing, but
+A packed example attends only to itself and has positions from 0, so its loss is the
+same as in a separate row. Batches of similar lengths would save as much as packing, but
 a model learns less from them. All batches are a pure function of (seed, phase, step).
 Next: `model.py`.
 """
@@ -30,7 +30,7 @@ _SIZES = (0.1, 0.5, 0.9, 1.0)  # quantiles of the rows that packed batches need
 
 
 class TaskBatch(NamedTuple):
-    """A batch as the model reads it."""
+    """A batch of a task, as the model reads it."""
 
     tokens: Integer[AnyArray, "B ..."]  # ids [B, L] or [B, K, L], or words' characters
     token_types: Int[AnyArray, "B *K L"]
@@ -42,7 +42,7 @@ class TaskBatch(NamedTuple):
 
 
 def padded_batch(rows: TaskRows, index: np.ndarray, length: int) -> TaskBatch:
-    """The examples `index`, int64 [B], in rows of `length`; NONE has weight 0."""
+    """The examples `index`, int64 [B], as rows of `length`; index NONE has weight 0."""
     size, examples, there = max(1, rows.group), np.maximum(index, 0), index != NONE
     members = (examples[:, None] * size + np.arange(size)).reshape(-1, 1)
     batch, _ = _filled(rows, members.tolist(), length)
@@ -65,9 +65,9 @@ def packed_batch(
 ) -> TaskBatch:
     """The rows `local`, int64 [R], of a packed batch of the examples `index`.
 
-    Rows beyond those needed are empty. The label of an example lies at its first token,
-    where its logits are read; labels of tokens lie at the tokens. Start and end of a
-    span are positions in the row.
+    Unneeded rows are empty. The label of an example is at its first token, where its
+    logits are read. Labels of tokens are at the tokens. The start and end of a span are
+    positions in the row.
     """
     index = index[index != NONE]
     packed = packed_rows([len(rows.tokens[i]) for i in index], width)
@@ -87,8 +87,8 @@ def packed_batch(
 def _filled(
     rows: TaskRows, members: Sequence[Sequence[int]], length: int
 ) -> tuple[TaskBatch, list[tuple[int, int, int]]]:
-    """Rows with these members, one after the other, and labels where tokens have some;
-    (row, where it starts, member) of each."""
+    """(rows that hold these members end to end, with labels if tokens have labels;
+    (row, position, member) for each member)."""
     one, shape, places = rows.tokens[0], (len(members), length), []
     tokens = np.full((*shape, *one.shape[1:]), rows.pad, one.dtype)
     types, segments, labels = (np.zeros(shape, np.int32) for _ in range(3))
@@ -109,7 +109,7 @@ def _filled(
 
 
 def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """The examples of each row: the longest first, each in the first row with room."""
+    """The examples of each row: longest first, each into the first row with room."""
     rows: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -123,7 +123,7 @@ def packed_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 class Plan(NamedTuple):
-    """The batches of a file, one after the other."""
+    """The batches of a file, in order."""
 
     index: np.ndarray  # int64 [steps, batch], NONE where there is no example
     lengths: np.ndarray  # int64 [steps], that rows are padded to
@@ -132,7 +132,7 @@ class Plan(NamedTuple):
 def bucket_lengths(
     lengths: np.ndarray, buckets: Sequence[int], most: int
 ) -> np.ndarray:
-    """The length that each example is padded to, the shortest bucket that holds it."""
+    """The length to pad each example to: the shortest bucket that holds it."""
     offered = np.array([*(b for b in buckets if b < most), most])
     if lengths.max(initial=0) > most:
         raise UserError(f"a row has {lengths.max()} tokens, --length is {most}")
@@ -140,15 +140,15 @@ def bucket_lengths(
 
 
 def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) -> Plan:
-    """Batches of one bucket after the other, the shortest first.
+    """The batches of one pass, bucket by bucket, the shortest bucket first.
 
-    The rest of a bucket joins the next one, so only the last batch may be short, and
-    the number of batches of each length depends on the lengths alone.
+    The remainder of a bucket joins the next bucket. Only the last batch may be
+    short, and the number of batches of each length depends only on the lengths.
 
         lengths   16                32
-        batches   [7 9 1 0]         [3 5 8|2]      2 was left of the shorter ones
+        batches   [7 9 1 0]         [3 5 8|2]      2 is the remainder of the shorter
 
-    `padded` is of `bucket_lengths`, `order` a permutation of the examples.
+    `padded` is from `bucket_lengths`, and `order` is a permutation of the examples.
     """
     order = np.arange(len(padded)) if order is None else order
     order = order[np.argsort(padded[order], kind="stable")]
@@ -162,10 +162,10 @@ def one_pass(padded: np.ndarray, batch: int, order: np.ndarray | None = None) ->
 def shuffled(
     padded: np.ndarray, batch: int, steps: int, *, seed: int, stream: str
 ) -> Plan:
-    """The batches of `steps` steps, pass after pass, each with the same lengths.
+    """The batches of `steps` steps, pass after pass; all passes have the same lengths.
 
-    Examples and batches of a pass are permuted by (seed, stream, number of the pass);
-    `stream` names a phase.
+    The examples and the batches of a pass are permuted by (seed, stream, pass number);
+    `stream` names the phase.
     """
 
     def permutation(name: str, count: int, number: int) -> np.ndarray:
@@ -190,15 +190,15 @@ def choose_packing(
     widest: int,
     cost: Callable[[int], float],
 ) -> tuple[int, np.ndarray]:
-    """(the cheapest width of rows, the number of rows of each batch).
+    """(the cheapest row width, the number of rows in each batch).
 
-    A row holds one to two of the longest examples. Batches are padded to a few numbers
-    of rows, since each is compiled; the largest comes first, so that a batch which does
-    not fit in memory is the first one.
+    A row is one to two times as wide as the longest example. Batches are padded to one
+    of a few numbers of rows, because each number is compiled. The largest number comes
+    first, so that a batch too large for memory fails at the start.
 
     Args:
         batches: int64 [steps, batch], the examples of each step.
-        widest: most tokens of a row, at least those of the longest example.
+        widest: most tokens of a row; at least the length of the longest example.
         cost: width → cost of a row, in any unit.
     """
 

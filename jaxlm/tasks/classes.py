@@ -1,4 +1,4 @@
-"""One or two texts → a class or a number; or several alternatives → the best one.
+"""One or two texts → a class or a number; several alternatives → the best one.
 
     [CLS] a text [SEP]                              token types 0 0 0 0
     [CLS] a text [SEP] another one [SEP]                        0 0 0 0 1 1 1
@@ -6,11 +6,11 @@
     start a text pair delimiter alternative extract             the same for a GPT
 
 Classes: Devlin et al. 2018, figure 4 (a) and (b); google-research/bert
-run_classifier.py. Numbers, which that code does not have, are learnt by squared error,
-as is usual for STS-B. With both orders, the vectors of two rows are added: GPT-1's
-similarity (Radford et al. 2018, section 3.3). Alternatives are scored by one head, with
-a softmax over the rows of an example: Devlin et al., section 4.4 (SWAG); Radford et
-al., section 3.3 (RACE, Story Cloze).
+run_classifier.py. Numbers, which that code lacks, are trained with squared error, as is
+usual for STS-B. With both orders, the vectors of two rows are added: GPT-1's similarity
+(Radford et al. 2018, section 3.3). Alternatives are scored by one head, with a softmax
+over the rows of an example: Devlin et al., section 4.4 (SWAG); Radford et al., section
+3.3 (RACE, Story Cloze).
 
 Figures are GLUE's (Wang et al. 2019). A figure that is 0 / 0 is 0, as in scikit-learn;
 a correlation with a constant is NaN.
@@ -44,7 +44,7 @@ class Classes(Task):
     def read(
         self, path: str, labelled: bool, digests: Digests | None = None
     ) -> list[Example]:
-        """The rows of a table."""
+        """The examples of a table, one in each row."""
         return read_table(path, self.config.task, labelled=labelled, digests=digests)
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
@@ -62,16 +62,16 @@ class Classes(Task):
 
     @property
     def group(self) -> int:
-        """Rows of an example; 0: it is one row."""
+        """The number of rows in an example; 0: an example is one row."""
         return 2 if self.config.task.both_orders else 0
 
     def rows_of(self, example: Example) -> list[Example]:
-        """The texts of each row of an example."""
+        """The rows of an example, each as an `Example` with the row's texts."""
         swapped = example._replace(text=str(example.pair), pair=example.text)
         return [example, swapped] if self.group else [example]
 
     def encode(self, examples: Sequence[Example], labelled: bool) -> TaskRows:
-        """A row of an example or, in a group, several; missing ones have no tokens."""
+        """A row for each example, or a group of rows; missing rows have no tokens."""
         groups = [self.rows_of(each) for each in examples]
         texts = list(itertools.chain(*groups))
         rows = encode(texts, self.frame, self.config.length)
@@ -98,7 +98,7 @@ class Classes(Task):
         return class_figures(np.asarray(file.rows.labels), np.stack(scores))
 
     def output(self, file: File, scores: Scores) -> str:
-        """TSV: the answer and the probability of each class."""
+        """TSV with the predicted class and the probability of each class."""
         rows = [["prediction", *(f"p({label})" for label in self.labels)]]
         rows += map(self.answer, scores)
         return "".join("\t".join(cells) + "\n" for cells in rows)
@@ -117,11 +117,11 @@ class Numbers(Classes):
     outputs = 1
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
-        """None."""
+        """No labels."""
         return ()
 
     def number(self, example: Example) -> float:
-        """The label, a finite number."""
+        """The label as a finite number; UserError if it is none."""
         try:
             value = float(str(example.label))
         except ValueError:
@@ -131,7 +131,7 @@ class Numbers(Classes):
         return value
 
     def sums(self, logits: Any, batch: Any) -> Sums:
-        """Squared error."""
+        """The squared error."""
         error = jnp.square(logits[..., 0] - batch.labels)
         weight = batch.weights.sum()
         return {"task_loss": Mean((error * batch.weights).sum(), weight)}
@@ -141,7 +141,7 @@ class Numbers(Classes):
         return number_figures(np.asarray(file.rows.labels), np.stack(scores)[:, 0])
 
     def answer(self, score_Y: np.ndarray) -> list[str]:
-        """The number."""
+        """The predicted number as text."""
         return [f"{score_Y[0]:.6g}"]
 
 
@@ -154,11 +154,11 @@ class Choice(Classes):
 
     @property
     def group(self) -> int:
-        """Most alternatives; empty rows, which are never chosen, replace others."""
+        """The largest number of alternatives; examples with fewer get empty rows."""
         return len(self.labels)
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
-        """0, 1, … or A, B, … or a, b, …, as many as the longest example needs."""
+        """The series 0, 1, … or A, B, … or a, b, … that fits the labels best."""
         most = max(len(each.choices) for each in examples)
         series = map(str, range(most)), string.ascii_uppercase, string.ascii_lowercase
         names = max(
@@ -171,7 +171,7 @@ class Choice(Classes):
         return names
 
     def rows_of(self, example: Example) -> list[Example]:
-        """The pair, a question perhaps, stands with the text for a GPT."""
+        """A row for each alternative; for a GPT, the pair text joins the first text."""
         if len(example.choices) > self.group:
             raise UserError(
                 f"{example.where}: {len(example.choices)} alternatives, in training "
@@ -187,7 +187,7 @@ class Choice(Classes):
         ]
 
     def number(self, example: Example) -> int:
-        """Which alternative is right."""
+        """The index of the right alternative."""
         names = self.labels[: len(example.choices)]
         return _index_of(example, names, "its alternatives, {}")
 
@@ -199,7 +199,7 @@ class Choice(Classes):
 
 
 def _index_of(example: Example, names: Sequence[str], those: str) -> int:
-    """The index of an example's label in `names`; `those` says which they are."""
+    """The index of an example's label in `names`; `those` describes them in errors."""
     if example.label not in names:
         raise UserError(
             f"{example.where}: label {example.label!r} is none of "
@@ -211,10 +211,10 @@ def _index_of(example: Example, names: Sequence[str], those: str) -> int:
 def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
     """Rows of at most `length` tokens, without labels.
 
-    Of a pair that is too long, the longer text loses tokens at its end, one by one
-    (google-research/bert run_classifier.py `_truncate_seq_pair`); in a GPT's row each
-    text gets half of the row minus two (openai/finetune-transformer-lm train.py
-    `max_len`).
+    If a pair is too long, the longer text loses tokens at its end, one by one
+    (google-research/bert run_classifier.py `_truncate_seq_pair`). For a GPT, each text
+    has at most half of the row minus two tokens (openai/finetune-transformer-lm
+    train.py `max_len`).
     """
     room = length - len(frame.begin) - len(frame.end)
     most = max(1, length // 2 - 2) if frame.halves else room
@@ -242,10 +242,10 @@ def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
 
 
 def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Figures of a classification: int [n] and logits [n, classes].
+    """The figures of a classification, from labels int [n] and logits [n, classes].
 
-    With two classes also "f1", of the second one. Matthews' correlation is that of
-    any number of classes (Gorodkin 2004).
+    With two classes, "f1" is that of the second class. Matthews' correlation is the
+    generalisation to any number of classes (Gorodkin 2004).
     """
     n, classes = scores.shape
     counts = np.zeros((classes, classes), np.int64)  # truth, answer
@@ -266,7 +266,7 @@ def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def number_figures(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
-    """Mean squared error and both correlations of a regression, float [n] each."""
+    """Mean squared error, Pearson's and Spearman's correlation, of float [n] each."""
     truth, answer = truth.astype(np.float64), answer.astype(np.float64)
     return {
         "task_loss": float(np.mean((truth - answer) ** 2)),

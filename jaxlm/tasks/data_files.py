@@ -1,4 +1,4 @@
-"""What a user names as a task's data → the training and the dev file → examples.
+"""Paths or dataset names given by a user → the training and dev files → examples.
 
 Tables are read here: one or two texts and a label in each row of TSV, CSV or JSONL.
 
@@ -8,9 +8,9 @@ Tables are read here: one or two texts and a label in each row of TSV, CSV or JS
     sent1,sent2,ending0,ending1,ending2,ending3,label                     SWAG's CSV
     {"article": "…", "question": "…", "options": ["…", …], "answer": "C"}    RACE's
 
-TSV is GLUE's: a line a row, no quoting. CSV is quoted as in RFC 4180. A column is named
-as in the header or, without a header, by its number from 0. No row is skipped, so that
-answers line up with the file; blank lines are allowed at the end only.
+TSV is as in GLUE: a line is a row, without quoting. CSV is quoted as in RFC 4180. A
+column is named as in the header or, without a header, by its number from 0. No row is
+skipped, so that answers line up with the file; blank lines may stand only at the end.
 """
 
 import csv
@@ -33,13 +33,13 @@ Records = Iterator[tuple[str, dict[str, Any]]]  # the same with the cell of each
 
 
 class DataFiles(NamedTuple):
-    """Paths; without a dev file there is no evaluation."""
+    """The paths of the training and the dev file, which may be ""."""
 
     train: str
     dev: str
 
     def provenance(self, digests: Digests) -> dict[str, str]:
-        """Paths and the SHA-256 over the digests of all files.
+        """Name → value for the provenance: both paths, and one SHA-256 over all files.
 
         Files that are not in `digests` are read here.
         """
@@ -59,7 +59,7 @@ class DataFiles(NamedTuple):
 
 
 def _files(path: str) -> list[str]:
-    """A file, or the files of a directory or dataset; none for an empty path."""
+    """The files of a path: one file, or all of a directory or dataset; "" has none."""
     if path.startswith(TFDS):
         return sources.record_files(*split_of(path), fields=())
     if path and Path(path).is_dir():
@@ -70,10 +70,10 @@ def _files(path: str) -> list[str]:
 def find_data_files(data: str, dev: str = "") -> DataFiles:
     """The files of `--data` and `--dev`.
 
-    `data` is the training file, or a directory of seq.in and seq.out; or a directory of
-    either with "train" in the name, preferably in front; or `tfds:NAME`, a dataset with
-    a split "train", or `tfds:NAME:SPLIT`. Without `dev` the directory's or dataset's is
-    taken: dev, valid(ation) or testa.
+    `data` is a training file; or a directory with seq.in and seq.out; or a directory
+    that contains either of these, with "train" in its name; or a dataset `tfds:NAME`
+    with a split "train"; or `tfds:NAME:SPLIT`. Without `dev`, the dev file is the one
+    named dev, valid(ation) or testa in the directory or dataset.
     """
     for each in (data, dev) if dev else (data,):
         if not each.startswith(TFDS) and not Path(each).exists():
@@ -97,7 +97,7 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
 
 
 def _find(directory: Path, names: tuple[str, ...]) -> str:
-    """The best match for the names in a directory, "" without one."""
+    """The path in a directory that matches the names best; "" if none matches."""
     found = []
     for path in directory.iterdir():
         words = path.name.lower().replace("-", ".").replace("_", ".").split(".")
@@ -108,7 +108,7 @@ def _find(directory: Path, names: tuple[str, ...]) -> str:
 
 
 def split_of(path: str) -> tuple[str, str]:
-    """`tfds:NAME:SPLIT` → (`tfds:NAME`, SPLIT), which may be empty."""
+    """`tfds:NAME:SPLIT` → (`tfds:NAME`, SPLIT); without a split, SPLIT is ""."""
     name, colon, split = path.removeprefix(TFDS).rpartition(":")
     return (TFDS + name, split) if colon and "/" not in split else (path, "")
 
@@ -128,8 +128,8 @@ def read_table(
 ) -> list[Example]:
     """The rows of a file, with their labels if `labelled`.
 
-    `path` is `.jsonl`, `.csv`, or any other name for TSV, compressed or not; or
-    `tfds:NAME:SPLIT`, whose columns are its fields. `task` names the columns.
+    `path` is a `.jsonl` or `.csv` file, compressed or not; any other name is TSV. Or it
+    is `tfds:NAME:SPLIT`, whose fields are the columns. `task` names the columns.
     """
     pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
     columns = [task.text, *pair, *label, *task.choices]
@@ -206,7 +206,7 @@ def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
 
 
 def _named(rows: Sequence[Row], columns: Sequence[str]) -> Records:
-    """The cells of the columns, which the first row names unless they are numbers."""
+    """(place, column → cell) of each row; columns are numbers, or names in row 0."""
     where, first = rows[0]
     numbered = all(name.isdecimal() for name in columns)
     for name in columns:

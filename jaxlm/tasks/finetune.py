@@ -3,7 +3,7 @@
     run = open_run(config, tokenizer, files)      reads and encodes the files
     train(run.config, run.source(), workdir, initial=pretrained)
 
-The loop that pretrains also trains, saves and resumes this run.
+The loop of pretraining also trains, saves and resumes this run.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class FinetuneRun:
     notes: list[str]
 
     def source(self) -> TrainingSource:
-        """What the loop trains on."""
+        """The source that the training loop reads."""
         config, task = self.config, self.config.task
         shapes = abstract_params(self.module)
         lr_scales = lr_scales_of(task, config.model.num_layers, shapes)
@@ -95,7 +95,7 @@ class FinetuneRun:
         )
 
     def _stream(self, objective: Objective, phase: Phase, stream: str) -> BatchStream:
-        """The batches of a phase, packed where model and task allow it."""
+        """The batches of a phase, packed if the model and the task allow it."""
         config, module, rows = self.config, self.module, self.train.rows
         lengths, fields = rows.lengths, config.task
         dropout = max(config.model.dropout, fields.dropout) > 0
@@ -160,7 +160,7 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
 def open_run(
     config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
 ) -> FinetuneRun:
-    """A run on a task's files, each read once; `config` has the pretrained model."""
+    """A run on a task's files, read once; `config.model` is the pretrained model."""
     config = _with_model(config, tokenizer, files)
     task = task_of(config, tokenizer)
     digests: Digests = {}
@@ -190,7 +190,7 @@ def open_run(
 def _with_model(
     config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
 ) -> FinetuneConfig:
-    """The config with the model that the task trains."""
+    """The config with the task's encoder as its model; UserError if it does not fit."""
     model, task, family = config.model, config.task, family_of(config.model)
     by_token = KINDS[task.kind].by_token
     this = f"--init {config.init} is {family.article}"
@@ -239,7 +239,7 @@ def _with_model(
 
 
 def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig:
-    """Epochs as steps: run_classifier.py's int(examples / batch · epochs)."""
+    """The config with epochs as steps, int(examples / batch · epochs) as in BERT."""
     epochs, every = config.task.epochs, config.eval_every
     steps = int(count / config.batch * epochs)
     if steps < 1:
@@ -257,7 +257,7 @@ def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig
 def scorer(
     config: FinetuneConfig, module: TaskModel, sharding: NamedSharding, *, batch: int
 ) -> Callable[[Any, TaskRows], Scores]:
-    """(parameters, rows) → scores of each row, without dropout."""
+    """A function (parameters, rows) → scores of each row, without dropout."""
 
     def apply(params, each):
         inputs = each.tokens, each.token_types, each.mask

@@ -42,7 +42,7 @@ class Finetuned:
 
     @property
     def config(self) -> FinetuneConfig:
-        """The run's configuration, with the threshold and columns in force."""
+        """The run's config, with the best threshold and the columns that were given."""
         return self.task.config
 
     def scores(self, file: File, *, batch: int) -> Scores:
@@ -86,9 +86,9 @@ class Finetuned:
 def open_finetuned(
     directory: str | Path, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
-    """The best parameters of a run, or of the best of several seeds.
+    """The model of a run with its best parameters; of several seeds, the best seed's.
 
-    `columns` are "text", "pair" or "label" → the name of a column in another file.
+    `columns` maps "text", "pair" or "label" to the name of a column in another file.
     """
     workdir = best_seed(directory)
     config = read_config(workdir)
@@ -108,7 +108,7 @@ def open_finetuned(
 
 
 def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
-    """Write a run's answers for its dev file into its directory; the path."""
+    """Write a run's answers for its dev file to its directory; returns the path."""
     finetuned = open_finetuned(workdir)
     out = Path(workdir) / f"predictions.{finetuned.task.suffix}"
     finetuned.write(dev, out, batch=batch)
@@ -118,9 +118,9 @@ def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
 def sample(
     finetuned: Finetuned, texts: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The arguments of transformers' class and our logits, [Y] or [L, Y], of each row.
+    """(arguments of transformers' class, our logits [Y] or [L, Y]) for sample rows.
 
-    A row is a text, for a task of two texts with the next one, and so on.
+    Each text gives a row; in a task of two or more texts, with the texts after it.
     """
     config, fields, task = finetuned.config, finetuned.config.task, finetuned.task
     family = family_of(config.model)
@@ -146,13 +146,13 @@ def sample(
 
 
 def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
-    """(step, figures on the dev file) of a run's best checkpoint, None without one."""
+    """(step, dev figures) of a run's best checkpoint; None if there is none."""
     found = Checkpoints(f"{workdir}/best").stored()
     return (found.step, found.meta) if found else None
 
 
 def best_seed(directory: str | Path) -> Path:
-    """A run directory itself, or among its seeds the best one on the dev file."""
+    """The directory if it is a run; else the best of its seeds on the dev file."""
     here = Path(directory)
     seeds = [path.parent for path in here.glob("seed-[0-9]*/config.json")]
     seeds.sort(key=lambda run: (len(run.name), run.name))
@@ -171,7 +171,7 @@ def best_seed(directory: str | Path) -> Path:
 
 
 def seed_table(figures: Mapping[int, Mapping[str, float]]) -> list[str]:
-    """A line a figure, a column a seed, and mean ± sample deviation (n - 1)."""
+    """A line for each figure: a column per seed, mean ± sample deviation (n - 1)."""
     names = list(next(iter(figures.values())))
     wide = max(map(len, names))
     head = f"{'':<{wide}}  " + "  ".join(f"{f'seed {s}':>9}" for s in figures)

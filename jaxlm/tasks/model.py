@@ -8,10 +8,10 @@
                   └─ mix ────────────────────────┘              with mix = both
 
 Devlin et al. 2018, section 4.1; google-research/bert run_classifier.py `create_model`;
-Radford et al. 2018, section 3.3. Mixes are those of Peters et al. 2018, sections 3.2
-and 3.3: features of a frozen language model, at the input of the task's body and also
-at its output. If an example is a group of rows, [B, K, L], they are encoded as B · K
-rows and joined again:
+Radford et al. 2018, section 3.3. Mixes are as in Peters et al. 2018, sections 3.2 and
+3.3: features of a frozen language model, at the input of the task's body or also at its
+output. If an example is a group of rows, [B, K, L], all B · K rows are encoded, then
+joined:
 
     "add"       their vectors are added: [B, D]
     "choose"    one score each: [B, K], the lowest number for an empty row
@@ -49,7 +49,7 @@ OWN = (*MIXES, "body", "attention", "task")
 
 
 class TaskModel(nn.Module):
-    """Logits of a row, or of each of its tokens with pooling "none"."""
+    """An encoder with a head: logits of rows or, with pooling "none", of tokens."""
 
     config: ModelConfig  # of the encoder
     fields: TaskConfig
@@ -61,12 +61,12 @@ class TaskModel(nn.Module):
     frozen: bool = False  # the encoder: no dropout and no gradient
 
     def example(self) -> tuple[Any, ...]:
-        """A row to initialise on."""
+        """Inputs to initialise with."""
         inputs = family_of(self.config).example(self.config)
         return tuple(x[:, None] for x in inputs) if self.join else inputs
 
     def row_flops(self, length: int) -> int:
-        """FLOP of a row in training: backward costs twice as much as forward."""
+        """FLOP of a row in training; the backward pass costs twice the forward pass."""
         family, fields = family_of(self.config), self.fields
         predictions = length if fields.lm_weight > 0 else 0
         encoder = family.forward_flops(self.config, length, predictions)
@@ -89,13 +89,13 @@ class TaskModel(nn.Module):
     ) -> Any:
         """Float32 logits [B, Y] or [B, L, Y].
 
-        Packed rows have [B, L, Y], an example's logits at its first token.
+        For packed rows they are [B, L, Y], with those of an example at its first token.
 
         Args:
             tokens: ids [B, L], or characters [B, L, C] of an ELMo's words; [B, K, …]
                 if an example is a group of rows.
-            mask: True at a row's tokens, which come first.
-            segments: of packed rows, see `TaskBatch`; for poolings in `PACKED`.
+            mask: True at tokens, False at padding after them.
+            segments: those of packed rows, see `TaskBatch`; for poolings in `PACKED`.
             encoded: return (logits, Encoded of all rows).
         """
         rows, mask_BL = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])
@@ -155,7 +155,7 @@ class TaskModel(nn.Module):
     ) -> Float[Array, "B D"] | Float[Array, "B L D"]:
         """A vector for each row, or for each of its tokens.
 
-        In packed rows an example's vector is at its first token, at least.
+        In packed rows, the vector at an example's first token is that of the example.
         """
         if self.pooling == "pooler":
             assert out.pooled is not None
@@ -171,8 +171,8 @@ class TaskModel(nn.Module):
         return jnp.matmul(share_BLT, x_BLD.astype(jnp.float32), precision="highest")
 
     def _head(self) -> nn.Dense:
-        """A GPT's head has no bias (Radford et al. 2018, equation 3) but in multiple
-        choice, where a bias changes nothing (finetune-transformer-lm `clf`)."""
+        """The head. A GPT's has no bias (Radford et al. 2018, equation 3), except in
+        multiple choice, where it has no effect (finetune-transformer-lm `clf`)."""
         decoder = not family_of(self.config).bidirectional
         normal = nn.initializers.normal if decoder else nn.initializers.truncated_normal
         return nn.Dense(
@@ -187,7 +187,7 @@ class TaskModel(nn.Module):
 def pool(
     pooling: Pooling, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
 ) -> Float[Array, "B D"] | Float[Array, "B L D"]:
-    """One vector for each row, where it has no parameters; with "none" its tokens'."""
+    """A vector for each row, if pooling has no parameters; "none" returns `x_BLD`."""
     match pooling:
         case "cls":
             return x_BLD[:, 0]
@@ -205,13 +205,13 @@ def pool(
 
 
 class AttentionPool(nn.Module):
-    """Σ softmax(x · kernel) x over a row's tokens, with one learnt query."""
+    """Pooling with one learnt query: Σ softmax(x · kernel) x over a row's tokens."""
 
     @nn.compact
     def __call__(
         self, x_BLD: Float[Array, "B L D"], mask_BL: Bool[Array, "B L"]
     ) -> Float[Array, "B D"]:
-        """Float32; the plain mean at initialisation."""
+        """The pooled vectors, float32; initially the plain mean."""
         x_BLD = x_BLD.astype(jnp.float32)
         kernel_D = self.param("kernel", nn.initializers.zeros, x_BLD.shape[2:])
         score_BL = jnp.where(mask_BL, x_BLD @ kernel_D, NEG_INF)
@@ -238,7 +238,7 @@ class BiLstms(nn.Module):
 
 
 class BiLstm(nn.Module):
-    """torch's bidirectional LSTM, but the forget gate's bias starts at 1."""
+    """torch's bidirectional LSTM, except that the forget gate's bias starts at 1."""
 
     width: int
     dtype: Dtype
@@ -268,7 +268,7 @@ class BiLstm(nn.Module):
 
 
 def mix_figures(params: dict, layers: tuple[int, ...]) -> dict[str, float]:
-    """The weight of each mixed layer in each mix, and γ; no `layers`: all are mixed."""
+    """Name → weight of each layer in each mix, and γ; empty `layers`: all layers."""
     out: dict[str, float] = {}
     for name in MIXES:
         if name not in params:

@@ -6,9 +6,9 @@ loss = task loss + λ · language-modelling loss of the same rows (GPT-1) + mix 
     targets    a  film  extract
     weights    ⅓  ⅓     ⅓      0        0  0       0 in a row that fills up a batch
 
-In the language-modelling loss each row counts once however long it is, and so does each
-row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm train.py
-`model`, lm_losses). Parameters have factors on the learning rate:
+In the language-modelling loss, each row has the same weight, however long it is; so has
+each row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm
+train.py `model`, lm_losses). Each parameter has a factor on its learning rate:
 
     head, pooler    1
     layer n of N    d^(N - n)      n from 0: the last layer d, the first one d^N
@@ -47,7 +47,7 @@ _EMBEDDING = re.compile(r"(.*/)?(embed|words)/.*")
 
 
 def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
-    """The loss of a task on a `TaskModel`; its batches come whole from the host."""
+    """The objective of a task for a `TaskModel`; the host makes complete batches."""
     lm_weight, penalty = task.config.task.lm_weight, task.config.task.penalty
 
     def weights(batch: TaskBatch) -> dict[str, jax.Array]:
@@ -96,7 +96,7 @@ def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
 
 
 def next_token_weights(batch: TaskBatch) -> Float[Array, "R L"]:
-    """The weight of the next token at each position of all rows."""
+    """The weight of next-token prediction at each position of all R rows."""
     mask: Any = batch.mask
     length = mask.shape[-1]
     group = mask.size // length // batch.weights.shape[0]
@@ -107,7 +107,7 @@ def next_token_weights(batch: TaskBatch) -> Float[Array, "R L"]:
 
 
 def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
-    """A factor for each leaf, [N, 1, …] for stacked layers; None: all are 1."""
+    """The learning-rate factor of each leaf, [N, 1, …] if stacked; None: all are 1."""
     if task.layer_decay == 1 and not task.freeze:
         return None
     frozen = select(task.freeze, params, "freeze")
@@ -126,7 +126,7 @@ def lr_scales_of(task: TaskConfig, num_layers: int, params: Any) -> Any:
 
 
 def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
-    """The paths that a regular expression of `--task.FIELD` matches whole."""
+    """The paths that some regular expression of `--task.FIELD` matches completely."""
     paths = [path for path, _ in leaves(params)]
     found: set[str] = set()
     for pattern in patterns:
@@ -144,7 +144,7 @@ def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
 
 
 def stop_frozen(params: Any, lr_scales: Any) -> Any:
-    """The parameters, without gradients of the frozen ones."""
+    """The parameters; gradients do not flow to frozen ones."""
     if lr_scales is None:
         return params
     return jax.tree.map(

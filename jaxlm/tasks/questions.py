@@ -1,5 +1,5 @@
-"""SQuAD files (1.1, 2.0 and the same form) and CMRC 2018's own → questions; answers →
-EM and F1 by the official scripts. What learns them is in `spans.py`."""
+"""Files of SQuAD (1.1, 2.0) or CMRC 2018 → questions; answers → EM and F1, computed as
+in the official scripts. The task is in `spans.py`."""
 
 import collections
 import difflib
@@ -39,7 +39,7 @@ def read_questions(
 ) -> list[Question]:
     """The questions of a file.
 
-    Without labels each question needs its own id, because answers are written by id.
+    Without labels, each question needs a unique id, because answers are written by id.
     """
     try:
         data = json.loads(read_file(path, digests))
@@ -85,7 +85,7 @@ def check_ids(questions: Sequence[Question]) -> None:
 
 
 def _questions(data: Any) -> Iterator[tuple[Any, dict]]:
-    """(context, question in SQuAD's form) of a file of either form."""
+    """(context, question in SQuAD's format) of a file in SQuAD's or CMRC's format."""
     if isinstance(data, list):
         for paragraph in data:
             context = paragraph["context_text"]
@@ -105,14 +105,14 @@ def _questions(data: Any) -> Iterator[tuple[Any, dict]]:
 
 
 def _text(value: Any) -> str:
-    """The value, "" for null."""
+    """The string, or "" for null; TypeError for other values."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value or ""
 
 
 def find_answer(context: str, text: str, start: int) -> int | None:
-    """Where an answer begins: at its stated place or else the nearest one.
+    """The position of an answer in the context: `start`, or else the nearest to it.
 
     None if the context does not contain the answer.
     """
@@ -127,11 +127,11 @@ def find_answer(context: str, text: str, start: int) -> int | None:
 def answer_scores(
     truths: Sequence[str], answer: str, rules: str
 ) -> tuple[float, float]:
-    """(EM, F1) of an answer, each the best over the true answers.
+    """(EM, F1) of an answer, each the maximum over the true answers.
 
-    Without true answers "" is correct. SQuAD compares text in lower case without
-    punctuation and articles, and F1 is over bags of words; CMRC 2018 takes each
-    ideograph as a word, and F1 is over the longest common run of words.
+    Without true answers, "" is correct. SQuAD compares lower-case text without
+    punctuation and articles, and F1 is over bags of words. In CMRC 2018 each ideograph
+    is a word, and F1 is over the longest common run of words.
     """
     # The official script leaves out true answers of which nothing is left.
     truths = [truth for truth in truths if rules == "cmrc" or normal(truth)]
@@ -144,7 +144,7 @@ def answer_scores(
 
 
 def normal(text: str) -> str:
-    """An answer as SQuAD's script compares it."""
+    """An answer as SQuAD's script normalises it."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
@@ -170,7 +170,7 @@ def _unpunctuated(text: str) -> str:
 
 
 def cmrc_words(text: str) -> list[str]:
-    """Ideographs one by one, other text in words, without CMRC's punctuation."""
+    """The words of a text, each ideograph a word, without CMRC's punctuation."""
     words: list[str] = []
     for part in _IDEOGRAPH.split(_unpunctuated(text)):
         # As nltk's word_tokenize without its English contractions.
@@ -181,16 +181,16 @@ def cmrc_words(text: str) -> list[str]:
 def best_threshold(
     values: np.ndarray, diffs: np.ndarray, answerable: np.ndarray, empty: np.ndarray
 ) -> tuple[float, float]:
-    """(best figure over all thresholds, the threshold up to which answers stand).
+    """(the best figure over all thresholds, its threshold).
 
-    Above the threshold the answer is "". As `find_best_thresh` of SQuAD 2.0's script:
-    answers are added in the order of their difference. The script's differences are
-    probabilities, so 0 answers nothing; these may be negative, so the start lies below
-    the least of them. Answers of one difference, which no threshold separates, count
-    together.
+    An answer whose difference is above the threshold becomes "". As `find_best_thresh`
+    of SQuAD 2.0's script, except in two points. The script's differences are
+    probabilities, so its lowest threshold is 0; here they may be negative, so the
+    lowest threshold is below all of them. Answers with equal differences are counted
+    together, because no threshold separates them.
 
-    `values` are EM or F1 of each answer before any threshold; `diffs` are the score of
-    no answer minus that of the answer; `empty` says which answers are "" anyhow.
+    `values` are EM or F1 of each answer without a threshold; `diffs` are the score of
+    no answer minus that of the answer; `empty` has True for answers that are "".
     """
     gains = np.where(answerable, values, np.where(empty, 0.0, -1.0))
     order = np.argsort(diffs, kind="stable")

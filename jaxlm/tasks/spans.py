@@ -3,13 +3,13 @@
     [CLS] question [SEP] window of the document [SEP]         windows move by a stride
 
 A token is scored in the window that gives it most context on its shorter side. A window
-without the answer is trained to point at [CLS]; a question whose [CLS] scores above its
-best answer by more than a threshold gets no answer. Devlin et al. 2018, sections 4.2
-and 4.3; google-research/bert run_squad.py. Two things differ from that code: padding is
-no part of the softmax, so that a score does not depend on the bucket, and the 20 best
-starts and ends are chosen in the document alone.
+without the answer is trained to point at [CLS]. A question gets no answer if the score
+of [CLS] exceeds that of the best answer by more than a threshold. Devlin et al. 2018,
+sections 4.2 and 4.3; google-research/bert run_squad.py. Two things differ from that
+code: the softmax excludes padding, so that a score does not depend on the bucket, and
+the 20 best starts and ends are chosen only among the tokens of the document.
 
-Each token knows its characters, so an answer is exact to the character:
+Tokens keep their positions in the text, so an answer is exact to the character:
 
     text      Zürich's     北京
     tokens    zur ##ich ' s 北 京
@@ -42,7 +42,7 @@ _BEST = 20  # starts and ends that are combined; run_squad.py n_best_size
 
 
 class Aligned(NamedTuple):
-    """Tokens of a text and the characters that each stands for, int32 [l] each."""
+    """The tokens of a text and the characters of each token, int32 [l] each."""
 
     ids: np.ndarray
     start: np.ndarray  # first character
@@ -59,7 +59,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Spans(Task):
-    """Softmax over the tokens of a window, for the start and for the end."""
+    """Question answering: two softmaxes over a window's tokens, for start and end."""
 
     read = staticmethod(questions.read_questions)
     suffix = "json"
@@ -67,11 +67,11 @@ class Spans(Task):
     by_token = True
 
     def encode(self, examples: Sequence[Question], labelled: bool) -> TaskRows:
-        """Rows of all windows of all questions; labels (start, end), (0, 0) for none.
+        """The rows of all windows of all questions, with labels (start, end).
 
-        An answer that is not at its stated place is searched for. If no answer to a
-        question is in its document, the labels are NONE and nothing is learnt. Notes
-        count both cases.
+        The labels are (0, 0) in a window without the answer. An answer that is not at
+        its stated position is searched for. If a document has none of the answers, the
+        labels are NONE, which have no loss. Notes count both cases.
         """
         frame = self.frame
         asked = frame.texts([each.question for each in examples])
@@ -119,7 +119,7 @@ class Spans(Task):
         )
 
     def sums(self, logits: Any, batch: Any) -> Sums:
-        """The mean of two cross-entropies, of start and end in each window."""
+        """The mean of two cross-entropies: of the start and of the end in a window."""
         if batch.segments is None:
             labels, weights = batch.labels[:, None], batch.weights[:, None]
             visible = batch.mask[:, None]
@@ -136,8 +136,8 @@ class Spans(Task):
         return {"task_loss": Mean(loss, weight), "task_accuracy": accuracy}
 
     def answers(self, file: File, scores: Scores) -> tuple[list[str], np.ndarray]:
-        """The best answer to each question over all of its windows, and the null score
-        minus that of the answer, inf without one."""
+        """(the best answer to each question over all its windows, its difference: the
+        score of no answer minus its score, or inf if there is no answer)."""
         best = np.full(len(file.examples), -np.inf)
         null = np.full(len(file.examples), np.inf)
         texts = [""] * len(file.examples)
@@ -158,7 +158,7 @@ class Spans(Task):
         return np.where(silent, "", np.array(texts, object)).tolist()
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
-        """EM and F1 at the threshold; for SQuAD 2.0 also the best ones."""
+        """EM and F1 at the threshold; for SQuAD 2.0, also at the best threshold."""
         texts, diffs = self.answers(file, scores)
         truths = [[text for text, _ in each.answers] for each in file.examples]
 
@@ -181,7 +181,7 @@ class Spans(Task):
         return {name: float(value) for name, value in out.items()}
 
     def output(self, file: File, scores: Scores) -> str:
-        """The official form: JSON, id → answer, "" for none."""
+        """JSON in the official format: id → answer, or "" for no answer."""
         questions.check_ids(file.examples)
         texts = self._at_threshold(*self.answers(file, scores))
         ids = [question.id for question in file.examples]
@@ -192,7 +192,7 @@ class Spans(Task):
 def _labelled_span(
     question: Question, document: Aligned
 ) -> tuple[tuple[int, int] | None, bool]:
-    """Tokens of the first answer in the document; whether it was at another place."""
+    """((first, last) token of the first answer found, whether it was misplaced)."""
     for text, stated in question.answers:
         at = questions.find_answer(question.context, text, stated)
         span = None if at is None else tokens_of(document, at, at + len(text))
@@ -202,13 +202,13 @@ def _labelled_span(
 
 
 def tokens_of(document: Aligned, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token of the characters `start` … `end` - 1."""
+    """(first, last) token of the characters `start` … `end` - 1; None if no token."""
     inside = np.flatnonzero((document.end > start) & (document.start < end))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
 
 def split_document(size: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(first, after the last) token of each window of a document, at least one."""
+    """(first token, end) of each window of a document; there is at least one window."""
     found = [(0, min(room, size))]
     while found[-1][1] < size:
         first = found[-1][0] + min(room, stride)
@@ -217,10 +217,10 @@ def split_document(size: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 def most_context(windows: list[tuple[int, int]], size: int) -> np.ndarray:
-    """int64 [size]: the window with most context on each token's shorter side.
+    """int64 [size]: for each token, the window with most context on its shorter side.
 
-    As run_squad.py `_check_is_max_context`: a hundredth of the window's size breaks
-    ties, then the first window wins.
+    As run_squad.py `_check_is_max_context`: a hundredth of the window's length is added
+    to the context, and the first of equal windows wins.
     """
     best, which = np.full(size, -1.0), np.zeros(size, np.int64)
     for i, (first, last) in enumerate(windows):
@@ -235,8 +235,8 @@ def most_context(windows: list[tuple[int, int]], size: int) -> np.ndarray:
 def _best_span(
     start_C: np.ndarray, end_C: np.ndarray, most: int
 ) -> tuple[float, int, int]:
-    """(score, first, last) of the best pair among the 20 best starts and ends; -inf for
-    none."""
+    """(score, first, last) of the best pair among the 20 best starts and ends; without
+    a pair, the score is -inf."""
     starts = np.argsort(-start_C, kind="stable")[:_BEST]
     ends = np.argsort(-end_C, kind="stable")[:_BEST]
     size = ends[None] - starts[:, None] + 1
@@ -249,10 +249,10 @@ def _best_span(
 
 
 def align(tokenizer: Tokenizer, text: str) -> Aligned:
-    """The tokens of a text and their places in it.
+    """The tokens of a text and their positions in it.
 
-    They are those of the `tokenizers` library. Without its rules for a tokenizer, each
-    token stands for its whole word, and ideographs are words.
+    The positions come from the `tokenizers` library. For a tokenizer that the library
+    lacks, a token has the position of its whole word, and ideographs are words.
     """
     library = tokenizer.library()
     if library:

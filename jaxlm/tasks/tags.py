@@ -11,7 +11,7 @@ that every word gets an answer. Entities are learnt as BIO, whatever the file's 
     EU    rejects  German  call        BIO     B-ORG O B-MISC O
     ORG            MISC                BIOES   S-ORG O S-MISC O     (BMES, BILOU too)
 
-Files have one word a line; or are two parallel ones; or have PaddlePaddle/ERNIE's form:
+A file has one word a line; or two files are parallel; or a file is in ERNIE's format:
 
     EU B-ORG           train/seq.in    show flights          text_a<TAB>label
     rejects O          train/seq.out   O    O                海\\x02钓<TAB>O\\x02O
@@ -34,7 +34,7 @@ _SAME = {"M": "I", "L": "E", "U": "S"}  # other schemes' letters for I, E and S
 
 
 class Sentence(NamedTuple):
-    """Words with their tags; without tags if they are not read."""
+    """A sentence: words with their tags, or without tags if those are not read."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -43,7 +43,7 @@ class Sentence(NamedTuple):
     step: int  # lines from word to word: 1 in a column, 0 in a row
 
     def where(self, word: int = 0) -> str:
-        """ "file, line 7" of a word, for messages."""
+        """The place of a word, "file, line 7", for messages."""
         return f"{self.path}, line {self.line + word * self.step}"
 
 
@@ -52,8 +52,8 @@ def read_sentences(
 ) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
-    The first column of a CoNLL file is the word, the last one the tag. Columns are
-    separated by tabs, or by white space in a line without tabs.
+    In a CoNLL file, the first column is the word, and the last column is the tag.
+    Columns are separated by tabs or, in a line without tabs, by white space.
     """
     if Path(path).is_dir():
         found = _two_files(path, labelled, digests)
@@ -132,7 +132,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Tags(Task):
-    """Softmax over tags at the first token of each word."""
+    """Tagging: a softmax over tags at the first token of each word."""
 
     read = staticmethod(read_sentences)
     by_token = True
@@ -142,7 +142,7 @@ class Tags(Task):
         return self.config.task.metric == "entity_f1"
 
     def labels_of(self, examples: Sequence[Sentence], path: str) -> tuple[str, ...]:
-        """All tags, or O and then B and I of each kind of entity."""
+        """All tags or, for entities, O and then B and I of each kind."""
         if not self._bio:
             return tuple(sorted({tag for each in examples for tag in each.tags}))
         kinds: set[str] = set()
@@ -159,7 +159,7 @@ class Tags(Task):
         return ("O", *pairs)
 
     def encode(self, examples: Sequence[Sentence], labelled: bool) -> TaskRows:
-        """Rows of whole words; a label for each first token, NONE for the others."""
+        """Rows of whole words; the first token of a word has a label, others NONE."""
         rows = _split(examples, self.frame, self.config.length)
         labels = [np.full(len(ids), NONE, np.int32) for ids in rows.tokens]
         if labelled:
@@ -191,13 +191,13 @@ class Tags(Task):
         return answers
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
-        """F1 of entities, or the accuracy of any tags."""
+        """The F1 of entities; for other tags, the accuracy."""
         answers = self._answers(file, scores)
         found = entity_figures([self._tags(each) for each in file.examples], answers)
         return found if self._bio else {"accuracy": found["accuracy"]}
 
     def output(self, file: File, scores: Scores) -> str:
-        """A word and its tag a line, a blank line after each sentence."""
+        """A line for each word with its tag, and a blank line after each sentence."""
         text = ""
         for each, tags in zip(file.examples, self._answers(file, scores), strict=True):
             pairs = zip(each.words, tags, strict=True)
@@ -228,7 +228,7 @@ def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
 
 
 class Entity(NamedTuple):
-    """Words `start` … `end` - 1 of a sentence."""
+    """An entity: words `start` … `end` - 1 of a sentence."""
 
     start: int
     end: int
@@ -236,7 +236,7 @@ class Entity(NamedTuple):
 
 
 def entity_tag(tag: str) -> tuple[str, str] | None:
-    """("B", "ORG") for B-ORG, ("O", "") for O, None for a tag of another form."""
+    """B-ORG → ("B", "ORG"), O → ("O", ""); None for tags in another format."""
     if tag == "O":
         return "O", ""
     place, dash, kind = tag[:1], tag[1:2], tag[2:]
@@ -249,8 +249,8 @@ def entity_tag(tag: str) -> tuple[str, str] | None:
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities of a sentence, in order.
 
-    An entity continues while tags of its type follow that do not begin one; an I or E
-    without a beginning begins one (seqeval's default; Tjong Kim Sang 2000).
+    An entity continues while tags of its kind follow that do not begin an entity. An I
+    or E without a beginning begins an entity (seqeval's default; Tjong Kim Sang 2000).
     """
     found: list[Entity] = []
     place_before, kind_before = "O", ""
@@ -275,7 +275,7 @@ def as_bio(tags: Sequence[str]) -> list[str]:
 def entity_figures(
     truth: Sequence[Sequence[str]], answer: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Micro-averaged figures of whole entities, as conlleval's; accuracy of tags."""
+    """Micro-averaged figures of whole entities, as in conlleval; accuracy of tags."""
     correct = wanted = given = words = equal = 0
     for want, got in zip(truth, answer, strict=True):
         ours, theirs = set(entities(got)), set(entities(want))

@@ -1,4 +1,4 @@
-"""What differs between tasks; the kinds are in `classes.py`, `tags.py` and `spans.py`.
+"""The interface of a task; the kinds are in `classes.py`, `tags.py` and `spans.py`.
 
     task.read(path)   → examples    with the file and line of each
     task.encode       → rows        tokens, and labels as numbers
@@ -43,7 +43,7 @@ class TaskRows(NamedTuple):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example; for a group, of its longest row."""
+        """The number of tokens in each example; in a group, in its longest row."""
         each = np.array([len(each) for each in self.tokens], np.int64)
         return each.reshape(-1, self.group).max(1) if self.group else each
 
@@ -57,7 +57,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One task on one model."""
+    """A task with its config and the tokenizer of its model."""
 
     config: FinetuneConfig  # labels are resolved, but for `read` and `labels_of`
     tokenizer: Tokenizer
@@ -68,7 +68,7 @@ class Task(ABC):
 
     @property
     def frame(self) -> Frame:
-        """How the model's rows are put together."""
+        """The frame that makes rows of texts."""
         model = self.config.model
         return family_of(model).frame(model, self.tokenizer, task=True)
 
@@ -79,22 +79,22 @@ class Task(ABC):
 
     @property
     def outputs(self) -> int:
-        """Y, the width of the head."""
+        """Y, the number of outputs of the head."""
         return len(self.labels)
 
     @abstractmethod
     def read(
         self, path: str, labelled: bool, digests: Digests | None = None
     ) -> Sequence[Any]:
-        """The examples of a file, which is read once; its digest goes to `digests`."""
+        """The examples of a file; the file's digest is added to `digests`."""
 
     def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
-        """The classes of a training file; () for a task without classes."""
+        """The classes of a training file's examples; () for a task without classes."""
         return ()
 
     @abstractmethod
     def encode(self, examples: Sequence[Any], labelled: bool) -> TaskRows:
-        """Rows of at most `config.length` tokens."""
+        """The rows of the examples, with at most `config.length` tokens each."""
 
     def sums(self, logits: Any, batch: Any) -> Sums:
         """Loss and accuracy of a softmax over classes or alternatives."""
@@ -107,7 +107,7 @@ class Task(ABC):
 
     @abstractmethod
     def output(self, file: File, scores: Scores) -> str:
-        """The text of a file with an answer for each example."""
+        """The content of an answer file, with an answer for each example."""
 
     def open(self, path: str, labelled: bool, digests: Digests | None = None) -> File:
         """Read and encode a file."""

@@ -1,1 +1,1 @@
-"""The one training loop and what it stands on: optimiser, state, step, log."""
+"""The training loop and its parts: optimiser, state, step, log."""

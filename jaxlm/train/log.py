@@ -1,17 +1,17 @@
-"""Metrics of each step, on device, in → metrics.jsonl, TensorBoard and the screen out.
+"""Metrics of each step, on the device → metrics.jsonl, TensorBoard and the screen.
 
     with Log(workdir, config, start, last) as log:
         with log.compiling("the step", …): …
-        host = log.defer(step, metrics)              this step in, the one before out
-        log.evaluation(figures)                      into the line of the newest step
+        host = log.defer(step, metrics)              takes this step, gives the previous
+        log.evaluation(figures)                      joins the line of the newest step
         meta = {"log": log.carry()}                  to a checkpoint, for the next Log
 
-`defer` fetches only the step before the one just dispatched, so the devices never wait
-for the host. A `Mean` is summed from line to line and divided when it is written; other
-values are those of the line's own step. Lines are due at step 1 and at every multiple
-of `log.every`, so a resumed run writes what an uninterrupted one would have; evaluated
-steps and the last one get lines as well, which start no new sums. Only process 0 writes
-and prints; every process gets the fetched figures.
+`defer` fetches only the metrics of the previous step, so the devices never wait for the
+host. A `Mean` is summed over the steps since the last line and divided when it is
+written; other values are those of the line's own step. Lines are due at step 1 and at
+multiples of `log.every`, so a resumed run writes the lines of an uninterrupted run.
+Evaluated steps and the last step get lines too, which do not reset the sums. Only
+process 0 writes and prints; every process gets the fetched figures.
 """
 
 import json
@@ -41,10 +41,10 @@ _UNKNOWN |= {"skipped": 0}
 
 
 class Log(AbstractContextManager):
-    """What a run writes while it goes from step `start` to step `last`.
+    """Writes the metrics of a run from step `start` to step `last`.
 
-    `carry` is what `carry()` gave for the checkpoint of `start`. Lines of later steps,
-    from a run that was killed, are cut. Other streams and clocks are for tests.
+    `carry` is the result of `carry()` in the checkpoint of `start`. Lines of later
+    steps, from a killed run, are removed. `stream` and `clock` are for tests.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Log(AbstractContextManager):
     def compiling(
         self, what: str, *, tokens: float, flops: float = math.nan
     ) -> Iterator[None]:
-        """Time a compilation, say so, and count rates from its end.
+        """Time and announce a compilation; rates are measured from its end.
 
-        `tokens` and `flops` (of the model, for MFU) are those of a mean step.
+        `tokens` and `flops` (of the model, for MFU) are means over steps.
         """
         self.flush()
         self._screen.below = f"compiling {what}"
@@ -121,7 +121,7 @@ class Log(AbstractContextManager):
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave an evaluation or a save out of the rates, but not out of the ETA."""
+        """Exclude an evaluation or a save from the rates, but not from the ETA."""
         self.flush()
         start = self._clock()
         yield
@@ -129,17 +129,17 @@ class Log(AbstractContextManager):
             self._speed.paused += self._clock() - start
 
     def wants(self, step: int) -> bool:
-        """Whether a step has a line, whatever else happens."""
+        """Whether a step gets a line in any case."""
         return self._due(step) or step == self._last
 
     def _due(self, step: int) -> bool:
         return step == 1 or step % self._config.log.every == 0
 
     def defer(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Take the metrics of a step just dispatched; return those of the one before.
+        """Take the metrics of the step just dispatched; return those of the previous.
 
-        In: `Mean`s, scalars and texts by name, on device or not. Out: numbers and texts
-        by name, with "step"; None the first time.
+        `metrics` has `Mean`s, scalars and strings, on device or not. The result has
+        numbers and strings, and "step"; it is None at the first call.
         """
         for leaf in jax.tree.leaves(metrics):
             if isinstance(leaf, jax.Array):
@@ -149,9 +149,9 @@ class Log(AbstractContextManager):
         return before
 
     def flush(self) -> dict[str, Any] | None:
-        """The metrics of the last step too, waiting for it; None if none wait.
+        """Wait for the pending step and return its metrics; None if none is pending.
 
-        Adds them to the sums, and writes the line of the step if it is due.
+        The metrics are added to the sums, and the step's line is written if it is due.
         """
         if self._pending is None:
             return None
@@ -178,20 +178,20 @@ class Log(AbstractContextManager):
         return {"step": self._step, **figures(sums), **self._own}
 
     def carry(self) -> dict[str, Any]:
-        """What the next line still needs if the run goes on from here, as JSON."""
+        """The sums for the next line, as JSON, for a run that resumes at this step."""
         self.flush()
         return {"sums": {name: list(each) for name, each in self._sums.items()}}
 
     def evaluation(
         self, result: Mapping[str, Any], declared: Sequence[Figure] = ()
     ) -> None:
-        """Figures of an evaluation, as `eval_…` in the line of the newest step."""
+        """Add the figures of an evaluation, as `eval_…`, to the newest step's line."""
         self.flush()
         self._write({f"eval_{name}": each for name, each in result.items()})
         self._screen.evaluation(self._step, result, declared)
 
     def upload(self) -> None:
-        """Copy the files of a `gs://` run there, whole; nothing for a local one."""
+        """Copy all files of a `gs://` run there; does nothing for a local run."""
         for path in self._local.rglob("*") if self._remote else ():
             if path.is_file():
                 there = self._remote / str(path.relative_to(self._local))
@@ -199,7 +199,7 @@ class Log(AbstractContextManager):
                 there.write_bytes(path.read_bytes())
 
     def close(self) -> None:
-        """Write what is pending and end the bar; called by `with`."""
+        """Write pending metrics and end the progress bar; called by `with`."""
         try:
             self.flush()
             if self._speed and self._step != self._written:
@@ -213,7 +213,7 @@ class Log(AbstractContextManager):
                 shutil.rmtree(self._local, ignore_errors=True)
 
     def _write(self, more: Mapping[str, Any] | None = None) -> None:
-        """Write a line of the sums so far, or add `more` to the line of the step."""
+        """Write a line with the sums so far, or add `more` to the line of the step."""
         record: dict[str, Any] = {"step": self._step}
         if self._step != self._written:
             record, seconds_left = self._record()
@@ -229,7 +229,7 @@ class Log(AbstractContextManager):
                 self.say(f"warning: {file.path} is written no further: {error}")
 
     def _record(self) -> tuple[dict[str, Any], float]:
-        """A record of the newest figures, and the seconds until the last step."""
+        """(a record of the newest figures, the seconds until the last step)."""
         rate, mfu, seconds_left = (math.nan,) * 3
         if self._speed:
             now = self._clock()
@@ -241,7 +241,7 @@ class Log(AbstractContextManager):
 
 @dataclass
 class _Speed:
-    """Speed since the last line, and since the step was compiled."""
+    """The speed since the last line, and since the step was compiled."""
 
     tokens: float  # of a step
     peak_seconds: float  # of a step, at the peak rate of all devices
@@ -250,7 +250,7 @@ class _Speed:
     paused: float = 0.0  # seconds since that line that were spent on something else
 
     def now(self, now: float, step: int, last: int) -> tuple[float, float, float]:
-        """Tokens a second, MFU, seconds until the last step."""
+        """(tokens per second, MFU, seconds until the last step)."""
         seconds, made = now - self.compiled[0], step - self.compiled[1]
         left = (last - step) * seconds / made if made else math.nan
         # One step alone says little: its time may have passed in the line before.
@@ -261,7 +261,7 @@ class _Speed:
 
 
 class _MetricsFile:
-    """Takes one record a step, and raises OSError if it cannot write."""
+    """A file that takes one record per step; OSError if it cannot write."""
 
     path: Path
     _file: Any
@@ -272,9 +272,9 @@ class _MetricsFile:
 
 
 class MetricsLines(_MetricsFile):
-    """metrics.jsonl, without what a killed run wrote after its checkpoint at `start`.
+    """The file metrics.jsonl.
 
-    Lines of later steps and torn lines are cut when the file is opened.
+    Opening it removes torn lines, and lines that a killed run wrote after `start`.
     """
 
     def __init__(self, path: Path, start: int):
@@ -291,7 +291,7 @@ class MetricsLines(_MetricsFile):
         self._file = open(path, "ab")  # noqa: SIM115 closed by close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a line, or add to the newest line if that is of the same step."""
+        """Append a line, or add to the newest line if it is of the same step."""
         if record["step"] == self.newest["step"]:
             self._file.truncate(self._offset)
             record = self.newest | dict(record)
@@ -307,9 +307,9 @@ class MetricsLines(_MetricsFile):
 
 
 class TensorBoardEvents(_MetricsFile):
-    """TensorBoard events, without `SummaryWriter`, whose thread can hang a run.
+    """TensorBoard events, without `SummaryWriter`, which hangs a run on a full disk:
 
-    It queues ten events and dies silently on a full disk; the eleventh blocks forever.
+    its thread dies silently, its queue of ten events fills, and the next event blocks.
     """
 
     def __init__(self, path: Path, start: int):
@@ -331,7 +331,7 @@ class TensorBoardEvents(_MetricsFile):
         self._add(step=start + 1, session_log={"status": "START"})
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write all numbers of a record, `eval_…` as a group of charts of its own."""
+        """Write all numbers of a record; those of `eval_…` get their own charts."""
         values = []
         for name, value in record.items():
             if name != "step" and not isinstance(value, str):

@@ -1,6 +1,6 @@
-"""The one training loop: config, source, workdir → checkpoints, metrics, a digest.
+"""The training loop: config, source, workdir → checkpoints, metrics, a digest.
 
-`source.py` says what a run trains on: a corpus or the files of a task.
+The source is a corpus (`source.py`) or the files of a task (`jaxlm/tasks`).
 """
 
 import functools
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What stays the same through all phases."""
+    """The objects that all phases of a run share."""
 
     config: RunConfig
     source: TrainingSource
@@ -78,14 +78,14 @@ def train(
 
     A run starts from the first of these that exists:
 
-    1. The newest sound checkpoint of the workdir.
-    2. `initial`: the parameters of `config.init`, with a fresh optimiser at step 0.
-    3. Random weights, named by the seed.
+    1. The newest checkpoint of the workdir.
+    2. The parameters of `config.init`, with a fresh optimiser at step 0.
+    3. Random weights, which depend on the seed.
 
     No data position is saved: the batch of step s is a function of (data, seed, s). The
     caller has locked and checked the workdir (`workdir.py`). `initial` reads the
-    parameters of `config.init` (`open.py`). `fallback` takes an earlier checkpoint if
-    the newest one is damaged.
+    parameters of `config.init` (`open.py`). With `fallback`, a damaged checkpoint is
+    skipped; without it, a damaged checkpoint is an error.
     """
     mesh = make_mesh(config.mesh)
     check_batch(config, mesh)
@@ -107,7 +107,7 @@ def train(
 def _loop(
     run: Run, log: Log, first: Restored, last: int, interrupted: Callable[[int], bool]
 ) -> Outcome:
-    """Save, evaluate, step, log: from the first state to the last step."""
+    """Save, evaluate, step and log, from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
     state, start, digests = first.state, first.step, first.digests
     for note in first.notes:
@@ -168,7 +168,7 @@ def _first_state(
     initial: Callable[[str], Pretrained],
     fallback: bool,
 ) -> Restored:
-    """What the run starts from, by the list in `train`."""
+    """The state that the run starts from; see the list in `train`."""
     orphans = run.checkpoints.open()
     notes = [f"removed {each}, left by a save that was killed" for each in orphans]
     restored = run.checkpoints.restore(run.abstract, fallback=fallback)
@@ -185,10 +185,10 @@ def _first_state(
 
 
 class _Best:
-    """The parameters that did best on the dev file, kept in WORKDIR/best.
+    """The best parameters on the dev file, kept in WORKDIR/best.
 
     A resumed run repeats its steps and evaluations bit for bit, so a stored best is
-    never from the run's future. Of equal figures the first stays.
+    never from the run's future. If figures are equal, the first stays.
     """
 
     def __init__(self, run: Run):
@@ -203,7 +203,7 @@ class _Best:
             self._highest, self.step = found.meta[self._figure], found.step
 
     def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
-        """Keep the parameters of a step if they are the best so far, durably."""
+        """Save the parameters of a step durably if they are the best so far."""
         value = figures[self._figure]
         if math.isfinite(value) and value > self._highest:
             self._highest, self.step = value, step
@@ -278,10 +278,10 @@ def _sha256_of(batch: Any) -> str:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Step → whether SIGTERM or Ctrl-C has asked to stop there; a second ends at once.
+    """Catch SIGTERM and Ctrl-C; yields a function step → whether to stop at that step.
 
-    With several hosts all stop after the same step, wherever the signal arrived: jax's
-    own handler of SIGTERM tells the others. It stays, and Ctrl-C is passed on to it.
+    A second signal ends the process. Several hosts stop at the same step, because jax's
+    own handler of SIGTERM tells all hosts. It stays, and Ctrl-C is forwarded to it.
     """
     asked, several = False, jax.process_count() > 1
 

@@ -1,9 +1,9 @@
-"""OptimConfig and parameter paths in → an optax transformation and its schedule out.
+"""OptimConfig and parameter paths → an optax transformation and its schedule.
 
     gradient ─ clip by global norm ─ bert_adam | adamw | … ─ × −rate(step) → update
 
-The first update uses `schedule(0)`, which is 0 if there is a warm-up. What decays is
-said by path, for every leaf, so a new kind of leaf is an error and no silent default.
+The first update uses `schedule(0)`, which is 0 if there is a warm-up. Rules by path say
+for every leaf whether it decays, so a leaf that no rule matches is an error.
 Next: `train/step.py` applies the update.
 """
 
@@ -32,9 +32,9 @@ DECAY = (
 def make_optimizer(
     config: OptimConfig, steps: int, params: Any, lr_scales: Any = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimiser of a run and its learning rate as a function of the step.
+    """(the optimiser of a run, its learning-rate schedule).
 
-    `params` may be shapes. `lr_scales` multiply the rate of each leaf.
+    `params` may be shapes. `lr_scales` has a factor of the learning rate for each leaf.
     """
     rate = make_schedule(config, steps)
     b1, b2, eps = config.b1, config.b2, config.eps
@@ -72,7 +72,7 @@ def make_optimizer(
 
 
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate at a step, float32; the last update is that of `steps` − 1.
+    """Step → learning rate, float32; the last update uses the rate at `steps` − 1.
 
     linear, cosine  ╱╲   up to peak at `warmup`, down to 0 at `steps`
     linear_kinked   ╱|╲  Google's: the line falls from step 0, warm-up overrides it
@@ -102,10 +102,10 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 def scale_by_bert_adam(
     b1: float, b2: float, eps: float
 ) -> optax.GradientTransformation:
-    """m / (√v + eps) of google-research/bert `optimization.py`: no bias correction.
+    """Adam without bias correction, m / (√v + eps): BERT's `optimization.py`.
 
-    Early updates are up to (1 − b1) / √(1 − b2) = 3.2 times as long as Adam's; the
-    rates and warm-up of the published recipes are tuned with that.
+    Early updates are up to (1 − b1) / √(1 − b2) = 3.2 times as long as Adam's. The
+    learning rates and warm-up of the published recipes were tuned for this.
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
@@ -124,10 +124,10 @@ def scale_by_bert_adam(
 
 
 def bias_correction(b1: float, b2: float) -> optax.Schedule:
-    """√(1 − b2ᵗ) / (1 − b1ᵗ) of update t = 1, 2, …: Adam's correction of both means.
+    """Adam's bias correction √(1 − b2ᵗ) / (1 − b1ᵗ) of update t = 1, 2, ….
 
-    It is a factor of the rate, as in openai/finetune-transformer-lm (opt.py:adam): eps
-    is the paper's ε̂, and weight decay is multiplied by the correction too.
+    It multiplies the learning rate, as in openai/finetune-transformer-lm (opt.py:adam):
+    eps is the paper's ε̂, and the correction applies to weight decay too.
     """
 
     def correction(count: ArrayLike) -> Float[Array, ""]:
@@ -140,11 +140,11 @@ def bias_correction(b1: float, b2: float) -> optax.Schedule:
 
 
 def scale_by_layer_trust(stacked: Any) -> optax.GradientTransformation:
-    """LAMB's ‖w‖ / ‖update‖, for each layer's own tensor of a stacked leaf.
+    """Scale updates by LAMB's ratio ‖w‖ / ‖update‖, for each layer of a stacked leaf.
 
-    `stacked` says which leaves are [N, …]. `optax.lamb` would take one ratio over all
-    N layers, which is another algorithm than the paper's. The ratio is 1 where either
-    norm is 0, as optax's.
+    `stacked` has True for leaves [N, …]. `optax.lamb` would take one ratio over all N
+    layers, which differs from the paper. The ratio is 1 if either norm is 0, as in
+    optax.
     """
 
     def trusted(update: Any, param: Any, stacked: bool) -> Any:

@@ -1,9 +1,9 @@
-"""Figures in → a progress bar on a terminal, plain lines anywhere else.
+"""Figures → a progress bar on a terminal, plain lines elsewhere.
 
     step 120/900  loss 4.31  mlm 27.1%  nsp 63.0%  41,210 tokens/s  MFU 38.2%  ETA 12:09
 
-The bar shows the newest figures only, since `metrics.jsonl` has all of them. Without a
-terminal each line of that file is printed.
+The bar shows only the newest figures, since `metrics.jsonl` has all of them. Without a
+terminal, each line of that file is printed.
 """
 
 import math
@@ -18,13 +18,13 @@ from jaxlm.metrics import Figure
 
 
 class Screen:
-    """The figures of a run on a stream, if there is one; `below` is under the bar."""
+    """Shows the figures of a run on a stream or, without one, nothing."""
 
     def __init__(self, stream: Any, start: int, last: int):
         self._stream, self._last = stream, last
         self._live: Any = None
         self._shown = -math.inf
-        self.below = "starting"
+        self.below = "starting"  # text below the bar
         if stream and stream.isatty() and start < last:
             self._go_live(start)
 
@@ -55,7 +55,7 @@ class Screen:
         self._live.start()
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+        """Print a line, above the bar if there is a bar."""
         if self._live:
             self._live.console.print(text, markup=False, highlight=False)
         elif self._stream:
@@ -64,9 +64,9 @@ class Screen:
     def show(
         self, record: Mapping[str, Any], seconds_left: float, *, line: bool = False
     ) -> None:
-        """Put figures on the bar; without one, print them if they are of a `line`.
+        """Show figures on the bar; without a bar, print them if `line` is true.
 
-        The bar takes those between two lines twice a second only.
+        Between lines, the bar is updated at most twice a second.
         """
         if not line and (not self._live or time.monotonic() - self._shown <= 0.5):
             return
@@ -82,7 +82,7 @@ class Screen:
     def evaluation(
         self, step: int, figures: Mapping[str, float], declared: Sequence[Figure]
     ) -> None:
-        """Print held-out figures: one line, which a terminal breaks between figures."""
+        """Print held-out figures on one line; on a terminal, wrap between figures."""
         width = self._live.console.width if self._live else sys.maxsize
         lines = [f"step {step}  evaluation"]
         for each in evaluated(figures, declared):
@@ -93,14 +93,14 @@ class Screen:
             self.say(line)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar, and leave it on the screen."""
         if self._live:
             self._live.stop()
             self._live = None
 
 
 def trained(record: Mapping[str, Any]) -> list[str]:
-    """Loss and accuracies of training in a line of `metrics.jsonl`, as texts."""
+    """The training loss and accuracies of a line of `metrics.jsonl`, as strings."""
     out = [f"loss {shown('loss', record['loss'])}"]
     for name, value in record.items():
         if name.endswith("_accuracy") and not name.startswith("eval_"):
@@ -130,7 +130,7 @@ def evaluated(
 
 
 def shown(name: str, value: float | None) -> str:
-    """A figure for people: shares in per cent, counts without decimals."""
+    """A figure as readable text: shares in per cent, counts without decimals."""
     if value is None or not math.isfinite(value):
         return "–"
     if name == "mfu" or name.endswith(("accuracy", "f1", "exact")):

@@ -2,7 +2,7 @@
 
     train(config, corpus_source(config, corpus), workdir)
 
-Next: `loop.py` reads the batches and is the same for all sources.
+Next: `loop.py`, which reads the batches and is the same for all sources.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
 
 
 class BatchStream(NamedTuple):
-    """The batches of a phase and the objective that they are for.
+    """The batches of a phase and their objective.
 
-    `read(step, local)` gives rows of the batch of a step of the phase by their numbers
-    in that batch, as a tree of numpy arrays. It is a pure function: the position in the
-    data is a number. Batches may differ in shape; each shape is compiled once.
+    `read(step, local)` returns the rows `local` of the batch of a step of the phase, as
+    a tree of numpy arrays. It is a pure function, so the step number is the position in
+    the data. Batches may differ in shape; each shape is compiled once.
     """
 
     objective: Objective
@@ -44,7 +44,7 @@ class BatchStream(NamedTuple):
 
 
 class TrainingSource(NamedTuple):
-    """A module, and what it is trained and evaluated on."""
+    """A module with its training batches and its evaluation."""
 
     module: Any  # a Linen module with the `config` of its family and `example()`
     open_stream: Callable[[Phase, str], BatchStream]  # a phase and its name
@@ -58,7 +58,7 @@ class TrainingSource(NamedTuple):
 
 
 def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
-    """A corpus, with the objective of the model's family."""
+    """The source of a pretraining run: a corpus and the objective of the family."""
     family = family_of(config.model)
     module = family.build(
         config.model, dtype=jnp.dtype(config.precision), remat=config.remat
@@ -77,7 +77,7 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         )
 
     def evaluation(sharding: jax.sharding.Sharding) -> EvaluateFn | str:
-        """Evaluate on the held-out documents, in rows of the first phase's shape."""
+        """The evaluation on held-out documents, in rows of the first phase's shape."""
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
         objective = family.objective(config, module, corpus.manifest, phase, STREAM)

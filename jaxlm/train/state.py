@@ -1,4 +1,4 @@
-"""What a run carries from step to step, initialised with its shardings."""
+"""The state that a run carries from step to step, initialised with its shardings."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jaxlm.types import UserError
 
 
 class TrainState(NamedTuple):
-    """The whole state: random keys and the data position follow from `step`."""
+    """The whole state; random keys and the data position are functions of `step`."""
 
     step: Int[Array, ""]  # updates, skipped ones included
     params: Any
@@ -33,12 +33,12 @@ class TrainState(NamedTuple):
 
 
 def init_params(module: Any, seed: int) -> Any:
-    """Random weights."""
+    """Random parameters."""
     return module.init(key_for(seed, "init"), *module.example())["params"]
 
 
 def abstract_params(module: Any) -> Any:
-    """Shapes of the parameters."""
+    """The shapes of the parameters."""
     return jax.eval_shape(lambda: init_params(module, 0))
 
 
@@ -50,7 +50,7 @@ def abstract_state(
     seed: int,
     zero_carry: Callable[[], Any] = tuple,
 ) -> tuple[Callable[[], TrainState], TrainState]:
-    """(a function that initialises the state, its shapes with shardings)."""
+    """(a function that initialises the state, the state's shapes with shardings)."""
 
     def make() -> TrainState:
         params = init_params(module, seed)
@@ -80,7 +80,7 @@ class Pretrained(NamedTuple):
 
 
 class NewParams(NamedTuple):
-    """What a task does not take from a pretrained model."""
+    """Parameters that a task does not take from a pretrained model."""
 
     fresh: Collection[str]  # paths of parameters that start at random
     known_rows: Mapping[str, int]  # path of a table that grows → its pretrained rows
@@ -89,10 +89,10 @@ class NewParams(NamedTuple):
 def merge(
     pretrained: Pretrained, abstract: Any, random: Any, new: NewParams | None = None
 ) -> tuple[Any, list[str]]:
-    """Pretrained parameters, random ones where there are none, and notes on both.
+    """(pretrained parameters, or random ones if there are none; notes on both).
 
-    Each is placed by the sharding in `abstract`. Without `new`, which is of a task, a
-    pretrained parameter that the model lacks is an error, as other shapes always are.
+    Each is placed by the sharding in `abstract`. A different shape is an error. So is a
+    pretrained parameter that the model lacks, unless there is `new` (in a task).
     """
     fresh, known_rows = new or NewParams((), {})
     found = {

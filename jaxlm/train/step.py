@@ -1,12 +1,12 @@
 """(state, batch) → (state, sums): one update, in any number of micro-batches.
 
-Every denominator is taken over the whole global batch first: the loss of a micro-batch
-is Σ_k scale_k · sum_k / weight_k with the global weights, so that gradients of
-micro-batches add up to that of the batch, also with two losses of different weights.
+Every denominator is first taken over the whole global batch: the loss of a micro-batch
+is Σ_k scale_k · sum_k / weight_k with the global weights. So the gradients of
+micro-batches add up to that of the batch, even for two losses with different weights.
 
 A step may read only some rows of a large table (`Objective.sampled_rows`). Those rows
 are gathered, trained as if they were the table, and scattered back. This is exact if
-the optimiser leaves a row without a gradient as it is (`OptimConfig.keeps_rows`).
+the optimiser leaves rows without a gradient unchanged (`OptimConfig.keeps_rows`).
 """
 
 import functools
@@ -34,10 +34,10 @@ def make_train_step(
     seed: int,
     dropout: bool,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """The update as a pure function, to be jitted with the state donated.
+    """The update (state, batch) → (state, metrics), a pure function to be jitted.
 
-    `schedule` is for the metrics only. `accumulate` micro-batches follow one another.
-    Seed, step and micro-batch name the dropout, if there is `dropout`.
+    `schedule` is only for the metrics. `accumulate` is the number of micro-batches,
+    which run in sequence. The `dropout` key is named by seed, step and micro-batch.
     """
     scale = scales(objective.figures)
 
@@ -97,9 +97,9 @@ def make_train_step(
 
 
 def _add_up(gradient, params, batch, carry, accumulate):
-    """Gradients and sums of all micro-batches added up, and the carry of all rows.
+    """(gradients, sums, carry): sums over all micro-batches, and the carry of all rows.
 
-    Micro-batch m is rows m, m + accumulate, …: each device cuts up its own rows, and no
+    Micro-batch m has rows m, m + accumulate, …: each device splits its own rows, and no
     row moves between devices.
     """
     cut = jax.tree.map(
@@ -139,7 +139,7 @@ def _gather(tree, sampled: SampledRows | None):
 
 
 def _scatter(tree, new, sampled: SampledRows | None):
-    """`new`, with its rows put back into the large tables of `tree`."""
+    """`new`, with its sampled rows put back into the large tables of `tree`."""
     if sampled is None:
         return new
 

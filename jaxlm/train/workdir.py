@@ -1,4 +1,4 @@
-"""A run directory: what was asked, from where, and whether it fits what is asked now.
+"""A run directory: its config and provenance, compared with those of a resumed run.
 
 .lock             held by the process that trains here
 config.json       the resolved configuration; compared when the run goes on
@@ -40,7 +40,7 @@ _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy
 
 @contextlib.contextmanager
 def lock(workdir: str | Path) -> Iterator[None]:
-    """Hold a local run directory; the kernel lets go when the process ends."""
+    """Lock a local run directory; the kernel releases it when the process ends."""
     if str(workdir).startswith("gs://") or jax.process_index() != 0:
         yield
         return
@@ -66,7 +66,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
 def open_workdir(
     workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
 ) -> None:
-    """`claim_workdir` for a pretraining run."""
+    """Make or check the directory of a pretraining run; see `claim_workdir`."""
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
@@ -95,8 +95,8 @@ def claim_workdir(
 ) -> None:
     """Make a run directory, or check that an existing one belongs to this run.
 
-    `data` says what it is trained on, for the provenance; a value named `…_sha256` must
-    be what it was. `save_tokenizer` writes the tokenizer into a directory.
+    `data` describes the training data, for the provenance; a value named `…_sha256`
+    must not have changed. `save_tokenizer` writes the tokenizer into a directory.
     """
     here = Path(workdir)
     record = {**_provenance(argv), **data}
@@ -126,7 +126,7 @@ def read_config(workdir: str | Path) -> RunConfig:
 
 
 def corpus_of(workdir: str | Path) -> str:
-    """The corpus that a run used last; WORKDIR/corpus if it used none."""
+    """The path of the corpus that a run used last; WORKDIR/corpus if it used none."""
     records = _records(Path(workdir))
     own = str(Path(workdir) / "corpus")
     return records[-1].get("corpus", own) if records else own
