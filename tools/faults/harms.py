@@ -55,11 +55,11 @@ def kinds_of_files(directory: Path) -> dict[str, list[Path]]:
 
 
 def turns(directory: Path, draw: random.Random) -> Iterator[Path]:
-    """One file after another without end: each kind in turn, of each kind any file."""
-    kinds = kinds_of_files(directory)
+    """Files without end: each kind in turn, in a random order; any file of a kind."""
+    kinds = list(kinds_of_files(directory).values())
+    draw.shuffle(kinds)
     while True:
-        for files in kinds.values():
-            yield draw.choice(files)
+        yield from (draw.choice(files) for files in kinds)
 
 
 def copied(source: Path, target: Path) -> Path:

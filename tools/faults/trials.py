@@ -81,13 +81,26 @@ def damaged_files(
 
         return do
 
+    def shown(harmed: Path, _: Path) -> Ended:
+        ended = run("show", str(harmed))  # what it shows may differ
+        return Ended(ended.argv, ended.status, "", ended.err)
+
+    def imported(harmed: Path, fresh: Path) -> Ended:
+        ended = run("import", str(harmed), "--out", str(fresh))
+        return run(*world.use("gpt2", fresh)) if ended.status == 0 else ended
+
     for name in ("bert", "elmo"):
-        objects.append((f"run of {name}", world.here / f"run-{name}", resumed(name)))
+        workdir = world.here / f"run-{name}"
+        objects.append((f"run of {name}", workdir, resumed(name)))
+        objects.append((f"use of {name}'s run", workdir, used(name)))
         corpus = world.here / f"corpus-{name}"
         objects.append((f"corpus of {name}", corpus, trained(name)))
     for name in ("bert", "gpt2", "elmo"):
         export = world.here / f"export-{name}"
         objects.append((f"export of {name}", export, used(name)))
+    objects.append(("import of gpt2", world.here / "export-gpt2", imported))
+    objects.append(("show run", world.here / "run-bert", shown))
+    objects.append(("show corpus", world.here / "corpus-bert", shown))
     task = world.here / "task"
     predict = ("--data", str(world.here / "task.tsv"), "--out")
     objects.append(
