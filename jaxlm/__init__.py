@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def load(directory: str | Path) -> "Model":
-    """The model of a run directory: see `jaxlm.open.Model`."""
+    """The model of a run or model directory; see `jaxlm.open.Model`."""
     from jaxlm.open import load
 
     return load(directory)

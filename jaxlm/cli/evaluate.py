@@ -49,7 +49,7 @@ class Evaluate:
     corpus: str = ""
     """Prepared corpus whose held-out documents to use, instead of --text."""
     sentences: Sentences = "auto"
-    """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
+    """lines: each line is a sentence; split: lines are paragraphs; auto: detect."""
     errors: Errors = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
     rows: int = 0
@@ -70,9 +70,9 @@ class Predict:
     """Answer every row of a file with the best checkpoint; labels are not read."""
 
     directory: tyro.conf.Positional[str]
-    """Run directory of jaxlm finetune; of several seeds, the best one answers."""
+    """Run directory of jaxlm finetune; the best seed is used if there are several."""
     data: str
-    """File of the form that the model was trained on."""
+    """File in the same format as the training file."""
     out: str
     """File to write."""
     batch: int = 32

@@ -23,9 +23,9 @@ class Finetune(TrainingOptions):
     data: str
     """Training file, or a directory with train.* and dev.*."""
     dev: str = ""
-    """Dev file; empty: the directory's."""
+    """Dev file; empty: the one in the directory of --data."""
     seeds: int = 1
-    """Runs, with --seed and the seeds after it, each in WORKDIR/seed-N, and a table."""
+    """Number of runs, with seeds from --seed on, in WORKDIR/seed-N; prints a table."""
 
 
 def run_finetune(argv: list[str]) -> int:
@@ -66,7 +66,7 @@ def run_finetune(argv: list[str]) -> int:
 
 
 def _init_of(workdir: str, init: str) -> str:
-    """The directory of the model: --init; if it is gone, a run that began from it."""
+    """The directory of the model: --init, or the run itself if --init was deleted."""
     here = Path(workdir)
     begun = [here / "config.json", *sorted(here.glob("seed-*/config.json"))]
     begun = [str(path.parent) for path in begun if path.is_file()]

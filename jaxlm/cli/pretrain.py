@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(ReadOptions):
-    """Where text comes from and how it is read."""
+    """The sources of text, and how they are read."""
 
     text: tuple[str, ...] = ()
     """Files, directories or quoted globs (.txt, .jsonl, also .gz .xz .zst), tfds:name,
@@ -36,7 +36,7 @@ class TextOptions(ReadOptions):
     holdout: float = 0.01
     """Share of documents, chosen by hash, that are kept for evaluation."""
     processes: int = 0
-    """Processes that prepare; the result does not depend on it. 0: one a core."""
+    """Number of processes; 0: one per core. Any number gives the same corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ class Pretrain(TextOptions, TrainingOptions):
 
     config: Config
     corpus: str = ""
-    """Prepared corpus; prepared from --text if it is missing. Empty: the one that the
-    workdir used before, or WORKDIR/corpus."""
+    """Directory of the corpus, prepared from --text if it is missing. Empty: the corpus
+    that the run used before, or WORKDIR/corpus."""
 
 
 def run_prepare(argv: list[str]) -> int:

@@ -29,7 +29,7 @@ class Fill:
     sentence: tyro.conf.Positional[str]
     """Text with one [MASK] or several."""
     top_k: int = 5
-    """Words a blank."""
+    """Number of words for each [MASK]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Generate(Sampling):
     """Texts to continue; an empty one starts a document. A prompt that does not fit the
     context together with --max_tokens is truncated on the left."""
     json: bool = False
-    """Print a line of JSON for each continuation, with tokens and log-probabilities."""
+    """Print each continuation as a line of JSON, with tokens and log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Embed(VectorOptions):
     out: str
     """File to write: .h5, .hdf5 or .npz."""
     text: tuple[str, ...]
-    """Files with a text a line."""
+    """Files with one text in each line."""
     pooling: Pooling = "none"
 
 

@@ -29,7 +29,7 @@ class Export:
     out: str
     """Directory or file to write; an earlier export there is replaced."""
     dtype: Dtype = "float32"
-    """Of the weights."""
+    """Dtype of the weights."""
     verify: bool = False
     """Load the export with the program that it is for, compare on real text, and exit 1
     if the difference is above the tolerance."""
@@ -45,15 +45,15 @@ class Import:
     directory: tyro.conf.Positional[str]
     """Where the weights are."""
     out: str
-    """Model directory to write; an earlier one there is replaced."""
+    """Model directory to write; an earlier model there is replaced."""
     tokenizer: str = ""
-    """Directory or file of the tokenizer; empty: beside the weights."""
+    """Directory or file of the tokenizer; empty: the same directory as the weights."""
     ignore: tuple[str, ...] = ()
     """Regular expressions of tensors that are not needed."""
     allow_pickle: bool = False
     """Read .bin and .pt files, by torch's weights-only loader."""
     dtype: Dtype = "float32"
-    """Of the weights that are written."""
+    """Dtype of the weights that are written."""
     verify: bool = False
     """Compare with transformers on real text; exit 1 above the tolerance."""
 

@@ -1,7 +1,7 @@
-"""Every setting of a run as frozen dataclasses of plain data. Imports no jax.
+"""All settings of a run, as frozen dataclasses of plain data. Imports no jax.
 
-`configs/NAME.py` composes them (`get_config() -> RunConfig`), the command line
-overrides them by dotted names, and the run directory keeps the result as JSON.
+`configs/NAME.py` composes settings (`get_config() -> RunConfig`), the command line
+overrides fields by dotted names, and the run directory keeps the result as JSON.
 """
 
 from jaxlm.config.files import difference, from_json, load_config, to_json

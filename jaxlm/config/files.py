@@ -30,7 +30,7 @@ def recipes() -> dict[str, Path]:
 
 
 def load_config(name: str) -> RunConfig:
-    """The configuration of a recipe's bare name or of a path to a Python file."""
+    """The configuration of a recipe, given by its name or the path of its file."""
     path = Path(name)
     if path.suffix != ".py":
         shipped = recipes()
@@ -48,7 +48,7 @@ def load_config(name: str) -> RunConfig:
 
 
 def to_json(config: RunConfig) -> str:
-    """JSON that `from_json` gives back as an equal config."""
+    """The config as JSON, from which `from_json` makes an equal config."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The model families: the shape and quirks of each, and how it reads its rows."""
+"""Settings of the model families: the shape of each, and how it reads its rows."""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ def check_range(config: Any, at: str, interval: str, *names: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How rows are read, in any run."""
+    """How any run reads its rows."""
 
     of: ClassVar[str] = "all models"
 
@@ -48,12 +48,11 @@ class MaskedData(DataConfig):
     levels: tuple[float, ...] = ()
     """ERNIE: shares of rows whose tokens, phrases or entities are masked whole."""
     choice: Literal["budget", "each"] = "budget"
-    """Mask units up to mask_rate of a row (BERT), or each with that probability."""
+    """budget: mask units up to mask_rate of a row (BERT); each: each with mask_rate."""
     second: Literal["any", "same"] = "any"
-    """Language of a pair's random second segment: any, as in Google's code, or that of
-    the first."""
+    """Language of a pair's random second segment: any (Google's code), or the same."""
     draws: int = 0
-    """Masks and pairs of a row before they repeat (Google's dupe_factor); 0: never."""
+    """Number of masks and pairs of a row (Google's dupe_factor); 0: new every pass."""
 
     def __post_init__(self) -> None:
         check_range(self, "data.", "(0, 1)", "mask_rate")
@@ -69,7 +68,7 @@ class StreamData(DataConfig):
     of: ClassVar[str] = "a GPT"
 
     packed: bool = False
-    """Attention stays inside a document, and positions start anew in each."""
+    """Attention stays inside a document, and each document has positions from 0."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class BilmData(DataConfig):
     negatives: int = 0
     """Words sampled at each step for the softmax; 0: all of the vocabulary."""
     carry: bool = True
-    """Documents end to end, the state going from batch to batch; false: each row is a
-    sentence by itself, or a part of a long one."""
+    """Read documents end to end and carry the state from batch to batch; false: a row
+    is a single sentence, or a part of a long sentence."""
 
     def __post_init__(self) -> None:
         check_range(self, "data.", "[0, inf)", "negatives")
@@ -101,12 +100,12 @@ def check_levels(name: str, levels: tuple[float, ...]) -> None:
 
 @dataclass(frozen=True)
 class _Transformer:
-    """What BERT and GPT have in common."""
+    """The fields that BERT and GPT share."""
 
     carries_state: ClassVar[bool] = False  # from batch to batch
 
     vocab_size: int
-    """Entries of the vocabulary; equals the tokenizer's."""
+    """Entries of the vocabulary, as many as the tokenizer has."""
     max_length: int
     """Rows of the position table, in tokens: the longest context."""
     num_layers: int = 12
@@ -146,8 +145,8 @@ class BertConfig(_Transformer):
     num_token_types: int = 2
     """Rows of the sentence A/B table."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_erf"
-    """Of the MLP and the MLM head. Google's 2018 checkpoints use erf, its code since
-    2019-02 tanh."""
+    """Activation of the MLP and the MLM head. Google's 2018 checkpoints use erf, its
+    code since 2019-02 tanh."""
     norm_eps: float = 1e-12
     """Added to the variance in LayerNorm."""
     nsp: bool = True
@@ -166,19 +165,19 @@ class GptConfig(_Transformer):
     vocab_size: int = 50_257
     max_length: int = 1024
     norm: Literal["pre", "post"] = "pre"
-    """Norms before attention and MLP and one at the end (GPT-2), or after (GPT-1)."""
+    """pre: norm before attention, MLP and head (GPT-2); post: after each (GPT-1)."""
     one_matrix: bool = False
-    """GPT-1's original: token and position tables are one matrix, dropout falls on it
-    and not on its sums, and the softmax ranges over its position rows too."""
+    """GPT-1's original: token and position tables are one matrix, with dropout on the
+    matrix instead of the embeddings, and the softmax includes position rows."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_tanh"
-    """Of the MLP; all GPTs use tanh."""
+    """Activation of the MLP; all GPTs use tanh."""
     norm_eps: float = 1e-5
     """Added to the variance in LayerNorm."""
     position_std: float = 0.01
     """Scale of the normal that the position table starts from."""
     scale_residual: bool = True
-    """Start the projections into the residual stream 1 / sqrt(2 num_layers) as large
-    (GPT-2's paper)."""
+    """Scale the initial projections into the residual stream by 1 / sqrt(2 num_layers),
+    as in GPT-2's paper."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ class ElmoConfig:
     d_ff: int = 4096
     """Cells of a layer in one direction, projected down to `d_model`."""
     max_characters: int = 50
-    """Most UTF-8 bytes of a word that are read, and two marks."""
+    """Most characters of a word that are read: UTF-8 bytes and two marks."""
     d_character: int = 16
     """Width of a character's vector."""
     filters: tuple[int, ...] = (32, 32, 64, 128, 256, 512, 1024)
@@ -208,7 +207,7 @@ class ElmoConfig:
     num_highways: int = 2
     """Highway layers on the pooled filters."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Of the pooled filters."""
+    """Activation of the pooled filters."""
     skip: bool = True
     """Add the input of each layer but the first to its output."""
     cell_clip: float = 3.0
@@ -216,7 +215,7 @@ class ElmoConfig:
     proj_clip: float = 3.0
     """Bound of a layer's projected output; 0: none."""
     dropout: float = 0.1
-    """Share dropped of the input of each layer and of the softmax's, in training."""
+    """Dropout of the input of each layer and of the softmax, in training."""
 
     def __post_init__(self) -> None:
         sizes = ("num_layers", "d_model", "d_ff", "d_character")

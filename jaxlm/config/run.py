@@ -1,4 +1,4 @@
-"""A whole run: text, data, optimiser, mesh, phases, logging."""
+"""Settings of a whole run: text, data, optimiser, mesh, phases, logging."""
 
 import typing
 from dataclasses import dataclass, field, fields
@@ -22,27 +22,27 @@ class TextConfig:
     tokenizer: Literal[
         "wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"
     ] = "wordpiece"
-    """Kind of vocabulary that `prepare` trains when none is given; gpt1_bpe must be."""
+    """Vocabulary that `prepare` trains unless one is given; gpt1_bpe must be given."""
     lowercase: bool = True
     """Lower-case and strip accents, for WordPiece and words."""
     language: str = "en"
-    """ISO 639-1 code by which sentences are split, of text that has no label."""
+    """ISO 639-1 code of text without a label, by which sentences are split."""
     languages: tuple[str, ...] = ()
     """Labels that text may have (--text en:PATH); empty: any."""
     chinese: Literal["as_is", "simplified", "traditional"] = "as_is"
     """Characters that Chinese text is converted to while it is prepared, by OpenCC."""
     words: Literal["basic", "spacy", "space"] = "basic"
     """How words are cut. basic: by BERT's rules; spacy: as published for GPT-1's BPE,
-    needs ftfy and spaCy; space: at white space, for text that is cut already."""
+    needs ftfy and spaCy; space: at white space, for text already cut into words."""
     unused: int = 0
     """[unusedN] entries added to a given vocabulary, which is smaller than the table of
     the model (ERNIE 1.0: 36)."""
     dialogues: bool = False
-    """ERNIE: text is dialogues (.jsonl with "turns"), a row is turns of one, and the
-    model tells whether one of them is from elsewhere."""
+    """ERNIE: text is dialogues (.jsonl with "turns"), a row has turns of a dialogue,
+    and the model predicts whether a turn is from another dialogue."""
     verbatim: bool = False
-    """Decoders: spaces and line ends are text, no sentence is split, and a vocabulary
-    that is trained has <|endoftext|>, its last entry, as its only special token."""
+    """Decoders: keep spaces and line ends, do not split sentences; the only special
+    token of a trained vocabulary is its last entry, <|endoftext|>."""
 
     def __post_init__(self) -> None:
         if self.dialogues and self.verbatim:
@@ -69,10 +69,10 @@ class OptimConfig:
     warmup: int | float = 0.1
     """Steps of linear warm-up; below 1: its share of all steps."""
     decay: Literal["linear", "linear_kinked", "cosine", "constant"] = "linear"
-    """After warm-up, to 0 at the last step. linear_kinked: Google's, a line from step 0
-    that warm-up overrides, so the rate drops by warmup / steps where warm-up ends."""
+    """Decay after warm-up, to 0 at the last step. linear_kinked: Google's, a line from
+    step 0 that warm-up overrides: the rate drops by warmup / steps after warm-up."""
     weight_decay: float = 0.01
-    """Decoupled decay of all but biases and norms."""
+    """Decoupled weight decay of all parameters except biases and norms."""
     clip: float = 1.0
     """Largest global norm of the gradient; 0: no clipping."""
     b1: float = 0.9
@@ -82,9 +82,9 @@ class OptimConfig:
     eps: float = 1e-6
     """Added to the root of the second moment."""
     accumulator: float = 1.0
-    """Adagrad's squared gradients at first."""
+    """Initial value of Adagrad's sum of squared gradients."""
     factor: float = 1.0
-    """Factor of the gradient before it is clipped; ELMo's original: a row's length."""
+    """Factor of the gradient before clipping; ELMo's original: the length of a row."""
 
     def __post_init__(self) -> None:
         check_range(self, "optim.", "[0, inf)", "warmup")
@@ -118,7 +118,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What a run writes while it goes."""
+    """What a run logs."""
 
     every: int = 100
     """Steps between lines of metrics."""
@@ -137,7 +137,7 @@ class Rows:
     batch: int = 256
     """Rows in the global batch."""
     predictions: int = 20
-    """Most masked tokens predicted in a row; a decoder predicts all of them."""
+    """Most masked tokens predicted in a row; a decoder predicts all tokens."""
     accumulate: int = 1
     """Micro-batches that a batch is cut into."""
 
@@ -158,7 +158,7 @@ class Phase(Rows):
     until: int
     """Step at which this phase ends."""
     levels: tuple[float, ...] = ()
-    """As data.levels, in this phase; empty: those."""
+    """data.levels in this phase; empty: those of the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,16 +178,16 @@ class RunConfig(Rows):
     mesh: MeshConfig = field(default_factory=MeshConfig)
     log: LogConfig = field(default_factory=LogConfig)
     seed: int = 0
-    """Names every random choice of the run."""
+    """Seed of every random choice in the run."""
     smoothing: float = 0.7
-    """S by which languages are sampled, p ∝ (their share of the text)^S, for rows and
-    for the vocabulary; 1: as the text comes. Nothing where there is one language."""
+    """Exponent S by which languages are sampled, p ∝ (share of the text)^S, for rows
+    and vocabulary; 1: in proportion to the text. No effect on a single language."""
     steps: int = 1_000_000
-    """Horizon of the schedule, in optimiser steps."""
+    """Optimiser steps of the whole run, and of the learning-rate schedule."""
     stop: int = 0
-    """End this invocation after that step, with a checkpoint; 0: run to `steps`."""
+    """Save and end this invocation after that step; 0: run to `steps`."""
     phases: tuple[Phase, ...] = ()
-    """Parts with their own row shape; empty: one, of the four fields above."""
+    """Phases with their own batch shape; empty: one phase, of the run's own shape."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep: int = 2
@@ -202,9 +202,9 @@ class RunConfig(Rows):
     init: str = ""
     """Run or model directory whose parameters to start from; empty: random weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products; parameters, norms, softmax and loss stay float32."""
+    """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """Activations recomputed in the backward pass: none, all but products, all."""
+    """Activations recomputed in the backward pass: none, all except products, all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

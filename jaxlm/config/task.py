@@ -19,7 +19,7 @@ _METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What a pretrained model learns, and the columns of its files."""
+    """The task that a pretrained model is trained for, and the columns of its files."""
 
     kind: Kind = "class"
     """class: classify one or two texts; number: regression; choice: multiple choice;
@@ -27,8 +27,8 @@ class TaskConfig:
     text: str = "sentence"
     """Column of the text: name in the header, key in JSONL, or number from 0."""
     pair: str = ""
-    """Column of the second text; empty: none. Choice: what stands between the text and
-    each alternative, SWAG's sent2 or RACE's question."""
+    """Column of the second text; empty: none. Choice: column of the text between the
+    first text and each alternative, SWAG's sent2 or RACE's question."""
     choices: tuple[str, ...] = ()
     """Choice: columns of the alternatives; in JSONL also one column of lists."""
     label: str = "label"
@@ -48,14 +48,14 @@ class TaskConfig:
     [CLS] itself, the mean, the maximum or learnt weights of all tokens, or the last
     token, which is a GPT's extract token."""
     mix: Literal["none", "input", "both"] = "none"
-    """What is read from the model: none: its last layer; input: ELMo's learnt mix of
-    all layers, γ Σ softmax(w) h; both: a second mix beside the output of the body."""
+    """What the task reads. none: the last layer; input: ELMo's learnt mix of layers,
+    γ Σ softmax(w) h; both: a second mix too, beside the output of the body."""
     layers: tuple[int, ...] = ()
-    """Layers that are mixed, 0 the embedding and -1 the last; empty: all."""
+    """Layers in the mix, 0: the embedding, -1: the last layer; empty: all."""
     normalise: bool = False
     """Bring each layer to mean 0 and variance 1 over a batch before it is mixed."""
     penalty: float = 0.0
-    """λ of λ‖w‖² in the loss: .001 leaves a mix free, 1 keeps it near the mean."""
+    """λ in the term λ‖w‖² of the loss: .001 leaves a mix free, 1 near the mean."""
     body: Literal["none", "bilstm"] = "none"
     """Layers between the model and the head."""
     width: int = 200
@@ -65,8 +65,8 @@ class TaskConfig:
     dropout: float = -1.0
     """Dropout of the inputs of the body's layers and of the head; -1: model.dropout."""
     head_std: float = 0.02
-    """Standard deviation of the head's first weights, truncated at 2 σ as in Google's
-    code except for GPTs. A narrow model learns sooner with more, say .05."""
+    """Standard deviation of the head's initial weights, truncated at 2 σ as in Google's
+    code, except for GPTs. A narrow model learns sooner with a larger one, say .05."""
     lm_weight: float = 0.0
     """GPT: weight λ of the language-modelling loss of the same rows; 0: none."""
     question: int = 64
@@ -86,7 +86,7 @@ class TaskConfig:
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
     """Lengths that rows are padded to, up to --length."""
     layer_decay: float = 1.0
-    """Rate of a layer as a share of that of the layer above it."""
+    """Learning rate of a layer, relative to the layer above it."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: regular expressions over whole paths as in
     jaxlm show, 'embed/.*'. A model that is frozen as a whole runs without dropout."""
@@ -97,7 +97,7 @@ class TaskConfig:
     epochs: float = 3.0
     """Passes over the training file, which set steps."""
     patience: int = 0
-    """End the run after so many evaluations without a better metric; 0: never."""
+    """End the run after this many evaluations without a better metric; 0: never."""
 
     def __post_init__(self) -> None:
         check_range(self, "task.", "(0, inf)", "epochs", "head_std")

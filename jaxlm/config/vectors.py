@@ -13,16 +13,16 @@ class VectorOptions:
     """Which layers of a text to return, and how to pool its tokens."""
 
     layers: Literal["last", "all", "mix"] | int = "last"
-    """mix is the mean of all layers, where `ScalarMix` starts; a number is one layer, 0
-    the embedding, -1 the last."""
+    """mix: the mean of all layers; a number: one layer, from 0 (the embedding) or, from
+    the end, -1."""
     pooling: Pooling = "mean"
-    """A vector a token (none), their mean, that of BERT's [CLS], or, as in
-    sentence-transformers, the mean of all with [CLS] and [SEP], of length 1."""
+    """none: a vector for each token; mean: their mean; cls: that of BERT's [CLS];
+    sentence: as sentence-transformers, the mean with [CLS] and [SEP], of length 1."""
     batch: int = 16
     """Texts at a time."""
     stateful: bool = False
-    """ELMo: a text continues, in both directions, from the state of the text --batch
-    before it, as in the original (allenai/bilm-tf); texts are then read whole."""
+    """ELMo: a text starts, in both directions, with the state of the text --batch texts
+    earlier, as in the original (allenai/bilm-tf); texts are then read whole."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:

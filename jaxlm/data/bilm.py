@@ -88,7 +88,7 @@ class BilmRows(RowSource):
 
     @property
     def rows(self) -> int:
-        """Rows of one pass."""
+        """The number of rows in one pass."""
         if self.windows is not None:
             return len(self.windows)
         return self.slices * self.phase.batch

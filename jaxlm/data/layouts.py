@@ -51,7 +51,7 @@ class BlockRows(WindowRows):
         return self.first[document] + number * self.width
 
     def spans(self, starts, language, row_key) -> tuple[TokenSpan, TokenSpan | None]:
-        """A block, and no second span."""
+        """(the block at each start, None): there is no second span."""
         del language, row_key
         return self.span(starts), None
 
@@ -124,7 +124,7 @@ class PairRows(BlockRows):
 
 
 class DialogueRows(PairRows):
-    """Turns of a dialogue, and one turn of another dialogue."""
+    """Three turns of a dialogue, each row with a random turn of another dialogue."""
 
     layout = "dialogues"
     remedy = "add some"
@@ -189,7 +189,7 @@ class StreamRows(WindowRows):
 
     @property
     def width(self) -> int:
-        """The targets and the token before them."""
+        """The length of a row, plus the token before it."""
         return self.phase.length + 1
 
     def positions(self) -> np.ndarray:

@@ -68,10 +68,10 @@ class Frame:
 
 
 class Family(abc.ABC):
-    """One family. `FAMILIES` has an instance of each subclass.
+    """The interface of a family; `FAMILIES` has an instance of each subclass.
 
-    Methods take the family's own config or module. The defaults here suit a model that
-    reads rows of token ids; the file of a family has what differs.
+    Methods take the family's own config or module. The defaults suit a model that reads
+    rows of token ids; a subclass overrides what differs.
     """
 
     name: ClassVar[str]  # as in the config's field `family`

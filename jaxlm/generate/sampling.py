@@ -17,9 +17,9 @@ class Sampling:
     temperature: float = 1.0
     """Divides the logits; 0: take the likeliest token each time (greedy)."""
     top_k: int = 0
-    """Draw from the k likeliest tokens and those that equal the k-th; 0: from all."""
+    """Draw from the k likeliest tokens (and ties with the k-th); 0: from all."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that make up this probability; 1: from all."""
+    """Draw from the likeliest tokens whose probabilities sum to this; 1: from all."""
     top_p_rule: Literal["hf", "openai"] = "hf"
     """Whether the token that takes the sum past top_p is kept (hf) or not (openai)."""
     repetition_penalty: float = 1.0
@@ -34,7 +34,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """A continuation ends before any of these strings."""
     beams: int = 0
-    """Width of a beam search, which draws nothing and gives the --samples best
+    """Width of a beam search, which is not random and gives the --samples best
     continuations; 0: no beam search."""
     length_penalty: float = 1.0
     """Beam search: scores are divided by length to this power; above 0 favours long

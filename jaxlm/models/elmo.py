@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The softmax that both directions share; rows past the vocabulary only pad it."""
+    """The softmax that both directions share; rows past the vocabulary are padding."""
 
     table: Float[Array, "R D"]
     bias: Float[Array, "R"]

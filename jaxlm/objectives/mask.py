@@ -78,7 +78,7 @@ def choose_each(
     rate: float,
     most: int,
 ) -> Bool[Array, "L"]:
-    """Choose each unit with probability `rate` until one would exceed `most` tokens."""
+    """Choose each unit with probability `rate`, up to `most` tokens in all."""
     length = unit_start.shape[-1]
     unit_L = jnp.cumsum(unit_start & candidate) - 1
     drawn_U = jax.random.uniform(key, (length,)) < rate

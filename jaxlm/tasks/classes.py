@@ -266,7 +266,7 @@ def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def number_figures(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
-    """Mean squared error, Pearson's and Spearman's correlation, of float [n] each."""
+    """Mean squared error, Pearson's and Spearman's correlation of two float [n]."""
     truth, answer = truth.astype(np.float64), answer.astype(np.float64)
     return {
         "task_loss": float(np.mean((truth - answer) ** 2)),

@@ -265,7 +265,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 
 def as_bio(tags: Sequence[str]) -> list[str]:
-    """The same entities as BIO tags."""
+    """BIO tags with the same entities as `tags`."""
     out = ["O"] * len(tags)
     for start, end, kind in entities(tags):
         out[start:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - start - 1)

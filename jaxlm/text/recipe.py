@@ -1,6 +1,6 @@
 """How text is read: one record for the command line, `prepare` and the manifest.
 
-Imports nothing heavy: `jaxlm --help` reads it.
+Imports nothing heavy, because `jaxlm prepare --help` imports this file.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class ReadOptions:
     """How text is read: the options that are not part of a run's config."""
 
     sentences: Sentences = "auto"
-    """lines: each line is a sentence; split: lines are paragraphs; auto: look."""
+    """lines: each line is a sentence; split: lines are paragraphs; auto: detect."""
     errors: Errors = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
     spans: str = "none"
@@ -29,7 +29,7 @@ class ReadOptions:
     rjieba, spacy (or spacy:MODEL), or annotations in the text: pku (word/tag), conll
     (columns)."""
     lexicon: str = ""
-    """Your own entities, one a line; they take precedence over those of --spans."""
+    """File of your own entities, one a line, which take precedence over --spans."""
     holdout: float = 0.0
     """Share of documents, chosen by hash, that are kept for evaluation."""
 

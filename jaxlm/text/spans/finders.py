@@ -58,7 +58,7 @@ class Lexicon:
         self._lengths = {c: sorted(each, reverse=True) for c, each in lengths.items()}
 
     def __call__(self, text: str) -> list[Span]:
-        """The spans of entries in a text; they do not overlap."""
+        """The spans in a text that are entries of the lexicon; they do not overlap."""
         if self._lengths.keys().isdisjoint(text):
             return []
         may_cut = cuts(text)

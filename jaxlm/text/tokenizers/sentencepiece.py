@@ -56,7 +56,7 @@ class SentencePiece(Tokenizer):
         )
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The normalised text that was encoded."""
+        """The text of the ids, as the model has normalised it."""
         special = {self._ids[name] for name in self.special_names.values()}
         runs = itertools.groupby((int(id) for id in ids), special.__contains__)
         decode, parts = self._processor.decode, []
