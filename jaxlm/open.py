@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxlm.checkpoints import restore_params
+from jaxlm.checkpoints import RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
@@ -221,9 +221,11 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
     if isinstance(config, FinetuneConfig):
         raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
-    restored = restore_params(directory, abstract, stored=stay)
     files = Path(directory) / "tokenizer"
-    return Model(config, restored.state, load_tokenizer(files), restored.step, files)
+    tokenizer = load_tokenizer(files)
+    run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
+    restored = restore_params(directory, abstract, stored=stay, run=run)
+    return Model(config, restored.state, tokenizer, restored.step, files)
 
 
 def _run_of(loaded: Loaded) -> RunConfig:

@@ -1,14 +1,15 @@
 """(step, state, meta) → `checkpoints/<step>/` → the same state on any mesh.
 
 A checkpoint is a zarr array for each leaf in `state/<path of the leaf>` and a manifest:
-format version, step, the digest of every leaf, and `meta`, any JSON from the caller.
+format version, step, the digest of every leaf, the config and the digests of the files
+that the state depends on, and `meta`, any JSON from the caller.
 Orbax writes both in the background and makes the step appear in one rename. Digests are
 recomputed after a restore because Orbax restores flipped bits without an error. Old
 steps are deleted here because Orbax deletes them in place: a kill would leave half a
 step that looks whole. Next: `train/loop.py`, which saves; `open.py`, which reads.
 """
 
-import hashlib
+import dataclasses
 import json
 import logging
 import os
@@ -28,6 +29,9 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest
 from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, UnsoundError, first_line
+from jaxlm.config import RunConfig
+from jaxlm.config.files import changes, from_dict
+from jaxlm.files import SEAL, DamagedError, seal, unseal
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
@@ -45,6 +49,32 @@ for _logger in ("absl", "asyncio"):
     logging.getLogger(_logger).addFilter(_not_orbax)
 
 
+class RunFiles(NamedTuple):
+    """What decides the numbers of a run beside its state, as its files have it now."""
+
+    config: RunConfig
+    digests: Mapping[str, str]  # of text and vocabulary: those named `…_sha256` count
+
+    def as_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        digests = {k: v for k, v in self.digests.items() if k.endswith("_sha256")}
+        return {"config": dataclasses.asdict(self.config), **digests}
+
+    def check(self, kept: Mapping[str, Any], path: epath.Path) -> None:
+        """Raise a UserError if the files are others than when a state was saved."""
+        if not kept:
+            return  # by an older version
+        now = changes(from_dict(kept["config"]), self.config)
+        lines = [f"{name} was {old}, is {new}" for name, (old, new) in now.items()]
+        lines += [
+            f"{name} was {kept[name][:12]}…, is {new[:12]}…"
+            for name, new in self.as_json().items()
+            if name != "config" and kept.get(name, new) != new
+        ]
+        if lines:
+            raise UserError(f"{path} was saved by another run: {'; '.join(lines)}")
+
+
 class Restored(NamedTuple):
     """A state, its checkpoint's metadata, and why newer checkpoints were skipped."""
 
@@ -59,6 +89,7 @@ class Checkpoints:
     """The checkpoints of one run directory, local or `gs://`.
 
     The newest `keep` stay; a step for which `keeps` is true is never deleted.
+    A checkpoint of another `run` is refused.
     """
 
     def __init__(
@@ -67,6 +98,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keeps: Callable[[int], bool] = lambda step: False,
+        run: RunFiles | None = None,
     ):
         if keep < 1:
             raise UserError(f"keep = {keep}: at least the newest checkpoint must stay")
@@ -75,7 +107,7 @@ class Checkpoints:
         self.directory = epath.Path(workdir) / "checkpoints"
         # On a local disk a step appears by a rename, on gs:// by a marker file.
         self._remote = str(workdir).startswith("gs://")
-        self._keep, self._keeps = keep, keeps
+        self._keep, self._keeps, self.run = keep, keeps, run
         self._first = jax.process_index() == 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
@@ -126,7 +158,7 @@ class Checkpoints:
         self.wait()
         digests, path = digest(state), self.directory / str(step)
         if step in self.steps():
-            if _manifest(path)[0] == digests:
+            if self._manifest(path)[0] == digests:
                 return digests  # the step that this run was restored from
             raise UserError(f"{path} holds another state of step {step}")
         try:
@@ -135,7 +167,7 @@ class Checkpoints:
                     path,
                     dict(leaves(state)),  # pyrefly: ignore
                     checkpointable_name=STATE,
-                    custom_metadata=_sealed(step, digests, meta),
+                    custom_metadata=self._sealed(step, digests, meta),
                 )
         except Exception as error:
             raise self._failed(step, error) from error
@@ -193,7 +225,7 @@ class Checkpoints:
         if step is None:
             return None
         path = self.directory / str(step)
-        digests, meta = _manifest(path)
+        digests, meta = self._manifest(path)
         digests = {p: each for p, each in digests.items() if p.startswith(part)}
         flat = {p[len(part) :]: StoredLeaf(path, p, digests[p]) for p in digests}
         state = traverse_util.unflatten_dict(flat, sep="/")
@@ -252,23 +284,71 @@ class Checkpoints:
             on_disk[name].check(found)
         return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
 
+    def _sealed(
+        self, step: int, digests: Mapping[str, LeafDigest], meta: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The manifest as JSON, with its own hash to detect later changes."""
+        return seal(
+            {
+                "format": FORMAT,
+                "step": step,
+                "digests": {path: str(each) for path, each in digests.items()},
+                "meta": dict(meta),
+                "run": self.run.as_json() if self.run else {},
+            }
+        )
+
+    def _manifest(
+        self, step: epath.Path
+    ) -> tuple[dict[str, LeafDigest], dict[str, Any]]:
+        """The digests and the caller's `meta` in the manifest of a checkpoint."""
+        path = step / "_CHECKPOINT_METADATA"
+        try:
+            sealed = json.loads(path.read_text())["custom_metadata"] or {}
+            if not {"format", SEAL} <= sealed.keys():
+                raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
+            content = unseal(sealed, path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
+        except DamagedError as error:
+            raise UnsoundError(str(error)) from None
+        check_format(content["format"], str(path))
+        if content["step"] != int(step.name):
+            raise UnsoundError(f"{path} is of step {content['step']}, not {step.name}")
+        if self.run:
+            self.run.check(content.get("run", {}), step)
+        digests = {p: LeafDigest.parse(each) for p, each in content["digests"].items()}
+        return digests, content["meta"]
+
 
 def restore_params(
-    workdir: str | os.PathLike, abstract: Any = None, *, stored: bool = False
+    workdir: str | os.PathLike,
+    abstract: Any = None,
+    *,
+    stored: bool = False,
+    run: RunFiles | None = None,
 ) -> Restored:
     """The parameters of a run that are best on its dev file, else the newest ones.
 
     `stored`: the parameters stay on disk; see `Checkpoints.stored`.
     """
     for directory in (f"{workdir}/best", workdir):
-        checkpoints = Checkpoints(directory)
+        checkpoints = Checkpoints(directory, run=run)
         if stored:
             found = checkpoints.stored(part="params/")
         else:
             found = checkpoints.restore(abstract, part="params/")
         if found:
+            check_best(workdir, found.meta.get("best"))
             return found
     raise UserError(f"{workdir} has no checkpoint yet")
+
+
+def check_best(workdir: str | os.PathLike, step: int | None) -> None:
+    """Raise a UserError if the parameters that did best until `step` are gone."""
+    best = Checkpoints(f"{workdir}/best")
+    if step is not None and not best.steps():
+        raise UserError(f"{best.directory} is empty, and step {step} was the best")
 
 
 def check_format(found: int, path: str) -> None:
@@ -278,42 +358,6 @@ def check_format(found: int, path: str) -> None:
             f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
             "jaxlm that made it, or start again"
         )
-
-
-def _sealed(
-    step: int, digests: Mapping[str, LeafDigest], meta: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The manifest as JSON, with its own hash to detect later changes."""
-    content = {
-        "format": FORMAT,
-        "step": step,
-        "digests": {path: str(each) for path, each in digests.items()},
-        "meta": dict(meta),
-    }
-    return {**content, "sha256": _sha256_of(content)}
-
-
-def _manifest(step: epath.Path) -> tuple[dict[str, LeafDigest], dict[str, Any]]:
-    """The digests and the caller's `meta` in the manifest of a checkpoint."""
-    path = step / "_CHECKPOINT_METADATA"
-    try:
-        content = dict(json.loads(path.read_text())["custom_metadata"] or {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
-    sha256 = content.pop("sha256", "")
-    if "format" not in content:
-        raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
-    if _sha256_of(content) != sha256:
-        raise UnsoundError(f"{path} was changed after it was written")
-    check_format(content["format"], str(path))
-    if content["step"] != int(step.name):
-        raise UnsoundError(f"{path} is of step {content['step']}, not {step.name}")
-    digests = {p: LeafDigest.parse(each) for p, each in content["digests"].items()}
-    return digests, content["meta"]
-
-
-def _sha256_of(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _context() -> ocp.Context:

@@ -7,6 +7,7 @@ import sys
 import traceback
 
 import jaxlm
+from jaxlm.cli.runtime import interruptible
 from jaxlm.types import UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -35,22 +36,24 @@ usage: jaxlm VERB … ; jaxlm VERB --help says more
   jaxlm pretrain bert_tiny --text 'books/*.txt' --workdir runs/tiny
   jaxlm fill runs/tiny "It is a truth [MASK] acknowledged"
 
---debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped after
-saving (run the same command to resume), 2 a mistake in the command or its input, 3 does
-not fit in memory, 1 anything else."""
+--debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped by SIGTERM
+or Ctrl-C (run the same command to resume), 2 a mistake in the command or its input, 3
+does not fit in memory, 1 anything else."""
 
-# Refusals of the operating system that only the user can mend.
+# Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    own = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        status = _run([arg for arg in argv if arg != "--debug"])
-        sys.stdout.flush()
-        return status
+        with interruptible(last=own):
+            status = _run([arg for arg in argv if arg != "--debug"])
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:
         # The reader has gone; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status, message = INTERRUPTED, "interrupted; run the same command to resume"
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno not in _REFUSALS and not error.filename:
             raise
         status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
     except Exception as error:

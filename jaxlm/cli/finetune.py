@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from jaxlm.cli.arguments import Flat, parse, take_config
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import FinetuneConfig
+from jaxlm.files import write_json
 from jaxlm.types import UserError
 
 
@@ -135,5 +135,5 @@ def _print_table(workdir: str, seeds: range) -> None:
         say("no table: the metric of each seed was never a finite number")
         return
     print(*seed_table(figures), sep="\n")
-    content = json.dumps({f"seed-{seed}": each for seed, each in figures.items()})
-    (Path(workdir) / "seeds.json").write_text(content + "\n")
+    content = {f"seed-{seed}": each for seed, each in figures.items()}
+    write_json(Path(workdir) / "seeds.json", content)

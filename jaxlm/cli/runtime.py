@@ -1,10 +1,13 @@
-"""What a verb does before JAX runs: memory, other hosts, the compilation cache."""
+"""What a verb does before JAX runs: signals, memory, other hosts, compiled code."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxlm.types import UserError
 
@@ -19,6 +22,35 @@ T = TypeVar("T")
 def say(text: str) -> None:
     """Print a line on standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interruptible(*, last: bool) -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does; a second signal ends at once.
+
+    Signals that the caller ignores or handles stay so. Training has handlers of its own
+    (`train/loop.py`). `last`: only Python's own exit follows, which a signal just ends.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    caught = [number for number in usual if signal.getsignal(number) == usual[number]]
+    if threading.current_thread() is not threading.main_thread():
+        caught = []
+
+    def at_once(number: int, frame: Any) -> None:
+        os._exit(128 + number)
+
+    def interrupt(number: int, frame: Any) -> None:
+        for each in caught:
+            signal.signal(each, at_once)
+        raise KeyboardInterrupt
+
+    for number in caught:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL if last else usual[number])
 
 
 def start_jax() -> None:

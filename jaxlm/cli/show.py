@@ -1,6 +1,6 @@
 """`jaxlm show CONFIG|DIR`: describe a config, a corpus, a model or a run."""
 
-import json
+import collections
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,20 +149,20 @@ def _si(value: int | float) -> str:
 
 
 def _show_run(path: Path, rows: int) -> None:
-    from jaxlm.checkpoints import Checkpoints, state_sha256
+    from jaxlm.checkpoints import Checkpoints, RunFiles, state_sha256
     from jaxlm.families import family_of, parameter_shapes
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.text.corpus import open_corpus
-    from jaxlm.train.workdir import read_config
+    from jaxlm.train.workdir import corpus_of, provenance, read_config
 
     config = read_config(path)
     task = config.task if isinstance(config, FinetuneConfig) else None
     if task and rows:
         raise UserError(f"--rows needs a corpus, and {path} is a run on a task's files")
-    checkpoints = Checkpoints(path)
-    records = json.loads((path / "provenance.json").read_text())
-    newest = records[-1]
-    corpus = open_corpus(newest["corpus"]) if rows else None
+    checkpoints = Checkpoints(path, run=RunFiles(config, {}))
+    records = provenance(path)
+    newest = collections.defaultdict(lambda: "unknown", records[-1] if records else {})
+    corpus = open_corpus(corpus_of(path)) if rows else None
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
     if task:
@@ -172,7 +172,7 @@ def _show_run(path: Path, rows: int) -> None:
         print(f"{config.batch} rows of up to {config.length} tokens a step")
     else:
         _print_arithmetic(config, parameter_shapes(config.model))
-        print(f"corpus {newest['corpus']}  sha256 {newest['corpus_sha256']}")
+        print(f"corpus {corpus_of(path)}  sha256 {newest['corpus_sha256']}")
     for step in checkpoints.steps():
         if found := checkpoints.stored(step):
             print(f"checkpoint {step}  state sha256 {state_sha256(found.digests)}")
@@ -186,12 +186,15 @@ def _show_run(path: Path, rows: int) -> None:
 
 def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
     """Print the newest figures of training and of evaluation."""
+    from jaxlm.train.log import read_metrics
     from jaxlm.train.screen import evaluated, shown, trained
 
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    records = [json.loads(line) for line in lines]
+    records, torn = read_metrics(metrics)
+    if torn:
+        print(f"{metrics} has {torn} torn lines")
     if records:
-        newest, name = records[-1], "tokens_per_second"
+        newest = collections.defaultdict(type(None), records[-1])
+        name = "tokens_per_second"
         speed = f"{shown(name, newest[name])} tokens/s"
         print("  ".join([f"step {newest['step']}", *trained(newest), speed]))
     for record in reversed(records):

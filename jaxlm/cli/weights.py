@@ -1,6 +1,5 @@
 """Weights of other programs: `jaxlm export DIR --to …`, `jaxlm import DIR`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.convert import READABLE, Dtype, Format
+from jaxlm.files import read_json
 from jaxlm.types import UserError
 
 
@@ -126,25 +126,27 @@ def _export_task(args: Export) -> int:
 
 def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
     """A description of a model's origin, without paths, for the export's files."""
+    from jaxlm.train.workdir import provenance
+
     if step is None:
         path = here / "jaxlm_export.json"
-        known = json.loads(path.read_text())["origin"] if path.is_file() else {}
+        known = read_json(path).get("origin") if path.is_file() else {}
         return known or {"model": here.resolve().name}
     of = f"{step:,} of {run.steps:,}"
     known = {"run": here.resolve().name, "step": of, "seed": run.seed}
     if run.finetunes:
         return {**known, "from": Path(run.init).name}
-    newest = json.loads((here / "provenance.json").read_text())[-1]
+    newest = (provenance(here) or [{}])[-1]
     return {
         **known,
         "rows": ", ".join(
             f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.all_phases
         ),
         "optimiser": f"{run.optim.name}, rate {run.optim.peak:g}",
-        "corpus sha256": newest["corpus_sha256"],
-        "tokenizer sha256": newest["tokenizer_sha256"],
-        "commit": newest["commit"] or "none",
-        "versions": newest["versions"],
+        "corpus sha256": newest.get("corpus_sha256", "unknown"),
+        "tokenizer sha256": newest.get("tokenizer_sha256", "unknown"),
+        "commit": newest.get("commit") or "none",
+        "versions": newest.get("versions", {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import fnmatch
 import json
 import runpy
 import typing
@@ -16,6 +17,12 @@ from jaxlm.types import UserError
 
 # In a wheel the recipes lie inside the package, in a checkout beside it.
 _PACKAGE = Path(__file__).resolve().parent.parent
+# None of these changes the mathematics of a step; on another mesh, batches are the same
+# and losses within 1e-6.
+_FREE = (
+    "stop log.* save_every eval_every eval_rows keep keep_every data.threads "
+    "text.languages* mesh.* remat"
+)
 CONFIG_DIRECTORIES = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 
 
@@ -53,16 +60,23 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """The config that `to_json` wrote; a FinetuneConfig if it has a task.
+    """The config that `to_json` wrote."""
+    return from_dict(json.loads(text))
+
+
+def from_dict(data: dict[str, Any]) -> RunConfig:
+    """The config with these fields; a FinetuneConfig if it has a task.
 
     An unknown field is an error that names the most similar field.
     """
-    data = json.loads(text)
     kind = FinetuneConfig if "task" in data else RunConfig
     hints = typing.get_type_hints(kind)
-    hints["model"] = _family(data.get("model", {}))
-    hints["data"] = DataConfig if kind.finetunes else hints["model"].data
-    return _build(kind, data, "", hints)
+    try:
+        hints["model"] = _family(data.get("model", {}))
+        hints["data"] = DataConfig if kind.finetunes else hints["model"].data
+        return _build(kind, data, "", hints)
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"these are no fields of a config: {error}") from None
 
 
 def _family(model: dict[str, Any]) -> type[ModelConfig]:
@@ -91,6 +105,15 @@ def difference(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted name → (old, new) of every field in which two configs differ."""
     a, b = (dict(_flat(dataclasses.asdict(config))) for config in (old, new))
     return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+
+
+def changes(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """`difference` without the fields that may differ when a run goes on."""
+    return {
+        name: each
+        for name, each in difference(old, new).items()
+        if not any(fnmatch.fnmatch(name, free) for free in _FREE.split())
+    }
 
 
 def _flat(data: Any, at: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,8 +24,8 @@ from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
+from jaxlm.files import write_json
 from jaxlm.models.elmo import CHARACTERS
-from jaxlm.text.sources import write_json
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.tokenizers.words import MARKS, WordVocab
 from jaxlm.types import UserError

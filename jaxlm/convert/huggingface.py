@@ -23,7 +23,7 @@ from jaxlm.convert.model_types import (
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import WEIGHTS, Tensors, write_tensors
 from jaxlm.families import parameter_shapes
-from jaxlm.text.sources import read_json, write_json
+from jaxlm.files import read_json, write_json
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.tokenizers.tokenizer import padded
 from jaxlm.types import UserError

@@ -30,7 +30,8 @@ from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
 from jaxlm.convert.stablehlo import write_stablehlo
-from jaxlm.text.sources import read_json, sha256
+from jaxlm.files import read_json
+from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
 

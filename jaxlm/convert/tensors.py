@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.convert import Dtype, optional
 from jaxlm.convert.model_types import ConfigJson
-from jaxlm.text.sources import read_json
+from jaxlm.files import read_json
 from jaxlm.types import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -19,9 +19,9 @@ Several languages are mixed in blocks of 65,536 rows, and each has its own passe
 """
 
 import functools
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -30,6 +30,7 @@ import grain
 import numpy as np
 
 from jaxlm.config import MaskedData, Phase, RunConfig
+from jaxlm.files import DamagedError, read_sealed, replacing
 from jaxlm.keys import hashes, permuted
 from jaxlm.text.corpus import Corpus
 from jaxlm.text.languages import smoothed
@@ -130,13 +131,14 @@ class WindowRows(RowSource):
     def _cached_plan(self) -> np.ndarray:
         """The plan, memory-mapped from a file beside the corpus, named by its digest.
 
+        A file that is not as it was written is made again.
         If the corpus is read-only, the plan is made in memory each time.
         """
         corpus, split = self.corpus, self.split
-        name = f"{corpus.sha256[:16]}-{split}-{self.layout}-{self.phase.length}.npy"
+        name = f"{corpus.sha256[:16]}-{split}-{self.layout}-{self.phase.length}.plan"
         cached = Path(corpus.directory) / "plans" / name
-        if cached.is_file():
-            return np.load(cached, mmap_mode="r")
+        with suppress(DamagedError):
+            return np.frombuffer(read_sealed(cached), "<i8")
         windows = self.plan()
         if not len(windows):
             which = "held-out" if split else "training"
@@ -146,13 +148,11 @@ class WindowRows(RowSource):
             )
         try:
             cached.parent.mkdir(exist_ok=True)
-            beside = cached.with_suffix(f".{os.getpid()}.tmp")
-            with beside.open("wb") as file:
-                np.save(file, windows)
-            beside.replace(cached)
-        except OSError:
+            with replacing(cached, sealed=True) as file:
+                file.write(np.ascontiguousarray(windows, "<i8").data)
+            return np.frombuffer(read_sealed(cached), "<i8")
+        except (OSError, DamagedError):
             return windows
-        return np.load(cached, mmap_mode="r")
 
     def read(self, rows: np.ndarray) -> Rows:
         """As `RowSource.read`; rows past the end repeat the last window."""

@@ -92,6 +92,7 @@ class FinetuneRun:
             patience=task.patience,
             new=NewParams(select(task.fresh, shapes, "fresh"), grows),
             lr_scales=lr_scales,
+            digests=self.data,
         )
 
     def _stream(self, objective: Objective, phase: Phase, stream: str) -> BatchStream:

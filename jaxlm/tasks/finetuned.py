@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlm.checkpoints import Checkpoints, restore_params
+from jaxlm.checkpoints import Checkpoints, RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.families import family_of
+from jaxlm.files import write_file
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
@@ -78,9 +79,7 @@ class Finetuned:
     def write(self, file: File, out: Path, *, batch: int) -> None:
         """Write the answers for a file, whole or not at all."""
         text = self.task.output(file, self.scores(file, batch=batch))
-        beside = Path(f"{out}.tmp")
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(out)
+        write_file(out, text)
 
 
 def open_finetuned(
@@ -96,9 +95,11 @@ def open_finetuned(
         raise UserError(
             f"{workdir} is a pretraining run: jaxlm finetune --init it first"
         )
-    task = task_of(config, load_tokenizer(workdir / "tokenizer"))
+    tokenizer = load_tokenizer(workdir / "tokenizer")
+    task = task_of(config, tokenizer)
     module = module_of(config, task)
-    found = restore_params(workdir, abstract_params(module))
+    run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
+    found = restore_params(workdir, abstract_params(module), run=run)
     changes = dict(columns or {})
     if "best_f1_threshold" in found.meta:
         changes["null_threshold"] = found.meta["best_f1_threshold"]

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxlm.config import RunConfig
+from jaxlm.files import read_json, remedied, seal, unseal, write_file, write_json
 from jaxlm.text import corpus, languages, units
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
-from jaxlm.text.sources import Source, find_sources, read_json, sha256, write_json
+from jaxlm.text.sources import Source, find_sources, sha256
 from jaxlm.text.spans.finders import open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
 from jaxlm.text.tokenizers import Tokenizer, WordPiece, load_tokenizer, train_tokenizer
@@ -88,7 +89,8 @@ def prepare(
     with _writing(directory):
         if job.manifest.exists():
             return job.complete()
-        with _locked(job.directory):
+        again = f"delete {job.partial} and run the same command again"
+        with _locked(job.directory), remedied(again):
             return job.run(given, processes)
 
 
@@ -172,7 +174,7 @@ class _Job:
             notes=tuple(corpus.notes(counts, tokenizer, self.recipe)),
             boundaries=tokenizer.boundaries,
         )
-        write_json(self.manifest, dataclasses.asdict(manifest))
+        write_json(self.manifest, seal(dataclasses.asdict(manifest)))
         shutil.rmtree(self.partial)
         return manifest
 
@@ -216,7 +218,7 @@ class _Job:
         The record of another unfinished job is replaced unless that job stored tokens.
         """
         if self.record.is_file():
-            begun = read_json(self.record)
+            begun = unseal(read_json(self.record), self.record)
             recipe, recorded = Recipe.stored(begun["recipe"]), begun["sources"]
             if not (change := self._difference(self.record, recipe, recorded)):
                 return recorded
@@ -235,7 +237,7 @@ class _Job:
             done += source.size
             self._tell("sources", done)
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
-        write_json(self.record, job)
+        write_json(self.record, seal(job))
         return recorded
 
     def _tell(self, stage: str, done: int) -> None:
@@ -322,9 +324,7 @@ class _Job:
         counts["oov_words"] = len(words)
         if tokenizer.keeps_oov_words:
             text = "".join(f"{word}\n" for word in words)
-            (self.directory / corpus.TYPES).write_text(
-                text, encoding="utf-8", newline="\n"
-            )
+            write_file(self.directory / corpus.TYPES, text)
         return counts
 
 

@@ -11,7 +11,6 @@ import glob
 import gzip
 import hashlib
 import io
-import json
 import lzma
 import os
 import re
@@ -333,24 +332,3 @@ def _records(builder: Any, split: str, start: int) -> Iterator[tuple[int, int, A
         numbers = range(first, min(first + _AT_ONCE, len(records)))
         for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
             yield number, len(records), record
-
-
-def write_json(path: Path, content: dict | list) -> None:
-    """Write readable JSON, whole or not at all; equal content gives equal bytes."""
-    fresh = path.with_name(f"{path.name}.new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file; UserError if there is no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content

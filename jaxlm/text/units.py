@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.files import check_sealed, replacing
 from jaxlm.text.documents import Fragment
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.spans.finders import open_finders
@@ -191,19 +192,16 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
     arrays = {name: header.pop(name) for name in ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with open(fresh, "wb") as file:
+    with replacing(path, sealed=True) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 class StoredUnit:
-    """A unit in a file, whose arrays are read on request."""
+    """A unit in a file, whose arrays are read on request; DamagedError if it was changed."""
 
     def __init__(self, path: Path):
         self._path = path
+        check_sealed(path)
         header = json.loads(self.read("header").tobytes())
         self.follows = Place(*header["follows"])
         self.counts: Counter[str] = Counter(header["counts"])
@@ -235,7 +233,12 @@ def tokenise_all(
     def submitted() -> Iterator[tuple[Future[Unit], Place | None]]:
         waiting = deque()
         for fragments, follows in blocks:
-            work = pool.submit(_work, directory, recipe, fragments)
+            # Ctrl-C is for the caller: a worker that starts now keeps it blocked.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                work = pool.submit(_work, directory, recipe, fragments)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             waiting.append((work, follows))
             if len(waiting) > processes:
                 yield waiting.popleft()
@@ -270,6 +273,5 @@ def _start_worker() -> None:
         multiprocessing.parent_process().join()  # pyrefly: ignore
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller
     # A caller that is killed cannot tell its workers to stop.
     threading.Thread(target=end_with_caller, daemon=True).start()

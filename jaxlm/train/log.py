@@ -32,6 +32,7 @@ from etils import epath
 
 from jaxlm.config import RunConfig
 from jaxlm.devices import peak_flops
+from jaxlm.files import write_file
 from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.screen import Screen
 
@@ -82,6 +83,8 @@ class Log(AbstractContextManager):
                 (self._local / "metrics.jsonl").write_bytes(there.read_bytes())
         lines = MetricsLines(self._local / "metrics.jsonl", start)
         self._files.append(lines)
+        if lines.torn:
+            self.say(f"{lines.path} had {lines.torn} torn lines, which are cut")
         self._written = lines.newest["step"]
         self.evaluated = self._written == start and any(
             "eval_" in name for name in lines.newest
@@ -282,10 +285,9 @@ class MetricsLines(_MetricsFile):
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= start]
+        self.torn = sum(math.isinf(_step_of(line)) for line in lines)
         if len(kept) < len(lines):
-            new = path.with_suffix(".new")
-            new.write_bytes(b"".join(kept))
-            new.replace(path)
+            write_file(path, *kept)
         self.newest: dict[str, Any] = json.loads(kept[-1]) if kept else {"step": -1}
         self._offset = sum(map(len, kept[:-1]))  # of the newest line
         self._file = open(path, "ab")  # noqa: SIM115 closed by close()
@@ -343,6 +345,13 @@ class TensorBoardEvents(_MetricsFile):
     def _add(self, **event: Any) -> None:
         self._file.write_event(self._event(wall_time=time.time(), **event))
         self._file.flush()
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records in `metrics.jsonl`, and the number of torn lines."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines if not math.isinf(_step_of(line))]
+    return [json.loads(line) for line in whole], len(lines) - len(whole)
 
 
 def _step_of(line: bytes) -> float:

@@ -19,7 +19,13 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from jaxlm.checkpoints import Checkpoints, Restored, state_sha256
+from jaxlm.checkpoints import (
+    Checkpoints,
+    Restored,
+    RunFiles,
+    check_best,
+    state_sha256,
+)
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.rows import ahead
 from jaxlm.sharding import (
@@ -92,7 +98,8 @@ def train(
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
-    checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps)
+    files = RunFiles(config, source.digests)
+    checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps, run=files)
     last = min(config.stop or config.steps, config.steps)
     with jax.set_mesh(mesh), stop_signals() as interrupted:
         facts = {"seed": config.seed, "zero_carry": source.zero_carry}
@@ -118,7 +125,7 @@ def _loop(
     if isinstance(evaluate, str):
         log.say(f"no evaluation: {evaluate}")
         evaluate = None
-    best = _Best(run) if evaluate and source.best else None
+    best = _Best(run, first.meta.get("best")) if evaluate and source.best else None
     feed = _feed(run, log, start, last)
     # The run was killed between this checkpoint and its evaluation.
     missing = start > 0 and not log.evaluated
@@ -131,7 +138,8 @@ def _loop(
         save = config.keeps(step) or (step > start and step % config.save_every == 0)
         if save or stop:
             with log.pause():
-                digests = checkpoints.save(step, state, {"log": log.carry()})
+                meta = {"log": log.carry(), "best": best.step if best else None}
+                digests = checkpoints.save(step, state, meta)
                 log.upload()
         due = config.eval_every and step % config.eval_every == 0
         if evaluate and (step > start or missing) and (due or step == last):
@@ -191,14 +199,15 @@ class _Best:
     never from the run's future. If figures are equal, the first stays.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, kept: int | None):
         self._figure = run.source.best
         self._patience = int(run.source.patience * run.config.eval_every)  # steps
         self._checkpoints = Checkpoints(
-            run.checkpoints.directory.parent / "best", keep=1
+            run.checkpoints.directory.parent / "best", keep=1, run=run.checkpoints.run
         )
         self._checkpoints.open()
         self._highest, self.step = -math.inf, None
+        check_best(run.checkpoints.directory.parent, kept)
         if found := self._checkpoints.stored():
             self._highest, self.step = found.meta[self._figure], found.step
 

@@ -6,7 +6,8 @@ Next: `loop.py`, which reads the batches and is the same for all sources.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ class TrainingSource(NamedTuple):
     patience: int = 0  # evaluations without a better figure that end the run; 0: never
     new: NewParams | None = None  # what a task adds to the model of `init`
     lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
+    digests: Mapping[str, str] = MappingProxyType({})  # of text and tokenizer
 
 
 def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
@@ -94,4 +96,5 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         evaluation,
         family.figures(config),
         zero_carry=lambda: family.zero_carry(config.model, config.all_phases[0].batch),
+        digests=corpus.digests,
     )

@@ -8,12 +8,10 @@ checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
 """
 
 import contextlib
+import dataclasses
 import fcntl
-import fnmatch
-import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -24,17 +22,15 @@ from typing import Any
 
 import jax
 
+from jaxlm.checkpoints import Checkpoints, RunFiles, UnsoundError
 from jaxlm.checkpoints.store import FORMAT, check_format
-from jaxlm.config import FinetuneConfig, RunConfig, difference, from_json, to_json
-from jaxlm.text.corpus import Corpus
+from jaxlm.config import FinetuneConfig, RunConfig
+from jaxlm.config.files import changes, from_dict
+from jaxlm.files import read_json, remedied, seal, unseal, write_file, write_json
+from jaxlm.text.corpus import Corpus, files_below, read_manifest
 from jaxlm.types import UserError
 
-# Fields that may differ when a run goes on: none changes the mathematics of a step.
-# Another mesh keeps the batches, and losses within 1e-6.
-_FREE = (
-    "stop log.* save_every eval_every eval_rows keep keep_every data.threads "
-    "text.languages* mesh.* remat"
-)
+_REMEDY = "the command that trained the run writes it anew"
 _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy"
 
 
@@ -76,12 +72,15 @@ def open_workdir(
         )
     data = {
         "corpus": os.path.abspath(corpus.directory),
-        "corpus_sha256": corpus.sha256,
-        "tokenizer_sha256": corpus.manifest.tokenizer_sha256,
+        "corpus_from_here": os.path.relpath(corpus.directory, workdir),
+        **corpus.digests,
     }
 
     def save_tokenizer(to: Path) -> None:
-        shutil.copytree(Path(corpus.directory) / "tokenizer", to, dirs_exist_ok=True)
+        to.mkdir(exist_ok=True)
+        for name, path in files_below(Path(corpus.directory)):
+            if name.startswith("tokenizer/"):
+                write_file(to / path.name, path.read_bytes())
 
     claim_workdir(workdir, config, data, argv, save_tokenizer)
 
@@ -103,33 +102,47 @@ def claim_workdir(
     begun = (here / "config.json").is_file()
     if begun:
         _compare(here, config, record)
+    with contextlib.suppress(
+        UnsoundError
+    ):  # the loop says what is wrong, or falls back
+        Checkpoints(workdir, run=RunFiles(config, data)).stored()
     if jax.process_index() != 0:
         return
     if not begun:
         here.mkdir(parents=True, exist_ok=True)
         save_tokenizer(here / "tokenizer")
-    records = json.dumps([*_records(here), record], indent=2)
-    for name, text in (("config", to_json(config)), ("provenance", records + "\n")):
-        beside = here / f"{name}.tmp"
-        beside.write_text(text)
-        beside.replace(here / f"{name}.json")
+    records = [*map(seal, provenance(here)), seal(record)]
+    write_json(here / "config.json", seal(dataclasses.asdict(config)))
+    write_json(here / "provenance.json", records)
 
 
 def read_config(workdir: str | Path) -> RunConfig:
     """The configuration of a run directory; UserError if it has another format."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
+        if (path.parent / "checkpoints").is_dir():
+            raise UserError(f"{workdir} has no config.json; {_REMEDY}")
         raise UserError(f"{workdir} is not a run directory: it has no config.json")
-    for record in _records(Path(workdir))[-1:]:
+    for record in provenance(workdir)[-1:]:
         check_format(record.get("format", 1), str(workdir))
-    return from_json(path.read_text())
+    with remedied(f"delete it; {_REMEDY}"):
+        return from_dict(unseal(read_json(path), path))
 
 
 def corpus_of(workdir: str | Path) -> str:
-    """The path of the corpus that a run used last; WORKDIR/corpus if it used none."""
-    records = _records(Path(workdir))
-    own = str(Path(workdir) / "corpus")
-    return records[-1].get("corpus", own) if records else own
+    """The path of the corpus that a run used last; WORKDIR/corpus if it used none.
+
+    Of a run that was moved, alone or together with its corpus, the digest of the corpus
+    decides which of the two places is right.
+    """
+    newest = (provenance(workdir) or [{}])[-1]
+    path = newest.get("corpus", str(Path(workdir) / "corpus"))
+    moved = os.path.normpath(Path(workdir, newest.get("corpus_from_here", path)))
+    for each in (path, moved):
+        with contextlib.suppress(UserError):
+            if read_manifest(Path(each)).sha256 == newest.get("corpus_sha256"):
+                return each
+    return path
 
 
 def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
@@ -139,10 +152,9 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
         raise UserError(f"{here} is a run of jaxlm {verb}: use another --workdir")
     lines = [
         f"  {name}: {was} in {here}, {now} asked"
-        for name, (was, now) in difference(before, config).items()
-        if not any(fnmatch.fnmatch(name, free) for free in _FREE.split())
+        for name, (was, now) in changes(before, config).items()
     ]
-    last = (_records(here) or [record])[-1]
+    last = (provenance(here) or [record])[-1]
     lines += [
         f"  {name}: {last.get(name, 'none')[:12]} in {here}, {record[name][:12]} now"
         for name in record
@@ -153,9 +165,13 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
         raise UserError("\n".join([head, *lines]))
 
 
-def _records(here: Path) -> list[dict[str, Any]]:
-    path = here / "provenance.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+def provenance(workdir: str | Path) -> list[dict[str, Any]]:
+    """A record for each invocation, the newest last; none if the file is missing."""
+    path = Path(workdir) / "provenance.json"
+    if not path.is_file():
+        return []
+    with remedied(f"delete it; {_REMEDY}"):
+        return [unseal(record, path) for record in read_json(path, list)]
 
 
 def _provenance(argv: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from text.books import CONFIG, VOCABULARY, contents, novel
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text import corpus as corpora
 from jaxlm.text import documents, units
-from jaxlm.text.corpus import open_corpus
+from jaxlm.text.corpus import open_corpus, read_manifest
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.sources import Source
@@ -303,13 +304,16 @@ def test_a_damaged_corpus_is_refused(books, tmp_path):
     assert "lacks its file tokens/c/0" in damaged("tokens", shutil.rmtree)
     assert "was changed" in damaged("marks/c/0", flip, verify=True)
     assert "are damaged" in damaged("tokens/c/0", flip)  # by the chunks' checksums
-    assert "was changed" in damaged("tokenizer/vocab.txt", flip, verify=True)
+    assert "was changed" in damaged("tokenizer/vocab.txt", flip)
+    assert "was changed" in damaged("tokens/zarr.json", flip)
     assert "no complete corpus" in damaged("manifest.json", Path.unlink)
     assert "cannot be read as JSON" in damaged("manifest.json", cut)
 
     def edit(**changes):
         def change(path):
-            path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+            content = json.loads(path.read_text())
+            del content["sha256"]  # as a manifest of an older version
+            path.write_text(json.dumps({**content, **changes}))
 
         return change
 
@@ -317,6 +321,20 @@ def test_a_damaged_corpus_is_refused(books, tmp_path):
     assert "tokens is not" in damaged("manifest.json", edit(tokens=5))
     assert "its vocabulary 50 entries" in damaged("manifest.json", edit(vocab_size=50))
     assert "not a manifest" in damaged("manifest.json", edit(colour="blue"))
+
+
+def test_no_flip_in_a_manifest_goes_unseen(books, tmp_path):
+    shutil.copytree(books / "corpus", tmp_path / "corpus")
+    path, draw = tmp_path / "corpus/manifest.json", random.Random(0)
+    sound, manifest = path.read_bytes(), read_manifest(tmp_path / "corpus")
+    for _ in range(300):
+        harmed = bytearray(sound)
+        harmed[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
+        path.write_bytes(harmed)
+        try:
+            assert read_manifest(tmp_path / "corpus") == manifest  # white space
+        except UserError as error:
+            assert "manifest.json" in str(error) and "prepare" in str(error)
 
 
 def test_what_may_not_be_meant_is_noted(tmp_path):

@@ -192,6 +192,7 @@ def test_a_corpus_of_the_first_version_is_left_alone(books, tmp_path, given):
     more = {"tokenizer": str(books / "corpus/tokenizer") if given else None}
     first = prepare(CONFIG, sources, str(directory), **more)
     content = json.loads((directory / "manifest.json").read_text())
+    del content["sha256"]
     content["strangers"] = content.pop("oov_words")
     content["recipe"] = {"sentences": "auto", "holdout": 0.0, "language": "en"} | (
         {"tokenizer": first.tokenizer_sha256}
@@ -237,6 +238,30 @@ def test_a_job_with_finished_units_may_not(books, tmp_path, small_units):
         options=ReadOptions(errors="replace"), tokenizer=tokenizer, **asked
     )
     assert manifest.documents == 41 and manifest.replaced == 1
+
+
+def test_damage_to_unfinished_files_is_one_line_with_the_way_on(
+    books, tmp_path, small_units, monkeypatch
+):
+    directory, asked = tmp_path / "corpus", {"options": ReadOptions(holdout=0.2)}
+
+    def stop(self, tokenizer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(preparing._Job, "_write_arrays", stop)
+        prepare(CONFIG, [str(books)], str(directory), **asked)
+    partial = directory / ".partial"
+    for name in ("job.json", "units/000001.npz", "tokenizer/jaxlm_tokenizer.json"):
+        sound = (partial / name).read_bytes()
+        for harmed in (b"", sound[:-9], sound.replace(b"1", b"2", 1)):
+            (partial / name).write_bytes(harmed)
+            with pytest.raises(UserError, match=name.split("/")[0]) as error:
+                prepare(CONFIG, [str(books)], str(directory), **asked)
+            assert "\n" not in str(error.value) and "delete " in str(error.value)
+        (partial / name).write_bytes(sound)
+    prepare(CONFIG, [str(books)], str(directory), **asked)
+    assert contents(directory) == contents(books / "corpus")
 
 
 def test_two_jobs_cannot_share_a_directory(books, tmp_path):

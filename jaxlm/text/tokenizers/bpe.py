@@ -17,7 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from jaxlm.text.sources import read_file, read_json, write_json
+from jaxlm.files import read_json, write_file, write_json
+from jaxlm.text.sources import read_file
 from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, Tokenizer, checked_tokens
 from jaxlm.types import UserError
 
@@ -62,7 +63,7 @@ class Bpe(Tokenizer):
         write_json(directory / "vocab.json", self._ids)
         lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges)]
         text = "".join(f"{line}\n" for line in lines)
-        (directory / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
+        write_file(directory / "merges.txt", text)
 
 
 # Unicode's white space; Python's \s has U+001C to U+001F too.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxlm.text.sources import read_json
+from jaxlm.files import DamagedError, read_json
 from jaxlm.text.tokenizers import bpe
 from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece
 from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, Tokenizer, read_vocabulary
@@ -77,10 +77,13 @@ def _load_ours(file: Path, words: str | None) -> Tokenizer:
             f"tokenizer {directory} cuts words by {options['words']!r}: pass "
             f"--text.words {options['words']}"
         )
-    tokenizer = _KINDS[kind].read(directory, **options)
+    try:
+        tokenizer = _KINDS[kind].read(directory, **options)
+    except TypeError as error:
+        raise DamagedError(f"{file} is not as it was saved: {error}") from None
     tokenizer.training = training
     if tokenizer.sha256 != digest:
-        raise UserError(f"{directory} is not as it was saved: its digest differs")
+        raise DamagedError(f"{directory} is not as it was saved: its digest differs")
     return tokenizer
 
 

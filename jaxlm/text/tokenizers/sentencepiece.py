@@ -17,6 +17,7 @@ import sentencepiece
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
+from jaxlm.files import write_file
 from jaxlm.text.tokenizers.tokenizer import Tokenizer
 from jaxlm.text.tokenizers.words import CJK
 from jaxlm.types import UserError
@@ -70,7 +71,7 @@ class SentencePiece(Tokenizer):
         return cls((directory / MODEL_FILE).read_bytes())
 
     def _save_vocabulary(self, directory: Path) -> None:
-        (directory / MODEL_FILE).write_bytes(self._model)
+        write_file(directory / MODEL_FILE, self._model)
 
     def library(self) -> Library | None:
         """This tokenizer as one of the `tokenizers` library; None if not a unigram."""

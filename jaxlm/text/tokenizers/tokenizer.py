@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Library
 
-from jaxlm.text.sources import read_file, write_json
+from jaxlm.files import write_file, write_json
+from jaxlm.text.sources import read_file
 from jaxlm.types import SpecialTokens, UserError
 
 Kind = Literal["wordpiece", "byte_bpe", "sentencepiece", "gpt1_bpe", "words"]
@@ -166,7 +167,7 @@ class Tokenizer(abc.ABC):
 
     def _save_vocabulary(self, directory: Path) -> None:
         lines = "".join(f"{token}\n" for token in self.tokens)
-        (directory / "vocab.txt").write_text(lines, encoding="utf-8", newline="\n")
+        write_file(directory / "vocab.txt", lines)
 
     def save(self, directory: str | Path) -> None:
         """Write the files that `load_tokenizer` and transformers read."""
@@ -176,7 +177,7 @@ class Tokenizer(abc.ABC):
         if library := self.library():
             # The library's own `save` raises bare exceptions.
             text = library.to_str(pretty=True)
-            (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+            write_file(directory / "tokenizer.json", text)
         if self.hf_class:
             config = {"tokenizer_class": self.hf_class, **self.hf_options}
             for role, special in zip(_ROLES, SPECIAL, strict=True):

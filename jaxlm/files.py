@@ -1,0 +1,146 @@
+"""Small files: written whole or not at all, and read only if they are as written.
+
+    write_file(path, text)             beside the path, synced, renamed
+    write_json(path, seal(content))    with a digest of the content in it
+    unseal(read_json(path), path)      DamagedError, in one line, if it was changed
+
+Files without a digest are read as they are: older versions wrote them.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from jaxlm.types import UserError
+
+SEAL = "sha256"  # the field of a sealed object that holds its digest
+_SIZE = hashlib.sha256().digest_size
+
+T = TypeVar("T", dict, list)
+
+
+class DamagedError(UserError):
+    """A file that is not as it was written."""
+
+
+@contextmanager
+def remedied(remedy: str) -> Iterator[None]:
+    """Say what to do about a damaged file."""
+    try:
+        yield
+    except DamagedError as error:
+        raise UserError(f"{error}: {remedy}") from None
+
+
+@contextmanager
+def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
+    """A file beside a path, which takes its place when it is whole and on the disk.
+
+    `sealed`: a digest of its bytes and of its name follows them, for `read_sealed`.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with open(fresh, "w+b") as file:
+            yield file
+            if sealed:
+                file.seek(0)
+                file.write(_read_digest(file, path.name, None))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    with suppress(OSError):  # some network disks sync no directory
+        sync(path.parent)
+
+
+def write_file(path: Path, *parts: str | bytes) -> None:
+    """Write a file from its parts; a kill or a full disk leaves the old one."""
+    with replacing(path) as file:
+        for part in parts:
+            file.write(part.encode() if isinstance(part, str) else part)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write readable JSON; equal content gives equal bytes."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A name that is not UTF-8 has surrogates, which JSON escapes in the same way.
+    write_file(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: Path, kind: type[T] = dict) -> T:
+    """The object in a JSON file, or the list; DamagedError if it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, kind):
+        raise DamagedError(
+            f"{path} holds no JSON {'list' if kind is list else 'object'}"
+        )
+    return content
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its digest, which shows any later change."""
+    return {**content, SEAL: _digest_of(content)}
+
+
+def unseal(content: Any, path: os.PathLike) -> dict[str, Any]:
+    """What `seal` was given; DamagedError, naming `path`, if it was changed since."""
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} holds something else than JSON objects")
+    content = dict(content)
+    found = content.pop(SEAL, None)
+    if found is not None and found != _digest_of(content):
+        raise DamagedError(f"{path} was changed after it was written")
+    return content
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_sealed(path: Path) -> None:
+    """Raise DamagedError unless a file is as `replacing` has written and sealed it."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size - _SIZE
+            whole = size >= 0 and _read_digest(file, path.name, size) == file.read()
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+    if not whole:
+        raise DamagedError(f"{path} was changed after it was written")
+
+
+def read_sealed(path: Path) -> memoryview:
+    """The bytes of a sealed file, memory-mapped; DamagedError if they were changed."""
+    check_sealed(path)
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[:-_SIZE]
+
+
+def _read_digest(file: BinaryIO, name: str, size: int | None) -> bytes:
+    """Of a name and of the next bytes of a file, all of them or `size`."""
+    total, left = hashlib.sha256(name.encode()), sys.maxsize if size is None else size
+    while left and (part := file.read(min(left, 1 << 20))):
+        total.update(part)
+        left -= len(part)
+    return total.digest()
