@@ -197,7 +197,8 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
 
 
 class StoredUnit:
-    """A unit in a file, whose arrays are read on request; DamagedError if it was changed."""
+    """A unit in a file, whose arrays are read on request; DamagedError if it is not
+    as it was written."""
 
     def __init__(self, path: Path):
         self._path = path
