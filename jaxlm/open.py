@@ -229,7 +229,7 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
 
 
 def _run_of(loaded: Loaded) -> RunConfig:
-    """A run config for an imported model: its model and text settings, or defaults."""
+    """A run config for an imported model: its model and text settings, and defaults."""
     tokenizer, longest = loaded.tokenizer, loaded.config.max_length
     text = TextConfig(
         tokenizer=tokenizer.kind,

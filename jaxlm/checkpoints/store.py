@@ -41,7 +41,7 @@ _COMMITTED = "commit_success.txt"
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Whether a log record is not Orbax's, which raises its errors anyway."""
+    """Whether to show a log record. Orbax's are hidden: it raises its errors too."""
     return "orbax" not in record.pathname and _TEMPORARY not in record.getMessage()
 
 

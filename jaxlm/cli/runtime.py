@@ -95,9 +95,9 @@ def _join_hosts() -> None:
 
 
 def in_turn(work: Callable[[], T]) -> T:
-    """The result of `work()`; other hosts call it after the first host's success.
+    """The result of `work()`, called first on the first host, then on all others.
 
-    On a shared disk the other hosts find the work done; on local disks each does it.
+    On a shared disk, other hosts find the work done; on local disks, each host does it.
     """
     import jax
     from jax.experimental import multihost_utils

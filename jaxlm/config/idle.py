@@ -2,7 +2,7 @@
 
     idle(config)      {"eval_rows": "has no effect without --eval_every", …}
 
-A name is that of a field, or of a group such as `text`, and then means all its fields.
+A name means a field, or all fields of a group such as `text`.
 """
 
 import dataclasses

@@ -98,7 +98,7 @@ class OptimConfig:
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether the optimiser leaves table rows unchanged that have no gradient."""
+        """Whether the optimiser leaves rows of a table without a gradient unchanged."""
         return self.name == "adagrad" and not self.weight_decay
 
 

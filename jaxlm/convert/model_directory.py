@@ -265,7 +265,7 @@ def _sync(path: Path) -> None:
 
 
 def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
-    """Name → SHA-256 of all files, which is written to a file with the origin."""
+    """Store the SHA-256 of all files with the origin; returns name → SHA-256."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     digests = {str(path.relative_to(directory)): sha256(path) for path in files}
     content = {"format": 1, "origin": origin, "sha256": digests}
@@ -274,7 +274,7 @@ def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_digests(directory: Path, *names: str) -> None:
-    """Compare files with their stored digests, if there are any; UserError."""
+    """Raise a UserError if a file does not have its digest in the export, if any."""
     stored = directory / _DIGESTS
     digests = read_json(stored).get("sha256", {}) if stored.is_file() else {}
     for name in names:

@@ -31,7 +31,7 @@ def part_of(name: str) -> str | None:
 
 
 def canonical(name: str) -> str:
-    """The name in the tables of a tensor that has any of its usual names."""
+    """The name of a tensor in our tables, from its name in a file."""
     name = re.sub(r"^(bert|ernie|transformer)\.", "", name)
     if "LayerNorm" in name:  # TensorFlow's words
         name = name.replace(".gamma", ".weight").replace(".beta", ".bias")

@@ -124,7 +124,7 @@ class PairRows(BlockRows):
 
 
 class DialogueRows(PairRows):
-    """Three turns of a dialogue, each row with a random turn of another dialogue."""
+    """Rows of three turns, each with a random turn of another dialogue."""
 
     layout = "dialogues"
     remedy = "add some"
@@ -135,7 +135,7 @@ class DialogueRows(PairRows):
         return self.phase.length - 2
 
     def plan(self) -> np.ndarray:
-        """The first token of each three turns; a dialogue of one turn has no row."""
+        """The first token of each row; a dialogue of one turn has no row."""
         sentences = self.corpus.sentences
         low, high = np.searchsorted(sentences, (self.first, self.end))
         rows = np.where(high - low > 1, -(-(high - low) // TURNS), 0)
@@ -246,7 +246,7 @@ def chunk_starts(
 ) -> np.ndarray:
     """The first tokens of chunks that begin ¾ of a chunk apart, for all documents.
 
-    It plans about `block` sentences at a time, so that memory stays bounded.
+    About `block` sentences are planned at a time, so that memory stays bounded.
     """
     low, high = np.searchsorted(sentences, first), np.searchsorted(sentences, end)
     out, at = [np.zeros(0, np.int64)], 0

@@ -66,7 +66,7 @@ class RowSource(ABC):
     @property
     @abstractmethod
     def rows(self) -> int:
-        """Rows of one pass."""
+        """The number of rows in one pass."""
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> Rows | WordRows:
@@ -85,7 +85,7 @@ class WindowRows(RowSource):
 
     @property
     def rows(self) -> int:
-        """Rows of one pass."""
+        """The number of rows in one pass."""
         return len(self.windows)
 
     @property
@@ -129,7 +129,7 @@ class WindowRows(RowSource):
             )
 
     def _cached_plan(self) -> np.ndarray:
-        """The plan, memory-mapped from a file beside the corpus, named by its digest.
+        """The plan, memory-mapped from a file that the corpus's digest names.
 
         A file that is not as it was written is made again.
         If the corpus is read-only, the plan is made in memory each time.
@@ -191,7 +191,7 @@ def spaced(windows: np.ndarray, limit: int) -> np.ndarray:
 
 
 def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(each i `counts[i]` times, number within it): 0 0 0 1 1 …, 0 1 2 0 1 …"""
+    """(each i `counts[i]` times, count within each i): 0 0 0 1 1 …, 0 1 2 0 1 …"""
     which = np.repeat(np.arange(len(counts)), counts)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 

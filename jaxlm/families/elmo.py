@@ -61,7 +61,7 @@ def framed_flops(config: ElmoConfig, length: int, predictions: int) -> int:
 
 
 class ElmoFamily(Family):
-    """ELMo: words as characters, predicted in both directions."""
+    """ELMo: reads words as characters, and predicts words in both directions."""
 
     name = "elmo"
     article = "an ELMo"

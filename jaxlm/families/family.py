@@ -178,7 +178,7 @@ class Family(abc.ABC):
 
     def for_task(self, config: Any, *, vocab_size: int, pooler: bool) -> Any:
         """The config of a task's encoder, with the task's own tokens, and with a pooler
-        only if the task needs one; UserError if the model has none."""
+        only if the task needs it; UserError if the model lacks a needed pooler."""
         return config
 
     def missing_head(self, config: Any, params: Any) -> str:

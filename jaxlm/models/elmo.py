@@ -99,7 +99,7 @@ class Filters(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n C E"]) -> Float[Array, "*n O"]:
-        """The maxima. The activation is monotonic, so the caller applies it after."""
+        """The maxima; the caller applies the activation, which is monotonic."""
         shape = self.width, x.shape[-1], self.number
         kernel_WEO = self.param("kernel", self.kernel_init, shape)
         bias_O = self.param("bias", nn.initializers.zeros, shape[-1:])

@@ -42,7 +42,7 @@ def bidirectional_figures(run: RunConfig) -> tuple[Figure, ...]:
 def bidirectional_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """Predict each next and each previous word; the loss is the mean of both losses."""
+    """The objective: predict each next and previous word; the losses are averaged."""
     config: Any = run.model
     data: Any = run.data
     count, known = data.negatives, config.vocab_size

@@ -38,7 +38,7 @@ def causal_figures(run: RunConfig) -> tuple[Figure, ...]:
 def causal_lm(
     run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
 ) -> Objective:
-    """Predict each next token with a decoder; documents lie end to end in a stream."""
+    """The objective: predict each next token in a stream of documents."""
     model: Any = run.model
     data: Any = run.data
     end = manifest.end_of_document

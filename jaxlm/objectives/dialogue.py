@@ -82,7 +82,7 @@ def dialogue_row(
 
 
 def _cut(len_T: Int[Array, "T"], room: Int[Array, ""], width: int) -> Int[Array, "T"]:
-    """Shortened lengths: the longest turn (the last of equals) loses tokens in turn."""
+    """Lengths that fit `room`: the longest turn (last of equals) loses tokens first."""
     most = jnp.arange(width + 1)
     total = jnp.sum(jnp.minimum(len_T[:, None], most[None, :]), axis=0)
     cap = jnp.sum(total <= room) - 1

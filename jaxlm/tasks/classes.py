@@ -244,8 +244,8 @@ def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
 def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """The figures of a classification, from labels int [n] and logits [n, classes].
 
-    With two classes, "f1" is that of the second class. Matthews' correlation is the
-    generalisation to any number of classes (Gorodkin 2004).
+    With two classes, "f1" is that of the second class. "mcc" is Matthews' correlation,
+    generalised to any number of classes (Gorodkin 2004).
     """
     n, classes = scores.shape
     counts = np.zeros((classes, classes), np.int64)  # truth, answer
@@ -266,7 +266,7 @@ def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def number_figures(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
-    """Mean squared error, Pearson's and Spearman's correlation of two float [n]."""
+    """Mean squared error, Pearson's and Spearman's correlation of truth and answer."""
     truth, answer = truth.astype(np.float64), answer.astype(np.float64)
     return {
         "task_loss": float(np.mean((truth - answer) ** 2)),

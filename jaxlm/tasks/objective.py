@@ -6,9 +6,9 @@ loss = task loss + λ · language-modelling loss of the same rows (GPT-1) + mix 
     targets    a  film  extract
     weights    ⅓  ⅓     ⅓      0        0  0       0 in a row that fills up a batch
 
-In the language-modelling loss, each row has the same weight, however long it is; so has
-each row of a group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm
-train.py `model`, lm_losses). Each parameter has a factor on its learning rate:
+In the language-modelling loss, all rows have the same weight, whatever their length or
+group (Radford et al. 2018, equation 5; openai/finetune-transformer-lm train.py `model`,
+lm_losses). Each parameter has a factor on its learning rate:
 
     head, pooler    1
     layer n of N    d^(N - n)      n from 0: the last layer d, the first one d^N

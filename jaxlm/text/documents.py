@@ -65,7 +65,7 @@ class Fragment(NamedTuple):
 def read_fragments(
     source: Source, start: int = 0, verbatim: bool = False
 ) -> Iterator[Fragment]:
-    """The fragments of a source from `start` on, the offset of a document's start."""
+    """The fragments of a source; `start` is the offset of a document to begin with."""
     if source.kind == "tfds":
         for number, of, data in read_records(source.name, start):
             if data and not data.isspace():

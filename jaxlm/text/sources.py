@@ -223,7 +223,7 @@ def _open(path: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """A reader of zstd files. Truncated files are errors, unlike in the library's."""
+    """A reader of zstd files. Unlike the library's, it reports truncated files."""
 
     def __init__(self, raw: Any):
         self._raw, self._ready = raw, b""

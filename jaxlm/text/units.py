@@ -170,7 +170,7 @@ def _numbered(part: Unit, tokenizer: Tokenizer, words: dict[str, int]) -> np.nda
 
 
 def in_blocks(text: Text, num_sources: int) -> Iterator[Block]:
-    """The text in blocks of about `BLOCK` bytes; it begins at the start of a unit."""
+    """`text` in blocks of about `BLOCK` bytes; `text` begins at the start of a unit."""
     block: list[Fragment] = []
     size = unit = 0
     for number, fragment in text:

@@ -309,9 +309,9 @@ class MetricsLines(_MetricsFile):
 
 
 class TensorBoardEvents(_MetricsFile):
-    """TensorBoard events, without `SummaryWriter`, which hangs a run on a full disk:
+    """TensorBoard events, without `SummaryWriter`, which hangs a run on a full disk.
 
-    its thread dies silently, its queue of ten events fills, and the next event blocks.
+    Its thread dies silently, its queue of ten events fills, and the next event blocks.
     """
 
     def __init__(self, path: Path, start: int):

@@ -290,7 +290,7 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     """Catch SIGTERM and Ctrl-C; yields a function step → whether to stop at that step.
 
     A second signal ends the process. Several hosts stop at the same step, because jax's
-    own handler of SIGTERM tells all hosts. It stays, and Ctrl-C is forwarded to it.
+    own SIGTERM handler tells all hosts. It stays in place and also gets each Ctrl-C.
     """
     asked, several = False, jax.process_count() > 1
 

@@ -43,7 +43,7 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
 
 
 class Lexicon:
-    """A user's entities. It finds the longest entry at each position, left to right.
+    """A finder of a user's entities: the longest entry at each place, left to right.
 
     Case matters; in scripts with spaces, only whole words are found.
     """

@@ -157,7 +157,7 @@ class Tokenizer(abc.ABC):
         return self._ids.get(token)
 
     def library(self) -> Library | None:
-        """This tokenizer as one of the `tokenizers` library, or None if it has none."""
+        """This tokenizer as one of the `tokenizers` library; None if not supported."""
         return None
 
     @classmethod

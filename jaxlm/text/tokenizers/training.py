@@ -210,7 +210,7 @@ def _check_size(vocab_size: int, least: int) -> None:
 def count_words(
     texts: Texts, *, lowercase: bool, whole: bool = False, room: int = 0
 ) -> dict[str, int]:
-    """Word → count, most frequent first; if there are very many, the rarest are lost.
+    """Word → count, most frequent first; the rarest of very many words are dropped.
 
     With `whole`, words are separated by white space alone, not by BERT's rules. At
     least `room` of the words are kept.
