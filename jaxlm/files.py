@@ -1,10 +1,10 @@
-"""Small files: written whole or not at all, and read only if they are as written.
+"""Small files: written whole or not at all, and verified when they are read.
 
-    write_file(path, text)             beside the path, synced, renamed
+    write_file(path, text)             writes another file, syncs it, renames it
     write_json(path, seal(content))    with a digest of the content in it
     unseal(read_json(path), path)      DamagedError, in one line, if it was changed
 
-Files without a digest are read as they are: older versions wrote them.
+Files without a digest, which older versions wrote, are not verified.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ T = TypeVar("T", dict, list)
 
 
 class DamagedError(UserError):
-    """A file that is not as it was written."""
+    """A file that was changed after it was written, or that cannot be read."""
 
 
 @contextmanager
 def remedied(remedy: str) -> Iterator[None]:
-    """Say what to do about a damaged file."""
+    """Add the remedy to a DamagedError."""
     try:
         yield
     except DamagedError as error:
@@ -40,9 +40,9 @@ def remedied(remedy: str) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
-    """A file beside a path, which takes its place when it is whole and on the disk.
+    """A new file that replaces `path` as soon as it is complete and on the disk.
 
-    `sealed`: a digest of its bytes and of its name follows them, for `read_sealed`.
+    `sealed`: append a digest of the name and the bytes, for `read_sealed`.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -61,14 +61,14 @@ def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, *parts: str | bytes) -> None:
-    """Write a file from its parts; a kill or a full disk leaves the old one."""
+    """Write a file from its parts; a kill or a full disk leaves the old file."""
     with replacing(path) as file:
         for part in parts:
             file.write(part.encode() if isinstance(part, str) else part)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until a file, or the list of files in a directory, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -84,7 +84,7 @@ def write_json(path: Path, content: dict | list) -> None:
 
 
 def read_json(path: Path, kind: type[T] = dict) -> T:
-    """The object in a JSON file, or the list; DamagedError if it holds none."""
+    """The object (or list) in a JSON file; DamagedError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -99,12 +99,12 @@ def read_json(path: Path, kind: type[T] = dict) -> T:
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with its digest, which shows any later change."""
+    """The content with its digest, by which `unseal` detects changes."""
     return {**content, SEAL: _digest_of(content)}
 
 
 def unseal(content: Any, path: os.PathLike) -> dict[str, Any]:
-    """What `seal` was given; DamagedError, naming `path`, if it was changed since."""
+    """The content without its digest; a DamagedError names `path` if it was changed."""
     if not isinstance(content, dict):
         raise DamagedError(f"{path} holds something else than JSON objects")
     content = dict(content)
@@ -119,7 +119,7 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def check_sealed(path: Path) -> None:
-    """Raise DamagedError unless a file is as `replacing` has written and sealed it."""
+    """Raise DamagedError if a sealed file was changed after it was written."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size - _SIZE
@@ -131,14 +131,14 @@ def check_sealed(path: Path) -> None:
 
 
 def read_sealed(path: Path) -> memoryview:
-    """The bytes of a sealed file, memory-mapped; DamagedError if they were changed."""
+    """The bytes of a sealed file, memory-mapped; DamagedError if it was changed."""
     check_sealed(path)
     with open(path, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[:-_SIZE]
 
 
 def _read_digest(file: BinaryIO, name: str, size: int | None) -> bytes:
-    """Of a name and of the next bytes of a file, all of them or `size`."""
+    """SHA-256 of a name and of the next `size` bytes of a file; None: all bytes."""
     total, left = hashlib.sha256(name.encode()), sys.maxsize if size is None else size
     while left and (part := file.read(min(left, 1 << 20))):
         total.update(part)

@@ -50,18 +50,18 @@ for _logger in ("absl", "asyncio"):
 
 
 class RunFiles(NamedTuple):
-    """What decides the numbers of a run beside its state, as its files have it now."""
+    """The config of a run and the digests of its data, as its files now have them."""
 
     config: RunConfig
     digests: Mapping[str, str]  # of text and vocabulary: those named `…_sha256` count
 
     def as_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The config and the digests, as a checkpoint stores them."""
         digests = {k: v for k, v in self.digests.items() if k.endswith("_sha256")}
         return {"config": dataclasses.asdict(self.config), **digests}
 
     def check(self, kept: Mapping[str, Any], path: epath.Path) -> None:
-        """Raise a UserError if the files are others than when a state was saved."""
+        """Raise a UserError if config or digests differ from those of a checkpoint."""
         if not kept:
             return  # by an older version
         now = changes(from_dict(kept["config"]), self.config)
@@ -89,7 +89,7 @@ class Checkpoints:
     """The checkpoints of one run directory, local or `gs://`.
 
     The newest `keep` stay; a step for which `keeps` is true is never deleted.
-    A checkpoint of another `run` is refused.
+    UserError for a checkpoint that another `run` saved.
     """
 
     def __init__(
@@ -345,7 +345,7 @@ def restore_params(
 
 
 def check_best(workdir: str | os.PathLike, step: int | None) -> None:
-    """Raise a UserError if the parameters that did best until `step` are gone."""
+    """Raise a UserError if the best parameters, those of `step`, are missing."""
     best = Checkpoints(f"{workdir}/best")
     if step is not None and not best.steps():
         raise UserError(f"{best.directory} is empty, and step {step} was the best")

@@ -26,10 +26,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def interruptible(*, last: bool) -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does; a second signal ends at once.
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does; a second signal exits.
 
-    Signals that the caller ignores or handles stay so. Training has handlers of its own
-    (`train/loop.py`). `last`: only Python's own exit follows, which a signal just ends.
+    Signals that the caller ignores or handles are not changed. Training has its own
+    handlers (`train/loop.py`). `last`: Python exits next, and a signal may end it.
     """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     caught = [number for number in usual if signal.getsignal(number) == usual[number]]

@@ -108,7 +108,7 @@ def difference(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def changes(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """`difference` without the fields that may differ when a run goes on."""
+    """`difference` without the fields that may change when a run resumes."""
     return {
         name: each
         for name, each in difference(old, new).items()

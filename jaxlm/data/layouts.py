@@ -189,7 +189,7 @@ class StreamRows(WindowRows):
 
     @property
     def width(self) -> int:
-        """The length of a row, plus the token before it."""
+        """The number of tokens read: those of a row and the token before."""
         return self.phase.length + 1
 
     def positions(self) -> np.ndarray:

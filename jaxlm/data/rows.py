@@ -131,7 +131,7 @@ class WindowRows(RowSource):
     def _cached_plan(self) -> np.ndarray:
         """The plan, memory-mapped from a file that the corpus's digest names.
 
-        A file that is not as it was written is made again.
+        A damaged file is made again.
         If the corpus is read-only, the plan is made in memory each time.
         """
         corpus, split = self.corpus, self.split

@@ -151,7 +151,7 @@ class Corpus:
 
     @property
     def digests(self) -> dict[str, str]:
-        """What a run depends on, as its provenance names it."""
+        """Name → digest in a run's provenance: those of the corpus and tokenizer."""
         tokenizer = self.manifest.tokenizer_sha256
         return {"corpus_sha256": self.sha256, "tokenizer_sha256": tokenizer}
 

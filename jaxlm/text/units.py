@@ -197,8 +197,8 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
 
 
 class StoredUnit:
-    """A unit in a file, whose arrays are read on request; DamagedError if it is not
-    as it was written."""
+    """A unit in a file, whose arrays are read on request; DamagedError if the file was
+    changed after it was written."""
 
     def __init__(self, path: Path):
         self._path = path

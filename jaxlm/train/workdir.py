@@ -132,8 +132,8 @@ def read_config(workdir: str | Path) -> RunConfig:
 def corpus_of(workdir: str | Path) -> str:
     """The path of the corpus that a run used last; WORKDIR/corpus if it used none.
 
-    Of a run that was moved, alone or together with its corpus, the digest of the corpus
-    decides which of the two places is right.
+    If the run was moved, the corpus may have been moved with it or not: its digest
+    decides which of the two paths is right.
     """
     newest = (provenance(workdir) or [{}])[-1]
     path = newest.get("corpus", str(Path(workdir) / "corpus"))
@@ -166,7 +166,7 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
 
 
 def provenance(workdir: str | Path) -> list[dict[str, Any]]:
-    """A record for each invocation, the newest last; none if the file is missing."""
+    """A record of each invocation, the newest last; [] if the file is missing."""
     path = Path(workdir) / "provenance.json"
     if not path.is_file():
         return []
