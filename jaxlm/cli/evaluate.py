@@ -5,7 +5,7 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -29,10 +29,15 @@ class Columns:
     """The second text."""
     label: str = ""
     """The label."""
+    choices: tuple[str, ...] = ()
+    """The alternatives."""
+    quoted: Literal["", "true", "false"] = ""
+    """Whether fields of TSV are quoted as in CSV; empty: as in the training file."""
 
-    def given(self) -> dict[str, str]:
-        """The columns that the user named: "text", "pair" or "label" → name."""
-        return {name: each for name, each in vars(self).items() if each}
+    def given(self) -> dict[str, Any]:
+        """The columns that the user named: fields of `TaskConfig` → values."""
+        found = {name: each for name, each in vars(self).items() if each}
+        return found | ({"quoted": self.quoted == "true"} if self.quoted else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,9 @@ def run_predict(argv: list[str]) -> int:
     from jaxlm.open import open_task
 
     finetuned = open_task(args.directory, args.task.given())
-    count = finetuned.predict(args.data, args.out, batch=args.batch)
+    count, notes = finetuned.predict(args.data, args.out, batch=args.batch)
+    for note in notes:
+        say(note)
     where = f"{finetuned.directory} at step {finetuned.step}"
     print(f"{args.out}: {count:,} answers, by {where}")
     return 0

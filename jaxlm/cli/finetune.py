@@ -3,11 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from jaxlm.cli.arguments import Flat, parse, take_config
+from jaxlm.cli.evaluate import Columns
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import FinetuneConfig
@@ -24,6 +25,7 @@ class Finetune(TrainingOptions):
     """Training file, or a directory with train.* and dev.*."""
     dev: str = ""
     """Dev file; empty: the one in the directory of --data."""
+    dev_task: Columns = field(default_factory=Columns)
     seeds: int = 1
     """Number of runs, with seeds from --seed on, in WORKDIR/seed-N; prints a table."""
 
@@ -49,7 +51,8 @@ def run_finetune(argv: list[str]) -> int:
     args = parse(Finetune, words, config=config)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be positive")
-    job = open_run(args.config, tokenizer, find_data_files(args.data, args.dev))
+    files, own = find_data_files(args.data, args.dev), args.dev_task.given()
+    job = open_run(args.config, tokenizer, files, own)
     for note in job.notes:
         say(note)
     several, seed = args.seeds > 1, job.config.seed

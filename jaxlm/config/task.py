@@ -31,6 +31,8 @@ class TaskConfig:
     first text and each alternative, SWAG's sent2 or RACE's question."""
     choices: tuple[str, ...] = ()
     """Choice: columns of the alternatives; in JSONL also one column of lists."""
+    quoted: bool = False
+    """TSV: fields may be quoted as in CSV, as csv and pandas write them."""
     label: str = "label"
     """Column of the class, of the number, or of the right alternative."""
     labels: tuple[str, ...] = ()

@@ -18,7 +18,9 @@ a correlation with a constant is NaN.
 
 import itertools
 import math
+import re
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,10 +31,14 @@ import numpy as np
 from jaxlm.families import family_of
 from jaxlm.families.family import Frame
 from jaxlm.metrics import Mean, Sums, majority_accuracy
-from jaxlm.tasks.data_files import Example, read_table
+from jaxlm.tasks.tables import Example, read_table
 from jaxlm.tasks.task import File, Scores, Task, TaskRows
+from jaxlm.tasks.values import is_number
 from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
+
+_LARGEST = float(np.finfo(np.float32).max)
+_MISSING = ("-", "?", "nan", "null", "n/a")  # what files write in place of a label
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,27 @@ class Classes(Task):
     dtype: ClassVar[type] = np.int32  # of labels
 
     def read(
-        self, path: str, labelled: bool, digests: Digests | None = None
+        self,
+        path: str,
+        labelled: bool,
+        digests: Digests | None = None,
+        notes: list[str] | None = None,
     ) -> list[Example]:
         """The examples of a table, one in each row."""
-        return read_table(path, self.config.task, labelled=labelled, digests=digests)
+        task = self.config.task
+        return read_table(path, task, labelled=labelled, digests=digests, notes=notes)
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
         """The labels, sorted as numbers if all are whole numbers."""
         labels = {str(each.label) for each in examples}
+        alike: dict[str, str] = {}
+        for each in sorted(labels):
+            key = str(float(each)) if is_number(each) else each.casefold()
+            if alike.setdefault(key, each) != each:
+                raise UserError(
+                    f"{path}: {alike[key]!r} and {each!r} would be two classes: write "
+                    "both one way, or name the classes by --task.labels"
+                )
         if len(labels) < 2:
             raise UserError(f"{path} has one class only: {labels.pop()!r}")
         if len(labels) > 1000:
@@ -57,8 +76,19 @@ class Classes(Task):
                 f"{path} has {len(labels):,} different labels: pass --task.kind number "
                 "if they are numbers"
             )
-        numeric = all(each.removeprefix("-").isdecimal() for each in labels)
+        numeric = all(re.fullmatch(r"-?\d{1,18}", each) for each in labels)
         return tuple(sorted(labels, key=int if numeric else str))
+
+    def remarks(self, examples: Sequence[Example]) -> list[str]:
+        """How many examples each class has."""
+        counts = Counter(each.label for each in examples)
+        shown = [f"{label} ({counts[label]:,})" for label in self.labels]
+        more = ["…"] * (len(shown) > 20)
+        missing = [label for label in self.labels if label.casefold() in _MISSING]
+        return [f"classes: {', '.join(shown[:20] + more)}"] + [
+            f"class {label!r} looks like a missing label: is it one?"
+            for label in missing
+        ]
 
     @property
     def group(self) -> int:
@@ -120,15 +150,16 @@ class Numbers(Classes):
         """No labels."""
         return ()
 
+    def remarks(self, examples: Sequence[Example]) -> list[str]:
+        """None."""
+        return []
+
     def number(self, example: Example) -> float:
-        """The label as a finite number; UserError if it is none."""
-        try:
-            value = float(str(example.label))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise UserError(f"{example.where}: {example.label!r} is no number")
-        return value
+        """The label as a number of float32; UserError if it is none."""
+        label = str(example.label)
+        if not is_number(label) or abs(float(label)) > _LARGEST:
+            raise UserError(f"{example.where}: {label!r} is no number")
+        return float(label)
 
     def sums(self, logits: Any, batch: Any) -> Sums:
         """The squared error."""
@@ -170,6 +201,13 @@ class Choice(Classes):
             _index_of(each, names, hint)
         return names
 
+    def remarks(self, examples: Sequence[Example]) -> list[str]:
+        """How often each alternative is right."""
+        first, many = self.labels[0], len(examples) >= 20
+        shifted = many and not any(each.label == first for each in examples)
+        hint = f"no {first} is right: do labels count from 1? see --task.labels"
+        return super().remarks(examples) + [hint] * shifted
+
     def rows_of(self, example: Example) -> list[Example]:
         """A row for each alternative; for a GPT, the pair text joins the first text."""
         if len(example.choices) > self.group:
@@ -200,12 +238,15 @@ class Choice(Classes):
 
 def _index_of(example: Example, names: Sequence[str], those: str) -> int:
     """The index of an example's label in `names`; `those` describes them in errors."""
-    if example.label not in names:
+    # A run may have the classes 0.0 and 1.0, from numbers of JSON.
+    label = str(example.label)
+    label = label if label in names else f"{label}.0"
+    if label not in names:
         raise UserError(
             f"{example.where}: label {example.label!r} is none of "
             + those.format(", ".join(names))
         )
-    return names.index(example.label)
+    return names.index(label)
 
 
 def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
@@ -236,7 +277,12 @@ def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
         tokens.append(row)
         pair_start.append(begins)
         cut += shorter
-    notes = (f"{cut:,} rows were cut to {length} tokens",) if cut else ()
+    notes = (f"{cut:,} rows were cut to {length} tokens",) * bool(cut)
+    empty = [
+        each.where for each, ids in zip(examples, first, strict=True) if not len(ids)
+    ]
+    if empty:
+        notes += (f"{len(empty):,} texts have no token, the first is {empty[0]}",)
     labels = np.zeros(len(tokens), np.int32)
     return TaskRows(tokens, np.array(pair_start, np.int32), frame.pad, labels, notes)
 

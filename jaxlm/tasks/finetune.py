@@ -7,7 +7,7 @@ The loop of pretraining also trains, saves and resumes this run.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,16 @@ from jaxlm.tasks.model import OWN, PACKED, TaskModel, mix_figures
 from jaxlm.tasks.objective import FIGURES, lr_scales_of, select, task_objective
 from jaxlm.tasks.spans import Spans
 from jaxlm.tasks.tags import Tags
-from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
+from jaxlm.tasks.task import (
+    NONE,
+    File,
+    Scores,
+    Task,
+    TaskRows,
+    width_of,
+    with_columns,
+    with_fields,
+)
 from jaxlm.text.sources import TFDS, Digests
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
@@ -159,27 +168,42 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
 
 
 def open_run(
-    config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
+    config: FinetuneConfig,
+    tokenizer: Tokenizer,
+    files: DataFiles,
+    dev_columns: Mapping[str, Any] | None = None,
 ) -> FinetuneRun:
-    """A run on a task's files, read once; `config.model` is the pretrained model."""
+    """A run on a task's files, read once; `config.model` is the pretrained model.
+
+    `dev_columns` are fields of `config.task` that differ for the dev file.
+    """
     config = _with_model(config, tokenizer, files)
     task = task_of(config, tokenizer)
     digests: Digests = {}
-    examples = task.read(files.train, True, digests)
+    notes: list[str] = []
+    examples = task.read(files.train, True, digests, notes)
     labels = task.labels or task.labels_of(examples, files.train)
-    fields = dataclasses.replace(config.task, labels=labels)
-    task = task_of(dataclasses.replace(config, task=fields), tokenizer)
-    examples = examples[: fields.limit or None]
+    task = with_fields(task, labels=labels)
+    examples = examples[: config.task.limit or None]
+    notes += task.remarks(examples)
     train = File(examples, task.encode(examples, True))
-    dev = task.open(files.dev, True, digests) if files.dev else None
-    if dev and fields.kind == "number" and len(np.unique(dev.rows.labels)) < 2:
-        raise UserError(f"{files.dev}: all its numbers are equal")
+    dev = None
+    if files.dev:
+        width = 0 if dev_columns else width_of(examples)
+        reader = with_columns(task, dev_columns or {})
+        dev = reader.open(files.dev, True, digests, width)
+    if files.dev == files.train:
+        notes.append(f"{files.dev} is the training file and the dev file")
+    for path, file in zip(files, (train, dev), strict=True):
+        if file and config.task.kind == "number" and np.ptp(file.rows.labels) == 0:
+            raise UserError(f"{path}: all its numbers are equal")
     config = _with_steps(task.config, len(train.rows.lengths), dev is not None)
     module = module_of(config, task)
     select(config.task.fresh, abstract_params(module), "fresh")
     data = {**files.provenance(digests), "tokenizer_sha256": tokenizer.sha256}
+    data["columns"] = str(width_of(examples))
     read = {f"train {files.train}": train} | ({f"dev {files.dev}": dev} if dev else {})
-    notes = [
+    notes += [
         f"{name}: {len(file.examples):,} examples in {len(file.rows.tokens):,} rows of "
         f"up to {file.rows.lengths.max()} tokens"
         for name, file in read.items()

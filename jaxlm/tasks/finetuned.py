@@ -3,7 +3,6 @@
 WORKDIR/seed-0  WORKDIR/seed-1 …        each a run directory
 """
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from jaxlm.files import write_file
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
-from jaxlm.tasks.data_files import Example
 from jaxlm.tasks.finetune import module_of, scorer, task_of
 from jaxlm.tasks.model import TaskModel, mix_figures
-from jaxlm.tasks.task import File, Scores, Task
+from jaxlm.tasks.tables import Example
+from jaxlm.tasks.task import File, Scores, Task, with_columns, with_fields
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.screen import shown
 from jaxlm.train.state import abstract_params
-from jaxlm.train.workdir import read_config
+from jaxlm.train.workdir import provenance, read_config
 from jaxlm.types import UserError
 
 
@@ -40,6 +39,7 @@ class Finetuned:
     module: TaskModel
     params: Any
     step: int
+    width: int = 0  # columns of the training file, where they have numbers
 
     @property
     def config(self) -> FinetuneConfig:
@@ -60,21 +60,23 @@ class Finetuned:
         self, path: str, *, batch: int = 32
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Figures on a labelled file, and notes on its rows."""
-        file = self.task.open(path, True)
+        file = self.task.open(path, True, width=self.width)
         scores = self.scores(file, batch=batch)
         figures = self.task.figures(file, scores)
         figures |= mix_figures(self.params, self.config.task.layers)
         return figures, file.rows.notes
 
-    def predict(self, path: str, out: str, *, batch: int = 32) -> int:
-        """Write the answers for a file, labelled or not, and return their number."""
+    def predict(
+        self, path: str, out: str, *, batch: int = 32
+    ) -> tuple[int, tuple[str, ...]]:
+        """Write the answers for a file, labelled or not; their number, and notes."""
         if not Path(out).parent.is_dir():
             raise UserError(f"--out {out}: no directory {Path(out).parent}")
         if Path(out).is_dir():
             raise UserError(f"--out {out} is a directory")
-        file = self.task.open(path, False)
+        file = self.task.open(path, False, width=self.width)
         self.write(file, Path(out), batch=batch)
-        return len(file.examples)
+        return len(file.examples), file.rows.notes
 
     def write(self, file: File, out: Path, *, batch: int) -> None:
         """Write the answers for a file, whole or not at all."""
@@ -87,7 +89,7 @@ def open_finetuned(
 ) -> Finetuned:
     """The model of a run with its best parameters; of several seeds, the best seed's.
 
-    `columns` maps "text", "pair" or "label" to the name of a column in another file.
+    `columns` are fields of `TaskConfig` that name the columns of another file.
     """
     workdir = best_seed(directory)
     config = read_config(workdir)
@@ -100,12 +102,12 @@ def open_finetuned(
     module = module_of(config, task)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
     found = restore_params(workdir, abstract_params(module), run=run)
-    changes = dict(columns or {})
     if "best_f1_threshold" in found.meta:
-        changes["null_threshold"] = found.meta["best_f1_threshold"]
-    fields = dataclasses.replace(config.task, **changes)
-    task = dataclasses.replace(task, config=dataclasses.replace(config, task=fields))
-    return Finetuned(workdir, task, module, found.state, found.step)
+        threshold = found.meta["best_f1_threshold"]
+        task = with_fields(task, null_threshold=threshold)
+    task = with_columns(task, columns or {})
+    width = 0 if columns else int((provenance(workdir) or [{}])[-1].get("columns", 0))
+    return Finetuned(workdir, task, module, found.state, found.step, width)
 
 
 def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:

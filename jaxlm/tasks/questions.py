@@ -1,5 +1,13 @@
 """Files of SQuAD (1.1, 2.0) or CMRC 2018 → questions; answers → EM and F1, computed as
-in the official scripts. The task is in `spans.py`."""
+in the official scripts. The task is in `spans.py`.
+
+SQuAD's own format, and a question a line as the `datasets` library writes it:
+
+    {"data": [{"paragraphs": [{"context": "…", "qas": [{"id": …, "question": …,
+        "answers": [{"text": "Paris", "answer_start": 15}]}]}]}]}
+    {"id": …, "context": "…", "question": "…",
+        "answers": {"text": ["Paris"], "answer_start": [15]}}
+"""
 
 import collections
 import difflib
@@ -12,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.tasks.values import lines_of, parse, text_of, trimmed
 from jaxlm.text.sources import Digests, read_file
 from jaxlm.types import UserError
 
@@ -35,31 +44,26 @@ class Question(NamedTuple):
 
 
 def read_questions(
-    path: str, labelled: bool, digests: Digests | None = None
+    path: str,
+    labelled: bool,
+    digests: Digests | None = None,
+    notes: list[str] | None = None,
 ) -> list[Question]:
     """The questions of a file.
 
     Without labels, each question needs a unique id, because answers are written by id.
     """
-    try:
-        data = json.loads(read_file(path, digests))
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON: {error}") from None
     found: list[Question] = []
-    try:
-        for context, each in _questions(data):
-            where, question = f"{path}, question {each['id']}", each["question"]
-            for name, text in (("question", question), ("context", context)):
-                if not _text(text).strip():
-                    raise UserError(f"{where}: an empty {name}")
-            told = each["answers"] if labelled and not each.get("is_impossible") else ()
-            answers = tuple((_text(a["text"]), int(a["answer_start"])) for a in told)
-            found.append(Question(str(each["id"]), question, context, answers, where))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not in SQuAD's form (data, paragraphs, context, qas): after "
-            f"{len(found)} questions {type(error).__name__} {error}"
-        ) from None
+    for where, data in _values(path, read_file(path, digests)):
+        try:
+            for context, each in _questions(data):
+                here = f"{where}, question {each['id']}"
+                found.append(_question(here, context, each, labelled))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{where} is not in SQuAD's form (data, paragraphs, context, qas): "
+                f"after {len(found)} questions {type(error).__name__} {error}"
+            ) from None
     if not found:
         raise UserError(f"{path} has no questions")
     texts = [text for each in found for text, _ in each.answers]
@@ -70,6 +74,43 @@ def read_questions(
     if not labelled:
         check_ids(found)
     return found
+
+
+def _values(path: str, content: str) -> Iterator[tuple[str, Any]]:
+    """The JSON value of a file or, in JSONL, of each of its lines."""
+    lines = lines_of(path, content.rstrip())
+    try:
+        whole = len(lines) == 1 or not isinstance(json.loads(lines[0]), dict)
+    except (ValueError, RecursionError):
+        whole = True
+    if whole:
+        yield path, parse(path, content)
+        return
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{path}, line {number}", parse(f"{path}, line {number}", line)
+
+
+def _question(where: str, context: Any, each: Any, labelled: bool) -> Question:
+    """A question in SQuAD's form; answers may also be lists of texts and starts."""
+    asked = text_of(where, "question", each["question"])
+    context = text_of(where, "context", context)
+    for name, text in (("question", asked), ("context", context)):
+        if not trimmed(text):
+            raise UserError(f"{where}: an empty {name}")
+    flag = str(each.get("is_impossible", False)).lower()
+    if labelled and flag not in ("true", "false"):
+        raise UserError(f"{where}: is_impossible is {flag!r}, neither true nor false")
+    told = each["answers"] if labelled and flag == "false" else []
+    if isinstance(told, dict):
+        told = [
+            {"text": text, "answer_start": start}
+            for text, start in zip(told["text"], told["answer_start"], strict=True)
+        ]
+    answers = tuple(
+        (text_of(where, "answer", a["text"]), int(str(a["answer_start"]))) for a in told
+    )
+    return Question(str(each["id"]), asked, context, answers, where)
 
 
 def check_ids(questions: Sequence[Question]) -> None:
@@ -84,31 +125,25 @@ def check_ids(questions: Sequence[Question]) -> None:
         seen.add(each.id)
 
 
-def _questions(data: Any) -> Iterator[tuple[Any, dict]]:
-    """(context, question in SQuAD's format) of a file in SQuAD's or CMRC's format."""
-    if isinstance(data, list):
-        for paragraph in data:
-            context = paragraph["context_text"]
-            for each in paragraph["qas"]:
+def _questions(data: Any) -> Iterator[tuple[Any, Any]]:
+    """(context, question in SQuAD's format) of each question, in any of the formats."""
+    flat = isinstance(data, dict) and "data" not in data
+    for item in [data] if flat else data["data"] if isinstance(data, dict) else data:
+        if "paragraphs" in item:
+            for paragraph in item["paragraphs"]:
+                yield from ((paragraph["context"], each) for each in paragraph["qas"])
+        elif "context_text" in item:
+            context = item["context_text"]
+            for each in item["qas"]:
                 # Some answers are numbers: dates rewritten by a spreadsheet.
                 answers = [
-                    {"text": text, "answer_start": _text(context).find(text)}
+                    {"text": text, "answer_start": str(context).find(text)}
                     for text in map(str, each["answers"])
                 ]
                 names = {"id": each["query_id"], "question": each["query_text"]}
                 yield context, {**names, "answers": answers}
-        return
-    for article in data["data"]:
-        for paragraph in article["paragraphs"]:
-            for each in paragraph["qas"]:
-                yield paragraph["context"], each
-
-
-def _text(value: Any) -> str:
-    """The string, or "" for null; TypeError for other values."""
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value or ""
+        else:
+            yield item["context"], item
 
 
 def find_answer(context: str, text: str, start: int) -> int | None:
@@ -118,7 +153,7 @@ def find_answer(context: str, text: str, start: int) -> int | None:
     """
     if not text.strip():
         return None
-    if context[start : start + len(text)] == text:
+    if start >= 0 and context[start : start + len(text)] == text:
         return start
     places = [match.start() for match in re.finditer(re.escape(text), context)]
     return min(places, key=lambda at: abs(at - start), default=None)

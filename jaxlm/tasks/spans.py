@@ -34,6 +34,7 @@ from jaxlm.models.layers import same_segment
 from jaxlm.tasks import questions
 from jaxlm.tasks.questions import Question
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
+from jaxlm.tasks.values import ZERO_WIDTH
 from jaxlm.text.spans.marks import cuts
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -105,7 +106,10 @@ class Spans(Task):
                 inside = span and first <= span[0] and span[1] < last
                 nowhere = (NONE, NONE) if unknown else (0, 0)
                 labels.append(np.array(span) - first + begin if inside else nowhere)
+        unasked = labelled and not self.config.task.unanswerable
+        unasked = unasked and sum(not each.answers for each in examples)
         notes = (
+            (unasked, "questions have no answer: see --task.metric best_f1"),
             (moved, "answers were found at another place than stated"),
             (lost, "answers are not in their documents: left out"),
         )
@@ -149,7 +153,8 @@ class Spans(Task):
             score, first, last = _best_span(start_C, end_C, self.config.task.answer)
             if score > best[i]:
                 best[i] = score
-                texts[i] = file.examples[i].context[part.start[first] : part.end[last]]
+                text = file.examples[i].context[part.start[first] : part.end[last]]
+                texts[i] = text.strip(ZERO_WIDTH)
         return texts, null - best
 
     def _at_threshold(self, texts: list[str], diffs: np.ndarray) -> list[str]:

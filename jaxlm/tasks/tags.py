@@ -17,6 +17,7 @@ A file has one word a line; or two files are parallel; or a file is in ERNIE's f
     rejects O          train/seq.out   O    O                海\\x02钓<TAB>O\\x02O
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.families.family import Frame, Tokens
+from jaxlm.tasks.tables import is_name
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
+from jaxlm.tasks.values import lines_of, trimmed
 from jaxlm.text.sources import Digests, read_file
+from jaxlm.text.spans.annotated import columns_of
 from jaxlm.types import UserError
 
+_COUNTED = re.compile(r"[01]([-.]\d+)? [12]([-.]\d+)?")  # CoNLL-U's first words
 _SEPARATOR = "\x02"  # between words in ERNIE's form
 _SAME = {"M": "I", "L": "E", "U": "S"}  # other schemes' letters for I, E and S
 
@@ -48,30 +53,41 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(
-    path: str, labelled: bool, digests: Digests | None = None
+    path: str,
+    labelled: bool,
+    digests: Digests | None = None,
+    notes: list[str] | None = None,
 ) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
     In a CoNLL file, the first column is the word, and the last column is the tag.
-    Columns are separated by tabs or, in a line without tabs, by white space.
     """
     if Path(path).is_dir():
         found = _two_files(path, labelled, digests)
     else:
-        lines = read_file(path, digests).split("\n")
-        ernie = lines[0].rstrip("\r").split("\t")[:1] == ["text_a"] or any(
+        lines = lines_of(path, read_file(path, digests))
+        ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
             _SEPARATOR in line for line in lines[:2]
         )
         found = (_ernie if ernie else _conll)(path, lines, labelled)
-    sentences = list(found)
+    sentences = [each._replace(tags=tuple(map(trimmed, each.tags))) for each in found]
     for each in sentences:
         words, tags = len(each.words), len(each.tags)
         if not words:
             raise UserError(f"{each.where()}: an empty sentence")
         if labelled and words != tags:
             raise UserError(f"{each.where()}: {words} words and {tags} tags")
+        for name, cells in (("word", each.words), ("tag", each.tags)):
+            if "" in cells:
+                raise UserError(f"{each.where(cells.index(''))}: an empty {name}")
     if not sentences:
         raise UserError(f"{path} has no sentences")
+    begins = [" ".join(each.words[:2]) for each in sentences if len(each.words) > 1]
+    if begins and all(map(_COUNTED.fullmatch, begins)):
+        raise UserError(
+            f"{path}: its first column counts the words, as in CoNLL-U: leave the word "
+            "and its tag alone, cut -f2,4"
+        )
     return sentences
 
 
@@ -79,11 +95,12 @@ def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
     rows: list[list[str]] = []
     width = 0
     for number, line in enumerate([*lines, ""], start=1):
-        line = line.rstrip()
-        cells = line.split("\t") if "\t" in line else line.split()
+        cells = columns_of(line)
         if cells and cells[0] != "-DOCSTART-":
             if labelled and len(cells) < 2:
                 raise UserError(f"{path}, line {number}: {cells[0]!r} has no tag")
+            if not width and len(cells) > 1 and all(map(is_name, cells)):
+                raise UserError(f"{path}, line {number} looks like a header: remove it")
             width = width or len(cells)
             if len(cells) != width:
                 raise UserError(
@@ -102,17 +119,20 @@ def _two_files(
     path: str, labelled: bool, digests: Digests | None
 ) -> Iterator[Sentence]:
     names = [f"{path}/seq.in", *[f"{path}/seq.out"] * labelled]
-    files = [read_file(name, digests).rstrip().split("\n") for name in names]
+    files = [
+        lines_of(name, read_file(name, digests).rstrip(" \t\r\n")) for name in names
+    ]
     rows, tags = files if labelled else (files[0], [""] * len(files[0]))
     if len(rows) != len(tags):
         raise UserError(f"{names[0]} has {len(rows)} lines, seq.out {len(tags)}")
     for number, (row, its) in enumerate(zip(rows, tags, strict=True), start=1):
-        yield Sentence(tuple(row.split()), tuple(its.split()), names[0], number, 0)
+        words, its_tags = (re.findall(r"[^ \t]+", line) for line in (row, its))
+        yield Sentence(tuple(words), tuple(its_tags), names[0], number, 0)
 
 
 def _ernie(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
     for number, line in enumerate(lines, start=1):
-        cells = line.rstrip("\r").split("\t")
+        cells = line.split("\t")
         if not line.strip() or (number == 1 and cells[0] == "text_a"):
             continue
         if labelled and len(cells) < 2:
@@ -143,8 +163,11 @@ class Tags(Task):
 
     def labels_of(self, examples: Sequence[Sentence], path: str) -> tuple[str, ...]:
         """All tags or, for entities, O and then B and I of each kind."""
+        found = {tag for each in examples for tag in each.tags}
+        if found == {"O"} or (len(found) == 1 and not self._bio):
+            raise UserError(f"{path} has one tag only: {found.pop()!r}")
         if not self._bio:
-            return tuple(sorted({tag for each in examples for tag in each.tags}))
+            return tuple(sorted(found))
         kinds: set[str] = set()
         for each in examples:
             for i, tag in enumerate(each.tags):

@@ -9,8 +9,9 @@
 Next: `batches.py`.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,6 +24,7 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean, Sums
 from jaxlm.text.sources import Digests
 from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.types import UserError
 
 NONE = -1  # no example, no label
 Scores = list[Any]  # of each row, float32 numpy arrays: [Y], or of its tokens [l, Y]
@@ -84,9 +86,14 @@ class Task(ABC):
 
     @abstractmethod
     def read(
-        self, path: str, labelled: bool, digests: Digests | None = None
+        self,
+        path: str,
+        labelled: bool,
+        digests: Digests | None = None,
+        notes: list[str] | None = None,
     ) -> Sequence[Any]:
-        """The examples of a file; the file's digest is added to `digests`."""
+        """The examples of a file; the file's digest is added to `digests`, and what
+        looks wrong in the file to `notes`."""
 
     def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
         """The classes of a training file's examples; () for a task without classes."""
@@ -109,7 +116,49 @@ class Task(ABC):
     def output(self, file: File, scores: Scores) -> str:
         """The content of an answer file, with an answer for each example."""
 
-    def open(self, path: str, labelled: bool, digests: Digests | None = None) -> File:
-        """Read and encode a file."""
-        examples = self.read(path, labelled, digests)
-        return File(examples, self.encode(examples, labelled))
+    def remarks(self, examples: Sequence[Any]) -> list[str]:
+        """What the training file has, for people."""
+        return []
+
+    def open(
+        self,
+        path: str,
+        labelled: bool,
+        digests: Digests | None = None,
+        width: int = 0,
+    ) -> File:
+        """Read and encode a file; `width` is the training file's number of columns."""
+        notes: list[str] = []
+        examples = self.read(path, labelled, digests, notes)
+        rows = self.encode(examples, labelled)
+        here = width_of(examples)
+        if here and width and here != width:
+            notes.append(
+                f"{path} has {here} columns, the training file {width}, and they are "
+                "read by number: see --task.text"
+            )
+        return File(examples, rows._replace(notes=(*notes, *rows.notes)))
+
+
+def width_of(examples: Sequence[Any]) -> int:
+    """The columns of a table whose columns are given by number; else 0."""
+    return getattr(examples[0], "width", 0)
+
+
+def with_fields(task: Task, **fields: Any) -> Task:
+    """The task with other values of fields of `TaskConfig`."""
+    changed = dataclasses.replace(task.config.task, **fields)
+    config = dataclasses.replace(task.config, task=changed)
+    return dataclasses.replace(task, config=config)
+
+
+def with_columns(task: Task, columns: Mapping[str, Any]) -> Task:
+    """The task for a file whose columns have other names."""
+    if columns and task.by_token:
+        kind = task.config.task.kind
+        raise UserError(
+            f"task.text and so on name columns, task.kind = {kind} has none"
+        )
+    if columns.get("pair") and not task.config.task.pair:
+        raise UserError("task.pair: the model reads one text a row")
+    return with_fields(task, **columns)

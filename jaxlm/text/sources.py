@@ -36,6 +36,7 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 TFDS = "tfds:"
 _TRAIN = "train"  # the split of a corpus's text
 _AT_ONCE = 256  # records
+_UNPACKED = 1024  # MiB of a compressed file that is read whole
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,15 @@ def read_file(path: str, digests: Digests | None = None) -> str:
     """
     with _explained(path), contextlib.closing(_open(path)) as file:
         raw = file.read()
-        content = _unpacked(path, io.BytesIO(raw)).read()
+        packed, parts = io.BytesIO(raw), []
+        unpacked = _unpacked(path, packed)
+        while part := unpacked.read(1 << 20):
+            parts.append(part)
+            if unpacked is not packed and len(parts) > _UNPACKED:
+                raise UserError(
+                    f"{path} unpacks to more than {_UNPACKED:,} MiB: unpack it before"
+                )
+        content = b"".join(parts)
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()
     try:
@@ -312,14 +321,17 @@ def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
         yield number, count, text.encode() if isinstance(text, str) else text
 
 
-def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Some fields of each record as text; a class is its name, or "" if unknown."""
+def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[Any]]:
+    """Some fields of each record as text; a class is its name, or "" if unknown; a list
+    or an array stays one."""
     builder = _builder(spec, split, columns)
     names = [getattr(builder.info.features[each], "names", None) for each in columns]
 
-    def cell(value: Any, classes: Sequence[str] | None) -> str:
+    def cell(value: Any, classes: Sequence[str] | None) -> Any:
         if classes is not None:
             return classes[int(value)] if 0 <= int(value) < len(classes) else ""
+        if isinstance(value, list | dict) or getattr(value, "ndim", 0):
+            return value  # no text
         return value.decode() if isinstance(value, bytes) else str(value)
 
     for _, _, record in _records(builder, split, 0):

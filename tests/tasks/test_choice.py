@@ -7,7 +7,7 @@ from exported import CONFIGS, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.tasks.classes import Choice
-from jaxlm.tasks.data_files import read_table
+from jaxlm.tasks.tables import read_table
 from jaxlm.types import UserError
 
 SWAG = TaskConfig(

@@ -17,8 +17,8 @@ from jaxlm.convert.model_directory import export_model
 from jaxlm.families import build, family_of
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
-from jaxlm.tasks.data_files import Example
 from jaxlm.tasks.model import mix_figures
+from jaxlm.tasks.tables import Example
 from jaxlm.text.characters import word_characters
 from jaxlm.text.tokenizers import train_tokenizer
 from jaxlm.train.state import init_params

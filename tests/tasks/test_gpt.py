@@ -12,9 +12,9 @@ from exported import CONFIGS, random_params, tokenizer_of
 from jaxlm.config import FinetuneConfig, TaskConfig
 from jaxlm.metrics import scales
 from jaxlm.tasks.batches import TaskBatch, padded_batch
-from jaxlm.tasks.data_files import Example
 from jaxlm.tasks.finetune import FinetuneRun, module_of, task_of
 from jaxlm.tasks.objective import next_token_weights, task_objective
+from jaxlm.tasks.tables import Example
 from jaxlm.tasks.task import NONE, File, TaskRows
 from jaxlm.train.state import Pretrained, init_params, merge
 

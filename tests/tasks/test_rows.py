@@ -7,7 +7,7 @@ from jaxlm.config import bert
 from jaxlm.families import family_of
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
-from jaxlm.tasks.data_files import Example
+from jaxlm.tasks.tables import Example
 from jaxlm.tasks.task import NONE
 from jaxlm.text.tokenizers import load_tokenizer
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from jaxlm.config import TaskConfig
-from jaxlm.tasks.data_files import find_data_files, read_table
+from jaxlm.tasks.data_files import find_data_files
+from jaxlm.tasks.tables import read_table
 from jaxlm.types import UserError
 
 PAIR = TaskConfig(text="a", pair="b", label="y")
@@ -144,7 +145,7 @@ READ = """
 import sys
 from jaxlm.config import TaskConfig
 from jaxlm.tasks.data_files import find_data_files
-from jaxlm.tasks.data_files import read_table
+from jaxlm.tasks.tables import read_table
 from jaxlm.types import UserError
 spec = f"tfds:{sys.argv[1]}/toy"
 splits = find_data_files(spec)

@@ -14,8 +14,10 @@ chunk of the shared task of 2000 is a phrase; any other unit is an entity:
     International  NNP  I-NP
     said           VBD  B-VP
 
-A unit inside another unit of the same kind is ignored. The files do not say where white
-space was: words are joined, with a space between words that would run together.
+Columns are cut at tabs or, in a line without tabs, at spaces; a no-break space is part
+of a word. A unit inside another unit of the same kind is ignored. The files do not say
+where white space was: words are joined, with a space between words that would run
+together.
 """
 
 import re
@@ -31,6 +33,8 @@ NAMES = ("nr", "ns", "nt", "nz")  # persons, places, organisations, others
 _NO_PHRASE = ("m", "w", "nx")  # numbers, punctuation, what is not Chinese
 _SURNAME = 2  # characters, at most
 
+# Universal Dependencies' lines before a sentence: "# sent_id = 7", "# newdoc".
+_COMMENT = re.compile(r"# (?:\S+ = |newdoc\b|newpar\b|id )")
 _UNIT = re.compile(r"([BIMESLU])-(\S+)")
 # Tjong Kim Sang & Buchholz 2000.
 _CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
@@ -93,9 +97,9 @@ def read_pku(line: str) -> Annotated:
 
 def read_conll(lines: Iterable[str]) -> Annotated:
     """The text and spans of a sentence in CoNLL's columns."""
-    rows = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    rows = [row for line in lines if (row := columns_of(line))]
     for row in rows:
-        if len(row) < 2:
+        if len(row) < 2 or not row[0]:
             raise ValueError(f"{row[0]!r} has no column of tags beside it")
     bounds: dict[bool, list[Bounds]] = {True: [], False: []}
     for column in range(1, max(map(len, rows), default=1)):
@@ -106,6 +110,14 @@ def read_conll(lines: Iterable[str]) -> Annotated:
     # If each line is a character, a space would cut numbers and words.
     spelled = all(len(word) == 1 for word in words) and not "".join(words).isascii()
     return _annotated(words, bounds[True], bounds[False], spelled)
+
+
+def columns_of(line: str) -> list[str]:
+    """The columns of a line; none in a blank line or a comment."""
+    line = line.rstrip(" \t\r")
+    if not line or _COMMENT.match(line):
+        return []
+    return line.split("\t") if "\t" in line else re.findall("[^ ]+", line)
 
 
 def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:

@@ -1,0 +1,270 @@
+"""A table of one or two texts and a label in each row: TSV, CSV, JSONL → examples.
+
+    sentence<TAB>label                    {"sentence1": "…", "sentence2": "…", …}
+    it 's charming<TAB>1
+
+    sent1,sent2,ending0,ending1,ending2,ending3,label                     SWAG's CSV
+    {"article": "…", "question": "…", "options": ["…", …], "answer": "C"}    RACE's
+
+TSV is GLUE's: a line a row, no quoting but with `task.quoted`. CSV is quoted as in RFC
+4180. A column is named as in the header or, without a header, by its number from 0. No
+row is skipped, so that answers line up with the file; blank lines are allowed at the
+end only, and in JSONL anywhere.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from jaxlm.config import TaskConfig
+from jaxlm.tasks.data_files import split_of
+from jaxlm.tasks.values import is_number, label_of, lines_of, parse, text_of, trimmed
+from jaxlm.text import sources
+from jaxlm.text.sources import TFDS, Digests
+from jaxlm.types import UserError
+
+_COMPRESSIONS = (".xz", ".gz", ".zst")
+_FLAGS = "--task.text, --task.pair, --task.label and --task.choices"
+Row = tuple[str, list[str]]  # "file, line 7" and the cells
+Records = Iterator[tuple[str, dict[str, Any]]]  # the same with the cell of each column
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+# What columns are called, without numbers and punctuation: sentence1, text_a.
+_NAMES = (
+    "sentence sentences sent text texts texta textb string premise hypothesis question "
+    "questions query passage context document article paragraph title headline content "
+    "body abstract summary review reviews comment comments message tweet utterance "
+    "answer answers label labels goldlabel class classes category categories target "
+    "score scores similarity quality rating stars sentiment polarity emotion intent "
+    "topic isduplicate id index idx word words token tokens tag tags pos ner nertag"
+)
+
+
+class Example(NamedTuple):
+    """One row of a table."""
+
+    text: str
+    pair: str | None
+    label: str | None
+    where: str  # "file, line 7", for messages
+    choices: tuple[str, ...] = ()  # two or more, in multiple choice
+    width: int = 0  # columns of a table without a header
+
+
+def read_table(
+    path: str,
+    task: TaskConfig,
+    *,
+    labelled: bool,
+    digests: Digests | None = None,
+    notes: list[str] | None = None,
+) -> list[Example]:
+    """The rows of a file, with their labels if `labelled`.
+
+    `path` is `.jsonl`, `.csv`, or any other name for TSV, compressed or not; or
+    `tfds:NAME:SPLIT`, whose columns are its fields. `task` names the columns. `notes`
+    gets what looks wrong.
+    """
+    pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
+    columns, width = [task.text, *pair, *label, *task.choices], 0
+    said = [] if notes is None else notes
+    if path.startswith(TFDS):
+        records = _dataset_records(path, columns)
+    else:
+        content = sources.read_file(path, digests).rstrip("\r\n")
+        suffixes = [s for s in PurePath(path).suffixes if s not in _COMPRESSIONS]
+        suffix = suffixes[-1].lower() if suffixes else ""
+        if suffix in (".jsonl", ".json"):
+            records = _json_records(path, content, columns)
+        elif content:
+            rows = _rows(path, content, suffix == ".csv", task.quoted, said)
+            width = _width(rows, columns, task)
+            records = _named(rows, columns, width)
+        else:
+            records = iter(())
+    examples = [
+        _example(where, record, task, labelled)._replace(width=width)
+        for where, record in records
+    ]
+    if not examples:
+        raise UserError(f"{path} has no rows")
+    if len(examples) > 1 and all(is_number(each.text) for each in examples):
+        said.append(f"{path}: column {task.text} has numbers only: is it the text?")
+    return examples
+
+
+def _example(
+    where: str, record: dict[str, Any], task: TaskConfig, labelled: bool
+) -> Example:
+    def text(name: str) -> str:
+        found = text_of(where, name, record[name])
+        if not trimmed(found):
+            raise UserError(f"{where}: an empty {name}")
+        return found
+
+    listed = [(name, record[name]) for name in task.choices]
+    if len(listed) == 1 and isinstance(listed[0][1], list):
+        listed = [(task.choices[0], each) for each in listed[0][1]]
+    choices = [text_of(where, *each) for each in listed]
+    while len(task.choices) > 1 and choices and not trimmed(choices[-1]):
+        choices.pop()  # the last columns of a table may be empty
+    for i, each in enumerate(choices, start=1):
+        if not trimmed(each):
+            raise UserError(f"{where}: alternative {i} of {len(choices)} is empty")
+    if task.choices and len(choices) < 2:
+        raise UserError(
+            f"{where}: {len(choices)} alternatives in {', '.join(task.choices)}, at "
+            "least two are needed"
+        )
+    pair = text(task.pair) if task.pair else None
+    label = label_of(where, task.label, record[task.label]) if labelled else None
+    return Example(text(task.text), pair, label, where, tuple(choices))
+
+
+def _dataset_records(path: str, columns: Sequence[str]) -> Records:
+    spec, split = split_of(path)
+    if not split:
+        raise UserError(f"{path} names no split: {path}:validation, for example")
+    for number, cells in enumerate(sources.read_columns(spec, split, columns)):
+        yield f"{path}, record {number}", dict(zip(columns, cells, strict=True))
+
+
+def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
+    for number, line in enumerate(lines_of(path, content), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        record = None if line.lstrip()[0] == "[" else parse(where, line)
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{where}: no JSON object: each line is one (jq -c '.[]' makes lines "
+                "of a list)"
+            )
+        for name in columns:
+            if name not in record:
+                have = ", ".join(record)
+                raise UserError(f"{where}: no key {name!r}, but {have}")
+        yield where, record
+
+
+def _width(rows: Sequence[Row], columns: Sequence[str], task: TaskConfig) -> int:
+    """The number of columns if these are given by number; 0: the first row names them.
+
+    A first row that looks like a header in spite of that is a UserError.
+    """
+    where, first = rows[0]
+    # pandas writes such a header for columns without names.
+    counted = len(first) > 1 and first == [str(i) for i in range(len(first))]
+    if counted or not all(name.isdecimal() for name in columns):
+        return 0
+    for name in columns:
+        if int(name) >= len(first):
+            raise UserError(f"{where}: no column {name}, the last is {len(first) - 1}")
+    if _is_header(rows, task):
+        used = [n for n in (task.text, task.pair, task.label) if n.isdecimal()]
+        names = [first[int(n)][:40] for n in used if int(n) < len(first)]
+        raise UserError(
+            f"{where} looks like a header ({', '.join(names)}), and columns are given "
+            f"by number: name them by it, --task.text {names[0]!r} and so on; if it is "
+            "an example, put a line of names above it"
+        )
+    return len(first)
+
+
+def _is_header(rows: Sequence[Row], task: TaskConfig) -> bool:
+    """Whether the first row seems to name the columns that numbers are given for."""
+    first = rows[0][1]
+    if task.label.isdecimal() and int(task.label) < len(first):
+        at = int(task.label)
+        label, *others = (trimmed(cells[at]) for _, cells in rows if at < len(cells))
+        counts = Counter(others)
+        classes = {*task.labels, "", *counts}
+        if not counts or label in classes or is_number(label):
+            return False
+        if task.labels and counts.keys() <= set(task.labels):
+            return True
+        # Alone among numbers, or among classes that all come again.
+        again = len(counts) > 1 and min(counts.values()) > 1
+        if again or is_name(label) or all(map(is_number, counts)):
+            return True
+    used = [name for name in (task.text, task.pair, *task.choices) if name]
+    return any(is_name(first[int(name)]) for name in used)
+
+
+def is_name(cell: str) -> bool:
+    """Whether a cell has a word by which columns are called."""
+    return re.sub(r"[\W\d_]+", "", cell.casefold()) in _NAMES.split()
+
+
+def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:
+    """The cells of the columns, numbered where there is a `width`."""
+    where, first = rows[0]
+    for name in () if width else columns:
+        if first.count(name) != 1:
+            twice = "two columns" if name in first else "no column"
+            raise UserError(
+                f"{where}: {twice} {name!r} in its header "
+                f"({', '.join(cell[:40] for cell in first)}): name the columns by "
+                f"{_FLAGS}, all as in the header or, without one, all by number"
+                + _hint(first)
+            )
+    at = {name: int(name) if width else first.index(name) for name in columns}
+    for where, cells in rows[0 if width else 1 :]:
+        if not cells:
+            raise UserError(f"{where}: a blank line, and rows after it")
+        if len(cells) != len(first):
+            raise UserError(
+                f"{where}: {len(cells)} columns, the first line has {len(first)}"
+                + _hint(cells)
+            )
+        if not width and cells == first and len(first) > 1:
+            raise UserError(f"{where}: the header again: remove the line")
+        yield where, {name: cells[i] for name, i in at.items()}
+
+
+def _hint(cells: Sequence[str]) -> str:
+    quotes = any(cell.startswith('"') for cell in cells)
+    return "; for quotes as in CSV pass --task.quoted" if quotes else ""
+
+
+def _rows(
+    path: str, content: str, comma: bool, quoted: bool, notes: list[str]
+) -> list[Row]:
+    if comma or quoted:
+        return list(_quoted(path, content, "," if comma else "\t"))
+    rows = [
+        (f"{path}, line {number}", line.split("\t") if line else [])
+        for number, line in enumerate(lines_of(path, content), start=1)
+    ]
+    if _csv_wrote(rows):
+        notes.append(
+            f"{path}: its quotes look as written by csv or pandas, and are read as "
+            "text: pass --task.quoted to read them as quotes"
+        )
+    return rows
+
+
+def _csv_wrote(rows: Sequence[Row]) -> bool:
+    """Whether the fields with quotes are those that csv would have quoted."""
+    fields = [cell for _, cells in rows for cell in cells if '"' in cell]
+    if not fields or not all(map(_QUOTED.fullmatch, fields)):
+        return False
+    return any('""' in cell[1:-1] for cell in fields) or all(
+        '"' in cell or is_number(cell) for _, cells in rows for cell in cells
+    )
+
+
+def _quoted(path: str, content: str, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))
+    lines = io.StringIO(content, newline="\n")  # a CR that is not quoted is an error
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            yield f"{path}, line {reader.line_num}", cells
+    except csv.Error as error:
+        what = str(error).partition(" - ")[0]
+        raise UserError(f"{path}, line {reader.line_num}: {what}") from None

@@ -1,0 +1,72 @@
+"""A task's file → lines, JSON, texts and labels: one way for all forms.
+
+A line ends at LF or CRLF only. U+0085, U+2028, a form feed or a CR inside a line is
+text. A text is a string; a label may also be a number or a boolean.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from jaxlm.types import UserError
+
+# Invisible characters that belong to no text at whose edge they are.
+ZERO_WIDTH = "\u200b\u200e\u200f\u2060\ufeff"
+_EDGES = "".join(filter(str.isspace, map(chr, range(0x3001)))) + ZERO_WIDTH
+_TYPES = {bool: "a boolean", int: "a number", float: "a number", list: "a list"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def lines_of(path: str, content: str) -> list[str]:
+    """The lines of a file, without their ends."""
+    if "\n" not in content and "\r" in content.rstrip("\r"):
+        raise UserError(f"{path}: its lines end in CR: convert it, tr '\\r' '\\n'")
+    return [line.rstrip("\r") for line in content.split("\n")]
+
+
+def parse(where: str, text: str) -> Any:
+    """The value of a JSON text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no JSON: {error}") from None
+
+
+def trimmed(text: str) -> str:
+    """The text without white space and invisible characters at its edges."""
+    return text.strip(_EDGES)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a decimal number."""
+    return bool(_NUMBER.fullmatch(text))
+
+
+def text_of(where: str, name: str, value: Any) -> str:
+    """A value that is a text; "" for null."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        kind = _TYPES.get(type(value), "an object")
+        raise UserError(f"{where}: {name} is {kind} and no text: {str(value)[:60]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start]
+        raise UserError(f"{where}: {name} has half a character, {half!r}") from None
+    return value
+
+
+def label_of(where: str, name: str, value: Any) -> str:
+    """A value that is a label; equal numbers are one label."""
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    label = trimmed(text_of(where, name, value))
+    if not label:
+        raise UserError(f"{where}: an empty {name}")
+    if "\t" in label or "\n" in label:
+        raise UserError(f"{where}: {name} has a tab or line end in it: {label[:60]!r}")
+    return label

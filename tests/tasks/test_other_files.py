@@ -1,0 +1,408 @@
+"""Files as other programs write them: read as meant, or refused in one line."""
+
+import csv
+import dataclasses
+import gzip
+import json
+import lzma
+
+import numpy as np
+import pytest
+import zstandard
+from exported import CONFIGS, tokenizer_of
+from reviews import reviews, write_tsv
+from roads import mistake
+
+from jaxlm.cli import main
+from jaxlm.config import FinetuneConfig, TaskConfig
+from jaxlm.tasks.classes import Choice, Classes, Numbers
+from jaxlm.tasks.questions import Question, read_questions
+from jaxlm.tasks.spans import Spans
+from jaxlm.tasks.tables import read_table
+from jaxlm.tasks.tags import Tags, read_sentences
+from jaxlm.tasks.task import File
+from jaxlm.text import sources
+from jaxlm.text.spans.annotated import read_conll
+from jaxlm.text.tokenizers import load_tokenizer
+from jaxlm.types import UserError
+
+TOKENIZER = tokenizer_of(CONFIGS["gpt2"])
+TASK = TaskConfig(text="a", label="y")
+NUMBERED = TaskConfig(text="0", label="1")
+
+
+def table(path, content, task=TASK, **more):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_table(str(path), task, labelled=more.pop("labelled", True), **more)
+
+
+def labels(kind, task, examples):
+    return kind(FinetuneConfig(task=task), TOKENIZER).labels_of(examples, "x")
+
+
+# Values of JSON.
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "said"),
+    [
+        (["very", "bad"], 0, "line 1: a is a list and no text: ['very', 'bad']"),
+        ({"en": "bad"}, 0, "line 1: a is an object and no text"),
+        (1984, 0, "line 1: a is a number and no text: 1984"),
+        (True, 0, "line 1: a is a boolean and no text"),
+        ("bad", [0, 1], r"line 1: y is a list and no text: \[0, 1\]"),
+        ("bad", float("nan"), "line 1: y is a number and no text: nan"),
+        ("bad", None, "line 1: an empty y"),
+        ("\u200b \ufeff", 0, "line 1: an empty a"),
+        ("\ud800 bad", 0, "line 1: a has half a character"),
+        ("bad", "0\n1", "line 1: y has a tab or line end"),
+    ],
+)
+def test_a_value_that_is_no_text_is_named_with_its_type(tmp_path, text, label, said):
+    said = said.replace("['very', 'bad']", r"\['very', 'bad'\]")
+    with pytest.raises(UserError, match=said):
+        table(tmp_path / "x.jsonl", json.dumps({"a": text, "y": label}))
+
+
+def test_equal_numbers_are_one_class(tmp_path):
+    lines = '{"a": "x", "y": 1}\n{"a": "x", "y": 1.0}\n{"a": "x", "y": 1e0}\n'
+    found = table(tmp_path / "x.jsonl", lines + '{"a": "x", "y": 0.5}\n')
+    assert [each.label for each in found] == ["1", "1", "1", "0.5"]
+    # In a table "1" and "1.0" are texts, and so are "Good" and "good": they are told.
+    for one, other in (("1", "1.0"), ("Good", "good"), ("1", "01")):
+        found = table(tmp_path / "x.tsv", f"a\ty\nx\t{one}\nx\t{other}\n")
+        with pytest.raises(UserError, match="would be two classes"):
+            labels(Classes, TASK, found)
+    # A run whose classes were named by JSON's numbers goes on.
+    task = dataclasses.replace(TASK, labels=("0.0", "1.0"))
+    found = table(tmp_path / "x.jsonl", lines)
+    assert Classes(FinetuneConfig(task=task), TOKENIZER).number(found[0]) == 1
+
+
+@pytest.mark.parametrize("label", ["1_0", "nan", "inf", "1e999", "1e39", "0x1", "١"])
+def test_no_number_is_a_number(tmp_path, label):
+    [found] = table(tmp_path / "x.tsv", f"a\ty\nx\t{label}\n")
+    task = TaskConfig(kind="number", metric="pearson")
+    with pytest.raises(UserError, match="is no number"):
+        Numbers(FinetuneConfig(task=task), TOKENIZER).number(found)
+
+
+def test_json_that_is_no_lines_of_objects_is_one_line(tmp_path):
+    for content, said in (
+        ('[{"a": "x", "y": 1}]', "no JSON object: each line is one .jq"),
+        ('[\n{"a": "x", "y": 1}\n]', "no JSON object: each line is one .jq"),
+        ('{"a": ' + "[" * 100_000, "no JSON: maximum recursion depth"),
+    ):
+        with pytest.raises(UserError, match=f"x.json, line 1: {said}"):
+            table(tmp_path / "x.json", content)
+        with pytest.raises(UserError, match=r"no JSON|SQuAD's form"):
+            read_questions(str(tmp_path / "x.json"), labelled=True)
+
+
+# Lines and quotes.
+
+ODD = "one\u2028two\x85three\x0cfour\rfive\x00six\u00a0seven"
+
+
+def test_only_line_ends_end_a_line(tmp_path):
+    for name, content in (
+        ("x.tsv", f"\ufeffa\ty\r\n{ODD}\t1\r\n{ODD}\t0"),
+        ("x.csv", f'\ufeffa,y\n"{ODD}",1\n"{ODD}",0\n'),
+        ("x.jsonl", "\n\n".join(json.dumps({"a": ODD, "y": y}) for y in (1, 0))),
+    ):
+        found = table(tmp_path / name, content)
+        assert [each.text for each in found] == [ODD] * 2, name
+        assert [each.label for each in found] == ["1", "0"]
+    with pytest.raises(UserError, match=r"lines end in CR: convert it, tr"):
+        table(tmp_path / "x.tsv", "a\ty\rx\t1\rz\t0\r")
+    with pytest.raises(UserError, match="new-line character seen in unquoted field"):
+        table(tmp_path / "x.csv", "a,y\nx,1\rz,0\n")
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC])
+def test_quotes_that_csv_wrote_are_told_and_can_be_read(tmp_path, quoting):
+    path = tmp_path / "x.tsv"
+    want = [('he said "no"', "1"), ("a\ttab", "0"), ("two\nlines", "1"), ("fine", "0")]
+    rows = [want[0], want[3]]
+    for written in (rows, want):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", quoting=quoting)
+            writer.writerows([("a", "y"), *written])
+        task = dataclasses.replace(TASK, quoted=True)
+        found = read_table(str(path), task, labelled=True)
+        assert [(each.text, each.label) for each in found] == written
+        notes = []
+        if written == rows and quoting == csv.QUOTE_MINIMAL:
+            read_table(str(path), TASK, labelled=False, notes=notes)
+            assert len(notes) == 1 and "pass --task.quoted" in notes[0]
+        else:
+            with pytest.raises(UserError, match=r"pass --task\.quoted"):
+                read_table(str(path), TASK, labelled=True)
+
+
+def test_quotes_of_a_text_are_text(tmp_path):
+    rows = 'a\ty\n" it \'s "" fine "\t1\n"fine"\t1\nso " so\t0\n'
+    notes = []
+    found = table(tmp_path / "x.tsv", rows, notes=notes)
+    assert not notes and found[1].text == '"fine"'
+    notes = []
+    table(tmp_path / "x.tsv", 'a\ty\n"fine"\t1\nso so\t0\n', notes=notes)
+    assert not notes  # csv would not have quoted it
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "zst"])
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(sources, "_UNPACKED", 2)
+    pack = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.compress}[suffix]
+    path = tmp_path / f"x.tsv.{suffix}"
+    path.write_bytes(pack(b"a\ty\n" + b"0" * (3 << 20)))
+    with pytest.raises(UserError, match="unpacks to more than 2 MiB: unpack it"):
+        read_table(str(path), TASK, labelled=True)
+
+
+# Headers and columns.
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "sentence\tlabel\nx\t1\nz\t0\n",  # a word for a label among numbers
+        "frase\tclasse\nx\t1\nz\t0\n",
+        "text\tlabel\nx\tgood\nz\tbad\n",  # a word for a label
+        "Satz\tKlasse\nx\tgood\nz\tbad\nx\tgood\nz\tbad\n",  # the only one alone
+    ],
+)
+def test_a_header_is_no_example(tmp_path, rows):
+    said = "line 1 looks like a header .*name them by it, --task.text"
+    with pytest.raises(UserError, match=said):
+        table(tmp_path / "x.tsv", rows, NUMBERED)
+    # With the classes of a model, labels that are not read tell it as well.
+    task = dataclasses.replace(NUMBERED, labels=("0", "1", "bad", "good"))
+    with pytest.raises(UserError, match=said):
+        table(tmp_path / "x.tsv", rows, task, labelled=False)
+
+
+def test_a_header_without_labels_is_no_text_to_answer(tmp_path):
+    task = TaskConfig(text="0", label="1", labels=("0", "1"))
+    for rows in ("Sentence\nx\nz\n", "text_a\tid\nx\t7\nz\t8\n"):
+        with pytest.raises(UserError, match="looks like a header"):
+            table(tmp_path / "x.tsv", rows, task, labelled=False)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "fine\t1\nx\t0\nz\t0\n",
+        "good film\tgood\nx\tbad\n",
+        "x\tnews\nx\tsport\nz\tnews\n",
+        "review\tgood\nx\tbad\nx\tgood\n",  # an odd text with a known label
+    ],
+)
+def test_an_example_is_no_header(tmp_path, rows):
+    found = table(tmp_path / "x.tsv", rows, NUMBERED)
+    assert len(found) == rows.count("\n") and found[0].width == 2
+    task = dataclasses.replace(NUMBERED, labels=tuple({e.label for e in found}))
+    assert len(table(tmp_path / "x.tsv", rows, task, labelled=False)) == len(found)
+
+
+def test_numbers_that_pandas_wrote_as_a_header_are_one(tmp_path):
+    found = table(tmp_path / "x.csv", "0,1\nx,1\nz,0\n", NUMBERED)
+    assert [each.text for each in found] == ["x", "z"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "task", "said"),
+    [
+        ("a\ty\nx\t1\n", TaskConfig(text="a", label="1"), "no column '1' .*all by num"),
+        ("a\ta\ty\nx\tz\t1\n", TASK, "two columns 'a' in its header"),
+        ("a\ty\nx\t1\na\ty\nz\t0\n", TASK, "line 3: the header again"),
+    ],
+)
+def test_wrong_headers_are_told(tmp_path, rows, task, said):
+    with pytest.raises(UserError, match=said):
+        table(tmp_path / "x.tsv", rows, task)
+
+
+def test_a_column_of_numbers_is_hardly_the_text(tmp_path):
+    notes = []
+    table(tmp_path / "x.tsv", "7\t1\n8\t0\n", NUMBERED, notes=notes)
+    assert "column 0 has numbers only" in notes[0]
+
+
+def test_labels_count_from_zero_or_are_told(tmp_path):
+    fields = {"text": "a", "choices": ("b", "c", "d"), "label": "y"}
+    task = TaskConfig(kind="choice", **fields)
+    rows = "a\tb\tc\td\ty\n" + "x\tx\tx\tx\t1\nx\tx\tx\tx\t2\n" * 10
+    found = table(tmp_path / "x.tsv", rows, task)
+    named = dataclasses.replace(task, labels=labels(Choice, task, found))
+    said = Choice(FinetuneConfig(task=named), TOKENIZER).remarks(found)
+    assert said[0] == "classes: 0 (0), 1 (10), 2 (10)"
+    assert "do labels count from 1? see --task.labels" in said[1]
+
+
+# Words.
+
+
+def test_columns_are_cut_at_spaces_and_tabs_alone(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("Er  O\r\n10\u00a0000 O\r\n\u00a0 O\r\nEuro\u2028 B-M \t\r\n")
+    [found] = read_sentences(str(path), labelled=True)
+    assert found.words == ("Er", "10\u00a0000", "\u00a0", "Euro\u2028")
+    assert found.tags == ("O", "O", "O", "B-M")
+    assert read_conll(["10\u00a0000 B-M", "Euro I-M\r"]).text == "10\u00a0000 Euro"
+
+
+def test_comments_are_no_words_and_a_hash_is_one(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("# sent_id = 1\n# text = a b\na\tO\n# newdoc\n# newpar\n#\tB-X\n")
+    found = read_sentences(str(path), labelled=True)
+    assert [each.words for each in found] == [("a",), ("#",)]
+    assert read_conll(["# text = a b", "a O", "# B-X"]).text == "a#"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("1\ta\tO\n2\tb\tO\n\n1-2\tc\tO\n1\td\tO\n", "first column counts the words"),
+        ("word\ttag\nthe\tO\n", "line 1 looks like a header"),
+        ("a\tO\n\tO\n", "line 2: an empty word"),
+        ("a\x02\x02b\tO\x02O\x02O\n", "line 1: an empty word"),
+    ],
+)
+def test_words_that_are_none_are_told(tmp_path, content, said):
+    path = tmp_path / "x.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_sentences(str(path), labelled=True)
+    with pytest.raises(ValueError, match="no column of tags"):
+        read_conll(["\tO"])
+
+
+def test_a_file_of_one_tag_teaches_nothing(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("a O\nb O\n")
+    found = read_sentences(str(path), labelled=True)
+    for metric in ("entity_f1", "accuracy"):
+        with pytest.raises(UserError, match="has one tag only: 'O'"):
+            labels(Tags, TaskConfig(kind="tokens", metric=metric), found)
+
+
+# Questions.
+
+CONTEXT = "The cat sat in Paris."
+FLAT = {
+    "id": "1",
+    "title": "t",
+    "context": CONTEXT,
+    "question": "where?",
+    "answers": {"text": ["Paris"], "answer_start": [15]},
+}
+
+
+def squad(**question):
+    asked = {"id": "1", "question": "where?", **question}
+    return {"data": [{"paragraphs": [{"context": CONTEXT, "qas": [asked]}]}]}
+
+
+def test_all_forms_of_questions_say_the_same(tmp_path):
+    path = tmp_path / "x.json"
+    answers = [{"text": "Paris", "answer_start": 15}]
+    none = {**FLAT, "id": "2", "answers": {"text": [], "answer_start": []}}
+    for content in (
+        json.dumps(FLAT),
+        json.dumps(FLAT) + "\r\n\r\n" + json.dumps(none) + "\r\n",
+        json.dumps([FLAT, none]),
+        json.dumps({"version": 2, "data": [FLAT]}, indent=1),
+        json.dumps(squad(answers=answers)),
+        json.dumps(squad(answers=FLAT["answers"]), indent=1),
+        json.dumps(squad(answers=answers, is_impossible="false")),
+    ):
+        path.write_text("\ufeff" + content)
+        first, *more = read_questions(str(path), labelled=True)
+        want = ("1", "where?", CONTEXT, (("Paris", 15),))
+        assert first[:4] == want, content
+        assert [(each.id, each.answers) for each in more] in ([], [("2", ())])
+    path.write_text(json.dumps(squad(answers=answers, is_impossible="True")))
+    assert read_questions(str(path), labelled=True)[0].answers == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (squad(answers=[], is_impossible="no"), "question 1: is_impossible is 'no', n"),
+        (squad(answers=[], is_impossible=1), "question 1: is_impossible is '1', n"),
+        ([FLAT, {**FLAT, "id": "2", "question": ["why"]}], "question 2: question is a"),
+        ({**FLAT, "answers": {"text": ["a"], "answer_start": []}}, "after 0 questions"),
+        ({**FLAT, "answers": {"text": ["a"], "answer_start": [1.5]}}, "ValueError"),
+        ({**FLAT, "answers": "Paris"}, "is not in SQuAD's form"),
+    ],
+)
+def test_a_question_that_is_none_is_named(tmp_path, content, said):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        read_questions(str(path), labelled=True)
+    path.write_text(f"{json.dumps(FLAT)}\n{json.dumps(FLAT)}\n{{\n")
+    with pytest.raises(UserError, match=r"x\.json, line 3: no JSON"):
+        read_questions(str(path), labelled=True)
+
+
+def test_invisible_characters_stay_out_of_answers(model_directory):
+    tokenizer = load_tokenizer(model_directory)
+    context = "the film is \u200bwarm\u2060\u200f and \ufeffdull"
+    task = TaskConfig(kind="spans", metric="f1")
+    task = Spans(FinetuneConfig(task=task, length=32), tokenizer)
+    asked = [
+        Question("1", "the", context, (("\u200bwarm\u2060\u200f", 12),), ""),
+        Question("2", "the", context, (), ""),
+    ]
+    rows = task.encode(asked, True)
+    assert rows.notes == ("1 questions have no answer: see --task.metric best_f1",)
+    scores = [np.zeros((len(ids), 2), np.float32) for ids in rows.tokens]
+    for score, label in zip(scores, rows.labels, strict=True):
+        score[label[0], 0] = score[label[1], 1] = 5
+    texts, _ = task.answers(File(asked, rows), scores)
+    assert texts[0] == "warm"
+
+
+# The road.
+
+
+def test_the_road_tells_what_it_reads(model_directory, tmp_path, capsys):
+    """Columns by number: a dev file of its own form, wider files, headers."""
+    rows = reviews(60, 1)
+    train = tmp_path / "train.tsv"
+    train.write_text("".join(f"{text}\t{label}\n" for text, label in rows))
+    dev = write_tsv(tmp_path / "dev.tsv", ("id", "y", "review"), [
+        (str(i), label, text) for i, (text, label) in enumerate(reviews(20, 2))
+    ])  # fmt: skip
+    numbers = ["--task.text", "0", "--task.label", "1"]
+    flags = "--batch 16 --length 16 --task.buckets 16 --task.epochs 1 --mesh.data 1"
+    run, out = str(tmp_path / "r"), str(tmp_path / "out.tsv")
+    words = ["finetune", "sst2", "--init", model_directory, "--workdir", run, *numbers]
+    words += [*flags.split(), "--log.tensorboard", "false"]
+    headed = write_tsv(tmp_path / "headed.tsv", ("sentence", "label"), rows)
+    assert "looks like a header" in mistake(capsys, *words, "--data", headed)
+    own = ["--dev_task.text", "review", "--dev_task.label", "y"]
+    assert main([*words, "--data", str(train), "--dev", dev, *own]) == 0
+    said = capsys.readouterr().err
+    count = sum(label == "0" for _, label in rows)
+    assert f"classes: 0 ({count}), 1 ({60 - count})" in said
+    # One text a line, a header, a column more.
+    predict = ["predict", run, "--out", out, "--data"]
+    narrow, wide = tmp_path / "narrow.tsv", tmp_path / "wide.tsv"
+    narrow.write_text("sentence\na warm film\ndull\n")
+    assert "looks like a header" in mistake(capsys, *predict, str(narrow))
+    assert "looks like a header" in mistake(capsys, *predict, headed)
+    narrow.write_text("a warm film\ndull\n")
+    assert main([*predict, str(narrow)]) == 0
+    assert "has 1 columns, the training file 2" in capsys.readouterr().err
+    wide.write_text("a warm film\t1\tx\ndull\t0\tx\n")
+    assert main(["evaluate", run, "--data", str(wide)]) == 0
+    assert "has 3 columns, the training file 2" in capsys.readouterr().err
+    assert main([*predict, headed, "--task.text", "sentence"]) == 0
+    assert "columns" not in capsys.readouterr().err
+    with open(out) as file:
+        assert len(file.readlines()) == 61
+    pair = mistake(capsys, *predict, str(wide), "--task.pair", "2")
+    assert "reads one text a row" in pair
