@@ -1,5 +1,6 @@
 """What a user types and what comes back: results, one clear line, exit status."""
 
+import gzip
 import json
 import lzma
 import os
@@ -8,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.cli import main
+from jaxlm.cli import main, pretrain
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.use import Generate
+from jaxlm.text.prepare import Progress
 
 SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
@@ -163,7 +166,42 @@ def test_one_percent_is_held_out_by_default(tmp_path, capsys):
     assert "step 2  evaluation  " in capsys.readouterr().out
     none = ["--holdout", "0", "--corpus", str(tmp_path / "all")]
     assert main(["pretrain", *words, *none, "--workdir", str(tmp_path / "n")]) == 0
-    assert "no evaluation: 0 held-out documents" in capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert "no evaluation: 0 held-out documents" in out
+    (note,) = [line for line in error.splitlines() if "[unusedN]" in line]
+    assert main(["show", str(tmp_path / "all")]) == 0
+    assert note in capsys.readouterr().out.splitlines()
+
+
+def test_progress_is_told_while_nothing_is_reported(monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "_SECONDS_BETWEEN_LINES", 0.02)
+    with pretrain._lines() as report:
+        report(Progress("tokens", 1_000_000, 2_000_000, 0, "a.txt.xz"))
+        time.sleep(0.2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) > 2 and said[-1].startswith("tokens (a.txt.xz): 1.0 of 2.0 MB, ")
+
+
+def test_embed_reads_lines_as_prepare_does(run, tmp_path, capsys):
+    plain, marked = tmp_path / "a.txt", tmp_path / "b.txt.gz"
+    plain.write_text("One.\nTwo\u2028two.\n")
+    marked.write_bytes(gzip.compress("\ufeffOne.\r\nTwo\u2028two.\r\n".encode()))
+    found = []
+    for path in (plain, marked):
+        out = str(tmp_path / "v.npz")
+        assert main(["embed", str(run), "--text", str(path), "--out", out]) == 0
+        with np.load(out) as file:
+            found.append({name: file[name] for name in file})
+    assert found[0].keys() == found[1].keys() == {"0", "1", "tokens/0", "tokens/1"}
+    for name, each in found[0].items():
+        np.testing.assert_array_equal(each, found[1][name])
+    plain.write_bytes(b"One.\nTwo \xff\n")
+    words = ["embed", str(run), "--text", str(plain), "--out", out]
+    assert "a.txt, line 2: byte 0xff is not UTF-8" in mistake(capsys, *words)
+    (tmp_path / "t.jsonl").write_text('{"text": 7}\n')
+    words = ["evaluate", str(run), "--text", str(tmp_path / "t.jsonl")]
+    assert 't.jsonl, line 1: "text" is 7' in mistake(capsys, *words)
+    assert 'no field "body": it has text' in mistake(capsys, *words, "--field", "body")
 
 
 def test_what_does_not_fit_in_memory_exits_3(monkeypatch, capsys):
@@ -389,7 +427,5 @@ class TestMistakes:
         text.write_bytes("Caf\u00e9 is a word. ".encode("latin-1") * 400)
         argv = ["--text", str(text), "--corpus", str(tmp_path / "c"), *TINY]
         error = mistake(capsys, "prepare", "bert_tiny", *argv)
-        assert (
-            "latin.txt" in error and "offset 3" in error and "--errors replace" in error
-        )
+        assert "latin.txt, line 1: byte 0xe9" in error and "--errors replace" in error
         assert main(["prepare", "bert_tiny", *argv, "--errors", "replace"]) == 0

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
@@ -57,6 +57,8 @@ class Evaluate:
     """lines: each line is a sentence; split: lines are paragraphs; auto: detect."""
     errors: Errors = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
+    field: str = ""
+    """Field or column of --text with the text; empty: text."""
     rows: int = 0
     """Rows to use, evenly spaced over the text; 0: all."""
     batch: int = 32
@@ -67,7 +69,7 @@ class Evaluate:
     """GPTs: tokens that the window moves by; 0: half of --length."""
     json: bool = False
     """Print the figures as JSON."""
-    task: Columns = field(default_factory=Columns)
+    task: Columns = dataclasses.field(default_factory=Columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Predict:
     """File to write."""
     batch: int = 32
     """Rows at a time."""
-    task: Columns = field(default_factory=Columns)
+    task: Columns = dataclasses.field(default_factory=Columns)
 
 
 def run_evaluate(argv: list[str]) -> int:
@@ -91,7 +93,7 @@ def run_evaluate(argv: list[str]) -> int:
     if sum(map(bool, (args.text, args.corpus, args.data))) != 1:
         raise UserError("jaxlm evaluate needs one of --text, --corpus and --data")
     if args.data:
-        of_text = ["sentences", "errors", "rows", "length", "stride"]
+        of_text = ["sentences", "errors", "field", "rows", "length", "stride"]
         refuse(argv, dict.fromkeys(of_text, "is for text, and --data is of a task"))
     else:
         refuse(argv, {"task": "is for columns of --data"})
@@ -121,6 +123,8 @@ def run_predict(argv: list[str]) -> int:
     return 0
 
 
+_READ = ("sentences", "errors", "field")  # how text is read
+
 Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
 
 
@@ -147,9 +151,10 @@ def _of_text(args: Evaluate) -> Found:
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
         directory = args.corpus or f"{scratch}/corpus"
         if args.text:
-            options = ReadOptions(sentences=args.sentences, errors=args.errors)
-            files = str(model.files)
-            prepare(model.run, args.text, directory, options=options, tokenizer=files)
+            options: Any = {name: getattr(args, name) for name in _READ}
+            options = {"options": ReadOptions(**options), "tokenizer": str(model.files)}
+            for note in prepare(model.run, args.text, directory, **options).notes:
+                say(note)
         corpus = open_corpus(directory)
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,13 +29,15 @@ class TextOptions(ReadOptions):
     """The sources of text, and how they are read."""
 
     text: tuple[str, ...] = ()
-    """Files, directories or quoted globs (.txt, .jsonl, also .gz .xz .zst), tfds:name,
-    tfds:/directory or shipped:austen; in several languages, each with its label in
-    front: en:'en/*.txt' zh:'zh/*.txt' (see --smoothing)."""
+    """Files, directories or quoted globs (.txt .jsonl .csv, also .gz .xz .zst .bz2, and
+    .parquet), tfds:name, tfds:/directory, wiki:dump.xml.bz2 or shipped:austen; in
+    several languages, each with its label in front: en:'en/*.txt' zh:'zh/*.txt' (see
+    --smoothing)."""
     tokenizer: str = ""
     """Vocabulary to use (vocab.txt, tokenizer.json, a directory); empty: train one."""
     holdout: float = 0.01
-    """Share of documents, chosen by hash, that are kept for evaluation."""
+    """Share of documents, chosen by hash, that are kept for evaluation: two at least
+    if there are 100."""
     processes: int = 0
     """Number of processes; 0: one per core. Any number gives the same corpus."""
 
@@ -75,7 +78,8 @@ def run_prepare(argv: list[str]) -> int:
     args = parse(Prepare, argv)
     if not args.text:
         raise UserError("jaxlm prepare needs --text")
-    say(_prepare_corpus(args.config, args, args.corpus))
+    for line in _prepare_corpus(args.config, args, args.corpus):
+        say(line)
     from jaxlm.text.corpus import open_corpus
 
     for line in language_lines(open_corpus(args.corpus), args.config.smoothing):
@@ -106,8 +110,8 @@ def run_pretrain(argv: list[str]) -> int:
             raise UserError(f"no corpus in {directory}: give --text to prepare one")
         if args.text:
             holds = _prepare_corpus(config, args, directory)
-            if not prepared:
-                say(holds)
+            for line in [] if prepared else holds:
+                say(line)
         corpus = open_corpus(directory)
         open_workdir(workdir, config, corpus, ["pretrain", *argv])
         return corpus
@@ -143,11 +147,13 @@ def language_lines(corpus: "Corpus", smoothing: float) -> list[str]:
     ]
 
 
-def _prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> str:
-    """Prepare a corpus and show progress; returns a line about what it holds."""
+def _prepare_corpus(
+    config: RunConfig, options: TextOptions, directory: str
+) -> list[str]:
+    """Prepare a corpus and show progress; returns lines about what it holds."""
     from jaxlm.text.prepare import prepare
 
-    with _bar() if sys.stderr.isatty() else contextlib.nullcontext(_lines()) as report:
+    with _bar() if sys.stderr.isatty() else _lines() as report:
         manifest = prepare(
             config,
             options.text,
@@ -157,11 +163,12 @@ def _prepare_corpus(config: RunConfig, options: TextOptions, directory: str) -> 
             processes=options.processes or os.cpu_count() or 1,
             report=report,
         )
-    return (
+    holds = (
         f"{directory}: {manifest.tokens:,} tokens, {manifest.sentences:,} sentences, "
         f"{manifest.documents:,} documents ({manifest.held_out:,} held out for "
         f"evaluation by --holdout {options.holdout:g})"
     )
+    return [holds, *manifest.notes]
 
 
 @contextlib.contextmanager
@@ -189,20 +196,29 @@ def _bar() -> "Iterator[Callable[[Progress], None]]":
         yield report
 
 
-def _lines() -> "Callable[[Progress], None]":
-    """A function that prints progress in lines."""
+@contextlib.contextmanager
+def _lines() -> "Iterator[Callable[[Progress], None]]":
+    """Show progress in lines, also where nothing is reported for a time."""
     began: dict[str, float] = {}
-    last = time.monotonic()
+    latest: list[Progress] = []
+    ended = threading.Event()
 
     def report(progress: "Progress") -> None:
-        nonlocal last
-        now = time.monotonic()
-        start = began.setdefault(progress.stage, now)
-        if now - last < _SECONDS_BETWEEN_LINES or now == start:
-            return
-        last = now
-        rate = progress.done / (now - start) / 1e6
-        share = f" of {progress.total / 1e6:,.1f}" if progress.total else ""
-        say(f"{progress.stage}: {progress.done / 1e6:,.1f}{share} MB, {rate:.1f} MB/s")
+        began.setdefault(progress.stage, time.monotonic())
+        latest[:] = [progress]
 
-    return report
+    def tell() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LINES):
+            for stage, done, total, _, source in latest:
+                rate = done / (time.monotonic() - began[stage]) / 1e6
+                share = f" of {total / 1e6:,.1f}" if total else ""
+                name = f" ({source})" if source else ""
+                say(f"{stage}{name}: {done / 1e6:,.1f}{share} MB, {rate:.1f} MB/s")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        thread.join()

@@ -218,7 +218,7 @@ def _show_corpus(args: Show) -> None:
     )
     for line in language_lines(corpus, config.smoothing):
         print(line)
-    print(f"sha256 {corpus.sha256}")
+    print(f"sha256 {corpus.sha256}", *manifest.notes, sep="\n")
     if args.rows:
         from jaxlm.cli.show_rows import print_rows
 

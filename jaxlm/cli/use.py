@@ -1,10 +1,11 @@
 """A model in use: `jaxlm fill DIR …`, `jaxlm generate DIR …`, `jaxlm embed DIR …`."""
 
 import contextlib
+import itertools
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,10 @@ def run_embed(argv: list[str]) -> int:
         raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
     start_jax()
     import jaxlm
+    from jaxlm.text.sources import read_lines
 
-    found = jaxlm.load(args.directory).embed_each(_lines(args.text), args)
+    texts = itertools.chain.from_iterable(map(read_lines, args.text))
+    found = jaxlm.load(args.directory).embed_each(texts, args)
     partial = f"{args.out}.{os.getpid()}.tmp"
     lines = tokens = 0
     shape: tuple[int, ...] = ()
@@ -139,15 +142,6 @@ def run_embed(argv: list[str]) -> int:
         Path(partial).unlink(missing_ok=True)
     print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
     return 0
-
-
-def _lines(paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8") as file:
-                yield from (line.rstrip("\n") for line in file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import math
 import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,40 +64,6 @@ class Manifest:
         """The digest of the corpus's arrays and tokenizer."""
         lines = [f"{name} {each['sha256']}\n" for name, each in self.files.items()]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def notes(
-    counts: Mapping[str, int], tokenizer: Tokenizer, recipe: Recipe
-) -> Iterator[str]:
-    """Warnings for the user about likely mistakes, a line each."""
-    found = tokenizer.training or {}
-    if unused := found.get("unused"):
-        yield (
-            f"{unused:,} of {tokenizer.vocab_size:,} entries of the vocabulary are "
-            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
-        )
-    if left_out := found.get("characters_left_out"):
-        share = found["words_unknown"] / found["words"]
-        yield (
-            f"{left_out:,} of {found['characters']:,} characters are not in the "
-            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
-        )
-    spans = counts["spans"]
-    if dropped := counts["spans_dropped"]:
-        yield (
-            f"{dropped:,} spans were dropped: they lie across words of the vocabulary, "
-            f"or hold none; {spans:,} phrases and entities kept"
-        )
-    if recipe.marks_spans and not spans:
-        yield "no phrase and no entity was found: is the text in the right script?"
-    if replaced := counts["replaced"]:
-        yield f"{replaced:,} byte sequences that are not UTF-8 were replaced"
-    mean = counts["sentences"] / counts["documents"]
-    # GPT-1's words leave no line ends to tell lines by.
-    if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
-        yield f"a document has {mean:.1f} sentences on average: no blank lines?"
-    if recipe.holdout and not counts["held_out"]:
-        yield f"no document of {counts['documents']:,} is held out: raise holdout"
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -3,8 +3,9 @@
     "books/*.txt.gz" ─ find_sources ─ Source ─ read_fragments ─ Fragment ─ texts.py
 
 A **document** ends at a blank line in `.txt`, at the end of the line in `.jsonl`
-(field "text": a string, or a list of sentences), at the end of the record in TFDS, and
-in CoNLL's columns before a line -DOCSTART- or at two blank lines. A **line** is a
+(field "text": a string, or a list of sentences), at the end of the record or article
+in tables, TFDS and Wikipedia's dumps (`records.py`, `wiki.py`), and in CoNLL's columns
+before a line -DOCSTART- or at two blank lines. A **line** is a
 paragraph or a sentence; it ends at "\\n" ("\\r", U+2028 and the like are white space).
 
 Memory is bounded because text is read in **fragments**, up to 64 KiB of a document. A
@@ -22,11 +23,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxlm.text.sources import Source, open_source, read_records
+from jaxlm.text.records import READERS
+from jaxlm.text.sources import LONGEST_RECORD, Source, open_source
 from jaxlm.types import UserError
 
 FRAGMENT = 1 << 16  # bytes
-LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
 DOCUMENT_START = "-DOCSTART-"
 _LONGEST_SENTENCE = 1 << 20  # bytes of CoNLL's
 READ = 1 << 18  # bytes read at a time
@@ -56,20 +57,30 @@ class Fragment(NamedTuple):
     """A document, or up to `FRAGMENT` bytes of one."""
 
     source: Source
-    offset: int  # of `data` in the unpacked source, in bytes; in TFDS a record's number
+    offset: int  # of `data` in the unpacked source, in bytes; or a record's number
     starts: bool  # a document
-    data: bytes  # text; of .jsonl a line
+    data: bytes  # text; of .jsonl and tables a line of JSON; of a dump wikitext
     read: int  # bytes of the source's file that have been read, for progress
+
+    def where(self, at: int = 0) -> str:
+        """How a message names byte `at` of the data: by its file and line."""
+        if self.source.kind in READERS:
+            return f"{self.source.name}, record {self.offset + 1}"
+        line, left = 1, self.offset + at
+        with open_source(self.source) as (unpacked, _):
+            while left > 0 and (read := unpacked.read(min(left, READ))):
+                line, left = line + read.count(b"\n"), left - len(read)
+        return f"{self.source.name}, line {line}"
 
 
 def read_fragments(
     source: Source, start: int = 0, verbatim: bool = False
 ) -> Iterator[Fragment]:
     """The fragments of a source; `start` is the offset of a document to begin with."""
-    if source.kind == "tfds":
-        for number, of, data in read_records(source.name, start):
+    if source.kind in READERS:
+        for number, data, read in READERS[source.kind](source, start):
             if data and not data.isspace():
-                yield Fragment(source, number, True, data, source.size * number // of)
+                yield Fragment(source, number, True, data, read)
         return
     with open_source(source, start) as (unpacked, packed):
         if source.kind == "jsonl":

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import itertools
+import math
 import re
 import shutil
 from collections import Counter
@@ -24,9 +25,11 @@ from jaxlm.config import RunConfig
 from jaxlm.files import read_json, remedied, seal, unseal, write_file, write_json
 from jaxlm.text import corpus, languages, units
 from jaxlm.text.documents import Fragment, read_fragments
+from jaxlm.text.find import find_sources
+from jaxlm.text.notes import notes
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
-from jaxlm.text.sources import Source, find_sources, sha256
-from jaxlm.text.spans.finders import open_finders, read_lexicon
+from jaxlm.text.sources import Source, sha256
+from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
 from jaxlm.text.tokenizers import Tokenizer, WordPiece, load_tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.tokenizer import padded
@@ -34,15 +37,17 @@ from jaxlm.types import UserError
 
 PARTIAL = ".partial"  # the folder of unfinished files, inside the corpus's own
 SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
+FEW = 100  # documents, of which two are held out whatever the share
 
 
 class Progress(NamedTuple):
     """How far `prepare` is; `done` and `total` are bytes of the sources' files."""
 
-    stage: str  # "sources" | "vocabulary" | "tokens" | "arrays"
+    stage: str  # "sources" | "held out" | "vocabulary" | "tokens" | "arrays"
     done: int
     total: int
     tokens: int  # stored so far
+    source: str = ""  # the one that is read
 
 
 def prepare(
@@ -61,8 +66,8 @@ def prepare(
 
     Args:
         config: only `text`, `seed`, `model.vocab_size` and `smoothing` matter.
-        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`, each with its
-            language in front if it has a label, `fr:books/*.txt`.
+        sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`, `wiki:DUMP`,
+            each with its language in front if it has a label, `fr:books/*.txt`.
         tokenizer: path of a tokenizer to use; None: train a vocabulary.
         processes: number of processes; any number gives the same corpus. With several,
             a script needs `if __name__ == "__main__":`.
@@ -72,20 +77,22 @@ def prepare(
         raise UserError(f"processes = {processes} must be positive")
     options = options or ReadOptions()
     kind = options.spans if options.spans in ANNOTATED else ""
-    found = languages.with_languages(find_sources(sources, kind), config.text)
+    field = options.field or ("turns" if config.text.dialogues else "text")
+    found = languages.with_languages(find_sources(sources, kind, field), config.text)
     spoken = tuple(dict.fromkeys(source.language for source in found))
     given = None if tokenizer is None else _given(tokenizer, config)
+    lexicon = read_lexicon(options.lexicon) if options.lexicon else None
     recipe = Recipe.of(
         config,
         options,
         language=spoken[0],
         languages=spoken,
         given=given.sha256 if given else "",
-        lexicon_sha256=read_lexicon(options.lexicon).sha256 if options.lexicon else "",
+        lexicon_sha256=lexicon.sha256 if lexicon else "",
     )
     recipe.check(found)
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
-    job = _Job(Path(directory), found, recipe, report)
+    job = _Job(Path(directory), found, recipe, lexicon, report)
     with _writing(directory):
         if job.manifest.exists():
             return job.complete()
@@ -120,6 +127,7 @@ class _Job:
     directory: Path  # of the corpus
     sources: Sequence[Source]
     recipe: Recipe
+    lexicon: Lexicon | None
     report: Callable[[Progress], None]
     tokens: int = 0  # stored so far
 
@@ -171,7 +179,9 @@ class _Job:
                 name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
                 for name, file in corpus.files_below(self.directory)
             },
-            notes=tuple(corpus.notes(counts, tokenizer, self.recipe)),
+            notes=tuple(
+                notes(counts, tokenizer, self.recipe, self.sources, self.lexicon)
+            ),
             boundaries=tokenizer.boundaries,
         )
         write_json(self.manifest, seal(dataclasses.asdict(manifest)))
@@ -221,6 +231,7 @@ class _Job:
             begun = unseal(read_json(self.record), self.record)
             recipe, recorded = Recipe.stored(begun["recipe"]), begun["sources"]
             if not (change := self._difference(self.record, recipe, recorded)):
+                self._hold_below(recipe.held_below)
                 return recorded
             if any(unit.counts["tokens"] for unit in self._units()):
                 raise UserError(change)
@@ -236,12 +247,34 @@ class _Job:
             recorded.append({**what, "lines": lines})
             done += source.size
             self._tell("sources", done)
+        self._hold_below(self._limit_for_few_documents())
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
         write_json(self.record, seal(job))
         return recorded
 
-    def _tell(self, stage: str, done: int) -> None:
-        self.report(Progress(stage, done, self.total, self.tokens))
+    def _hold_below(self, limit: float) -> None:
+        self.recipe = dataclasses.replace(self.recipe, held_below=limit)
+
+    def _limit_for_few_documents(self) -> float:
+        """The `held_below` by which two documents are held out, if there are `FEW`.
+
+        0 if `holdout` does that: then the first documents suffice to know. The limit
+        depends on the text and the seed alone.
+        """
+        least: list[float] = []  # the smallest two hashes
+        documents, share = 0, self.recipe.holdout
+        for _, fragment in self._fragments("held out") if share else ():
+            if fragment.starts:
+                documents += 1
+                here = units.holdout_hash(fragment.data, self.recipe)
+                least = sorted([*least, here])[:2]
+                if sum(each < share for each in least) == 2:
+                    self._tell("held out", self.total)
+                    return 0.0
+        return math.nextafter(least[1], 1.0) if documents >= FEW else 0.0
+
+    def _tell(self, stage: str, done: int, source: str = "") -> None:
+        self.report(Progress(stage, done, self.total, self.tokens, source))
 
     def _fragments(
         self, stage: str, start: units.Place = units.START
@@ -250,12 +283,13 @@ class _Job:
         before = sum(source.size for source in self.sources[: start.source])
         offset = start.offset
         for number, source in enumerate(self.sources[start.source :], start.source):
-            reported = -units.BLOCK
+            reported = 0
+            self._tell(stage, before, source.name)
             for fragment in read_fragments(source, offset, self.recipe.verbatim):
                 yield number, fragment
                 if fragment.read >= reported + units.BLOCK:
                     reported = fragment.read
-                    self._tell(stage, before + reported)
+                    self._tell(stage, before + reported, source.name)
             before, offset = before + source.size, 0
         self._tell(stage, self.total)
 

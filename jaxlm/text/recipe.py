@@ -14,6 +14,7 @@ from jaxlm.types import UserError
 Sentences = Literal["auto", "split", "lines"]
 Errors = Literal["strict", "replace"]
 ANNOTATED = ("pku", "conll")  # formats in which the text gives its own spans
+_WITH_FIELDS = ("jsonl", "csv", "parquet", "tfds")  # kinds of sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class ReadOptions:
     """File of your own entities, one a line, which take precedence over --spans."""
     holdout: float = 0.0
     """Share of documents, chosen by hash, that are kept for evaluation."""
+    field: str = ""
+    """Field or column with the text in .jsonl, .csv, .parquet and tfds; empty: text, or
+    turns of dialogues."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
@@ -54,6 +58,8 @@ class Recipe(ReadOptions, TextConfig):
     """SHA-256 of the tokenizer that was given; empty: one is trained."""
     lexicon_sha256: str = ""
     """Digest of the lexicon's entries; the same list may move to another file."""
+    held_below: float = 0.0
+    """Documents with a hash below this are held out; 0: below `holdout`."""
 
     def __post_init__(self) -> None:
         ReadOptions.__post_init__(self)
@@ -100,7 +106,7 @@ class Recipe(ReadOptions, TextConfig):
 
     def _deciding(self) -> dict[str, Any]:
         """Name → value of the fields that the corpus depends on."""
-        idle = {"errors", "lexicon", "language", "unused"}
+        idle = {"errors", "lexicon", "language", "unused", "held_below"}
         if self.given:
             idle |= {"tokenizer", "vocab_size", "lowercase", "words", "smoothing"}
             idle |= set() if self.holdout else {"seed"}
@@ -115,8 +121,12 @@ class Recipe(ReadOptions, TextConfig):
         """Raise UserError if options conflict with each other or with the sources."""
         chosen = f"sentences = {self.sentences!r}, but"
         own = self.sentences != "auto"
+        plain = [each.name for each in sources if each.kind not in _WITH_FIELDS]
+        if self.field and len(plain) == len(sources):
+            raise UserError(f"--field {self.field}: {plain[0]} has no fields")
         if self.dialogues:
-            other = next((each.name for each in sources if each.kind != "jsonl"), "")
+            lists = ("jsonl", "parquet")
+            other = next((each.name for each in sources if each.kind not in lists), "")
             if other or own:
                 raise UserError(
                     'text.dialogues: a dialogue is a line of .jsonl with "turns", each '

@@ -1,21 +1,21 @@
-"""Paths, globs and dataset names → sources of text, opened and unpacked.
+"""Sources of text, opened, unpacked and decoded.
 
 TFDS datasets, `tfds:NAME/CONFIG` or `tfds:DIRECTORY`, must be in the format
 array_record; records are read by number, without TensorFlow.
 """
 
-import collections
+import bz2
+import codecs
 import contextlib
+import difflib
 import functools
-import glob
 import gzip
 import hashlib
 import io
 import lzma
 import os
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,30 @@ import zstandard
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-_TEXT_FILE = re.compile(r"\.(txt|jsonl)(?:\.gz|\.xz|\.zst)?\Z")
-_VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
-# ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
-# and with no "//" behind, as in "gs://".
-_LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
-_LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
+COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
+# How files begin that are no UTF-8 text → what they are.
+_NO_TEXT = {
+    codecs.BOM_UTF32_LE: "UTF-32: convert it (iconv -f utf-32 -t utf-8)",
+    codecs.BOM_UTF32_BE: "UTF-32: convert it (iconv -f utf-32 -t utf-8)",
+    codecs.BOM_UTF16_LE: "UTF-16: convert it (iconv -f utf-16 -t utf-8)",
+    codecs.BOM_UTF16_BE: "UTF-16: convert it (iconv -f utf-16 -t utf-8)",
+    b"\x1f\x8b": "packed by gzip: name it *.gz",
+    b"\xfd7zXZ": "packed by xz: name it *.xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: name it *.zst",
+    b"BZh91AY&SY": "packed by bzip2: name it *.bz2",
+    b"PK\3\4": "a zip archive: unpack it, and take the text out",
+    b"%PDF-": "a PDF: take the text out (pdftotext)",
+    b"PAR1": "Parquet: name it *.parquet",
+}
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+_DAMAGED_BZ2 = "Invalid data stream"  # an OSError like any other
 TFDS = "tfds:"
 _TRAIN = "train"  # the split of a corpus's text
+Record = tuple[int, bytes, int]  # its number, its data, bytes of the file read by then
 _AT_ONCE = 256  # records
 _UNPACKED = 1024  # MiB of a compressed file that is read whole
+LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
+_HEAD = 64  # bytes by which a file that is no text is known
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,11 @@ class Source:
     """One file of text, or one TFDS dataset."""
 
     name: str  # as found, for messages and the manifest
-    kind: str  # "txt", "jsonl", "tfds", or a kind of annotated text
+    kind: str  # "txt", "jsonl", "csv", "parquet", "tfds", "wiki", or of annotated text
     files: tuple[str, ...]  # local, or gs://
     language: str = ""  # as labelled
     lines: bool = False  # each line is a sentence; False: lines are split
+    field: str = "text"  # of a record, or the column: where the text is
 
     @functools.cached_property
     def size(self) -> int:
@@ -58,7 +72,7 @@ class Source:
         """(size in bytes, time of the last change to any file in nanoseconds)."""
         sizes, times = [0], [0]
         for file in self.files:
-            with _explained(self.name):
+            with explained(self.name):
                 if is_remote(file):
                     files = fsspec.filesystem("gs")
                     sizes.append(files.size(file))
@@ -73,77 +87,9 @@ class Source:
         """SHA-256 of the files' bytes; UserError if a file cannot be read."""
         total = hashlib.sha256()
         for file in self.files:
-            with _explained(self.name), _open(file) as raw:
+            with explained(self.name), open_file(file) as raw:
                 hashlib.file_digest(raw, lambda: total)
         return total.hexdigest()
-
-
-def labelled(spec: str) -> tuple[str, str]:
-    """(language, path) of a labelled path like `en:books`; ("", spec) if unlabelled.
-
-    A file whose own name looks labelled can be given as a path, `./en:notes.txt`.
-    """
-    found = _LABELLED.fullmatch(spec)
-    return (found[1], found[2]) if found else ("", spec)
-
-
-def find_sources(specs: Sequence[str], annotated: str = "") -> list[Source]:
-    """The sources that `specs` name, in order, grouped by language.
-
-    Args:
-        specs: paths, globs (both may be on `gs://`), directories (their files are
-            sorted by path), `shipped:NAME` or `tfds:…`; each may be labelled, `fr:…`.
-        annotated: the format of annotated text, whose files may have any name; or "".
-    """
-    found = [source for spec in specs for source in _sources(spec, annotated)]
-    if not found:
-        raise UserError("no text given: name files, globs, directories, shipped:austen")
-    name, times = collections.Counter(s.name for s in found).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"{name} is named {times} times")
-    languages = list(dict.fromkeys(source.language for source in found))
-    if len(languages) > 1 and "" in languages:
-        bare = next(source.name for source in found if not source.language)
-        named = next(source for source in found if source.language)
-        raise UserError(
-            f"{named.name} is labelled {named.language}, {bare} has no language: label "
-            "all of the text (--text en:PATH zh:PATH) or none"
-        )
-    return sorted(found, key=lambda source: languages.index(source.language))
-
-
-def _sources(spec: str, annotated: str) -> list[Source]:
-    language, path = labelled(spec)
-    if annotated and path.startswith((TFDS, "shipped:")):
-        raise UserError(f"{path} is not annotated as {annotated}")
-    if path.startswith(TFDS):
-        found = [(path, "tfds", tuple(record_files(path)))]
-    elif path.startswith("shipped:"):
-        files = sorted(SHIPPED.glob("*.txt.xz"))
-        shipped = {file.name.partition(".")[0]: str(file) for file in files}
-        name = path.removeprefix("shipped:")
-        if name not in shipped:
-            raise UserError(f"no corpus {path!r}: there are {', '.join(shipped)}")
-        found = [(path, "txt", (shipped[name],))]
-    else:
-        if is_remote(path):
-            with _explained(path):
-                paths = fsspec.filesystem("gs").glob(path)
-            paths = [f"gs://{str(each).lstrip('/')}" for each in paths]
-        elif os.path.isdir(path):
-            below = (each for each in Path(path).rglob("*") if each.is_file())
-            text = (each for each in below if _TEXT_FILE.search(each.name))
-            paths = [str(each) for each in text if each.name not in _VOCABULARIES]
-        elif os.path.exists(path):
-            paths = [path]
-        else:
-            paths = filter(os.path.isfile, glob.glob(path, recursive=True))
-        found = [(each, annotated or _kind(each), (each,)) for each in sorted(paths)]
-    if not found:
-        hint = "; a language is labelled by its code in lower case, en:PATH"
-        hint *= bool(_LIKE_A_LABEL.match(path))
-        raise UserError(f"no text file matches {path!r}{hint}")
-    return [Source(*each, language) for each in found]
 
 
 def is_remote(path: str) -> bool:
@@ -151,10 +97,13 @@ def is_remote(path: str) -> bool:
     return path.startswith("gs://")
 
 
-def _kind(path: str) -> str:
-    if found := _TEXT_FILE.search(path):
-        return found[1]
-    raise UserError(f"{path} is none of *.txt, *.jsonl (.gz, .xz, .zst)")
+def no_field(where: str, name: str, have: Iterable[str]) -> UserError:
+    """What to say where a record lacks a field, or a table a column."""
+    have = list(map(str, have))
+    near = difflib.get_close_matches(name, have, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    names = ", ".join(have) or "none"
+    return UserError(f'{where} has no field "{name}": {hint}it has {names}')
 
 
 def sha256(path: Path) -> str:
@@ -170,8 +119,9 @@ def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
     Damage found later, while reading, is a UserError too.
     """
     path = source.files[0]
-    with _explained(source.name), _open(path) as packed:
+    with explained(source.name), open_file(path) as packed:
         unpacked = _unpacked(path, packed)
+        _check_text(source.name, unpacked.peek(_HEAD)[:_HEAD])
         if unpacked is packed:
             packed.seek(start)
             start = 0
@@ -190,7 +140,7 @@ def read_file(path: str, digests: Digests | None = None) -> str:
 
     The SHA-256 of the file is added to `digests`.
     """
-    with _explained(path), contextlib.closing(_open(path)) as file:
+    with explained(path), contextlib.closing(open_file(path)) as file:
         raw = file.read()
         packed, parts = io.BytesIO(raw), []
         unpacked = _unpacked(path, packed)
@@ -203,18 +153,47 @@ def read_file(path: str, digests: Digests | None = None) -> str:
         content = b"".join(parts)
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()
+    _check_text(path, content[:_HEAD])
+    return _decoded(path, content)
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, local or `gs://`, compressed or not, one at a time.
+
+    A line ends at "\\n" or "\\r\\n" alone.
+    """
+    with open_source(Source(path, "txt", (path,))) as (unpacked, _):
+        lines = iter(lambda: unpacked.readline(LONGEST_RECORD + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            if len(line) > LONGEST_RECORD:
+                raise UserError(f"{path}, line {number} is longer than 32 MiB")
+            yield _decoded(path, line, number).removesuffix("\n").removesuffix("\r")
+
+
+def _decoded(path: str, content: bytes, line: int = 1) -> str:
+    """Content that begins with a line of a file, without a byte order mark."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
+        line += content.count(b"\n", 0, error.start)
         raise UserError(
-            f"{path}, line {row}: byte 0x{content[error.start]:02x} is not UTF-8: "
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8: "
             "convert the file (iconv -t utf-8 -f its encoding)"
         ) from None
 
 
+def _check_text(name: str, head: bytes) -> None:
+    """Raise UserError if a file that begins so is surely no UTF-8 text."""
+    known = (what for start, what in _NO_TEXT.items() if head.startswith(start))
+    # Half of the bytes of an English text in UTF-16 are 0.
+    binary = len(head) > 8 and head.count(0) > len(head) / 4
+    if what := next(known, "binary, or UTF-16 (iconv)" if binary else ""):
+        raise UserError(f"{name} is no UTF-8 text but {what}")
+
+
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
+    """Say in one line why a source cannot be read."""
     try:
         yield
     except (*_DAMAGED, zstandard.ZstdError) as error:
@@ -222,10 +201,13 @@ def _explained(name: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{name}: {error}; pip install gcsfs") from None
     except OSError as error:
+        if str(error) == _DAMAGED_BZ2:
+            raise UserError(f"{name} is damaged: {error}") from None
         raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: str) -> Any:
+def open_file(path: str) -> Any:
+    """A file's bytes as they are."""
     if is_remote(path):
         return io.BufferedReader(fsspec.filesystem("gs").open(path))
     return open(path, "rb")
@@ -265,6 +247,8 @@ def _unpacked(path: str, raw: Any) -> Any:
             return gzip.open(raw)
         case ".xz":
             return lzma.open(raw)
+        case ".bz2":
+            return bz2.open(raw)
         case ".zst":
             return io.BufferedReader(_Zstd(raw))
     return raw
@@ -295,8 +279,7 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
         raise UserError(f"{spec} has no split {split!r}: it has {splits}")
     for field in fields:
         if field not in (builder.info.features or ()):
-            have = ", ".join(builder.info.features or ())
-            raise UserError(f'{spec} has no field "{field}": it has {have}')
+            raise no_field(spec, field, builder.info.features or ())
     return builder
 
 
@@ -313,12 +296,13 @@ def record_files(
     return [str(path) for path in builder.info.splits[split].filepaths]
 
 
-def read_records(spec: str, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """(number, count of all records, text) of each record from `start` on."""
-    builder = _builder(spec, _TRAIN, ("text",))
+def read_records(source: Source, start: int) -> Iterator[Record]:
+    """The texts of a dataset from record `start` on."""
+    builder = _builder(source.name, _TRAIN, (source.field,))
     for number, count, record in _records(builder, _TRAIN, start):
-        text = record["text"]
-        yield number, count, text.encode() if isinstance(text, str) else text
+        text = record[source.field]
+        data = text if isinstance(text, bytes) else str(text).encode()
+        yield number, data, source.size * number // count
 
 
 def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[Any]]:

@@ -26,9 +26,10 @@ import sentencex
 from jaxlm.text import documents
 from jaxlm.text.documents import DOCUMENT_START, Fragment, cut_verbatim
 from jaxlm.text.recipe import Errors, Recipe
-from jaxlm.text.sources import Source, open_source
+from jaxlm.text.sources import Source, no_field, open_source
 from jaxlm.text.spans.annotated import Annotated, read_conll, read_pku
 from jaxlm.text.spans.marks import Span
+from jaxlm.text.wiki import plain_text
 from jaxlm.types import UserError
 
 # The lines of a file are paragraphs if its head has more sentences a line than this.
@@ -57,8 +58,13 @@ def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
     if recipe.dialogues:
         found = _turns(fragment, text)
     else:
-        record = fragment.source.kind == "jsonl"
-        content = _text_of_record(fragment, text) if record else text
+        match fragment.source.kind:
+            case "jsonl" | "csv" | "parquet":
+                content = _text_of_record(fragment, text)
+            case "wiki":
+                content = plain_text(text, fragment.source.name)
+            case _:
+                content = text
         if recipe.verbatim:
             found = Texts(_verbatim(content))
         else:
@@ -152,9 +158,13 @@ def _verbatim(content: str | list[str]) -> list[str]:
 
 def _turns(fragment: Fragment, line: str) -> Texts:
     """The non-empty turns of a dialogue: at least two, by at most two speakers."""
-    turns, where = _field(fragment, line, "turns")
+
+    def wrong(what: str) -> UserError:
+        return UserError(f"{fragment.where()} {what}")
+
+    turns = _field(fragment, line)
     if not isinstance(turns, list) or not turns:
-        raise UserError(f'{where} has no "turns", a list of what is said')
+        raise wrong(f'has no "{fragment.source.field}" that is a list of what is said')
     said: list[tuple[str, str]] = []
     for i, turn in enumerate(turns):
         match turn:
@@ -164,16 +174,16 @@ def _turns(fragment: Fragment, line: str) -> Texts:
                 pass
             case _:
                 form = '{"speaker", "text"}'
-                raise UserError(f"{where} has a turn neither a string nor {form}")
+                raise wrong(f"has a turn neither a string nor {form}")
         if text := _without_surrogates(text).strip():
             said.append((speaker, text))
     if len({isinstance(turn, str) for turn in turns}) > 1:
-        raise UserError(f"{where} names the speakers of some turns only")
+        raise wrong("names the speakers of some turns only")
     speakers = list(dict.fromkeys(speaker for speaker, _ in said))
     if len(speakers) > 2:
-        raise UserError(f"{where} has {len(speakers)} speakers: a dialogue has two")
+        raise wrong(f"has {len(speakers)} speakers: a dialogue has two")
     if len(said) < 2:
-        raise UserError(f"{where} has {len(said)} turns: a dialogue has two or more")
+        raise wrong(f"has {len(said)} turns: a dialogue has two or more")
     second = [speaker != speakers[0] for speaker, _ in said]
     return Texts([text for _, text in said], second=second)
 
@@ -234,30 +244,37 @@ def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
         if errors == "strict":
             byte = fragment.data[error.start]
             raise UserError(
-                f"{fragment.source.name}: byte 0x{byte:02x} at offset "
-                f"{fragment.offset + error.start} is not UTF-8; convert the file, or "
-                "go on with --errors replace"
+                f"{fragment.where(error.start)}: byte 0x{byte:02x} is not UTF-8; "
+                "convert the file, or go on with --errors replace"
             ) from None
     text = fragment.data.decode("utf-8", "replace")
     return text, text.count("\ufffd") - fragment.data.count(b"\xef\xbf\xbd")
 
 
-def _field(fragment: Fragment, line: str, name: str) -> tuple[Any, str]:
-    """(a field of a record or None, the record's name for error messages)."""
-    where = f"{fragment.source.name}: the record at byte {fragment.offset}"
+def _field(fragment: Fragment, line: str) -> Any:
+    """The field of a record that the source names."""
     try:
         record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}") from None
-    return record.get(name) if isinstance(record, dict) else None, where
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition(": line")[0]
+        raise UserError(f"{fragment.where()} is not JSON: {reason}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{fragment.where()} is no JSON object")
+    if fragment.source.field not in record:
+        raise no_field(fragment.where(), fragment.source.field, record)
+    return record[fragment.source.field]
 
 
 def _text_of_record(fragment: Fragment, line: str) -> str | list[str]:
     """The text of a record or its list of sentences; "" if all is white space."""
-    text, where = _field(fragment, line, "text")
-    parts = [text] if isinstance(text, str) else text
-    if not isinstance(parts, list) or not all(isinstance(each, str) for each in parts):
-        raise UserError(f'{where} has no "text" that is a string or a list of them')
+    text = _field(fragment, line)
+    parts = text if isinstance(text, list) else [text]
+    if not all(isinstance(part, str) for part in parts):
+        shown = json.dumps(text, ensure_ascii=False)[:60]
+        raise UserError(
+            f'{fragment.where()}: "{fragment.source.field}" is {shown}, neither a '
+            "string nor a list of strings"
+        )
     parts = list(map(_without_surrogates, parts))
     if not "".join(parts).strip():
         return ""

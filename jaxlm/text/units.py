@@ -35,6 +35,10 @@ from jaxlm.types import Mark, UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
 UNIT = 64 << 20  # bytes of text in a unit, which ends with a document
+# Counts of a unit by name: of a lexicon's entry, of a language.
+ENTRY, BYTES, IDEOGRAPHS = "entry ", "bytes ", "ideographs "
+# First bytes, of three, of U+4000 to U+9FFF.
+_IDEOGRAPHS = bytes(range(0xE4, 0xEA))
 ARRAYS = ("tokens", "marks", "sentences", "documents")
 
 
@@ -78,7 +82,12 @@ def split_of(start: bytes, recipe: Recipe) -> int:
     """The split of a document, 1 (held out) or 0, by a hash of its first fragment."""
     if not recipe.holdout:
         return 0
-    return int(hashed(start, recipe.seed, "holdout") < recipe.holdout)
+    return int(holdout_hash(start, recipe) < (recipe.held_below or recipe.holdout))
+
+
+def holdout_hash(start: bytes, recipe: Recipe) -> float:
+    """The hash of a document's first fragment that decides its split."""
+    return hashed(start, recipe.seed, "holdout")
 
 
 def tokenise(
@@ -97,8 +106,9 @@ def tokenise(
         ends_line = tokenizer.ends_line[ids[:-1]]
         sentences = np.union1d(sentences, np.flatnonzero(ends_line) + 1)
     marked = Marked(encoded.word_start * np.uint8(Mark.WORD), 0, 0)
+    spans: list[Sequence] = []
     if finders or given:
-        spans: list[Sequence] = [[find(text) for text in texts] for find in finders]
+        spans = [[find(text) for text in texts] for find in finders]
         spans += [given] if given else []
         marked = mark_spans(texts, encoded, tokenizer, spans)
     marks = marked.marks
@@ -111,15 +121,34 @@ def tokenise(
         for each, at in zip(fragments, first[:-1].tolist(), strict=True)
         if each.starts
     ]
+    words = encoded.word_start
     counts = Counter(
         text_bytes=sum(len(fragment.data) for fragment in fragments),
         replaced=sum(each.replaced for each in found),
         spans=marked.found,
         spans_dropped=marked.dropped + sum(each.dropped for each in found),
+        words=int(words.sum()),
+        words_unknown=int((words & _unknown(ids, tokenizer)).sum()),
     )
+    if recipe.lexicon:  # the first finder is its
+        for text, entries in zip(texts, spans[0], strict=True):
+            counts.update(f"{ENTRY}{text[a:b]}" for a, b, _ in entries)
+    for fragment, each in zip(fragments, found, strict=True):
+        spelled = "".join(each.texts).encode()
+        rest = spelled.translate(None, _IDEOGRAPHS)
+        counts[f"{BYTES}{fragment.source.language}"] += len(spelled)
+        counts[f"{IDEOGRAPHS}{fragment.source.language}"] += len(spelled) - len(rest)
     documents = np.array(places, np.int64).reshape(-1, 3)
     tokens, sentences = ids.astype(token_dtype(tokenizer)), sentences.astype(np.int64)
     return Unit(tokens, marks, sentences, documents, encoded.oov_words, counts)
+
+
+def _unknown(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """bool [n]: the words outside the vocabulary."""
+    if tokenizer.keeps_oov_words:
+        return ids >= tokenizer.vocab_size
+    unknown = tokenizer.id(tokenizer.special_names.get("[UNK]", ""))
+    return ids == (-1 if unknown is None else unknown)
 
 
 def joined(

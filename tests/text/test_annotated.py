@@ -14,9 +14,9 @@ import pytest
 from jaxlm.config import RunConfig, TextConfig, bert
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
+from jaxlm.text.find import find_sources
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions, Recipe
-from jaxlm.text.sources import find_sources
 from jaxlm.text.spans.annotated import read_conll, read_pku
 from jaxlm.text.spans.finders import open_finders
 from jaxlm.text.texts import lines_are_sentences, texts_of

@@ -26,7 +26,7 @@ def said(*turns):
 
 def read(record):
     data = json.dumps(record).encode()
-    source = Source("d.jsonl", "jsonl", ("d.jsonl",))
+    source = Source("d.parquet", "parquet", ("d.parquet",), field="turns")
     return texts_of(Fragment(source, 7, True, data, 0), Recipe(dialogues=True))
 
 
@@ -45,7 +45,7 @@ def test_whoever_speaks_first_is_the_first_speaker():
 @pytest.mark.parametrize(
     "record, message",
     [
-        ({"text": "a"}, 'at byte 7 has no "turns"'),
+        ({"text": "a"}, 'record 8 has no field "turns": it has text'),
         ({"turns": []}, 'no "turns"'),
         ({"turns": ["a", " "]}, "has 1 turns: a dialogue has two or more"),
         ({"turns": ["a", 1]}, "neither a string nor"),

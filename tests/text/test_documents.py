@@ -1,5 +1,6 @@
 """Sources, fragments and sentences: every form of text, packed or broken."""
 
+import bz2
 import dataclasses
 import gzip
 import json
@@ -14,8 +15,9 @@ import zstandard
 
 from jaxlm.text import documents
 from jaxlm.text.documents import read_fragments
+from jaxlm.text.find import find_sources
 from jaxlm.text.recipe import Recipe
-from jaxlm.text.sources import find_sources
+from jaxlm.text.sources import read_file, read_lines
 from jaxlm.text.texts import lines_are_sentences, texts_of
 from jaxlm.types import UserError
 
@@ -117,6 +119,7 @@ def test_fragments_can_be_read_from_any_start(tmp_path):
 def packed(folder, name, data):
     pack = {
         ".txt": lambda data: data,
+        ".bz2": bz2.compress,
         ".gz": gzip.compress,
         ".xz": lzma.compress,
         # Two frames, as parallel compressors write them.
@@ -128,7 +131,7 @@ def packed(folder, name, data):
     return written(folder / name, pack(data))
 
 
-@pytest.mark.parametrize("packing", ["gz", "xz", "zst"])
+@pytest.mark.parametrize("packing", ["gz", "xz", "zst", "bz2"])
 def test_packed_files_are_read_and_damaged_ones_named(tmp_path, packing):
     path = packed(tmp_path, f"a.txt.{packing}", TEXT.encode() * 1000)
     assert len(read(path)[0]) == 2001
@@ -157,15 +160,18 @@ def test_records_of_strings_and_of_lists(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "record at byte 15 is not JSON"),
-        ('"text"', 'has no "text"'),
-        ('{"body": "x"}', 'has no "text"'),
-        ('{"text": ["a", 1]}', 'has no "text"'),
+        ("{", "is not JSON: Expecting property name"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        ('"text"', "is no JSON object"),
+        ('{"test": "x", "id": 1}', 'no field "text": did you mean test.*test, id'),
+        ('{"text": 7}', '"text" is 7, neither a string nor'),
+        ('{"text": null}', '"text" is null, neither'),
+        ('{"text": ["a", 1]}', r'"text" is \["a", 1\], neither'),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, line, message):
     path = written(tmp_path / "a.jsonl", '{"text": "ok"}\n' + line + "\n")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"a\.jsonl, line 2.*{message}"):
         read(path)
 
 
@@ -182,19 +188,19 @@ def test_half_a_character_in_json_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad, byte, offset, sequences",
+    "bad, byte, sequences",
     [
-        (b"\xff", "ff", 0, 1),
-        (b"\xc0\xaf", "c0", 0, 2),  # overlong
-        (b"\xed\xa0\x80", "ed", 0, 3),  # a lone surrogate
-        (b"\xe4\xbd", "e4", 0, 1),  # cut short
+        (b"\xff", "ff", 1),
+        (b"\xc0\xaf", "c0", 2),  # overlong
+        (b"\xed\xa0\x80", "ed", 3),  # a lone surrogate
+        (b"\xe4\xbd", "e4", 1),  # cut short
     ],
     ids=["invalid", "overlong", "surrogate", "short"],
 )
-def test_bytes_that_are_not_utf8(tmp_path, bad, byte, offset, sequences):
+def test_bytes_that_are_not_utf8(tmp_path, bad, byte, sequences):
     before = "Tout va bien.\n\nTrès bien: ".encode()
     path = written(tmp_path / "a.txt", before + bad + " \ufffd.\n".encode())
-    where = rf"a\.txt: byte 0x{byte} at offset {len(before) + offset} is not UTF-8"
+    where = rf"a\.txt, line 3: byte 0x{byte} is not UTF-8"
     with pytest.raises(UserError, match=where):
         read(path)
     found, replaced = read(path, errors="replace")
@@ -202,10 +208,33 @@ def test_bytes_that_are_not_utf8(tmp_path, bad, byte, offset, sequences):
     assert found[1] == ["Très bien: " + "\ufffd" * sequences + " \ufffd."]
 
 
-def test_utf16_is_not_utf8(tmp_path):
-    path = written(tmp_path / "a.txt", "Hello.".encode("utf-16"))
-    with pytest.raises(UserError, match="offset 0 is not UTF-8"):
-        read(path)
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("Hello.".encode("utf-16"), "UTF-16: convert it"),
+        ("Hello.".encode("utf-32"), "UTF-32: convert it"),
+        ("Hello, world.".encode("utf-16-le"), "binary, or UTF-16"),
+        (gzip.compress(b"Hello."), r"packed by gzip: name it \*\.gz"),
+        (b"%PDF-1.7 ...", "a PDF"),
+        (b"PAR1 ...", r"Parquet: name it \*\.parquet"),
+    ],
+)
+def test_what_is_surely_no_text_is_named(tmp_path, content, said):
+    path = written(tmp_path / "a.txt", content)
+    for reader in (lambda: read(path, errors="replace"), lambda: read_file(str(path))):
+        with pytest.raises(UserError, match=rf"a\.txt is no UTF-8 text but {said}"):
+            reader()
+
+
+def test_lines_end_at_line_feeds_and_the_byte_order_mark_goes(tmp_path):
+    text = "\ufeffa\u2028b\x85c\rd\r\n\n\ufeffe\x0c"
+    for name in ("a.txt", "a.txt.bz2"):
+        path = packed(tmp_path, name, text.encode())
+        found = list(read_lines(str(path)))
+        assert found == ["a\u2028b\x85c\rd", "", "\ufeffe\x0c"]
+    written(path := tmp_path / "b.txt", b"a\nb \xff\n")
+    with pytest.raises(UserError, match=r"b\.txt, line 2: byte 0xff is not UTF-8"):
+        list(read_lines(str(path)))
 
 
 def test_auto_looks_whether_lines_are_paragraphs(tmp_path):
@@ -225,6 +254,9 @@ def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
     for name in ("b.txt", "a/z.txt.gz", "a/b.jsonl", "a/readme.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         written(tmp_path / name, gzip.compress(b"x") if "gz" in name else b"")
+    (tmp_path / "none").mkdir()
+    for name in ("none/x.md", "dump.xml.bz2"):
+        written(tmp_path / name, b"")
     monkeypatch.chdir(tmp_path)
 
     def names(*specs):
@@ -234,7 +266,12 @@ def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
     assert names("**/*.txt*") == ["a/z.txt.gz", "b.txt"]
     assert names("b.txt", "a") == ["b.txt", "a/b.jsonl", "a/z.txt.gz"]
     for specs, message in [
-        (["c.txt"], "no text file matches 'c.txt'"),
+        (["c.txt"], r"no text file matches 'c.txt': did you mean \./b\.txt"),
+        (["a/c/d.txt"], "no text file matches 'a/c/d.txt'"),
+        (["none"], r"no text file matches 'none', a directory of 1 other files"),
+        (["https://x.org/b.txt"], "only gs:// is read: download it"),
+        (["dump.xml.bz2"], "a Wikipedia's dump is named wiki:dump.xml.bz2"),
+        (["wiki:a"], "no text file matches 'a', a directory of 3"),
         (["*.csv"], r"no text file matches '\*.csv'"),
         ([], "no text given"),
         (["a/readme.md"], "a/readme.md is none of"),
@@ -291,7 +328,7 @@ assert sorted(found) == sorted(
     [f"This is {{i}}.", "It ends.", "So it does."] for i in range(300)
 )
 assert found == read("tfds:{tmp_path}/text/toy")[0]
-from jaxlm.text.sources import find_sources
+from jaxlm.text.find import find_sources
 from jaxlm.text.documents import read_fragments
 (source,) = find_sources(["tfds:{tmp_path}/text/toy"])
 rest = list(read_fragments(source, start=290))

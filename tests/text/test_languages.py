@@ -15,10 +15,10 @@ from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
 from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
+from jaxlm.text.find import find_sources, labelled
 from jaxlm.text.languages import limits, sample, smoothed, weighted_texts
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions, Recipe
-from jaxlm.text.sources import find_sources, labelled
 from jaxlm.text.texts import converter
 from jaxlm.types import UserError
 

@@ -346,11 +346,83 @@ def test_what_may_not_be_meant_is_noted(tmp_path):
     notes = " ".join(manifest.notes)
     assert "entries of the vocabulary are [unusedN]" in notes
     assert "a document has 1.0 sentences on average" in notes
-    assert "no document of 3 is held out" in notes
+    assert "0 of 3 documents are held out by --holdout 0.001" in notes
     with pytest.raises(UserError, match=r"holdout = 1\.0 is not in"):
         ReadOptions(holdout=1.0)
     with pytest.raises(UserError, match="processes = 0 must be positive"):
         prepare(CONFIG, [str(tmp_path)], directory, processes=0)
+
+
+def noted(tmp_path, text, name="a.txt", **how):
+    (tmp_path / name).write_text(text)
+    directory = str(tmp_path / "corpus")
+    config = how.pop("config", CONFIG)
+    tokenizer = how.pop("tokenizer", None)
+    options = ReadOptions(**how)
+    made = prepare(
+        config, [str(tmp_path)], directory, options=options, tokenizer=tokenizer
+    )
+    shutil.rmtree(directory)
+    return "\n".join(made.notes)
+
+
+def test_words_that_the_vocabulary_does_not_know_are_noted(books, tmp_path):
+    tokenizer = str(books / "corpus/tokenizer")
+    known = (books / "1.txt").read_text()
+    assert "unknown" not in noted(tmp_path, known, tokenizer=tokenizer)
+    notes = noted(tmp_path, "слово за словом.\n" * 9, tokenizer=tokenizer)
+    assert "75.0% of the words are unknown to the vocabulary" in notes
+
+
+def test_a_language_that_the_text_is_not_in_is_noted(tmp_path):
+    chinese, english = "他在北京写字。\n他很好。\n", "He is here.\nHe writes.\n"
+    zh = RunConfig(model=CONFIG.model, text=TextConfig(language="zh"))
+    assert "in the language en is Chinese to 8" in noted(tmp_path, chinese)
+    assert "in the language zh is Chinese to 0% only" in noted(
+        tmp_path, english, config=zh
+    )
+    for text, config in ((chinese, zh), (english, CONFIG)):
+        assert "in the language" not in noted(tmp_path, text, config=config)
+
+
+def test_files_without_text_are_noted(tmp_path):
+    (tmp_path / "b.txt").write_text(" \n\n")
+    (tmp_path / "c.jsonl").write_text("")
+    notes = noted(tmp_path, "One two.\nThree.\n")
+    assert "2 of 3 sources are empty: " in notes and "c.jsonl" in notes
+
+
+def test_of_a_hundred_documents_two_are_held_out(tmp_path, small_units):
+    documents = [f"Document {i} is here.\nIt ends.\n" for i in range(150)]
+    (tmp_path / "a.txt").write_text("\n".join(documents))
+
+    def made(name, holdout, processes=1):
+        return prepare(
+            CONFIG,
+            [str(tmp_path / "a.txt")],
+            str(tmp_path / name),
+            options=ReadOptions(holdout=holdout),
+            processes=processes,
+        )
+
+    # Those that are the first to be held out at any share.
+    hashes = [units.hashed(each.encode(), 0, "holdout") for each in documents]
+    assert sum(each < 1e-3 for each in hashes) < 2 < sum(each < 0.1 for each in hashes)
+    manifest = made("few", 1e-3)
+    split = open_corpus(str(tmp_path / "few")).documents[:, 2]
+    assert np.flatnonzero(split).tolist() == sorted(np.argsort(hashes)[:2].tolist())
+    assert manifest.held_out == 2 and "held out" not in " ".join(manifest.notes)
+    assert made("two", 1e-3, processes=2) == manifest
+    assert contents(tmp_path / "few") == contents(tmp_path / "two")
+    # A corpus that was made before, by the share alone.
+    enough = made("enough", 0.1)
+    assert enough.recipe.held_below == 0 and enough.held_out > 2
+    path = tmp_path / "few/manifest.json"
+    content = json.loads(path.read_text())
+    del content["recipe"]["held_below"], content["sha256"]
+    path.write_text(json.dumps(content))
+    assert made("few", 1e-3).sha256 == manifest.sha256
+    assert made("none", 0.0).held_out == 0
 
 
 def test_units_end_with_documents():

@@ -322,7 +322,8 @@ def test_progress_reaches_the_total(books, tmp_path):
     sources = [str(books)]
     prepare(CONFIG, sources, str(tmp_path / "corpus"), report=seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
-    assert stages == ["sources", "vocabulary", "tokens", "arrays"]
+    names = ["sources", "held out", "vocabulary", "tokens", "arrays"]
+    assert stages == names
     for stage in stages:
         steps = [progress for progress in seen if progress.stage == stage]
         assert steps[-1].done == steps[-1].total > 0

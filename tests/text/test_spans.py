@@ -156,15 +156,66 @@ def test_text_without_phrases_says_so(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("北京\n\n上海\n", "line 2 is empty"),
-        ("北京\n上海\n北京\t7\n", "line 3 repeats line 1, 北京"),
         ("", "is empty"),
+        ("\n \n", "is empty"),
     ],
 )
 def test_a_list_that_will_not_do(tmp_path, content, message):
     (tmp_path / "l.txt").write_text(content)
     with pytest.raises(UserError, match=message):
         read_lexicon(str(tmp_path / "l.txt"))
+
+
+JIEBA = """\ufeff云计算 5
+李小福 2 nr
+
+easy_install 3 eng
+好用 300
+台中
+凱特琳 nz
+Edu Trust认证 2000
+台中
+"""
+
+
+def test_a_dictionary_of_jieba_is_read_as_jieba_reads_it(tmp_path):
+    (tmp_path / "d.txt").write_text(JIEBA)
+    lexicon = read_lexicon(str(tmp_path / "d.txt"))
+    words = ["云计算", "李小福", "easy_install", "好用", "台中", "凱特琳"]
+    assert lexicon.entries == (*words, "Edu Trust认证")
+    notes = "; ".join(lexicon.notes)
+    assert "6 lines end in a frequency" in notes and "1 lines are blank" in notes
+    assert "1 lines repeat another" in notes
+
+
+def test_jieba_itself_reads_the_same(tmp_path):
+    jieba = pytest.importorskip("jieba")
+    (tmp_path / "d.txt").write_text(JIEBA)
+    words = []
+    own = jieba.Tokenizer()
+    own.initialized = True
+    own.add_word = lambda word, freq=None, tag=None: words.append(word)
+    with open(tmp_path / "d.txt", "rb") as file:
+        own.load_userdict(file)
+    assert tuple(dict.fromkeys(words)) == read_lexicon(str(tmp_path / "d.txt")).entries
+
+
+def test_other_lists_keep_what_is_behind_a_space(tmp_path):
+    for text in ("new york\nWindows 10\n", "小米 10\n华为\n北京\n上海\n"):
+        (tmp_path / "l.txt").write_text(text)
+        lexicon = read_lexicon(str(tmp_path / "l.txt"))
+        assert list(lexicon.entries) == text.splitlines() and not lexicon.notes
+    (tmp_path / "l.txt").write_text("a\u2028b\nc\x85d\n")
+    assert len(read_lexicon(str(tmp_path / "l.txt")).entries) == 2
+
+
+def test_entries_that_match_nowhere_are_noted(tmp_path):
+    (tmp_path / "l.txt").write_text("哈尔滨\n北京\n黑龍江\nHarbin\n")
+    options = {"spans": "rjieba", "lexicon": str(tmp_path / "l.txt")}
+    notes = corpus_of(tmp_path, "c", TEXT, **options).manifest.notes
+    said = "lexicon: 2 of 4 entries are nowhere in the text"
+    (note,) = [note for note in notes if note.startswith(said)]
+    assert note.endswith("黑龍江, Harbin") and "script must be" in note
 
 
 def test_mistakes(tmp_path, monkeypatch):

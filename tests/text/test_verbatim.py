@@ -14,9 +14,9 @@ from jaxlm.config import RunConfig, TextConfig, gpt2
 from jaxlm.text import documents, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import cut_verbatim, read_fragments
+from jaxlm.text.find import find_sources
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions, Recipe
-from jaxlm.text.sources import find_sources
 from jaxlm.text.texts import texts_of
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError

@@ -54,7 +54,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.texts import lines_are_sentences, texts_of
-from jaxlm.text.sources import find_sources
+from jaxlm.text.find import find_sources
 from jaxlm.text.tokenizers import load_tokenizer
 a = json.loads(sys.argv[1])
 library = load_tokenizer(a["tokenizer"]).library()

@@ -5,18 +5,22 @@ A library is imported only if it is used.
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 from jaxlm.text.recipe import ANNOTATED
-from jaxlm.text.sources import read_file
+from jaxlm.text.sources import read_lines
 from jaxlm.text.spans.annotated import NAMES
 from jaxlm.text.spans.marks import Finder, Kind, Span, cuts
+from jaxlm.text.tokenizers.words import IDEOGRAPH
 from jaxlm.types import UserError
 
 # jieba's tags of words that are no phrase however long they are: punctuation, what is
 # not Chinese, numbers. Its tags of names are those of the People's Daily.
 _NO_PHRASE = ("x", "eng", "m")
 _SPACY_MODEL = "en_core_web_sm"
+# A line of a jieba user dictionary, as jieba reads it: word, frequency, tag.
+_JIEBA = re.compile(r"(.+?)( [0-9]+)?( [a-z]+)?")
 
 
 def open_finders(spans: str, lexicon: str) -> list[Finder]:
@@ -48,8 +52,10 @@ class Lexicon:
     Case matters; in scripts with spaces, only whole words are found.
     """
 
-    def __init__(self, entries: Iterable[str]):
-        self._entries = frozenset(entries)
+    def __init__(self, entries: Iterable[str], notes: Sequence[str] = ()):
+        self.entries = tuple(dict.fromkeys(entries))
+        self.notes = tuple(notes)  # what a user may want to know of its file
+        self._entries = frozenset(self.entries)
         content = "\n".join(sorted(self._entries)).encode()
         self.sha256 = hashlib.sha256(content).hexdigest()  # whatever else a file holds
         lengths: dict[str, set[int]] = {}
@@ -77,20 +83,25 @@ class Lexicon:
 def read_lexicon(path: str) -> Lexicon:
     """The lexicon in a file with one entity in each line.
 
-    Text after a tab is ignored (THUOCL has counts there).
+    Text after a tab is ignored (THUOCL has counts there). A file is a user dictionary
+    of jieba's if at least half of its Chinese entries have a frequency or a tag after a
+    space. Blank lines and repeated entries are left out, and noted.
     """
-    seen: dict[str, int] = {}
-    for number, line in enumerate(read_file(path).splitlines(), 1):
-        entry = line.split("\t")[0].strip()
-        if not entry:
-            raise UserError(f"lexicon {path}: line {number} is empty")
-        if seen.setdefault(entry, number) != number:
-            raise UserError(
-                f"lexicon {path}: line {number} repeats line {seen[entry]}, {entry}"
-            )
-    if not seen:
+    lines = [line.split("\t")[0].strip() for line in read_lines(path)]
+    parts = [match for line in lines if (match := _JIEBA.fullmatch(line))]
+    chinese = [each[0] != each[1] for each in parts if IDEOGRAPH.search(each[1])]
+    jieba = 0 < len(chinese) <= 2 * sum(chinese)
+    entries = [each[1 if jieba else 0] for each in parts]
+    if not entries:
         raise UserError(f"lexicon {path} is empty")
-    return Lexicon(seen)
+    cut = sum(each[0] != entry for each, entry in zip(parts, entries, strict=True))
+    found = {
+        "end in a frequency or tag, as jieba's do, which is left out": cut,
+        "are blank": len(lines) - len(parts),
+        "repeat another": len(entries) - len(set(entries)),
+    }
+    said = (f"{count:,} lines {what}" for what, count in found.items() if count)
+    return Lexicon(entries, [f"lexicon {path}: {each}" for each in said])
 
 
 def _rjieba() -> Finder:

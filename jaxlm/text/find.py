@@ -1,0 +1,134 @@
+"""Paths, globs and dataset names → sources of text."""
+
+import collections
+import difflib
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import fsspec
+
+from jaxlm.text.sources import (
+    COMPRESSED,
+    SHIPPED,
+    TFDS,
+    Source,
+    explained,
+    is_remote,
+    record_files,
+)
+from jaxlm.types import UserError
+
+WIKI = "wiki:"
+_FORMS = "*.txt, *.jsonl, *.csv (also .gz .xz .zst .bz2), *.parquet"
+_PACKED = rf"(?:{'|'.join(map(re.escape, COMPRESSED))})?\Z"
+_TEXT_FILE = re.compile(rf"\.(txt|jsonl){_PACKED}")
+_TABLE_FILE = re.compile(rf"\.(?:(csv){_PACKED}|(parquet)\Z)")
+_DUMP_FILE = re.compile(rf"\.xml{_PACKED}")
+_VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
+# ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
+# and with no "//" behind, as in "gs://".
+_LABELLED = re.compile(r"([a-z]{2,3}(?:-[A-Za-z0-9]{1,8})*):(?!//)(.+)", re.DOTALL)
+_LIKE_A_LABEL = re.compile(r"[A-Za-z][\w-]+:(?!//)")
+
+
+def labelled(spec: str) -> tuple[str, str]:
+    """(language, path) of a labelled path like `en:books`; ("", spec) if unlabelled.
+
+    A file whose own name looks labelled can be given as a path, `./en:notes.txt`.
+    """
+    found = _LABELLED.fullmatch(spec)
+    return (found[1], found[2]) if found else ("", spec)
+
+
+def find_sources(
+    specs: Sequence[str], annotated: str = "", field: str = "text"
+) -> list[Source]:
+    """The sources that `specs` name, in order, grouped by language.
+
+    Args:
+        specs: paths, globs (both may be on `gs://`), directories (their files are
+            sorted by path), `shipped:NAME`, `tfds:…` or `wiki:…`; each may be labelled,
+            `fr:…`.
+        annotated: the format of annotated text, whose files may have any name; or "".
+        field: name of the field or column that holds the text.
+    """
+    found = [source for spec in specs for source in _sources(spec, annotated, field)]
+    if not found:
+        raise UserError("no text given: name files, globs, directories, shipped:austen")
+    name, times = collections.Counter(s.name for s in found).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{name} is named {times} times")
+    languages = list(dict.fromkeys(source.language for source in found))
+    if len(languages) > 1 and "" in languages:
+        bare = next(source.name for source in found if not source.language)
+        named = next(source for source in found if source.language)
+        raise UserError(
+            f"{named.name} is labelled {named.language}, {bare} has no language: label "
+            "all of the text (--text en:PATH zh:PATH) or none"
+        )
+    return sorted(found, key=lambda source: languages.index(source.language))
+
+
+def _sources(spec: str, annotated: str, field: str) -> list[Source]:
+    language, path = labelled(spec)
+    if annotated and path.startswith((TFDS, WIKI, "shipped:")):
+        raise UserError(f"{path} is not annotated as {annotated}")
+    if path.startswith(TFDS):
+        found = [(path, "tfds", tuple(record_files(path, fields=(field,))))]
+    elif path.startswith("shipped:"):
+        files = sorted(SHIPPED.glob("*.txt.xz"))
+        shipped = {file.name.partition(".")[0]: str(file) for file in files}
+        name = path.removeprefix("shipped:")
+        if name not in shipped:
+            raise UserError(f"no corpus {path!r}: there are {', '.join(shipped)}")
+        found = [(path, "txt", (shipped[name],))]
+    else:
+        kinds = [_TEXT_FILE, _TABLE_FILE]  # of a directory's files, those of the first
+        if path.startswith(WIKI):
+            annotated, kinds, path = "wiki", [_DUMP_FILE], path.removeprefix(WIKI)
+        paths = sorted(_paths(path, kinds))
+        found = [(each, annotated or _kind(each), (each,)) for each in paths]
+    return [Source(*each, language, field=field) for each in found]
+
+
+def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
+    """The files of a path, a glob or a directory; UserError if there are none.
+
+    Of a directory, its files of the first of the kinds that it has.
+    """
+    hint = "; a language is labelled by its code in lower case, en:PATH"
+    hint *= bool(_LIKE_A_LABEL.match(path))
+    if is_remote(path):
+        with explained(path):
+            paths = fsspec.filesystem("gs").glob(path)
+        found = [f"gs://{str(each).lstrip('/')}" for each in paths]
+    elif "://" in path:
+        raise UserError(f"{path}: of remote files, only gs:// is read: download it")
+    elif os.path.isdir(path):
+        below = [str(each) for each in Path(path).rglob("*") if each.is_file()]
+        below = [each for each in below if os.path.basename(each) not in _VOCABULARIES]
+        of_kinds = (list(filter(kind.search, below)) for kind in kinds)
+        found = next(filter(None, of_kinds), [])
+        hint = f", a directory of {len(below)} other files: text is {_FORMS}"
+    elif os.path.exists(path):
+        found = [path]
+    else:
+        found = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        if not glob.has_magic(path) and not hint:
+            parent = os.path.dirname(path) or "."
+            beside = os.listdir(parent) if os.path.isdir(parent) else []
+            near = difflib.get_close_matches(os.path.basename(path), beside, n=1)
+            hint = f": did you mean {os.path.join(parent, near[0])}?" if near else ""
+    if not found:
+        raise UserError(f"no text file matches {path!r}{hint}")
+    return found
+
+
+def _kind(path: str) -> str:
+    if found := _TEXT_FILE.search(path) or _TABLE_FILE.search(path):
+        return next(filter(None, found.groups()))
+    dump = f"; a Wikipedia's dump is named {WIKI}{path}" * (".xml" in path)
+    raise UserError(f"{path} is none of {_FORMS}{dump}")

@@ -1,0 +1,118 @@
+"""What a user may not have meant: the notes of a corpus, a plain line each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from jaxlm.text import units
+from jaxlm.text.documents import read_fragments
+from jaxlm.text.recipe import Recipe
+from jaxlm.text.sources import Source
+from jaxlm.text.spans.finders import Lexicon
+from jaxlm.text.texts import converter, primary
+from jaxlm.text.tokenizers import Tokenizer
+
+_MANY_UNKNOWN = 0.1  # of the words
+_WITH_IDEOGRAPHS = ("zh", "ja", "yue", "wuu", "lzh", "gan", "hak")
+_EXAMPLES = 3
+
+Counts = Mapping[str, int]
+
+
+def notes(
+    counts: Counts,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    sources: Sequence[Source],
+    lexicon: Lexicon | None,
+) -> Iterator[str]:
+    """The notes of a corpus with such counts."""
+    yield from _of_vocabulary(counts, tokenizer, recipe)
+    yield from _of_text(counts, tokenizer, recipe, sources)
+    yield from _of_spans(counts, recipe)
+    if lexicon:
+        yield from lexicon.notes
+        yield from _of_lexicon(counts, recipe, lexicon)
+    held_out, documents = counts["held_out"], counts["documents"]
+    if recipe.holdout and held_out < 2:
+        share = "a larger --holdout" if documents > 2 else "more documents"
+        yield (
+            f"{held_out:,} of {documents:,} documents are held out by --holdout "
+            f"{recipe.holdout:g}, and evaluations may need 2: prepare with {share}"
+        )
+
+
+def _of_vocabulary(
+    counts: Counts, tokenizer: Tokenizer, recipe: Recipe
+) -> Iterator[str]:
+    found = tokenizer.training or {}
+    if unused := found.get("unused"):
+        yield (
+            f"{unused:,} of {tokenizer.vocab_size:,} entries of the vocabulary are "
+            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
+        )
+    if left_out := found.get("characters_left_out"):
+        share = found["words_unknown"] / found["words"]
+        yield (
+            f"{left_out:,} of {found['characters']:,} characters are not in the "
+            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
+        )
+    unknown = counts["words_unknown"] / max(counts["words"], 1)
+    # An ELMo reads words outside its vocabulary, too.
+    if recipe.given and unknown > (0.5 if tokenizer.keeps_oov_words else _MANY_UNKNOWN):
+        yield (
+            f"{unknown:.1%} of the words are unknown to the vocabulary: is it of this "
+            "language, script and case?"
+        )
+
+
+def _of_text(
+    counts: Counts, tokenizer: Tokenizer, recipe: Recipe, sources: Sequence[Source]
+) -> Iterator[str]:
+    if replaced := counts["replaced"]:
+        yield f"{replaced:,} byte sequences that are not UTF-8 were replaced"
+    if empty := [each.name for each in sources if not any(read_fragments(each))]:
+        yield f"{len(empty):,} of {len(sources):,} sources are empty: {_some(empty)}"
+    for language in recipe.languages:
+        ideographs = 3 * counts[f"{units.IDEOGRAPHS}{language}"]
+        share = ideographs / max(counts[f"{units.BYTES}{language}"], 1)
+        chinese = primary(language) in _WITH_IDEOGRAPHS
+        if share > 0.5 and not chinese:
+            yield (
+                f"the text in the language {language} is Chinese to {share:.0%}: name "
+                "its language (--text zh:PATH), or sentences are cut by other rules"
+            )
+        if share < 0.05 and chinese:
+            yield f"the text in the language {language} is Chinese to {share:.0%} only"
+    mean = counts["sentences"] / counts["documents"]
+    # GPT-1's words leave no line ends to tell lines by.
+    if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
+        yield f"a document has {mean:.1f} sentences on average: no blank lines?"
+
+
+def _of_spans(counts: Counts, recipe: Recipe) -> Iterator[str]:
+    spans = counts["spans"]
+    if dropped := counts["spans_dropped"]:
+        yield (
+            f"{dropped:,} spans were dropped: they lie across words of the vocabulary, "
+            f"or hold none; {spans:,} phrases and entities kept"
+        )
+    if recipe.marks_spans and not spans:
+        yield "no phrase and no entity was found: is the text in the right script?"
+
+
+def _of_lexicon(counts: Counts, recipe: Recipe, lexicon: Lexicon) -> Iterator[str]:
+    absent = [each for each in lexicon.entries if not counts[units.ENTRY + each]]
+    if not absent:
+        return
+    reason = "case and script must be those of the text"
+    if recipe.chinese != "as_is":
+        convert = converter(recipe.chinese)
+        others = sum(convert(each) != each for each in absent)
+        reason = f"{others:,} of them are not in {recipe.chinese} Chinese, as the text"
+    yield (
+        f"lexicon: {len(absent):,} of {len(lexicon.entries):,} entries are nowhere in "
+        f"the text ({reason}): {_some(absent)}"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_EXAMPLES]) + ", …" * (len(names) > _EXAMPLES)

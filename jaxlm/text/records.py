@@ -1,0 +1,102 @@
+"""Sources that are read record by record: TFDS, columns of CSV and Parquet, dumps.
+
+A record of a table is handed on as a line of JSON with its one column, so that all
+that is said of `.jsonl` holds for tables, too.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxlm.text.sources import (
+    LONGEST_RECORD,
+    Record,
+    Source,
+    explained,
+    no_field,
+    open_file,
+    open_source,
+    read_records,
+)
+from jaxlm.text.wiki import read_articles
+from jaxlm.types import UserError
+
+_AT_ONCE = 64  # rows of Parquet
+
+
+def _line(source: Source, number: int, cell: Any) -> bytes:
+    line = json.dumps({source.field: cell}, ensure_ascii=False, default=repr)
+    if len(line) > LONGEST_RECORD:
+        raise UserError(f"{source.name}, record {number + 1} is longer than 32 MiB")
+    return line.encode("utf-8", "surrogateescape")
+
+
+def _read_csv(source: Source, start: int) -> Iterator[Record]:
+    """The cells of a column that the first row names, quoted as in RFC 4180."""
+    csv.field_size_limit(LONGEST_RECORD)
+    with open_source(source) as (unpacked, packed):
+        # Bytes that are not UTF-8 go through as they are; who reads the text decides.
+        text = io.TextIOWrapper(unpacked, "utf-8-sig", "surrogateescape", newline="")
+        rows = csv.reader(text, strict=True)
+        number = 0
+        try:
+            header = next(rows, [])
+            if source.field not in header:
+                raise no_field(source.name, source.field, header)
+            column = header.index(source.field)
+            for row in filter(None, rows):
+                if len(row) != len(header):
+                    raise UserError(
+                        f"{source.name}, line {rows.line_num}: {len(row)} columns, "
+                        f"the first line has {len(header)}"
+                    )
+                if number >= start:
+                    yield number, _line(source, number, row[column]), packed.tell()
+                number += 1
+        except csv.Error as error:
+            raise UserError(f"{source.name}, line {rows.line_num}: {error}") from None
+
+
+def _read_parquet(source: Source, start: int) -> Iterator[Record]:
+    """The cells of a column, strings or lists, a part of a row group at a time."""
+    try:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UserError(
+            f"{source.name} needs a library: pip install 'jaxlm[parquet]' (or pyarrow)"
+        ) from None
+    with explained(source.name), open_file(source.files[0]) as file:
+        try:
+            table = ParquetFile(file, buffer_size=1 << 20)
+            if source.field not in table.schema_arrow.names:
+                raise no_field(source.name, source.field, table.schema_arrow.names)
+            kind = str(table.schema_arrow.field(source.field).type)
+            if "string" not in kind:
+                raise UserError(
+                    f"{source.name}: the column {source.field} is of {kind}, not text"
+                )
+            number, rows = 0, table.metadata.num_rows
+            for group in range(table.num_row_groups):
+                size = table.metadata.row_group(group).num_rows
+                if number + size <= start:
+                    number += size
+                    continue
+                for batch in table.iter_batches(_AT_ONCE, [group], [source.field]):
+                    for cell in batch.column(0).to_pylist():
+                        if number >= start:
+                            read = source.size * number // rows
+                            yield number, _line(source, number, cell), read
+                        number += 1
+        except pa.ArrowException as error:
+            raise UserError(f"{source.name} is damaged: {error}") from None
+
+
+READERS: dict[str, Callable[[Source, int], Iterator[Record]]] = {
+    "tfds": read_records,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "wiki": read_articles,
+}

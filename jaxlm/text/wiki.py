@@ -1,0 +1,138 @@
+"""A Wikipedia's dump → articles of plain paragraphs, for `wiki:PATH.xml.bz2`.
+
+An article is a page of namespace 0 that is no redirect, in its newest revision. What
+is left of it are its paragraphs, one a line: no title, headings, lists, tables,
+templates, references, formulas, files, categories and no markup.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+from jaxlm.text.sources import Record, Source, open_source
+from jaxlm.types import UserError
+
+_HIDDEN_TAGS = re.compile(
+    "categorytree|ce|chem|dl|gallery|graph|hiero|imagemap|includeonly|inputbox|math|ol|"
+    "pre|ref|references|score|section|source|style|syntaxhighlight|table|templatedata|"
+    "timeline|ul"
+)
+_BREAKS = re.compile("blockquote|br|center|div|hr|p|poem")
+_MEDIA = re.compile(
+    r"\.(?:jpe?g|png|svg|gif|tiff?|og[agv]|web[mp]|pdf|djvu|mp3)\s*\Z", re.I
+)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")  # links to other Wikipedias
+_ITEM = "\0"  # begins the line of an item of a list
+_NO_PARAGRAPH = (_ITEM, "|", "{|", "{{", "}}")
+# Of Chinese: -{zh-hans:计算机;zh-hant:電腦}-, with flags before a "|".
+_VARIANTS = re.compile(r"-\{(?:([^{}|]*)\|)?([^{}]*)\}-")
+# What is left where a template or a reference was, and its replacement.
+_TRACES = (
+    (re.compile(r"__[A-Z]+__|'{2,}"), ""),
+    (re.compile(r"([(（])[\s,;:，；：、]+"), r"\1"),
+    (re.compile(r"\(\)|（）"), ""),
+    (re.compile(r"\s+"), " "),
+    (re.compile(r" +([,.)])"), r"\1"),
+)
+
+
+def read_articles(source: Source, start: int) -> Iterator[Record]:
+    """The wikitext of each article of a dump, from article `start` on."""
+    try:
+        from mwxml import Dump
+        from mwxml.element_iterator import ElementIterator
+        from mwxml.errors import MalformedXML
+    except ImportError:
+        raise _needs_libraries(source.name) from None
+    number = 0
+    with open_source(source) as (unpacked, packed):
+        try:
+            root = ElementIterator.from_file(unpacked)
+            for page in Dump.from_element(root).pages:
+                root.element.clear()  # it would keep an empty element for each page
+                if page.namespace or page.redirect is not None:
+                    continue
+                if number >= start:
+                    text = ""
+                    for revision in page:
+                        text = revision.text or ""
+                    yield number, text.encode(), packed.tell()
+                number += 1
+        except (ParseError, MalformedXML) as error:
+            raise UserError(
+                f"{source.name} is no whole dump of a Wikipedia: {error}"
+            ) from None
+
+
+def _needs_libraries(name: str) -> UserError:
+    return UserError(
+        f"{name} needs libraries: pip install 'jaxlm[wiki]' (or mwxml mwparserfromhell)"
+    )
+
+
+@functools.cache
+def _namespaces(dump: str) -> frozenset[str]:
+    """The names of the dump's namespaces but the articles', in lower case."""
+    with open_source(Source(dump, "wiki", (dump,))) as (unpacked, _):
+        from mwxml import Dump
+
+        found = Dump.from_file(unpacked).site_info.namespaces or ()
+    names = {str(each.name).lower() for each in found}
+    return frozenset(names - {""} | {"file", "image", "media", "category"})
+
+
+def plain_text(wikitext: str, dump: str) -> str:
+    """The paragraphs of an article of a dump, one a line."""
+    try:
+        from mwparserfromhell import parse
+    except ImportError:
+        raise _needs_libraries(dump) from None
+    text = "".join(_visible(parse(wikitext), _namespaces(dump)))
+    paragraphs = []
+    for line in _VARIANTS.sub(_first_variant, text).split("\n"):
+        for trace, replacement in _TRACES:
+            line = trace.sub(replacement, line)
+        line = line.strip()
+        if not line.startswith(_NO_PARAGRAPH) and any(map(str.isalnum, line)):
+            paragraphs.append(line)
+    return "\n".join(paragraphs)
+
+
+def _visible(code: Any, namespaces: frozenset[str]) -> Iterator[str]:
+    """What a reader sees of wikitext, but for templates."""
+    for node in code.nodes:
+        match type(node).__name__:
+            case "Text":
+                yield node.value
+            case "HTMLEntity":
+                yield node.normalize()
+            case "Heading":
+                yield "\n"
+            case "ExternalLink" if node.title is not None:
+                yield from _visible(node.title, namespaces)
+            case "Wikilink":
+                title = str(node.title)
+                space = title.partition(":")[0].strip() if ":" in title else ""
+                other = node.text is None and _LANGUAGE.fullmatch(space)
+                if not (space.lower() in namespaces or other or _MEDIA.search(title)):
+                    yield from _visible(node.text or node.title, namespaces)
+            case "Tag":
+                tag = str(node.tag).strip().lower()
+                if tag in ("li", "dt", "dd"):
+                    yield _ITEM
+                elif not _HIDDEN_TAGS.fullmatch(tag):
+                    edge = "\n" if _BREAKS.fullmatch(tag) else ""
+                    yield edge
+                    if node.contents:
+                        yield from _visible(node.contents, namespaces)
+                    yield edge
+
+
+def _first_variant(found: re.Match) -> str:
+    flags, content = found.groups()
+    if flags and set(flags) & set("HTD-"):  # rules, which are not shown
+        return ""
+    first = content.partition(";")[0]
+    return first.partition(":")[2] if first.strip().startswith("zh") else first
