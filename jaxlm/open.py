@@ -1,6 +1,8 @@
 """`jaxlm.load`: a run or model directory → a model: forward, embed, fill, generate."""
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,15 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import RunFiles, restore_params
-from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
+from jaxlm.config import ElmoConfig, FinetuneConfig, ModelConfig, RunConfig, TextConfig
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
+from jaxlm.convert.sentence import read_sentence_model
 from jaxlm.families import build, family_of
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models.encoder import Encoded
+from jaxlm.models.sentence import SentenceModel
 from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
 from jaxlm.tasks.model import OWN
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -28,6 +32,8 @@ from jaxlm.train.state import Pretrained, abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
 from jaxlm.vectors import Embedded, bucket, embed
+
+_UNUSED = re.compile(r"\[unused\d+\]").fullmatch
 
 
 class Guess(NamedTuple):
@@ -121,7 +127,16 @@ class Model:
         self, texts: Iterable[str], options: VectorOptions
     ) -> Iterator[Embedded]:
         """The vectors and the tokens of each text, one text after the other."""
-        return embed(self.config, self.params, self.tokenizer, texts, options)
+        sentence = self.sentence if options.pooling == "sentence" else None
+        model = self.config, self.params, self.tokenizer
+        return embed(*model, texts, options, sentence)
+
+    @cached_property
+    def sentence(self) -> SentenceModel | None:
+        """The modules that make one vector of a text; None if the files have none."""
+        if isinstance(self.config, ElmoConfig):
+            return None
+        return read_sentence_model(self.files, self.config)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The likeliest words for each [MASK] of a text, best first."""
@@ -283,3 +298,39 @@ def check_init(directory: str) -> None:
     """Refuse a local directory that does not exist."""
     if "://" not in directory and not Path(directory).is_dir():
         raise UserError(f"--init {directory}: there is no such directory")
+
+
+def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> list[str]:
+    """Compare the vocabulary of `--init` with that of a corpus: notes on differences.
+
+    An entry that is another word is a UserError, unless `other` allows it. `[unusedN]`
+    fits any word: words of a domain may take its place.
+    """
+    if "://" in directory:
+        return [f"the vocabulary of {directory} is not compared: it is not local"]
+    config, known = model_of(directory)
+    if not config.vocab_size or known.sha256 == tokenizer.sha256:
+        return []  # an ELMo without a softmax reads characters alone
+    digests = f"tokenizer sha256 {known.sha256[:12]}…, {tokenizer.sha256[:12]}… here"
+    pairs = list(itertools.zip_longest(known.tokens, tokenizer.tokens))
+    others = [i for i, (theirs, mine) in enumerate(pairs) if theirs != mine]
+    words = [i for i in others if not any(map(_UNUSED, map(str, pairs[i])))]
+    if not others:
+        return [f"--init {directory} cuts text otherwise than the corpus: {digests}"]
+    if not words:
+        return [f"{len(others):,} entries of --init are [unused]: {digests}"]
+    theirs, mine = pairs[words[0]]
+    what = (
+        f"--init {directory} has another vocabulary: {digests}; {len(words):,} of "
+        f"{len(known.tokens):,} entries are other words, the first one is entry "
+        f"{words[0]}, {theirs!r} there and {mine!r} here"
+    )
+    if other:
+        return [what]
+    files = (
+        directory if is_model(Path(directory)) else f"{best_seed(directory)}/tokenizer"
+    )
+    raise UserError(
+        f"{what}: prepare the corpus with --tokenizer {files}, or pass "
+        "--other_vocabulary to keep the rows of the table under the new words"
+    )

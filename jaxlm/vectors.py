@@ -21,7 +21,9 @@ import numpy as np
 from jaxlm.config import ModelConfig
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.families import family_of
+from jaxlm.families.elmo import with_words
 from jaxlm.families.family import Frame, Tokens
+from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
@@ -31,6 +33,7 @@ class Embedded(NamedTuple):
 
     tokens: tuple[str, ...]
     vectors: np.ndarray  # float32 [(M,) L, D], pooled: [(M,) D]
+    cut_off: int = 0  # tokens past the longest text of a sentence model
 
 
 class _Window(NamedTuple):
@@ -38,6 +41,7 @@ class _Window(NamedTuple):
     keep: slice  # tokens whose vectors are taken from this window
     strings: list[str]  # of these tokens
     last: bool  # of its text
+    cut_off: int  # tokens of the text that no window has
 
 
 def embed(
@@ -46,21 +50,30 @@ def embed(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     options: VectorOptions,
+    sentence: SentenceModel | None = None,
 ) -> Iterator[Embedded]:
     """The vectors of each text, in order; an empty text has no tokens and mean 0."""
     layers, pooling = options.layers, options.pooling
     family, count = family_of(config), config.num_layers + 1
     if isinstance(layers, int) and not -count <= layers < count:
         raise UserError(f"layer {layers}: there are 0 (embedding) to {count - 1}")
-    if pooling in ("cls", "sentence") and not family.has_cls:
+    known = family.has_cls or (pooling == "sentence" and sentence)
+    if pooling in ("cls", "sentence") and not known:
         raise UserError(f"{family.article} has no [CLS]: pooling is none or mean")
     if options.stateful and not family.stateful:
         raise UserError(f"{family.article} has no state that goes from text to text")
-    frame = family.frame(config, tokenizer)
-    first = len(frame.begin)
+    frame = family.frame(config, with_words(tokenizer, options.words))
+    first, end = len(frame.begin), len(frame.end)
+    sentence, prompt, longest = sentence or SentenceModel(), 0, 0
+    if pooling == "sentence":
+        before = sentence.prompt_of(options.prompt)
+        texts = (sentence.as_read(before + text) for text in texts)
+        if before:
+            prompt = first + len(frame.spelled(sentence.as_read(before))[0])
+        longest = max(0, sentence.max_length - first - end)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
-    for window, hidden in _read(config, params, frame, texts, options):
+    for window, hidden in _read(config, params, frame, texts, options, longest):
         behind = first + len(window.tokens)
         parts.append(hidden[..., first:behind, :][..., window.keep, :])
         tokens += window.strings
@@ -72,9 +85,9 @@ def embed(
         elif pooling == "cls":
             whole = hidden[..., 0, :]
         elif pooling == "sentence":
-            total = whole.sum(-2) + hidden[..., 0, :] + hidden[..., behind, :]
-            whole = total / np.linalg.norm(total, axis=-1, keepdims=True)
-        yield Embedded(tuple(tokens), whole)
+            row = hidden[..., :first, :], whole, hidden[..., behind : behind + end, :]
+            whole = sentence.vector(np.concatenate(row, axis=-2), prompt)
+        yield Embedded(tuple(tokens), whole, window.cut_off)
         parts, tokens = [], []
 
 
@@ -89,6 +102,7 @@ def _read(
     frame: Frame,
     texts: Iterable[str],
     options: VectorOptions,
+    longest: int,
 ) -> Iterator[tuple[_Window, np.ndarray]]:
     """Each window of the texts, with the hidden states [(M,) L, D] of its row."""
     family, batch, stateful = family_of(config), options.batch, options.stateful
@@ -108,7 +122,7 @@ def _read(
         return hidden, carry
 
     carry = family.zero_carry(config, batch)
-    windows = _windows(config, frame, texts, whole=stateful)
+    windows = _windows(config, frame, texts, whole=stateful, longest=longest)
     while waiting := list(itertools.islice(windows, batch)):
         count = len(waiting)
         read = [window.tokens for window in waiting]
@@ -131,15 +145,22 @@ def _read(
 
 
 def _windows(
-    config: ModelConfig, frame: Frame, texts: Iterable[str], *, whole: bool
+    config: ModelConfig,
+    frame: Frame,
+    texts: Iterable[str],
+    *,
+    whole: bool,
+    longest: int,
 ) -> Iterator[_Window]:
+    """`longest` is the number of a text's tokens that are read; 0: all of them."""
     family = family_of(config)
     width = family.window(config)
     lead = int(width * (0.25 if family.bidirectional else 0.5))
     for text in texts:
         tokens, strings = frame.spelled(text)
-        size = len(strings)
-        tokens = tokens[:size]
+        cut_off = max(0, len(strings) - longest) if longest else 0
+        size = len(strings) - cut_off
+        tokens, strings = tokens[:size], strings[:size]
         starts = [0]
         if size > width and not whole:
             starts = [*range(0, size - width, width // 2), size - width]
@@ -148,4 +169,4 @@ def _windows(
         for start, begin, end in zip(starts, begins, [*begins[1:], size], strict=True):
             read = tokens[start:] if whole else tokens[start : start + width]
             keep = slice(begin - start, end - start)
-            yield _Window(read, keep, strings[begin:end], end == size)
+            yield _Window(read, keep, strings[begin:end], end == size, cut_off)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ CONFIGS: dict[str, ModelConfig] = {
     "gpt1": gpt1(vocab_size=150, d_ff=64, max_length=40, **SHAPE),
     "gpt2": gpt2("tiny", vocab_size=300, d_ff=24, max_length=40, **SHAPE),
 }
+GPT1 = gpt1(
+    vocab_size=150, d_ff=256, max_length=40, num_layers=2, num_heads=1, d_model=64
+)
 SENTENCES = ["It was a truth that nobody acknowledged.", "She was out of the house."]
 
 
@@ -79,6 +83,46 @@ def export(out: Path, name: str, seed: int = 0, **options: Any) -> Any:
         **options,
     )
     return params
+
+
+def openai(directory: Path, params: Any) -> None:
+    """Write `GPT1` as finetune-transformer-lm (train.py) has it: positions, tokens,
+    then twelve a layer."""
+    h = params["layers"]
+    tensors = [params["embed"]["position"]["table"], params["embed"]["token"]["table"]]
+    tensors[1] = tensors[1][: GPT1.vocab_size]
+    for i in range(GPT1.num_layers):
+        joined = {
+            leaf: np.concatenate(
+                [
+                    np.reshape(h["attention"][name][leaf][i], (shape, -1))
+                    for name in ("query", "key", "value")
+                ],
+                axis=-1,
+            )
+            for leaf, shape in (("kernel", 64), ("bias", 1))
+        }
+        out = h["attention"]["out"]
+        tensors += [
+            joined["kernel"][None],
+            joined["bias"][0],
+            np.reshape(out["kernel"][i], (1, 64, 64)),
+            out["bias"][i],
+            h["attention_norm"]["scale"][i],
+            h["attention_norm"]["bias"][i],
+            h["mlp"]["wi"]["kernel"][i][None],
+            h["mlp"]["wi"]["bias"][i],
+            h["mlp"]["wo"]["kernel"][i][None],
+            h["mlp"]["wo"]["bias"][i],
+            h["mlp_norm"]["scale"][i],
+            h["mlp_norm"]["bias"][i],
+        ]
+    flat = np.concatenate([np.ravel(each) for each in tensors]).astype(np.float32)
+    for i, piece in enumerate(np.array_split(flat, 10)):
+        np.save(directory / f"params_{i}.npy", piece)
+    shapes = [list(np.shape(each)) for each in tensors]
+    (directory / "params_shapes.json").write_text(json.dumps(shapes))
+    tokenizer_of(GPT1).save(directory)
 
 
 def same(one: Any, other: Any) -> None:

@@ -71,6 +71,9 @@ class Pretrain(TextOptions, TrainingOptions):
     corpus: str = ""
     """Directory of the corpus, prepared from --text if it is missing. Empty: the corpus
     that the run used before, or WORKDIR/corpus."""
+    other_vocabulary: bool = False
+    """Start from --init although its vocabulary has other words than the corpus: each
+    row of the table then stands for the word that has its number in the corpus."""
 
 
 def run_prepare(argv: list[str]) -> int:
@@ -92,16 +95,21 @@ def run_pretrain(argv: list[str]) -> int:
     args = parse(Pretrain, argv)
     config, workdir = args.config, args.workdir
     start_jax()
-    from jaxlm.open import check_init, pretrained
+    from jaxlm.open import check_init, check_vocabulary, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
 
+    if args.other_vocabulary and not config.init:
+        raise UserError("--other_vocabulary has no effect without --init")
+
     def opened() -> "Corpus":
-        if config.init and not Path(workdir, "config.json").exists():
-            check_init(config.init)  # a run that has begun needs it no more
+        # A run that has begun needs it no more.
+        init = "" if Path(workdir, "config.json").exists() else config.init
+        if init:
+            check_init(init)
         check_batch(config, make_mesh(config.mesh))
         held.enter_context(lock(workdir))
         directory = args.corpus or corpus_of(workdir)
@@ -113,6 +121,10 @@ def run_pretrain(argv: list[str]) -> int:
             for line in [] if prepared else holds:
                 say(line)
         corpus = open_corpus(directory)
+        if init:
+            other = args.other_vocabulary
+            for note in check_vocabulary(init, corpus.tokenizer, other=other):
+                say(note)
         open_workdir(workdir, config, corpus, ["pretrain", *argv])
         return corpus
 

@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.runtime import start_jax
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
 from jaxlm.generate.sampling import Sampling
 from jaxlm.types import UserError
@@ -126,7 +126,7 @@ def run_embed(argv: list[str]) -> int:
     texts = itertools.chain.from_iterable(map(read_lines, args.text))
     found = jaxlm.load(args.directory).embed_each(texts, args)
     partial = f"{args.out}.{os.getpid()}.tmp"
-    lines = tokens = 0
+    lines = tokens = cut_off = 0
     shape: tuple[int, ...] = ()
     try:
         with writer(partial) as put:
@@ -135,12 +135,15 @@ def run_embed(argv: list[str]) -> int:
                 put(f"tokens/{lines}", list(each.tokens))
                 shape = each.vectors.shape
                 lines, tokens = lines + 1, tokens + len(each.tokens)
+                cut_off += bool(each.cut_off)
         if not lines:
             raise UserError(f"{', '.join(args.text)}: no line")
         os.replace(partial, args.out)
     finally:
         Path(partial).unlink(missing_ok=True)
     print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
+    if cut_off:
+        say(f"{cut_off:,} lines are longer than the sentence model reads, and cut off")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -54,8 +54,12 @@ class Import:
     """Read .bin and .pt files, by torch's weights-only loader."""
     dtype: Dtype = "float32"
     """Dtype of the weights that are written."""
+    words: Literal["", "basic", "space"] = ""
+    """ELMo: how words are cut. basic: by BERT's rules; space: at white space, for text
+    that is cut already; empty: as the vocabulary was saved, else basic."""
     verify: bool = False
-    """Compare with transformers on real text; exit 1 above the tolerance."""
+    """Load DIRECTORY with transformers, compare ids and outputs on real text, and exit
+    1 above the tolerance; sentence vectors with sentence-transformers."""
 
 
 def run_export(argv: list[str]) -> int:
@@ -84,25 +88,32 @@ def run_import(argv: list[str]) -> int:
     """The verb `import`."""
     args = parse(Import, argv)
     start_jax()
+    import jaxlm
     from jaxlm.convert.model_directory import import_model
-    from jaxlm.convert.verify import check_client
+    from jaxlm.convert.verify import check_source, verify_import
 
+    directory, out = Path(args.directory), Path(args.out)
+    tokenizer = Path(args.tokenizer) if args.tokenizer else None
     if args.verify:
-        check_client("hf")
+        check_source(directory)
     source, digests = import_model(
-        Path(args.directory),
-        Path(args.out),
-        tokenizer=Path(args.tokenizer) if args.tokenizer else None,
+        directory,
+        out,
+        tokenizer=tokenizer,
         pickle=args.allow_pickle,
         ignore=args.ignore,
         dtype=args.dtype,
+        words=args.words,
     )
     for note in source.notes:
         say(note)
     for head in source.missing:
         say(f"the files have no {head} head, so the model has none")
     _say_written(args.out, digests)
-    return _verified(args.out, "hf") if args.verify else 0
+    if not args.verify:
+        return 0
+    options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
+    return _status(*verify_import(jaxlm.load(out), out, directory, **options))
 
 
 def _export_task(args: Export) -> int:
@@ -165,7 +176,8 @@ def _verified(out: str, to: Format, model: Any = None) -> int:
     return _status(verify(model or jaxlm.load(out), Path(out), to))
 
 
-def _status(report: Any) -> int:
-    """Print a comparison; returns the exit status."""
-    print(*report.lines, sep="\n")
-    return 0 if report.passed else 1
+def _status(*reports: Any) -> int:
+    """Print comparisons; returns the exit status."""
+    for report in reports:
+        print(*report.lines, sep="\n")
+    return 0 if all(report.passed for report in reports) else 1

@@ -17,7 +17,13 @@ class VectorOptions:
     the end, -1."""
     pooling: Pooling = "mean"
     """none: a vector for each token; mean: their mean; cls: that of BERT's [CLS];
-    sentence: as sentence-transformers, the mean with [CLS] and [SEP], of length 1."""
+    sentence: the one that the model's sentence-transformers modules make, else the mean
+    with [CLS] and [SEP], of length 1."""
+    prompt: str = ""
+    """Name of the sentence model's prompt to put in front; empty: its default."""
+    words: Literal["", "basic", "space"] = ""
+    """ELMo: how words are cut. basic: by BERT's rules; space: at white space, for text
+    that is cut already; empty: as the vocabulary was saved, else basic."""
     batch: int = 16
     """Texts at a time."""
     stateful: bool = False
@@ -27,3 +33,5 @@ class VectorOptions:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise UserError(f"batch = {self.batch} must be positive")
+        if self.prompt and self.pooling != "sentence":
+            raise UserError(f"prompt = {self.prompt} is for pooling = sentence")

@@ -20,29 +20,44 @@ import numpy as np
 
 Answer = dict[str, Any]
 # Of a class of transformers, which may have several.
+_ADDED = 32  # tokens of a tokenizer whose ids are compared
 _OUTPUTS = ("prediction_logits", "mc_logits", "logits", "start_logits")
 
 
 def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
-    """Answers of transformers: the class in config.json, in float32 on the CPU."""
+    """Answers of transformers: the class asked for, or that of config.json, in float32.
+
+    The weights are first rounded to the dtype asked for. For a class asked for, unused
+    tensors are no complaint: the directory may be of another class.
+    """
     import torch  # pyrefly: ignore
     import transformers  # pyrefly: ignore
 
-    config = json.loads((directory / "config.json").read_text())
-    kind = getattr(transformers, config["architectures"][0])
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    other = asked.get("kind")
+    kind = getattr(transformers, other or config["architectures"][0])
     model, info = kind.from_pretrained(
-        directory, dtype=torch.float32, output_loading_info=True
+        directory,
+        dtype=getattr(torch, asked.get("dtype", "float32")),
+        output_loading_info=True,
     )
-    model.eval()
+    model.float().eval()
     answer: Answer = {"outputs": []}
     notes = answer["notes"] = [
         f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}"
         for what, names in info.items()
-        if names
+        if names and not (other and what == "unexpected_keys")
     ]
     try:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
-        answer["ids"] = [tokenizer(text)["input_ids"] for text in asked["texts"]]
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            asked.get("tokenizer", directory),
+            config=model.config,
+            trust_remote_code=False,
+        )
+        added = sorted(tokenizer.get_added_vocab().items(), key=lambda each: each[1])
+        texts = [f"A {token} b{token}{token} c." for token, _ in added[:_ADDED]]
+        answer["texts"] = [*asked["texts"], *texts]
+        answer["ids"] = [tokenizer(text)["input_ids"] for text in answer["texts"]]
     except Exception as error:  # each class of tokenizers fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         notes.append(f"the tokenizer cannot be loaded, ids are not compared: {reason}")
@@ -67,7 +82,11 @@ def sentence_transformers(directory: Path, asked: dict[str, Any]) -> Answer:
     """Answers of sentence-transformers: the vectors of texts."""
     import sentence_transformers  # pyrefly: ignore
 
-    model = sentence_transformers.SentenceTransformer(str(directory), device="cpu")
+    dtypes = {"dtype": asked.get("dtype", "float32")}
+    model = sentence_transformers.SentenceTransformer(
+        str(directory), device="cpu", model_kwargs=dtypes
+    )
+    model.float()
     return {"outputs": [*model.encode(asked["texts"], show_progress_bar=False)]}
 
 

@@ -24,9 +24,11 @@ from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
+from jaxlm.families.elmo import with_words
 from jaxlm.files import write_json
 from jaxlm.models.elmo import CHARACTERS
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, read_vocabulary
 from jaxlm.text.tokenizers.words import MARKS, WordVocab
 from jaxlm.types import UserError
 
@@ -77,10 +79,19 @@ def files_of(directory: Path) -> tuple[Path, Path] | None:
     return (options[0], weights[0]) if len(options) == len(weights) == 1 else None
 
 
-def words_of(directory: Path) -> Tokenizer:
-    """The tokenizer of a model directory; without a vocabulary, BERT's rules."""
-    known = (directory / "vocab.txt").is_file()
-    return load_tokenizer(directory) if known else WordVocab(MARKS)
+def words_of(files: Path, words: str = "") -> Tokenizer:
+    """The tokenizer of a model directory or of a file of words.
+
+    Words are cut as `words` says, else as the vocabulary was saved, else by BERT's
+    rules. The file may lack the marks: without a softmax their ids are not used.
+    """
+    path = files / "vocab.txt" if files.is_dir() else files
+    if (files / OPTIONS_FILE).is_file():
+        return with_words(load_tokenizer(files), words)
+    found = read_vocabulary(path) if path.is_file() else ()
+    return WordVocab(
+        (*MARKS, *(w for w in found if w not in MARKS)), words=words or "basic"
+    )
 
 
 def read_options(path: str | Path) -> ElmoConfig:

@@ -18,6 +18,7 @@ from jaxlm.convert import Dtype, optional
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed
+from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.tokenizers import Tokenizer, WordPiece
 from jaxlm.text.tokenizers.bpe import ByteBpe
 from jaxlm.types import UserError
@@ -32,6 +33,9 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
     """
     config, tokenizer = model.config, model.tokenizer
     check_graph(config)
+    pooling = _pooling_of(model.sentence) if model.sentence else ""
+    if isinstance(config, BertConfig):
+        pooling = pooling or "MEAN"
     gguf = optional("gguf", "export --to gguf")
     if dtype == "bfloat16":
         raise UserError("GGUF is written in float32 or float16")
@@ -55,7 +59,8 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
             _add_byte_bpe(writer, config, tokenizer)
         else:
             _add_wordpiece(writer, config, tokenizer)
-            writer.add_pooling_type(gguf.PoolingType.MEAN)
+        if pooling:
+            writer.add_pooling_type(gguf.PoolingType[pooling])
         tensors: dict[str, tuple[str, Dtype, bool]] = {}
         for theirs, shape in source.table.shapes.items():
             name = known(theirs, try_suffixes=(".weight", ".bias"))
@@ -74,6 +79,21 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
             array = source.read(theirs)
             array = transposed(array) if turn else array
             writer.write_tensor_data(cast(name, array, kind))
+
+
+def _pooling_of(sentence: SentenceModel) -> str:
+    """llama.cpp's name of a pooling; a UserError names what a GGUF has no word for."""
+    pooling, lacks = " and ".join(sentence.pooling), ""
+    known = {"mean": "MEAN", "cls": "CLS", "lasttoken": "LAST"}
+    if pooling not in known:
+        lacks = f"a pooling by {pooling}"
+    elif any(sentence.layers):
+        lacks = "a Dense behind the pooling"
+    elif sentence.prompt_of(""):
+        lacks = f"a prompt in front of each text, as {sentence.prompt!r} here"
+    if lacks:
+        raise UserError(f"GGUF has no word for {lacks}: export --to sentence")
+    return known[pooling]
 
 
 def check_graph(config: BertConfig | GptConfig) -> None:

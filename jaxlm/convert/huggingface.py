@@ -195,29 +195,6 @@ def write_model(
     (directory / "README.md").write_text(card)
 
 
-def write_sentence_modules(directory: Path, config: ModelConfig) -> None:
-    """Add the files that sentence-transformers needs to a model directory.
-
-    A vector is the mean over all tokens with [CLS] and [SEP], scaled to length 1, as in
-    `embed --pooling sentence`.
-    """
-    modules = []
-    for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
-        path = f"{i}_{name}" if i else ""
-        (directory / path).mkdir(exist_ok=True)
-        kind = f"sentence_transformers.models.{name}"
-        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
-    pooling = {
-        "word_embedding_dimension": config.d_model,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
-    }
-    length = {"max_seq_length": config.max_length, "do_lower_case": False}
-    write_json(directory / "modules.json", modules)
-    write_json(directory / "1_Pooling" / "config.json", pooling)
-    write_json(directory / "sentence_bert_config.json", length)
-
-
 def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
     """`tokenizer` padded with `[unusedN]` entries to `size`, the rows of the table.
 

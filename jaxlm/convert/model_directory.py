@@ -29,8 +29,15 @@ from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
 from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
+from jaxlm.convert.sentence import (
+    read_sentence_model,
+    usual_sentence_model,
+    write_sentence_model,
+)
 from jaxlm.convert.stablehlo import write_stablehlo
+from jaxlm.families.elmo import with_words
 from jaxlm.files import read_json
+from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.types import UserError
@@ -112,6 +119,7 @@ def import_model(
     pickle: bool = False,
     ignore: tuple[str, ...] = (),
     dtype: Dtype = "float32",
+    words: str = "",
 ) -> tuple[ModelFile, dict[str, str]]:
     """Write the model of a directory in our layout; returns (model, name → SHA-256).
 
@@ -122,15 +130,21 @@ def import_model(
         pickle: whether pickled weights may be read.
         ignore: regular expressions of tensors to leave out.
         dtype: dtype of the written tensors.
+        words: how an ELMo's words are cut; "": as its vocabulary says.
     """
-    files = tokenizer or directory
+    files, sentence = tokenizer or directory, None
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
-        if not isinstance(source.config, ElmoConfig):
-            words = pad_vocabulary(load_tokenizer(files), source.config.vocab_size)
+        if isinstance(source.config, ElmoConfig):
+            known = elmo.words_of(files, words)
         else:
-            words = elmo.words_of(files) if files.is_dir() else load_tokenizer(files)
-        origin = {"imported": directory.resolve().name}
-        return source, export_model(out, source, words, dtype=dtype, origin=origin)
+            size = source.config.vocab_size
+            known = with_words(pad_vocabulary(load_tokenizer(files), size), words)
+            sentence = read_sentence_model(directory, source.config, pickle=pickle)
+        if sentence:
+            source = source._replace(notes=(*source.notes, f"sentences: {sentence}"))
+        origin: Any = {"imported": directory.resolve().name}
+        options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
+        return source, export_model(out, source, known, **options)
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:
@@ -147,9 +161,9 @@ def export_model(
     *,
     dtype: Dtype = "float32",
     origin: dict[str, Any],
-    sentence: bool = False,
+    sentence: SentenceModel | None = None,
 ) -> dict[str, str]:
-    """Write a model in our layout, or for sentence-transformers; see `export`."""
+    """Write a model in our layout, with its sentence modules; see `export`."""
     with atomic(out) as beside:
         if isinstance(source.config, ElmoConfig):
             if dtype != "float32":
@@ -158,7 +172,7 @@ def export_model(
         else:
             huggingface.write_model(beside, source, tokenizer, dtype, origin)
         if sentence:
-            huggingface.write_sentence_modules(beside, source.config)
+            write_sentence_model(beside, sentence)
         return write_digests(beside, origin)
 
 
@@ -175,8 +189,8 @@ def export(
     Args:
         out: a directory, or a file for gguf and stablehlo.
         to: the format.
-        model: has `config`, `params` and `tokenizer`. Parameters on disk are possible
-            only for formats that jaxlm reads.
+        model: has `config`, `params`, `tokenizer` and `sentence`. Parameters on disk
+            are possible only for formats that jaxlm reads.
         dtype: dtype of the weights.
         origin: description of the model's origin, stored with it.
     """
@@ -187,8 +201,11 @@ def export(
         raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
     if to == "elmo" and not isinstance(config, ElmoConfig):
         raise UserError("a model that is no ELMo has no form --to elmo: pass --to hf")
+    sentence = model.sentence if to in ("hf", "sentence") else None
     if to == "sentence":
-        if not isinstance(config, BertConfig):
+        if isinstance(config, BertConfig):
+            sentence = sentence or usual_sentence_model(config)
+        elif not sentence:
             raise UserError(
                 "sentence-transformers reads the encoder of a BERT: export --to hf"
             )
@@ -204,10 +221,8 @@ def export(
         with atomic(out) as beside:
             write_onnx(beside, model)
             return write_digests(beside, origin)
-    source, sentence = from_params(config, params), to == "sentence"
-    return export_model(
-        out, source, model.tokenizer, dtype=dtype, origin=origin, sentence=sentence
-    )
+    options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
+    return export_model(out, from_params(config, params), model.tokenizer, **options)
 
 
 @contextlib.contextmanager

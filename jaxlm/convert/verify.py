@@ -24,11 +24,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxlm.convert.elmo import files_of
+from jaxlm.convert.sentence import MODULES
+from jaxlm.files import read_json
 from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
-_TOP, _NEW, _LONGEST = 5, 20, 48
+_TOP, _NEW, _LONGEST, _SHOWN = 5, 20, 48, 5
+# What tokenizers differ in. The client adds texts of its own added tokens.
+_PROBES = (
+    "Crème brûlée, naïve Ångström; Straße, İzmir, Ωμέγα, e\u0301a\u0308, ÉCOLE",
+    "北京大学在1898年成立，漢字かな混じり文、한국어 텍스트",
+    "NASA and McDonald's: CAPITALS, CamelCase, don't, WE'LL",
+    "😀👍🏽 👩‍👩‍👧 ❤️ 🇫🇷 ok",
+    "3.14159 1,000,000 0x7F 12:30 ½ ² №5 ٣٤٥ 2024-01-31",
+    " two  spaces\u00a0and\ta tab\r\n\n a line, “quotes” – x\u00ady\u200bz \ufeff",
+    "supercalifragilisticexpialidocious" * 6,
+    "",
+)
 
 
 class Client(NamedTuple):
@@ -68,6 +82,23 @@ class Comparison:
         self.lines.append(line)
         self.passed &= bool(good)
 
+    def ids(self, model: Any) -> None:
+        """The ids of texts; of those that differ both lists of tokens, too."""
+        known, lines, equal = model.tokenizer, [], 0
+        answers = zip(self.answer["texts"], self.answer["ids"], strict=True)
+        for text, theirs in answers:
+            mine = _framed(model, text)
+            equal += mine == theirs
+            if mine != theirs and len(lines) < 3 * _SHOWN:
+                lines.append(f"  {text!r}")
+                for name, ids in (("jaxlm", mine), (self.client.name, theirs)):
+                    size = known.vocab_size
+                    words = [known.token(i) if i < size else f"<{i}>" for i in ids]
+                    lines.append(f"    {name:<12}  {' '.join(words)}")
+        count = len(self.answer["ids"])
+        lines.insert(0, f"ids      equal in {equal} of {count} texts")
+        self.add("\n".join(lines), equal == count)
+
     def outputs(self, mine: list[np.ndarray]) -> None:
         """Compare outputs: the largest difference as a share of the largest output."""
         theirs, what = self.answer["outputs"], self.answer["what"]
@@ -91,9 +122,11 @@ class Comparison:
         )
 
     def vectors(self, mine: np.ndarray) -> None:
-        """Compare unit vectors of texts."""
+        """Compare vectors of texts, relative to the longest one."""
         theirs, tolerance = np.stack(self.answer["outputs"]), self.client.tolerance
-        worst, cosine = np.abs(mine - theirs).max(), (mine * theirs).sum(-1).min()
+        lengths = [np.linalg.norm(each, axis=-1) for each in (mine, theirs)]
+        worst = np.abs(mine - theirs).max() / lengths[1].max()
+        cosine = ((mine * theirs).sum(-1) / (lengths[0] * lengths[1])).min()
         self.add(
             f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}; "
             f"tolerance {tolerance:.0e}",
@@ -134,7 +167,7 @@ def check_client(to: str) -> None:
     if to == "elmo":
         raise UserError(
             "--verify: the programs that read ELMo's files do not install beside "
-            "today's libraries (AllenNLP ended in 2022); export without it"
+            "today's libraries (AllenNLP ended in 2022); go on without it"
         )
     name, packages, _ = CLIENTS[to]
     lacking = [each for each in packages if not importlib.util.find_spec(each)]
@@ -143,36 +176,86 @@ def check_client(to: str) -> None:
         raise UserError(f"--verify needs {name}: {command}")
 
 
-def verify(model: Any, out: Path, to: str) -> Comparison:
-    """Compare a model of `jaxlm.load` with its export `out`, run by the client."""
+def check_source(directory: Path) -> None:
+    """Check that the programs that read the source of an import are installed."""
+    check_client("elmo" if files_of(directory) else "hf")
+    if (directory / MODULES).is_file():
+        check_client("sentence")
+
+
+def verify(
+    model: Any, out: Path, to: str, source: Path | None = None, **more: Any
+) -> Comparison:
+    """Compare a model of `jaxlm.load` with its export `out`, run by the client.
+
+    Args:
+        model: has the parameters of `out`.
+        out: the export.
+        to: its format.
+        source: the directory that `out` was imported from, to be run instead of it.
+        **more: further questions to the client.
+    """
     texts, longest = passages(model.tokenizer), model.config.max_length
-    rows, prompts = [_row(model, text) for text in texts], []
     new, decoder = min(_NEW, longest // 4), not model.family.bidirectional
-    vectors = to == "sentence" or (to == "gguf" and not decoder)
-    if vectors:
+    vectors, prompts = to == "sentence" or (to == "gguf" and not decoder), []
+    if to == "sentence":
+        texts = [*texts, *_PROBES[:-1], " ".join(texts)]  # the last one is cut off
+        if not (model.sentence and model.sentence.max_length):
+            texts = [_first_words(model, text, 60, longest - 2) for text in texts]
+    elif vectors:
         texts = [_first_words(model, text, 60, longest - 2) for text in texts]
     elif decoder and to in ("hf", "gguf"):
         starts = (_first_words(model, text, 12, longest - new) for text in texts[:3])
         prompts = [model.tokenizer.encode(start).ids.tolist() for start in starts]
+    rows = [_row(model, text) for text in (*texts, " ".join(_PROBES))]
     batches = [{"input_ids": [row]} for row in rows]
     asked = {"texts": texts, "batches": batches, "prompts": prompts, "new": new}
-    found = Comparison(out, to, **asked, context=longest)
-    answer = found.answer
-    if "ids" in answer:
-        pairs = zip(answer["ids"], texts, strict=True)
-        same, count = sum(a == _framed(model, b) for a, b in pairs), len(texts)
-        found.add(f"ids      equal in {same} of {count} texts", same == count)
+    if to == "hf":
+        asked["texts"] = [*_PROBES, *texts]
+    found = Comparison(source or out, to, **asked, context=longest, **more)
+    if "ids" in found.answer:
+        found.ids(model)
     if vectors:
-        found.vectors(model.embed(texts, pooling="sentence"))
-    elif "outputs" in answer:
+        mine = model.embed(texts, pooling="sentence")
+        if to == "gguf":  # llama.cpp's server scales vectors to length 1
+            mine /= np.linalg.norm(mine, axis=-1, keepdims=True)
+        found.vectors(mine)
+    elif "outputs" in found.answer:
         mine = [_forward(model, row) for row in rows]
         found.outputs(mine)
-        if answer["what"] == "logits":
-            found.likeliest(np.concatenate(mine), np.concatenate(answer["outputs"]))
+        if found.answer["what"] == "logits":
+            theirs = np.concatenate(found.answer["outputs"])
+            found.likeliest(np.concatenate(mine), theirs)
     if prompts:
-        pairs = zip(prompts, answer["greedy"], strict=True)
+        pairs = zip(prompts, found.answer["greedy"], strict=True)
         found.greedy([_forward(model, a + b)[len(a) - 1 : -1] for a, b in pairs])
     return found.end()
+
+
+def verify_import(
+    model: Any, out: Path, directory: Path, *, tokenizer: Path | None, dtype: str
+) -> list[Comparison]:
+    """Compare an imported model with what transformers makes of its source.
+
+    Args:
+        model: `jaxlm.load(out)`.
+        out: the model directory that was written.
+        directory: the source.
+        tokenizer: where its tokenizer is, if not in `directory`.
+        dtype: of the weights in `out`; those of the source are rounded to it, too.
+    """
+    if not (directory / "config.json").is_file():
+        found = verify(model, out, "hf")
+        found.add(f"transformers reads no {directory}: these figures are of {out}")
+        return [found]
+    kind = read_json(out / "config.json")["architectures"][0]
+    words = tokenizer or directory
+    words = words if words.is_dir() else words.parent
+    more = {"kind": kind, "dtype": dtype, "tokenizer": str(words)}
+    found = [verify(model, out, "hf", directory, **more)]
+    if model.sentence and not tokenizer:
+        found.append(verify(model, out, "sentence", directory, dtype=dtype))
+    return found
 
 
 def _forward(model: Any, ids: list[int]) -> np.ndarray:
@@ -184,7 +267,7 @@ def _forward(model: Any, ids: list[int]) -> np.ndarray:
 def _framed(model: Any, text: str) -> list[int]:
     """The ids of a text with the special tokens of the family."""
     frame = model.family.frame(model.config, model.tokenizer)
-    return frame.row(model.tokenizer.encode(text).ids).tolist()
+    return frame.row(model.tokenizer.encode(text, specials=True).ids).tolist()
 
 
 def _row(model: Any, text: str) -> list[int]:

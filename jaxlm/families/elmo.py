@@ -60,6 +60,18 @@ def framed_flops(config: ElmoConfig, length: int, predictions: int) -> int:
     return elmo_forward_flops(config, length=length + 2, classes=classes)
 
 
+def with_words(tokenizer: Tokenizer, words: str) -> Tokenizer:
+    """An ELMo's vocabulary that cuts words as said; "": as it does already."""
+    if not words:
+        return tokenizer
+    if not isinstance(tokenizer, WordVocab):
+        raise UserError(
+            f"words = {words} is for an ELMo's vocabulary of words, this one is "
+            f"{tokenizer.kind}"
+        )
+    return WordVocab(tokenizer.tokens, lowercase=tokenizer.lowercase, words=words)
+
+
 class ElmoFamily(Family):
     """ELMo: reads words as characters, and predicts words in both directions."""
 

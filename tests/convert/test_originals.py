@@ -6,54 +6,10 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exported import CONFIGS, export, random_params, same, tokenizer_of
+from exported import CONFIGS, GPT1, export, openai, random_params, same
 
-from jaxlm.config import gpt1
 from jaxlm.convert.model_directory import import_model, read_model
 from jaxlm.types import UserError
-
-GPT1 = gpt1(
-    vocab_size=150, d_ff=256, max_length=40, num_layers=2, num_heads=1, d_model=64
-)
-
-
-def openai(directory, params):
-    """finetune-transformer-lm, train.py: positions, tokens, then twelve a layer."""
-    h = params["layers"]
-    tensors = [params["embed"]["position"]["table"], params["embed"]["token"]["table"]]
-    tensors[1] = tensors[1][: GPT1.vocab_size]
-    for i in range(GPT1.num_layers):
-        joined = {
-            leaf: np.concatenate(
-                [
-                    np.reshape(h["attention"][name][leaf][i], (shape, -1))
-                    for name in ("query", "key", "value")
-                ],
-                axis=-1,
-            )
-            for leaf, shape in (("kernel", 64), ("bias", 1))
-        }
-        out = h["attention"]["out"]
-        tensors += [
-            joined["kernel"][None],
-            joined["bias"][0],
-            np.reshape(out["kernel"][i], (1, 64, 64)),
-            out["bias"][i],
-            h["attention_norm"]["scale"][i],
-            h["attention_norm"]["bias"][i],
-            h["mlp"]["wi"]["kernel"][i][None],
-            h["mlp"]["wi"]["bias"][i],
-            h["mlp"]["wo"]["kernel"][i][None],
-            h["mlp"]["wo"]["bias"][i],
-            h["mlp_norm"]["scale"][i],
-            h["mlp_norm"]["bias"][i],
-        ]
-    flat = np.concatenate([np.ravel(each) for each in tensors]).astype(np.float32)
-    for i, piece in enumerate(np.array_split(flat, 10)):
-        np.save(directory / f"params_{i}.npy", piece)
-    shapes = [list(np.shape(each)) for each in tensors]
-    (directory / "params_shapes.json").write_text(json.dumps(shapes))
-    tokenizer_of(GPT1).save(directory)
 
 
 def test_gpt1_comes_in_from_ten_pieces_of_one_vector(tmp_path):

@@ -1,0 +1,228 @@
+"""sentence-transformers' files beside a model ↔ a `SentenceModel`.
+
+    modules.json                        Transformer, Pooling, then Dense and Normalize
+    sentence_bert_config.json           max_seq_length
+    config_sentence_transformers.json   prompts
+    1_Pooling/config.json  2_Dense/config.json  2_Dense/model.safetensors
+
+Each key is in a table below; a value that means what jaxlm does not do is refused.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.convert.model_types import ConfigJson
+from jaxlm.convert.tensors import WEIGHTS, open_tensors, write_tensors
+from jaxlm.files import read_json, write_json
+from jaxlm.models.sentence import ACTIVATIONS, POOLINGS, Dense, SentenceModel
+from jaxlm.types import UserError
+
+MODULES = "modules.json"
+_TEXTS, _PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+# Older keys, in the order in which their vectors are joined.
+_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_FORWARD = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_SENTENCE = {
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+}
+# Kind of module or file → its keys, and the one value that a key may have; ...: any.
+_KEYS: dict[str, dict[str, Any]] = {
+    "Transformer": {
+        "max_seq_length": ...,
+        "do_lower_case": ...,
+        "transformer_task": "feature-extraction",
+        "modality_config": _FORWARD,
+        "module_output_name": "token_embeddings",
+        "unpad_inputs": ...,  # only a matter of speed
+    },
+    "Pooling": dict.fromkeys(
+        [
+            "word_embedding_dimension",
+            "embedding_dimension",
+            "pooling_mode",
+            "include_prompt",
+            *_MODES,
+        ],
+        ...,
+    ),
+    "Dense": {
+        **dict.fromkeys(["in_features", "out_features", "bias"], ...),
+        "activation_function": ...,
+        **_SENTENCE,
+    },
+    "Normalize": _SENTENCE,
+    "module": dict.fromkeys(["idx", "name", "path", "type"], ...),
+    _PROMPTS: {
+        **dict.fromkeys(["__version__", "prompts", "default_prompt_name"], ...),
+        "similarity_fn_name": ...,
+        "model_type": "SentenceTransformer",
+    },
+}
+_REMEDY = "without modules.json the encoder is read alone"
+
+
+def read_sentence_model(
+    directory: Path, config: BertConfig | GptConfig, *, pickle: bool = False
+) -> SentenceModel | None:
+    """The sentence model of a directory, None where it is none.
+
+    A UserError names the module or key that jaxlm has no like of.
+    """
+    path = directory / MODULES
+    if not path.is_file():
+        return None
+    modules = read_json(path, list)
+    try:
+        kinds = [_kind(each, i, path) for i, each in enumerate(modules)]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is no list of modules: {error}") from None
+    if kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"}:
+        raise UserError(f"{path}: {', '.join(kinds)} are not done here; {_REMEDY}")
+    files: dict[str, Any] = {MODULES: modules}
+
+    def read(name: str, kind: str) -> dict[str, Any]:
+        content = read_json(directory / name) if (directory / name).is_file() else {}
+        _check(content, _KEYS[kind], directory / name)
+        if content:
+            files[name] = content
+        return content
+
+    texts = read(_TEXTS, "Transformer")
+    longest = _longest(directory, texts, config.max_length)
+    files[_TEXTS] = {**texts, "max_seq_length": longest}
+    pool_path = f"{modules[1]['path']}/config.json"
+    pool = read(pool_path, "Pooling")
+    pooling = _pooling(pool, directory / pool_path)
+    layers: list[Dense | None] = []
+    width = config.d_model * len(pooling)
+    for kind, module in zip(kinds[2:], modules[2:], strict=True):
+        options = read(f"{module['path']}/config.json", kind)
+        layers.append(None)
+        if kind == "Dense":
+            inside = directory / module["path"]
+            layers[-1] = _dense(inside, options, width, pickle=pickle)
+            width = len(layers[-1].bias)
+    talk = read(_PROMPTS, _PROMPTS)
+    prompts, usual = talk.get("prompts") or {}, talk.get("default_prompt_name") or ""
+    if not isinstance(prompts, dict) or (usual and usual not in prompts):
+        raise UserError(f"{directory / _PROMPTS}: prompts has no {usual!r}")
+    return SentenceModel(
+        pooling,
+        tuple(layers),
+        longest,
+        bool(texts.get("do_lower_case")),
+        {name: str(text or "") for name, text in prompts.items()},
+        usual,
+        pool.get("include_prompt", True),
+        files,
+    )
+
+
+def _kind(module: dict[str, Any], number: int, path: Path) -> str:
+    """The class of a module, whose files lie in a folder beside `path`."""
+    _check(module, _KEYS["module"], path)
+    package, _, kind = module["type"].rpartition(".")
+    folder = module["path"]
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _KEYS:
+        raise UserError(f"{path}: {module['type']} is not done here; {_REMEDY}")
+    if not number and folder:
+        raise UserError(f"{path}: move the files of {folder} up, beside modules.json")
+    if number and PurePosixPath(folder).name != folder:
+        raise UserError(f"{path}: path {folder!r} is no folder beside it")
+    return kind
+
+
+def _longest(directory: Path, texts: dict[str, Any], most: int) -> int:
+    """Tokens of a row: as its file says, else as the tokenizer's does."""
+    path, name = directory / _TEXTS, "max_seq_length"
+    saved = directory / "tokenizer_config.json"
+    if not texts.get(name) and saved.is_file():
+        path, name, texts = saved, "model_max_length", read_json(saved)
+    return int(min(ConfigJson(path, texts).number(name, most), most))
+
+
+def _check(content: dict[str, Any], keys: dict[str, Any], path: Path) -> None:
+    for key, value in content.items():
+        if keys.get(key) is ... or value == keys.get(key):
+            continue
+        if value or (key in keys and value is not None):
+            raise UserError(f"{path}: {key} = {value!r} is not done here; {_REMEDY}")
+
+
+def _pooling(options: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """The poolings whose vectors are joined, in order."""
+    found = options.get("pooling_mode")
+    if found is None:
+        found = [mode for key, mode in _MODES.items() if options.get(key)] or ["mean"]
+    modes = tuple(found) if isinstance(found, list) else (found,)
+    for mode in modes:
+        if str(mode) not in POOLINGS:
+            raise UserError(
+                f"{path}: pooling_mode {mode!r} is none of {', '.join(POOLINGS)}"
+            )
+    return modes
+
+
+def _dense(folder: Path, options: dict[str, Any], width: int, *, pickle: bool) -> Dense:
+    name = options.get("activation_function", "torch.nn.Tanh")
+    package, _, activation = name.rpartition(".")
+    if package.partition(".")[0] != "torch" or activation not in ACTIVATIONS:
+        raise UserError(
+            f"{folder / 'config.json'}: activation_function {name} is none of "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    with open_tensors(folder, pickle=pickle) as tensors:
+        names = {"linear.weight", "linear.bias"} if options.get("bias", True) else set()
+        shapes = tensors.shapes
+        outputs = shapes.get("linear.weight", (0,))[0]
+        wanted = {"linear.weight": (outputs, width), "linear.bias": (outputs,)}
+        wanted = {k: v for k, v in wanted.items() if k in names | {"linear.weight"}}
+        if shapes != wanted:
+            raise UserError(f"{tensors.source} has {shapes}, not {wanted}")
+        kernel = tensors.read("linear.weight").T
+        bias = tensors.read("linear.bias") if names else np.zeros(outputs, np.float32)
+        return Dense(kernel, bias, activation)
+
+
+def write_sentence_model(directory: Path, sentence: SentenceModel) -> None:
+    """Make a model directory one of sentence-transformers."""
+    files = sentence.files
+    for module in files[MODULES]:
+        (directory / module["path"]).mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_json(directory / name, content)
+    for module, layer in zip(files[MODULES][2:], sentence.layers, strict=True):
+        if layer:
+            arrays = {"linear.weight": layer.kernel.T}
+            if files[f"{module['path']}/config.json"].get("bias", True):
+                arrays["linear.bias"] = layer.bias
+            shapes = {name: array.shape for name, array in arrays.items()}
+            path = directory / module["path"] / WEIGHTS
+            write_tensors(path, shapes, arrays.__getitem__, "float32")
+
+
+def usual_sentence_model(config: BertConfig) -> SentenceModel:
+    """The mean of all tokens, of length 1, with the files that say so."""
+    modules = []
+    for i, name in enumerate(("Transformer", "Pooling", "Normalize")):
+        path, kind = f"{i}_{name}" if i else "", f"sentence_transformers.models.{name}"
+        modules.append({"idx": i, "name": str(i), "path": path, "type": kind})
+    pooling = {
+        "word_embedding_dimension": config.d_model,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+    }
+    length = {"max_seq_length": config.max_length, "do_lower_case": False}
+    files = {MODULES: modules, "1_Pooling/config.json": pooling, _TEXTS: length}
+    return SentenceModel(max_length=config.max_length, files=files)
