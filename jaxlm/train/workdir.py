@@ -26,7 +26,15 @@ from jaxlm.checkpoints import Checkpoints, RunFiles, UnsoundError
 from jaxlm.checkpoints.store import FORMAT, check_format
 from jaxlm.config import FinetuneConfig, RunConfig
 from jaxlm.config.files import changes, from_dict
-from jaxlm.files import read_json, remedied, seal, unseal, write_file, write_json
+from jaxlm.files import (
+    DamagedError,
+    read_json,
+    remedied,
+    seal,
+    unseal,
+    write_file,
+    write_json,
+)
 from jaxlm.text.corpus import Corpus, files_below, read_manifest
 from jaxlm.types import UserError
 
@@ -126,7 +134,11 @@ def read_config(workdir: str | Path) -> RunConfig:
     for record in provenance(workdir)[-1:]:
         check_format(record.get("format", 1), str(workdir))
     with remedied(f"delete it; {_REMEDY}"):
-        return from_dict(unseal(read_json(path), path))
+        content = unseal(read_json(path), path)
+        try:
+            return from_dict(content)
+        except UserError as error:
+            raise DamagedError(f"{path}: {error}") from None
 
 
 def corpus_of(workdir: str | Path) -> str:
