@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -429,3 +430,36 @@ class TestMistakes:
         error = mistake(capsys, "prepare", "bert_tiny", *argv)
         assert "latin.txt, line 1: byte 0xe9" in error and "--errors replace" in error
         assert main(["prepare", "bert_tiny", *argv, "--errors", "replace"]) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_any_verb_in_one_line(how, monkeypatch, capsys):
+    before = signal.getsignal(how)
+    monkeypatch.setattr("jaxlm.cli.show.run_show", lambda _: signal.raise_signal(how))
+    assert main(["show", "bert_base"]) == 75
+    out, error = capsys.readouterr()
+    assert not out and error == "jaxlm: interrupted; run the same command to resume\n"
+    assert signal.getsignal(how) is before
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_preparation_that_pretrain_begins_with(how, tmp_path):
+    """It goes to all processes, as Ctrl-C in a terminal and a scheduler's kill do."""
+    command = [sys.executable, "-m", "jaxlm", "pretrain", "bert_tiny", *TINY]
+    command += ["--text", "shipped:austen", "--workdir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [*command, "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        begun = tmp_path / "run/corpus/.partial/tokenizer"
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    said = [line for line in error.splitlines() if " MB/s" not in line]
+    assert not out and said == ["jaxlm: interrupted; run the same command to resume"]

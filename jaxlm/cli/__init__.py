@@ -7,7 +7,7 @@ import sys
 import traceback
 
 import jaxlm
-from jaxlm.cli.runtime import interruptible
+from jaxlm.cli.runtime import exit_on_signals, interruptible
 from jaxlm.types import UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -46,11 +46,16 @@ _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    own = argv is None
-    argv = list(sys.argv[1:] if argv is None else argv)
+    status = _run_safely(list(sys.argv[1:] if argv is None else argv))
+    if argv is None:
+        exit_on_signals(status)
+    return status
+
+
+def _run_safely(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
-        with interruptible(last=own):
+        with interruptible():
             status = _run([arg for arg in argv if arg != "--debug"])
             sys.stdout.flush()
             return status

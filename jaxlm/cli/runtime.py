@@ -25,11 +25,11 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def interruptible(*, last: bool) -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does; a second signal exits.
 
     Signals that the caller ignores or handles are not changed. Training has its own
-    handlers (`train/loop.py`). `last`: Python exits next, and a signal may end it.
+    handlers (`train/loop.py`).
     """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     caught = [number for number in usual if signal.getsignal(number) == usual[number]]
@@ -50,7 +50,13 @@ def interruptible(*, last: bool) -> Iterator[None]:
         yield
     finally:
         for number in caught:
-            signal.signal(number, signal.SIG_DFL if last else usual[number])
+            signal.signal(number, usual[number])
+
+
+def exit_on_signals(status: int) -> None:
+    """From now on a signal ends the process with `status`: all its work is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(status))
 
 
 def start_jax() -> None:
