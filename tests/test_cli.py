@@ -180,7 +180,9 @@ def test_progress_is_told_while_nothing_is_reported(monkeypatch, capsys):
         report(Progress("tokens", 1_000_000, 2_000_000, 0, "a.txt.xz"))
         time.sleep(0.2)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) > 2 and said[-1].startswith("tokens (a.txt.xz): 1.0 of 2.0 MB, ")
+    assert len(said) > 2 and said[-1].startswith(
+        "tokens: reading a.txt.xz, 1.0 of 2.0 MB, "
+    )
 
 
 def test_embed_reads_lines_as_prepare_does(run, tmp_path, capsys):

@@ -224,8 +224,8 @@ def _lines() -> "Iterator[Callable[[Progress], None]]":
             for stage, done, total, _, source in latest:
                 rate = done / (time.monotonic() - began[stage]) / 1e6
                 share = f" of {total / 1e6:,.1f}" if total else ""
-                name = f" ({source})" if source else ""
-                say(f"{stage}{name}: {done / 1e6:,.1f}{share} MB, {rate:.1f} MB/s")
+                what = f" reading {source}," if source else ""
+                say(f"{stage}:{what} {done / 1e6:,.1f}{share} MB, {rate:.1f} MB/s")
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

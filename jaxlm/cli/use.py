@@ -155,6 +155,8 @@ def _hdf5(path: str) -> Iterator[Put]:
 
         def put(name: str, data: Any) -> None:
             kind = h5py.string_dtype() if isinstance(data, list) else None
+            if kind:  # HDF5's strings hold no NUL
+                data = [token.replace("\0", "\ufffd") for token in data]
             file.create_dataset(name, data=data, dtype=kind)
 
         yield put

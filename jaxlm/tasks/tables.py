@@ -24,10 +24,9 @@ from jaxlm.config import TaskConfig
 from jaxlm.tasks.data_files import split_of
 from jaxlm.tasks.values import is_number, label_of, lines_of, parse, text_of, trimmed
 from jaxlm.text import sources
-from jaxlm.text.sources import TFDS, Digests
+from jaxlm.text.sources import COMPRESSED, TFDS, Digests
 from jaxlm.types import UserError
 
-_COMPRESSIONS = (".xz", ".gz", ".zst")
 _FLAGS = "--task.text, --task.pair, --task.label and --task.choices"
 Row = tuple[str, list[str]]  # "file, line 7" and the cells
 Records = Iterator[tuple[str, dict[str, Any]]]  # the same with the cell of each column
@@ -76,7 +75,7 @@ def read_table(
         records = _dataset_records(path, columns)
     else:
         content = sources.read_file(path, digests).rstrip("\r\n")
-        suffixes = [s for s in PurePath(path).suffixes if s not in _COMPRESSIONS]
+        suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
         suffix = suffixes[-1].lower() if suffixes else ""
         if suffix in (".jsonl", ".json"):
             records = _json_records(path, content, columns)

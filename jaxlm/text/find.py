@@ -117,11 +117,15 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
         found = [path]
     else:
         found = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
-        if not glob.has_magic(path) and not hint:
-            parent = os.path.dirname(path) or "."
-            beside = os.listdir(parent) if os.path.isdir(parent) else []
-            near = difflib.get_close_matches(os.path.basename(path), beside, n=1)
-            hint = f": did you mean {os.path.join(parent, near[0])}?" if near else ""
+        parent, name = os.path.split(path)
+        beside = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
+        near = difflib.get_close_matches(name, beside, n=1)
+        if glob.has_magic(path):
+            hint = hint or "; ** stands for any folders"
+        elif near:
+            hint = f": did you mean {os.path.join(parent, near[0])}?"
+        elif not hint:
+            hint = ", there is no such file or directory"
     if not found:
         raise UserError(f"no text file matches {path!r}{hint}")
     return found

@@ -247,6 +247,8 @@ class _Job:
             recorded.append({**what, "lines": lines})
             done += source.size
             self._tell("sources", done)
+        if not any(any(read_fragments(source)) for source in self.sources):
+            raise UserError(f"there is no text in {self._some_names()}")
         self._hold_below(self._limit_for_few_documents())
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
         write_json(self.record, seal(job))
@@ -341,8 +343,11 @@ class _Job:
                     self.tokens += len(unit.tokens)
                     parts = []
         if not self.tokens:
-            names = ", ".join(source.name for source in self.sources[:3])
-            raise UserError(f"there is no text in {names}")
+            raise UserError(f"there is no text in {self._some_names()}")
+
+    def _some_names(self) -> str:
+        more = ", …" * (len(self.sources) > 3)
+        return ", ".join(source.name for source in self.sources[:3]) + more
 
     def _write_arrays(self, tokenizer: Tokenizer) -> Counter[str]:
         """Write the arrays of all units end to end; returns the corpus's counts."""

@@ -121,7 +121,8 @@ def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
     path = source.files[0]
     with explained(source.name), open_file(path) as packed:
         unpacked = _unpacked(path, packed)
-        _check_text(source.name, unpacked.peek(_HEAD)[:_HEAD])
+        head = unpacked.peek(_HEAD)
+        _check_text(source.name, head[:_HEAD])
         if unpacked is packed:
             packed.seek(start)
             start = 0
@@ -129,7 +130,8 @@ def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
             start -= len(got := unpacked.read(min(start, 1 << 20)))
             if not got:
                 raise EOFError("it is shorter than it was")
-        yield unpacked, packed
+        old = b"\r" in head[:-1] and b"\n" not in head
+        yield io.BufferedReader(_LineFeeds(unpacked)) if old else unpacked, packed
 
 
 Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
@@ -154,13 +156,15 @@ def read_file(path: str, digests: Digests | None = None) -> str:
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()
     _check_text(path, content[:_HEAD])
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
     return _decoded(path, content)
 
 
 def read_lines(path: str) -> Iterator[str]:
     """The lines of a UTF-8 file, local or `gs://`, compressed or not, one at a time.
 
-    A line ends at "\\n" or "\\r\\n" alone.
+    A line ends at "\\n" or "\\r\\n", and at "\\r" only in a file without "\\n".
     """
     with open_source(Source(path, "txt", (path,))) as (unpacked, _):
         lines = iter(lambda: unpacked.readline(LONGEST_RECORD + 1), b"")
@@ -241,6 +245,21 @@ class _Zstd(io.RawIOBase):
         return count
 
 
+class _LineFeeds(io.RawIOBase):
+    """A file whose lines end in "\\r", as old Macs wrote them, with "\\n" instead."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into) -> int:
+        read = self._stream.read(len(into)).replace(b"\r", b"\n")
+        into[: len(read)] = read
+        return len(read)
+
+
 def _unpacked(path: str, raw: Any) -> Any:
     match os.path.splitext(path)[1]:
         case ".gz":
@@ -301,7 +320,10 @@ def read_records(source: Source, start: int) -> Iterator[Record]:
     builder = _builder(source.name, _TRAIN, (source.field,))
     for number, count, record in _records(builder, _TRAIN, start):
         text = record[source.field]
-        data = text if isinstance(text, bytes) else str(text).encode()
+        if not isinstance(text, str | bytes):
+            where = f"{source.name}, record {number + 1}"
+            raise UserError(f'{where}: "{source.field}" is {text!r:.60}, not text')
+        data = text.encode() if isinstance(text, str) else text
         yield number, data, source.size * number // count
 
 

@@ -74,6 +74,14 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     assert read(path, sentences="lines")[0] == [["a\u2028b\x0bc\x85d\x00e\rf"]]
 
 
+def test_in_a_file_without_line_feeds_carriage_returns_end_lines(tmp_path):
+    for name in ("a.txt", "a.txt.gz"):
+        path = packed(tmp_path, name, b"One. Two.\rThree.\r\rFour!\r")
+        assert read(path)[0] == [["One.", "Two.", "Three."], ["Four!"]]
+        assert list(read_lines(str(path))) == ["One. Two.", "Three.", "", "Four!"]
+        assert read_file(str(path)) == "One. Two.\nThree.\n\nFour!\n"
+
+
 def test_chinese_is_split_at_its_own_stops(tmp_path):
     path = written(tmp_path / "a.txt", "今天很好。明天呢？好！")
     assert read(path, language="zh")[0] == [["今天很好。", "明天呢？", "好！"]]
@@ -266,8 +274,8 @@ def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
     assert names("**/*.txt*") == ["a/z.txt.gz", "b.txt"]
     assert names("b.txt", "a") == ["b.txt", "a/b.jsonl", "a/z.txt.gz"]
     for specs, message in [
-        (["c.txt"], r"no text file matches 'c.txt': did you mean \./b\.txt"),
-        (["a/c/d.txt"], "no text file matches 'a/c/d.txt'"),
+        (["c.txt"], r"no text file matches 'c.txt': did you mean b\.txt"),
+        (["a/c/d.txt"], "matches 'a/c/d.txt', there is no such file or directory"),
         (["none"], r"no text file matches 'none', a directory of 1 other files"),
         (["https://x.org/b.txt"], "only gs:// is read: download it"),
         (["dump.xml.bz2"], "a Wikipedia's dump is named wiki:dump.xml.bz2"),

@@ -191,7 +191,8 @@ def test_a_corpus_of_gpt_1_s(tmp_path):
     manifest = prepare(config, [source], directory, tokenizer=tokenizer)
     assert manifest.documents == 2 and manifest.tokenizer_kind == "gpt1_bpe"
     assert manifest.end_of_document == TOKENS.index("\n</w>")
-    assert manifest.notes == ()
+    (note,) = manifest.notes
+    assert "22.7% of the words are unknown to the vocabulary" in note
     corpus = open_corpus(directory)
     tokens = corpus.read(np.array([0]), corpus.num_tokens)[0][0]
     first, second = (each + "\n" for each in TEXT.rstrip("\n").split("\n\n"))
