@@ -1,9 +1,9 @@
 """`jaxlm.load`: a run or model directory → a model: forward, embed, fill, generate."""
 
-import dataclasses
 import itertools
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import RunFiles, restore_params
 from jaxlm.config import ElmoConfig, FinetuneConfig, ModelConfig, RunConfig, TextConfig
+from jaxlm.config.checks import changed, shown, text_of, texts_of, whole
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.convert.sentence import read_sentence_model
@@ -28,6 +29,7 @@ from jaxlm.models.sentence import SentenceModel
 from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
 from jaxlm.tasks.model import OWN
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.text.unknown_words import counted, warn_unknown
 from jaxlm.train.state import Pretrained, abstract_params
 from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
@@ -99,15 +101,13 @@ class Model:
                 0. BERT only.
             mask: [B, L], True at tokens, False at padding; default: no padding.
         """
-        inputs, facts = self.family.inputs(
-            self.config, np.asarray(tokens), token_types, mask
-        )
+        inputs, facts = self.family.inputs(self.config, tokens, token_types, mask)
         with jax.default_matmul_precision("float32"):
             return self._forward(self.params, *inputs, **facts)
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: str | Iterable[str],
         options: VectorOptions = VectorOptions(),  # noqa: B008  (frozen)
         **changes: Any,
     ) -> np.ndarray | list[np.ndarray]:
@@ -115,13 +115,18 @@ class Model:
 
             model.embed(["A text."], layers="all", pooling="mean")
 
-        Without pooling, a list with [L, D] or [M, L, D] for each text. `changes`
-        replace fields of `options`.
+        Without pooling, a list with [L, D] or [M, L, D] for each text. A string is one
+        text and gives its own vector, [D] or [M, D]. `changes` replace fields of
+        `options`.
         """
-        options = dataclasses.replace(options, **changes)
-        vectors = [each.vectors for each in self.embed_each(texts, options)]
-        pooled = vectors and options.pooling != "none"
-        return np.stack(vectors) if pooled else vectors
+        options = changed(options, VectorOptions, changes)
+        each = self.embed_each(texts_of(texts, "texts"), options)
+        vectors = [found.vectors for found in each]
+        if not vectors:
+            raise UserError("there is nothing to embed: no text")
+        if isinstance(texts, str):
+            return vectors[0]
+        return np.stack(vectors) if options.pooling != "none" else vectors
 
     def embed_each(
         self, texts: Iterable[str], options: VectorOptions
@@ -139,17 +144,19 @@ class Model:
         return read_sentence_model(self.files, self.config)
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
-        """The likeliest words for each [MASK] of a text, best first."""
+        """The `top_k` likeliest words for each [MASK] of a text, best first."""
         if not self.family.fills:
             raise self._unfit("fills no blanks")
         self.check_heads()
+        top_k = whole("top_k", top_k, 1, self.config.vocab_size)
         frame = self.family.frame(self.config, self.tokenizer)
-        row = frame.row(self.tokenizer.encode(text, specials=True).ids)
-        special = self.tokenizer.special
-        assert special is not None
+        ids = self.tokenizer.encode(text_of(text), specials=True).ids
+        row = frame.row(ids)
+        special: Any = self.tokenizer.special
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):
-            raise UserError(f"no [MASK] in {text!r}")
+            raise UserError(f"no [MASK] in {shown(text)}")
+        warn_unknown(self.tokenizer, counted(self.tokenizer, row))
         length = min(bucket(len(row)), self.config.max_length)
         tokens, mask = frame.padded([row], max(length, len(row)))
         logits = np.asarray(self.forward(tokens, mask=mask).logits)[0, holes]
@@ -163,7 +170,7 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: str | Iterable[str],
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         *,
         scored: bool = False,
@@ -180,24 +187,28 @@ class Model:
         whatever else is in the call.
 
         Args:
-            prompts: an empty one starts from <|endoftext|>.
+            prompts: several or one; an empty one starts from <|endoftext|>.
             scored: return log-probabilities.
             stream: called with each piece of the first continuation as it comes.
             **changes: replace fields of `sampling`.
         """
         if self.family.bidirectional:
             raise self._unfit("continues no text")
-        sampling = dataclasses.replace(sampling, **changes)
+        sampling = changed(sampling, Sampling, changes)
+        prompts = list(texts_of(prompts, "prompts"))
+        if not isinstance(scored, bool) or not (stream is None or callable(stream)):
+            raise UserError("scored is True or False, stream a function of a str")
+        if not prompts:
+            raise UserError("there is nothing to generate: no prompt")
         most = self.config.max_length - 1
         if sampling.max_tokens > most:
             raise UserError(
                 f"max_tokens = {sampling.max_tokens} is not in [1, {most}]: the prompt "
                 "needs a place in the context too"
             )
-        if not prompts:
-            raise UserError("there is nothing to generate: no prompt")
         room = self.config.max_length - sampling.max_tokens
         rows = [encode_prompt(self.tokenizer, prompt, room) for prompt in prompts]
+        warn_unknown(self.tokenizer, counted(self.tokenizer, np.concatenate(rows)))
         texts = TextStream(self.tokenizer, tuple(sampling.stop), stream)
         module: Any = self.module
         end = self.tokenizer.end_of_document
@@ -228,19 +239,29 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
     run's parameters stay on disk and are read and verified each time they are used,
     which suits an export (`checkpoints.StoredLeaf`).
     """
-    if is_model(Path(directory)):
-        loaded = read_model(Path(directory), lambda _, array: jax.device_put(array))
-        run = _run_of(loaded)
-        return Model(run, loaded.params, loaded.tokenizer, None, Path(directory))
-    config = read_config(directory)
+    path = _existing(directory)
+    if is_model(path):
+        loaded = read_model(path, lambda _, array: jax.device_put(array))
+        return Model(_run_of(loaded), loaded.params, loaded.tokenizer, None, path)
+    config = read_config(path)
     if isinstance(config, FinetuneConfig):
-        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
+        raise UserError(f"{path} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
-    files = Path(directory) / "tokenizer"
+    files = path / "tokenizer"
     tokenizer = load_tokenizer(files)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
-    restored = restore_params(directory, abstract, stored=stay, run=run)
+    restored = restore_params(path, abstract, stored=stay, run=run)
     return Model(config, restored.state, tokenizer, restored.step, files)
+
+
+def _existing(directory: Any) -> Path:
+    if not isinstance(directory, str | os.PathLike) or not str(directory):
+        raise UserError(f"{shown(directory)} is no path of a run or model directory")
+    path = Path(directory)
+    if not path.is_dir():
+        how = "is a file: name its directory" if path.exists() else "does not exist"
+        raise UserError(f"{path} {how}")
+    return path
 
 
 def _run_of(loaded: Loaded) -> RunConfig:

@@ -34,6 +34,10 @@ class UserError(Exception):
     """A mistake of the user: one line with numbers and remedy; the exit status is 2."""
 
 
+class Note(UserWarning):
+    """What a user may not have meant: one line, and the work goes on."""
+
+
 class Mark(enum.IntFlag):
     """What a stored token begins or is part of: one uint8 for each token."""
 

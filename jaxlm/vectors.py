@@ -11,6 +11,7 @@ vectors of one text.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from jaxlm.families.elmo import with_words
 from jaxlm.families.family import Frame, Tokens
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.unknown_words import warn_unknown
 from jaxlm.types import UserError
 
 
@@ -73,6 +75,7 @@ def embed(
         longest = max(0, sentence.max_length - first - end)
     parts: list[np.ndarray] = []
     tokens: list[str] = []
+    counts = Counter[str]()
     for window, hidden in _read(config, params, frame, texts, options, longest):
         behind = first + len(window.tokens)
         parts.append(hidden[..., first:behind, :][..., window.keep, :])
@@ -88,7 +91,9 @@ def embed(
             row = hidden[..., :first, :], whole, hidden[..., behind : behind + end, :]
             whole = sentence.vector(np.concatenate(row, axis=-2), prompt)
         yield Embedded(tuple(tokens), whole, window.cut_off)
+        counts.update(tokens)
         parts, tokens = [], []
+    warn_unknown(tokenizer, counts)
 
 
 def bucket(length: int) -> int:

@@ -107,7 +107,7 @@ def test_mistakes_are_one_line(road, capsys):
     assert "stride" in mistake(
         capsys, "evaluate", run, "--text", str(road.novel), "--stride", "33"
     )
-    with pytest.raises(UserError, match="ids run from 0 to 400"):
+    with pytest.raises(UserError, match="ids run from 0 to 400, not in"):
         jaxlm.load(run).forward([[0, 400]])
 
 

@@ -179,7 +179,7 @@ def test_mistakes():
         ({"layers": -4}, "layer -4"),
         ({"pooling": "cls"}, "a GPT has no"),
         ({"stateful": True}, "has no state"),
-        ({"batch": 0}, "must be positive"),
+        ({"batch": 0}, r"batch = 0 is not in \[1, 65536\]"),
     ):
         with pytest.raises(UserError, match=message):
             next(vectors(module, params, tokenizer, TEXTS, **wrong))

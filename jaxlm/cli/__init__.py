@@ -5,10 +5,12 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
+from typing import Any
 
 import jaxlm
 from jaxlm.cli.runtime import exit_on_signals, interruptible
-from jaxlm.types import UserError
+from jaxlm.types import Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
     "prepare": ("pretrain", "text → tokenizer → corpus"),
@@ -42,6 +44,7 @@ does not fit in memory, 1 anything else."""
 
 # Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSALS |= {errno.EFBIG, errno.EIO}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run_safely(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
-        with interruptible():
+        with interruptible(), warnings.catch_warnings():
+            warnings.simplefilter("always", Note)
+            warnings.showwarning = _note
             status = _run([arg for arg in argv if arg != "--debug"])
             sys.stdout.flush()
             return status
@@ -83,6 +88,10 @@ def _run_safely(argv: list[str]) -> int:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)
     return status
+
+
+def _note(message: Any, *_: Any, **__: Any) -> None:
+    print(f"jaxlm: {message}", file=sys.stderr, flush=True)
 
 
 def _run(argv: list[str]) -> int:

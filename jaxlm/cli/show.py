@@ -67,7 +67,7 @@ def _show_model(path: Path) -> None:
     from jaxlm.convert.model_directory import open_model
 
     rows = [("tensor", "shape", "parameter")]
-    with open_model(path) as source:
+    with open_model(path, weights=False) as source:
         table = source.table
         for name, shape in table.shapes.items():
             rows.append((name, _by(shape), table.leaf_of(name)))

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
 from jaxlm.generate.sampling import Sampling
 from jaxlm.types import UserError
-
-Put = Callable[[str, Any], None]  # writes an array, or a list of tokens, by its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ class Embed(VectorOptions):
     out: str
     """File to write: .h5, .hdf5 or .npz."""
     text: tuple[str, ...]
-    """Files with one text in each line."""
+    """Files with one text in each line; /dev/stdin for a pipe."""
     pooling: Pooling = "none"
 
 
@@ -116,31 +114,39 @@ def run_generate(argv: list[str]) -> int:
 def run_embed(argv: list[str]) -> int:
     """The verb `embed`."""
     args = parse(Embed, argv)
-    writer = {".h5": _hdf5, ".hdf5": _hdf5, ".npz": _npz}.get(Path(args.out).suffix)
-    if writer is None:
+    if Path(args.out).suffix not in (".h5", ".hdf5", ".npz"):
         raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
+    for path in args.text:
+        if "://" not in path and not os.path.exists(path):
+            raise UserError(
+                f"--text reads files, and there is no file {path!r}: put a text a line "
+                "into one, or pipe it: echo 'A text.' | jaxlm embed … --text /dev/stdin"
+            )
     start_jax()
     import jaxlm
+    from jaxlm.convert.hdf5 import write_hdf5
+    from jaxlm.convert.model_directory import atomic
     from jaxlm.text.sources import read_lines
 
-    texts = itertools.chain.from_iterable(map(read_lines, args.text))
-    found = jaxlm.load(args.directory).embed_each(texts, args)
-    partial = f"{args.out}.{os.getpid()}.tmp"
+    writer = _npz if args.out.endswith(".npz") else write_hdf5
     lines = tokens = cut_off = 0
     shape: tuple[int, ...] = ()
-    try:
-        with writer(partial) as put:
-            for each in found:
-                put(str(lines), each.vectors)
-                put(f"tokens/{lines}", list(each.tokens))
-                shape = each.vectors.shape
-                lines, tokens = lines + 1, tokens + len(each.tokens)
-                cut_off += bool(each.cut_off)
+    with atomic(Path(args.out), file=True) as beside:
+        texts = itertools.chain.from_iterable(map(read_lines, args.text))
+        found = jaxlm.load(args.directory).embed_each(texts, args)
+        try:
+            with writer(beside) as put:
+                for each in found:
+                    put(str(lines), each.vectors)
+                    put(f"tokens/{lines}", list(each.tokens))
+                    shape = each.vectors.shape
+                    lines, tokens = lines + 1, tokens + len(each.tokens)
+                    cut_off += bool(each.cut_off)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--out {args.out} cannot be written: {reason}") from None
         if not lines:
             raise UserError(f"{', '.join(args.text)}: no line")
-        os.replace(partial, args.out)
-    finally:
-        Path(partial).unlink(missing_ok=True)
     print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
     if cut_off:
         say(f"{cut_off:,} lines are longer than the sentence model reads, and cut off")
@@ -148,22 +154,7 @@ def run_embed(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _hdf5(path: str) -> Iterator[Put]:
-    import h5py
-
-    with h5py.File(path, "w") as file:
-
-        def put(name: str, data: Any) -> None:
-            kind = h5py.string_dtype() if isinstance(data, list) else None
-            if kind:  # HDF5's strings hold no NUL
-                data = [token.replace("\0", "\ufffd") for token in data]
-            file.create_dataset(name, data=data, dtype=kind)
-
-        yield put
-
-
-@contextlib.contextmanager
-def _npz(path: str) -> Iterator[Put]:
+def _npz(path: Path) -> Iterator[Any]:
     import numpy as np
 
     # One array at a time: `np.savez` would hold all of them in memory.

@@ -1,26 +1,10 @@
 """Settings of the model families: the shape of each, and how it reads its rows."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from jaxlm.config.checks import check_fields, check_range
 from jaxlm.types import UserError
-
-
-def check_range(config: Any, at: str, interval: str, *names: str) -> None:
-    """Refuse a field outside an interval such as "[0, 1)" or "[1, inf)"; `at` is the
-    prefix of the names in the error, such as "model.".
-    """
-    low, high = map(float, interval[1:-1].split(", "))
-    for name in names:
-        value = getattr(config, name)
-        above = value > low or (value == low and interval[0] == "[")
-        if above and (value < high or (value == high and interval[-1] == "]")):
-            continue
-        bound = f"is not in {interval}"
-        if high == math.inf:
-            bound = f"must be {'at least' if interval[0] == '[' else 'above'} {low:g}"
-        raise UserError(f"{at}{name} = {value} {bound}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +82,17 @@ def check_levels(name: str, levels: tuple[float, ...]) -> None:
         )
 
 
+def _check_sizes(config: Any, *names: str) -> None:
+    """Refuse sizes that no model has; a damaged file may ask for them."""
+    least = 0 if config.carries_state else 1  # an ELMo may have no softmax
+    check_range(config, "model.", f"[{least}, inf)", "vocab_size")
+    check_range(config, "model.", "[1, inf)", "num_layers", *names)
+    check_range(config, "model.", "[0, 10000]", "num_layers")
+    check_range(config, "model.", f"[0, {2**31})", "vocab_size")
+    check_range(config, "model.", f"[0, {2**24}]", *names)
+    check_range(config, "model.", "[0, 1)", "dropout")
+
+
 @dataclass(frozen=True)
 class _Transformer:
     """The fields that BERT and GPT share."""
@@ -122,9 +117,8 @@ class _Transformer:
     """Scale of the normal that kernels and tables start from; BERT's is truncated."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "max_length", "num_layers", "num_heads", "d_model")
-        check_range(self, "model.", "[1, inf)", *sizes, "d_ff")
-        check_range(self, "model.", "[0, 1)", "dropout")
+        check_fields(self, "model.")
+        _check_sizes(self, "max_length", "num_heads", "d_model", "d_ff")
         if self.d_model % self.num_heads:
             raise UserError(
                 f"model.d_model = {self.d_model} is not a multiple of "
@@ -218,14 +212,15 @@ class ElmoConfig:
     """Dropout of the input of each layer and of the softmax, in training."""
 
     def __post_init__(self) -> None:
-        sizes = ("num_layers", "d_model", "d_ff", "d_character")
-        check_range(self, "model.", "[1, inf)", *sizes)
-        optional = ("vocab_size", "num_highways", "cell_clip", "proj_clip")
+        check_fields(self, "model.")
+        _check_sizes(self, "d_model", "d_ff", "d_character")
+        optional = ("num_highways", "cell_clip", "proj_clip")
         check_range(self, "model.", "[0, inf)", *optional)
-        check_range(self, "model.", "[0, 1)", "dropout")
+        check_range(self, "model.", "[0, 100]", "num_highways")
         widest = len(self.filters)
-        if min(self.filters, default=-1) < 0 or not any(self.filters):
+        if not all(0 <= n <= 2**24 for n in self.filters) or not any(self.filters):
             raise UserError(f"model.filters = {self.filters} are no numbers of filters")
+        check_range(self, "model.", f"[0, {2**16}]", "max_characters")
         if self.max_characters < max(3, widest):
             raise UserError(
                 f"model.max_characters = {self.max_characters} must be at least 3 and "

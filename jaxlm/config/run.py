@@ -4,13 +4,13 @@ import typing
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
+from jaxlm.config.checks import check_range
 from jaxlm.config.model import (
     AnyData,
     BertConfig,
     DataConfig,
     ModelConfig,
     check_levels,
-    check_range,
 )
 from jaxlm.types import UserError
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jaxlm.config.model import check_range
+from jaxlm.config.checks import check_range
 from jaxlm.config.run import RunConfig
 from jaxlm.types import UserError
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxlm.config.checks import check_fields, check_range
 from jaxlm.types import UserError
 
 Pooling = Literal["none", "mean", "cls", "sentence"]
@@ -31,7 +32,7 @@ class VectorOptions:
     earlier, as in the original (allenai/bilm-tf); texts are then read whole."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"batch = {self.batch} must be positive")
+        check_fields(self)
+        check_range(self, "", "[1, 65536]", "batch")
         if self.prompt and self.pooling != "sentence":
             raise UserError(f"prompt = {self.prompt} is for pooling = sentence")

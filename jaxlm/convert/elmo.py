@@ -12,20 +12,20 @@ config's vocabulary is 0.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config.model import ElmoConfig
+from jaxlm.convert.hdf5 import read_hdf5, write_hdf5
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import finite
 from jaxlm.families import parameter_shapes
 from jaxlm.families.elmo import with_words
-from jaxlm.files import write_json
+from jaxlm.files import read_json, write_json
 from jaxlm.models.elmo import CHARACTERS
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, read_vocabulary
@@ -43,12 +43,7 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
     """
     config = read_options(options)
     table = _table(config)
-    try:
-        file = h5py.File(weights)
-    except OSError as error:
-        raise UserError(f"{weights} cannot be read as HDF5: {error}") from None
-    with file:
-        found = datasets(file)
+    with read_hdf5(weights) as found:
         shapes = {name: each.shape for name, each in found.items()}
         what = f"{weights} does not fit its options"
         if shapes.get("char_embed", (0,))[0] == CHARACTERS + 1:
@@ -59,16 +54,14 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
         table.check(shapes, what)
 
         def read(name: str) -> np.ndarray:
-            return finite(name, found[name][...], weights)
+            try:
+                array = found[name][...]
+            except OSError as error:
+                what = f"{weights}: {name} cannot be read"
+                raise UserError(f"{what}: {first_line(error)}") from None
+            return finite(name, array, weights)
 
         yield ModelFile(config, table, read)
-
-
-def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """All datasets of a file, by path."""
-    found: dict[str, Any] = {}
-    file.visititems(found.__setitem__)
-    return {name: x for name, x in found.items() if isinstance(x, h5py.Dataset)}
 
 
 def files_of(directory: Path) -> tuple[Path, Path] | None:
@@ -96,12 +89,12 @@ def words_of(files: Path, words: str = "") -> Tokenizer:
 
 def read_options(path: str | Path) -> ElmoConfig:
     """The config that an `options.json` describes."""
+    options = read_json(Path(path))
     try:
-        options = json.loads(Path(path).read_text(encoding="utf-8"))
         lstm, characters = options["lstm"], options["char_cnn"]
         count, activation = characters["n_characters"], characters["activation"]
         if activation not in ("relu", "tanh"):
-            raise UserError(f"{path}: activation {activation!r} is not relu or tanh")
+            raise UserError(f"activation {activation!r} is not relu or tanh")
         config = ElmoConfig(
             vocab_size=0,
             num_layers=lstm.get("n_layers", 1),
@@ -109,7 +102,7 @@ def read_options(path: str | Path) -> ElmoConfig:
             d_ff=lstm["dim"],
             max_characters=characters["max_characters_per_token"],
             d_character=characters["embedding"]["dim"],
-            filters=_by_width(characters["filters"], path),
+            filters=_by_width(characters, path),
             num_highways=characters.get("n_highway") or 0,
             activation=activation,
             skip=bool(lstm.get("use_skip_connections")),
@@ -117,8 +110,10 @@ def read_options(path: str | Path) -> ElmoConfig:
             proj_clip=float(lstm.get("proj_clip") or 0),
             dropout=options.get("dropout", 0.1),
         )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as options: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(f"{path} has no option {error}") from None
     # One table, two counts: training counts 261 characters, use counts a padding too.
@@ -133,13 +128,16 @@ def read_options(path: str | Path) -> ElmoConfig:
     return config
 
 
-def _by_width(filters: list[list[int]], path: str | Path) -> tuple[int, ...]:
+def _by_width(characters: dict[str, Any], path: str | Path) -> tuple[int, ...]:
     """The numbers of filters over 1, 2, 3 … characters."""
-    widths = [width for width, _ in filters]
-    counts = dict(zip(widths, (number for _, number in filters), strict=True))
-    if widths != sorted(set(widths)) or min(widths, default=1) < 1:
-        raise UserError(f"{path}: filters have widths {widths}, not ascending ones")
-    return tuple(counts.get(n, 0) for n in range(1, max(widths, default=0) + 1))
+    filters = {width: number for width, number in characters["filters"]}
+    widths = [width for width, _ in characters["filters"]]
+    most = max(widths, default=0)
+    if widths != sorted(filters) or min(widths, default=1) < 1:
+        raise UserError(f"filters have widths {widths}, not ascending ones")
+    if most > characters["max_characters_per_token"]:
+        raise UserError(f"a filter is {most} characters wide, longer than any word")
+    return tuple(filters.get(n, 0) for n in range(1, most + 1))
 
 
 def from_params(config: ElmoConfig, params: Any) -> ModelFile:
@@ -197,7 +195,7 @@ def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None
         "dropout": config.dropout,
     }
     write_json(directory / OPTIONS, options)
-    with h5py.File(directory / WEIGHTS, "w") as file:
-        for name, shape in source.table.shapes.items():
-            file.create_dataset(name, shape, np.float32, data=source.read(name))
+    with write_hdf5(directory / WEIGHTS) as put:
+        for name in source.table.shapes:
+            put(name, source.read(name).astype(np.float32, copy=False))
     tokenizer.save(directory)

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ from jaxlm.files import read_json
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.types import UserError
+from jaxlm.types import Note, UserError
 
 _DIGESTS = "jaxlm_export.json"
 
@@ -66,9 +67,17 @@ def is_model(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def open_model(
-    directory: Path, *, pickle: bool = False, ignore: tuple[str, ...] = ()
+    directory: Path,
+    *,
+    pickle: bool = False,
+    ignore: tuple[str, ...] = (),
+    weights: bool = True,
 ) -> Iterator[ModelFile]:
-    """The model in a directory, in any layout; for the arguments see `import_model`."""
+    """The model in a directory, in any layout; for the arguments see `import_model`.
+
+    Its files are compared with their stored digests; those of `weights` are left out
+    where no parameter will be read.
+    """
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
     if (directory / "provenance.json").is_file():
@@ -80,6 +89,7 @@ def open_model(
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
         )
+    _check_digests(directory, weights)
     checkpoint, path = tensors.checkpoint_of(directory), directory / "config.json"
     if files := elmo.files_of(directory):
         with elmo.open_elmo(*files) as source:
@@ -99,9 +109,7 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
 
     If `place` is None, parameters are not read.
     """
-    if place:
-        _check_digests(directory, tensors.WEIGHTS, elmo.WEIGHTS)
-    with open_model(directory) as source:
+    with open_model(directory, weights=place is not None) as source:
         config = source.config
         params = source.params(place) if place else {}
     if isinstance(config, ElmoConfig):
@@ -239,10 +247,12 @@ def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
     if out.is_dir() and any(out.iterdir()) and not (out / _DIGESTS).is_file():
         raise UserError(f"{out} holds other files and is no export: name another --out")
     beside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if not file:
-            beside.mkdir()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch() if file else beside.mkdir()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    try:
         yield beside
         for each in [*beside.rglob("*"), beside]:
             _sync(each)
@@ -288,15 +298,32 @@ def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
     return digests
 
 
-def _check_digests(directory: Path, *names: str) -> None:
-    """Raise a UserError if a file does not have its digest in the export, if any."""
+def _check_digests(directory: Path, weights: bool) -> None:
+    """Compare files with their stored digests, if there are any; UserError."""
     stored = directory / _DIGESTS
-    digests = read_json(stored).get("sha256", {}) if stored.is_file() else {}
-    for name in names:
-        if name in digests and (directory / name).is_file():
-            found = sha256(directory / name)
-            if found != digests[name]:
-                raise UserError(
-                    f"{directory / name} is not as it was written: SHA-256 "
-                    f"{found[:12]}…, {digests[name][:12]}… is stored in {_DIGESTS}"
-                )
+    if not stored.is_file():
+        return
+    digests = read_json(stored).get("sha256")
+    if not isinstance(digests, dict) or not digests:
+        raise UserError(
+            f"{stored} has no digests: it is damaged; import or export anew"
+        )
+    for name, digest in digests.items():
+        path = directory / name
+        if name in (tensors.WEIGHTS, elmo.WEIGHTS) and not weights:
+            continue
+        if os.path.isabs(name) or ".." in path.parts[len(directory.parts) :]:
+            raise UserError(f"{stored} names {name}, which is not beside it")
+        found = sha256(path) if path.is_file() else ""
+        if found == digest:
+            continue
+        how = (
+            f"is not as it was written (SHA-256 {found[:12]}…)" if found else "is lost"
+        )
+        if name == "README.md":  # nothing is read from it
+            warnings.warn(f"{path} {how}", Note, stacklevel=2)
+            continue
+        raise UserError(
+            f"{path} {how}: {_DIGESTS} has {str(digest)[:12]}…; if you changed it on "
+            f"purpose, delete {stored}"
+        )

@@ -195,14 +195,19 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
     """The config and tensors of GPT-1's release: ten arrays, and a file of shapes."""
     path = directory / GPT1_SHAPES
     files = [directory / f"params_{i}.npy" for i in range(10)]
+    shapes = read_json(path, list)
     try:
-        shapes = [tuple(map(int, shape)) for shape in json.loads(path.read_text())]
-        flat = np.concatenate([np.load(file).reshape(-1) for file in files])
-    except (OSError, ValueError, TypeError) as error:
+        shapes = [tuple(map(int, shape)) for shape in shapes]
+        # Mapped: no size in a header is believed, and no pickle is read.
+        parts = [np.lib.format.open_memmap(file, mode="r") for file in files]
+        flat = np.concatenate([part.reshape(-1) for part in parts])
+        odd = min(map(min, shapes)) < 1 or {2} != {len(each) for each in shapes[:2]}
+        odd |= any(len(each) == 3 and each[0] != 1 for each in shapes)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{directory} is no GPT-1 of OpenAI's: {error}") from None
     layers, rest = divmod(len(shapes) - 2, 12)
     ends = np.cumsum([*map(math.prod, shapes)]).tolist()
-    if rest or layers < 1 or flat.size != ends[-1]:
+    if odd or rest or layers < 1 or flat.size != ends[-1]:
         raise UserError(
             f"{directory}: {len(shapes)} tensors are not two tables and twelve a layer,"
             f" or {flat.size:,} numbers are not the {ends[-1]:,} of {GPT1_SHAPES}"

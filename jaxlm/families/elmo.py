@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, Integer
 
 from jaxlm.config import ElmoConfig
-from jaxlm.families.family import Family, Frame, Tokens
+from jaxlm.families.family import Family, Frame, Tokens, given_array, given_mask
 from jaxlm.models.elmo import Elmo, head_rows, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
@@ -18,6 +18,7 @@ from jaxlm.text.characters import (
     BEGIN,
     END,
     NO_WORD,
+    NUM_CHARACTERS,
     check_characters,
     word_characters,
 )
@@ -116,18 +117,20 @@ class ElmoFamily(Family):
         return (characters, *super().example(config)[1:])
 
     def inputs(
-        self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
+        self, config: Any, tokens: Any, token_types: Any, mask: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """See `Family`; the tokens are characters, with those of `<S>` and `</S>`."""
         if token_types is not None:
             raise UserError("an ELMo has no token types")
-        if tokens.ndim != 3 or tokens.shape[2] != config.max_characters:
-            raise UserError(
-                f"characters of shape {tokens.shape} are not [B, L, "
-                f"{config.max_characters}]: see jaxlm.text.characters"
-            )
+        shape = ("B", "L", config.max_characters)
+        tokens = given_array("tokens", tokens, shape, NUM_CHARACTERS)
         check_characters(tokens)
-        lengths = None if mask is None else jnp.asarray(mask, bool).sum(1)
+        lengths = None
+        if mask is not None:
+            given = given_mask(mask, tokens.shape[:2])
+            lengths = jnp.asarray(given.sum(1))
+            if (np.diff(given.astype(int)) > 0).any():
+                raise UserError("mask has padding before a word: an ELMo's comes last")
         return (jnp.asarray(tokens, jnp.int32),), {"lengths": lengths}
 
     def train_flops(self, run: Any, phase: Any) -> int:

@@ -67,6 +67,38 @@ class Frame:
         return tokens, mask
 
 
+def given_array(name: str, given: Any, shape: Sequence[Any], size: int) -> np.ndarray:
+    """A user's whole numbers in [0, size); a letter in `shape` is any number."""
+    try:
+        found = np.asarray(given)
+    except (ValueError, TypeError):
+        raise UserError(f"{name}: no array; pad all rows to one length") from None
+    if found.dtype.kind not in "iu":
+        text = "; of a text take model.tokenizer.encode(text).ids"
+        text *= found.dtype.kind in "US"
+        raise UserError(f"{name}: {found.dtype}, not whole numbers{text}")
+    fits = [
+        isinstance(a, str) or a == b for a, b in zip(shape, found.shape, strict=False)
+    ]
+    if found.ndim != len(shape) or not all(fits) or not found.size:
+        wanted = ", ".join(map(str, shape))
+        raise UserError(f"{name}: shape {list(found.shape)}, not [{wanted}]")
+    low, high = found.min(), found.max()
+    if low < 0 or high >= size:
+        raise UserError(f"{name}: ids run from {low} to {high}, not in [0, {size})")
+    return found
+
+
+def given_mask(given: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A user's mask, bool [B, L]: True where a token is not padding."""
+    found = np.asarray(given)
+    found = found.astype(np.int8) if found.dtype == bool else found
+    found = given_array("mask", found, shape, 2).astype(bool)
+    if not found.any():
+        raise UserError("mask: all are padding; True, or 1, is a token")
+    return found
+
+
 class Family(abc.ABC):
     """The interface of a family; `FAMILIES` has an instance of each subclass.
 
@@ -135,16 +167,12 @@ class Family(abc.ABC):
         return tokens, tokens, jnp.ones((1, 2), bool)
 
     def inputs(
-        self, config: Any, tokens: np.ndarray, token_types: Any, mask: Any
+        self, config: Any, tokens: Any, token_types: Any, mask: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and the keyword arguments of the module for raw arrays."""
+        """The positional and keyword arguments of the module for a user's arrays."""
         if token_types is not None and not self.token_types:
             raise UserError(f"{self.article} has no token types")
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < config.vocab_size:
-            raise UserError(
-                f"token ids run from {tokens.min()} to {tokens.max()}, the vocabulary "
-                f"has {config.vocab_size}"
-            )
+        tokens = given_array("tokens", tokens, ("B", "L"), config.vocab_size)
         length = tokens.shape[1]
         if length > config.max_length:
             raise UserError(
@@ -152,11 +180,15 @@ class Family(abc.ABC):
                 "shorten the text"
             )
         ids = [tokens]
-        if self.token_types:
-            ids += [np.zeros_like(tokens) if token_types is None else token_types]
+        if self.token_types and token_types is None:
+            ids += [np.zeros_like(tokens)]
+        elif self.token_types:
+            most = config.num_token_types
+            ids += [given_array("token_types", token_types, tokens.shape, most)]
         facts = {}
         if mask is not None:  # padding sees padding
-            facts["segments"] = jnp.asarray(mask, bool).astype(jnp.int32)
+            given = given_mask(mask, tokens.shape)
+            facts["segments"] = jnp.asarray(given, jnp.int32)
         return tuple(jnp.asarray(each, jnp.int32) for each in ids), facts
 
     def train_flops(self, run: Any, phase: Any) -> int:

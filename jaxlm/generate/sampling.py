@@ -7,7 +7,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxlm.config.checks import check_fields, check_range
 from jaxlm.types import UserError
+
+_DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty")  # not used by beams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +44,25 @@ class Sampling:
     texts, below 0 short ones."""
 
     def __post_init__(self) -> None:
-        for name, good, complaint in (
-            ("temperature", self.temperature >= 0, "is negative"),
-            ("top_k", self.top_k >= 0, "is negative"),
-            ("top_p", 0 < self.top_p <= 1, "is not in (0, 1]"),
-            ("repetition_penalty", self.repetition_penalty > 0, "is not positive"),
-            ("max_tokens", self.max_tokens >= 1, "is not positive"),
-            ("samples", self.samples >= 1, "is not positive"),
-            ("seed", 0 <= self.seed < 2**32, "is not in [0, 2**32)"),
-        ):
-            if not good:
-                raise UserError(f"{name} = {getattr(self, name)} {complaint}")
+        check_fields(self)
+        check_range(self, "", "[0, inf)", "temperature", "top_k")
+        check_range(self, "", "(0, 1]", "top_p")
+        check_range(self, "", "(0, inf)", "repetition_penalty")
+        check_range(self, "", "[1, inf)", "max_tokens")
+        check_range(self, "", "[1, 65536]", "samples")
+        check_range(self, "", "[0, 65536]", "beams")
+        check_range(self, "", f"[0, {2**32})", "seed")
+        if 0 < self.temperature < 1e-6:
+            raise UserError(f"temperature = {self.temperature} is too small: take 0")
+        if "" in self.stop:
+            raise UserError("stop has an empty string, which ends every text at once")
         if self.beams and self.samples > self.beams:
             raise UserError(
                 f"samples = {self.samples} of beams = {self.beams}: at most as many"
             )
+        for name in _DRAWN if self.beams else ():
+            if (value := getattr(self, name)) not in (0, getattr(Sampling, name)):
+                raise UserError(f"{name} = {value}: a search with beams draws nothing")
 
     @property
     def choice(self) -> "Sampling":

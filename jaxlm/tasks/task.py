@@ -24,6 +24,7 @@ from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Mean, Sums
 from jaxlm.text.sources import Digests
 from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.unknown_words import counted, warn_unknown
 from jaxlm.types import UserError
 
 NONE = -1  # no example, no label
@@ -131,6 +132,9 @@ class Task(ABC):
         notes: list[str] = []
         examples = self.read(path, labelled, digests, notes)
         rows = self.encode(examples, labelled)
+        if rows.tokens and rows.tokens[0].ndim == 1:  # not an ELMo's characters
+            ids = np.concatenate(rows.tokens)
+            warn_unknown(self.tokenizer, counted(self.tokenizer, ids))
         here = width_of(examples)
         if here and width and here != width:
             notes.append(

@@ -23,7 +23,7 @@ from jaxlm.convert.model_types import model_type_of
 from jaxlm.convert.rules import TensorTable
 from jaxlm.convert.verify import verify
 from jaxlm.families import parameter_shapes
-from jaxlm.types import UserError
+from jaxlm.types import Note, UserError
 
 WEIGHTS = "model.safetensors"
 
@@ -148,7 +148,6 @@ def edit(directory, change):
     tensors = load_file(directory / WEIGHTS)
     tensors = change(tensors) or tensors
     save_file(tensors, directory / WEIGHTS)
-    (directory / "jaxlm_export.json").unlink(missing_ok=True)
 
 
 def test_old_names_and_bare_ones_are_known(tmp_path):
@@ -277,7 +276,6 @@ def overlap(path):
 @pytest.mark.parametrize("damage", [truncate, huge_header, overlap])
 def test_damaged_files_are_refused_and_nothing_is_written(damage, tmp_path):
     export(tmp_path / "out", "bert")
-    (tmp_path / "out" / "jaxlm_export.json").unlink()
     damage(tmp_path / "out" / WEIGHTS)
     with pytest.raises(UserError, match="is no sound safetensors file"):
         import_model(tmp_path / "out", tmp_path / "in")
@@ -292,14 +290,37 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     assert not (tmp_path / "in").exists()
 
 
-def test_a_flipped_bit_is_noticed(tmp_path):
-    export(tmp_path / "out", "bert")
-    path = tmp_path / "out" / WEIGHTS
+def flip(path, at):
     data = bytearray(path.read_bytes())
-    data[-77] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match="is not as it was written"):
-        jaxlm.load(tmp_path / "out")
+
+
+def test_a_flipped_bit_is_noticed_in_every_file(tmp_path):
+    out = tmp_path / "out"
+    export(out, "bert", digests=True)
+    names = {file.name for file in out.iterdir()} - {"README.md", "jaxlm_export.json"}
+    assert {"config.json", "vocab.txt", "tokenizer.json", WEIGHTS} < names
+    for name in names:
+        flip(out / name, -9)
+        with pytest.raises(UserError, match=f"{name} is not as it was .* delete"):
+            jaxlm.load(out)
+        with pytest.raises(UserError, match=f"{name} is not as it was"):
+            import_model(out, tmp_path / "in")
+        flip(out / name, -9)
+    flip(out / "README.md", 9)  # people edit it
+    with pytest.warns(Note, match=r"README\.md is not as it was written"):
+        jaxlm.load(out)
+    flip(out / "README.md", 9)
+    (out / "vocab.txt").unlink()
+    with pytest.raises(UserError, match=r"vocab\.txt is lost"):
+        jaxlm.load(out)
+    (out / "jaxlm_export.json").write_text('{"sha256": {"../x": ""}}')
+    with pytest.raises(UserError, match="which is not beside it"):
+        jaxlm.load(out)
+    (out / "jaxlm_export.json").write_text('{"sha257": {}}')
+    with pytest.raises(UserError, match="has no digests"):
+        jaxlm.load(out)
 
 
 class Canary:
@@ -368,7 +389,7 @@ def test_a_config_that_is_not_the_models_is_refused(change, message, tmp_path):
 
 def test_an_export_killed_midway_leaves_the_old_one(tmp_path):
     """SIGKILL while the weights are written: at another place each time."""
-    export(tmp_path / "out", "bert", seed=1)
+    export(tmp_path / "out", "bert", seed=1, digests=True)
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     for at in (1, 9, 30):
         code = f"""
@@ -383,13 +404,13 @@ def test_an_export_killed_midway_leaves_the_old_one(tmp_path):
             tensors.cast = count
             from pathlib import Path
             from exported import export
-            export(Path({str(tmp_path / "out")!r}), "bert", seed=2)
+            export(Path({str(tmp_path / "out")!r}), "bert", seed=2, digests=True)
         """
         done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)])
         assert done.returncode == -signal.SIGKILL
         after = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
         assert after == before
-    export(tmp_path / "out", "bert", seed=2)
+    export(tmp_path / "out", "bert", seed=2, digests=True)
     same(read(tmp_path / "out").params, random_params(CONFIGS["bert"], seed=2))
 
 

@@ -149,7 +149,7 @@ def test_a_client_that_is_not_installed_is_named_with_its_command(
 
 
 def test_an_export_stores_the_digests_that_it_prints(tmp_path, capsys):
-    export(tmp_path / "model", "bert")
+    export(tmp_path / "model", "bert", digests=True)
     out = tmp_path / "out"
     words = ["export", str(tmp_path / "model"), "--to", "hf", "--out", str(out)]
     assert main(words) == 0

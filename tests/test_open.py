@@ -1,0 +1,238 @@
+"""What a user may call from Python: each argument is checked, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+from exported import export
+from test_vectors import model as tiny
+
+import jaxlm
+from jaxlm.config import elmo
+from jaxlm.config.vectors import VectorOptions
+from jaxlm.convert.elmo import from_params
+from jaxlm.convert.model_directory import export_model
+from jaxlm.generate.sampling import Sampling
+from jaxlm.types import Note, UserError
+
+TEXT = "It was a truth."
+ROW = [[2, 7, 8, 3]]
+
+
+@pytest.fixture(autouse=True)
+def without_type_checks():
+    """As users call: without those that the tests add."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt2", "elmo"])
+def model(request, tmp_path_factory):
+    return opened(request.param, tmp_path_factory.mktemp("model"))
+
+
+def opened(name: str, out: Path):
+    if name != "elmo":
+        export(out / "m", name)
+        return jaxlm.load(out / "m")
+    module, params, tokenizer = tiny("elmo")
+    source = from_params(module.config, params)
+    export_model(out / "m", source, tokenizer, origin={"test": name})
+    return jaxlm.load(out / "m")
+
+
+def said(call, *args, **named) -> str:
+    """The one line in which a call is refused."""
+    with pytest.raises(UserError) as error:
+        call(*args, **named)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_string_is_one_text(model):
+    text = "the cat sat on the mat"
+    two = model.embed([text, "a cat"])
+    np.testing.assert_allclose(model.embed(text), two[0], atol=1e-6)
+    assert model.embed(np.str_(text), layers="all").shape == (3, two.shape[1])
+    for several in ((text,), iter([text]), np.array([text]), {text: 0}.keys()):
+        np.testing.assert_allclose(model.embed(several)[0], two[0], atol=1e-6)
+    (each,) = model.embed([text], pooling="none")
+    np.testing.assert_array_equal(model.embed(text, pooling="none"), each)
+
+
+def test_a_prompt_is_one_prompt(tmp_path):
+    gpt = opened("gpt2", tmp_path)
+    greedy = {"temperature": 0, "max_tokens": np.int64(3)}
+    (one,) = gpt.generate(TEXT, **greedy)
+    assert one.text == gpt.generate([TEXT], **greedy)[0].text
+    (whole,) = gpt.generate(TEXT, stop=f"{one.text[0]}, never", **greedy)
+    assert whole.text == one.text
+
+
+def test_what_is_no_text_is_named(model):
+    call = type(model).embed
+    for wrong, message in (
+        (b"text", 'texts is of type bytes, not str: decode them, .decode("utf-8")'),
+        ([TEXT, b"b"], "texts[1] is of type bytes"),
+        (Path("a.txt"), "not str: read the file"),
+        (None, "of type NoneType"),
+        ([None], "texts[0] is of type NoneType"),
+        (3, "of type int"),
+        ({"a": 1}, "of type dict"),
+        ([["a"]], "texts[0] is of type list"),
+        ([], "nothing to embed"),
+        ("a \ud800", r"half a character, '\ud800', at 2"),
+    ):
+        assert message in said(call, model, wrong), wrong
+
+
+def test_options_of_vectors_are_checked(model):
+    call = type(model).embed
+    for wrong, message in (
+        ({"layers": "lst"}, "layers = 'lst' is not 'last', 'all', 'mix' or a whole"),
+        ({"layers": "lst"}, "did you mean last?"),
+        ({"layers": 3}, "layer 3: there are 0 (embedding) to 2"),
+        ({"layers": 1.0}, "layers = 1.0 is not"),
+        ({"layers": True}, "layers = True is not"),
+        ({"pooling": "meen"}, "did you mean mean?"),
+        ({"pooling": None}, "pooling = None is not 'none', 'mean', 'cls'"),
+        ({"pool": "mean"}, "no argument 'pool'; did you mean pooling?"),
+        ({"batch": 0}, "batch = 0 is not in [1, 65536]"),
+        ({"batch": "8"}, "batch = '8' is not a whole number"),
+        ({"stateful": 1}, "stateful = 1 is not True or False"),
+        ({"options": "mean"}, "'mean' is no VectorOptions: name what differs"),
+    ):
+        assert message in said(call, model, TEXT, **wrong), wrong
+    assert VectorOptions(layers=np.int64(1), batch=np.int32(2)) == (
+        VectorOptions(layers=1, batch=2)
+    )
+
+
+def test_arrays_are_checked(model):
+    call, config = type(model).forward, model.config
+    row: object = np.array(ROW)
+    if model.family.name == "elmo":
+        row = np.full((1, 4, config.max_characters), 261)
+        row[:, :, 0], row[:, :, 1] = 259, 260
+    assert model.forward(row, mask=[[1, 1, 1, 0]]).hidden.shape[1:3] == (1, 4)
+    for wrong, message in (
+        (TEXT, "model.tokenizer.encode(text).ids"),
+        ([[1, 2], [3]], "tokens: no array; pad all rows"),
+        ([1, 2], "tokens: shape [2], not [B, L"),
+        (np.array(row) + 0.5, "tokens: float64, not whole numbers"),
+        (None, "tokens: object"),
+        (np.array(row) - 300, "ids run from"),
+        (np.array(row) + 10_000, "ids run from"),
+        (np.zeros((0, 4), int), "tokens: shape [0, 4], not"),
+    ):
+        assert message in said(call, model, wrong), wrong
+    for mask, message in (
+        ([[1, 1]], "mask: shape [1, 2], not [1, 4]"),
+        ([[0.0, 0, -1e4, 0]], "mask: float64"),
+        ([[0, 0, 2, 0]], "mask: ids run from 0 to 2"),
+        ([[0, 0, 0, 0]], "mask: all are padding"),
+    ):
+        assert message in said(call, model, row, mask=mask), mask
+    if model.family.token_types:
+        wrong = {"token_types": [[0, 0, 0, 2]]}
+        assert "token_types: ids run from 0 to 2" in said(call, model, row, **wrong)
+    else:
+        assert "no token types" in said(call, model, row, token_types=[[0, 0, 0, 0]])
+
+
+def test_an_elmo_pads_behind(tmp_path):
+    model = opened("elmo", tmp_path)
+    row = np.full((1, 3, model.config.max_characters), 261)
+    row[:, :, 0], row[:, :, 1] = 259, 260
+    assert "padding before a word" in said(
+        type(model).forward, model, row, mask=[[0, 1, 1]]
+    )
+
+
+def test_blanks_are_checked(model):
+    call = type(model).fill
+    if not model.family.fills:
+        assert "fills no blanks: jaxlm" in said(call, model, "a [MASK]")
+        return
+    for wrong in ({"top_k": 0}, {"top_k": -1}, {"top_k": "5"}, {"top_k": 10**9}):
+        assert "is not in [1, 150]" in said(call, model, "a [MASK]", **wrong)
+    assert "no [MASK] in" in said(call, model, TEXT)
+    assert "text is of type list" in said(call, model, ["a [MASK]"])
+    assert "40 positions: shorten" in said(call, model, "a [MASK] " * 40)
+    assert len(model.fill("a [MASK]", top_k=np.int64(3))[0]) == 3
+
+
+def test_prompts_and_settings_are_checked(model):
+    call = type(model).generate
+    if model.family.bidirectional:
+        assert "continues no text: jaxlm" in said(call, model, TEXT)
+        return
+    for prompts, message in (
+        ([], "nothing to generate"),
+        (b"a", "prompts is of type bytes"),
+        ([TEXT, 3], "prompts[1] is of type int"),
+        (None, "of type NoneType"),
+    ):
+        assert message in said(call, model, prompts)
+    for wrong, message in (
+        ({"top_k": 2.5}, "top_k = 2.5 is not a whole number"),
+        ({"top_k": -1}, "top_k = -1 must be at least 0"),
+        ({"top_p": 0}, "top_p = 0.0 is not in (0, 1]"),
+        ({"top_p": float("nan")}, "top_p = nan is not a finite number"),
+        ({"temperature": "hot"}, "temperature = 'hot' is not a finite number"),
+        ({"temperature": 1e-40}, "too small: take 0"),
+        ({"temprature": 1.0}, "did you mean temperature?"),
+        ({"top_p_rule": "HF"}, "'hf', 'openai'"),
+        ({"max_tokens": 0}, "max_tokens = 0 must be at least 1"),
+        ({"max_tokens": 40}, "max_tokens = 40 is not in [1, 39]"),
+        ({"samples": 10**9}, "samples = 1000000000 is not in"),
+        ({"seed": -1}, "seed = -1 is not in"),
+        ({"stop": [""]}, "stop has an empty string"),
+        ({"stop": [3]}, "stop = [3] is not a list, each a string"),
+        ({"beams": -1}, "beams = -1"),
+        ({"beams": 2, "top_k": 5}, "top_k = 5: a search with beams draws nothing"),
+        ({"scored": "yes"}, "scored is True or False"),
+        ({"stream": "yes"}, "stream a function"),
+        ({"sampling": {"top_k": 1}}, "is no Sampling: name what differs"),
+    ):
+        assert message in said(call, model, TEXT, **wrong), wrong
+    assert hash(Sampling(stop=["a"])) == hash(Sampling(stop=("a",)))
+
+
+def test_directories_are_checked(tmp_path):
+    (tmp_path / "file").write_text("")
+    for wrong, message in (
+        (None, "None is no path"),
+        (3, "3 is no path"),
+        ("", "'' is no path"),
+        (b"m", "b'm' is no path"),
+        (tmp_path / "nothing", "does not exist"),
+        (tmp_path / "file", "is a file: name its directory"),
+        (tmp_path, "is not a run directory"),
+    ):
+        assert message in said(jaxlm.load, wrong)
+
+
+def test_text_of_unknown_words_is_said(tmp_path):
+    chinese = "哈尔滨是黑龙江的省会"
+    bert = opened("bert", tmp_path)
+    with pytest.warns(Note, match=r"100% of 10 tokens are \[UNK\]"):
+        bert.embed([chinese])
+    with pytest.warns(Note, match=r"100% of 10 tokens are \[UNK\]"):
+        bert.fill(chinese + "[MASK]")
+    bert.embed([TEXT, chinese[:2]])  # most of it is known
+
+
+def test_elmos_count_words_outside_their_vocabulary(tmp_path):
+    with pytest.warns(Note, match="100% of 3 tokens are <UNK>"):
+        opened("elmo", tmp_path).embed("der Hund schläft")
+
+
+@pytest.mark.parametrize("sizes", [{"num_layers": 10**9}, {"d_model": 10**9}])
+def test_sizes_that_no_model_has_are_refused(sizes):
+    with pytest.raises(UserError, match="1000000000 is not in"):
+        elmo("tiny", **sizes)
