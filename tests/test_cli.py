@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.cli import main, pretrain
+from jaxlm.cli import main, pretrain, use
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.use import Generate
 from jaxlm.text.prepare import Progress
@@ -183,6 +184,13 @@ def test_progress_is_told_while_nothing_is_reported(monkeypatch, capsys):
     assert len(said) > 2 and said[-1].startswith(
         "tokens: reading a.txt.xz, 1.0 of 2.0 MB, "
     )
+
+
+def test_a_token_with_a_nul_is_written(tmp_path):
+    with use._hdf5(str(tmp_path / "x.h5")) as put:
+        put("tokens/0", ["a\0b", "c"])
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["tokens/0"].asstr()[:].tolist() == ["a\ufffdb", "c"]
 
 
 def test_embed_reads_lines_as_prepare_does(run, tmp_path, capsys):

@@ -156,8 +156,6 @@ def read_file(path: str, digests: Digests | None = None) -> str:
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()
     _check_text(path, content[:_HEAD])
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
     return _decoded(path, content)
 
 

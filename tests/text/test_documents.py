@@ -79,7 +79,6 @@ def test_in_a_file_without_line_feeds_carriage_returns_end_lines(tmp_path):
         path = packed(tmp_path, name, b"One. Two.\rThree.\r\rFour!\r")
         assert read(path)[0] == [["One.", "Two.", "Three."], ["Four!"]]
         assert list(read_lines(str(path))) == ["One. Two.", "Three.", "", "Four!"]
-        assert read_file(str(path)) == "One. Two.\nThree.\n\nFour!\n"
 
 
 def test_chinese_is_split_at_its_own_stops(tmp_path):
@@ -342,7 +341,16 @@ from jaxlm.text.documents import read_fragments
 rest = list(read_fragments(source, start=290))
 assert [fragment.offset for fragment in rest] == list(range(290, 300))
 assert len(source.sha256()) == 64 and source.size > 1000
+(source,) = find_sources(["tfds:{tmp_path}/body/toy"], field="body")
+assert sum(1 for _ in read_fragments(source)) == 300
 from jaxlm.types import UserError
+(source,) = find_sources(["tfds:{tmp_path}/text/toy"], field="number")
+try:
+    next(read_fragments(source))
+except UserError as error:
+    assert 'record 1: "number" is ' in str(error) and "not text" in str(error)
+else:
+    raise AssertionError("a number is no text")
 for spec, message in [
     ("tfds:{tmp_path}/body/toy", 'has no field "text"'),
     ("tfds:no_such_dataset", "is no TFDS dataset"),

@@ -213,7 +213,6 @@ def dump(tmp_path):
 
 @pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz"])
 def test_articles_of_a_dump_are_documents_of_plain_paragraphs(dump, name):
-    pytest.importorskip("mwxml")
     found = texts(f"de:wiki:{dump / name}", sentences="lines", languages=("de",))
     assert found == [PARAGRAPHS.split("\n"), ["Ein Dorf."]]
     (source,) = find_sources([f"wiki:{dump / name}"])
