@@ -68,6 +68,17 @@ def test_equal_words_that_are_cut_otherwise_are_said(model):
     assert "cuts text otherwise" in note and cased.sha256[:12] in note
 
 
+def test_a_tokenizer_beside_that_of_a_source_is_told(model, tmp_path, capsys):
+    swapped = changed(i20=TOKENS[21], i21=TOKENS[20])
+    swapped.save(tmp_path / "words")
+    words = ["import", model, "--out", f"{tmp_path}/in", "--tokenizer"]
+    assert main([*words, f"{tmp_path}/words"]) == 0
+    said = capsys.readouterr().err
+    assert "--tokenizer has another vocabulary" in said and swapped.sha256[:12] in said
+    assert main([*words, model]) == 0
+    assert "another vocabulary" not in capsys.readouterr().err
+
+
 def test_pretraining_goes_on_with_another_vocabulary_by_wish_alone(
     model, tmp_path, capsys
 ):

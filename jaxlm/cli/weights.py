@@ -66,6 +66,7 @@ def run_export(argv: list[str]) -> int:
     """The verb `export`."""
     args = parse(Export, argv)
     start_jax()
+    from jaxlm.convert.gguf import missing_from_gguf
     from jaxlm.convert.model_directory import export
     from jaxlm.convert.verify import check_client
     from jaxlm.open import is_task, load
@@ -79,6 +80,8 @@ def run_export(argv: list[str]) -> int:
     origin = _origin(Path(args.directory), model.run, model.step)
     digests = export(Path(args.out), args.to, model, dtype=args.dtype, origin=origin)
     _say_written(args.out, digests)
+    for note in missing_from_gguf(model) if args.to == "gguf" else ():
+        say(note)
     if not args.verify:
         return 0
     return _verified(args.out, args.to, None if readable else model)

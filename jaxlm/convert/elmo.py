@@ -81,6 +81,8 @@ def words_of(files: Path, words: str = "") -> Tokenizer:
     path = files / "vocab.txt" if files.is_dir() else files
     if (files / OPTIONS_FILE).is_file():
         return with_words(load_tokenizer(files), words)
+    if not (path.is_file() or files_of(files)):
+        raise UserError(f"{files} has no list of words, vocab.txt")
     found = read_vocabulary(path) if path.is_file() else ()
     return WordVocab(
         (*MARKS, *(w for w in found if w not in MARKS)), words=words or "basic"

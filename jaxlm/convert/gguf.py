@@ -96,6 +96,20 @@ def _pooling_of(sentence: SentenceModel) -> str:
     return known[pooling]
 
 
+def missing_from_gguf(model: Any) -> list[str]:
+    """What the users of a GGUF file of a sentence model have to do themselves."""
+    sentence, longest = model.sentence or SentenceModel(), model.config.max_length
+    notes = []
+    if 0 < sentence.max_length < longest:
+        notes.append(
+            f"llama.cpp does not truncate texts at the model's {sentence.max_length} "
+            f"tokens: its limit is {longest}"
+        )
+    if names := ", ".join(sentence.prompts):
+        notes.append(f"a GGUF file has no prompts: put those of {names} in front")
+    return notes
+
+
 def check_graph(config: BertConfig | GptConfig) -> None:
     """Raise a UserError for a model that llama.cpp would compute differently."""
     match config:

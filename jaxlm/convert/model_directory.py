@@ -31,6 +31,7 @@ from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
 from jaxlm.convert.sentence import (
+    MODULES,
     read_sentence_model,
     usual_sentence_model,
     write_sentence_model,
@@ -84,10 +85,11 @@ def open_model(
         raise UserError(f"{directory} is a run: jaxlm export writes a model directory")
     if not is_model(directory):
         have = sorted(each.name for each in directory.iterdir())[:8]
+        move = "; move the files of its 0_… beside modules.json" * (MODULES in have)
         raise UserError(
             f"{directory} is no model directory: no config.json of a model, no "
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
-            f"params_shapes.json; it has {', '.join(have) or 'nothing'}"
+            f"params_shapes.json; it has {', '.join(have) or 'nothing'}{move}"
         )
     _check_digests(directory, weights)
     checkpoint, path = tensors.checkpoint_of(directory), directory / "config.json"
@@ -148,11 +150,27 @@ def import_model(
             size = source.config.vocab_size
             known = with_words(pad_vocabulary(load_tokenizer(files), size), words)
             sentence = read_sentence_model(directory, source.config, pickle=pickle)
+            if tokenizer and (other := _differs(directory, known)):
+                source = source._replace(notes=(*source.notes, other))
         if sentence:
             source = source._replace(notes=(*source.notes, f"sentences: {sentence}"))
         origin: Any = {"imported": directory.resolve().name}
         options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
         return source, export_model(out, source, known, **options)
+
+
+def _differs(directory: Path, tokenizer: Tokenizer) -> str:
+    """A note if the directory has a tokenizer of its own that is another one."""
+    try:
+        own = load_tokenizer(directory)
+    except UserError:
+        return ""
+    if own.tokens == tokenizer.tokens[: own.vocab_size]:
+        return ""
+    return (
+        f"--tokenizer has another vocabulary than {directory}: tokenizer sha256 "
+        f"{tokenizer.sha256[:12]}…, {own.sha256[:12]}… there"
+    )
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:

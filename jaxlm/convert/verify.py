@@ -199,11 +199,10 @@ def verify(
     new, decoder = min(_NEW, longest // 4), not model.family.bidirectional
     vectors, prompts = to == "sentence" or (to == "gguf" and not decoder), []
     if to == "sentence":
-        texts = [*texts, *_PROBES[:-1], " ".join(texts)]  # the last one is cut off
-        if not (model.sentence and model.sentence.max_length):
-            texts = [_first_words(model, text, 60, longest - 2) for text in texts]
-    elif vectors:
-        texts = [_first_words(model, text, 60, longest - 2) for text in texts]
+        texts = [*texts, *_PROBES[:-1], " ".join(texts)]  # the last one is truncated
+    elif vectors:  # llama.cpp truncates none
+        most = (model.sentence and model.sentence.max_length) or longest
+        texts = [_first_words(model, text, 60, most - 2) for text in texts]
     elif decoder and to in ("hf", "gguf"):
         starts = (_first_words(model, text, 12, longest - new) for text in texts[:3])
         prompts = [model.tokenizer.encode(start).ids.tolist() for start in starts]

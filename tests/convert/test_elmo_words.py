@@ -65,6 +65,12 @@ def test_a_vocabulary_beside_options_is_a_list_of_words(entries, released, tmp_p
     assert jaxlm.load(released).tokenizer.tokens == (*MARKS, *words)
 
 
+def test_a_list_that_is_not_there_is_named(released, tmp_path, capsys):
+    words = [str(released), "--out", f"{tmp_path}/in", "--tokenizer", f"{tmp_path}/no"]
+    assert main(["import", *words]) == 2
+    assert f"{tmp_path}/no has no list of words" in capsys.readouterr().err
+
+
 def test_other_models_cut_no_words(tmp_path, capsys):
     export(tmp_path / "bert", "bert")
     with pytest.raises(UserError, match="words = space is for an ELMo"):

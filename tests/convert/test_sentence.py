@@ -11,8 +11,10 @@ from exported import CONFIGS, export, tokenizer_of
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.convert import gguf
+from jaxlm.convert.model_directory import import_model
 from jaxlm.convert.sentence import read_sentence_model
 from jaxlm.models.sentence import SentenceModel
+from jaxlm.open import pretrained
 from jaxlm.types import UserError
 
 TEXTS = [
@@ -184,6 +186,21 @@ def test_what_jaxlm_has_no_like_of_is_refused(change, message, tmp_path):
     write(tmp_path, {**CLS, **change})
     with pytest.raises(UserError, match=message):
         read_sentence_model(tmp_path, CONFIGS["bert"])
+
+
+def test_an_encoder_is_used_whatever_modules_are_behind_it(tmp_path):
+    export(tmp_path / "source", "bert")
+    write(tmp_path / "source", {**CLS, "modules.json": modules("CNN")})
+    assert "embed" in pretrained(str(tmp_path / "source")).params
+    model = jaxlm.load(tmp_path / "source")
+    assert model.embed(TEXTS).shape == (3, 16)
+    with pytest.raises(UserError, match="CNN is not done here"):
+        model.embed(TEXTS, pooling="sentence")
+    with pytest.raises(UserError, match="CNN is not done here"):
+        import_model(tmp_path / "source", tmp_path / "in")
+    (tmp_path / "source" / "config.json").unlink()
+    with pytest.raises(UserError, match="move the files of its 0_… beside modules"):
+        import_model(tmp_path / "source", tmp_path / "in")
 
 
 @pytest.mark.parametrize(
