@@ -31,6 +31,7 @@ import numpy as np
 from jaxlm.families import family_of
 from jaxlm.families.family import Frame
 from jaxlm.metrics import Mean, Sums, majority_accuracy
+from jaxlm.tasks import tables
 from jaxlm.tasks.tables import Example, read_table
 from jaxlm.tasks.task import File, Scores, Task, TaskRows
 from jaxlm.tasks.values import is_number
@@ -38,7 +39,6 @@ from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
 _LARGEST = float(np.finfo(np.float32).max)
-_MISSING = ("-", "?", "nan", "null", "n/a")  # what files write in place of a label
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,10 @@ class Classes(Task):
     dtype: ClassVar[type] = np.int32  # of labels
 
     def read(
-        self,
-        path: str,
-        labelled: bool,
-        digests: Digests | None = None,
-        notes: list[str] | None = None,
+        self, path: str, labelled: bool, digests: Digests | None = None
     ) -> list[Example]:
         """The examples of a table, one in each row."""
-        task = self.config.task
-        return read_table(path, task, labelled=labelled, digests=digests, notes=notes)
+        return read_table(path, self.config.task, labelled=labelled, digests=digests)
 
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
         """The labels, sorted as numbers if all are whole numbers."""
@@ -79,16 +74,17 @@ class Classes(Task):
         numeric = all(re.fullmatch(r"-?\d{1,18}", each) for each in labels)
         return tuple(sorted(labels, key=int if numeric else str))
 
-    def remarks(self, examples: Sequence[Example]) -> list[str]:
-        """How many examples each class has."""
-        counts = Counter(each.label for each in examples)
-        shown = [f"{label} ({counts[label]:,})" for label in self.labels]
-        more = ["…"] * (len(shown) > 20)
-        missing = [label for label in self.labels if label.casefold() in _MISSING]
-        return [f"classes: {', '.join(shown[:20] + more)}"] + [
-            f"class {label!r} looks like a missing label: is it one?"
-            for label in missing
-        ]
+    def remarks(
+        self, path: str, examples: Sequence[Example], labelled: bool
+    ) -> list[str]:
+        """How many examples each class has, and what looks wrong in the texts."""
+        found = tables.remarks(path, examples)
+        if labelled and self.labels:
+            counts = Counter(each.label for each in examples)
+            shown = [f"{name} ({counts[name]:,})" for name in self.labels[:20]]
+            more = ", …" * (len(self.labels) > 20)
+            found.append(f"classes in {path}: {', '.join(shown)}{more}")
+        return found
 
     @property
     def group(self) -> int:
@@ -150,10 +146,6 @@ class Numbers(Classes):
         """No labels."""
         return ()
 
-    def remarks(self, examples: Sequence[Example]) -> list[str]:
-        """None."""
-        return []
-
     def number(self, example: Example) -> float:
         """The label as a number of float32; UserError if it is none."""
         label = str(example.label)
@@ -200,13 +192,6 @@ class Choice(Classes):
         for each in examples:
             _index_of(each, names, hint)
         return names
-
-    def remarks(self, examples: Sequence[Example]) -> list[str]:
-        """How often each alternative is right."""
-        first, many = self.labels[0], len(examples) >= 20
-        shifted = many and not any(each.label == first for each in examples)
-        hint = f"no {first} is right: do labels count from 1? see --task.labels"
-        return super().remarks(examples) + [hint] * shifted
 
     def rows_of(self, example: Example) -> list[Example]:
         """A row for each alternative; for a GPT, the pair text joins the first text."""

@@ -26,17 +26,9 @@ from jaxlm.tasks.data_files import DataFiles
 from jaxlm.tasks.model import OWN, PACKED, TaskModel, mix_figures
 from jaxlm.tasks.objective import FIGURES, lr_scales_of, select, task_objective
 from jaxlm.tasks.spans import Spans
+from jaxlm.tasks.tables import width_notes, width_of
 from jaxlm.tasks.tags import Tags
-from jaxlm.tasks.task import (
-    NONE,
-    File,
-    Scores,
-    Task,
-    TaskRows,
-    width_of,
-    with_columns,
-    with_fields,
-)
+from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.text.sources import TFDS, Digests
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
@@ -180,20 +172,14 @@ def open_run(
     config = _with_model(config, tokenizer, files)
     task = task_of(config, tokenizer)
     digests: Digests = {}
-    notes: list[str] = []
-    examples = task.read(files.train, True, digests, notes)
+    examples = task.read(files.train, True, digests)
+    width = width_of(examples)
     labels = task.labels or task.labels_of(examples, files.train)
-    task = with_fields(task, labels=labels)
-    examples = examples[: config.task.limit or None]
-    notes += task.remarks(examples)
-    train = File(examples, task.encode(examples, True))
+    task = task.with_fields(labels=labels)
+    train = task.file(files.train, examples[: config.task.limit or None], True)
     dev = None
     if files.dev:
-        width = 0 if dev_columns else width_of(examples)
-        reader = with_columns(task, dev_columns or {})
-        dev = reader.open(files.dev, True, digests, width)
-    if files.dev == files.train:
-        notes.append(f"{files.dev} is the training file and the dev file")
+        dev = task.with_columns(dev_columns or {}).open(files.dev, True, digests)
     for path, file in zip(files, (train, dev), strict=True):
         if file and config.task.kind == "number" and np.ptp(file.rows.labels) == 0:
             raise UserError(f"{path}: all its numbers are equal")
@@ -201,14 +187,18 @@ def open_run(
     module = module_of(config, task)
     select(config.task.fresh, abstract_params(module), "fresh")
     data = {**files.provenance(digests), "tokenizer_sha256": tokenizer.sha256}
-    data["columns"] = str(width_of(examples))
+    data["columns"] = str(width)
     read = {f"train {files.train}": train} | ({f"dev {files.dev}": dev} if dev else {})
-    notes += [
+    notes = [
         f"{name}: {len(file.examples):,} examples in {len(file.rows.tokens):,} rows of "
         f"up to {file.rows.lengths.max()} tokens"
         for name, file in read.items()
     ]
     notes += [note for file in read.values() for note in file.rows.notes]
+    if dev and not dev_columns:
+        notes += width_notes(files.dev, dev.examples, width)
+    if files.dev == files.train:
+        notes.append(f"{files.dev} is both the training file and the dev file")
     return FinetuneRun(config, task, module, train, dev, data, notes)
 
 

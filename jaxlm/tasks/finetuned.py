@@ -21,8 +21,8 @@ from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
 from jaxlm.tasks.finetune import module_of, scorer, task_of
 from jaxlm.tasks.model import TaskModel, mix_figures
-from jaxlm.tasks.tables import Example
-from jaxlm.tasks.task import File, Scores, Task, with_columns, with_fields
+from jaxlm.tasks.tables import Example, width_notes
+from jaxlm.tasks.task import File, Scores, Task
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.screen import shown
 from jaxlm.train.state import abstract_params
@@ -60,11 +60,11 @@ class Finetuned:
         self, path: str, *, batch: int = 32
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Figures on a labelled file, and notes on its rows."""
-        file = self.task.open(path, True, width=self.width)
+        file = self.task.open(path, True)
         scores = self.scores(file, batch=batch)
         figures = self.task.figures(file, scores)
         figures |= mix_figures(self.params, self.config.task.layers)
-        return figures, file.rows.notes
+        return figures, self._notes(path, file)
 
     def predict(
         self, path: str, out: str, *, batch: int = 32
@@ -74,9 +74,12 @@ class Finetuned:
             raise UserError(f"--out {out}: no directory {Path(out).parent}")
         if Path(out).is_dir():
             raise UserError(f"--out {out} is a directory")
-        file = self.task.open(path, False, width=self.width)
+        file = self.task.open(path, False)
         self.write(file, Path(out), batch=batch)
-        return len(file.examples), file.rows.notes
+        return len(file.examples), self._notes(path, file)
+
+    def _notes(self, path: str, file: File) -> tuple[str, ...]:
+        return (*width_notes(path, file.examples, self.width), *file.rows.notes)
 
     def write(self, file: File, out: Path, *, batch: int) -> None:
         """Write the answers for a file, whole or not at all."""
@@ -104,8 +107,8 @@ def open_finetuned(
     found = restore_params(workdir, abstract_params(module), run=run)
     if "best_f1_threshold" in found.meta:
         threshold = found.meta["best_f1_threshold"]
-        task = with_fields(task, null_threshold=threshold)
-    task = with_columns(task, columns or {})
+        task = task.with_fields(null_threshold=threshold)
+    task = task.with_columns(columns or {})
     width = 0 if columns else int((provenance(workdir) or [{}])[-1].get("columns", 0))
     return Finetuned(workdir, task, module, found.state, found.step, width)
 

@@ -44,10 +44,7 @@ class Question(NamedTuple):
 
 
 def read_questions(
-    path: str,
-    labelled: bool,
-    digests: Digests | None = None,
-    notes: list[str] | None = None,
+    path: str, labelled: bool, digests: Digests | None = None
 ) -> list[Question]:
     """The questions of a file.
 
@@ -78,7 +75,7 @@ def read_questions(
 
 def _values(path: str, content: str) -> Iterator[tuple[str, Any]]:
     """The JSON value of a file or, in JSONL, of each of its lines."""
-    lines = lines_of(path, content.rstrip())
+    lines = lines_of(content.rstrip())
     try:
         whole = len(lines) == 1 or not isinstance(json.loads(lines[0]), dict)
     except (ValueError, RecursionError):

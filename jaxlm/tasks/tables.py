@@ -55,49 +55,65 @@ class Example(NamedTuple):
 
 
 def read_table(
-    path: str,
-    task: TaskConfig,
-    *,
-    labelled: bool,
-    digests: Digests | None = None,
-    notes: list[str] | None = None,
+    path: str, task: TaskConfig, *, labelled: bool, digests: Digests | None = None
 ) -> list[Example]:
     """The rows of a file, with their labels if `labelled`.
 
-    `path` is `.jsonl`, `.csv`, or any other name for TSV, compressed or not; or
-    `tfds:NAME:SPLIT`, whose columns are its fields. `task` names the columns. `notes`
-    gets what looks wrong.
+    `path` is a `.jsonl` or `.csv` file, compressed or not; any other name is TSV. Or it
+    is `tfds:NAME:SPLIT`, whose fields are the columns. `task` names the columns.
     """
     pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
     columns, width = [task.text, *pair, *label, *task.choices], 0
-    said = [] if notes is None else notes
+    suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
+    suffix = suffixes[-1].lower() if suffixes else ""
     if path.startswith(TFDS):
         records = _dataset_records(path, columns)
+    elif suffix in (".jsonl", ".json"):
+        records = _json_records(path, sources.read_file(path, digests), columns)
     else:
         content = sources.read_file(path, digests).rstrip("\r\n")
-        suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
-        suffix = suffixes[-1].lower() if suffixes else ""
-        if suffix in (".jsonl", ".json"):
-            records = _json_records(path, content, columns)
-        elif content:
-            rows = _rows(path, content, suffix == ".csv", task.quoted, said)
-            width = _width(rows, columns, task)
-            records = _named(rows, columns, width)
+        if suffix == ".csv" or task.quoted:
+            rows = list(_quoted(path, content, "," if suffix == ".csv" else "\t"))
         else:
-            records = iter(())
-    examples = [
-        _example(where, record, task, labelled)._replace(width=width)
-        for where, record in records
-    ]
+            lines = enumerate(lines_of(content) if content else [], start=1)
+            rows = [(f"{path}, line {n}", s.split("\t") if s else []) for n, s in lines]
+        width = _width(rows, columns, task) if rows else 0
+        records = _named(rows, columns, width) if rows else ()
+    examples = [_example(*each, task, labelled, width) for each in records]
     if not examples:
         raise UserError(f"{path} has no rows")
-    if len(examples) > 1 and all(is_number(each.text) for each in examples):
-        said.append(f"{path}: column {task.text} has numbers only: is it the text?")
     return examples
 
 
+def remarks(path: str, examples: Sequence[Example]) -> list[str]:
+    """What looks wrong in the texts of a file."""
+    found: list[str] = []
+    if len(examples) > 1 and all(is_number(each.text) for each in examples):
+        found.append(f"{path}: all texts are numbers: is --task.text another column?")
+    texts = (text or "" for each in examples for text in each[:2])
+    quoted = [text for text in texts if '"' in text]
+    if any('""' in t[1:-1] for t in quoted) and all(map(_QUOTED.fullmatch, quoted)):
+        found.append(
+            f"{path}: its quotes look as csv and pandas write them, and are read as "
+            "text: pass --task.quoted to remove them"
+        )
+    return found
+
+
+def width_of(examples: Sequence[Any]) -> int:
+    """The number of columns if they are read by number; 0 otherwise."""
+    return getattr(examples[0], "width", 0)
+
+
+def width_notes(path: str, examples: Sequence[Any], width: int) -> list[str]:
+    """A note if a file has not the `width` of the training file."""
+    here = width_of(examples)
+    told = f"{path} has {here} columns, the training file {width}: see --task.text"
+    return [told] * bool(here and width and here != width)
+
+
 def _example(
-    where: str, record: dict[str, Any], task: TaskConfig, labelled: bool
+    where: str, record: dict[str, Any], task: TaskConfig, labelled: bool, width: int
 ) -> Example:
     def text(name: str) -> str:
         found = text_of(where, name, record[name])
@@ -121,7 +137,7 @@ def _example(
         )
     pair = text(task.pair) if task.pair else None
     label = label_of(where, task.label, record[task.label]) if labelled else None
-    return Example(text(task.text), pair, label, where, tuple(choices))
+    return Example(text(task.text), pair, label, where, tuple(choices), width)
 
 
 def _dataset_records(path: str, columns: Sequence[str]) -> Records:
@@ -133,7 +149,7 @@ def _dataset_records(path: str, columns: Sequence[str]) -> Records:
 
 
 def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
-    for number, line in enumerate(lines_of(path, content), start=1):
+    for number, line in enumerate(lines_of(content), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -145,7 +161,7 @@ def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
             )
         for name in columns:
             if name not in record:
-                have = ", ".join(record)
+                have = " ".join(", ".join(record).split())[:300]
                 raise UserError(f"{where}: no key {name!r}, but {have}")
         yield where, record
 
@@ -164,12 +180,10 @@ def _width(rows: Sequence[Row], columns: Sequence[str], task: TaskConfig) -> int
         if int(name) >= len(first):
             raise UserError(f"{where}: no column {name}, the last is {len(first) - 1}")
     if _is_header(rows, task):
-        used = [n for n in (task.text, task.pair, task.label) if n.isdecimal()]
-        names = [first[int(n)][:40] for n in used if int(n) < len(first)]
         raise UserError(
-            f"{where} looks like a header ({', '.join(names)}), and columns are given "
-            f"by number: name them by it, --task.text {names[0]!r} and so on; if it is "
-            "an example, put a line of names above it"
+            f"{where} looks like a header ({_shown(first)}), and columns are given by "
+            "number: name them as it does, --task.text NAME; if it is an example, put "
+            "a line of names above it"
         )
     return len(first)
 
@@ -206,10 +220,9 @@ def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:
         if first.count(name) != 1:
             twice = "two columns" if name in first else "no column"
             raise UserError(
-                f"{where}: {twice} {name!r} in its header "
-                f"({', '.join(cell[:40] for cell in first)}): name the columns by "
-                f"{_FLAGS}, all as in the header or, without one, all by number"
-                + _hint(first)
+                f"{where}: {twice} {name!r} in its header ({_shown(first)}): name the "
+                f"columns by {_FLAGS}, all as in the header or, without one, all by "
+                f"number{_hint(first)}"
             )
     at = {name: int(name) if width else first.index(name) for name in columns}
     for where, cells in rows[0 if width else 1 :]:
@@ -218,43 +231,20 @@ def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:
         if len(cells) != len(first):
             raise UserError(
                 f"{where}: {len(cells)} columns, the first line has {len(first)}"
-                + _hint(cells)
+                f"{_hint(cells)}"
             )
         if not width and cells == first and len(first) > 1:
             raise UserError(f"{where}: the header again: remove the line")
         yield where, {name: cells[i] for name, i in at.items()}
 
 
+def _shown(cells: Sequence[str]) -> str:
+    return ", ".join(" ".join(cell[:40].split()) for cell in cells[:20])
+
+
 def _hint(cells: Sequence[str]) -> str:
     quotes = any(cell.startswith('"') for cell in cells)
     return "; for quotes as in CSV pass --task.quoted" if quotes else ""
-
-
-def _rows(
-    path: str, content: str, comma: bool, quoted: bool, notes: list[str]
-) -> list[Row]:
-    if comma or quoted:
-        return list(_quoted(path, content, "," if comma else "\t"))
-    rows = [
-        (f"{path}, line {number}", line.split("\t") if line else [])
-        for number, line in enumerate(lines_of(path, content), start=1)
-    ]
-    if _csv_wrote(rows):
-        notes.append(
-            f"{path}: its quotes look as written by csv or pandas, and are read as "
-            "text: pass --task.quoted to read them as quotes"
-        )
-    return rows
-
-
-def _csv_wrote(rows: Sequence[Row]) -> bool:
-    """Whether the fields with quotes are those that csv would have quoted."""
-    fields = [cell for _, cells in rows for cell in cells if '"' in cell]
-    if not fields or not all(map(_QUOTED.fullmatch, fields)):
-        return False
-    return any('""' in cell[1:-1] for cell in fields) or all(
-        '"' in cell or is_number(cell) for _, cells in rows for cell in cells
-    )
 
 
 def _quoted(path: str, content: str, delimiter: str) -> Iterator[Row]:
@@ -265,5 +255,6 @@ def _quoted(path: str, content: str, delimiter: str) -> Iterator[Row]:
         for cells in reader:
             yield f"{path}, line {reader.line_num}", cells
     except csv.Error as error:
-        what = str(error).partition(" - ")[0]
+        what = str(error).replace("new-line character seen in", "CR in an")
+        what = what.partition(" - ")[0]
         raise UserError(f"{path}, line {reader.line_num}: {what}") from None

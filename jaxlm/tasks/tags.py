@@ -53,10 +53,7 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(
-    path: str,
-    labelled: bool,
-    digests: Digests | None = None,
-    notes: list[str] | None = None,
+    path: str, labelled: bool, digests: Digests | None = None
 ) -> list[Sentence]:
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
@@ -65,7 +62,7 @@ def read_sentences(
     if Path(path).is_dir():
         found = _two_files(path, labelled, digests)
     else:
-        lines = lines_of(path, read_file(path, digests))
+        lines = lines_of(read_file(path, digests))
         ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
             _SEPARATOR in line for line in lines[:2]
         )
@@ -120,7 +117,7 @@ def _two_files(
 ) -> Iterator[Sentence]:
     names = [f"{path}/seq.in", *[f"{path}/seq.out"] * labelled]
     files = [
-        lines_of(name, read_file(name, digests).rstrip(" \t\r\n")) for name in names
+        lines_of(read_file(name, digests).rstrip(" \t\r\n")) for name in names
     ]
     rows, tags = files if labelled else (files[0], [""] * len(files[0]))
     if len(rows) != len(tags):

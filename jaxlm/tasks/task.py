@@ -87,14 +87,9 @@ class Task(ABC):
 
     @abstractmethod
     def read(
-        self,
-        path: str,
-        labelled: bool,
-        digests: Digests | None = None,
-        notes: list[str] | None = None,
+        self, path: str, labelled: bool, digests: Digests | None = None
     ) -> Sequence[Any]:
-        """The examples of a file; the file's digest is added to `digests`, and what
-        looks wrong in the file to `notes`."""
+        """The examples of a file; the file's digest is added to `digests`."""
 
     def labels_of(self, examples: Sequence[Any], path: str) -> tuple[str, ...]:
         """The classes of a training file's examples; () for a task without classes."""
@@ -117,52 +112,34 @@ class Task(ABC):
     def output(self, file: File, scores: Scores) -> str:
         """The content of an answer file, with an answer for each example."""
 
-    def remarks(self, examples: Sequence[Any]) -> list[str]:
-        """What the training file has, for people."""
+    def remarks(self, path: str, examples: Sequence[Any], labelled: bool) -> list[str]:
+        """What a person should know about the examples of a file."""
         return []
 
-    def open(
-        self,
-        path: str,
-        labelled: bool,
-        digests: Digests | None = None,
-        width: int = 0,
-    ) -> File:
-        """Read and encode a file; `width` is the training file's number of columns."""
-        notes: list[str] = []
-        examples = self.read(path, labelled, digests, notes)
+    def open(self, path: str, labelled: bool, digests: Digests | None = None) -> File:
+        """Read and encode a file."""
+        return self.file(path, self.read(path, labelled, digests), labelled)
+
+    def file(self, path: str, examples: Sequence[Any], labelled: bool) -> File:
+        """The examples of a file and their rows, with all remarks in the notes."""
         rows = self.encode(examples, labelled)
         if rows.tokens and rows.tokens[0].ndim == 1:  # not an ELMo's characters
             ids = np.concatenate(rows.tokens)
             warn_unknown(self.tokenizer, counted(self.tokenizer, ids))
-        here = width_of(examples)
-        if here and width and here != width:
-            notes.append(
-                f"{path} has {here} columns, the training file {width}, and they are "
-                "read by number: see --task.text"
-            )
+        notes = self.remarks(path, examples, labelled)
         return File(examples, rows._replace(notes=(*notes, *rows.notes)))
 
+    def with_fields(self, **fields: Any) -> "Task":
+        """The task with other values of fields of `TaskConfig`."""
+        changed = dataclasses.replace(self.config.task, **fields)
+        config = dataclasses.replace(self.config, task=changed)
+        return dataclasses.replace(self, config=config)
 
-def width_of(examples: Sequence[Any]) -> int:
-    """The columns of a table whose columns are given by number; else 0."""
-    return getattr(examples[0], "width", 0)
-
-
-def with_fields(task: Task, **fields: Any) -> Task:
-    """The task with other values of fields of `TaskConfig`."""
-    changed = dataclasses.replace(task.config.task, **fields)
-    config = dataclasses.replace(task.config, task=changed)
-    return dataclasses.replace(task, config=config)
-
-
-def with_columns(task: Task, columns: Mapping[str, Any]) -> Task:
-    """The task for a file whose columns have other names."""
-    if columns and task.by_token:
-        kind = task.config.task.kind
-        raise UserError(
-            f"task.text and so on name columns, task.kind = {kind} has none"
-        )
-    if columns.get("pair") and not task.config.task.pair:
-        raise UserError("task.pair: the model reads one text a row")
-    return with_fields(task, **columns)
+    def with_columns(self, columns: Mapping[str, Any]) -> "Task":
+        """The task for a file whose columns have other names: field → name."""
+        kind = self.config.task.kind
+        if columns and self.by_token:
+            raise UserError(f"task.text, task.label … are of tables, not of {kind}")
+        if columns.get("pair") and not self.config.task.pair:
+            raise UserError("task.pair: the model reads one text a row")
+        return self.with_fields(**columns)

@@ -18,10 +18,8 @@ _TYPES = {bool: "a boolean", int: "a number", float: "a number", list: "a list"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def lines_of(path: str, content: str) -> list[str]:
+def lines_of(content: str) -> list[str]:
     """The lines of a file, without their ends."""
-    if "\n" not in content and "\r" in content.rstrip("\r"):
-        raise UserError(f"{path}: its lines end in CR: convert it, tr '\\r' '\\n'")
     return [line.rstrip("\r") for line in content.split("\n")]
 
 
