@@ -116,9 +116,7 @@ def _two_files(
     path: str, labelled: bool, digests: Digests | None
 ) -> Iterator[Sentence]:
     names = [f"{path}/seq.in", *[f"{path}/seq.out"] * labelled]
-    files = [
-        lines_of(read_file(name, digests).rstrip(" \t\r\n")) for name in names
-    ]
+    files = [lines_of(read_file(name, digests).rstrip(" \t\r\n")) for name in names]
     rows, tags = files if labelled else (files[0], [""] * len(files[0]))
     if len(rows) != len(tags):
         raise UserError(f"{names[0]} has {len(rows)} lines, seq.out {len(tags)}")
