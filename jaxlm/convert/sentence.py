@@ -202,6 +202,10 @@ def write_sentence_model(directory: Path, sentence: SentenceModel) -> None:
         (directory / module["path"]).mkdir(exist_ok=True)
     for name, content in files.items():
         write_json(directory / name, content)
+    path = directory / "tokenizer_config.json"
+    known = read_json(path)
+    if "eos_token" in known:  # a GPT's rows of several texts are padded with it
+        write_json(path, {"pad_token": known["eos_token"], **known})
     for module, layer in zip(files[MODULES][2:], sentence.layers, strict=True):
         if layer:
             arrays = {"linear.weight": layer.kernel.T}

@@ -56,6 +56,8 @@ CLS = {
     "sentence_bert_config.json": {"max_seq_length": 8, "do_lower_case": False},
 }
 
+PAD = {"pad_token": "<|endoftext|>"}
+
 
 def saved(directory, here):
     """What sentence-transformers saves: everything that jaxlm reads at once."""
@@ -111,6 +113,24 @@ def test_vectors_are_those_of_sentence_transformers(pooling, tmp_path, capsys):
         np.testing.assert_allclose(got, want, atol=1e-5)
         with pytest.raises(UserError, match="the sentence model has document, passage"):
             model.embed(TEXTS, pooling="sentence", prompt="quarry")
+
+
+@oracle
+def test_a_gpt_makes_sentence_vectors_too(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    source, out, texts = tmp_path / "source", tmp_path / "out", [*TEXTS[::2], "out"]
+    export(source, "gpt2")
+    path = source / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | PAD))
+    options = {"embedding_dimension": 16, "pooling_mode": ["weightedmean", "lasttoken"]}
+    write(source, CLS | {"1_Pooling/config.json": options})
+    want = SentenceTransformer(str(source), device="cpu").encode(texts)
+    got = jaxlm.load(source).embed(texts, pooling="sentence")
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert main(["export", str(source), "--to", "sentence", "--out", str(out)]) == 0
+    again = SentenceTransformer(str(out), device="cpu").encode(texts)
+    np.testing.assert_allclose(again, want, atol=1e-6)
 
 
 @oracle
