@@ -1,9 +1,11 @@
 """What a user types and what comes back: results, one clear line, exit status."""
 
+import contextlib
 import gzip
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,10 @@ import jaxlm
 from jaxlm.cli import main, pretrain, use
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.use import Generate
+from jaxlm.files import read_json, seal, write_json
 from jaxlm.text.prepare import Progress
+from jaxlm.text.tokenizers import WordPiece, load_tokenizer
+from jaxlm.types import UserError
 
 SHIPPED = Path(jaxlm.__file__).parent / "text" / "shipped"
 TINY = """
@@ -440,6 +445,51 @@ class TestMistakes:
         error = mistake(capsys, "prepare", "bert_tiny", *argv)
         assert "latin.txt, line 1: byte 0xe9" in error and "--errors replace" in error
         assert main(["prepare", "bert_tiny", *argv, "--errors", "replace"]) == 0
+
+
+def test_a_run_is_not_used_with_another_config_or_vocabulary(run, tmp_path, capsys):
+    """Sound files of another run: the digest in each of them is right."""
+    here = Path(shutil.copytree(run, tmp_path / "run"))
+    text = "She was [MASK] here."
+    config = read_json(here / "config.json")
+    del config["sha256"]
+    config["model"]["num_heads"] = 1
+    write_json(here / "config.json", seal(config))
+    line = mistake(capsys, "fill", str(here), text)
+    assert "saved by another run: model.num_heads was 2, is 1" in line
+    line = mistake(capsys, "show", str(here))
+    assert "saved by another run: model.num_heads was 2, is 1" in line
+    (here / "config.json").unlink()
+    line = mistake(capsys, "export", str(here), "--to", "hf", "--out", f"{here}.hf")
+    assert "no config.json; the command that trained the run writes it anew" in line
+    shutil.copy(run / "config.json", here)
+    tokens = load_tokenizer(here / "tokenizer").tokens
+    WordPiece([*tokens[:-2], tokens[-1], tokens[-2]], lowercase=True).save(
+        here / "tokenizer"
+    )
+    line = mistake(capsys, "evaluate", str(here), "--corpus", f"{run.parent}/corpus")
+    assert "saved by another run: tokenizer_sha256 was" in line
+
+
+def test_no_torn_file_of_a_run_is_a_traceback(run, tmp_path, capsys):
+    """All but the leaves, which have tests of their own."""
+    here = tmp_path / "run"
+    files = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
+    for name in (path for path in files if not {"state", "2"} & {*path.parts}):
+        for left in (None, 0, 0.5):
+            shutil.rmtree(here, ignore_errors=True)
+            shutil.copytree(run, here)
+            content = (here / name).read_bytes()
+            (here / name).unlink()
+            if left is not None:
+                (here / name).write_bytes(content[: int(left * len(content))])
+            capsys.readouterr()
+            status, (out, error) = main(["show", str(here)]), capsys.readouterr()
+            assert (status, error.count("\n")) in ((0, 0), (2, 1)), (name, left)
+            if name.name in ("metrics.jsonl", "provenance.json"):
+                assert status == 2 or f"{name.name} " in out, (name, left)
+            with contextlib.suppress(UserError):
+                load_tokenizer(here / "tokenizer")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

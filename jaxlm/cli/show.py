@@ -153,15 +153,16 @@ def _show_run(path: Path, rows: int) -> None:
     from jaxlm.families import family_of, parameter_shapes
     from jaxlm.tasks.objective import FIGURES
     from jaxlm.text.corpus import open_corpus
-    from jaxlm.train.workdir import corpus_of, provenance, read_config
+    from jaxlm.train.workdir import corpus_of, read_config, written_provenance
 
     config = read_config(path)
     task = config.task if isinstance(config, FinetuneConfig) else None
     if task and rows:
         raise UserError(f"--rows needs a corpus, and {path} is a run on a task's files")
     checkpoints = Checkpoints(path, run=RunFiles(config, {}))
-    records = provenance(path)
-    newest = collections.defaultdict(lambda: "unknown", records[-1] if records else {})
+    kept = [checkpoints.stored(step) for step in checkpoints.steps()]
+    records = written_provenance(path)
+    newest = records[-1]
     corpus = open_corpus(corpus_of(path)) if rows else None
     starts = f"{len(records)} start" + "s" * (len(records) > 1)
     print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
@@ -173,9 +174,9 @@ def _show_run(path: Path, rows: int) -> None:
     else:
         _print_arithmetic(config, parameter_shapes(config.model))
         print(f"corpus {corpus_of(path)}  sha256 {newest['corpus_sha256']}")
-    for step in checkpoints.steps():
-        if found := checkpoints.stored(step):
-            print(f"checkpoint {step}  state sha256 {state_sha256(found.digests)}")
+    for each in kept:
+        if each:
+            print(f"checkpoint {each.step}  state sha256 {state_sha256(each.digests)}")
     figures = FIGURES if task else family_of(config.model).figures(config)
     _print_figures(path / "metrics.jsonl", figures)
     if corpus:
@@ -190,8 +191,8 @@ def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
     from jaxlm.train.screen import evaluated, shown, trained
 
     records, torn = read_metrics(metrics)
-    if torn:
-        print(f"{metrics} has {torn} torn lines")
+    if torn or not records:
+        print(f"{metrics} has {len(records)} lines, and {torn} that are torn")
     if records:
         newest = collections.defaultdict(type(None), records[-1])
         name = "tokens_per_second"

@@ -140,7 +140,7 @@ def _export_task(args: Export) -> int:
 
 def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
     """A description of a model's origin, without paths, for the export's files."""
-    from jaxlm.train.workdir import provenance
+    from jaxlm.train.workdir import written_provenance
 
     if step is None:
         path = here / "jaxlm_export.json"
@@ -150,17 +150,17 @@ def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
     known = {"run": here.resolve().name, "step": of, "seed": run.seed}
     if run.finetunes:
         return {**known, "from": Path(run.init).name}
-    newest = (provenance(here) or [{}])[-1]
+    newest = written_provenance(here)[-1]
     return {
         **known,
         "rows": ", ".join(
             f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.all_phases
         ),
         "optimiser": f"{run.optim.name}, rate {run.optim.peak:g}",
-        "corpus sha256": newest.get("corpus_sha256", "unknown"),
-        "tokenizer sha256": newest.get("tokenizer_sha256", "unknown"),
-        "commit": newest.get("commit") or "none",
-        "versions": newest.get("versions", {}),
+        "corpus sha256": newest["corpus_sha256"],
+        "tokenizer sha256": newest["tokenizer_sha256"],
+        "commit": newest["commit"] or "none",
+        "versions": newest["versions"],
     }
 
 

@@ -186,6 +186,13 @@ def provenance(workdir: str | Path) -> list[dict[str, Any]]:
         return [unseal(record, path) for record in read_json(path, list)]
 
 
+def written_provenance(workdir: str | Path) -> list[dict[str, Any]]:
+    """`provenance` of a run that has one; UserError if the file is missing."""
+    if records := provenance(workdir):
+        return records
+    raise UserError(f"{workdir} has no provenance.json; {_REMEDY}")
+
+
 def _provenance(argv: list[str]) -> dict[str, Any]:
     # The commit of the checkout that jaxlm runs from; empty if it was installed.
     root, commit = Path(__file__).resolve().parents[2], ""

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from states import ABSTRACT, leaf_file, same, state_of, write
 
-from jaxlm.checkpoints import Checkpoints, Restored, UnsoundError
+from jaxlm.checkpoints import (
+    Checkpoints,
+    Restored,
+    UnsoundError,
+    restore_params,
+)
+from jaxlm.types import UserError
 
 
 @pytest.mark.parametrize("wanted", ["restore", "stored"])
@@ -120,3 +126,17 @@ def test_what_orbax_keeps_for_itself_may_rot(run):
         (state / name).write_bytes(b"\x00rot")
     (run / "checkpoints/20/commit_success.txt").unlink()
     assert same(Checkpoints(run).restore(ABSTRACT).state, state_of(20))
+
+
+def test_best_parameters_that_are_gone_are_missed(run):
+    """The newest ones would be another model."""
+    checkpoints = Checkpoints(run)
+    checkpoints.save(30, state_of(30), {"best": 20})
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"best/checkpoints .* step 20 was the best"):
+        restore_params(run, ABSTRACT.params)
+    best = Checkpoints(run / "best")
+    best.open()
+    best.save(20, {"params": state_of(20).params}, {})
+    best.wait()
+    assert restore_params(run, ABSTRACT.params).step == 20
