@@ -211,7 +211,7 @@ class Model:
         warn_unknown(self.tokenizer, counted(self.tokenizer, np.concatenate(rows)))
         texts = TextStream(self.tokenizer, tuple(sampling.stop), stream)
         module: Any = self.module
-        end = self.tokenizer.end_of_document
+        end, drawn = self.tokenizer.end_of_document, self.tokenizer.drawn
         if not sampling.beams:
             found = decode(
                 module,
@@ -219,11 +219,13 @@ class Model:
                 rows,
                 sampling,
                 end=end,
+                drawn=drawn,
                 scored=scored,
                 watch=texts.watch,
             )
             return [texts.finish(i, each) for i, each in enumerate(found)]
-        best = beam_search(module, self.params, rows, sampling, end=end)
+        ends = {"end": end, "drawn": drawn}
+        best = beam_search(module, self.params, rows, sampling, **ends)
         ranked = [beam for beams in best for beam in beams[: sampling.samples]]
         return [
             texts.finish(i, Continuation(tokens, None))._replace(scores=score)
@@ -268,7 +270,7 @@ def _run_of(loaded: Loaded) -> RunConfig:
     """A run config for an imported model: its model and text settings, and defaults."""
     tokenizer, longest = loaded.tokenizer, loaded.config.max_length
     text = TextConfig(
-        tokenizer=tokenizer.kind,
+        tokenizer=tokenizer.like,
         lowercase=getattr(tokenizer, "lowercase", False),
         unused=loaded.unused,
         words=tokenizer.options.get("words", "basic"),

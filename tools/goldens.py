@@ -85,7 +85,7 @@ def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> An
     import torch
     import transformers
 
-    options = BERT.to_json(config, None)
+    options = BERT.to_json(config, {})
     options.pop("model_type")
     theirs = getattr(transformers, f"{family}ForPreTraining")(
         getattr(transformers, f"{family}Config")(**options)

@@ -31,6 +31,7 @@ SHAPE: dict[str, Any] = {
     "max_length": 13,
 }
 # transformers' OpenAIGPTLMHeadModel has two tables, where the original has one matrix.
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 CASES = {"gpt1": gpt1(**SHAPE, one_matrix=False), "gpt2": gpt2("tiny", **SHAPE)}
 
 
@@ -77,12 +78,12 @@ def to_transformers(config: GptConfig, params: Any) -> Any:
 
     if family(config) == "gpt2":
         theirs = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(**GPT2.to_json(config, 0))
+            transformers.GPT2Config(**GPT2.to_json(config, ENDS))
         )
     else:
         usual = dataclasses.replace(config, d_ff=4 * config.d_model)
         theirs = transformers.OpenAIGPTLMHeadModel(
-            transformers.OpenAIGPTConfig(**GPT1.to_json(usual, 0))
+            transformers.OpenAIGPTConfig(**GPT1.to_json(usual, ENDS))
         )
         for block in theirs.transformer.h:  # it has no setting for this
             block.mlp = type(block.mlp)(config.d_ff, theirs.config)

@@ -7,6 +7,7 @@ file cannot hold a BERT's heads, so a BERT gives only vectors.
 """
 
 import contextlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed
 from jaxlm.models.sentence import SentenceModel
-from jaxlm.text.tokenizers import Tokenizer, WordPiece
-from jaxlm.text.tokenizers.bpe import ByteBpe
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.tokenizers.library import merges_of
 from jaxlm.types import UserError
 
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of tokens, gguf.TokenType
+_NORMAL, _UNKNOWN, _CONTROL, _ADDED = 1, 2, 3, 4  # kinds of tokens, gguf.TokenType
+_WORDPIECE = {"type": "BertNormalizer", "clean_text": True, "lowercase": True}
+_WORDPIECE |= {"handle_chinese_chars": True}
 
 
 def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> None:
@@ -122,29 +125,48 @@ def check_graph(config: BertConfig | GptConfig) -> None:
 
 
 def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
-    """Add GPT-2's vocabulary and merges."""
-    if not isinstance(tokenizer, ByteBpe) or tokenizer.prefix_space:
-        raise UserError(f"llama.cpp's GPT-2 has a byte-level BPE, not {tokenizer.kind}")
+    """GPT-2's vocabulary and merges."""
+    rules = _rules(tokenizer)
+    cutter = {"use_regex": True, **(rules.get("pre_tokenizer") or {})}
+    gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    if not gpt2.items() <= cutter.items() or rules.get("normalizer"):
+        raise UserError(f"llama.cpp's GPT-2 has a byte-level BPE, not {tokenizer.like}")
     end = tokenizer.end_of_document
+    added = {each["id"] for each in rules["added_tokens"] if not each["special"]}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(list(tokenizer.tokens))
-    kinds = [_CONTROL if i == end else _NORMAL for i in range(config.vocab_size)]
-    writer.add_token_types(kinds)
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer.merges])
+    kinds = dict.fromkeys(added, _ADDED) | {end: _CONTROL}
+    writer.add_token_types([kinds.get(i, _NORMAL) for i in range(config.vocab_size)])
+    writer.add_token_merges([" ".join(pair) for pair in merges_of(rules["model"])])
     if end is not None:
-        writer.add_bos_token_id(end)
+        writer.add_bos_token_id(tokenizer.begin_of_text)
         writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)
 
 
+def _rules(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of the tokenizer's tokenizer.json."""
+    library = tokenizer.library()
+    return json.loads(library.to_str()) if library else {}
+
+
 def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> None:
-    """Add a BERT's vocabulary in llama.cpp's spelling; duplicates get a suffix."""
-    special = tokenizer.special
-    if not isinstance(tokenizer, WordPiece) or special is None:
-        raise UserError(f"llama.cpp's BERT has a WordPiece, not {tokenizer.kind}")
-    if not tokenizer.lowercase:
+    """A BERT's vocabulary in llama.cpp's spelling, which allows no entry twice."""
+    special, rules = tokenizer.special, _rules(tokenizer)
+    if tokenizer.like != "wordpiece" or special is None:
+        raise UserError(f"llama.cpp's BERT has a WordPiece, not {tokenizer.like}")
+    normalizer = rules["normalizer"] or {}
+    if not normalizer.get("lowercase"):
         raise UserError("llama.cpp's WordPiece lower-cases, this vocabulary is cased")
+    added = any(not each["special"] for each in rules["added_tokens"])
+    if (
+        not _WORDPIECE.items() <= normalizer.items()
+        or normalizer.get("strip_accents") is False
+        or rules["pre_tokenizer"] != {"type": "BertPreTokenizer"}
+        or added
+    ):
+        raise UserError("llama.cpp's WordPiece cuts text by BERT's rules, this one not")
     names = set(tokenizer.special_names.values())
     words: dict[str, int] = {}  # in order, with their kinds
     for i, token in enumerate(tokenizer.tokens):

@@ -24,8 +24,10 @@ from jaxlm.convert.rules import ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import WEIGHTS, Tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.files import read_json, write_json
-from jaxlm.text.tokenizers import Tokenizer, WordPiece
-from jaxlm.text.tokenizers.tokenizer import padded
+from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.text.tokenizers.library import LibraryTokenizer
+from jaxlm.text.tokenizers.published import renamed
+from jaxlm.text.tokenizers.tokenizer import SPECIAL
 from jaxlm.types import UserError
 
 # Tensors above the encoder: those of a BERT's and those of a task's head.
@@ -87,7 +89,7 @@ def fit_tensors(
 
     A UserError lists where the config and the tensors do not match.
     """
-    kind = options.model_type()
+    kind, notes = options.model_type(), options.check()
     names: dict[str, str] = {}  # in the table → in the file
     for real in tensors.shapes:
         name = canonical(real)
@@ -112,7 +114,9 @@ def fit_tensors(
     ignored = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
     for name in ignored:
         del names[name]
-    note = f"{len(ignored)} tensors ignored as asked: {', '.join(ignored)}"
+    if ignored:
+        listed = ", ".join(ignored)
+        notes = (*notes, f"{len(ignored)} tensors ignored as asked: {listed}")
     shapes = parameter_shapes(config)
     missing = tuple(name for name in HEADS if name in shapes and name not in parts)
     kept = {name: tree for name, tree in shapes.items() if name not in missing}
@@ -121,7 +125,6 @@ def fit_tensors(
         {name: tensors.shapes[real] for name, real in names.items()},
         f"{tensors.source} does not fit {options.path}",
     )
-    notes = (note,) if ignored else ()
     return ModelFile(
         config, table, lambda name: tensors.read(names[name]), missing, notes
     )
@@ -141,17 +144,24 @@ def write_config(
     config, kind = source.config, model_type_of(source.config)
     has = source.table.tree.keys()
     usual = next(end for end, need in kind.classes.items() if has >= {*need})
-    head, end = head or usual, tokenizer.end_of_document
-    options = {"architectures": [kind.stem + head], **kind.to_json(config, end)}
+    head = head or usual
+    ends = {"bos_token_id": tokenizer.begin_of_text}
+    ends["eos_token_id"] = end = tokenizer.end_of_document
+    options = {"architectures": [kind.stem + head], **kind.to_json(config, ends)}
     options["dtype"] = dtype
     if tokenizer.special is not None:
         options["pad_token_id"] = tokenizer.special.pad
     write_json(directory / "config.json", options)
     if kind.decoder:
-        generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        generation = {**ends, "pad_token_id": end}
         write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
-    edit_json(directory / "tokenizer_config.json", model_max_length=config.max_length)
+    inputs = ["input_ids", *([] if kind.decoder else ["token_type_ids"])]
+    edit_json(
+        directory / "tokenizer_config.json",
+        model_max_length=config.max_length,
+        model_input_names=[*inputs, "attention_mask"],
+    )
     return head
 
 
@@ -195,21 +205,68 @@ def write_model(
     (directory / "README.md").write_text(card)
 
 
-def pad_vocabulary(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """`tokenizer` padded with `[unusedN]` entries to `size`, the rows of the table.
+def fit_tokenizer(
+    tokenizer: Tokenizer, config: ModelConfig, directory: Path
+) -> Tokenizer:
+    """The tokenizer of a model: as many entries as its table has rows, `[unusedN]` in
+    the end, and the tokens by which `directory` says that a text begins and ends.
 
-    UserError if it has more entries, or if it cannot be padded.
+    A UserError says why they do not belong together.
     """
-    count = tokenizer.vocab_size
-    if count == size:
-        return tokenizer
-    if count < size and isinstance(tokenizer, WordPiece):
-        return WordPiece(
-            padded(tokenizer.tokens, size),
-            lowercase=tokenizer.lowercase,
-            max_word=tokenizer.max_word,
+    count, rows = tokenizer.vocab_size, config.vocab_size
+    if count > rows:
+        more = ", ".join(map(repr, tokenizer.tokens[rows:][:5]))
+        raise UserError(
+            f"the tokenizer has {count:,} entries, the model {rows:,} rows: they do "
+            f"not belong together, none is left for {more}"
         )
-    raise UserError(
-        f"the tokenizer has {count:,} entries, the model {size:,} rows: they do not "
-        "belong together"
+    notes, decoder = tokenizer.notes, model_type_of(config).decoder
+    if count < rows:
+        tokenizer = tokenizer.grown(rows)
+        notes += (f"{rows - count:,} rows of the table are no token: [unusedN]",)
+    if decoder and (names := _ends(directory, tokenizer)):
+        tokenizer = renamed(tokenizer, names)
+    if tokenizer.special is None and not decoder:
+        lacks = [each for each in SPECIAL if each not in tokenizer.special_names]
+        raise UserError(f"the vocabulary lacks {', '.join(lacks)}, which a BERT needs")
+    if isinstance(tokenizer, LibraryTokenizer):
+        notes += _frame_notes(tokenizer, decoder)
+    tokenizer.notes = notes
+    return tokenizer
+
+
+def _ends(directory: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """The tokens that a decoder's files name by id, where the tokenizer has others."""
+    found = {"begin": tokenizer.begin_of_text, "end": tokenizer.end_of_document}
+    known = dict(found)
+    for name in ("config.json", "generation_config.json"):
+        path = directory / name
+        options = read_json(path) if path.is_file() else {}
+        for role, key in (("begin", "bos_token_id"), ("end", "eos_token_id")):
+            id = options.get(key)
+            if isinstance(id, list):
+                if len(id) > 1:
+                    raise UserError(f"{path}: {key} = {id}: one is supported, not more")
+                id = id[0] if id else None
+            # transformers' GPT-2 has 50256 even where the vocabulary is smaller.
+            if isinstance(id, int) and 0 <= id < tokenizer.vocab_size:
+                found[role] = id
+    changed = {role: id for role, id in found.items() if id != known[role]}
+    return {role: tokenizer.token(id) for role, id in changed.items() if id is not None}
+
+
+def _frame_notes(tokenizer: LibraryTokenizer, decoder: bool) -> tuple[str, ...]:
+    """Refuse a frame that is not BERT's; name one that our rows do not have."""
+    single, pair = ([tokenizer.token(id) for id in ids] for ids in tokenizer.framing)
+    names = tokenizer.special_names
+    cls, sep = names.get("[CLS]"), names.get("[SEP]")
+    if (single, pair) not in (([], []), ([cls, sep], [cls, sep, sep])):
+        around = " ".join(single) or " ".join(pair)
+        raise UserError(f"tokenizer.json puts {around} round a text: not supported")
+    if bool(single) != decoder:
+        return ()
+    theirs, ours = " and ".join(single) or "nothing", f"{cls} and {sep}"
+    return (
+        f"tokenizer.json puts {theirs} round a text, jaxlm "
+        f"{'nothing' if decoder else ours}",
     )

@@ -15,6 +15,7 @@ beside it that may be deleted.
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import Dtype, Format, elmo, huggingface, tensors
 from jaxlm.convert.gguf import write_gguf
-from jaxlm.convert.huggingface import fit_tensors, pad_vocabulary
+from jaxlm.convert.huggingface import fit_tensors, fit_tokenizer
 from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
@@ -117,7 +118,10 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
     if isinstance(config, ElmoConfig):
         return Loaded(config, params, elmo.words_of(directory), 0)
     found = load_tokenizer(directory)
-    tokenizer = pad_vocabulary(found, config.vocab_size)
+    tokenizer = fit_tokenizer(found, config, directory)
+    if not (directory / _DIGESTS).is_file():  # `import` has said it
+        for note in (*source.notes, *tokenizer.notes):
+            logging.getLogger("jaxlm").warning(note)
     return Loaded(config, params, tokenizer, config.vocab_size - found.vocab_size)
 
 
@@ -144,12 +148,14 @@ def import_model(
     """
     files, sentence = tokenizer or directory, None
     with open_model(directory, pickle=pickle, ignore=ignore) as source:
-        if isinstance(source.config, ElmoConfig):
+        config = source.config
+        if isinstance(config, ElmoConfig):
             known = elmo.words_of(files, words)
         else:
-            size = source.config.vocab_size
-            known = with_words(pad_vocabulary(load_tokenizer(files), size), words)
-            sentence = read_sentence_model(directory, source.config, pickle=pickle)
+            fitted = fit_tokenizer(load_tokenizer(files), config, directory)
+            known = with_words(fitted, words)
+            source = source._replace(notes=(*source.notes, *fitted.notes))
+            sentence = read_sentence_model(directory, config, pickle=pickle)
             if tokenizer and (other := _differs(directory, known)):
                 source = source._replace(notes=(*source.notes, other))
         if sentence:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
+from jaxlm.config.published import check
 from jaxlm.convert.rules import Names, Rule, module_rules
 from jaxlm.types import UserError
 
@@ -80,6 +81,23 @@ class ConfigJson(NamedTuple):
             )
         return MODEL_TYPES[kind]
 
+    def check(self) -> tuple[str, ...]:
+        """Compare all keys with the table; what a user should know."""
+        kind, words = self.model_type(), []
+        read = {
+            *kind.fields,
+            kind.activation,
+            *(["is_decoder"] if kind.decoder else []),
+        }
+        for name, (ours, default) in kind.fields.items():
+            first = next(n for n, (o, _) in kind.fields.items() if o == ours)
+            values = [self.number(n, default) for n in (first, name)]
+            if values[0] != values[1]:
+                words.append(
+                    f"{self.path.name}: {name} = {values[1]} is read as {first}"
+                )
+        return (*check(self.path, self.values, "config.json", read), *words)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelType:
@@ -96,9 +114,7 @@ class ModelType:
     fields: Mapping[str, tuple[str, int | float]]
     activation: str  # the field
     activations: Mapping[str, str]  # the first one is the default
-    # Fields that may have no other value, for jaxlm has no such model.
-    fixed: Mapping[str, Any]
-    written: Collection[str] = ("tie_word_embeddings",)  # which of those go into a file
+    written: Mapping[str, Any]  # what a file says, too
     # Our fields that transformers has no word for, with their values in its models.
     own: Mapping[str, Any]
     modules: Names  # ours → theirs
@@ -116,10 +132,10 @@ class ModelType:
         transpose, size = self.transpose, config.vocab_size
         return module_rules(names, transpose=transpose, vocab_size=size)
 
-    def to_json(self, config: Any, end: int | None) -> dict[str, Any]:
-        """The content of config.json, with all fields.
+    def to_json(self, config: Any, ends: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of config.json; nothing is left to a default.
 
-        `end` is the id of the token that ends documents and begins texts.
+        `ends` are the ids of a decoder's tokens that begin and end a text.
         """
         words = {ours: theirs for theirs, ours in [*self.activations.items()][::-1]}
         if config.activation not in words:
@@ -137,8 +153,8 @@ class ModelType:
             "model_type": self.name,
             **{name: getattr(config, ours) for name, (ours, _) in self.fields.items()},
             self.activation: words[config.activation],
-            **({"bos_token_id": end, "eos_token_id": end} if self.decoder else {}),
-            **{name: self.fixed[name] for name in self.written},
+            **(ends if self.decoder else {}),
+            **self.written,
             **({"jaxlm": own} if own else {}),
         }
 
@@ -147,12 +163,6 @@ class ModelType:
 
         A UserError names a field whose value our model does not support.
         """
-        for name, value in self.fixed.items():
-            if (found := options.get(name, value)) != value:
-                raise UserError(
-                    f"{options.path}: {name} = {found!r} is another model: jaxlm's has "
-                    f"{value!r}"
-                )
         known = self.activations
         word = options.get(self.activation, next(iter(known)))
         if word not in known:
@@ -201,14 +211,7 @@ BERT = ModelType(
         "relu": "relu",
         "gelu_pytorch_tanh": "gelu_tanh",
     },
-    fixed={
-        "position_embedding_type": "absolute",
-        "use_task_id": False,
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-    written=("position_embedding_type", "tie_word_embeddings"),
+    written={"position_embedding_type": "absolute", "tie_word_embeddings": True},
     own={},
     modules={
         "embed/token": "embeddings.word_embeddings",
@@ -241,7 +244,7 @@ ERNIE = dataclasses.replace(
     name="ernie",
     stem="Ernie",
     prefix="ernie.",
-    written=("position_embedding_type", "tie_word_embeddings", "use_task_id"),
+    written={**BERT.written, "use_task_id": False},
 )
 
 _GPT_FIELDS = {
@@ -280,12 +283,7 @@ GPT2 = ModelType(
         "relu": "relu",
         "gelu_pytorch_tanh": "gelu_tanh",
     },
-    fixed={
-        "tie_word_embeddings": True,
-        "scale_attn_weights": True,
-        "add_cross_attention": False,
-        "scale_attn_by_inverse_layer_idx": False,
-    },
+    written={"tie_word_embeddings": True},
     own={"one_matrix": False, "position_std": 0.01, "scale_residual": True},
     modules={
         "embed/token": "wte",

@@ -10,6 +10,7 @@ A GPT's three new tokens are in its table and in its tokenizer, which puts them 
 one or two texts. The class is predicted at the last token, without a bias.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def export_task(
         write_model(beside, source, tokenizer, dtype, origin, kind)
         edit_json(beside / "config.json", **_labels(task))
         if isinstance(config, GptConfig):
-            _add_frame(beside, config, tokenizer.vocab_size, task.kind)
+            _add_frame(beside, config, tokenizer.tokens, task.kind)
         return write_digests(beside, origin)
 
 
@@ -115,8 +116,11 @@ def _labels(task: TaskConfig) -> dict[str, Any]:
     return options
 
 
-def _add_frame(directory: Path, config: GptConfig, first: int, kind: str) -> None:
+def _add_frame(
+    directory: Path, config: GptConfig, tokens: Sequence[str], kind: str
+) -> None:
     """Add the three tokens of a GPT's rows to its tokenizer and its config."""
+    first = len(tokens)
     # The class is read off the last token that is not the padding token.
     changes: dict[str, Any] = {"pad_token_id": first}
     if kind == "choice":
@@ -133,7 +137,8 @@ def _add_frame(directory: Path, config: GptConfig, first: int, kind: str) -> Non
     if not path.is_file():
         return  # spaCy splits its words, which `tokenizers` cannot do
     library: Any = Library.from_file(str(path))
-    library.add_special_tokens(list(GPT_FRAME))
+    rest = tokens[library.get_vocab_size() :]  # rows that are no token
+    library.add_special_tokens([*rest, *GPT_FRAME])
     start, between, end = GPT_FRAME
     library.post_processor = TemplateProcessing(
         single=f"{start} $A {end}",

@@ -104,6 +104,7 @@ def beam_search(
     sampling: Sampling,
     *,
     end: int | None = None,
+    drawn: int | None = None,
 ) -> list[list[Continuation]]:
     """The K = `sampling.beams` best continuations of each prompt, best first.
 
@@ -115,7 +116,7 @@ def beam_search(
     beams = _search(
         module,
         params,
-        prefill(module, params, prompts, most),
+        prefill(module, params, prompts, most, drawn),
         most,
         k=sampling.beams,
         length_penalty=sampling.length_penalty,

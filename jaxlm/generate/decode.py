@@ -55,7 +55,7 @@ class Context(NamedTuple):
             caches=out.carry,
             made=self.made + 1,
             tokens=put(self.tokens, tokens_B1, self.made, axis=1),
-            logits=_next_logits(module, out.last[:, 0], out.table),
+            logits=tied_logits(out.last[:, 0], out.table)[:, : self.logits.shape[1]],
         )
 
     def of_rows(self, rows: Int[Array, "R"]) -> "Context":
@@ -78,15 +78,14 @@ def _read(module, params, tokens_BL, position_ids, padding_BT, caches) -> Any:
     )
 
 
-def _next_logits(module, last_BD, table_RD) -> Float[Array, "B V"]:
-    """The logits of the next token, float32."""
-    return tied_logits(last_BD, table_RD)[:, : module.config.vocab_size]
-
-
 def prefill(
-    module: Gpt, params: Any, prompts: Sequence[np.ndarray], max_tokens: int
+    module: Gpt,
+    params: Any,
+    prompts: Sequence[np.ndarray],
+    max_tokens: int,
+    drawn: int | None = None,
 ) -> Context:
-    """The context after the prompts, with room for `max_tokens` more tokens.
+    """Read the prompts, with room for `max_tokens` more of the ids below `drawn`.
 
     Prompts are padded to a power of two, and the room to whole chunks, so that few
     programs are compiled.
@@ -98,10 +97,11 @@ def prefill(
     for row, prompt in zip(tokens_BP, prompts, strict=True):
         row[: len(prompt)] = prompt
     room = -(-max_tokens // CHUNK) * CHUNK
-    return _prefill(module, params, tokens_BP, prompt_B, room=room)
+    drawn = drawn or module.config.vocab_size
+    return _prefill(module, params, tokens_BP, prompt_B, room=room, drawn=drawn)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "room"))
+@functools.partial(jax.jit, static_argnames=("module", "room", "drawn"))
 def _prefill(
     module: Gpt,
     params: Any,
@@ -109,6 +109,7 @@ def _prefill(
     prompt_B: Int[Array, "B"],
     *,
     room: int,
+    drawn: int,
 ) -> Context:
     config, (batch, length) = module.config, tokens_BP.shape
     slot_T = jnp.arange(length + room)
@@ -126,7 +127,7 @@ def _prefill(
         prompt=prompt_B,
         made=jnp.zeros((), jnp.int32),
         tokens=jnp.zeros((batch, room), jnp.int32),
-        logits=_next_logits(module, last_BD, out.table),
+        logits=tied_logits(last_BD, out.table)[:, :drawn],
     )
 
 
@@ -186,6 +187,7 @@ def decode(
     sampling: Sampling,
     *,
     end: int | None = None,
+    drawn: int | None = None,
     scored: bool = False,
     watch: Callable[[list[np.ndarray]], Sequence[bool]] | None = None,
 ) -> list[Continuation]:
@@ -195,6 +197,7 @@ def decode(
         prompts: at least one id each; prompt and `max_tokens` must fit the context.
         sampling: without beams; its stop strings are ignored, use `watch`.
         end: id that ends a continuation.
+        drawn: ids from here on only pad the vocabulary, None: none.
         scored: return log-probabilities.
         watch: called every `CHUNK` tokens with all tokens of each row so far; returns
             True for each row that is to end.
@@ -205,7 +208,8 @@ def decode(
         seen_BV = np.zeros((len(rows), module.config.vocab_size), bool)
         for seen_V, prompt in zip(seen_BV, rows, strict=True):
             seen_V[prompt] = True
-    context = prefill(module, params, rows, sampling.max_tokens)
+        seen_BV = seen_BV[:, :drawn]
+    context = prefill(module, params, rows, sampling.max_tokens, drawn)
     state = DecodeState(
         context,
         sample=jnp.tile(jnp.arange(sampling.samples), len(prompts)),

@@ -23,14 +23,14 @@ class Generated(NamedTuple):
 def encode_prompt(tokenizer: Tokenizer, prompt: str, room: int) -> np.ndarray:
     """The ids of a prompt, truncated on the left to `room` ids.
 
-    An empty prompt becomes <|endoftext|>, so a new document begins.
+    An empty prompt becomes the token that begins a text, mostly <|endoftext|>.
     """
     ids = tokenizer.encode(prompt, specials=True).ids
     if len(ids):
         return ids[-room:]
-    if tokenizer.end_of_document is None:
+    if tokenizer.begin_of_text is None:
         raise UserError("an empty prompt, and a vocabulary without <|endoftext|>")
-    return np.array([tokenizer.end_of_document], np.int32)
+    return np.array([tokenizer.begin_of_text], np.int32)
 
 
 @dataclass

@@ -31,8 +31,7 @@ from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
 from jaxlm.text.sources import Source, sha256
 from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
-from jaxlm.text.tokenizers import Tokenizer, WordPiece, load_tokenizer, train_tokenizer
-from jaxlm.text.tokenizers.tokenizer import padded
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxlm.types import UserError
 
 PARTIAL = ".partial"  # the folder of unfinished files, inside the corpus's own
@@ -104,9 +103,8 @@ def prepare(
 def _given(path: str, config: RunConfig) -> Tokenizer:
     text = config.text
     model = load_tokenizer(path, lowercase=text.lowercase, words=text.words)
-    if text.unused and isinstance(model, WordPiece):
-        tokens = padded(model.tokens, model.vocab_size + text.unused)
-        model = WordPiece(tokens, **model.options)
+    if text.unused:
+        model = model.grown(model.vocab_size + text.unused)
     if model.vocab_size != config.model.vocab_size:
         raise UserError(
             f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "

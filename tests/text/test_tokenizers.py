@@ -12,7 +12,7 @@ import pytest
 from jaxlm.config import TextConfig
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer, training
 from jaxlm.text.tokenizers.bpe import ByteBpe
-from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, SPECIAL
+from jaxlm.text.tokenizers.tokenizer import LIBRARY_FILE, OPTIONS_FILE, SPECIAL
 from jaxlm.types import SpecialTokens, UserError
 
 KINDS = ["wordpiece", "byte_bpe", "sentencepiece"]
@@ -214,16 +214,16 @@ def test_no_tokenizer_is_one_line(tmp_path):
     (tmp_path / "x.json").write_text("[]")
     (tmp_path / "y.json").write_text('{"model": {"type": "WordLevel", "vocab": {}}}')
     (tmp_path / "z.json").write_text(
-        '{"model": {"type": "WordPiece", "vocab": {"[UNK]": 0}}, "normalizer": null}'
+        '{"model": {"type": "BPE", "vocab": {}, "merges": [], "dropout": 0.1}}'
     )
     (tmp_path / "x.bin").write_text("")
     for name, message in [
         ("nowhere", "no tokenizer at"),
-        ("empty", "it has none of vocab.json"),
+        ("empty", "it has none of tokenizer.json"),
         ("x.model", "no SentencePiece model"),
         ("x.json", "holds no JSON object"),
-        ("y.json", "a model of type 'WordLevel'"),
-        ("z.json", "not BERT's normaliser"),
+        ("y.json", "is not read by tokenizers: missing field"),
+        ("z.json", r"model\.dropout = 0\.1 is not supported: jaxlm has 0"),
         ("x.bin", "none of .txt"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
@@ -234,6 +234,7 @@ def test_no_tokenizer_is_one_line(tmp_path):
 def test_a_broken_pair_of_bpe_files_is_refused(tmp_path, text):
     train_tokenizer(text, TextConfig(tokenizer="byte_bpe"), 400).save(tmp_path)
     (tmp_path / OPTIONS_FILE).unlink()
+    (tmp_path / LIBRARY_FILE).unlink()
     assert load_tokenizer(tmp_path).vocab_size == 400
     merges = (tmp_path / "merges.txt").read_text()
     (tmp_path / "merges.txt").write_text(merges + "zz qq\n")

@@ -4,7 +4,6 @@ A word, for masking and for `word_start`, is a unit of text that merges do not c
 """
 
 import abc
-import itertools
 import json
 import os
 import re
@@ -19,7 +18,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.files import read_json, write_file, write_json
 from jaxlm.text.sources import read_file
-from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, Tokenizer, checked_tokens
+from jaxlm.text.tokenizers.tokenizer import (
+    END_OF_DOCUMENT,
+    Tokenizer,
+    in_order,
+    padded,
+    signed,
+)
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
@@ -40,9 +45,11 @@ class Bpe(Tokenizer):
 
     def _cut(self, run: str) -> tuple[int, ...]:
         found = self._library.encode(run)
-        words = itertools.pairwise([None, *found.word_ids])
-        pairs = zip(found.ids, words, strict=True)
-        return tuple(id if word == before else ~id for id, (before, word) in pairs)
+        return signed(found.ids, found.word_ids)
+
+    def grown(self, size: int) -> Tokenizer:
+        """See `Tokenizer`."""
+        return type(self)(padded(self.tokens, size), self.merges, **self.options)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of the tokens; byte-level BPE gives exactly the encoded text."""
@@ -214,8 +221,9 @@ def standardised(text: str) -> str:
 
 
 def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
-    """(tokens, merges) from OpenAI's or Hugging Face's pair of files."""
-    tokens = in_order_of_id(read_json(vocabulary), vocabulary)
+    """Tokens and merges of OpenAI's or Hugging Face's pair of files."""
+    ids = read_json(vocabulary).items()
+    tokens = in_order(((id, token) for token, id in ids), vocabulary)
     lines = read_file(str(merges)).split("\n")
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
     return tokens, checked_merges(tokens, pairs, merges)
@@ -229,11 +237,3 @@ def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
             merge = " ".join(pair)
             raise UserError(f"{path}: the merge {merge!r} gives no known token")
     return pairs
-
-
-def in_order_of_id(ids: dict, path: Path) -> tuple[str, ...]:
-    """The keys of a `{token: id}` object by id; UserError unless ids are 0 … n - 1."""
-    tokens = sorted(ids, key=ids.__getitem__)
-    if [ids[token] for token in tokens] != list(range(len(tokens))):
-        raise UserError(f"{path}: ids are not 0 to {len(tokens) - 1}, each once")
-    return checked_tokens(tokens, path)

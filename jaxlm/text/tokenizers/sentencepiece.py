@@ -18,7 +18,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from jaxlm.files import write_file
-from jaxlm.text.tokenizers.tokenizer import Tokenizer
+from jaxlm.text.tokenizers.tokenizer import Tokenizer, padded
 from jaxlm.text.tokenizers.words import CJK
 from jaxlm.types import UserError
 
@@ -72,6 +72,11 @@ class SentencePiece(Tokenizer):
 
     def _save_vocabulary(self, directory: Path) -> None:
         write_file(directory / MODEL_FILE, self._model)
+
+    def grown(self, size: int) -> Tokenizer:
+        """See `Tokenizer`."""
+        names = padded(self.tokens, size)[self.vocab_size :]
+        return SentencePiece(with_unused(self._model, names))
 
     def library(self) -> Library | None:
         """This tokenizer as one of the `tokenizers` library; None if not a unigram."""

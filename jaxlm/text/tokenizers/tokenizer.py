@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from jaxlm.files import write_file, write_json
 from jaxlm.text.sources import read_file
@@ -24,11 +25,16 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Their names in RoBERTa and others.
 _ALSO = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+SPECIAL_OF = dict(zip(_ROLES, SPECIAL, strict=True))  # transformers' word → ours
 # GPT-2's name; stored after each document if a vocabulary has it.
 END_OF_DOCUMENT = "<|endoftext|>"
+# Special tokens that have a part in rows, wherever they come from.
+USUAL = frozenset((*SPECIAL, *_ALSO, END_OF_DOCUMENT))
+LIBRARY_FILE = "tokenizer.json"
 # The file by which `load_tokenizer` knows what we saved.
 OPTIONS_FILE = "jaxlm_tokenizer.json"
 
+_UNUSED = re.compile(r"\[unused\d+\]")
 CACHED = 1 << 18  # runs of text whose ids are kept: runs recur, to cut one is costly
 LONGEST_CACHED = 32  # characters; longer runs rarely recur
 
@@ -51,8 +57,8 @@ class Tokenizer(abc.ABC):
     ids depend on the vocabulary and on `options`, which are plain data.
     """
 
-    kind: ClassVar[Kind]
-    line_end: ClassVar[str] = "\n"  # as tokens spell it
+    kind: ClassVar[Kind | Literal["library"]]
+    line_end: str = "\n"  # as tokens spell it
     boundaries: ClassVar[tuple[int, int] | None] = None  # ids stored round a sentence
     keeps_oov_words: ClassVar[bool] = False  # words that are not in it have ids, too
     hf_class: ClassVar[str] = ""  # of transformers, which reads the saved files
@@ -62,6 +68,10 @@ class Tokenizer(abc.ABC):
         self.options = options
         self.training: dict | None = None  # what `train_tokenizer` found
         self.hf_options: dict[str, Any] = {}  # what transformers has to know
+        # Names that are not the usual ones: of `SPECIAL`, and of the "end" of a
+        # document and the "begin" of a text.
+        self.names: Mapping[str, str] = {}
+        self.notes: tuple[str, ...] = ()  # what a user should know of its files
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         self._known = functools.lru_cache(CACHED)(self._cut)
 
@@ -92,16 +102,37 @@ class Tokenizer(abc.ABC):
         """Spelling of a special token in a text → its name in the vocabulary."""
         names: dict[str, str] = {}
         for role, also in zip(SPECIAL, _ALSO, strict=True):
-            if name := next((n for n in (role, also) if n in self._ids), None):
+            every = (self.names.get(role), role, also)
+            if name := next((n for n in every if n in self._ids), None):
                 names[role] = names[name] = name
-        if END_OF_DOCUMENT in self._ids:
-            names[END_OF_DOCUMENT] = END_OF_DOCUMENT
-        return names
+        ends = (self.names.get(role, END_OF_DOCUMENT) for role in ("end", "begin"))
+        return names | {name: name for name in ends if name in self._ids}
 
     @property
     def end_of_document(self) -> int | None:
-        """The id that a corpus stores after each document, or None."""
-        return self._ids.get(END_OF_DOCUMENT)
+        """Id that a corpus stores after each document; None: it stores none."""
+        return self._ids.get(self.names.get("end", END_OF_DOCUMENT))
+
+    @property
+    def begin_of_text(self) -> int | None:
+        """Id that an empty prompt stands for."""
+        return self._ids.get(self.names.get("begin", ""), self.end_of_document)
+
+    @property
+    def drawn(self) -> int:
+        """Ids from here on only pad the vocabulary; they are `[unusedN]`."""
+        fill = itertools.takewhile(_UNUSED.fullmatch, reversed(self.tokens))
+        return self.vocab_size - sum(1 for _ in fill)
+
+    @property
+    def like(self) -> Kind:
+        """The kind that it is, or that it resembles."""
+        assert self.kind != "library"
+        return self.kind
+
+    def grown(self, size: int) -> "Tokenizer":
+        """With `[unusedN]` entries, up to `size`."""
+        return type(self)(padded(self.tokens, size), **self.options)
 
     @functools.cached_property
     def ends_line(self) -> np.ndarray:
@@ -160,6 +191,15 @@ class Tokenizer(abc.ABC):
         """This tokenizer as one of the `tokenizers` library; None if not supported."""
         return None
 
+    def library_text(self) -> str:
+        """The content of a tokenizer.json, "" if there is none; [CLS] and [SEP] are put
+        round a text."""
+        library = self.library()
+        if library and self.special is not None:
+            names = self.special_names
+            return with_frame(library, names["[CLS]"], names["[SEP]"])
+        return library.to_str(pretty=True) if library else ""
+
     @classmethod
     def read(cls, directory: Path, **options: Any) -> "Tokenizer":
         """The tokenizer that `save` wrote."""
@@ -174,19 +214,19 @@ class Tokenizer(abc.ABC):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._save_vocabulary(directory)
-        if library := self.library():
+        if text := self.library_text():
             # The library's own `save` raises bare exceptions.
-            text = library.to_str(pretty=True)
-            write_file(directory / "tokenizer.json", text)
+            write_file(directory / LIBRARY_FILE, text)
         if self.hf_class:
             config = {"tokenizer_class": self.hf_class, **self.hf_options}
-            for role, special in zip(_ROLES, SPECIAL, strict=True):
+            for role, special in SPECIAL_OF.items():
                 if special in self.special_names:
                     config[role] = self.special_names[special]
-            if END_OF_DOCUMENT in self._ids:
-                config["eos_token"] = END_OF_DOCUMENT
+            end = self.names.get("end", END_OF_DOCUMENT)
+            if end in self._ids:
+                config["eos_token"] = end
                 if self.special is None:  # a decoder's: it begins a text, too
-                    config["bos_token"] = END_OF_DOCUMENT
+                    config["bos_token"] = self.names.get("begin", end)
             write_json(directory / "tokenizer_config.json", config)
         content = {"kind": self.kind, **self.options, "sha256": self.sha256}
         if self.training is not None:
@@ -194,12 +234,44 @@ class Tokenizer(abc.ABC):
         write_json(directory / OPTIONS_FILE, content)
 
 
+def with_frame(library: Any, cls: str, sep: str) -> str:
+    """The tokenizer.json that puts two tokens round a text, as BERT has them."""
+    library.post_processor = TemplateProcessing(
+        f"{cls} $A {sep}",
+        f"{cls} $A {sep} $B:1 {sep}:1",
+        [(each, library.token_to_id(each)) for each in (cls, sep)],
+    )
+    return library.to_str(pretty=True)
+
+
+def signed(ids: Sequence[int], words: Sequence[int | None]) -> tuple[int, ...]:
+    """`ids`; ~id where another word begins, by the numbers of their words."""
+    pairs = zip(ids, itertools.pairwise([None, *words]), strict=True)
+    return tuple(id if word == before else ~id for id, (before, word) in pairs)
+
+
 def read_vocabulary(path: Path) -> tuple[str, ...]:
-    """The tokens of a `vocab.txt`: a token a line, or "token<TAB>id", sorted by id."""
-    text = read_file(str(path))
-    lines = text.removesuffix("\n").split("\n") if text else []
-    tokens = [line.rstrip("\r").split("\t")[0] for line in lines]
-    return checked_tokens(tokens, path)
+    """The tokens of a `vocab.txt`: one a line, or "token<TAB>id".
+
+    Blanks at the end of a line are no part of a token, unless it is all blanks.
+    """
+    lines = [line.rstrip("\r") for line in read_file(str(path)).split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    pairs = [line.rpartition("\t") for line in lines]
+    if lines and all(tab and id.isdecimal() for _, tab, id in pairs):
+        return in_order(((int(id), token) for token, _, id in pairs), path)
+    return checked_tokens([line.rstrip() or line for line in lines], path)
+
+
+def in_order(pairs: Iterable[tuple[Any, str]], path: Path) -> tuple[str, ...]:
+    """Tokens by id; UserError unless ids are 0 … n - 1, each once."""
+    pairs = list(pairs)
+    if {type(id) for id, _ in pairs} <= {int}:
+        pairs.sort()
+        if [id for id, _ in pairs] == list(range(len(pairs))):
+            return checked_tokens([token for _, token in pairs], path)
+    raise UserError(f"{path}: ids are not 0 to {len(pairs) - 1}, each once")
 
 
 def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:

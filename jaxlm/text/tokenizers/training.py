@@ -13,7 +13,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from jaxlm.config import TextConfig
 from jaxlm.text.tokenizers.bpe import ByteBpe, byte_runs
-from jaxlm.text.tokenizers.sentencepiece import SentencePiece, with_unused
+from jaxlm.text.tokenizers.sentencepiece import SentencePiece
 from jaxlm.text.tokenizers.tokenizer import END_OF_DOCUMENT, SPECIAL, Tokenizer, padded
 from jaxlm.text.tokenizers.words import (
     MARKS,
@@ -187,10 +187,9 @@ def _sentencepiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[-1].rpartition("] ")[2]
         raise UserError(f"SentencePiece cannot learn a vocabulary: {reason}") from None
-    learnt = SentencePiece(written.getvalue()).tokens
-    names = padded(learnt, vocab_size)[len(learnt) :]
-    tokenizer = SentencePiece(with_unused(written.getvalue(), names))
-    tokenizer.training = {"unused": len(names)}
+    learnt = SentencePiece(written.getvalue())
+    tokenizer = learnt.grown(vocab_size)
+    tokenizer.training = {"unused": tokenizer.vocab_size - learnt.vocab_size}
     return tokenizer
 
 

@@ -15,10 +15,11 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jaxlm.text.characters import BEGIN, END
 from jaxlm.text.tokenizers.tokenizer import SPECIAL, Encoded, Tokenizer
@@ -126,17 +127,18 @@ class WordPiece(Tokenizer):
         The library differs from Google's code for words that end in a capital sigma (it
         has one lower-case form) and for characters that its Unicode tables lack.
         """
-        library = Library(self._model)
-        library.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
-        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        library.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        library = bert_library(self._model, lowercase=self.lowercase)
         library.add_special_tokens([t for t in SPECIAL if t in self._ids])
-        if self.special is not None:
-            frame = [("[CLS]", self.special.cls), ("[SEP]", self.special.sep)]
-            library.post_processor = processors.TemplateProcessing(
-                "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", frame
-            )
         return library
+
+
+def bert_library(model: models.WordPiece, **rules: Any) -> Library:
+    """BERT's rules, see `normalizers.BertNormalizer`, without special tokens."""
+    library: Any = Library(model)
+    library.normalizer = normalizers.BertNormalizer(**rules)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return library
 
 
 UNKNOWN = "<UNK>"

@@ -1,0 +1,300 @@
+"""A directory as transformers saves it → a tokenizer that gives the same ids.
+
+A tokenizer.json is run as it is. From other files, and what stands beside them, the
+tokenizer is built as transformers builds it; a plain one is jaxlm's own.
+
+    tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json
+
+Every key of these is checked, see `config/published.py`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, models
+from tokenizers import Tokenizer as Library
+
+from jaxlm.config.published import check
+from jaxlm.files import read_json
+from jaxlm.text.sources import read_file
+from jaxlm.text.tokenizers import bpe
+from jaxlm.text.tokenizers.library import LibraryTokenizer
+from jaxlm.text.tokenizers.sentencepiece import SentencePiece
+from jaxlm.text.tokenizers.tokenizer import (
+    END_OF_DOCUMENT,
+    LIBRARY_FILE,
+    SPECIAL,
+    SPECIAL_OF,
+    Tokenizer,
+    read_vocabulary,
+    with_frame,
+)
+from jaxlm.text.tokenizers.words import MAX_WORD, WordPiece, bert_library
+from jaxlm.types import UserError
+
+_ROLES = {**SPECIAL_OF, "eos_token": "end", "bos_token": "begin"}
+_LIST = ("additional_special_tokens", "extra_special_tokens")
+# What a class of transformers reads, by the name of a file, without "Fast".
+_BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
+_GPTS = "GPT2Tokenizer OpenAIGPTTokenizer"
+_MAX_WORD = 100  # characters, in transformers
+_OF_HF = ("config.json", "tokenizer_config.json")
+_LINE_END = "\n" + bpe.WORD_END
+
+
+@dataclass
+class Described:
+    """What stands beside the files of a tokenizer."""
+
+    directory: Path
+    options: dict[str, Any]  # of tokenizer_config.json and special_tokens_map.json
+    added: dict[int, dict[str, Any]]  # by id
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """transformers' class, without "Fast"; "" where none is named."""
+        return str(self.options.get("tokenizer_class") or "").removesuffix("Fast")
+
+    @property
+    def special(self) -> dict[str, dict[str, Any]]:
+        """The special tokens that are named, and those of a list."""
+        named = {key: self.options.get(key) for key in _ROLES}
+        for key in _LIST:
+            found = self.options.get(key) or []
+            every = found.values() if isinstance(found, dict) else found
+            named |= {f"{key} {i}": token for i, token in enumerate(every)}
+        return {key: _token(token, True) for key, token in named.items() if token}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """`Tokenizer.names`: a special token that ends or begins texts is no other."""
+        named = (item for item in self.special.items() if item[0] in _ROLES)
+        found = {_ROLES[key]: token["content"] for key, token in named}
+        end = found.get("end", END_OF_DOCUMENT)
+        ends = end, END_OF_DOCUMENT, found.get("begin")
+        return {
+            role: name
+            for role, name in found.items()
+            if not (name == role or (role in SPECIAL and name in ends))
+            and (role, name) not in (("end", END_OF_DOCUMENT), ("begin", end))
+        }
+
+    @property
+    def tokens(self) -> list[str]:
+        """All tokens that are named."""
+        every = (*self.added.values(), *self.special.values())
+        return [token["content"] for token in every]
+
+    def check_class(self, file: Path, known: str) -> None:
+        """Refuse a class that reads the file by other rules."""
+        if self.kind not in ("", "PreTrainedTokenizer", *known.split()):
+            raise UserError(
+                f"{self.directory}: tokenizer_class = {self.kind} is not supported for "
+                f"{file.name}: save a tokenizer.json with transformers, it is run as "
+                "it is"
+            )
+
+
+def described(directory: Path) -> Described:
+    """What the files of a directory say of its tokenizer."""
+    options: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = directory / name
+        # As in transformers, the first file may say all.
+        if path.is_file() and "added_tokens_decoder" not in options:
+            content = read_json(path)
+            notes += check(path, content)
+            options |= content
+    found = Described(directory, options, {}, notes)
+    path = directory / "added_tokens.json"
+    if "added_tokens_decoder" in options:
+        every = options["added_tokens_decoder"] or {}
+        found.added = {int(id): _token(token) for id, token in every.items()}
+    elif path.is_file():
+        special = {token["content"] for token in found.special.values()}
+        every = read_json(path).items()
+        found.added = {id: _token(token, token in special) for token, id in every}
+    path = directory / "config.json"
+    if path.is_file():
+        options.setdefault("tokenizer_class", read_json(path).get("tokenizer_class"))
+    return found
+
+
+def _token(said: Any, special: bool = False) -> dict[str, Any]:
+    """An added token by its content, or by all that is said of it."""
+    flags = {"content": said} if isinstance(said, str) else dict(said)
+    special = bool(flags.get("special", special))
+    usual = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    usual |= {"normalized": not special, "special": special}
+    return usual | {k: flags[k] for k in ("content", *usual) if k in flags}
+
+
+def with_added(text: str, by: Described) -> str:
+    """A tokenizer.json with the tokens that the files beside it add."""
+    content = json.loads(text)
+    have = [_token(token) for token in content.get("added_tokens") or ()]
+    vocabulary = content["model"]["vocab"]
+    if not isinstance(vocabulary, dict):  # pieces with scores
+        vocabulary = [piece for piece, _ in vocabulary]
+    added = [by.added[id] for id in sorted(by.added)]
+    known = {*vocabulary, *(token["content"] for token in (*have, *added))}
+    fresh = [token for token in added if token not in have]
+    fresh += [t for t in by.special.values() if t["content"] not in known]
+    if not fresh:
+        return text
+    library = Library.from_str(text)
+    library.add_tokens([AddedToken(**token) for token in fresh])
+    for id, token in by.added.items():
+        if (found := library.token_to_id(token["content"])) != id:
+            raise UserError(
+                f"{by.directory}: the added token {token['content']!r} has id {id}, "
+                f"by its place behind the vocabulary it has {found}"
+            )
+    return library.to_str(pretty=True)
+
+
+def from_tokenizer_json(path: Path) -> Tokenizer:
+    """What a tokenizer.json says."""
+    by, content = described(path.parent), read_json(path)
+    model = content.get("model") or {}
+    values = {**content, "model.dropout": model.get("dropout")}
+    by.notes += check(path, values, LIBRARY_FILE)
+    by.notes += _contradictions(path, content, by)
+    names, text = by.names, read_file(str(path))
+    tokenizer = LibraryTokenizer(text, names=names, path=path)
+    if (full := with_added(text, by)) != text:
+        tokenizer = LibraryTokenizer(full, names=names, path=path)
+    if tokenizer.end_of_document is None and tokenizer.id(_LINE_END) is not None:
+        names = {"end": _LINE_END, **names}  # GPT-1's
+        tokenizer = LibraryTokenizer(full, names=names, path=path)
+    tokenizer.notes = by.notes
+    return tokenizer
+
+
+def _contradictions(path: Path, content: dict, by: Described) -> tuple[str, ...]:
+    """Refuse a rule that two files state otherwise; name one that a class of
+    transformers overrides."""
+    normalizer, cutter = (
+        content.get(part) or {} for part in ("normalizer", "pre_tokenizer")
+    )
+    lower, strip = normalizer.get("lowercase"), normalizer.get("strip_accents")
+    rules: list[tuple[str, Any, Any]] = []  # key, here, in the class
+    if normalizer.get("type") == "BertNormalizer" and by.kind in ("", *_BERTS.split()):
+        chinese = normalizer.get("handle_chinese_chars")
+        rules = [
+            ("do_lower_case", lower, True),
+            ("strip_accents", lower if strip is None else strip, lower),
+            ("tokenize_chinese_chars", chinese, True),
+        ]
+    if cutter.get("type") == "ByteLevel" and by.kind in ("", *_GPTS.split()):
+        rules.append(("add_prefix_space", cutter.get("add_prefix_space"), False))
+    notes = []
+    for key, here, usual in rules:
+        if (said := by.options.get(key)) not in (None, here):
+            raise UserError(
+                f"{path}: {key} is {json.dumps(here)} here and {json.dumps(said)} in "
+                "tokenizer_config.json: edit one of them"
+            )
+        if said is None and here != usual and by.kind:
+            notes.append(
+                f"{path.name}: {key} is {json.dumps(here)}, and so it is done; "
+                f"transformers' {by.kind} has {json.dumps(usual)} unless "
+                "tokenizer_config.json says so, too"
+            )
+    return tuple(notes)
+
+
+def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Tokenizer:
+    """What a BERT's vocab.txt says, by Google's rules if it is read `alone`."""
+    tokens, by = read_vocabulary(path), described(path.parent)
+    by.check_class(path, _BERTS)
+    said, cased = by.options.get("do_lower_case"), looks_cased(tokens)
+    wrong = f"do_lower_case is {json.dumps(said)} in tokenizer_config.json"
+    if said is None:
+        said, wrong = not (cased or lowercase is False), "has entries with capitals"
+        if cased and lowercase is None:
+            by.notes += (f"{path} {wrong}: text keeps its case",)
+    if lowercase not in (None, said):
+        said = str(said).lower()
+        raise UserError(f"vocabulary {path} {wrong}: pass --text.lowercase {said}")
+    strip, names = by.options.get("strip_accents"), by.names
+    chinese = by.options.get("tokenize_chinese_chars") is not False
+    if strip in (None, said) and chinese and not names and {*by.tokens} <= {*SPECIAL}:
+        hf = not alone and any((path.parent / name).is_file() for name in _OF_HF)
+        own = WordPiece(tokens, lowercase=said, max_word=_MAX_WORD if hf else MAX_WORD)
+        own.notes = by.notes
+        return own
+    ids = {token: i for i, token in enumerate(tokens)}
+    unknown, cls, sep = (names.get(role, role) for role in ("[UNK]", "[CLS]", "[SEP]"))
+    if unknown not in ids:
+        raise UserError(f"vocabulary {path} has no entry {unknown}")
+    library = bert_library(
+        models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=_MAX_WORD),
+        lowercase=said,
+        strip_accents=strip,
+        handle_chinese_chars=chinese,
+    )
+    library.add_special_tokens([token for token in SPECIAL if token in ids])
+    framed = {cls, sep} <= ids.keys()
+    text = with_frame(library, cls, sep) if framed else library.to_str(pretty=True)
+    return _with(text, by)
+
+
+def looks_cased(tokens: Sequence[str]) -> bool:
+    """Whether more than 1 % of a vocabulary's entries have a capital letter."""
+    plain = [token for token in tokens if token[:1] not in ("[", "<")]
+    return sum(token != token.lower() for token in plain) > 0.01 * len(plain)
+
+
+def from_pair(vocabulary: Path, merges: Path, words: str | None) -> Tokenizer:
+    """What a GPT's vocabulary and merges say."""
+    tokens, pairs = bpe.read_pair(vocabulary, merges)
+    by = described(vocabulary.parent)
+    by.check_class(vocabulary, _GPTS)
+    if any(token.endswith(bpe.WORD_END) for token in tokens):
+        return as_described(bpe.Gpt1Bpe(tokens, pairs, words=words or "basic"), by)
+    prefix = bool(by.options.get("add_prefix_space"))
+    return as_described(bpe.ByteBpe(tokens, pairs, prefix_space=prefix), by)
+
+
+def from_sentencepiece(path: Path) -> Tokenizer:
+    """What a SentencePiece model says."""
+    by = described(path.parent)
+    by.check_class(path, "")
+    if by.options.get("do_lower_case"):
+        raise UserError(f"{path}: do_lower_case = true is not supported beside it")
+    return as_described(SentencePiece(path.read_bytes(), path), by)
+
+
+def as_described(own: Tokenizer, by: Described) -> Tokenizer:
+    """Our tokenizer, or the library's where tokens are added or have other parts."""
+    usual = {*SPECIAL, END_OF_DOCUMENT} & {*own.tokens}
+    if not by.names and {*by.tokens} <= usual:
+        own.notes = by.notes
+        return own
+    if not (text := own.library_text()):
+        raise UserError(f"{by.directory}: no token can be added to {own.kind}")
+    return _with(text, by)
+
+
+def _with(text: str, by: Described) -> LibraryTokenizer:
+    found = LibraryTokenizer(with_added(text, by), names=by.names, path=by.directory)
+    found.notes = by.notes
+    return found
+
+
+def renamed(tokenizer: Tokenizer, names: dict[str, str]) -> Tokenizer:
+    """The same ids, with names of special tokens as in `Tokenizer.names`."""
+    if not (text := tokenizer.library_text()):
+        raise UserError(
+            f"{', '.join(names.values())}: {tokenizer.kind} has its own end"
+        )
+    size, notes = tokenizer.vocab_size, tokenizer.notes
+    found = LibraryTokenizer(text, names={**tokenizer.names, **names}, size=size)
+    found.notes = notes
+    return found
