@@ -190,6 +190,7 @@ def _bar() -> "Iterator[Callable[[Progress], None]]":
     from rich.console import Console
 
     columns = (
+        rich.SpinnerColumn(),
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),
         rich.DownloadColumn(),

@@ -70,7 +70,9 @@ def _read_parquet(source: Source, start: int) -> Iterator[Record]:
         ) from None
     with explained(source.name), open_file(source.files[0]) as file:
         try:
-            table = ParquetFile(file, buffer_size=1 << 20)
+            table = ParquetFile(
+                file, buffer_size=1 << 20, page_checksum_verification=True
+            )
             if source.field not in table.schema_arrow.names:
                 raise no_field(source.name, source.field, table.schema_arrow.names)
             kind = str(table.schema_arrow.field(source.field).type)
@@ -90,8 +92,9 @@ def _read_parquet(source: Source, start: int) -> Iterator[Record]:
                             read = source.size * number // rows
                             yield number, _line(source, number, cell), read
                         number += 1
-        except pa.ArrowException as error:
-            raise UserError(f"{source.name} is damaged: {error}") from None
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{source.name} is damaged: {reason}") from None
 
 
 READERS: dict[str, Callable[[Source, int], Iterator[Record]]] = {

@@ -205,7 +205,8 @@ def explained(name: str) -> Iterator[None]:
     except OSError as error:
         if str(error) == _DAMAGED_BZ2:
             raise UserError(f"{name} is damaged: {error}") from None
-        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+        reason = error.strerror or " ".join(str(error).split())
+        raise UserError(f"{name} cannot be read: {reason}") from None
 
 
 def open_file(path: str) -> Any:

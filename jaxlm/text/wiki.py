@@ -5,11 +5,11 @@ is left of it are its paragraphs, one a line: no title, headings, lists, tables,
 templates, references, formulas, files, categories and no markup.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
 from typing import Any
-from xml.etree.ElementTree import ParseError
 
 from jaxlm.text.sources import Record, Source, open_source
 from jaxlm.types import UserError
@@ -30,7 +30,7 @@ _NO_PARAGRAPH = (_ITEM, "|", "{|", "{{", "}}")
 _VARIANTS = re.compile(r"-\{(?:([^{}|]*)\|)?([^{}]*)\}-")
 # What is left where a template or a reference was, and its replacement.
 _TRACES = (
-    (re.compile(r"__[A-Z]+__|'{2,}"), ""),
+    (re.compile(r"__[A-Z]+__|'{2,}|</?[A-Za-z][^<>]*>"), ""),
     (re.compile(r"([(（])[\s,;:，；：、]+"), r"\1"),
     (re.compile(r"\(\)|（）"), ""),
     (re.compile(r"\s+"), " "),
@@ -43,27 +43,32 @@ def read_articles(source: Source, start: int) -> Iterator[Record]:
     try:
         from mwxml import Dump
         from mwxml.element_iterator import ElementIterator
-        from mwxml.errors import MalformedXML
     except ImportError:
         raise _needs_libraries(source.name) from None
     number = 0
-    with open_source(source) as (unpacked, packed):
-        try:
-            root = ElementIterator.from_file(unpacked)
-            for page in Dump.from_element(root).pages:
-                root.element.clear()  # it would keep an empty element for each page
-                if page.namespace or page.redirect is not None:
-                    continue
-                if number >= start:
-                    text = ""
-                    for revision in page:
-                        text = revision.text or ""
-                    yield number, text.encode(), packed.tell()
-                number += 1
-        except (ParseError, MalformedXML) as error:
-            raise UserError(
-                f"{source.name} is no whole dump of a Wikipedia: {error}"
-            ) from None
+    with open_source(source) as (unpacked, packed), _damage(source.name):
+        root = ElementIterator.from_file(unpacked)
+        for page in Dump.from_element(root).pages:
+            root.element.clear()  # it would keep an empty element for each page
+            if page.namespace or page.redirect is not None:
+                continue
+            if number >= start:
+                text = ""
+                for revision in page:
+                    text = revision.text or ""
+                yield number, text.encode(), packed.tell()
+            number += 1
+
+
+@contextlib.contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Say in one line that a dump is damaged: its reader has errors of many kinds."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{name} is no whole dump of a Wikipedia: {error}") from None
 
 
 def _needs_libraries(name: str) -> UserError:
@@ -75,9 +80,9 @@ def _needs_libraries(name: str) -> UserError:
 @functools.cache
 def _namespaces(dump: str) -> frozenset[str]:
     """The names of the dump's namespaces but the articles', in lower case."""
-    with open_source(Source(dump, "wiki", (dump,))) as (unpacked, _):
-        from mwxml import Dump
+    from mwxml import Dump
 
+    with open_source(Source(dump, "wiki", (dump,))) as (unpacked, _), _damage(dump):
         found = Dump.from_file(unpacked).site_info.namespaces or ()
     names = {str(each.name).lower() for each in found}
     return frozenset(names - {""} | {"file", "image", "media", "category"})
@@ -117,7 +122,8 @@ def _visible(code: Any, namespaces: frozenset[str]) -> Iterator[str]:
                 space = title.partition(":")[0].strip() if ":" in title else ""
                 other = node.text is None and _LANGUAGE.fullmatch(space)
                 if not (space.lower() in namespaces or other or _MEDIA.search(title)):
-                    yield from _visible(node.text or node.title, namespaces)
+                    shown = _visible(node.text or node.title, namespaces)
+                    yield "".join(shown).removeprefix(":")
             case "Tag":
                 tag = str(node.tag).strip().lower()
                 if tag in ("li", "dt", "dd"):

@@ -112,10 +112,13 @@ def test_what_is_wrong_with_a_parquet(tmp_path):
     with pytest.raises(UserError, match=r"b\.parquet, record 2.* is null, neither"):
         texts(path)
     whole = path.read_bytes()
-    for content in (b"", b"PAR1", whole[:-9], b"x" * len(whole)):
+    size = len(whole)
+    flipped = [bytes([*whole[:at], 255, *whole[at + 1 :]]) for at in range(0, size, 9)]
+    for content in (b"", b"PAR1", whole[:-9], b"x" * size, *flipped):
         written(path, content)
-        with pytest.raises(UserError, match=r"b\.parquet (is damaged|cannot be read)"):
+        with pytest.raises(UserError) as caught:
             texts(path)
+        assert "b.parquet" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_directory_of_tables_is_read_where_it_has_no_text(tmp_path):
@@ -173,7 +176,7 @@ Menschen{{fact}}, so
 # Zweitens
 : eingerückt
 &lt;math&gt;x^2&lt;/math&gt;
-Der zweite Absatz&lt;br /&gt;in zwei Zeilen. __NOTOC__
+Der zweite Absatz&lt;br /&gt;in zwei Zeilen&lt;/span&gt;. __NOTOC__
 &lt;gallery&gt;
 Datei:A.jpg|Ein Bild
 &lt;/gallery&gt;
@@ -256,7 +259,9 @@ def test_a_dump_is_read_in_bounded_memory(tmp_path):
 
 def test_what_is_wrong_with_a_dump(dump, monkeypatch):
     path = dump / "d.xml"
-    for content in ("", "text", "<html><p>x</p></html>", path.read_text()[:-200]):
+    whole = path.read_text()
+    damaged = [whole.replace("<ns>0", "<ns>x"), whole.replace("<namespace ", "<name ")]
+    for content in ("", "text", "<html><p>x</p></html>", whole[:-200], *damaged):
         written(path, content)
         with pytest.raises(UserError, match=r"d\.xml is no whole dump of a Wikipedia"):
             texts(f"wiki:{path}")
