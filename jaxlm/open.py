@@ -334,26 +334,28 @@ def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> li
     config, known = model_of(directory)
     if not config.vocab_size or known.sha256 == tokenizer.sha256:
         return []  # an ELMo without a softmax reads characters alone
-    digests = f"tokenizer sha256 {known.sha256[:12]}…, {tokenizer.sha256[:12]}… here"
     pairs = list(itertools.zip_longest(known.tokens, tokenizer.tokens))
-    others = [i for i, (theirs, mine) in enumerate(pairs) if theirs != mine]
-    words = [i for i in others if not any(map(_UNUSED, map(str, pairs[i])))]
+    others = [
+        f"{i}, {theirs!r} there and {mine!r} here"
+        for i, (theirs, mine) in enumerate(pairs)
+        if theirs != mine and not any(map(_UNUSED, (str(theirs), str(mine))))
+    ]
+    said = (
+        f"--init {directory} has tokenizer sha256 {known.sha256[:12]}…, the corpus "
+        f"{tokenizer.sha256[:12]}…"
+    )
     if not others:
-        return [f"--init {directory} cuts text otherwise than the corpus: {digests}"]
-    if not words:
-        return [f"{len(others):,} entries of --init are [unused]: {digests}"]
-    theirs, mine = pairs[words[0]]
-    what = (
-        f"--init {directory} has another vocabulary: {digests}; {len(words):,} of "
-        f"{len(known.tokens):,} entries are other words, the first one is entry "
-        f"{words[0]}, {theirs!r} there and {mine!r} here"
+        return [f"{said}: the words are equal, their [unused] places or cuts are not"]
+    said += (
+        f": {len(others):,} of {len(pairs):,} entries are other words, the first is "
+        f"entry {others[0]}"
     )
     if other:
-        return [what]
+        return [said]
     files = (
         directory if is_model(Path(directory)) else f"{best_seed(directory)}/tokenizer"
     )
     raise UserError(
-        f"{what}: prepare the corpus with --tokenizer {files}, or pass "
+        f"{said}; prepare the corpus with --tokenizer {files}, or pass "
         "--other_vocabulary to keep the rows of the table under the new words"
     )

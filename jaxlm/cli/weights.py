@@ -80,7 +80,7 @@ def run_export(argv: list[str]) -> int:
     origin = _origin(Path(args.directory), model.run, model.step)
     digests = export(Path(args.out), args.to, model, dtype=args.dtype, origin=origin)
     _say_written(args.out, digests)
-    for note in missing_from_gguf(model) if args.to == "gguf" else ():
+    if args.to == "gguf" and (note := missing_from_gguf(model)):
         say(note)
     if not args.verify:
         return 0

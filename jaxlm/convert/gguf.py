@@ -99,18 +99,14 @@ def _pooling_of(sentence: SentenceModel) -> str:
     return known[pooling]
 
 
-def missing_from_gguf(model: Any) -> list[str]:
-    """What the users of a GGUF file of a sentence model have to do themselves."""
+def missing_from_gguf(model: Any) -> str:
+    """What the users of a file of a sentence model have to do themselves, or ""."""
     sentence, longest = model.sentence or SentenceModel(), model.config.max_length
-    notes = []
+    todo = [f"put prompts in front ({', '.join(sentence.prompts)})"]
+    todo *= any(sentence.prompts.values())
     if 0 < sentence.max_length < longest:
-        notes.append(
-            f"llama.cpp does not truncate texts at the model's {sentence.max_length} "
-            f"tokens: its limit is {longest}"
-        )
-    if names := ", ".join(sentence.prompts):
-        notes.append(f"a GGUF file has no prompts: put those of {names} in front")
-    return notes
+        todo.append(f"truncate texts at {sentence.max_length} tokens")
+    return f"llama.cpp does not {' or '.join(todo)} as the model does" if todo else ""
 
 
 def check_graph(config: BertConfig | GptConfig) -> None:

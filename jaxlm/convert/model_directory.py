@@ -167,16 +167,14 @@ def import_model(
 
 def _differs(directory: Path, tokenizer: Tokenizer) -> str:
     """A note if the directory has a tokenizer of its own that is another one."""
-    try:
+    with contextlib.suppress(UserError):
         own = load_tokenizer(directory)
-    except UserError:
-        return ""
-    if own.tokens == tokenizer.tokens[: own.vocab_size]:
-        return ""
-    return (
-        f"--tokenizer has another vocabulary than {directory}: tokenizer sha256 "
-        f"{tokenizer.sha256[:12]}…, {own.sha256[:12]}… there"
-    )
+        if own.tokens != tokenizer.tokens[: own.vocab_size]:
+            return (
+                f"--tokenizer has another vocabulary than {directory}: sha256 "
+                f"{tokenizer.sha256[:12]}…, {own.sha256[:12]}… there"
+            )
+    return ""
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:

@@ -5,7 +5,7 @@
     config_sentence_transformers.json   prompts
     1_Pooling/config.json  2_Dense/config.json  2_Dense/model.safetensors
 
-Each key is in a table below; a value that means what jaxlm does not do is refused.
+A table below has each key; keys and values that jaxlm cannot do are refused.
 """
 
 from pathlib import Path, PurePosixPath
@@ -32,40 +32,32 @@ _MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _FORWARD = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-_SENTENCE = {
-    "module_input_name": "sentence_embedding",
-    "module_output_name": "sentence_embedding",
-}
+_SENTENCE = dict.fromkeys(
+    ("module_input_name", "module_output_name"), "sentence_embedding"
+)
+
+
+def _any(keys: str) -> dict[str, Any]:
+    return dict.fromkeys(keys.split(), ...)
+
+
 # Kind of module or file → its keys, and the one value that a key may have; ...: any.
 _KEYS: dict[str, dict[str, Any]] = {
     "Transformer": {
-        "max_seq_length": ...,
-        "do_lower_case": ...,
+        **_any("max_seq_length do_lower_case unpad_inputs"),
         "transformer_task": "feature-extraction",
         "modality_config": _FORWARD,
         "module_output_name": "token_embeddings",
-        "unpad_inputs": ...,  # only a matter of speed
     },
-    "Pooling": dict.fromkeys(
-        [
-            "word_embedding_dimension",
-            "embedding_dimension",
-            "pooling_mode",
-            "include_prompt",
-            *_MODES,
-        ],
-        ...,
-    ),
-    "Dense": {
-        **dict.fromkeys(["in_features", "out_features", "bias"], ...),
-        "activation_function": ...,
-        **_SENTENCE,
+    "Pooling": {
+        **_any("word_embedding_dimension embedding_dimension pooling_mode"),
+        **_any(" ".join(["include_prompt", *_MODES])),
     },
+    "Dense": _any("in_features out_features bias activation_function") | _SENTENCE,
     "Normalize": _SENTENCE,
-    "module": dict.fromkeys(["idx", "name", "path", "type"], ...),
+    MODULES: _any("idx name path type"),
     _PROMPTS: {
-        **dict.fromkeys(["__version__", "prompts", "default_prompt_name"], ...),
-        "similarity_fn_name": ...,
+        **_any("__version__ prompts default_prompt_name similarity_fn_name"),
         "model_type": "SentenceTransformer",
     },
 }
@@ -77,7 +69,7 @@ def read_sentence_model(
 ) -> SentenceModel | None:
     """The sentence model of a directory, None where it is none.
 
-    A UserError names the module or key that jaxlm has no like of.
+    A UserError names a module or key that jaxlm cannot do.
     """
     path = directory / MODULES
     if not path.is_file():
@@ -131,14 +123,14 @@ def read_sentence_model(
 
 def _kind(module: dict[str, Any], number: int, path: Path) -> str:
     """The class of a module, whose files lie in a folder beside `path`."""
-    _check(module, _KEYS["module"], path)
+    _check(module, _KEYS[MODULES], path)
     package, _, kind = module["type"].rpartition(".")
     folder = module["path"]
     if package.partition(".")[0] != "sentence_transformers" or kind not in _KEYS:
         raise UserError(f"{path}: {module['type']} is not done here; {_REMEDY}")
     if not number and folder:
         raise UserError(f"{path}: move the files of {folder} up, beside modules.json")
-    if number and PurePosixPath(folder).name != folder:
+    if number and (PurePosixPath(folder).name != folder or folder in ("", "..")):
         raise UserError(f"{path}: path {folder!r} is no folder beside it")
     return kind
 
@@ -175,7 +167,7 @@ def _pooling(options: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _dense(folder: Path, options: dict[str, Any], width: int, *, pickle: bool) -> Dense:
-    name = options.get("activation_function", "torch.nn.Tanh")
+    name = str(options.get("activation_function", "torch.nn.Tanh"))
     package, _, activation = name.rpartition(".")
     if package.partition(".")[0] != "torch" or activation not in ACTIVATIONS:
         raise UserError(
@@ -183,16 +175,16 @@ def _dense(folder: Path, options: dict[str, Any], width: int, *, pickle: bool) -
             f"{', '.join(ACTIVATIONS)}"
         )
     with open_tensors(folder, pickle=pickle) as tensors:
-        names = {"linear.weight", "linear.bias"} if options.get("bias", True) else set()
-        shapes = tensors.shapes
-        outputs = shapes.get("linear.weight", (0,))[0]
-        wanted = {"linear.weight": (outputs, width), "linear.bias": (outputs,)}
-        wanted = {k: v for k, v in wanted.items() if k in names | {"linear.weight"}}
-        if shapes != wanted:
-            raise UserError(f"{tensors.source} has {shapes}, not {wanted}")
-        kernel = tensors.read("linear.weight").T
-        bias = tensors.read("linear.bias") if names else np.zeros(outputs, np.float32)
-        return Dense(kernel, bias, activation)
+        found = {name: tensors.read(name) for name in tensors.shapes}
+    wanted = {"linear.weight", "linear.bias"} if options.get("bias", True) else set()
+    kernel = found.get("linear.weight", np.zeros((0, 0), np.float32)).T
+    bias = found.get("linear.bias", np.zeros(kernel.shape[1], np.float32))
+    fits = kernel.shape == (width, len(bias))
+    if not fits or found.keys() != wanted | {"linear.weight"}:
+        raise UserError(
+            f"{tensors.source} has {tensors.shapes}, no Dense of {width} inputs"
+        )
+    return Dense(kernel, bias, activation)
 
 
 def write_sentence_model(directory: Path, sentence: SentenceModel) -> None:

@@ -41,9 +41,9 @@ class Dense(NamedTuple):
 
 
 class SentenceModel(NamedTuple):
-    """What is between the hidden states of a text and its vector, and before both.
+    """What makes one vector of the hidden states of a text.
 
-    By default the mean of all tokens, of length 1, of texts of any length.
+    By default: the mean of all tokens, of length 1, of texts of any length.
     """
 
     pooling: tuple[str, ...] = ("mean",)
@@ -87,10 +87,9 @@ class SentenceModel(NamedTuple):
     def __str__(self) -> str:
         parts = [" and ".join(self.pooling)]
         for each in self.layers:
-            dense = f"{each.activation} of {len(each.bias)}" if each else "length 1"
-            parts.append(dense)
-        limit = f", texts of {self.max_length} tokens" if self.max_length else ""
-        names = [f"{k} {v!r}" for k, v in self.prompts.items() if v]
-        usual = f", by default {self.prompt}" if self.prompt else ""
-        prompts = f", prompts {', '.join(names)}{usual}" if names else ""
-        return " → ".join(parts) + limit + prompts
+            parts.append(
+                f"{each.activation} of {len(each.bias)}" if each else "length 1"
+            )
+        prompts = "".join(f", prompt {k} {v!r}" for k, v in self.prompts.items() if v)
+        usual = f", {self.prompt} by default" if self.prompt else ""
+        return f"{' → '.join(parts)}, texts of {self.max_length} tokens{prompts}{usual}"

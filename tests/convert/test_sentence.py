@@ -181,6 +181,10 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
             },
             "move the files of 0_BERT up",
         ),
+        (
+            {"modules.json": [modules()[0], {**modules("Pooling")[1], "path": ".."}]},
+            "path '..' is no folder beside it",
+        ),
         ({"1_Pooling/config.json": {"pooling_mode": "median"}}, "'median' is none of"),
         ({"1_Pooling/config.json": {"weights": [1]}}, r"weights = \[1\] is not done"),
         ({"sentence_bert_config.json": {"query_length": 9}}, "query_length = 9 is not"),
