@@ -1,4 +1,6 @@
-"""A tree of arrays → a digest of 128 bits for every leaf, computed on the devices.
+"""A tree of arrays → the digest of 128 bits and the largest value of every leaf.
+
+Both are computed on the devices, in one pass.
 
 A digest has four lanes. A lane hashes each element with its flat index to 32 bits and
 sums the hashes mod 2³². A sum does not depend on its order, so a leaf has the same
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped, UInt
+from jaxtyping import Array, Float, Shaped, UInt
 
 from jaxlm.tree import leaves
 
@@ -44,20 +46,30 @@ class LeafDigest(NamedTuple):
 
 def digest(tree: Any) -> dict[str, LeafDigest]:
     """Path → digest of every leaf, in one jitted call; waits for the result."""
+    return measure(tree)[0]
+
+
+def measure(tree: Any) -> tuple[dict[str, LeafDigest], dict[str, float]]:
+    """Path → digest, and path → largest absolute value, of every leaf.
+
+    Both come from one jitted call. The largest value is NaN if any is NaN; of integers
+    it is 0.
+    """
     flat = dict(leaves(tree))
     if not flat:
-        return {}
+        return {}, {}
     # Every process reads the result, so on a mesh it must lie whole on each device.
     shardings = [getattr(leaf, "sharding", None) for leaf in flat.values()]
     meshes = {each.mesh for each in shardings if isinstance(each, NamedSharding)}
     everywhere = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else None
-    lanes = np.asarray(jax.jit(_lanes_of_leaves, out_shardings=everywhere)(flat))
-    return {
+    found = jax.device_get(jax.jit(_reduce_leaves, out_shardings=everywhere)(flat))
+    digests = {
         path: LeafDigest(
             str(leaf.dtype), tuple(leaf.shape), "".join(f"{n:08x}" for n in row)
         )
-        for (path, leaf), row in zip(flat.items(), lanes, strict=True)
+        for (path, leaf), row in zip(flat.items(), found[0], strict=True)
     }
+    return digests, dict(zip(flat, found[1].tolist(), strict=True))
 
 
 def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
@@ -66,12 +78,25 @@ def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _lanes_of_leaves(flat: dict[str, Any]) -> UInt[Array, "leaves 4"]:
-    return jnp.stack([leaf_lanes(flat[path]) for path in sorted(flat)])
+def _reduce_leaves(
+    flat: dict[str, Any],
+) -> tuple[UInt[Array, "leaves 4"], Float[Array, "leaves"]]:
+    lanes, largest = zip(*(_reduce(flat[path]) for path in sorted(flat)), strict=True)
+    return jnp.stack(lanes), jnp.stack(largest)
 
 
 def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
-    """The four lanes of a leaf. It is not reshaped, which could gather it."""
+    """The four lanes of a leaf."""
+    return _reduce(leaf)[0]
+
+
+def _reduce(
+    leaf: Shaped[Array, "..."],
+) -> tuple[UInt[Array, "4"], Float[Array, ""]]:
+    """The four lanes and the largest absolute value of a leaf.
+
+    The leaf is not reshaped, which could gather it.
+    """
     if leaf.dtype == jnp.bool_:
         words = leaf.astype(jnp.uint32)
     else:  # a 64-bit element becomes two words along a new axis
@@ -83,14 +108,23 @@ def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
         index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
     # XOR with a mixed index, then mixed again, so that swapped elements are seen.
     mixed = _mix(words ^ _mix(index))
-    # One reduction of four operands: four of one take ten times as long on a CPU.
-    lanes = jax.lax.reduce(
-        tuple(_mix(mixed + seed) for seed in _SEEDS),
-        (np.uint32(0),) * len(_SEEDS),
-        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+    size = jnp.zeros(words.shape, jnp.float32)
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        new_axes = tuple(range(leaf.ndim, words.ndim))
+        size += jnp.expand_dims(jnp.abs(leaf.astype(jnp.float32)), new_axes)
+
+    def add(a: Any, b: Any) -> Any:
+        sums = (x + y for x, y in zip(a[:-1], b[:-1], strict=True))
+        return *sums, jnp.maximum(a[-1], b[-1])
+
+    # One reduction of five operands: five of one take ten times as long on a CPU.
+    *lanes, largest = jax.lax.reduce(
+        (*(_mix(mixed + seed) for seed in _SEEDS), size),
+        (*(np.uint32(0) for _ in _SEEDS), np.float32(0)),
+        add,
         tuple(range(words.ndim)),
     )
-    return jnp.stack(lanes)
+    return jnp.stack(lanes), largest
 
 
 def _mix(word: Any) -> Any:

@@ -6,6 +6,7 @@ Next: `store.py`, which reads all leaves of a state.
 """
 
 import gc
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from jaxlm.checkpoints.digests import LeafDigest, digest
+from jaxlm.checkpoints.digests import LeafDigest, measure
 from jaxlm.types import UserError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
@@ -49,7 +50,8 @@ class StoredLeaf:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         with self._named_errors():
             found = self._open(mapped=True).read().result()
-        self.check(digest({"": found})[""])
+        digests, largest = measure({"": found})
+        self.check(digests[""], largest[""])
         return np.array(found, dtype, copy=copy)
 
     def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -72,11 +74,20 @@ class StoredLeaf:
                 gc.collect()
         return found
 
-    def check(self, found: LeafDigest) -> None:
-        """Raise UnsoundError if `found` is not the digest that was saved."""
+    def check(self, found: LeafDigest, largest: float, bound: float = math.inf) -> None:
+        """Raise UnsoundError if `found` is not the digest that was saved, or the
+        largest absolute value is not finite or above the bound.
+        """
         if found != self.digest:
             saved = self.digest.lanes
             raise self._damaged(f"has digest {found.lanes}, {saved} was saved")
+        if not (math.isfinite(largest) and largest <= bound):
+            how = f"has values up to {largest:g}, above {bound:g}"
+            if not math.isfinite(largest):
+                how = "has NaN or infinite values"
+            raise UnsoundError(
+                f"{self.step} is of a run that diverged: {self.path} {how}"
+            )
 
     def _damaged(self, how: str) -> UnsoundError:
         return UnsoundError(f"{self.step} is damaged: leaf {self.path} {how}")

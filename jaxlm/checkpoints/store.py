@@ -12,6 +12,7 @@ step that looks whole. Next: `train/loop.py`, which saves; `open.py`, which read
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from jaxlm.checkpoints.digests import LeafDigest, digest
+from jaxlm.checkpoints.digests import LeafDigest, digest, measure
 from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, UnsoundError, first_line
 from jaxlm.config import RunConfig
 from jaxlm.config.files import changes, from_dict
@@ -149,11 +150,12 @@ class Checkpoints:
         )
 
     def save(
-        self, step: int, state: Any, meta: Mapping[str, Any]
+        self, step: int, state: Any, meta: Mapping[str, Any], held: int | None = None
     ) -> dict[str, LeafDigest]:
         """Start saving; returns the digests once the state is copied off the devices.
 
-        Waits for the previous save first; UserError if that failed.
+        Waits for the previous save first; UserError if that failed. The step `held`
+        stays as well as the newest ones.
         """
         self.wait()
         digests, path = digest(state), self.directory / str(step)
@@ -171,10 +173,10 @@ class Checkpoints:
                 )
         except Exception as error:
             raise self._failed(step, error) from error
-        self._saving = self._thread.submit(self._finish, step, response)
+        self._saving = self._thread.submit(self._finish, step, response, held)
         return digests
 
-    def _finish(self, step: int, response: Any) -> None:
+    def _finish(self, step: int, response: Any, held: int | None) -> None:
         """In the background: wait until the step is durable, then delete old ones."""
         try:
             with _without_closed_loops():
@@ -186,7 +188,7 @@ class Checkpoints:
                         orphan.rmtree()  # makes room on a disk that may be full
             raise self._failed(step, error) from error
         for old in self.steps()[: -self._keep] if self._first else ():
-            if not self._keeps(old):
+            if old != held and not self._keeps(old):
                 # A kill half-way leaves an orphan, never half a step.
                 path = self.directory / str(old)
                 if self._remote:
@@ -232,20 +234,26 @@ class Checkpoints:
         return Restored(step, state, digests, meta, [])
 
     def restore(
-        self, abstract: Any, *, part: str = "", fallback: bool = False
+        self,
+        abstract: Any,
+        *,
+        step: int | None = None,
+        part: str = "",
+        bound: float = math.inf,
+        fallback: bool = False,
     ) -> Restored | None:
-        """The newest checkpoint, verified; None if there is none.
+        """A checkpoint, by default the newest, verified; None if there is none.
 
         `abstract` has the shapes and the shardings to restore to; for `part` see
-        `stored`. UnsoundError if a leaf cannot be read or has another digest. With
-        `fallback`, damaged checkpoints are renamed to `<step>.unsound` instead, and the
-        newest sound one is restored.
+        `stored`. UnsoundError if a leaf cannot be read, has another digest or is not
+        finite, or if a parameter is above the bound. With `fallback`, such checkpoints
+        are renamed to `<step>.unsound` instead, and the newest sound one is restored.
         """
-        older, unsound = self.steps(), {}
+        older, unsound = self.steps() if step is None else [step], {}
         while older and (fallback or not unsound):
             step = older.pop()
             try:
-                restored = self._restore(step, abstract, part)
+                restored = self._restore(step, abstract, part, bound)
             except UnsoundError as error:
                 unsound[step] = str(error)
                 continue
@@ -263,7 +271,7 @@ class Checkpoints:
             way = f"pretrain --fallback goes back to step {older[-1]}"
         raise UnsoundError("; ".join([*unsound.values(), way]))
 
-    def _restore(self, step: int, abstract: Any, part: str) -> Restored:
+    def _restore(self, step: int, abstract: Any, part: str, bound: float) -> Restored:
         stored, wanted = self.stored(step, part=part), dict(leaves(abstract))
         assert stored
         on_disk, path = dict(leaves(stored.state)), self.directory / str(step)
@@ -280,8 +288,10 @@ class Checkpoints:
         if _on_any_host(damage is not None):
             other = f"{path} is damaged: another host cannot read it"
             raise damage or UnsoundError(other)
-        for name, found in digest(read).items():
-            on_disk[name].check(found)
+        digests, largest = measure(read)
+        for name, found in digests.items():
+            limit = bound if name.startswith("params/") else math.inf
+            on_disk[name].check(found, largest[name], limit)
         return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
 
     def _sealed(

@@ -1,6 +1,8 @@
 """Text to a model: `jaxlm prepare CONFIG --text …`, `jaxlm pretrain CONFIG …`."""
 
+import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -65,7 +67,8 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TextOptions, TrainingOptions):
-    """Train to --steps. The same command resumes a run."""
+    """Train to --steps. The same command resumes a run. --fork RUN@STEP, without a
+    CONFIG, begins a new one at a checkpoint of another."""
 
     config: Config
     corpus: str = ""
@@ -92,12 +95,13 @@ def run_prepare(argv: list[str]) -> int:
 
 def run_pretrain(argv: list[str]) -> int:
     """The verb `pretrain`."""
-    args = parse(Pretrain, argv)
+    args = _parse(argv)
     config, workdir = args.config, args.workdir
     start_jax()
     from jaxlm.open import check_init, check_vocabulary, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
+    from jaxlm.train.fork import fork_of, fork_record
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, lock, open_workdir
@@ -106,13 +110,16 @@ def run_pretrain(argv: list[str]) -> int:
         raise UserError("--other_vocabulary has no effect without --init")
 
     def opened() -> "Corpus":
-        # A run that has begun needs it no more.
-        init = "" if Path(workdir, "config.json").exists() else config.init
+        # A run that has begun needs its parent and its first parameters no more.
+        begins = not Path(workdir, "config.json").exists()
+        fork = config.fork if begins else ""
+        init = config.init if begins and not fork else ""
         if init:
             check_init(init)
         check_batch(config, make_mesh(config.mesh))
         held.enter_context(lock(workdir))
-        directory = args.corpus or corpus_of(workdir)
+        before = fork_of(fork)[0] if fork else workdir
+        directory = args.corpus or corpus_of(before)
         prepared = Path(directory, "manifest.json").exists()
         if not prepared and not args.text:
             raise UserError(f"no corpus in {directory}: give --text to prepare one")
@@ -125,7 +132,8 @@ def run_pretrain(argv: list[str]) -> int:
             other = args.other_vocabulary
             for note in check_vocabulary(init, corpus.tokenizer, other=other):
                 say(note)
-        open_workdir(workdir, config, corpus, ["pretrain", *argv])
+        facts = {"fork": fork_record(config, corpus)} if fork else {}
+        open_workdir(workdir, config, corpus, ["pretrain", *argv], facts)
         return corpus
 
     with contextlib.ExitStack() as held:
@@ -134,6 +142,24 @@ def run_pretrain(argv: list[str]) -> int:
         outcome = train(config, source, workdir, **options)
     say_finished(outcome)
     return args.preempted_exit if outcome.interrupted else 0
+
+
+def _parse(argv: list[str]) -> Pretrain:
+    """The arguments of `pretrain`; flags of a fork change the config of its parent."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--fork")
+    first.add_argument("--workdir", default="")
+    known, _ = first.parse_known_args(argv)
+    if not known.fork or {"-h", "--help"} & set(argv):
+        return parse(Pretrain, argv)
+    if not argv[0].startswith("-"):
+        raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")
+    start_jax()
+    from jaxlm.train.fork import forked, parent_config
+
+    parent = parent_config(known.fork, known.workdir)
+    args = parse(Pretrain, argv, config=parent)
+    return dataclasses.replace(args, config=forked(args.config, parent))
 
 
 def say_finished(outcome: "Outcome") -> None:

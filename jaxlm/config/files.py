@@ -20,8 +20,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # None of these changes the mathematics of a step; on another mesh, batches are the same
 # and losses within 1e-6.
 _FREE = (
-    "stop log.* save_every eval_every eval_rows keep keep_every data.threads "
-    "text.languages* mesh.* remat"
+    "stop log.* save_every eval_every eval_rows keep keep_every max_skipped "
+    "data.threads text.languages* mesh.* remat"
 )
 CONFIG_DIRECTORIES = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 

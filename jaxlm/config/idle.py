@@ -79,6 +79,7 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
         (True, "text", "is for corpora: the tokenizer of --init reads a task's files"),
         (True, "smoothing", "is for corpora of several languages"),
         (True, "predictions", "is for masked words"),
+        (True, "fork skip", "is for pretraining"),
         (True, "phases", "is for pretraining: a fine-tuning run has one phase"),
         (True, "eval_rows", "is for pretraining: all of the dev file is evaluated"),
         (True, "steps", "follows from the passes: pass --task.epochs"),

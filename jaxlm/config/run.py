@@ -1,5 +1,6 @@
 """Settings of a whole run: text, data, optimiser, mesh, phases, logging."""
 
+import math
 import typing
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
@@ -199,8 +200,17 @@ class RunConfig(Rows):
     a part of a pass over the training file; .25 evaluates four times in each pass."""
     eval_rows: int = 1024
     """Most held-out rows of an evaluation during training."""
+    max_skipped: int = 20
+    """Steps in a row that may be skipped, for gradients that are not finite or updates
+    that go too far, before the run ends."""
     init: str = ""
     """Run or model directory whose parameters to start from; empty: random weights."""
+    fork: str = ""
+    """RUN@STEP: the checkpoint of another run to start from, optimiser included. Other
+    flags are changes to the config of that run."""
+    skip: tuple[str, ...] = ()
+    """Batches to leave out: 1200:1400 are the 200 that take a run from step 1200 to
+    step 1400. All other batches and all steps keep their numbers."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -216,12 +226,14 @@ class RunConfig(Rows):
                 f"data is a {type(self.data).__name__}, this config takes a "
                 f"{kind.__name__}"
             )
-        check_range(self, "", "[1, inf)", "steps")
+        check_range(self, "", "[1, inf)", "steps", "max_skipped")
         check_range(self, "", f"[0, {2**32})", "seed")
         check_range(self, "", "(0, 1]", "smoothing")
         check_range(self, "", "[0, inf)", "eval_every")
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
             raise UserError(f"eval_every = {self.eval_every} is no number of steps")
+        for each in self.skip:
+            _range_of(each)
         done, rows = 0, self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
@@ -247,8 +259,35 @@ class RunConfig(Rows):
             return step & (step - 1) == 0
         return bool(step and self.keep_every) and step % self.keep_every == 0
 
+    def batch_number(self, step: int) -> int:
+        """The batch that a step reads: the one of its own number, but for `skip`.
+
+            step      0  1  2  3  4  5         skip 2:4
+            batch     0  1  4  5  6  7
+
+        Each phase has batches of its own, numbered from its first step on.
+        """
+        if not self.skip:
+            return step
+        turns = [phase.until for phase in self.all_phases[:-1]]
+        done = max((each for each in turns if each <= step), default=0)
+        end = min((each for each in turns if each > step), default=math.inf)
+        for low, high in sorted(map(_range_of, self.skip)):
+            low, high = max(low, done), int(min(high, end))
+            if low <= step and low < high:
+                step, done = step + high - low, high
+        return step
+
     @property
     def all_phases(self) -> tuple[Phase, ...]:
         """The phases; without phases, a single one made of the run's own fields."""
         rows = {each.name: getattr(self, each.name) for each in fields(Rows)}
         return self.phases or (Phase(until=self.steps, **rows),)
+
+
+def _range_of(skip: str) -> tuple[int, int]:
+    """(first, end) of START:END."""
+    first, _, end = skip.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise UserError(f"skip = {skip} is not FIRST:END, such as 1200:1400")
+    return int(first), int(end)

@@ -131,6 +131,12 @@ class Log(AbstractContextManager):
         if self._speed:
             self._speed.paused += self._clock() - start
 
+    @property
+    def skipped(self) -> range:
+        """Steps that changed nothing, up to the newest one that was fetched."""
+        end = self._step + 1
+        return range(end - self._own.get("skipped_in_row", 0), end)
+
     def wants(self, step: int) -> bool:
         """Whether a step gets a line in any case."""
         return self._due(step) or step == self._last

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import math
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,10 +37,12 @@ from jaxlm.sharding import (
     make_mesh,
     to_devices,
 )
+from jaxlm.train.fork import forked_state
 from jaxlm.train.log import Log
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.source import TrainingSource
 from jaxlm.train.state import (
+    LARGEST,
     Pretrained,
     TrainState,
     abstract_params,
@@ -48,8 +51,6 @@ from jaxlm.train.state import (
 )
 from jaxlm.train.step import make_train_step
 from jaxlm.types import UserError
-
-MAX_SKIPPED = 20  # steps in a row whose gradients may be not finite
 
 
 class Outcome(NamedTuple):
@@ -85,8 +86,12 @@ def train(
     A run starts from the first of these that exists:
 
     1. The newest checkpoint of the workdir.
-    2. The parameters of `config.init`, with a fresh optimiser at step 0.
-    3. Random weights, which depend on the seed.
+    2. The checkpoint of another run that `config.fork` names (`fork.py`).
+    3. The parameters of `config.init`, with a fresh optimiser at step 0.
+    4. Random weights, which depend on the seed.
+
+    Every state is sound: its numbers are finite, its parameters at most LARGEST. An
+    unsound checkpoint is refused, and a step keeps the state sound (`step.py`).
 
     No data position is saved: the batch of step s is a function of (data, seed, s). The
     caller has locked and checked the workdir (`workdir.py`). `initial` reads the
@@ -108,7 +113,10 @@ def train(
         run = Run(config, source, optimizer, schedule, abstract, sharding, checkpoints)
         first = _first_state(run, make, initial, fallback)
         with Log(workdir, config, first.step, last, first.meta.get("log")) as log:
-            return _loop(run, log, first, last, interrupted)
+            try:
+                return _loop(run, log, first, last, interrupted)
+            finally:
+                checkpoints.wait()
 
 
 def _loop(
@@ -131,15 +139,21 @@ def _loop(
     missing = start > 0 and not log.evaluated
     if jax.process_count() > 1:
         missing = bool(multihost_utils.broadcast_one_to_all(np.array(missing)))
+    sound = first.meta.get("sound", start or None)  # newest saved step, not skipped
 
     for step in range(start, max(start, last) + 1):
         impatient = best is not None and best.out_of_patience(step)
         stop = step >= last or impatient or interrupted(step)
-        save = config.keeps(step) or (step > start and step % config.save_every == 0)
-        if save or stop:
+        # A fork begins with a checkpoint of its own.
+        due = step % config.save_every == 0 if step > start else config.fork
+        if stop or due or config.keeps(step):
+            log.flush()
+            _check_sound(run, log.skipped, sound)
+            sound = sound if log.skipped or step == start > 0 else step
             with log.pause():
-                meta = {"log": log.carry(), "best": best.step if best else None}
-                digests = checkpoints.save(step, state, meta)
+                kept = {"sound": sound, "best": best.step if best else None}
+                meta = {"log": log.carry(), **kept}
+                digests = checkpoints.save(step, state, meta, held=sound)
                 log.upload()
         due = config.eval_every and step % config.eval_every == 0
         if evaluate and (step > start or missing) and (due or step == last):
@@ -156,15 +170,9 @@ def _loop(
         state, metrics = train_step(state, batch)  # dispatched, not awaited
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
-        host = log.defer(step + 1, metrics)
-        if host and host["skipped_in_row"] >= MAX_SKIPPED:
-            raise UserError(
-                f"gradients were not finite for {MAX_SKIPPED} steps in a row up "
-                f"to step {host['step']}: lower --optim.peak or raise --optim.warmup; "
-                "the last checkpoint is sound"
-            )
+        log.defer(step + 1, metrics)
+        _check_sound(run, log.skipped, sound)
         checkpoints.check()
-    checkpoints.wait()
     if impatient and best:
         log.say(f"stopped early at step {step}: step {best.step} is still the best")
     return Outcome(step, step < last and not impatient, state_sha256(digests))
@@ -179,10 +187,12 @@ def _first_state(
     """The state that the run starts from; see the list in `train`."""
     orphans = run.checkpoints.open()
     notes = [f"removed {each}, left by a save that was killed" for each in orphans]
-    restored = run.checkpoints.restore(run.abstract, fallback=fallback)
-    if restored:
+    find: Any = functools.partial(run.checkpoints.restore, run.abstract, bound=LARGEST)
+    if restored := find(fallback=fallback):
         notes += [*restored.notes, f"resuming at step {restored.step}"]
         return restored._replace(notes=notes)
+    if run.config.fork:
+        return forked_state(run.config.fork, run.abstract)
     state = make()
     if run.config.init:
         pretrained, new = initial(run.config.init), run.source.new
@@ -190,6 +200,28 @@ def _first_state(
         state = state._replace(params=params)
         notes += more
     return Restored(0, state, {}, {}, notes)
+
+
+def _check_sound(run: Run, skipped: range, sound: int | None) -> None:
+    """End a run that diverges: say what happened and how to go on from step `sound`."""
+    config, workdir = run.config, run.checkpoints.directory.parent
+    if len(skipped) < config.max_skipped:
+        return
+    run.checkpoints.wait()
+    what = (
+        f"steps {skipped.start} to {skipped[-1]} were skipped: gradients were not "
+        f"finite, or a parameter went beyond {LARGEST:g}"
+    )
+    slower = f"--optim.peak {config.optim.peak / 2:g}"
+    if sound is None or config.finetunes:
+        last = "there is no checkpoint" if sound is None else f"step {sound} is sound"
+        raise UserError(f"{what}; {last}: begin another --workdir with {slower}")
+    low, high = map(config.batch_number, (skipped.start - 1, skipped[-1] - 1))
+    fork, new = shlex.quote(f"{workdir}@{sound}"), shlex.quote(f"{workdir}-{sound}")
+    raise UserError(
+        f"{what}; the last sound checkpoint is step {sound}. Go on from there: jaxlm "
+        f"pretrain --fork {fork} --workdir {new} --skip {low}:{high + 1} {slower}"
+    )
 
 
 class _Best:
@@ -231,22 +263,23 @@ def _feed(
     for i, phase in enumerate(run.config.all_phases):
         steps = range(max(start, begin) - begin, min(last, phase.until) - begin)
         if steps:
-            yield from _feed_phase(run, log, phase, f"train.{i}", steps)
+            yield from _feed_phase(run, log, phase, f"train.{i}", begin, steps)
         begin = phase.until
 
 
 def _feed_phase(
-    run: Run, log: Log, phase: Phase, stream: str, steps: range
+    run: Run, log: Log, phase: Phase, stream: str, begin: int, steps: range
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     opened = run.source.open_stream(phase, stream)
     parts = phase.accumulate * batch_parts(run.sharding.mesh)
     held = functools.cache(functools.partial(local_rows, run.sharding))
 
     def read(step: int) -> tuple[int, Any]:
-        count = opened.rows(step) if opened.rows else phase.batch
+        number = run.config.batch_number(begin + step) - begin
+        count = opened.rows(number) if opened.rows else phase.batch
         # As many as micro-batches and devices divide.
         count = -(-count // parts) * parts
-        return count, opened.read(step, held(count))
+        return count, opened.read(number, held(count))
 
     threads = run.config.data.threads
     batches = ahead(read, start=steps.start, stop=steps.stop, threads=threads)

@@ -20,6 +20,9 @@ from jaxlm.sharding import (
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
+# Absolute value of a parameter in a sound state; published models stay far below.
+LARGEST = 1e4
+
 
 class TrainState(NamedTuple):
     """The whole state; random keys and the data position are functions of `step`."""
@@ -27,7 +30,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # updates, skipped ones included
     params: Any
     opt_state: Any
-    skipped: Int[Array, ""]  # steps whose gradient was not finite
+    skipped: Int[Array, ""]  # steps that changed nothing, see `step.py`
     skipped_in_row: Int[Array, ""]
     carry: Any = ()  # ELMo: the LSTMs' state after the last batch, for each of its rows
 
@@ -112,6 +115,11 @@ def merge(
         if path not in found:
             return mine
         theirs = np.asarray(found[path])
+        if not np.all(np.abs(theirs) <= LARGEST):
+            raise UserError(
+                f"--init {pretrained.origin}: {path} has values that are not finite or "
+                f"above {LARGEST:g}"
+            )
         if path in known_rows:
             rows = known_rows[path]
             return jax.device_put(mine.at[:rows].set(theirs[:rows]), shape.sharding)

@@ -4,6 +4,9 @@ Every denominator is first taken over the whole global batch: the loss of a micr
 is Σ_k scale_k · sum_k / weight_k with the global weights. So the gradients of
 micro-batches add up to that of the batch, even for two losses with different weights.
 
+A step whose gradient is not finite, or whose update would take a parameter past LARGEST
+or any part of the state past the finite numbers, is skipped: only the counts change.
+
 A step may read only some rows of a large table (`Objective.sampled_rows`). Those rows
 are gathered, trained as if they were the table, and scattered back. This is exact if
 the optimiser leaves rows without a gradient unchanged (`OptimConfig.keeps_rows`).
@@ -21,7 +24,7 @@ import optax
 from jaxlm.keys import key_for
 from jaxlm.metrics import Mean, scales
 from jaxlm.objectives.objective import Objective, SampledRows
-from jaxlm.train.state import TrainState
+from jaxlm.train.state import LARGEST, TrainState
 from jaxlm.tree import map_with_path
 
 
@@ -69,10 +72,12 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, old_opt_state, old_params)
         params = optax.apply_updates(old_params, updates)
 
-        # A gradient that is not finite changes nothing but the counts.
-        finite = jnp.isfinite(grad_norm)
-        skipped = (~finite).astype(jnp.int32)
-        keep: Any = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        # An update that is not sound changes nothing but the counts.
+        sound = jnp.isfinite(grad_norm) & _all(jnp.isfinite, (opt_state, carry))
+        # A comparison with NaN is false.
+        sound &= _all(lambda x: jnp.abs(x) <= LARGEST, params)
+        skipped = (~sound).astype(jnp.int32)
+        keep: Any = lambda new, old: jnp.where(sound, new, old)  # noqa: E731
         new = jax.tree.map(keep, (params, opt_state), old)
         params, opt_state = _scatter((state.params, state.opt_state), new, sampled)
         new_state = TrainState(
@@ -125,6 +130,12 @@ def _add_up(gradient, params, batch, carry, accumulate):
         lambda x, c: jnp.moveaxis(x, 0, 1).reshape(c.shape), carries, carry
     )
     return grads, sums, whole
+
+
+def _all(test: Callable[[jax.Array], jax.Array], tree: Any) -> jax.Array:
+    """Whether a test of numbers holds for all floats of a tree."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(test(x)) for x in floats]))
 
 
 def _gather(tree, sampled: SampledRows | None):

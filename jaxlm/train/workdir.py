@@ -15,7 +15,7 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,16 @@ def lock(workdir: str | Path) -> Iterator[None]:
 
 
 def open_workdir(
-    workdir: str | Path, config: RunConfig, corpus: Corpus, argv: list[str]
+    workdir: str | Path,
+    config: RunConfig,
+    corpus: Corpus,
+    argv: list[str],
+    facts: Mapping[str, Any],
 ) -> None:
-    """Make or check the directory of a pretraining run; see `claim_workdir`."""
+    """Make or check the directory of a pretraining run; see `claim_workdir`.
+
+    `facts` are added to its provenance.
+    """
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
         raise UserError(
@@ -82,6 +89,7 @@ def open_workdir(
         "corpus": os.path.abspath(corpus.directory),
         "corpus_from_here": os.path.relpath(corpus.directory, workdir),
         **corpus.digests,
+        **facts,
     }
 
     def save_tokenizer(to: Path) -> None:
@@ -96,7 +104,7 @@ def open_workdir(
 def claim_workdir(
     workdir: str | Path,
     config: RunConfig,
-    data: dict[str, str],
+    data: Mapping[str, Any],
     argv: list[str],
     save_tokenizer: Callable[[Path], None],
 ) -> None:

@@ -1,35 +1,16 @@
 """The loop's promises: resume is bitwise, batches are the run's, damage is named."""
 
 import dataclasses
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import command, environment, lines, pretrain
 from tiny import tiny
 
 from jaxlm.config import MeshConfig, Phase, from_json, to_json
-from jaxlm.open import pretrained
-from jaxlm.train.loop import Outcome, train
-from jaxlm.train.source import corpus_source
-from jaxlm.types import UserError
-
-# What a line says of this machine's speed, and not of the run.
-SPEED = {"tokens_per_second", "mfu"}
-
-
-def pretrain(config, corpus, workdir) -> Outcome:
-    return train(config, corpus_source(config, corpus), workdir, initial=pretrained)
-
-
-def lines(workdir: Path) -> list[dict]:
-    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in r.items() if k not in SPEED} for r in records]
 
 
 def stopped(config, step):
@@ -147,20 +128,6 @@ def test_static_draws_name_each_window_as_often_as_asked(corpus):
     assert len(names) == 2 * rows
 
 
-def test_aborts_after_gradients_that_are_never_finite(corpus, tmp_path):
-    from jaxlm.config import OptimConfig
-
-    config = tiny(
-        optim=OptimConfig(
-            name="adamw", peak=1e30, warmup=0, decay="constant", clip=0.0
-        ),
-        steps=40,
-        save_every=100,
-    )
-    with pytest.raises(UserError, match="not finite for 20 steps in a row"):
-        pretrain(config, corpus, tmp_path)
-
-
 def test_init_takes_the_parameters_of_another_run(corpus, tmp_path):
     pretrain(tiny(), corpus, tmp_path / "old")
     fresh = pretrain(tiny(steps=1), corpus, tmp_path / "fresh")
@@ -169,32 +136,6 @@ def test_init_takes_the_parameters_of_another_run(corpus, tmp_path):
     )
     assert warm.sha256 != fresh.sha256
     assert lines(tmp_path / "warm")[0]["loss"] < lines(tmp_path / "fresh")[0]["loss"]
-
-
-def command(tmp_path, corpus, workdir, **changes) -> list[str]:
-    """The command line of a run of its own process, one CPU device."""
-    config = tiny(**changes)
-    file = tmp_path / "config.py"
-    file.write_text(
-        "from jaxlm.config import from_json\n"
-        f"def get_config():\n    return from_json('''{to_json(config)}''')\n"
-    )
-    return [
-        sys.executable,
-        "-m",
-        "jaxlm",
-        "pretrain",
-        str(file),
-        "--corpus",
-        corpus,
-        "--workdir",
-        str(workdir),
-    ]
-
-
-def environment() -> dict[str, str]:
-    flags = "--xla_backend_optimization_level=0"
-    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
 
 
 def state_of(output: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from reference.sources import open_source
 from tiny import tiny
 
-from jaxlm.config import MeshConfig
+from jaxlm.config import MeshConfig, OptimConfig
 from jaxlm.families import build, family_of
 from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
 from jaxlm.train.optim import make_optimizer
@@ -95,6 +95,16 @@ def test_gradient_that_is_not_finite_changes_nothing_but_the_counts(corpus):
     ):
         np.testing.assert_array_equal(a, b)
     assert int(after.step) == int(after.skipped) == int(metrics["skipped_in_row"]) == 3
+
+
+def test_an_update_that_goes_too_far_changes_nothing_but_the_counts(corpus):
+    """The gradients are finite, and so are the parameters that they would give."""
+    config = tiny(accumulate=1, optim=OptimConfig(peak=1e5, warmup=0))
+    before, after, metrics = update(corpus, config, dropout=True, updates=2)
+    assert np.isfinite(metrics["grad_norm"])
+    for a, b in zip(*map(jax.tree.leaves, (before[1:3], after[1:3])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(after.step) == int(after.skipped_in_row) == 2
 
 
 @pytest.mark.devices

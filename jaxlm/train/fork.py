@@ -1,0 +1,115 @@
+"""RUN@STEP → a new run from a kept checkpoint of another one, with named changes.
+
+A fork begins with the whole state of its parent at that step and reads the batches that
+the parent would have read: without changes both end in the same bits. It may change
+what is still to come. What the state stands on is refused: the model, the vocabulary,
+what the optimiser has in its moments, and the rows of past steps.
+Next: `loop.py`, which takes the state; `workdir.py` keeps the record of the changes.
+"""
+
+import dataclasses
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxlm.checkpoints import Checkpoints, Restored, RunFiles, state_sha256
+from jaxlm.config import RunConfig
+from jaxlm.config.files import changes
+from jaxlm.text.corpus import Corpus
+from jaxlm.train.state import LARGEST
+from jaxlm.train.workdir import provenance, read_config
+from jaxlm.types import UserError
+
+# Fields that a fork may change, and a resumed run may not.
+_CHANGES = (
+    "optim.peak optim.warmup optim.decay optim.weight_decay optim.clip optim.eps steps "
+    "skip* seed accumulate phases.*.until phases.*.accumulate"
+)
+
+
+def fork_of(text: str) -> tuple[str, int]:
+    """(run directory, step) of RUN@STEP; a local directory becomes absolute."""
+    run, _, step = text.rpartition("@")
+    if not (run and step.isdecimal()):
+        raise UserError(f"--fork {text} is not RUN@STEP; {_kept(text)}")
+    return run if "://" in run else os.path.abspath(run), int(step)
+
+
+def _kept(run: str) -> str:
+    steps = ", ".join(map(str, Checkpoints(run).steps()))
+    return f"{run} keeps the steps {steps}" if steps else f"{run} has no checkpoint"
+
+
+def parent_config(fork: str, workdir: str) -> RunConfig:
+    """What the flags of a fork change: the parent's config, or its own once it has one.
+
+    A fork that has begun needs its parent no more.
+    """
+    run, _ = fork_of(fork)
+    begun = Path(workdir, "config.json").is_file()
+    config = read_config(workdir if begun else run)
+    if config.finetunes:
+        raise UserError(f"{run} is a run of jaxlm finetune, which has no forks")
+    return dataclasses.replace(config, stop=0)
+
+
+def forked(config: RunConfig, parent: RunConfig) -> RunConfig:
+    """A fork's config: its parent is named in full, and keeps what it has skipped."""
+    run, step = fork_of(config.fork)
+    skip = tuple(dict.fromkeys((*parent.skip, *config.skip)))
+    return dataclasses.replace(config, fork=f"{run}@{step}", skip=skip)
+
+
+def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
+    """Parent, step, state digest and changes, for the provenance.
+
+    UserError if the step is not kept or a change is refused.
+    """
+    run, step = fork_of(config.fork)
+    parent, record = read_config(run), (provenance(run) or [{}])[-1]
+    checkpoints = Checkpoints(run, run=RunFiles(parent, record))
+    if step not in checkpoints.steps():
+        raise UserError(f"--fork {config.fork}: there is no such step; {_kept(run)}")
+    changed = changes(parent, dataclasses.replace(config, fork=parent.fork))
+    free = _CHANGES.split()
+    fixed = [k for k in changed if not any(fnmatch.fnmatch(k, each) for each in free)]
+    if record.get("tokenizer_sha256") != corpus.manifest.tokenizer_sha256:
+        fixed.append("the vocabulary")
+    if _turns(parent, step) != _turns(config, step):
+        fixed.append("phases before its first step")
+    if fixed:
+        named = [
+            f"{k} ({changed[k][0]} → {changed[k][1]})" if k in changed else k
+            for k in fixed
+        ]
+        raise UserError(
+            f"a fork of {run} cannot change {', '.join(named)}, only {_CHANGES} and "
+            f"what a resumed run may; --init {run} takes the parameters alone"
+        )
+    done = parent.batch_number(step)
+    for each in set(config.skip) - set(parent.skip):
+        if int(each.partition(":")[0]) < done:
+            raise UserError(
+                f"--skip {each}: step {step} of {run} comes after batch {done - 1}"
+            )
+    if record.get("corpus_sha256") != corpus.sha256:
+        changed["corpus"] = record.get("corpus"), os.path.abspath(corpus.directory)
+    stored = checkpoints.stored(step)
+    assert stored
+    digest = state_sha256(stored.digests)
+    return {"run": run, "step": step, "state_sha256": digest, "changes": changed}
+
+
+def _turns(config: RunConfig, step: int) -> list[int]:
+    """Where the phases that a step has behind it end."""
+    return [phase.until for phase in config.all_phases if phase.until < step]
+
+
+def forked_state(fork: str, abstract: Any) -> Restored:
+    """The state that a fork begins with, verified and sound."""
+    run, step = fork_of(fork)
+    found = Checkpoints(run).restore(abstract, step=step, bound=LARGEST)
+    assert found
+    notes = [f"forked from step {step} of {run}"]
+    return found._replace(meta={"log": found.meta.get("log")}, notes=notes)

@@ -1,0 +1,53 @@
+"""Tiny pretraining runs in this process and in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tiny import tiny
+
+from jaxlm.config import to_json
+from jaxlm.open import pretrained
+from jaxlm.train.loop import Outcome, train
+from jaxlm.train.source import corpus_source
+
+# What a line says of this machine's speed, and not of the run.
+SPEED = {"tokens_per_second", "mfu"}
+
+
+def pretrain(config, corpus, workdir) -> Outcome:
+    return train(config, corpus_source(config, corpus), workdir, initial=pretrained)
+
+
+def lines(workdir: Path) -> list[dict]:
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in r.items() if k not in SPEED} for r in records]
+
+
+def command(tmp_path, corpus, workdir, **changes) -> list[str]:
+    """The command line of a run of its own process, one CPU device."""
+    config = tiny(**changes)
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from jaxlm.config import from_json\n"
+        f"def get_config():\n    return from_json('''{to_json(config)}''')\n"
+    )
+    return [
+        sys.executable,
+        "-m",
+        "jaxlm",
+        "pretrain",
+        str(file),
+        "--corpus",
+        corpus,
+        "--workdir",
+        str(workdir),
+    ]
+
+
+def environment() -> dict[str, str]:
+    flags = "--xla_backend_optimization_level=0"
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
