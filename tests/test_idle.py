@@ -30,7 +30,7 @@ STEP = """
 """
 # Read through methods of the configs; `family` names the class.
 DERIVED = {"phases", "length", "batch", "predictions", "accumulate", "keep_every"}
-DERIVED |= {"optim.warmup", "model.family"}
+DERIVED |= {"optim.warmup", "model.family", "skip"}
 
 
 @pytest.mark.parametrize(

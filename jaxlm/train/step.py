@@ -74,8 +74,7 @@ def make_train_step(
 
         # An update that is not sound changes nothing but the counts.
         sound = jnp.isfinite(grad_norm) & _all(jnp.isfinite, (opt_state, carry))
-        # A comparison with NaN is false.
-        sound &= _all(lambda x: jnp.abs(x) <= LARGEST, params)
+        sound &= _all(lambda x: jnp.abs(x) <= LARGEST, params)  # false for NaN
         skipped = (~sound).astype(jnp.int32)
         keep: Any = lambda new, old: jnp.where(sound, new, old)  # noqa: E731
         new = jax.tree.map(keep, (params, opt_state), old)

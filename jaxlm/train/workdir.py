@@ -72,7 +72,7 @@ def open_workdir(
     config: RunConfig,
     corpus: Corpus,
     argv: list[str],
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Make or check the directory of a pretraining run; see `claim_workdir`.
 
@@ -89,7 +89,7 @@ def open_workdir(
         "corpus": os.path.abspath(corpus.directory),
         "corpus_from_here": os.path.relpath(corpus.directory, workdir),
         **corpus.digests,
-        **facts,
+        **(facts or {}),
     }
 
     def save_tokenizer(to: Path) -> None:
