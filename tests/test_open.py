@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import jaxtyping
 import numpy as np
 import pytest
 from exported import export
+from roads import mistake
 from test_vectors import model as tiny
 
 import jaxlm
+from jaxlm.cli import main
 from jaxlm.config import elmo
 from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model
 from jaxlm.generate.sampling import Sampling
 from jaxlm.types import Note, UserError
+from jaxlm.vectors import Embedded
 
 TEXT = "It was a truth."
 ROW = [[2, 7, 8, 3]]
@@ -236,3 +241,38 @@ def test_elmos_count_words_outside_their_vocabulary(tmp_path):
 def test_sizes_that_no_model_has_are_refused(sizes):
     with pytest.raises(UserError, match="1000000000 is not in"):
         elmo("tiny", **sizes)
+
+
+def embed(capsys, *words: str) -> str:
+    """The one line in which `jaxlm embed` is refused."""
+    return mistake(capsys, "embed", *words)
+
+
+def test_embed_names_the_remedy_for_a_sentence(tmp_path, capsys):
+    said = embed(capsys, "m", "--text", "A bank.", "--out", str(tmp_path / "v.h5"))
+    assert "no file 'A bank.'" in said and "| jaxlm embed … --text /dev/stdin" in said
+
+
+@pytest.mark.parametrize("name", ["v.h5", "v.npz"])
+def test_embed_writes_a_file_whole_or_not_at_all(name, tmp_path, capsys, monkeypatch):
+    (tmp_path / "t.txt").write_text("a\nb\n")
+    vectors = Embedded(("a",), np.zeros(9999))
+    model = SimpleNamespace(embed_each=lambda texts, _: (vectors for _ in texts))
+    monkeypatch.setattr(jaxlm, "load", lambda _: model)
+    words = "m", "--text", str(tmp_path / "t.txt"), "--out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        said = embed(capsys, *words, str(tmp_path / name))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{name} cannot be written: File too large" in said
+    (tmp_path / f"d{name}").mkdir()
+    assert "is a directory: name a file" in embed(
+        capsys, *words, str(tmp_path / f"d{name}")
+    )
+    assert "cannot be written: Not a directory" in embed(
+        capsys, *words, str(tmp_path / "t.txt" / name)
+    )
+    assert {each.name for each in tmp_path.iterdir()} == {"t.txt", f"d{name}"}
+    assert main(["embed", *words, str(tmp_path / name)]) == 0
