@@ -98,17 +98,17 @@ def read_json(path: Path, kind: type[T] = dict) -> T:
     return content
 
 
-def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+def seal(content: Mapping[str, Any], field: str = SEAL) -> dict[str, Any]:
     """The content with its digest, by which `unseal` detects changes."""
-    return {**content, SEAL: _digest_of(content)}
+    return {**content, field: _digest_of(content)}
 
 
-def unseal(content: Any, path: os.PathLike) -> dict[str, Any]:
+def unseal(content: Any, path: os.PathLike, field: str = SEAL) -> dict[str, Any]:
     """The content without its digest; a DamagedError names `path` if it was changed."""
     if not isinstance(content, dict):
         raise DamagedError(f"{path} holds something else than JSON objects")
     content = dict(content)
-    found = content.pop(SEAL, None)
+    found = content.pop(field, None)
     if found is not None and found != _digest_of(content):
         raise DamagedError(f"{path} was changed after it was written")
     return content

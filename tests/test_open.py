@@ -271,8 +271,6 @@ def test_embed_writes_a_file_whole_or_not_at_all(name, tmp_path, capsys, monkeyp
     assert "is a directory: name a file" in embed(
         capsys, *words, str(tmp_path / f"d{name}")
     )
-    assert "cannot be written: Not a directory" in embed(
-        capsys, *words, str(tmp_path / "t.txt" / name)
-    )
+    assert "t.txt: File exists" in embed(capsys, *words, str(tmp_path / "t.txt" / name))
     assert {each.name for each in tmp_path.iterdir()} == {"t.txt", f"d{name}"}
     assert main(["embed", *words, str(tmp_path / name)]) == 0

@@ -14,7 +14,6 @@ beside it that may be deleted.
 
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import shutil
@@ -39,7 +38,7 @@ from jaxlm.convert.sentence import (
 )
 from jaxlm.convert.stablehlo import write_stablehlo
 from jaxlm.families.elmo import with_words
-from jaxlm.files import read_json
+from jaxlm.files import DamagedError, read_json, remedied, seal, unseal, write_json
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -273,7 +272,9 @@ def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside.touch() if file else beside.mkdir()
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"{out} cannot be written: {error.filename}: {error.strerror}"
+        ) from None
     try:
         yield beside
         for each in [*beside.rglob("*"), beside]:
@@ -316,7 +317,7 @@ def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     digests = {str(path.relative_to(directory)): sha256(path) for path in files}
     content = {"format": 1, "origin": origin, "sha256": digests}
-    (directory / _DIGESTS).write_text(json.dumps(content, indent=2) + "\n")
+    write_json(directory / _DIGESTS, seal(content, "seal"))
     return digests
 
 
@@ -325,12 +326,12 @@ def _check_digests(directory: Path, weights: bool) -> None:
     stored = directory / _DIGESTS
     if not stored.is_file():
         return
-    digests = read_json(stored).get("sha256")
-    if not isinstance(digests, dict) or not digests:
-        raise UserError(
-            f"{stored} has no digests: it is damaged; import or export anew"
-        )
-    for name, digest in digests.items():
+    with remedied("delete it to go on without digests"):
+        content = unseal(read_json(stored), stored, "seal")
+        kinds = {name: type(each) for name, each in content.items()}
+        if kinds != {"format": int, "origin": dict, "sha256": dict}:
+            raise DamagedError(f"{stored} is damaged")
+    for name, digest in content["sha256"].items():
         path = directory / name
         if name in (tensors.WEIGHTS, elmo.WEIGHTS) and not weights:
             continue

@@ -288,6 +288,8 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"1 of 150 elements of cls\.predictions\.bias"):
         import_model(tmp_path / "out", tmp_path / "in")
     assert not (tmp_path / "in").exists()
+    with pytest.raises(UserError, match=r"1 of 150 elements of cls\.predictions\.bias"):
+        jaxlm.load(tmp_path / "out")
 
 
 def flip(path, at):
@@ -312,14 +314,23 @@ def test_a_flipped_bit_is_noticed_in_every_file(tmp_path):
     with pytest.warns(Note, match=r"README\.md is not as it was written"):
         jaxlm.load(out)
     flip(out / "README.md", 9)
+    digests = (out / "jaxlm_export.json").read_bytes()
+    for at in range(5, len(digests), len(digests) // 20):
+        flip(out / "jaxlm_export.json", at)
+        with pytest.raises(
+            UserError, match=r"jaxlm_export\.json .*: delete it to go on"
+        ):
+            jaxlm.load(out)
+        flip(out / "jaxlm_export.json", at)
     (out / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"vocab\.txt is lost"):
         jaxlm.load(out)
-    (out / "jaxlm_export.json").write_text('{"sha256": {"../x": ""}}')
+    listed = {"format": 1, "origin": {}, "sha256": {"../x": ""}}  # as older versions
+    (out / "jaxlm_export.json").write_text(json.dumps(listed))
     with pytest.raises(UserError, match="which is not beside it"):
         jaxlm.load(out)
     (out / "jaxlm_export.json").write_text('{"sha257": {}}')
-    with pytest.raises(UserError, match="has no digests"):
+    with pytest.raises(UserError, match="is damaged: delete it"):
         jaxlm.load(out)
 
 
