@@ -80,8 +80,9 @@ class Classes(Task):
         """How many examples each class has, and what looks wrong in the texts."""
         found = tables.remarks(path, examples)
         if labelled and self.labels:
-            counts = Counter(each.label for each in examples)
-            shown = [f"{name} ({counts[name]:,})" for name in self.labels[:20]]
+            counts = Counter(map(self.number, examples))
+            names = enumerate(self.labels[:20])
+            shown = [f"{name} ({counts[i]:,})" for i, name in names]
             more = ", …" * (len(self.labels) > 20)
             found.append(f"classes in {path}: {', '.join(shown)}{more}")
         return found

@@ -74,6 +74,8 @@ class Finetuned:
             raise UserError(f"--out {out}: no directory {Path(out).parent}")
         if Path(out).is_dir():
             raise UserError(f"--out {out} is a directory")
+        if Path(out).exists() and Path(path).exists() and Path(out).samefile(path):
+            raise UserError(f"--out {out} is the file of --data: name another")
         file = self.task.open(path, False)
         self.write(file, Path(out), batch=batch)
         return len(file.examples), self._notes(path, file)

@@ -64,6 +64,10 @@ def read_table(
     """
     pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
     columns, width = [task.text, *pair, *label, *task.choices], 0
+    if labelled and columns.count(task.label) > 1:
+        raise UserError(
+            f"column {task.label} is the label and a text: see --task.label"
+        )
     suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
     suffix = suffixes[-1].lower() if suffixes else ""
     if path.startswith(TFDS):
@@ -216,15 +220,16 @@ def is_name(cell: str) -> bool:
 def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:
     """The cells of the columns, numbered where there is a `width`."""
     where, first = rows[0]
+    names = list(map(trimmed, first))
     for name in () if width else columns:
-        if first.count(name) != 1:
-            twice = "two columns" if name in first else "no column"
+        if names.count(trimmed(name)) != 1:
+            twice = "two columns" if trimmed(name) in names else "no column"
             raise UserError(
                 f"{where}: {twice} {name!r} in its header ({_shown(first)}): name the "
                 f"columns by {_FLAGS}, all as in the header or, without one, all by "
                 f"number{_hint(first)}"
             )
-    at = {name: int(name) if width else first.index(name) for name in columns}
+    at = {n: int(n) if width else names.index(trimmed(n)) for n in columns}
     for where, cells in rows[0 if width else 1 :]:
         if not cells:
             raise UserError(f"{where}: a blank line, and rows after it")

@@ -1,7 +1,7 @@
 """A task's file → lines, JSON, texts and labels: one way for all forms.
 
-A line ends at LF or CRLF only. U+0085, U+2028, a form feed or a CR inside a line is
-text. A text is a string; a label may also be a number or a boolean.
+A line ends at LF or CRLF, in a file without LF at CR, and nowhere else: U+0085, U+2028
+and form feeds are text. A text is a string; a label may also be a number or a boolean.
 """
 
 import json
@@ -20,7 +20,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 
 def lines_of(content: str) -> list[str]:
     """The lines of a file, without their ends."""
-    return [line.rstrip("\r") for line in content.split("\n")]
+    end = "\n" if "\n" in content else "\r"
+    return [line.rstrip("\r") for line in content.split(end)]
 
 
 def parse(where: str, text: str) -> Any:

@@ -204,6 +204,11 @@ def test_an_example_is_no_header(tmp_path, rows):
     assert len(table(tmp_path / "x.tsv", rows, task, labelled=False)) == len(found)
 
 
+def test_names_in_a_header_may_have_blanks_around_them(tmp_path):
+    found = table(tmp_path / "x.csv", " a, y\u200b\nx, 1\n")
+    assert found[0][:3] == ("x", None, "1")
+
+
 def test_numbers_that_pandas_wrote_as_a_header_are_one(tmp_path):
     found = table(tmp_path / "x.csv", "0,1\nx,1\nz,0\n", NUMBERED)
     assert [each.text for each in found] == ["x", "z"]
@@ -403,3 +408,5 @@ def test_the_road_tells_what_it_reads(model_directory, tmp_path, capsys):
         assert len(file.readlines()) == 61
     pair = mistake(capsys, *predict, str(wide), "--task.pair", "2")
     assert "reads one text a row" in pair
+    over = mistake(capsys, "predict", run, "--data", str(wide), "--out", str(wide))
+    assert "is the file of --data" in over and wide.read_text().startswith("a warm")
