@@ -65,9 +65,7 @@ def read_table(
     pair, label = [task.pair] * bool(task.pair), [task.label] * labelled
     columns, width = [task.text, *pair, *label, *task.choices], 0
     if labelled and columns.count(task.label) > 1:
-        raise UserError(
-            f"column {task.label} is the label and a text: see --task.label"
-        )
+        raise UserError(f"{path}: column {task.label} cannot be both label and text")
     suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
     suffix = suffixes[-1].lower() if suffixes else ""
     if path.startswith(TFDS):

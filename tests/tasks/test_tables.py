@@ -52,7 +52,7 @@ def test_columns_have_numbers_where_there_is_no_header_and_files_may_be_packed(
         ("a\ty\nx\n", ONE, "line 2: 1 columns"),
         ("a\ty\nx\t1\n \t0\n", ONE, "line 3: an empty a"),
         ("a\ty\n\nx\t1\n", ONE, "line 2: a blank line, and rows after it"),
-        ("a\nx\n\nz\n", TaskConfig(text="a", label="a"), "column a is the label and"),
+        ("a\nx\n\nz\n", TaskConfig(text="a", label="a"), "column a cannot be both"),
         ("a\ty\nx\t\n", ONE, "line 2: an empty y"),
         ("a\ty\n", ONE, "has no rows"),
         ("", ONE, "has no rows"),
