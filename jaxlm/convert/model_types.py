@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.config.published import check
 from jaxlm.convert.rules import Names, Rule, module_rules
+from jaxlm.files import read_json
 from jaxlm.types import UserError
 
 HEADS = ("mlm", "nsp")
@@ -96,7 +97,11 @@ class ConfigJson(NamedTuple):
                 words.append(
                     f"{self.path.name}: {name} = {values[1]} is read as {first}"
                 )
-        return (*check(self.path, self.values, "config.json", read), *words)
+        words += check(self.path, self.values, "config.json", read)
+        path = self.path.with_name("generation_config.json")
+        if kind.decoder and path.is_file():
+            words += check(path, read_json(path))
+        return tuple(words)
 
 
 @dataclass(frozen=True, kw_only=True)
