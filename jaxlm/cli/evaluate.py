@@ -142,12 +142,9 @@ def _of_task(args: Evaluate) -> Found:
 
 
 def _of_text(args: Evaluate) -> Found:
-    import numpy as np
-
     import jaxlm
     from jaxlm.text.corpus import open_corpus
     from jaxlm.text.prepare import prepare
-    from jaxlm.text.unknown_words import counted, warn_unknown
 
     model = jaxlm.load(args.directory)
     model.check_heads()
@@ -161,8 +158,6 @@ def _of_text(args: Evaluate) -> Found:
         corpus = open_corpus(directory)
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")
-        some, _ = corpus.read(np.array([0]), min(corpus.num_tokens, 2**20))
-        warn_unknown(model.tokenizer, counted(model.tokenizer, some))
         figures = _figures(model, corpus, args)
     declared = model.family.figures(model.run)
     what = next(each.what for each in declared if each.what)
