@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.cli import main, pretrain, use
+from jaxlm.cli import main, pretrain
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.use import Generate
+from jaxlm.convert.hdf5 import write_hdf5
 from jaxlm.files import read_json, seal, write_json
 from jaxlm.text.prepare import Progress
 from jaxlm.text.tokenizers import WordPiece, load_tokenizer
@@ -192,7 +193,7 @@ def test_progress_is_told_while_nothing_is_reported(monkeypatch, capsys):
 
 
 def test_a_token_with_a_nul_is_written(tmp_path):
-    with use._hdf5(str(tmp_path / "x.h5")) as put:
+    with write_hdf5(tmp_path / "x.h5") as put:
         put("tokens/0", ["a\0b", "c"])
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["tokens/0"].asstr()[:].tolist() == ["a\ufffdb", "c"]

@@ -82,7 +82,7 @@ def read_fragments(
             if data and not data.isspace():
                 yield Fragment(source, number, True, data, read)
         return
-    with open_source(source, start) as (unpacked, packed):
+    with open_source(source, start, verbatim) as (unpacked, packed):
         if source.kind == "jsonl":
             lines = _lines(source.name, unpacked, start)
             pieces = ((at, True, line) for at, line in lines if line.strip())

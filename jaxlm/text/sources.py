@@ -97,13 +97,15 @@ def is_remote(path: str) -> bool:
     return path.startswith("gs://")
 
 
-def no_field(where: str, name: str, have: Iterable[str]) -> UserError:
+def no_field(
+    where: str, name: str, have: Iterable[str], remedy: str = "; --field names another"
+) -> UserError:
     """What to say where a record lacks a field, or a table a column."""
     have = list(map(str, have))
     near = difflib.get_close_matches(name, have, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     names = ", ".join(have) or "none"
-    return UserError(f'{where} has no field "{name}": {hint}it has {names}')
+    return UserError(f'{where} has no field "{name}": {hint}it has {names}{remedy}')
 
 
 def sha256(path: Path) -> str:
@@ -113,7 +115,9 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
+def open_source(
+    source: Source, start: int = 0, verbatim: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """(unpacked stream, from byte `start` on; packed stream) of a one-file source.
 
     Damage found later, while reading, is a UserError too.
@@ -130,7 +134,7 @@ def open_source(source: Source, start: int = 0) -> Iterator[tuple[Any, Any]]:
             start -= len(got := unpacked.read(min(start, 1 << 20)))
             if not got:
                 raise EOFError("it is shorter than it was")
-        old = b"\r" in head[:-1] and b"\n" not in head
+        old = b"\r" in head[:-1] and b"\n" not in head and not verbatim
         yield io.BufferedReader(_LineFeeds(unpacked)) if old else unpacked, packed
 
 
@@ -297,7 +301,7 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
         raise UserError(f"{spec} has no split {split!r}: it has {splits}")
     for field in fields:
         if field not in (builder.info.features or ()):
-            raise no_field(spec, field, builder.info.features or ())
+            raise no_field(spec, field, builder.info.features or (), remedy="")
     return builder
 
 

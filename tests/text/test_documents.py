@@ -79,6 +79,9 @@ def test_in_a_file_without_line_feeds_carriage_returns_end_lines(tmp_path):
         path = packed(tmp_path, name, b"One. Two.\rThree.\r\rFour!\r")
         assert read(path)[0] == [["One.", "Two.", "Three."], ["Four!"]]
         assert list(read_lines(str(path))) == ["One. Two.", "Three.", "", "Four!"]
+    (source,) = find_sources([str(tmp_path / "a.txt")])
+    (fragment,) = read_fragments(source, verbatim=True)  # as it stands, for decoders
+    assert fragment.data == (tmp_path / "a.txt").read_bytes()
 
 
 def test_chinese_is_split_at_its_own_stops(tmp_path):

@@ -247,7 +247,8 @@ def test_mistakes_are_one_line(texts, tmp_path):
     hinted = refused(specs(texts, ("en", "a"), ("fra", "c")), known)
     assert "does not know the language 'fra': did you mean fr?" in hinted
     assert "a language is labelled by its code" in refused([f"EN:{texts}/a.txt"])
-    assert refused(["C:a.txt"]) == "no text file matches 'C:a.txt'"
+    drive = "no text file matches 'C:a.txt', there is no such file or directory"
+    assert refused(["C:a.txt"]) == drive
     assert "named 2 times" in refused(specs(texts, ("en", "a"), ("fr", "a")))
     elmo = dataclasses.replace(
         CONFIG, text=dataclasses.replace(CONFIG.text, tokenizer="words")
