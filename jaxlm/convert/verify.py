@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import jax
 import numpy as np
@@ -32,7 +33,8 @@ from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 _TOP, _NEW, _LONGEST, _SHOWN = 5, 20, 48, 5
-# What tokenizers differ in. The client adds texts of its own added tokens.
+# What tokenizers differ in. The client adds texts of its own added tokens, `_probes`
+# words of the vocabulary: of a small one these texts have none.
 _PROBES = (
     "Crème brûlée, naïve Ångström; Straße, İzmir, Ωμέγα, e\u0301a\u0308, ÉCOLE",
     "北京大学在1898年成立，漢字かな混じり文、한국어 텍스트",
@@ -206,11 +208,12 @@ def verify(
     elif decoder and to in ("hf", "gguf"):
         starts = (_first_words(model, text, 12, longest - new) for text in texts[:3])
         prompts = [model.tokenizer.encode(start).ids.tolist() for start in starts]
-    rows = [_row(model, text) for text in (*texts, " ".join(_PROBES))]
+    probes = _probes(model.tokenizer)
+    rows = [_row(model, text) for text in (*texts, " ".join(probes))]
     batches = [{"input_ids": [row]} for row in rows]
     asked = {"texts": texts, "batches": batches, "prompts": prompts, "new": new}
     if to == "hf":
-        asked["texts"] = [*_PROBES, *texts]
+        asked["texts"] = [*probes, *texts]
     found = Comparison(source or out, to, **asked, context=longest, **more)
     if "ids" in found.answer:
         found.ids(model)
@@ -316,6 +319,16 @@ def passages(tokenizer: Tokenizer) -> list[str]:
         ids = np.concatenate([tokenizer.encode(text).ids for text in texts])
         best = min(best, (float(np.mean(ids == unknown)), texts))
     return best[1]
+
+
+def _probes(tokenizer: Tokenizer) -> list[str]:
+    """`_PROBES`, and words of the vocabulary in capitals, with accents and joined."""
+    words = [token.strip("▁Ġ#").removesuffix("</w>") for token in tokenizer.tokens]
+    words = [word for word in words if word.isalpha()]
+    some = words[:: len(words) // 24 + 1]
+    accents = (normalize("NFC", f"{word[:1]}\u0301{word[1:]}") for word in some)
+    joined = "".join(word for word in words if not word.isascii())[:40]
+    return [" ".join(some).upper(), " ".join(accents), joined, *_PROBES]
 
 
 def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
