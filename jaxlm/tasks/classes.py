@@ -34,7 +34,7 @@ from jaxlm.metrics import Mean, Sums, majority_accuracy
 from jaxlm.tasks import tables
 from jaxlm.tasks.tables import Example, read_table
 from jaxlm.tasks.task import File, Scores, Task, TaskRows
-from jaxlm.tasks.values import is_number
+from jaxlm.tasks.values import check_distinct, is_number
 from jaxlm.text.sources import Digests
 from jaxlm.types import UserError
 
@@ -56,14 +56,7 @@ class Classes(Task):
     def labels_of(self, examples: Sequence[Example], path: str) -> tuple[str, ...]:
         """The labels, sorted as numbers if all are whole numbers."""
         labels = {str(each.label) for each in examples}
-        alike: dict[str, str] = {}
-        for each in sorted(labels):
-            key = str(float(each)) if is_number(each) else each.casefold()
-            if alike.setdefault(key, each) != each:
-                raise UserError(
-                    f"{path}: {alike[key]!r} and {each!r} would be two classes: write "
-                    "both one way, or name the classes by --task.labels"
-                )
+        check_distinct(labels, path)
         if len(labels) < 2:
             raise UserError(f"{path} has one class only: {labels.pop()!r}")
         if len(labels) > 1000:

@@ -4,8 +4,9 @@ What reads them: `tables.py`, `tags.py`, `questions.py`.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxlm.text import sources
 from jaxlm.text.sources import TFDS, Digests
@@ -20,8 +21,11 @@ class DataFiles(NamedTuple):
     train: str
     dev: str
 
-    def provenance(self, digests: Digests) -> dict[str, str]:
-        """Name → value for the provenance: both paths, and one SHA-256 over all files.
+    def provenance(
+        self, digests: Digests, dev_columns: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """Name → value for the provenance: both paths, and one SHA-256 over all files
+        and the dev file's own columns.
 
         Files that are not in `digests` are read here.
         """
@@ -33,6 +37,8 @@ class DataFiles(NamedTuple):
                         digests[each] = hashlib.file_digest(file, "sha256").digest()
                 total.update(digests[each])
             total.update(b"|")
+        if dev_columns:
+            total.update(repr(sorted(dev_columns.items())).encode())
         data, dev = (
             path if not path or path.startswith(TFDS) else str(Path(path).resolve())
             for path in self

@@ -186,8 +186,8 @@ def open_run(
     config = _with_steps(task.config, len(train.rows.lengths), dev is not None)
     module = module_of(config, task)
     select(config.task.fresh, abstract_params(module), "fresh")
-    data = {**files.provenance(digests), "tokenizer_sha256": tokenizer.sha256}
-    data["columns"] = str(width)
+    data = files.provenance(digests, dev_columns)
+    data |= {"tokenizer_sha256": tokenizer.sha256, "columns": str(width)}
     read = {f"train {files.train}": train} | ({f"dev {files.dev}": dev} if dev else {})
     notes = [
         f"{name}: {len(file.examples):,} examples in {len(file.rows.tokens):,} rows of "

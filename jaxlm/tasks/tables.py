@@ -32,14 +32,14 @@ Row = tuple[str, list[str]]  # "file, line 7" and the cells
 Records = Iterator[tuple[str, dict[str, Any]]]  # the same with the cell of each column
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-# What columns are called, without numbers and punctuation: sentence1, text_a.
+# Words that columns are called by: sentence1, text_a, gold_label.
 _NAMES = (
-    "sentence sentences sent text texts texta textb string premise hypothesis question "
-    "questions query passage context document article paragraph title headline content "
-    "body abstract summary review reviews comment comments message tweet utterance "
-    "answer answers label labels goldlabel class classes category categories target "
-    "score scores similarity quality rating stars sentiment polarity emotion intent "
-    "topic isduplicate id index idx word words token tokens tag tags pos ner nertag"
+    "sentence sentences sent text texts string premise hypothesis question questions "
+    "query passage context document article paragraph title headline content body "
+    "abstract summary review reviews comment comments message tweet utterance answer "
+    "answers label labels gold class classes category categories target score scores "
+    "similarity quality rating stars sentiment polarity emotion intent topic "
+    "id index idx word words token tokens tag tags pos ner 文本 句子 评论 标签"
 )
 
 
@@ -211,8 +211,9 @@ def _is_header(rows: Sequence[Row], task: TaskConfig) -> bool:
 
 
 def is_name(cell: str) -> bool:
-    """Whether a cell has a word by which columns are called."""
-    return re.sub(r"[\W\d_]+", "", cell.casefold()) in _NAMES.split()
+    """Whether a cell has no words but those that columns are called by."""
+    words = re.findall(r"[^\W\d_]{2,}", cell[:80].casefold())
+    return bool(words) and set(words) <= set(_NAMES.split())
 
 
 def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:

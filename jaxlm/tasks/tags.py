@@ -28,7 +28,7 @@ import numpy as np
 from jaxlm.families.family import Frame, Tokens
 from jaxlm.tasks.tables import is_name
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
-from jaxlm.tasks.values import lines_of, trimmed
+from jaxlm.tasks.values import check_distinct, lines_of, trimmed
 from jaxlm.text.sources import Digests, read_file
 from jaxlm.text.spans.annotated import columns_of
 from jaxlm.types import UserError
@@ -63,6 +63,10 @@ def read_sentences(
         found = _two_files(path, labelled, digests)
     else:
         lines = lines_of(read_file(path, digests))
+        if lines[0].startswith('{"'):
+            raise UserError(
+                f"{path} is JSON: tags are read from columns, a word a line"
+            )
         ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
             _SEPARATOR in line for line in lines[:2]
         )
@@ -173,6 +177,7 @@ class Tags(Task):
                         "I-PER …): pass --task.metric accuracy for other tags"
                     )
                 kinds.add(parts[1])
+        check_distinct(kinds, path)
         pairs = (f"{place}-{kind}" for kind in sorted(kinds - {""}) for place in "BI")
         return ("O", *pairs)
 

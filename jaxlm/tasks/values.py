@@ -7,6 +7,7 @@ and form feeds are text. A text is a string; a label may also be a number or a b
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from jaxlm.types import UserError
@@ -69,3 +70,15 @@ def label_of(where: str, name: str, value: Any) -> str:
     if "\t" in label or "\n" in label:
         raise UserError(f"{where}: {name} has a tab or line end in it: {label[:60]!r}")
     return label
+
+
+def check_distinct(labels: Iterable[str], path: str) -> None:
+    """Raise UserError if labels are one number, or differ in case alone."""
+    alike: dict[str, str] = {}
+    for each in sorted(labels):
+        key = str(float(each)) if is_number(each) else each.casefold()
+        if alike.setdefault(key, each) != each:
+            raise UserError(
+                f"{path}: {alike[key]!r} and {each!r} would be two classes: write both "
+                "one way, or name the classes by --task.labels"
+            )

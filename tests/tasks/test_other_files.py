@@ -183,9 +183,10 @@ def test_a_header_is_no_example(tmp_path, rows):
 
 def test_a_header_without_labels_is_no_text_to_answer(tmp_path):
     task = TaskConfig(text="0", label="1", labels=("0", "1"))
-    for rows in ("Sentence\nx\nz\n", "text_a\tid\nx\t7\nz\t8\n"):
+    for head in ("Sentence", "text_a\tid", "tweet text", "#1 String", "评论"):
+        row = "\nx" + "\t7" * head.count("\t")
         with pytest.raises(UserError, match="looks like a header"):
-            table(tmp_path / "x.tsv", rows, task, labelled=False)
+            table(tmp_path / "x.tsv", head + row * 2, task, labelled=False)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +269,7 @@ def test_comments_are_no_words_and_a_hash_is_one(tmp_path):
         ("1\ta\tO\n2\tb\tO\n\n1-2\tc\tO\n1\td\tO\n", "first column counts the words"),
         ("word\ttag\nthe\tO\n", "line 1 looks like a header"),
         ("a\tO\n\tO\n", "line 2: an empty word"),
+        ('{"tokens": ["a"], "ner_tags": [0]}\n', "is JSON: tags are read from columns"),
         ("a\x02\x02b\tO\x02O\x02O\n", "line 1: an empty word"),
     ],
 )
@@ -287,6 +289,10 @@ def test_a_file_of_one_tag_teaches_nothing(tmp_path):
     for metric in ("entity_f1", "accuracy"):
         with pytest.raises(UserError, match="has one tag only: 'O'"):
             labels(Tags, TaskConfig(kind="tokens", metric=metric), found)
+    path.write_text("a B-PER\nb I-Per\n")
+    found = read_sentences(str(path), labelled=True)
+    with pytest.raises(UserError, match="'PER' and 'Per' would be two"):
+        labels(Tags, TaskConfig(kind="tokens", metric="entity_f1"), found)
 
 
 # Questions.
@@ -375,8 +381,8 @@ def test_the_road_tells_what_it_reads(model_directory, tmp_path, capsys):
     rows = reviews(60, 1)
     train = tmp_path / "train.tsv"
     train.write_text("".join(f"{text}\t{label}\n" for text, label in rows))
-    dev = write_tsv(tmp_path / "dev.tsv", ("id", "y", "review"), [
-        (str(i), label, text) for i, (text, label) in enumerate(reviews(20, 2))
+    dev = write_tsv(tmp_path / "dev.tsv", ("id", "y", "review", "y2"), [
+        (str(i), label, text, label) for i, (text, label) in enumerate(reviews(20, 2))
     ])  # fmt: skip
     numbers = ["--task.text", "0", "--task.label", "1"]
     flags = "--batch 16 --length 16 --task.buckets 16 --task.epochs 1 --mesh.data 1"
@@ -386,8 +392,11 @@ def test_the_road_tells_what_it_reads(model_directory, tmp_path, capsys):
     headed = write_tsv(tmp_path / "headed.tsv", ("sentence", "label"), rows)
     assert "looks like a header" in mistake(capsys, *words, "--data", headed)
     own = ["--dev_task.text", "review", "--dev_task.label", "y"]
-    assert main([*words, "--data", str(train), "--dev", dev, *own]) == 0
+    words += ["--data", str(train), "--dev", dev]
+    assert main([*words, *own]) == 0
     said = capsys.readouterr().err
+    assert main([*words, *own[:-1], "y2"]) == 2  # not the run's dev file
+    assert "data_sha256" in capsys.readouterr().err
     count = sum(label == "0" for _, label in rows)
     assert f"train.tsv: 0 ({count}), 1 ({60 - count})" in said
     # One text a line, a header, a column more.
