@@ -311,8 +311,13 @@ def pretrained(directory: str) -> Pretrained:
     if is_model(Path(directory)):
         read = read_model(Path(directory), lambda _, leaf: leaf)
         return Pretrained(directory, read.params)
-    run = directory if "://" in directory else str(best_seed(directory))
-    found = restore_params(run, stored=True)
+    run, files = directory, None
+    if "://" not in directory:
+        run = str(path := best_seed(directory))
+        if (path / "config.json").is_file():
+            digest = load_tokenizer(path / "tokenizer").sha256
+            files = RunFiles(read_config(path), {"tokenizer_sha256": digest})
+    found = restore_params(run, stored=True, run=files)
     params = {name: each for name, each in found.state.items() if name not in OWN}
     return Pretrained(f"{run} at step {found.step}", params)
 

@@ -7,7 +7,7 @@ from exported import CONFIGS, export, tokenizer_of
 from roads import mistake
 
 from jaxlm.cli import main
-from jaxlm.open import check_vocabulary
+from jaxlm.open import check_vocabulary, pretrained
 from jaxlm.text.tokenizers import WordPiece
 from jaxlm.types import UserError
 
@@ -109,3 +109,6 @@ def test_pretraining_goes_on_with_another_vocabulary_by_wish_alone(
     assert main(other) == 0 and "10 of 150 entries" in capsys.readouterr().err
     assert main(other) == 0  # it needs --init no more
     assert "--init" in mistake(capsys, *pretrain("two", "new", "--other_vocabulary"))
+    changed(i20=TOKENS[21], i21=TOKENS[20]).save(f"{run}/tokenizer")
+    with pytest.raises(UserError, match="by another run: tokenizer_sha256 was"):
+        pretrained(run)  # as fine-tuning does, which takes the run's tokenizer
