@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from jaxlm.types import UserError
 
 SEAL = "sha256"  # the field of a sealed object that holds its digest
 _SIZE = hashlib.sha256().digest_size
+_TEMPORARY: set[Path] = set()
 
 T = TypeVar("T", dict, list)
 
@@ -39,13 +41,36 @@ def remedied(remedy: str) -> Iterator[None]:
 
 
 @contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A path whose file or directory is removed at the end."""
+    _TEMPORARY.add(path)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        _TEMPORARY.discard(path)
+
+
+def remove_temporary() -> None:
+    """Remove all temporary files, before a signal ends the process."""
+    for path in list(_TEMPORARY):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
     """A new file that replaces `path` as soon as it is complete and on the disk.
 
     `sealed`: append a digest of the name and the bytes, for `read_sealed`.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
+    with temporary(path.with_name(f".{path.name}.{os.getpid()}.new")) as fresh:
         with open(fresh, "w+b") as file:
             yield file
             if sealed:
@@ -54,8 +79,6 @@ def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
     with suppress(OSError):  # some network disks sync no directory
         sync(path.parent)
 

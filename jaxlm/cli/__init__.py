@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import jaxlm
-from jaxlm.cli.runtime import exit_on_signals, interruptible
+from jaxlm.cli.runtime import end_on_signals
 from jaxlm.types import Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -49,16 +49,18 @@ _REFUSALS |= {errno.EFBIG, errno.EIO}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    status = _run_safely(list(sys.argv[1:] if argv is None else argv))
-    if argv is None:
-        exit_on_signals(status)
+    if argv is not None:
+        return _run_safely(argv)
+    end_on_signals(INTERRUPTED)
+    status = _run_safely(sys.argv[1:])
+    end_on_signals(status, done=True)
     return status
 
 
 def _run_safely(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
-        with interruptible(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("always", Note)
             warnings.showwarning = _note
             status = _run([arg for arg in argv if arg != "--debug"])

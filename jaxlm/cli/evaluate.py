@@ -5,12 +5,14 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from jaxlm.cli.arguments import parse, refuse
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.files import temporary
 from jaxlm.text.recipe import Errors, ReadOptions, Sentences
 from jaxlm.types import UserError
 
@@ -148,7 +150,7 @@ def _of_text(args: Evaluate) -> Found:
 
     model = jaxlm.load(args.directory)
     model.check_heads()
-    with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
+    with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as scratch:
         directory = args.corpus or f"{scratch}/corpus"
         if args.text:
             options: Any = {name: getattr(args, name) for name in _READ}

@@ -1,14 +1,14 @@
 """What a verb does before JAX runs: signals, memory, other hosts, compiled code."""
 
+import atexit
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxlm.files import remove_temporary
 from jaxlm.types import UserError
 
 # Launchers' variables with the number of processes of a job.
@@ -24,39 +24,32 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does; a second signal exits.
+def end_on_signals(status: int, *, done: bool = False) -> None:
+    """Let SIGTERM and Ctrl-C end the process with `status` and one line; a second one
+    ends it at once.
 
-    Signals that the caller ignores or handles are not changed. Training has its own
-    handlers (`train/loop.py`).
+    An exception instead would be lost in callbacks of libraries, and many a module does
+    not survive one while it is imported. Training has its own handlers
+    (`train/loop.py`). `done`: nothing is left to do, so nothing is said.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    caught = [number for number in usual if signal.getsignal(number) == usual[number]]
-    if threading.current_thread() is not threading.main_thread():
-        caught = []
 
-    def at_once(number: int, frame: Any) -> None:
-        os._exit(128 + number)
-
-    def interrupt(number: int, frame: Any) -> None:
+    def end(number: int, frame: Any) -> None:
         for each in caught:
-            signal.signal(each, at_once)
-        raise KeyboardInterrupt
+            signal.signal(each, lambda number, _: os._exit(128 + number))
+        if not done:
+            shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
+            os.write(2, shown + b"jaxlm: interrupted; run the same command to resume\n")
+        remove_temporary()
+        if processes := sys.modules.get("multiprocessing.util"):
+            processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
+        os._exit(status)
 
+    caught = [signal.SIGINT, signal.SIGTERM]
+    caught = [each for each in caught if signal.getsignal(each) != signal.SIG_IGN]
     for number in caught:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, usual[number])
-
-
-def exit_on_signals(status: int) -> None:
-    """From now on a signal ends the process with `status`: all its work is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(status))
+        signal.signal(number, end)
+        if done:  # Python resets handlers long before it ends, but ignores what we do
+            atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def start_jax() -> None:

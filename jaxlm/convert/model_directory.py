@@ -16,7 +16,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -38,7 +37,16 @@ from jaxlm.convert.sentence import (
 )
 from jaxlm.convert.stablehlo import write_stablehlo
 from jaxlm.families.elmo import with_words
-from jaxlm.files import DamagedError, read_json, remedied, seal, unseal, write_json
+from jaxlm.files import (
+    DamagedError,
+    read_json,
+    remedied,
+    seal,
+    sync,
+    temporary,
+    unseal,
+    write_json,
+)
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -275,20 +283,15 @@ def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
         raise UserError(
             f"{out} cannot be written: {error.filename}: {error.strerror}"
         ) from None
-    try:
+    with temporary(beside):
         yield beside
         for each in [*beside.rglob("*"), beside]:
-            _sync(each)
+            sync(each)
         if out.is_dir():
             _exchange(beside, out)
         else:
             beside.replace(out)
-        _sync(out.parent)
-    finally:
-        if file:
-            beside.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(beside, ignore_errors=True)
+        sync(out.parent)
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -302,14 +305,6 @@ def _exchange(new: Path, old: Path) -> None:
     old.rename(aside)
     new.rename(old)
     aside.rename(new)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:

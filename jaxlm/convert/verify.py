@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxlm.convert.elmo import files_of
 from jaxlm.convert.sentence import MODULES
-from jaxlm.files import read_json
+from jaxlm.files import read_json, temporary
 from jaxlm.text.sources import SHIPPED
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -337,8 +337,8 @@ def run_client(to: str, out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     changes = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     changes["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with tempfile.TemporaryDirectory(prefix="jaxlm-") as scratch:
-        file = Path(scratch) / "asked"
+    with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as scratch:
+        file = scratch / "asked"
         file.write_bytes(pickle.dumps(asked))
         done = subprocess.run(
             [sys.executable, "-m", "jaxlm.convert.clients", to, str(out), str(file)],
