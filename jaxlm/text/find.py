@@ -112,7 +112,7 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
         below = [each for each in below if os.path.basename(each) not in _VOCABULARIES]
         of_kinds = (list(filter(kind.search, below)) for kind in kinds)
         found = next(filter(None, of_kinds), [])
-        hint = f", a directory of {len(below)} other files: text is {_FORMS}"
+        hint = f", a directory with {len(below)} other files; text is in {_FORMS}"
     elif os.path.exists(path):
         found = [path]
     else:

@@ -1,4 +1,4 @@
-"""What a user may not have meant: the notes of a corpus, a plain line each."""
+"""The notes of a corpus: a line on each thing that a user may not have meant."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -24,7 +24,7 @@ def notes(
     sources: Sequence[Source],
     lexicon: Lexicon | None,
 ) -> Iterator[str]:
-    """The notes of a corpus with such counts."""
+    """The notes of a corpus; `counts` are those of all its units."""
     yield from _of_vocabulary(counts, tokenizer, recipe)
     yield from _of_text(counts, tokenizer, recipe, sources)
     yield from _of_spans(counts, recipe)
@@ -75,13 +75,11 @@ def _of_text(
         ideographs = 3 * counts[f"{units.IDEOGRAPHS}{language}"]
         share = ideographs / max(counts[f"{units.BYTES}{language}"], 1)
         chinese = primary(language) in _WITH_IDEOGRAPHS
-        if share > 0.5 and not chinese:
+        if (share < 0.05) if chinese else (share > 0.5):
             yield (
-                f"the text in the language {language} is Chinese to {share:.0%}: name "
-                "its language (--text zh:PATH), or sentences are cut by other rules"
+                f"{share:.0%} of the text in the language {language} are Chinese "
+                "characters: is that its language? --text zh:PATH names another"
             )
-        if share < 0.05 and chinese:
-            yield f"the text in the language {language} is Chinese to {share:.0%} only"
     mean = counts["sentences"] / counts["documents"]
     # GPT-1's words leave no line ends to tell lines by.
     if mean < 1.5 and tokenizer.kind != "gpt1_bpe":

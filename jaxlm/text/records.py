@@ -1,7 +1,7 @@
 """Sources that are read record by record: TFDS, columns of CSV and Parquet, dumps.
 
-A record of a table is handed on as a line of JSON with its one column, so that all
-that is said of `.jsonl` holds for tables, too.
+A row of a table becomes a line of JSON with one column, so that the rules of `.jsonl`
+hold for tables too.
 """
 
 import csv
@@ -34,10 +34,10 @@ def _line(source: Source, number: int, cell: Any) -> bytes:
 
 
 def _read_csv(source: Source, start: int) -> Iterator[Record]:
-    """The cells of a column that the first row names, quoted as in RFC 4180."""
+    """The cells of the column that the header names; quoting as in RFC 4180."""
     csv.field_size_limit(LONGEST_RECORD)
     with open_source(source) as (unpacked, packed):
-        # Bytes that are not UTF-8 go through as they are; who reads the text decides.
+        # Bytes that are not UTF-8 stay as they are, for `texts_of` to judge.
         text = io.TextIOWrapper(unpacked, "utf-8-sig", "surrogateescape", newline="")
         rows = csv.reader(text, strict=True)
         number = 0
@@ -60,7 +60,7 @@ def _read_csv(source: Source, start: int) -> Iterator[Record]:
 
 
 def _read_parquet(source: Source, start: int) -> Iterator[Record]:
-    """The cells of a column, strings or lists, a part of a row group at a time."""
+    """The cells of a column of strings or lists, read in parts of a row group."""
     try:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile

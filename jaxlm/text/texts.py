@@ -62,7 +62,8 @@ def texts_of(fragment: Fragment, recipe: Recipe) -> Texts:
             case "jsonl" | "csv" | "parquet":
                 content = _text_of_record(fragment, text)
             case "wiki":
-                content = plain_text(text, fragment.source.name)
+                plain = plain_text(text, fragment.source.name)
+                content = _without_surrogates(plain)  # of "&#xd800;"
             case _:
                 content = text
         if recipe.verbatim:

@@ -278,10 +278,10 @@ def test_globs_and_directories_come_in_order_of_path(tmp_path, monkeypatch):
     for specs, message in [
         (["c.txt"], r"no text file matches 'c.txt': did you mean b\.txt"),
         (["a/c/d.txt"], "matches 'a/c/d.txt', there is no such file or directory"),
-        (["none"], r"no text file matches 'none', a directory of 1 other files"),
+        (["none"], r"no text file matches 'none', a directory with 1 other files"),
         (["https://x.org/b.txt"], "only gs:// is read: download it"),
         (["dump.xml.bz2"], "a Wikipedia's dump is named wiki:dump.xml.bz2"),
-        (["wiki:a"], "no text file matches 'a', a directory of 3"),
+        (["wiki:a"], "no text file matches 'a', a directory with 3"),
         (["*.csv"], r"no text file matches '\*.csv'"),
         ([], "no text given"),
         (["a/readme.md"], "a/readme.md is none of"),

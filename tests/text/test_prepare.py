@@ -377,10 +377,9 @@ def test_words_that_the_vocabulary_does_not_know_are_noted(books, tmp_path):
 def test_a_language_that_the_text_is_not_in_is_noted(tmp_path):
     chinese, english = "他在北京写字。\n他很好。\n", "He is here.\nHe writes.\n"
     zh = RunConfig(model=CONFIG.model, text=TextConfig(language="zh"))
-    assert "in the language en is Chinese to 8" in noted(tmp_path, chinese)
-    assert "in the language zh is Chinese to 0% only" in noted(
-        tmp_path, english, config=zh
-    )
+    said = "of the text in the language {} are Chinese characters: is that its"
+    assert said.format("en") in noted(tmp_path, chinese)
+    assert "0% " + said.format("zh") in noted(tmp_path, english, config=zh)
     for text, config in ((chinese, zh), (english, CONFIG)):
         assert "in the language" not in noted(tmp_path, text, config=config)
 
