@@ -224,7 +224,8 @@ def test_articles_of_a_dump_are_documents_of_plain_paragraphs(dump, name):
 
 
 def test_variants_of_chinese_are_read_in_the_first(dump):
-    text = "半&amp;#xd800;字。\n-{H|zh-cn:甲; zh-tw:乙}-這是-{zh-hans:计算机;zh-hant:電腦}-和-{雨}-。"
+    text = "半&amp;#xd800;字。\n"
+    text += "-{H|zh-cn:甲; zh-tw:乙}-這是-{zh-hans:计算机;zh-hant:電腦}-和-{雨}-。"
     written(dump / "d.xml", DUMP.format(page(text)))
     assert texts(f"wiki:{dump / 'd.xml'}") == [["半\ufffd字。", "這是计算机和雨。"]]
 
