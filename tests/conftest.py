@@ -87,6 +87,16 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 @pytest.fixture
+def without_type_checks():
+    """Calls are as users make them: without the checks that the tests add."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def shared() -> Path:
     """The real data beside the repository."""
     return SHARED

@@ -6,7 +6,6 @@ import resource
 from pathlib import Path
 from types import SimpleNamespace
 
-import jaxtyping
 import numpy as np
 import pytest
 from exported import export
@@ -23,16 +22,9 @@ from jaxlm.generate.sampling import Sampling
 from jaxlm.types import Note, UserError
 from jaxlm.vectors import Embedded
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 TEXT = "It was a truth."
 ROW = [[2, 7, 8, 3]]
-
-
-@pytest.fixture(autouse=True)
-def without_type_checks():
-    """As users call: without those that the tests add."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt2", "elmo"])

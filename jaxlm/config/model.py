@@ -119,6 +119,7 @@ class _Transformer:
     def __post_init__(self) -> None:
         check_fields(self, "model.")
         _check_sizes(self, "max_length", "num_heads", "d_model", "d_ff")
+        check_range(self, "model.", "[0, inf)", "norm_eps", "init_std")
         if self.d_model % self.num_heads:
             raise UserError(
                 f"model.d_model = {self.d_model} is not a multiple of "
@@ -146,6 +147,10 @@ class BertConfig(_Transformer):
     nsp: bool = True
     """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
     second head in the model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "model.", "[1, 65536]", "num_token_types")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class ConfigJson(NamedTuple):
         kind, least, what = (int, 1, "positive integer")
         if isinstance(default, float):
             kind, least, what = ((int, float), 0, "number above 0")
-        if not isinstance(value, kind) or isinstance(value, bool) or value < least:
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        if not good or not least <= value < 2**63:
             raise UserError(f"{self.path}: {name} = {value!r} is no {what}")
         return type(default)(value)
 
@@ -67,13 +68,14 @@ class ConfigJson(NamedTuple):
         """The `ModelType` of the field model_type or, without it, of architectures."""
         kind = self.values.get("model_type")
         if kind is None:
-            name = str((self.values.get("architectures") or [""])[0])
+            names = self.values.get("architectures")
+            name = str(names[0]) if isinstance(names, list) and names else ""
             stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
             kinds = {each.stem: each.name for each in MODEL_TYPES.values()}
             kind = kinds.get(stem, name or None)
         if kind is None:
             raise UserError(f"{self.path} names no model_type: no model's config")
-        if kind not in MODEL_TYPES:
+        if kind not in [*MODEL_TYPES]:  # of any type, as a file has it
             near = difflib.get_close_matches(str(kind), MODEL_TYPES, n=1, cutoff=0.3)
             hint = f"the nearest is {near[0]}; " if near else ""
             raise UserError(
@@ -170,7 +172,7 @@ class ModelType:
         """
         known = self.activations
         word = options.get(self.activation, next(iter(known)))
-        if word not in known:
+        if word not in [*known]:
             raise UserError(
                 f"{options.path}: {self.activation} = {word!r} is none of "
                 f"{', '.join(known)}"
@@ -182,7 +184,10 @@ class ModelType:
             return BertConfig(nsp=not {"pooler", "nsp"}.isdisjoint(parts), **values)
         if not values.get("d_ff"):
             values["d_ff"] = 4 * values["d_model"]
-        own = {**self.own, **options.get("jaxlm", {})}
+        ours = options.get("jaxlm", {})
+        if not isinstance(ours, dict):
+            raise UserError(f"{options.path}: jaxlm = {ours!r} is no object")
+        own = {**self.own, **ours}
         values |= {name: own[name] for name in self.own}
         return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)
 

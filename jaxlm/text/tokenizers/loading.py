@@ -79,7 +79,7 @@ def _load_ours(file: Path, words: str | None) -> Tokenizer:
     options, directory = read_json(file), file.parent
     kind, digest = options.pop("kind", None), options.pop("sha256", None)
     training = options.pop("training", None)
-    if kind not in _KINDS:
+    if kind not in [*_KINDS]:
         raise UserError(f"{directory}: no tokenizer kind {kind!r}")
     if kind == "gpt1_bpe" and words not in (None, options["words"]):
         raise UserError(
@@ -88,7 +88,7 @@ def _load_ours(file: Path, words: str | None) -> Tokenizer:
         )
     try:
         tokenizer = _KINDS[kind].read(directory, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DamagedError(f"{file} is not as it was saved: {error}") from None
     tokenizer.training = training
     if tokenizer.sha256 != digest:
