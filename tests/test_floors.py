@@ -25,7 +25,7 @@ FLOORS = (
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 DEVICES = {"jax", "jaxlib", "flax", "optax", "orbax"}  # text and config live without
 OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "gguf", "spacy"}
-OPTIONAL |= {"rjieba", "libtpu", "onnxruntime", "xllamacpp"}
+OPTIONAL |= {"rjieba", "libtpu", "onnxruntime", "xllamacpp", "sentence_transformers"}
 OPTIONAL |= {"mwxml", "mwparserfromhell", "pyarrow"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
