@@ -60,7 +60,7 @@ def text_of(where: str, name: str, value: Any) -> str:
 
 def label_of(where: str, name: str, value: Any) -> str:
     """A value that is a label; equal numbers are one label."""
-    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)

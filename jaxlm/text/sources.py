@@ -39,7 +39,7 @@ _NO_TEXT = {
     b"BZh91AY&SY": "packed by bzip2: name it *.bz2",
     b"PK\3\4": "a zip archive: unpack it, and take the text out",
     b"%PDF-": "a PDF: take the text out (pdftotext)",
-    b"PAR1": "Parquet: name it *.parquet",
+    b"PAR1": "Parquet: name it *.parquet; tasks do not read it",
 }
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _DAMAGED_BZ2 = "Invalid data stream"  # an OSError like any other
