@@ -47,6 +47,7 @@ def main() -> int:
     cache = here / "xla"  # all processes compile the same few programs
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     world, scratch = World(here / "world"), here / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
     if not world.here.exists():
         world.make()
     _say(f"a corpus, a run and an export of each family: {_since(began)}")

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -287,18 +288,19 @@ def full_disks(world: World, scratch: Path, sizes: list[int]) -> Iterator[Trial]
 def divergence(world: World, scratch: Path) -> Iterator[Trial]:
     """A rate that diverges: the run stops, its last checkpoint is finite and usable."""
     row, out = "diverging run", scratch / "diverges"
-    wild = ("--optim.peak", "1e18", "--optim.warmup", "0", "--optim.clip", "0")
-    ended = run(
-        *world.pretrain("bert", out, *wild, "--steps", "60", "--save_every", "1")
-    )
-    trial = _trial(row, "peak 1e18, saved each step", ended, lambda _: False)
-    yield trial
-    fork = re.search(r"jaxlm (pretrain .*--fork \S+ .*)", ended.err)
+    wild = ("--optim.clip", "0", "--steps", "2000", "--save_every", "1")
+    at_once = ("--optim.peak", "1e18", "--optim.warmup", "0")
+    first = world.pretrain("bert", scratch / "at-once", *wild, *at_once)
+    yield _trial(row, "from the first step", run(*first), lambda _: False)
+    later = ("--optim.peak", "1e6", "--optim.warmup", "1000")
+    ended = run(*world.pretrain("bert", out, *wild, *later))
+    yield _trial(row, "after some steps", ended, lambda _: False)
+    fork = re.search(r"pretrain --fork .+", ended.refusal)
     if not fork:
-        yield Trial(row, "the advice", UNCLEAR, ended.err[-500:])
+        yield Trial(row, "the advice", UNCLEAR, ended.refusal)
     else:
-        words = fork[1].rstrip(".)`").replace("NEW", str(scratch / "forked")).split()
-        advised = run(*words, "--optim.peak", "1e-3", "--stop", "6")
+        words = re.sub(r"(--optim.peak) \S+", r"\1 1e-3", fork[0])
+        advised = run(*shlex.split(words), "--stop", "8")
         yield _trial(row, "the advice followed", advised, lambda x: bool(x.state))
     for verb in ("fill", "evaluate", "export"):
         more = {
