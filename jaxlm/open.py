@@ -162,7 +162,8 @@ class Model:
         logits = np.asarray(self.forward(tokens, mask=mask).logits)[0, holes]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        best = np.argsort(-scores, axis=-1)[:, :top_k]
+        drawn = scores[:, : self.tokenizer.drawn]
+        best = np.argsort(-drawn, axis=-1)[:, :top_k]
         return [
             [Guess(self.tokenizer.token(int(i)), float(score[i])) for i in order]
             for order, score in zip(best, scores, strict=True)

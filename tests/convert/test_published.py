@@ -279,3 +279,12 @@ def test_an_exported_bert_frames_pairs_in_transformers(kind, tmp_path):
     one, two = (ours.encode(text).ids.tolist() for text in ("it was", "she"))
     assert found["input_ids"] == [2, *one, 3, *two, 3]
     assert found["token_type_ids"] == [0] * (len(one) + 2) + [1] * (len(two) + 1)
+
+
+def test_padding_is_no_guess_for_a_mask(tmp_path):
+    directory = theirs(tmp_path / "theirs", "bert", rows=170)
+    model, _ = imported(directory, tmp_path / "in")
+    bias = model.params["mlm"]["bias"]
+    model.params["mlm"]["bias"] = bias.at[160].set(1e3)
+    (guesses,) = model.fill("It was a [MASK].", top_k=150)
+    assert not {guess.token for guess in guesses} & {*model.tokenizer.tokens[150:]}

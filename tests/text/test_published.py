@@ -528,3 +528,27 @@ def test_bert_s_own_file_gives_transformers_ids(shared, tmp_path):
         ours = load_tokenizer(directory)
         assert ours.special is not None and ours.tokens[ours.special.mask] == SPECIAL[4]
         equal_ids(AutoTokenizer.from_pretrained(directory), ours, [*NASTY, *nasties()])
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("tokenizer_config", {"do_lower_case": "yes"}),
+        ("tokenizer_config", {"pad_token": 3}),
+        ("tokenizer_config", {"mask_token": {"contents": "x"}}),
+        ("tokenizer_config", {"additional_special_tokens": 4}),
+        ("tokenizer_config", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "y"}}}),
+        ("tokenizer_config", {"added_tokens_decoder": {"9": {"content": 4}}}),
+        ("tokenizer_config", {"tokenizer_class": ["BertTokenizer"]}),
+        ("added_tokens", {"<e1>": "last"}),
+        ("added_tokens", {"<e1>": None}),
+        ("special_tokens_map", {"unk_token": [1]}),
+    ],
+)
+def test_damage_beside_the_vocabulary_is_one_line(file, content, tmp_path):
+    for make in (bert, gpt):
+        directory = make(tmp_path / make.__name__, **{file: content})
+        with pytest.raises(UserError) as caught:
+            load_tokenizer(directory)
+        assert "\n" not in str(caught.value) and str(directory) in str(caught.value)

@@ -19,7 +19,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from jaxlm.files import read_json, write_file, write_json
 from jaxlm.text.sources import read_file
 from jaxlm.text.tokenizers.tokenizer import (
-    END_OF_DOCUMENT,
     Tokenizer,
     in_order,
     padded,
@@ -159,11 +158,6 @@ class Gpt1Bpe(Bpe):
         if UNKNOWN not in self._ids:
             raise UserError(f"a vocabulary of GPT-1's has an entry {UNKNOWN}")
         self.words = words
-
-    @property
-    def end_of_document(self) -> int | None:
-        """The id of `<|endoftext|>` or, without one, of the line end."""
-        return self._ids.get(END_OF_DOCUMENT, self._ids.get("\n" + WORD_END))
 
     @cached_property
     def _library(self) -> Library:

@@ -35,7 +35,7 @@ _LIKE: dict[str, Kind] = {"WordPiece": "wordpiece", "Unigram": "sentencepiece"}
 _BERT = "BertNormalizer"
 _GPT2 = {"add_prefix_space": False, "use_regex": True}
 # What makes another BPE than GPT-2's of the same tokens and merges.
-_OF_BPE = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+_OF_BPE = "continuing_subword_prefix end_of_word_suffix byte_fallback ignore_merges"
 
 
 class LibraryTokenizer(Tokenizer):
@@ -140,7 +140,11 @@ class LibraryTokenizer(Tokenizer):
     def _content(self) -> bytes:
         model = self._rules["model"]
         plain = not self.names and model.get("type") == "BPE"
-        if plain and self._split == byte_runs and not any(map(model.get, _OF_BPE)):
+        if (
+            plain
+            and self._split == byte_runs
+            and not any(map(model.get, _OF_BPE.split()))
+        ):
             # The digest of a `ByteBpe`, which gives the same ids.
             content = {"kind": "byte_bpe", "tokens": self.tokens, "prefix_space": False}
             merges = json.dumps(merges_of(model))

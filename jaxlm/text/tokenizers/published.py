@@ -35,6 +35,8 @@ from jaxlm.text.tokenizers.tokenizer import (
 from jaxlm.text.tokenizers.words import MAX_WORD, WordPiece, bert_library
 from jaxlm.types import UserError
 
+# In the order in which transformers adds those that a vocabulary lacks.
+_NAMED = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
 _ROLES = {**SPECIAL_OF, "eos_token": "end", "bos_token": "begin"}
 _LIST = ("additional_special_tokens", "extra_special_tokens")
 # What a class of transformers reads, by the name of a file, without "Fast".
@@ -42,7 +44,6 @@ _BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
 _GPTS = "GPT2Tokenizer OpenAIGPTTokenizer"
 _MAX_WORD = 100  # characters, in transformers
 _OF_HF = ("config.json", "tokenizer_config.json")
-_LINE_END = "\n" + bpe.WORD_END
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Described:
     @property
     def special(self) -> dict[str, dict[str, Any]]:
         """The special tokens that are named, and those of a list."""
-        named = {key: self.options.get(key) for key in _ROLES}
+        named = {key: self.options.get(key) for key in _NAMED}
         for key in _LIST:
             found = self.options.get(key) or []
             every = found.values() if isinstance(found, dict) else found
@@ -72,16 +73,13 @@ class Described:
     @property
     def names(self) -> dict[str, str]:
         """`Tokenizer.names`: a special token that ends or begins texts is no other."""
-        named = (item for item in self.special.items() if item[0] in _ROLES)
-        found = {_ROLES[key]: token["content"] for key, token in named}
-        end = found.get("end", END_OF_DOCUMENT)
-        ends = end, END_OF_DOCUMENT, found.get("begin")
-        return {
-            role: name
-            for role, name in found.items()
-            if not (name == role or (role in SPECIAL and name in ends))
-            and (role, name) not in (("end", END_OF_DOCUMENT), ("begin", end))
-        }
+        named = {_ROLES.get(k): token["content"] for k, token in self.special.items()}
+        end = named.get("end", END_OF_DOCUMENT)
+        usual = {role: {role} for role in SPECIAL}
+        usual |= {"end": {END_OF_DOCUMENT}, "begin": {end}}
+        for role in ("[PAD]", "[UNK]"):
+            usual[role] |= {END_OF_DOCUMENT, end, named.get("begin", end)}
+        return {r: named[r] for r in usual if r in named and named[r] not in usual[r]}
 
     @property
     def tokens(self) -> list[str]:
@@ -110,18 +108,21 @@ def described(directory: Path) -> Described:
             content = read_json(path)
             notes += check(path, content)
             options |= content
-    found = Described(directory, options, {}, notes)
-    path = directory / "added_tokens.json"
-    if "added_tokens_decoder" in options:
-        every = options["added_tokens_decoder"] or {}
-        found.added = {int(id): _token(token) for id, token in every.items()}
-    elif path.is_file():
-        special = {token["content"] for token in found.special.values()}
-        every = read_json(path).items()
-        found.added = {id: _token(token, token in special) for token, id in every}
     path = directory / "config.json"
     if path.is_file():
         options.setdefault("tokenizer_class", read_json(path).get("tokenizer_class"))
+    found = Described(directory, options, {}, notes)
+    path = directory / "added_tokens.json"
+    more = read_json(path) if path.is_file() else {}
+    try:
+        special = {token["content"] for token in found.special.values()}
+        if (every := options.get("added_tokens_decoder")) is None:
+            every = {id: _token(token, token in special) for token, id in more.items()}
+        for id, token in every.items():
+            flags = found.added[int(id)] = _token(token)
+            AddedToken(**flags)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory}: added tokens cannot be read: {error}") from None
     return found
 
 
@@ -165,15 +166,7 @@ def from_tokenizer_json(path: Path) -> Tokenizer:
     values = {**content, "model.dropout": model.get("dropout")}
     by.notes += check(path, values, LIBRARY_FILE)
     by.notes += _contradictions(path, content, by)
-    names, text = by.names, read_file(str(path))
-    tokenizer = LibraryTokenizer(text, names=names, path=path)
-    if (full := with_added(text, by)) != text:
-        tokenizer = LibraryTokenizer(full, names=names, path=path)
-    if tokenizer.end_of_document is None and tokenizer.id(_LINE_END) is not None:
-        names = {"end": _LINE_END, **names}  # GPT-1's
-        tokenizer = LibraryTokenizer(full, names=names, path=path)
-    tokenizer.notes = by.notes
-    return tokenizer
+    return _with(read_file(str(path)), by)
 
 
 def _contradictions(path: Path, content: dict, by: Described) -> tuple[str, ...]:
@@ -283,7 +276,9 @@ def as_described(own: Tokenizer, by: Described) -> Tokenizer:
 
 
 def _with(text: str, by: Described) -> LibraryTokenizer:
-    found = LibraryTokenizer(with_added(text, by), names=by.names, path=by.directory)
+    found = LibraryTokenizer(text, names=by.names, path=by.directory / LIBRARY_FILE)
+    if (full := with_added(text, by)) != text:
+        found = LibraryTokenizer(full, names=by.names)
     found.notes = by.notes
     return found
 

@@ -28,6 +28,7 @@ _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 SPECIAL_OF = dict(zip(_ROLES, SPECIAL, strict=True))  # transformers' word → ours
 # GPT-2's name; stored after each document if a vocabulary has it.
 END_OF_DOCUMENT = "<|endoftext|>"
+LINE_END = "\n</w>"  # ends a document where the vocabulary, GPT-1's, has no other
 # Special tokens that have a part in rows, wherever they come from.
 USUAL = frozenset((*SPECIAL, *_ALSO, END_OF_DOCUMENT))
 LIBRARY_FILE = "tokenizer.json"
@@ -111,7 +112,8 @@ class Tokenizer(abc.ABC):
     @property
     def end_of_document(self) -> int | None:
         """Id that a corpus stores after each document; None: it stores none."""
-        return self._ids.get(self.names.get("end", END_OF_DOCUMENT))
+        end = self._ids.get(self.names.get("end", END_OF_DOCUMENT))
+        return self._ids.get(LINE_END) if end is None else end
 
     @property
     def begin_of_text(self) -> int | None:
