@@ -27,7 +27,6 @@ from jaxlm.text.tokenizers.tokenizer import (
     END_OF_DOCUMENT,
     LIBRARY_FILE,
     SPECIAL,
-    SPECIAL_OF,
     Tokenizer,
     read_vocabulary,
     with_frame,
@@ -36,8 +35,15 @@ from jaxlm.text.tokenizers.words import MAX_WORD, WordPiece, bert_library
 from jaxlm.types import UserError
 
 # In the order in which transformers adds those that a vocabulary lacks.
-_NAMED = "bos_token eos_token unk_token sep_token pad_token cls_token mask_token".split()
-_ROLES = {**SPECIAL_OF, "eos_token": "end", "bos_token": "begin"}
+_ROLES = {
+    "bos_token": "begin",
+    "eos_token": "end",
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 _LIST = ("additional_special_tokens", "extra_special_tokens")
 # What a class of transformers reads, by the name of a file, without "Fast".
 _BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
@@ -63,7 +69,7 @@ class Described:
     @property
     def special(self) -> dict[str, dict[str, Any]]:
         """The special tokens that are named, and those of a list."""
-        named = {key: self.options.get(key) for key in _NAMED}
+        named = {key: self.options.get(key) for key in _ROLES}
         for key in _LIST:
             found = self.options.get(key) or []
             every = found.values() if isinstance(found, dict) else found
