@@ -167,3 +167,27 @@ def test_configs_are_frozen_and_need_no_jax():
         LogConfig().every = 3
     code = "import sys, jaxlm.config; assert 'jax' not in sys.modules, 'imports jax'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (("steps",), "100", "steps = '100' is not a whole number"),
+        (("steps",), True, "steps = True is not"),
+        (("optim", "peak"), float("nan"), "optim.peak = nan is not a finite number"),
+        (("text", "lowercase"), "no", "text.lowercase = 'no' is not True or False"),
+        (("text", "tokenizer"), "wordpeace", "did you mean wordpiece"),
+        (("text",), [], r"text = \[\] is no object"),
+        (("model", "num_layers"), 10**9, "num_layers = 1000000000 is not in"),
+        (("model", "d_model"), None, "model.d_model = None is not a whole number"),
+        (("phases",), {}, r"phases = \{\} is not a list"),
+    ],
+)
+def test_values_of_a_file_have_the_types_of_their_fields(at, value, message):
+    content = json.loads(to_json(load_config("bert_tiny")))
+    inner = content
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = value
+    with pytest.raises(UserError, match=message):
+        from_json(json.dumps(content))

@@ -33,14 +33,18 @@ def check_fields(record: Any, at: str = "") -> None:
     where several may stand. `at` is the prefix of the names in the error.
     """
     for name, kind in _kinds(type(record)).items():
-        value = getattr(record, name)
-        try:
-            object.__setattr__(record, name, _as(kind, value))
-        except _MISFITS:
-            what, words = _described(kind)
-            raise UserError(
-                f"{at}{name} = {shown(value)} is not {what}{meant(value, words)}"
-            ) from None
+        value = typed(kind, getattr(record, name), f"{at}{name}")
+        object.__setattr__(record, name, value)
+
+
+def typed(kind: Any, value: Any, name: str) -> Any:
+    """A value as a `kind`, see `check_fields`; UserError if it is none."""
+    try:
+        return _as(kind, value)
+    except _MISFITS:
+        what, words = _described(kind)
+        hint = meant(value, words)
+        raise UserError(f"{name} = {shown(value)} is not {what}{hint}") from None
 
 
 def check_range(config: Any, at: str, interval: str, *names: str) -> None:

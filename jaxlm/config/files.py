@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxlm.config.checks import shown, typed
 from jaxlm.config.model import DataConfig, ModelConfig
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
@@ -89,10 +90,13 @@ def _family(model: dict[str, Any]) -> type[ModelConfig]:
 
 def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -> Any:
     """A value of the type `kind`; `at` is its dotted name in the config."""
-    if typing.get_origin(kind) is tuple:
-        return tuple(_build(typing.get_args(kind)[0], each, at) for each in data)
+    each, *more = typing.get_args(kind) or (None,)
+    if more == [...] and dataclasses.is_dataclass(each) and isinstance(data, list):
+        return tuple(_build(each, one, at) for one in data)
     if not dataclasses.is_dataclass(kind):
-        return data
+        return typed(kind, data, at.removesuffix("."))
+    if not isinstance(data, dict):
+        raise UserError(f"{at.removesuffix('.')} = {shown(data)} is no object")
     hints = hints or typing.get_type_hints(kind)
     for name in data.keys() - hints.keys():
         near = difflib.get_close_matches(name, hints, n=1, cutoff=0.4)
