@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 from states import ABSTRACT, leaf_file, same, state_of, write
+from tiny import tiny
 
 from jaxlm.checkpoints import (
     Checkpoints,
     Restored,
+    RunFiles,
     UnsoundError,
     restore_params,
 )
@@ -140,3 +142,16 @@ def test_best_parameters_that_are_gone_are_missed(run):
     best.save(20, {"params": state_of(20).params}, {})
     best.wait()
     assert restore_params(run, ABSTRACT.params).step == 20
+
+
+def test_a_checkpoint_of_an_older_version_fits_any_run(run):
+    """It does not know the config and the digests that it belongs to."""
+    checkpoints = Checkpoints(run, run=RunFiles(tiny(), {"corpus_sha256": "a"}))
+    assert checkpoints.restore(ABSTRACT).step == 20
+    checkpoints.save(30, state_of(30), {})
+    checkpoints.wait()
+    assert checkpoints.restore(ABSTRACT).step == 30
+    other = Checkpoints(run, run=RunFiles(tiny(), {"corpus_sha256": "b"}))
+    with pytest.raises(UserError, match="another run: corpus_sha256 was a…, is b…"):
+        other.restore(ABSTRACT, fallback=True)
+    assert other.steps() == [20, 30]
