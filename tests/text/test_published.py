@@ -141,6 +141,13 @@ BERTS = {
             },
         },
     ),
+    "mask strips": (
+        {
+            "do_lower_case": True,
+            "mask_token": "<mask>",
+            "added_tokens_decoder": {str(COUNT): added("<mask>", lstrip=True)},
+        },
+    ),
     "own names": (
         {"do_lower_case": True},
         {"special_tokens_map": {"unk_token": "the", "mask_token": "cat"}},
@@ -152,6 +159,12 @@ GPTS = {
     "pad added": ({"pad_token": "[PAD]"}, {"added_tokens": {"[PAD]": 400}}),
     "pad named": (None, {"special_tokens_map": {"pad_token": "[PAD]"}}),
     "added": ({}, {"added_tokens": {"<|user|>": 400, " the": 401, "covid": 402}}),
+    "named, strips": (
+        {
+            "unk_token": "[E]",
+            "added_tokens_decoder": {"400": added("[E]", lstrip=True, special=True)},
+        },
+    ),
     "added, strips": (
         {
             "added_tokens_decoder": {
@@ -189,7 +202,10 @@ def test_a_directory_without_tokenizer_json_is_as_in_transformers(
         name not in ("plain", "cased") and (family, name) != ("gpt", "prefix")
     )
     texts = [*NASTY, *nasties()]
-    if name == "own names":  # "[MASK]" means the mask here, whatever it is called
+    if name in (
+        "own names",
+        "mask strips",
+    ):  # "[MASK]" means the mask here, whatever it is called
         texts = [text for text in texts if "[MASK]" not in text]
     equal_ids(theirs, ours, texts)
     ours.save(tmp_path / "saved")
@@ -552,3 +568,12 @@ def test_damage_beside_the_vocabulary_is_one_line(file, content, tmp_path):
         with pytest.raises(UserError) as caught:
             load_tokenizer(directory)
         assert "\n" not in str(caught.value) and str(directory) in str(caught.value)
+
+
+def test_text_that_the_library_cannot_encode_is_one_line(tmp_path):
+    library = Library(models.WordPiece({"a": 0, "b": 1}, unk_token="[UNK]"))
+    library.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path)
+    assert ours.encode("a").ids.tolist() == [0]
+    with pytest.raises(UserError, match=r"cannot encode 'x': .*Missing \[UNK\]"):
+        ours.encode("x")

@@ -59,6 +59,7 @@ class LibraryTokenizer(Tokenizer):
         roles = USUAL | set((names or {}).values())
         self._text, (self._rules, library) = text, _opened(text, roles, path)
         ids = library.get_vocab(with_added_tokens=True)
+        roles -= {added["content"] for added in self._rules["added_tokens"]}
         library.add_special_tokens([name for name in roles if name in ids])
         library.encode_special_tokens = True  # characters, in plain text
         tokens = _by_id(ids, size, path)
@@ -93,7 +94,10 @@ class LibraryTokenizer(Tokenizer):
         return self._split(text) if self._split else [text]
 
     def _cut(self, run: str) -> tuple[int, ...]:
-        found = self._library.encode(run, add_special_tokens=False)
+        try:
+            found = self._library.encode(run, add_special_tokens=False)
+        except Exception as error:  # an unknown token that is not in the vocabulary
+            raise UserError(f"{LIBRARY_FILE} cannot encode {run!r}: {error}") from None
         if self._cutter and self._cutter.get("split", True):
             return signed(found.ids, found.word_ids)
         bounds = [word.start() for word in _WORD.finditer(run)]
