@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,12 @@ def keep_freed_memory() -> None:
         arena_max, mmap_max, trim_threshold = -8, -4, -1
         for name, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
             ctypes.CDLL(None).mallopt(name, value)
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that the host or, by XLA, a device has no memory left."""
+    said = re.search("RESOURCE_EXHAUSTED|OUT_OF_MEMORY", str(error))
+    return isinstance(error, MemoryError) or bool(said)
 
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -42,6 +42,10 @@ usage: jaxlm VERB … ; jaxlm VERB --help says more
 or Ctrl-C (run the same command to resume), 2 a mistake in the command or its input, 3
 does not fit in memory, 1 anything else."""
 
+# Flags of verbs that take less memory if they are smaller.
+_SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
+_SMALLER |= {"generate": "--max_tokens, --samples or --beams"}
+
 # Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS |= {errno.EFBIG, errno.EIO}
@@ -79,13 +83,17 @@ def _run_safely(argv: list[str]) -> int:
             raise
         status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
     except Exception as error:
-        # RESOURCE_EXHAUSTED is of the devices, by XLA.
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(
-            error
-        ):
+        from jaxlm.cli.runtime import wait_if_a_host_is_lost
+
+        wait_if_a_host_is_lost(error)
+        from jaxlm.memory import exhausted
+
+        if not exhausted(error):
             raise
         first = next(iter(str(error).splitlines()), "")
         status, message = TOO_LARGE, f"does not fit in memory: {first}"
+        if smaller := _SMALLER.get(argv[0]):
+            message += f"; untried: a smaller {smaller}"
     if debug:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)

@@ -39,8 +39,9 @@ def run_finetune(argv: list[str]) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--workdir", default="")
     first.add_argument("--init", default=recipe.init)
-    init = _init_of(*vars(first.parse_known_args(words)[0]).values())
-    start_jax()
+    workdir, init = vars(first.parse_known_args(words)[0]).values()
+    init = _init_of(workdir, init)
+    start_jax(workdir)
     from jaxlm.open import model_of
     from jaxlm.tasks.data_files import find_data_files
     from jaxlm.tasks.finetune import open_run

@@ -97,7 +97,7 @@ def run_pretrain(argv: list[str]) -> int:
     """The verb `pretrain`."""
     args = _parse(argv)
     config, workdir = args.config, args.workdir
-    start_jax()
+    start_jax(workdir)
     from jaxlm.open import check_init, check_vocabulary, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
@@ -154,7 +154,7 @@ def _parse(argv: list[str]) -> Pretrain:
         return parse(Pretrain, argv)
     if not argv[0].startswith("-"):
         raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")
-    start_jax()
+    start_jax(known.workdir)
     from jaxlm.train.fork import forked, parent_config
 
     parent = parent_config(known.fork, known.workdir)

@@ -2,8 +2,12 @@
 
 import atexit
 import os
+import re
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +20,13 @@ _PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 # Without a launcher; all but the last are equal in all processes.
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
+HEARTBEAT = 100  # seconds without a sign of life after which a host is lost
+_LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
+
 T = TypeVar("T")
+
+_witnesses: list[subprocess.Popen] = []
+_stderr = 2  # what Python writes to; with several hosts, native code has another
 
 
 def say(text: str) -> None:
@@ -38,7 +48,7 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             signal.signal(each, lambda number, _: os._exit(128 + number))
         if not done:
             shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
-            os.write(2, shown + b"jaxlm: interrupted; run the same command to resume\n")
+            os.write(_stderr, shown + b"jaxlm: interrupted; run the same command to resume\n")
         remove_temporary()
         if processes := sys.modules.get("multiprocessing.util"):
             processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
@@ -52,8 +62,11 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
-def start_jax() -> None:
-    """Join the other hosts, if there are any, and keep compiled programs on disk."""
+def start_jax(workdir: str = "") -> None:
+    """Join the other hosts, if there are any, and keep compiled programs on disk.
+
+    With several hosts, what native code prints goes to a file in the workdir.
+    """
     from jaxlm.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -61,6 +74,8 @@ def start_jax() -> None:
 
     if not jax.distributed.is_initialized():
         _join_hosts()
+        if jax.process_count() > 1 and workdir:
+            _keep_native_output(workdir, jax.process_index())
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxlm/xla")
@@ -72,6 +87,7 @@ def _join_hosts() -> None:
     from jax.experimental import multihost_utils
 
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    options: Any = {"heartbeat_timeout_seconds": HEARTBEAT}
     counts = [int(os.environ.get(name, "1")) for name in _PROCESS_COUNTS]
     if "JAX_NUM_PROCESSES" in os.environ:
         # jax itself reads only the address.
@@ -83,14 +99,42 @@ def _join_hosts() -> None:
             raise UserError(
                 f"JAX_PROCESS_ID={number} is not one of JAX_NUM_PROCESSES={count}"
             )
-        jax.distributed.initialize(address, int(count), int(number))
+        jax.distributed.initialize(address, int(count), int(number), **options)
     elif max(hosts, *counts) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**options)
     else:
         return
     # Wait for all hosts here: on CPUs the first collective fails if a host arrives 30 s
     # after another, which it may if it has to compile first. Later collectives wait.
     multihost_utils.sync_global_devices("start")
+
+
+def _keep_native_output(workdir: str, host: int) -> None:
+    """Send the standard error of native code to WORKDIR/host-N.log; see `witness.py`.
+
+    Python goes on writing where it did.
+    """
+    from jaxlm.cli import witness
+
+    here = Path(tempfile.gettempdir() if "://" in workdir else workdir)
+    here.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, witness.__file__, str(here / f"host-{host}.log")]
+    process = subprocess.Popen(
+        [*command, str(host)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin
+    global _stderr
+    _stderr = os.dup(2)
+    sys.stderr = open(_stderr, "w", 1, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(process.stdin.fileno(), 2)
+    process.stdin.close()
+    _witnesses.append(process)  # collected, it would warn that it still runs
+
+
+def wait_if_a_host_is_lost(error: Exception) -> None:
+    """After a broken connection to a host, wait for the end by JAX, which names it."""
+    if _witnesses and re.search(_LOST, str(error)):
+        time.sleep(HEARTBEAT + 20)
 
 
 def in_turn(work: Callable[[], T]) -> T:

@@ -94,7 +94,12 @@ class FinetuneRun:
             new=NewParams(select(task.fresh, shapes, "fresh"), grows),
             lr_scales=lr_scales,
             digests=self.data,
+            rebuilt=self._rebuilt,
         )
+
+    def _rebuilt(self, config: Any) -> TrainingSource:
+        module = module_of(config, self.task)
+        return dataclasses.replace(self, config=config, module=module).source()
 
     def _stream(self, objective: Objective, phase: Phase, stream: str) -> BatchStream:
         """The batches of a phase, packed if the model and the task allow it."""

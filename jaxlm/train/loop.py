@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
 
 from jaxlm.checkpoints import (
     Checkpoints,
@@ -27,29 +25,15 @@ from jaxlm.checkpoints import (
     check_best,
     state_sha256,
 )
-from jaxlm.config import Phase, RunConfig
-from jaxlm.data.rows import ahead
-from jaxlm.sharding import (
-    batch_parts,
-    batch_sharding,
-    check_batch,
-    local_rows,
-    make_mesh,
-    to_devices,
-)
+from jaxlm.checkpoints.leaf_files import first_line
+from jaxlm.config import RunConfig
+from jaxlm.memory import exhausted
+from jaxlm.train.feed import Run, feed, open_run
+from jaxlm.train.fits import remedies
 from jaxlm.train.fork import forked_state
 from jaxlm.train.log import Log
-from jaxlm.train.optim import make_optimizer
 from jaxlm.train.source import TrainingSource
-from jaxlm.train.state import (
-    LARGEST,
-    Pretrained,
-    TrainState,
-    abstract_params,
-    abstract_state,
-    merge,
-)
-from jaxlm.train.step import make_train_step
+from jaxlm.train.state import LARGEST, Pretrained, TrainState, merge
 from jaxlm.types import UserError
 
 
@@ -59,18 +43,6 @@ class Outcome(NamedTuple):
     step: int
     interrupted: bool
     sha256: str
-
-
-class Run(NamedTuple):
-    """The objects that all phases of a run share."""
-
-    config: RunConfig
-    source: TrainingSource
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule  # step → learning rate
-    abstract: TrainState  # shapes with shardings
-    sharding: NamedSharding  # of a batch
-    checkpoints: Checkpoints
 
 
 def train(
@@ -98,25 +70,23 @@ def train(
     parameters of `config.init` (`open.py`). With `fallback`, a damaged checkpoint is
     skipped; without it, a damaged checkpoint is an error.
     """
-    mesh = make_mesh(config.mesh)
-    check_batch(config, mesh)
-    optimizer, schedule = make_optimizer(
-        config.optim, config.steps, abstract_params(source.module), source.lr_scales
-    )
     files = RunFiles(config, source.digests)
     checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps, run=files)
     last = min(config.stop or config.steps, config.steps)
-    with jax.set_mesh(mesh), stop_signals() as interrupted:
-        facts = {"seed": config.seed, "zero_carry": source.zero_carry}
-        make, abstract = abstract_state(source.module, optimizer, mesh, **facts)
-        sharding = batch_sharding(mesh)
-        run = Run(config, source, optimizer, schedule, abstract, sharding, checkpoints)
-        first = _first_state(run, make, initial, fallback)
-        with Log(workdir, config, first.step, last, first.meta.get("log")) as log:
-            try:
-                return _loop(run, log, first, last, interrupted)
-            finally:
-                checkpoints.wait()
+    run, make = open_run(config, source, checkpoints)
+    try:
+        with jax.set_mesh(run.mesh), stop_signals() as interrupted:
+            first = _first_state(run, make, initial, fallback)
+            with Log(workdir, config, first.step, last, first.meta.get("log")) as log:
+                outcome = _loop(run, log, first, last, interrupted)
+    except Exception as error:
+        if jax.process_count() == 1:  # else a lost host would be waited for
+            checkpoints.wait()
+        if isinstance(error, UserError) or not exhausted(error):
+            raise
+        raise MemoryError(f"{first_line(error)}; {remedies(run)}") from error
+    checkpoints.wait()
+    return outcome
 
 
 def _loop(
@@ -134,7 +104,7 @@ def _loop(
         log.say(f"no evaluation: {evaluate}")
         evaluate = None
     best = _Best(run, first.meta.get("best")) if evaluate and source.best else None
-    feed = _feed(run, log, start, last)
+    batches = feed(run, log, start, last)
     # The run was killed between this checkpoint and its evaluation.
     missing = start > 0 and not log.evaluated
     if jax.process_count() > 1:
@@ -166,7 +136,7 @@ def _loop(
             log.evaluation(figures, source.figures)
         if stop:
             break
-        train_step, batch = next(feed)
+        train_step, batch = next(batches)
         state, metrics = train_step(state, batch)  # dispatched, not awaited
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
@@ -253,57 +223,6 @@ class _Best:
 
     def out_of_patience(self, step: int) -> bool:
         return self.step is not None and 0 < self._patience <= step - self.step
-
-
-def _feed(
-    run: Run, log: Log, start: int, last: int
-) -> Iterator[tuple[Callable[..., Any], Any]]:
-    """(compiled train step, batch) for every step from `start` to `last`."""
-    begin = 0
-    for i, phase in enumerate(run.config.all_phases):
-        steps = range(max(start, begin) - begin, min(last, phase.until) - begin)
-        if steps:
-            yield from _feed_phase(run, log, phase, f"train.{i}", begin, steps)
-        begin = phase.until
-
-
-def _feed_phase(
-    run: Run, log: Log, phase: Phase, stream: str, begin: int, steps: range
-) -> Iterator[tuple[Callable[..., Any], Any]]:
-    opened = run.source.open_stream(phase, stream)
-    parts = phase.accumulate * batch_parts(run.sharding.mesh)
-    held = functools.cache(functools.partial(local_rows, run.sharding))
-
-    def read(step: int) -> tuple[int, Any]:
-        number = run.config.batch_number(begin + step) - begin
-        count = opened.rows(number) if opened.rows else phase.batch
-        # As many as micro-batches and devices divide.
-        count = -(-count // parts) * parts
-        return count, opened.read(number, held(count))
-
-    threads = run.config.data.threads
-    batches = ahead(read, start=steps.start, stop=steps.stop, threads=threads)
-    transform = jax.jit(opened.objective.transform, out_shardings=run.sharding)
-    train_step = make_train_step(
-        opened.objective,
-        run.optimizer,
-        run.schedule,
-        accumulate=phase.accumulate,
-        seed=run.config.seed,
-        dropout=opened.dropout,
-    )
-    # Pinned: XLA may choose other shardings for what the next step takes.
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract)
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-    compiled: dict[Any, Callable[..., Any]] = {}
-    for count, rows in batches:
-        shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
-        batch = transform(to_devices(rows, held(count), run.sharding, count))
-        if shapes not in compiled:
-            what = f"the step for {count} × {opened.length(rows)} tokens"
-            with log.compiling(what, tokens=opened.tokens, flops=opened.flops):
-                compiled[shapes] = jitted.lower(run.abstract, batch).compile()
-        yield compiled[shapes], batch
 
 
 def _sha256_of(batch: Any) -> str:

@@ -56,6 +56,7 @@ class TrainingSource(NamedTuple):
     patience: int = 0  # evaluations without a better figure that end the run; 0: never
     new: NewParams | None = None  # what a task adds to the model of `init`
     lr_scales: Any = None  # multiply each parameter's learning rate; None: all 1
+    rebuilt: Callable[[RunConfig], Any] | None = None  # the same data, another config
     digests: Mapping[str, str] = MappingProxyType({})  # of text and tokenizer
 
 
@@ -97,4 +98,5 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         family.figures(config),
         zero_carry=lambda: family.zero_carry(config.model, config.all_phases[0].batch),
         digests=corpus.digests,
+        rebuilt=lambda config: corpus_source(config, corpus),
     )

@@ -23,7 +23,8 @@ TINY = """
 # Runs one command after another in one process, which saves half of their time.
 COMMANDS = """
 import sys
-from jaxlm.cli import main
+from jaxlm.cli import main, runtime
+runtime.HEARTBEAT = 10
 for command in " ".join(sys.argv[1:]).split(" AND "):
     status = main(command.split())
 sys.exit(status)
@@ -107,3 +108,34 @@ def test_a_mistake_ends_all_hosts(tmp_path: Path):
     assert [status for status, *_ in ended] == [2, 2], ended
     assert f"in use by process {os.getpid()} on " in ended[0][2]
     assert "the first host has stopped" in ended[1][2]
+
+
+@pytest.mark.parametrize("lost, how", [(1, signal.SIGKILL), (0, signal.SIGSTOP)])
+def test_a_host_that_loses_another_says_so_in_one_line(
+    tmp_path: Path, corpus_directory, lost, how
+):
+    """Whether the other was killed or is stuck, and whether it led the job."""
+    run = tmp_path / "run"
+    words = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    processes = hosts([*words, "--workdir", str(run)])
+    survivor = processes[1 - lost]
+    with processes[0], processes[1]:
+        try:
+            deadline = time.monotonic() + 200
+            while not (run / "checkpoints/2").exists():
+                assert all(process.poll() is None for process in processes)
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            processes[lost].send_signal(how)
+            sent = time.monotonic()
+            _, error = survivor.communicate(timeout=60)
+            assert time.monotonic() - sent < 40
+        finally:
+            for process in processes:
+                process.kill()
+    assert survivor.returncode not in (0, 2, 75)
+    log = run / f"host-{1 - lost}.log"
+    (line,) = error.splitlines()
+    assert line.startswith(f"jaxlm: host {1 - lost} has ended, because host {lost} was")
+    assert "the same command on all hosts resumes" in line and str(log) in line
+    assert "Check failure stack trace" in log.read_text()

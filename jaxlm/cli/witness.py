@@ -1,0 +1,40 @@
+"""A program beside a host of several: it keeps what native code prints, and says more.
+
+    python witness.py FILE HOST < what the host's native code prints
+
+If a host is lost, the coordination service of JAX ends the other processes from C++,
+with a stack trace that names no cause. No Python code of theirs runs then, so this
+program, which lives on, says in one line what happened.
+"""
+
+import os
+import re
+import sys
+
+_FATAL = b"Terminating process because the JAX distributed service"
+_SILENT = rb"stopped sending heartbeats\):\s*((?:\d+\s+)+)"
+
+
+def main(path: str, host: str) -> None:
+    """Copy standard input to a file; after its end, explain a fatal error."""
+    seen = b""
+    with open(path, "ab", buffering=0) as file:
+        while text := os.read(0, 1 << 16):
+            file.write(text)
+            seen = (seen + text)[-(1 << 20) :]
+    if _FATAL in seen:
+        named = re.search(_SILENT, seen)
+        others = ", ".join(named[1].decode().split()) if named else "0"
+        lost = f"host {host} has ended, because host {others} was lost: it crashed, "
+        remedy = "the same command on all hosts resumes"
+        log = f"its own output says why; {path} has the stack"
+        print(
+            f"jaxlm: {lost}was killed or stopped answering; {remedy}; {log}",
+            file=sys.stderr,
+        )
+    elif not os.path.getsize(path):
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""A run that does not fit in memory → other settings of it, compiled and measured."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxlm.config import MeshConfig, RunConfig
+from jaxlm.memory import exhausted
+from jaxlm.train.feed import Run, open_run, step_bytes
+from jaxlm.types import UserError
+
+_TIMES = (2, 4, 8)  # as many micro-batches as now
+
+
+def remedies(run: Run) -> str:
+    """Which settings were compiled and fit, which do not, and which are untried."""
+    limit, options = device_bytes(), _options(run.config)
+    if limit is None or run.source.rebuilt is None:
+        return f"untried: {', '.join(options)}, a smaller --batch"
+    fit, large = [], []
+    for flags, config in options.items():
+        if fit and flags.startswith("--accumulate") and "--accumulate" in fit[-1]:
+            continue  # one number of micro-batches that fits is enough
+        needed = _needed(config, run.source.rebuilt)
+        if needed is not None and needed <= limit:
+            fit.append(f"{flags} ({needed / 1e9:.2f} of {limit / 1e9:.2f} GB)")
+        else:
+            large.append(flags)
+    said = f"compiled, and fits: {', '.join(fit)}" if fit else "nothing tried fits"
+    said += f"; compiled, and does not fit: {', '.join(large)}" if large else ""
+    if any("accumulate" in each for each in fit):
+        said += "; --accumulate takes another --workdir"
+    return said if fit else f"{said}; untried: a smaller --batch, more devices"
+
+
+def device_bytes() -> int | None:
+    """The memory of the smallest device of this host; None if it has no limit."""
+    stats = [each.memory_stats() or {} for each in jax.local_devices()]
+    return min(each.get("bytes_limit", 0) for each in stats) or None
+
+
+def _options(config: RunConfig) -> dict[str, RunConfig]:
+    """Flags → the config that they give, the least costly first."""
+    change: Any = dataclasses.replace
+    found: dict[str, RunConfig] = {}
+    if config.remat != "full":
+        found["--remat full"] = change(config, remat="full")
+    for times in _TIMES:
+        phases = [
+            change(each, accumulate=each.accumulate * times)
+            for each in config.all_phases
+            if each.batch % (each.accumulate * times) == 0
+        ]
+        if len(phases) < len(config.all_phases):
+            break
+        if config.phases:
+            values = [
+                f"--phases.{i}.accumulate {p.accumulate}" for i, p in enumerate(phases)
+            ]
+            found[" ".join(values)] = change(config, phases=tuple(phases))
+        else:
+            value = phases[0].accumulate
+            found[f"--accumulate {value}"] = change(config, accumulate=value)
+    count = jax.device_count()
+    if count > 1 and config.mesh.fsdp == config.mesh.tensor == 1:
+        mesh = MeshConfig(data=1, fsdp=count)
+        found[f"--mesh.data 1 --mesh.fsdp {count}"] = change(config, mesh=mesh)
+    return found
+
+
+def _needed(config: RunConfig, rebuilt: Any) -> int | None:
+    """Bytes of a step with a config; None if it cannot be compiled."""
+    try:
+        return step_bytes(open_run(config, rebuilt(config))[0])
+    except UserError:
+        return None
+    except Exception as error:
+        if not exhausted(error):
+            raise
+        return None
