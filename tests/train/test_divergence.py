@@ -15,7 +15,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.checkpoints.digests import measure
 from jaxlm.cli import main
 from jaxlm.config import OptimConfig
-from jaxlm.train import loop
+from jaxlm.train import feed
 from jaxlm.train.fork import fork_of
 from jaxlm.types import UserError
 
@@ -40,7 +40,7 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
     """It is kept although newer checkpoints are, and its save is finished."""
 
     def poisoned(objective, optimizer, schedule, **options):
-        step = loop_step(objective, optimizer, schedule, **options)
+        step = plain_step(objective, optimizer, schedule, **options)
 
         def bad_at_full_rate(state, batch):
             bad = (state.step >= 5) & (schedule(4) == np.float32(1e-3))
@@ -49,8 +49,8 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
 
         return bad_at_full_rate
 
-    loop_step = loop.make_train_step
-    monkeypatch.setattr(loop, "make_train_step", poisoned)
+    plain_step = feed.make_train_step
+    monkeypatch.setattr(feed, "make_train_step", poisoned)
     changes = {"save_every": 1, "max_skipped": 4, "keep": 2}
     words = command(tmp_path, corpus_directory, tmp_path / "a run", **changes)[3:]
     assert main(words) == 2
