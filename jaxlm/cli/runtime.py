@@ -48,7 +48,9 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             signal.signal(each, lambda number, _: os._exit(128 + number))
         if not done:
             shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
-            os.write(_stderr, shown + b"jaxlm: interrupted; run the same command to resume\n")
+            os.write(
+                _stderr, shown + b"jaxlm: interrupted; run the same command to resume\n"
+            )
         remove_temporary()
         if processes := sys.modules.get("multiprocessing.util"):
             processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
