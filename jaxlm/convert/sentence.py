@@ -107,7 +107,7 @@ def read_sentence_model(
             width = len(layers[-1].bias)
     talk = read(_PROMPTS, _PROMPTS)
     prompts, usual = talk.get("prompts") or {}, talk.get("default_prompt_name") or ""
-    if not isinstance(prompts, dict) or (usual and usual not in prompts):
+    if not isinstance(prompts, dict) or (usual and str(usual) not in prompts):
         raise UserError(f"{directory / _PROMPTS}: prompts has no {usual!r}")
     return SentenceModel(
         pooling,
@@ -128,7 +128,7 @@ def _kind(module: dict[str, Any], number: int, path: Path) -> str:
     folder = module["path"]
     if package.partition(".")[0] != "sentence_transformers" or kind not in _KEYS:
         raise UserError(f"{path}: {module['type']} is not done here; {_REMEDY}")
-    if not number and folder:
+    if not number and folder != "":
         raise UserError(f"{path}: move the files of {folder} up, beside modules.json")
     if number and (PurePosixPath(folder).name != folder or folder in ("", "..")):
         raise UserError(f"{path}: path {folder!r} is no folder beside it")
@@ -201,7 +201,7 @@ def write_sentence_model(directory: Path, sentence: SentenceModel) -> None:
     for module, layer in zip(files[MODULES][2:], sentence.layers, strict=True):
         if layer:
             arrays = {"linear.weight": layer.kernel.T}
-            if files[f"{module['path']}/config.json"].get("bias", True):
+            if files.get(f"{module['path']}/config.json", {}).get("bias", True):
                 arrays["linear.bias"] = layer.bias
             shapes = {name: array.shape for name, array in arrays.items()}
             path = directory / module["path"] / WEIGHTS

@@ -61,7 +61,8 @@ PAD = {"pad_token": "<|endoftext|>"}
 
 def saved(directory, here):
     """What sentence-transformers saves: everything that jaxlm reads at once."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as models
     from torch import nn
 
     parts = [
@@ -184,6 +185,11 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
         (
             {"modules.json": [modules()[0], {**modules("Pooling")[1], "path": ".."}]},
             "path '..' is no folder beside it",
+        ),
+        ({"modules.json": [{**modules()[0], "path": None}]}, "move the files of None"),
+        (
+            {"config_sentence_transformers.json": {"default_prompt_name": ["q"]}},
+            r"prompts has no \['q'\]",
         ),
         ({"1_Pooling/config.json": {"pooling_mode": "median"}}, "'median' is none of"),
         ({"1_Pooling/config.json": {"weights": [1]}}, r"weights = \[1\] is not done"),
