@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,6 +245,19 @@ def embed(capsys, *words: str) -> str:
 def test_embed_names_the_remedy_for_a_sentence(tmp_path, capsys):
     said = embed(capsys, "m", "--text", "A bank.", "--out", str(tmp_path / "v.h5"))
     assert "no file 'A bank.'" in said and "| jaxlm embed … --text /dev/stdin" in said
+
+
+def test_embed_reads_a_pipe(tmp_path, capsys, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    vectors = Embedded(("a",), np.zeros(3))
+    model = SimpleNamespace(embed_each=lambda texts, _: (vectors for _ in texts))
+    monkeypatch.setattr(jaxlm, "load", lambda _: model)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=["a\nb\n"])
+    writer.start()
+    words = "--text", str(tmp_path / "pipe"), "--out", str(tmp_path / "v.npz")
+    assert main(["embed", "m", *words]) == 0
+    writer.join()
+    assert "2 lines" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["v.h5", "v.npz"])

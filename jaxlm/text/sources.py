@@ -127,7 +127,7 @@ def open_source(
         unpacked = _unpacked(path, packed)
         head = unpacked.peek(_HEAD)
         _check_text(source.name, head[:_HEAD])
-        if unpacked is packed:
+        if start and unpacked is packed:  # a pipe is read from its start
             packed.seek(start)
             start = 0
         while start > 0:
