@@ -231,6 +231,8 @@ def fit_tokenizer(
         raise UserError(f"the vocabulary lacks {', '.join(lacks)}, which a BERT needs")
     if isinstance(tokenizer, LibraryTokenizer):
         notes += _frame_notes(tokenizer, decoder)
+    elif decoder and tokenizer.special is not None:
+        notes += ("transformers puts [CLS] and [SEP] round a text, jaxlm nothing",)
     tokenizer.notes = notes
     return tokenizer
 

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as Library
 from tokenizers.processors import TemplateProcessing
 
 import jaxlm
-from jaxlm.convert.huggingface import from_params
+from jaxlm.convert.huggingface import fit_tokenizer, from_params
 from jaxlm.convert.model_directory import export_model, import_model, read_model
-from jaxlm.text.tokenizers import load_tokenizer
-from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE
+from jaxlm.text.tokenizers import WordPiece, load_tokenizer
+from jaxlm.text.tokenizers.tokenizer import OPTIONS_FILE, SPECIAL
 from jaxlm.types import UserError
 
 END = "<|endoftext|>"
@@ -279,6 +279,19 @@ def test_an_exported_bert_frames_pairs_in_transformers(kind, tmp_path):
     one, two = (ours.encode(text).ids.tolist() for text in ("it was", "she"))
     assert found["input_ids"] == [2, *one, 3, *two, 3]
     assert found["token_type_ids"] == [0] * (len(one) + 2) + [1] * (len(two) + 1)
+
+
+def test_a_decoder_with_a_bert_s_vocabulary_reads_the_text_alone(tmp_path):
+    """As Chinese GPT-2s are published; their config.json names no end that exists."""
+    (tmp_path / "config.json").write_text(
+        '{"eos_token_id": 50256, "bos_token_id": null}'
+    )
+    words = WordPiece((*SPECIAL, *"北京"), lowercase=True)
+    found = fit_tokenizer(words, CONFIGS["gpt2"], tmp_path)
+    assert (
+        "293 rows of the table" in found.notes[0] and "jaxlm nothing" in found.notes[1]
+    )
+    assert (found.drawn, found.end_of_document) == (7, None)
 
 
 def test_padding_is_no_guess_for_a_mask(tmp_path):
