@@ -139,7 +139,7 @@ PARAGRAPHS = [
     for i in range(4)
 ]
 # Values that some tasks have and the others refuse.
-ELSEWHERE = {"both_orders": True, "choices": ("a", "b")}
+ELSEWHERE = {"both_orders": True, "quoted": True, "choices": ("a", "b")}
 ELSEWHERE |= {"layers": (0,), "normalise": True, "penalty": 1.0}
 # Recipe and flags of a fine-tuning run, the family of its model, and its file.
 TASKS = {

@@ -139,6 +139,10 @@ class TaskConfig:
                 "go together",
             ),
             (
+                self.quoted and not pooled,
+                f"task.quoted is of TSV, and files of task.kind = {self.kind} are not",
+            ),
+            (
                 sorted(set(self.buckets)) != list(self.buckets or (0,)),
                 f"task.buckets = {self.buckets} do not rise",
             ),

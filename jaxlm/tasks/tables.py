@@ -31,6 +31,8 @@ _FLAGS = "--task.text, --task.pair, --task.label and --task.choices"
 Row = tuple[str, list[str]]  # "file, line 7" and the cells
 Records = Iterator[tuple[str, dict[str, Any]]]  # the same with the cell of each column
 
+_JSON = (".jsonl", ".json")
+_OTHERS = (*_JSON, ".csv")  # any other name is TSV
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # Words that columns are called by: sentence1, text_a, gold_label.
 _NAMES = (
@@ -68,9 +70,11 @@ def read_table(
         raise UserError(f"{path}: column {task.label} cannot be both label and text")
     suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
     suffix = suffixes[-1].lower() if suffixes else ""
+    if task.quoted and (path.startswith(TFDS) or suffix in _OTHERS):
+        raise UserError(f"{path} is no TSV: pass --task.quoted false")
     if path.startswith(TFDS):
         records = _dataset_records(path, columns)
-    elif suffix in (".jsonl", ".json"):
+    elif suffix in _JSON:
         records = _json_records(path, sources.read_file(path, digests), columns)
     else:
         content = sources.read_file(path, digests).rstrip("\r\n")

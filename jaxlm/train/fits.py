@@ -1,16 +1,18 @@
 """A run that does not fit in memory → other settings of it, compiled and measured."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 
 from jaxlm.config import MeshConfig, RunConfig
 from jaxlm.memory import exhausted
-from jaxlm.train.feed import Run, open_run, step_bytes
+from jaxlm.train.source import OpenPhase, Run, open_phase, open_run, phases_of
 from jaxlm.types import UserError
 
 _TIMES = (2, 4, 8)  # as many micro-batches as now
+_SAMPLE = 64  # steps of a task among which the largest one is sought
 
 
 def remedies(run: Run) -> str:
@@ -79,3 +81,33 @@ def _needed(config: RunConfig, rebuilt: Any) -> int | None:
         if not exhausted(error):
             raise
         return None
+
+
+def step_bytes(run: Run) -> int:
+    """The memory that a step takes on a device, by XLA's count; of the largest phase.
+
+    Steps of a task differ in shape: the largest of its first ones is measured.
+    """
+    most = 0
+    for number, begin, phase in phases_of(run.config):
+        opened = open_phase(run, number, begin, phase)
+        few = range(begin, min(phase.until, begin + _SAMPLE))
+        read = map(opened.read, few if run.config.finetunes else few[:1])
+        most = max(most, _bytes(run, opened, read))
+    return most
+
+
+def _bytes(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> int:
+    count, rows = max(read, key=lambda each: each[0] * opened.stream.length(each[1]))
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), rows
+    )
+    with jax.set_mesh(run.mesh):
+        batch = jax.tree.map(
+            lambda x: x.update(sharding=run.sharding),
+            jax.eval_shape(opened.stream.objective.transform, shapes),
+        )
+        step = opened.train_step.lower(run.abstract, batch).compile()
+    found = step.memory_analysis()
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + new + found.temp_size_in_bytes

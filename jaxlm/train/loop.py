@@ -28,11 +28,10 @@ from jaxlm.checkpoints import (
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config import RunConfig
 from jaxlm.memory import exhausted
-from jaxlm.train.feed import Run, feed, open_run
 from jaxlm.train.fits import remedies
 from jaxlm.train.fork import forked_state
 from jaxlm.train.log import Log
-from jaxlm.train.source import TrainingSource
+from jaxlm.train.source import Run, TrainingSource, feed, open_run
 from jaxlm.train.state import LARGEST, Pretrained, TrainState, merge
 from jaxlm.types import UserError
 

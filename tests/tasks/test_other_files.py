@@ -131,6 +131,10 @@ def test_quotes_that_csv_wrote_are_told_and_can_be_read(tmp_path, quoting):
         else:
             with pytest.raises(UserError, match=r"pass --task\.quoted"):
                 read_table(str(path), TASK, labelled=True)
+        other = path.with_suffix(".jsonl")
+        other.write_text('{"a": "x", "y": 1}')
+        with pytest.raises(UserError, match=r"no TSV: pass --task\.quoted false"):
+            read_table(str(other), task, labelled=True)
 
 
 def test_quotes_of_a_text_are_text(tmp_path):

@@ -15,7 +15,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.checkpoints.digests import measure
 from jaxlm.cli import main
 from jaxlm.config import OptimConfig
-from jaxlm.train import feed
+from jaxlm.train import source
 from jaxlm.train.fork import fork_of
 from jaxlm.types import UserError
 
@@ -49,8 +49,8 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
 
         return bad_at_full_rate
 
-    plain_step = feed.make_train_step
-    monkeypatch.setattr(feed, "make_train_step", poisoned)
+    plain_step = source.make_train_step
+    monkeypatch.setattr(source, "make_train_step", poisoned)
     changes = {"save_every": 1, "max_skipped": 4, "keep": 2}
     words = command(tmp_path, corpus_directory, tmp_path / "a run", **changes)[3:]
     assert main(words) == 2

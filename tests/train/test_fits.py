@@ -9,9 +9,9 @@ from runs import command
 from tiny import tiny
 
 from jaxlm.cli import main
-from jaxlm.train import feed, fits
-from jaxlm.train.feed import open_run, step_bytes
-from jaxlm.train.source import corpus_source
+from jaxlm.train import fits, source
+from jaxlm.train.fits import step_bytes
+from jaxlm.train.source import corpus_source, open_run
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_step_that_does_not_fit_says_what_is_untried(
     corpus_directory, tmp_path, monkeypatch, capsys, out_of_memory, when
 ):
     """A CPU has no limit to compare with; the last checkpoint is complete."""
-    feed_phase = feed._feed_phase
+    feed_phase = source._feed_phase
 
     def failing(run, log, opened, steps):
         for i, (step, batch) in enumerate(feed_phase(run, log, opened, steps)):
@@ -48,7 +48,7 @@ def test_a_step_that_does_not_fit_says_what_is_untried(
     def too_large(state, batch):
         raise out_of_memory
 
-    monkeypatch.setattr(feed, "_feed_phase", failing)
+    monkeypatch.setattr(source, "_feed_phase", failing)
     run = tmp_path / "run"
     argv = command(tmp_path, corpus_directory, run, save_every=3, accumulate=1)[3:]
     error = said(capsys, argv)
