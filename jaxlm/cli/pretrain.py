@@ -122,7 +122,10 @@ def run_pretrain(argv: list[str]) -> int:
         directory = args.corpus or corpus_of(before)
         prepared = Path(directory, "manifest.json").exists()
         if not prepared and not args.text:
-            raise UserError(f"no corpus in {directory}: give --text to prepare one")
+            raise UserError(
+                f"no corpus in {directory}: name it by --corpus, or give --text to "
+                "prepare one"
+            )
         if args.text:
             holds = _prepare_corpus(config, args, directory)
             for line in [] if prepared else holds:

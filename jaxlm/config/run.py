@@ -234,7 +234,7 @@ class RunConfig(Rows):
             raise UserError(f"eval_every = {self.eval_every} is no number of steps")
         for each in self.skip:
             _range_of(each)
-        done, rows = 0, self.all_phases[0].batch
+        done, at, rows = 0, "", self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
             if phase.until <= done:
@@ -251,7 +251,10 @@ class RunConfig(Rows):
                     f"model.max_length = {self.model.max_length}"
                 )
         if done != self.steps:
-            raise UserError(f"the last phase ends at step {done}, steps = {self.steps}")
+            raise UserError(
+                f"the last phase ends at step {done}, steps = {self.steps}: pass "
+                f"--{at}until {self.steps}, too"
+            )
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of a step is saved and kept for good."""

@@ -57,7 +57,8 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
         added = sorted(tokenizer.get_added_vocab().items(), key=lambda each: each[1])
         texts = [f"A {token} b{token}{token} c." for token, _ in added[:_ADDED]]
         answer["texts"] = [*asked["texts"], *texts]
-        answer["ids"] = [tokenizer(text)["input_ids"] for text in answer["texts"]]
+        framed = {"add_special_tokens": asked["framed"]}
+        answer["ids"] = [tokenizer(t, **framed)["input_ids"] for t in answer["texts"]]
     except Exception as error:  # each class of tokenizers fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         notes.append(f"the tokenizer cannot be loaded, ids are not compared: {reason}")

@@ -213,7 +213,8 @@ def verify(
     batches = [{"input_ids": [row]} for row in rows]
     asked = {"texts": texts, "batches": batches, "prompts": prompts, "new": new}
     if to == "hf":
-        asked["texts"] = [*probes, *texts]
+        # A text that a decoder continues has no frame, in transformers' pipeline, too.
+        asked |= {"texts": [*probes, *texts], "framed": not decoder}
     found = Comparison(source or out, to, **asked, context=longest, **more)
     if "ids" in found.answer:
         found.ids(model)

@@ -62,7 +62,9 @@ def label_of(where: str, name: str, value: Any) -> str:
     """A value that is a label; equal numbers are one label."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {name} is {value}, no finite number")
+    if isinstance(value, int | float):
         return str(value)
     label = trimmed(text_of(where, name, value))
     if not label:

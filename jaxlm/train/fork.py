@@ -72,6 +72,10 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     if step not in checkpoints.steps():
         raise UserError(f"--fork {config.fork}: there is no such step; {_kept(run)}")
     changed = changes(parent, dataclasses.replace(config, fork=parent.fork))
+    if config.steps <= step:
+        raise UserError(
+            f"--steps {config.steps}: a fork from step {step} has nothing to train"
+        )
     free = _CHANGES.split()
     fixed = [k for k in changed if not any(fnmatch.fnmatch(k, each) for each in free)]
     if record.get("tokenizer_sha256") != corpus.manifest.tokenizer_sha256:

@@ -1,15 +1,17 @@
 """`import --verify` is on the side of the source, not of what was written."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from exported import GPT1, export, openai, random_params
+from exported import CONFIGS, GPT1, export, openai, random_params, tokenizer_of
 from safetensors.numpy import load_file, save_file
 
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import elmo
+from jaxlm.convert import huggingface
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model, import_model
 from jaxlm.convert.verify import verify_import
@@ -42,6 +44,22 @@ def test_a_source_without_a_tokenizer_json_is_compared(name, lacks, flags, tmp_p
     here = source(tmp_path / "source", name, *lacks)
     words = [str(here), "--out", str(tmp_path / "in"), "--verify", *flags]
     assert main(["import", *words]) == 0
+
+
+@pytest.mark.parametrize("lacks", [("tokenizer.json",), ()])
+def test_a_gpt_with_words_of_a_bert_is_compared_without_a_frame(
+    lacks, tmp_path, capsys
+):
+    """Chinese GPT-2s have a BertTokenizer; a text that is continued has no frame."""
+    here, config = tmp_path / "source", CONFIGS["gpt2"]
+    config = dataclasses.replace(config, vocab_size=150)
+    model = huggingface.from_params(config, random_params(config))
+    export_model(here, model, tokenizer_of(CONFIGS["bert"]), origin={})
+    for each in (*OURS, "jaxlm_export.json", *lacks):
+        (here / each).unlink()
+    edit(here / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert main(["import", str(here), "--out", str(tmp_path / "in"), "--verify"]) == 0
+    assert "puts [CLS] and [SEP] round a text, jaxlm nothing" in capsys.readouterr().err
 
 
 def test_a_model_of_a_task_is_compared_without_its_head(tmp_path, capsys):

@@ -46,7 +46,7 @@ def labels(kind, task, examples):
         (1984, 0, "line 1: a is a number and no text: 1984"),
         (True, 0, "line 1: a is a boolean and no text"),
         ("bad", [0, 1], r"line 1: y is a list and no text: \[0, 1\]"),
-        ("bad", float("nan"), "line 1: y is a number and no text: nan"),
+        ("bad", float("nan"), "line 1: y is nan, no finite number"),
         ("bad", None, "line 1: an empty y"),
         ("\u200b \ufeff", 0, "line 1: an empty a"),
         ("\ud800 bad", 0, "line 1: a has half a character"),

@@ -108,7 +108,7 @@ class LibraryTokenizer(Tokenizer):
         """See `Tokenizer`."""
         if not specials:
             return self.encode_flat([text])
-        for role, name in self.special_names.items():
+        for role, name in self.special_names.items() if self.special else ():
             text = text.replace(role, name)
         self._library.encode_special_tokens = False
         try:

@@ -8,6 +8,7 @@ tokenizer is built as transformers builds it; a plain one is jaxlm's own.
 Every key of these is checked, see `config/published.py`.
 """
 
+import codecs
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,6 +213,11 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     """What a BERT's vocab.txt says, by Google's rules if it is read `alone`."""
     tokens, by = read_vocabulary(path), described(path.parent)
     by.check_class(path, _BERTS)
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
+        by.notes += (
+            f"{path} begins with a byte order mark, left out here; transformers takes "
+            f"it for a part of {tokens[0]}",
+        )
     said, cased = by.options.get("do_lower_case"), looks_cased(tokens)
     wrong = f"do_lower_case is {json.dumps(said)} in tokenizer_config.json"
     if said is None:
