@@ -57,7 +57,7 @@ def transformers(directory: Path, asked: dict[str, Any]) -> Answer:
         added = sorted(tokenizer.get_added_vocab().items(), key=lambda each: each[1])
         texts = [f"A {token} b{token}{token} c." for token, _ in added[:_ADDED]]
         answer["texts"] = [*asked["texts"], *texts]
-        framed = {"add_special_tokens": asked["framed"]}
+        framed = {"add_special_tokens": asked.get("framed", True)}
         answer["ids"] = [tokenizer(t, **framed)["input_ids"] for t in answer["texts"]]
     except Exception as error:  # each class of tokenizers fails in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
