@@ -62,6 +62,7 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
         where: dict[str, Any] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for path, indexed in files.items():
+            _check_fetched(path)
             try:
                 # Not mapped: the pages would count as memory of this process.
                 file = safe_open(path, framework="np", backend="pread")
@@ -82,6 +83,15 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
             return finite(name, where[name].get_tensor(name), directory)
 
         yield Tensors(directory / WEIGHTS, shapes, read)
+
+
+def _check_fetched(path: Path) -> None:
+    """Refuse a Git LFS pointer, which a clone has in place of a large file."""
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"{path} is a Git LFS pointer: get the file by git lfs pull"
+            )
 
 
 def _parts(directory: Path) -> dict[Path, set[str]]:
@@ -107,6 +117,7 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
     if not found:
         raise UserError(f"{directory} has no weights: neither {WEIGHTS} nor {INDEX}")
     path = directory / found[0]
+    _check_fetched(path)
     if not allowed:
         raise UserError(
             f"{path} is a pickle, which can run code as it is read: take safetensors, "

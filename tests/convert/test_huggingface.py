@@ -282,6 +282,18 @@ def test_damaged_files_are_refused_and_nothing_is_written(damage, tmp_path):
     assert not (tmp_path / "in").exists() and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, "pytorch_model.bin"])
+def test_a_pointer_in_place_of_the_weights_is_named(name, tmp_path):
+    export(tmp_path / "out", "bert")
+    (tmp_path / "out" / WEIGHTS).unlink()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 440\n"
+    (tmp_path / "out" / name).write_text(pointer)
+    with pytest.raises(
+        UserError, match=f"{name} is a Git LFS pointer: .* git lfs pull"
+    ):
+        import_model(tmp_path / "out", tmp_path / "in")
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     export(tmp_path / "out", "bert")
     edit(tmp_path / "out", lambda t: t["cls.predictions.bias"].__setitem__(4, np.nan))

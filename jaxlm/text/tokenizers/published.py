@@ -223,7 +223,10 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     if said is None:
         said, wrong = not (cased or lowercase is False), "has entries with capitals"
         if cased and lowercase is None:
-            by.notes += (f"{path} {wrong}: text keeps its case",)
+            by.notes += (
+                f"{path} {wrong}: text keeps its case; transformers lower-cases it, as "
+                "nothing says do_lower_case = false",
+            )
     if lowercase not in (None, said):
         said = str(said).lower()
         raise UserError(f"vocabulary {path} {wrong}: pass --text.lowercase {said}")
