@@ -71,6 +71,7 @@ def run_export(argv: list[str]) -> int:
     from jaxlm.convert.verify import check_client
     from jaxlm.open import is_task, load
 
+    _check_out(args.out, args.directory)
     if args.verify:
         check_client(args.to)
     if is_task(args.directory):
@@ -97,6 +98,7 @@ def run_import(argv: list[str]) -> int:
 
     directory, out = Path(args.directory), Path(args.out)
     tokenizer = Path(args.tokenizer) if args.tokenizer else None
+    _check_out(out, directory, tokenizer or directory)
     if args.verify:
         check_source(directory)
     source, digests = import_model(
@@ -117,6 +119,12 @@ def run_import(argv: list[str]) -> int:
         return 0
     options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
     return _status(*verify_import(jaxlm.load(out), out, directory, **options))
+
+
+def _check_out(out: str | Path, *read: str | Path) -> None:
+    """Refuse to replace what is read: another form may hold less."""
+    if Path(out).resolve() in [Path(each).resolve() for each in read]:
+        raise UserError(f"--out {out} is the directory that is read: name another")
 
 
 def _export_task(args: Export) -> int:

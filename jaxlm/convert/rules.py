@@ -184,7 +184,7 @@ class TensorTable:
         more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
         if extra:
             hint = extra[0].rsplit(".", 1)[0].replace(".", r"\.")
-            more.append(f"  --ignore '{hint}.*' leaves tensors out")
+            more.append(f"  jaxlm import --ignore '{hint}.*' leaves tensors out")
         raise UserError(f"{what}:\n" + "\n".join(lines[:_SHOWN] + more))
 
 

@@ -111,7 +111,9 @@ class Classes(Task):
 
     def number(self, example: Example) -> int | float:
         """The label as a number."""
-        return _index_of(example, self.labels, "the training file's: {}")
+        return _index_of(
+            example, self.labels, "--task.labels or the training file's: {}"
+        )
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """Loss, accuracy, F1 and Matthews' correlation."""

@@ -45,6 +45,8 @@ def _read_csv(source: Source, start: int) -> Iterator[Record]:
             header = next(rows, [])
             if source.field not in header:
                 raise no_field(source.name, source.field, header)
+            if header.count(source.field) > 1:
+                raise UserError(f"{source.name} has two columns {source.field!r}")
             column = header.index(source.field)
             for row in filter(None, rows):
                 if len(row) != len(header):

@@ -17,6 +17,7 @@ from exported import CONFIGS, export, random_params, same, tokenizer_of
 from safetensors.numpy import load_file, save_file
 
 import jaxlm
+from jaxlm.cli import main
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_directory import export_model, import_model, read_model
 from jaxlm.convert.model_types import model_type_of
@@ -238,7 +239,7 @@ def test_tensors_that_do_not_fit_are_named_from_both_sides(tmp_path):
         "  ≠ encoder.layer.1.output.dense.weight  [24, 16] in the file, [16, 24] by "
         "its config  (layers/mlp/wo/kernel[1])",
         "  + classifier.weight  [2, 16] has no use",
-        r"  --ignore 'classifier.*' leaves tensors out",
+        r"  jaxlm import --ignore 'classifier.*' leaves tensors out",
     ]
 
 
@@ -438,6 +439,20 @@ def test_an_export_killed_midway_leaves_the_old_one(tmp_path):
         assert after == before
     export(tmp_path / "out", "bert", seed=2, digests=True)
     same(read(tmp_path / "out").params, random_params(CONFIGS["bert"], seed=2))
+
+
+def test_the_model_that_is_read_is_not_replaced(tmp_path, capsys):
+    """As ONNX or as a sentence model it would be without its weights or heads."""
+    model, other = str(tmp_path / "out"), str(tmp_path / "other")
+    export(tmp_path / "out", "bert", digests=True)
+    for words in (
+        ["export", model, "--to", "onnx", "--out", f"{other}/../out"],
+        ["import", model, "--out", model],
+        ["import", other, "--tokenizer", model, "--out", model],
+    ):
+        assert main(words) == 2
+        assert "is the directory that is read: name another" in capsys.readouterr().err
+    same(read(tmp_path / "out").params, random_params(CONFIGS["bert"]))
 
 
 def test_other_peoples_directories_are_not_replaced(tmp_path):

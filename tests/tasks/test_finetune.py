@@ -311,7 +311,7 @@ def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
     assert "--task.epochs" in said(*words, "--task.epoch", "1")
     assert "no column 'b'" in said(*words, "--task.pair", "b")
     assert "pass --task.epochs" in said(*words, "--steps", "7")
-    assert "is no number" in said(
+    assert "column sentence cannot be both label and text" in said(
         *words,
         "--task.kind",
         "number",
@@ -325,7 +325,8 @@ def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
     dev = tmp_path / "dev.tsv"
     dev.write_text("sentence\tlabel\nthe film\t1\nthe end\t2\n")
     found = said(*words, "--dev", str(dev))
-    assert "dev.tsv, line 3: label '2' is none of the training file's: 0, 1" in found
+    what = "label '2' is none of --task.labels or the training file's: 0, 1"
+    assert f"dev.tsv, line 3: {what}" in found
     other = command(model_directory, f"{sst2}/dev.tsv", run[0])
     assert "data_sha256" in str(_differences(capsys, other))
     assert "is a pretraining run" not in said(

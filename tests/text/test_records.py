@@ -87,6 +87,7 @@ def test_a_table_can_be_read_from_any_row(tmp_path, form):
         ("", 'no field "text": it has none'),
         ("id,text\n1\n", "line 2: 1 columns, the first line has 2"),
         ('text\n"a"b\n', "line 2: .*expected after"),
+        ("text,text\na,b\n", "has two columns 'text'"),
         (b"text\nok\na \xff b\n", "record 2: byte 0xff is not UTF-8"),
     ],
 )
