@@ -2,6 +2,8 @@
 
 import gc
 import os
+import signal
+import threading
 from pathlib import Path
 
 # Before jax is imported: one compilation cache for all workers, and programs that
@@ -19,6 +21,10 @@ import pytest
 
 # Tracing makes many objects; collecting them seldom saves a tenth of the time.
 gc.set_threshold(200_000, 50, 100)
+
+# A job in the background of a shell ignores Ctrl-C, and so would the commands of tests.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

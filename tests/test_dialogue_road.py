@@ -78,7 +78,7 @@ def test_mistakes(road, capsys, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"turns": ["a", "b"]}\n{"turns": ["a"]}\n')
     words = ["ernie_dialogue_tiny", "--corpus", str(tmp_path / "c"), "--text"]
     message = mistake(capsys, "prepare", *words, str(tmp_path / "bad.jsonl"))
-    assert "the record at byte 22 has 1 turns" in message
+    assert "line 2 has 1 turns" in message
     # A corpus of text.
     text = tmp_path / "text.txt"
     text.write_text("Some words.\n\nOther words.\n\nMore of them.\n")

@@ -97,6 +97,9 @@ def test_pretraining_goes_on_with_another_vocabulary_by_wish_alone(
         where = ["--corpus", f"{tmp_path}/{corpus}", "--workdir", f"{tmp_path}/{run}"]
         return ["pretrain", "bert_tiny", *where, *FLAGS.split(), *more]
 
+    # A model that does not fit leaves the workdir free.
+    wide = pretrain("one", "run", "--init", model, "--model.d_ff", "48")
+    assert main(wide) == 2 and "[2, 16, 48]" in capsys.readouterr().err
     run = str(tmp_path / "run")
     for init in (model, run):
         said = mistake(capsys, *pretrain("two", "refused", "--init", init))

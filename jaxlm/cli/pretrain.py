@@ -104,14 +104,14 @@ def run_pretrain(argv: list[str]) -> int:
     from jaxlm.train.fork import fork_of, fork_record
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
-    from jaxlm.train.workdir import corpus_of, lock, open_workdir
+    from jaxlm.train.workdir import corpus_of, has_begun, lock, open_workdir
 
     if args.other_vocabulary and not config.init:
         raise UserError("--other_vocabulary has no effect without --init")
 
     def opened() -> "Corpus":
         # A run that has begun needs its parent and its first parameters no more.
-        begins = not Path(workdir, "config.json").exists()
+        begins = not has_begun(workdir)
         fork = config.fork if begins else ""
         init = config.init if begins and not fork else ""
         if init:

@@ -10,7 +10,6 @@ Next: `loop.py`, which takes the state; `workdir.py` keeps the record of the cha
 import dataclasses
 import fnmatch
 import os
-from pathlib import Path
 from typing import Any
 
 from jaxlm.checkpoints import Checkpoints, Restored, RunFiles, state_sha256
@@ -18,7 +17,7 @@ from jaxlm.config import RunConfig
 from jaxlm.config.files import changes
 from jaxlm.text.corpus import Corpus
 from jaxlm.train.state import LARGEST
-from jaxlm.train.workdir import provenance, read_config
+from jaxlm.train.workdir import has_begun, provenance, read_config
 from jaxlm.types import UserError
 
 # Fields that a fork may change, and a resumed run may not.
@@ -47,8 +46,7 @@ def parent_config(fork: str, workdir: str) -> RunConfig:
     A fork that has begun needs its parent no more.
     """
     run, _ = fork_of(fork)
-    begun = Path(workdir, "config.json").is_file()
-    config = read_config(workdir if begun else run)
+    config = read_config(workdir if has_begun(workdir) else run)
     if config.finetunes:
         raise UserError(f"{run} is a run of jaxlm finetune, which has no forks")
     return dataclasses.replace(config, stop=0)

@@ -134,7 +134,8 @@ def _add_up(gradient, params, batch, carry, accumulate):
 def _all(test: Callable[[jax.Array], jax.Array], tree: Any) -> jax.Array:
     """Whether a test of numbers holds for all floats of a tree."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(test(x)) for x in floats]))
+    found = [jnp.all(test(x)) for x in floats]
+    return jnp.all(jnp.stack([*found, jnp.array(True)]))
 
 
 def _gather(tree, sampled: SampledRows | None):

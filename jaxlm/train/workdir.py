@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import time
@@ -115,7 +116,7 @@ def claim_workdir(
     """
     here = Path(workdir)
     record = {**_provenance(argv), **data}
-    begun = (here / "config.json").is_file()
+    begun = has_begun(here)
     if begun:
         _compare(here, config, record)
     with contextlib.suppress(
@@ -126,10 +127,23 @@ def claim_workdir(
         return
     if not begun:
         here.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(here / "tokenizer", ignore_errors=True)
         save_tokenizer(here / "tokenizer")
     records = [*map(seal, provenance(here)), seal(record)]
     write_json(here / "config.json", seal(dataclasses.asdict(config)))
     write_json(here / "provenance.json", records)
+
+
+def has_begun(workdir: str | Path) -> bool:
+    """Whether a run has trained here: it has a config, and a checkpoint or a metric.
+
+    A command that failed before its first step claims nothing.
+    """
+    here = Path(workdir)
+    metrics = here / "metrics.jsonl"
+    logged = metrics.is_file() and metrics.stat().st_size > 0
+    trained = logged or any(here.glob("checkpoints/*"))
+    return trained and (here / "config.json").is_file()
 
 
 def read_config(workdir: str | Path) -> RunConfig:

@@ -62,6 +62,7 @@ def test_a_run_directory_of_another_format_is_refused_in_one_line(tmp_path):
     del record["sha256"]
     (tmp_path / "provenance.json").write_text(json.dumps([record]))
     (tmp_path / "config.json").write_text('{"gone": 1}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     line = f"{tmp_path} has format 1; this jaxlm reads 2: .*"
     with pytest.raises(UserError, match=line):
         read_config(tmp_path)

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,8 @@ def main() -> int:
     )
     args = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # Else a job in the background of a shell ignores Ctrl-C, and so do its commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     here = Path(args.keep or tempfile.mkdtemp(prefix="jaxlm-faults-"))
     cache = here / "xla"  # all processes compile the same few programs
