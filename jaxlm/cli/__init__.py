@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import jaxlm
-from jaxlm.cli.runtime import end_on_signals
+from jaxlm.cli.runtime import end_on_signals, wait_if_a_host_is_lost
 from jaxlm.types import Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -75,6 +75,7 @@ def _run_safely(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINISHED
     except UserError as error:
+        wait_if_a_host_is_lost(error)  # a save may have failed by it
         status, message = MISTAKE, str(error)
     except KeyboardInterrupt:
         status, message = INTERRUPTED, "interrupted; run the same command to resume"
@@ -83,8 +84,6 @@ def _run_safely(argv: list[str]) -> int:
             raise
         status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
     except Exception as error:
-        from jaxlm.cli.runtime import wait_if_a_host_is_lost
-
         wait_if_a_host_is_lost(error)
         from jaxlm.memory import exhausted
 
