@@ -190,7 +190,7 @@ def kills(world: World, scratch: Path, count: int, seed: int) -> Iterator[Trial]
         when = f"after {after:.2f} s" + ("" if killed.status < 0 else " (had ended)")
         return _trial(f"kill, {verb}", when, ended, lambda _: same)
 
-    share = {"pretrain": 0.5, "finetune": 0.2, "prepare": 0.15, "export": 0.15}
+    share = {"pretrain": 0.5, "finetune": 0.2, "prepare": 0.16, "export": 0.16}
     drawn = [verb for verb, part in share.items() for _ in range(round(part * count))]
     plans = [(i, v, draw.uniform(0.2, verbs[v][2])) for i, v in enumerate(drawn)]
     yield from _at_once(trial, plans)
