@@ -8,6 +8,7 @@ templates, references, formulas, files, categories and no markup.
 import contextlib
 import functools
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,15 +41,10 @@ _TRACES = (
 
 def read_articles(source: Source, start: int) -> Iterator[Record]:
     """The wikitext of each article of a dump, from article `start` on."""
-    try:
-        from mwxml import Dump
-        from mwxml.element_iterator import ElementIterator
-    except ImportError:
-        raise _needs_libraries(source.name) from None
-    number = 0
+    mwxml, number = _mwxml(source.name), 0
     with open_source(source) as (unpacked, packed), _damage(source.name):
-        root = ElementIterator.from_file(unpacked)
-        for page in Dump.from_element(root).pages:
+        root = mwxml.element_iterator.ElementIterator.from_file(unpacked)
+        for page in mwxml.Dump.from_element(root).pages:
             root.element.clear()  # it would keep an empty element for each page
             if page.namespace or page.redirect is not None:
                 continue
@@ -71,6 +67,16 @@ def _damage(name: str) -> Iterator[None]:
         raise UserError(f"{name} is no whole dump of a Wikipedia: {error}") from None
 
 
+def _mwxml(name: str) -> Any:
+    try:
+        with warnings.catch_warnings():  # Python 3.12 warns of its docstrings
+            warnings.simplefilter("ignore", SyntaxWarning)
+            import mwxml.element_iterator
+    except ImportError:
+        raise _needs_libraries(name) from None
+    return mwxml
+
+
 def _needs_libraries(name: str) -> UserError:
     return UserError(
         f"{name} needs libraries: pip install 'jaxlm[wiki]' (or mwxml mwparserfromhell)"
@@ -80,10 +86,9 @@ def _needs_libraries(name: str) -> UserError:
 @functools.cache
 def _namespaces(dump: str) -> frozenset[str]:
     """The names of the dump's namespaces but the articles', in lower case."""
-    from mwxml import Dump
-
+    mwxml = _mwxml(dump)
     with open_source(Source(dump, "wiki", (dump,))) as (unpacked, _), _damage(dump):
-        found = Dump.from_file(unpacked).site_info.namespaces or ()
+        found = mwxml.Dump.from_file(unpacked).site_info.namespaces or ()
     names = {str(each.name).lower() for each in found}
     return frozenset(names - {""} | {"file", "image", "media", "category"})
 
