@@ -69,8 +69,8 @@ def _damage(name: str) -> Iterator[None]:
 
 def _mwxml(name: str) -> Any:
     try:
-        with warnings.catch_warnings():  # Python 3.12 warns of its docstrings
-            warnings.simplefilter("ignore", SyntaxWarning)
+        with warnings.catch_warnings():  # Python warns of its docstrings' escapes
+            warnings.simplefilter("ignore")
             import mwxml.element_iterator
     except ImportError:
         raise _needs_libraries(name) from None
