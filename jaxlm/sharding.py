@@ -20,11 +20,10 @@ import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import MeshConfig, RunConfig
+from jaxlm.mesh import AXES, BATCH
 from jaxlm.tree import match
 from jaxlm.types import UserError
 
-AXES = ("replica", "data", "fsdp", "tensor")
-BATCH = ("replica", "data", "fsdp")
 _AUTO = (AxisType.Auto,) * len(AXES)
 
 MESH_AXIS_OF = {

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
     "types memory __version__",
     "files",
-    "keys tree config losses",
+    "keys tree config losses mesh",
     "text models metrics devices",
     "data objectives sharding checkpoints",
     "families",
