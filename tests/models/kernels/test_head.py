@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from jaxlm.losses import cross_entropy
 from jaxlm.models.kernels.head import head_cross_entropy, tied_logits
@@ -85,3 +86,16 @@ def test_all_logits_never_exist_at_once():
     text = jax.jit(jax.grad(loss, (0, 1))).lower(x, head).as_text()
     assert "3x2x16xf32" in text  # two of eight positions
     assert "3x8x16xf32" not in text and "24x16xf32" not in text
+
+
+@pytest.mark.parametrize(("parts", "chunks"), [(1, 4), (3, 2)])
+def test_chunks_are_sized_by_the_rows_of_a_device(parts, chunks):
+    axes = (AxisType.Auto,) * 2
+
+    def sums(x, head, targets, weights):
+        return head_cross_entropy(x, head, targets, weights, classes=11, at_once=100)
+
+    mesh = AbstractMesh((1, parts), ("data", "fsdp"), axes)
+    with jax.sharding.use_abstract_mesh(mesh):
+        text = str(jax.make_jaxpr(sums)(*example()))
+    assert f"f32[3,{8 // chunks},16]" in text
