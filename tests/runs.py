@@ -18,8 +18,9 @@ from jaxlm.train.source import corpus_source
 SPEED = {"tokens_per_second", "mfu"}
 
 
-def pretrain(config, corpus, workdir) -> Outcome:
-    return train(config, corpus_source(config, corpus), workdir, initial=pretrained)
+def pretrain(config, corpus, workdir, profile="") -> Outcome:
+    source = corpus_source(config, corpus)
+    return train(config, source, workdir, initial=pretrained, profile=profile)
 
 
 def lines(workdir: Path) -> list[dict]:

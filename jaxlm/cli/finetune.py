@@ -98,8 +98,9 @@ def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
             claim_workdir(workdir, job.config, job.data, command, save)
 
         in_turn(opened)
-        options: Any = {"fallback": args.fallback, "initial": pretrained}
-        outcome = train(job.config, job.source(), workdir, **options)
+        options: Any = {"fallback": args.fallback, "profile": args.profile}
+        source = job.source()
+        outcome = train(job.config, source, workdir, initial=pretrained, **options)
     best = best_figures(workdir) if job.dev else None
     if best:
         print("  ".join([f"best step {best[0]}", *evaluated(best[1], FIGURES)]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlm.cli.arguments import Config, parse
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import RunConfig
+from jaxlm.config.run import range_of
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.types import UserError
 
@@ -63,6 +64,13 @@ class TrainingOptions:
     """If the newest checkpoint is damaged, resume from the one before it."""
     preempted_exit: int = 75
     """Exit status after a SIGTERM or Ctrl-C whose checkpoint is saved."""
+    profile: str = ""
+    """START:STOP: trace the steps that take the run from START to STOP, on the first
+    host, into WORKDIR/profile. An invocation's first step compiles: leave it out."""
+
+    def __post_init__(self) -> None:
+        if self.profile:
+            range_of(self.profile, "profile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +149,8 @@ def run_pretrain(argv: list[str]) -> int:
 
     with contextlib.ExitStack() as held:
         source = corpus_source(config, in_turn(opened))
-        options: Any = {"fallback": args.fallback, "initial": pretrained}
-        outcome = train(config, source, workdir, **options)
+        options: Any = {"fallback": args.fallback, "profile": args.profile}
+        outcome = train(config, source, workdir, initial=pretrained, **options)
     say_finished(outcome)
     return args.preempted_exit if outcome.interrupted else 0
 

@@ -233,7 +233,7 @@ class RunConfig(Rows):
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
             raise UserError(f"eval_every = {self.eval_every} is no number of steps")
         for each in self.skip:
-            _range_of(each)
+            range_of(each, "skip")
         done, at, rows = 0, "", self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
@@ -275,7 +275,7 @@ class RunConfig(Rows):
         turns = [phase.until for phase in self.all_phases[:-1]]
         done = max((each for each in turns if each <= step), default=0)
         end = min((each for each in turns if each > step), default=math.inf)
-        for low, high in sorted(map(_range_of, self.skip)):
+        for low, high in sorted(range_of(each, "skip") for each in self.skip):
             low, high = max(low, done), int(min(high, end))
             if low <= step and low < high:
                 step, done = step + high - low, high
@@ -288,9 +288,9 @@ class RunConfig(Rows):
         return self.phases or (Phase(until=self.steps, **rows),)
 
 
-def _range_of(skip: str) -> tuple[int, int]:
-    """(first, end) of START:END."""
-    first, _, end = skip.partition(":")
+def range_of(text: str, flag: str) -> tuple[int, int]:
+    """(first, end) of FIRST:END, the value of a flag."""
+    first, _, end = text.partition(":")
     if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise UserError(f"skip = {skip} is not FIRST:END, such as 1200:1400")
+        raise UserError(f"{flag} = {text} is not FIRST:END, such as 1200:1400")
     return int(first), int(end)

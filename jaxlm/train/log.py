@@ -123,11 +123,12 @@ class Log(AbstractContextManager):
         self._speed = _Speed(tokens, flops / peak, compiled=now, line=now)
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self, what: str) -> Iterator[None]:
         """Exclude an evaluation or a save from the rates, but not from the ETA."""
         self.flush()
         start = self._clock()
-        yield
+        with jax.profiler.TraceAnnotation(what):
+            yield
         if self._speed:
             self._speed.paused += self._clock() - start
 
@@ -201,11 +202,8 @@ class Log(AbstractContextManager):
 
     def upload(self) -> None:
         """Copy all files of a `gs://` run there; does nothing for a local run."""
-        for path in self._local.rglob("*") if self._remote else ():
-            if path.is_file():
-                there = self._remote / str(path.relative_to(self._local))
-                there.parent.mkdir(parents=True, exist_ok=True)
-                there.write_bytes(path.read_bytes())
+        if self._remote:
+            copy_tree(self._local, self._remote)
 
     def close(self) -> None:
         """Write pending metrics and end the progress bar; called by `with`."""
@@ -246,6 +244,15 @@ class Log(AbstractContextManager):
         sums = {**_UNKNOWN, **figures(self._sums), **self._own}
         rates = {"tokens_per_second": rate, "mfu": mfu}
         return {"step": self._step, **sums, **rates}, seconds_left
+
+
+def copy_tree(here: Path, there: epath.Path) -> None:
+    """Copy all files of a directory into another one, which may be in a bucket."""
+    for path in here.rglob("*"):
+        if path.is_file():
+            copy = there / str(path.relative_to(here))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
 
 
 @dataclass

@@ -31,6 +31,7 @@ from jaxlm.memory import exhausted
 from jaxlm.train.fits import remedies
 from jaxlm.train.fork import forked_state
 from jaxlm.train.log import Log
+from jaxlm.train.profile import profiling
 from jaxlm.train.source import Run, TrainingSource, feed, open_run
 from jaxlm.train.state import LARGEST, Pretrained, TrainState, merge
 from jaxlm.types import UserError
@@ -51,6 +52,7 @@ def train(
     *,
     initial: Callable[[str], Pretrained],
     fallback: bool = False,
+    profile: str = "",
 ) -> Outcome:
     """Train to `config.steps` or `config.stop`.
 
@@ -67,7 +69,8 @@ def train(
     No data position is saved: the batch of step s is a function of (data, seed, s). The
     caller has locked and checked the workdir (`workdir.py`). `initial` reads the
     parameters of `config.init` (`open.py`). With `fallback`, a damaged checkpoint is
-    skipped; without it, a damaged checkpoint is an error.
+    skipped; without it, a damaged checkpoint is an error. `profile` is START:STOP, the
+    steps to trace (`profile.py`).
     """
     files = RunFiles(config, source.digests)
     checkpoints = Checkpoints(workdir, keep=config.keep, keeps=config.keeps, run=files)
@@ -76,8 +79,12 @@ def train(
     try:
         with jax.set_mesh(run.mesh), stop_signals() as interrupted:
             first = _first_state(run, make, initial, fallback)
-            with Log(workdir, config, first.step, last, first.meta.get("log")) as log:
-                outcome = _loop(run, log, first, last, interrupted)
+            until = first.step, last
+            with (
+                Log(workdir, config, *until, first.meta.get("log")) as log,
+                profiling(profile, workdir, *until, log) as trace,
+            ):
+                outcome = _loop(run, log, trace, first, last, interrupted)
     except Exception as error:
         if jax.process_count() == 1:  # else a lost host would be waited for
             checkpoints.wait()
@@ -89,7 +96,12 @@ def train(
 
 
 def _loop(
-    run: Run, log: Log, first: Restored, last: int, interrupted: Callable[[int], bool]
+    run: Run,
+    log: Log,
+    trace: Callable[[int], None],
+    first: Restored,
+    last: int,
+    interrupted: Callable[[int], bool],
 ) -> Outcome:
     """Save, evaluate, step and log, from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
@@ -111,6 +123,7 @@ def _loop(
     sound = first.meta.get("sound", start or None)  # newest saved step, not skipped
 
     for step in range(start, max(start, last) + 1):
+        trace(step)
         impatient = best is not None and best.out_of_patience(step)
         stop = step >= last or impatient or interrupted(step)
         # A fork begins with a checkpoint of its own.
@@ -119,14 +132,14 @@ def _loop(
             log.flush()
             _check_sound(run, log.skipped, sound)
             sound = sound if log.skipped or step == start > 0 else step
-            with log.pause():
+            with log.pause("save"):
                 kept = {"sound": sound, "best": best.step if best else None}
                 meta = {"log": log.carry(), **kept}
                 digests = checkpoints.save(step, state, meta, held=sound)
                 log.upload()
         due = config.eval_every and step % config.eval_every == 0
         if evaluate and (step > start or missing) and (due or step == last):
-            with log.pause():
+            with log.pause("evaluate"):
                 figures = evaluate(state.params)
                 # An evaluation that only --stop asks for must not choose: without
                 # --stop it would not take place.
@@ -135,8 +148,9 @@ def _loop(
             log.evaluation(figures, source.figures)
         if stop:
             break
-        train_step, batch = next(batches)
-        state, metrics = train_step(state, batch)  # dispatched, not awaited
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            train_step, batch = next(batches)
+            state, metrics = train_step(state, batch)  # dispatched, not awaited
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
         log.defer(step + 1, metrics)

@@ -182,7 +182,7 @@ def test_rates_leave_out_compiling_and_pauses_and_the_eta_does_not(tmp_path):
         log.defer(step, metrics(step))
         clock.now += 2  # a step takes two seconds
         if step == 6:
-            with log.pause():
+            with log.pause("save"):
                 clock.now += 30
     log.close()
     third = lines(tmp_path)[2]
