@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # and losses within 1e-6.
 _FREE = (
     "stop log.* save_every eval_every eval_rows keep keep_every max_skipped "
-    "data.threads text.languages* mesh.* remat"
+    "data.threads text.languages* mesh.* remat attention"
 )
 CONFIG_DIRECTORIES = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 

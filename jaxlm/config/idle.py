@@ -34,6 +34,7 @@ def idle(config: RunConfig) -> dict[str, str]:
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
+        (config.model.carries_state, "attention", "is for transformers"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
     ]
     if isinstance(config, FinetuneConfig):

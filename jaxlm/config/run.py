@@ -215,6 +215,9 @@ class RunConfig(Rows):
     """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """Activations recomputed in the backward pass: none, all except products, all."""
+    attention: Literal["auto", "plain", "splash", "cudnn"] = "auto"
+    """Kernel of attention. auto: splash on a TPU and cudnn on a GPU where they can be,
+    else plain, which any device runs; the run says which it takes, and why."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

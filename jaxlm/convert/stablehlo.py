@@ -32,7 +32,7 @@ def write_stablehlo(path: Path, config: ModelConfig, params: Any) -> None:
         raise UserError(
             f"{size / 2**30:.1f} GiB of weights do not fit a StableHLO file of 2 GiB"
         )
-    module: Any = build(config)
+    module: Any = build(config, road="plain")
     bert = isinstance(config, BertConfig)
 
     def forward(tokens, *more):

@@ -11,7 +11,6 @@ from jaxlm.families.bert import BERT
 from jaxlm.families.elmo import ELMO
 from jaxlm.families.family import Family
 from jaxlm.families.gpt import GPT
-from jaxlm.models.encoder import Remat
 
 FAMILIES = (BERT, GPT, ELMO)
 
@@ -21,9 +20,10 @@ def family_of(config: ModelConfig) -> Family:
     return next(each for each in FAMILIES if type(config) is each.config)
 
 
-def build(config: ModelConfig, *, dtype: Any = jnp.float32, remat: Remat = "none"):
-    """The module that is pretrained; `dtype` is that of its matrix products."""
-    return family_of(config).build(config, dtype=dtype, remat=remat)
+def build(config: ModelConfig, *, dtype: Any = jnp.float32, **how: Any):
+    """The module that is pretrained; `dtype` is that of its matrix products, `how` are
+    its `remat` and the `road` of its attention."""
+    return family_of(config).build(config, dtype=dtype, **how)
 
 
 def parameter_shapes(config: ModelConfig) -> Any:

@@ -110,9 +110,9 @@ class Family(abc.ABC):
     article: ClassVar[str]  # "a BERT"
     purpose: ClassVar[str]  # what `jaxlm` verb fits: "fill fills its blanks"
     config: ClassVar[Any]  # the class
-    # (config, dtype=, remat=) → the module that is pretrained, with `example()`, and
-    # the one that `encode` reads, whose parameters lie among those of the first under
-    # the same names.
+    # (config, dtype=, remat=, road=) → the module that is pretrained, with `example()`,
+    # and the one that `encode` reads, whose parameters lie among those of the first
+    # under the same names.
     build: ClassVar[Callable[..., Any]]
     encoder: ClassVar[Callable[..., Any]]
     # (run, module, manifest, phase, stream) → what is learnt in pretraining.

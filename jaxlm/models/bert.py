@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig
 from jaxlm.models.encoder import Encoded, Remat, Spec, encode
+from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.layers import (
     ACTIVATIONS,
@@ -77,6 +78,7 @@ class Bert(nn.Module):
     config: BertConfig
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
+    road: Road = "auto"
 
     def example(self) -> tuple[Any, ...]:
         """Inputs to initialise with; no parameter's shape depends on their length."""
@@ -122,6 +124,7 @@ class Bert(nn.Module):
             out_init=init,
             dtype=self.dtype,
             remat=self.remat,
+            road=self.road,
         )
         embed = BertEmbed(spec, name="embed")
         x_BLD, table_VD = embed(tokens_BL, token_types_BL, position_ids)

@@ -15,14 +15,18 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.models.kernels.attention import attention
+from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
 
 Remat = Literal["none", "dots", "full"]
 
-# What the backward pass does not compute again: "dots" keeps products with weights,
-# "full" the input of each block only.
+# What the backward pass does not compute again: "dots" keeps products with weights and
+# what a kernel made, "full" the input of each block only.
 POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -60,6 +64,7 @@ class Spec:
     out_init: Init  # of the two products that end in the residual stream
     dtype: Dtype
     remat: Remat
+    road: Road
 
     def norm_layer(self, name: str) -> nn.LayerNorm:
         """A norm with the config's epsilon."""
@@ -120,7 +125,9 @@ class Attention(nn.Module):
             segments=segments,
             lengths=lengths,
             offset=offset,
-            dropout=Dropout(spec.dropout),
+            dropout=Dropout(spec.dropout) if spec.dropout else None,
+            # Rows to initialise with are too short for a kernel.
+            road="plain" if self.is_initializing() else spec.road,
         )
         out = nn.DenseGeneral(
             width,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import GptConfig
 from jaxlm.models.encoder import Cache, Encoded, Remat, Spec, encode
+from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.layers import Dropout, Dtype, Table, position_rows
 
@@ -65,6 +66,7 @@ class Gpt(nn.Module):
     config: GptConfig
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
+    road: Road = "auto"
 
     def example(self) -> tuple[Any, ...]:
         """Inputs to initialise with."""
@@ -105,6 +107,7 @@ class Gpt(nn.Module):
             out_init=nn.initializers.normal(config.init_std / shrink),
             dtype=self.dtype,
             remat=self.remat,
+            road=self.road,
         )
         x_BLD, table_RD = GptEmbed(spec, name="embed")(tokens_BL, position_ids)
         facts: Any = {"lengths": lengths, "segments": segments, "caches": caches}

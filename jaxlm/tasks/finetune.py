@@ -153,9 +153,8 @@ def module_of(config: FinetuneConfig, task: Task) -> TaskModel:
     fields, dtype = config.task, jnp.dtype(config.precision)
     pooling = "none" if task.by_token else fields.pooling
     join = "choose" if task.compete else "add" if fields.both_orders else ""
-    module = TaskModel(
-        config.model, fields, task.outputs, pooling, join, dtype, config.remat
-    )
+    how = dtype, config.remat, config.attention
+    module = TaskModel(config.model, fields, task.outputs, pooling, join, *how)
     if not fields.freeze:
         return module
     shapes = abstract_params(module)

@@ -30,6 +30,7 @@ from jaxlm.config import ModelConfig, TaskConfig
 from jaxlm.families import family_of
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.attention import NEG_INF
+from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import (
     Dropout,
@@ -58,6 +59,7 @@ class TaskModel(nn.Module):
     join: Join = ""
     dtype: Dtype = jnp.float32
     remat: Remat = "none"
+    road: Road = "auto"
     frozen: bool = False  # the encoder: no dropout and no gradient
 
     def example(self) -> tuple[Any, ...]:
@@ -100,7 +102,9 @@ class TaskModel(nn.Module):
         """
         rows, mask_BL = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])
         family = family_of(self.config)
-        encoder = family.encoder(self.config, dtype=self.dtype, remat=self.remat)
+        encoder = family.encoder(
+            self.config, dtype=self.dtype, remat=self.remat, road=self.road
+        )
         nn.share_scope(self, encoder)
         out, _ = family.encode(
             encoder,

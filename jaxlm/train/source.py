@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxlm.data.rows import ahead
 from jaxlm.evaluate import STREAM, open_evaluation
 from jaxlm.families import family_of
 from jaxlm.metrics import Figure
+from jaxlm.models.kernels.fused import Call, said
 from jaxlm.objectives.objective import Objective
 from jaxlm.sharding import (
     batch_parts,
@@ -81,7 +82,10 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
     """The source of a pretraining run: a corpus and the objective of the family."""
     family = family_of(config.model)
     module = family.build(
-        config.model, dtype=jnp.dtype(config.precision), remat=config.remat
+        config.model,
+        dtype=jnp.dtype(config.precision),
+        remat=config.remat,
+        road=config.attention,
     )
 
     def open_stream(phase: Phase, stream: str) -> BatchStream:
@@ -212,12 +216,35 @@ def _feed_phase(
     batches = ahead(opened.read, start=steps.start, stop=steps.stop, threads=threads)
     transform = jax.jit(stream.objective.transform, out_shardings=run.sharding)
     compiled: dict[Any, Callable[..., Any]] = {}
+    told = ""
     for count, rows in batches:
         shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
         batch = transform(to_devices(rows, opened.held(count), run.sharding, count))
         if shapes not in compiled:
+            line = _attention(run, stream, count, rows)
+            if line not in ("", told):
+                log.say(told := line)
             what = f"the step for {count} × {stream.length(rows)} tokens"
             with log.compiling(what, tokens=stream.tokens, flops=stream.flops):
                 lowered = opened.train_step.lower(run.abstract, batch)
                 compiled[shapes] = lowered.compile()
         yield compiled[shapes], batch
+
+
+def _attention(run: Run, stream: BatchStream, count: int, rows: Any) -> str:
+    """The line on which attention the step has; "" if there is nothing to say."""
+    config, model = run.config, cast(Any, run.config.model)
+    if model.carries_state:
+        return ""
+    frozen = getattr(run.source.module, "frozen", False)
+    dropout = stream.dropout and model.dropout > 0 and not frozen
+    shape = (
+        count,
+        stream.length(rows),
+        model.num_heads,
+        model.d_model // model.num_heads,
+    )
+    packed = getattr(rows, "segments", None) is not None
+    packed = getattr(config.data, "packed", packed)
+    other = "dropout" if dropout else ""
+    return said(config.attention, Call(shape, config.precision, packed, other=other))

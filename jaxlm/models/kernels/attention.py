@@ -11,10 +11,13 @@ Callers pass these facts and not a mask, because a fused kernel needs the facts.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from jaxlm.models.kernels.fused import Call, Road, choose, fused
 
 # Finite, so that a query that sees nothing becomes uniform and not NaN.
 NEG_INF = float(jnp.finfo(jnp.float32).min)
@@ -33,6 +36,7 @@ def attention(
     scale: float | None = None,
     bias: Float[Array, "#B #H L T"] | None = None,
     dropout: Callable[[Array], Array] | None = None,
+    road: Road = "auto",
 ) -> Float[Array, "B L H K"]:
     """Softmax attention, with the softmax in float32.
 
@@ -46,31 +50,68 @@ def attention(
         bias: added to the scores.
         dropout: of the probabilities. BERT drops each element independently; a mask
             shared by heads or rows, as in Hugging Face's Flax port, differs from that.
+        road: the kernel (`fused.py`); auto: the best one that can take the call.
     """
     length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
-    query_L1, key_1T = jnp.arange(length)[:, None] + offset, jnp.arange(keys)[None]
-    facts = []  # True where a query sees a key, each [#B, #L, T]
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    two_sided = window is not None and not causal
+    other = "dropout" if dropout else "bias" if bias is not None else ""
+    if length != keys or not isinstance(offset, int) or offset:
+        other = "cache"
+    call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
+    taken, _ = choose(road, call)
+    if taken != "plain":
+        facts: Any = {"causal": causal, "window": window, "scale": scale}
+        return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
+
+    # Without this, who sees whom depends on no layer, and the loop over layers would
+    # take it from outside, as an array [B, L, T]. It is computed beside the scores.
+    slot_T, segments, _ = jax.lax.optimization_barrier(
+        (jnp.arange(keys), segments, jax.lax.stop_gradient(k_BTHK))
+    )
+    query_L1, key_1T = jnp.arange(length)[:, None] + offset, slot_T[None]
+    seen = []  # True where a query sees a key, each [#B, #L, T]
     if causal:
-        facts.append((key_1T <= query_L1)[None])
+        seen.append((key_1T <= query_L1)[None])
     if window is not None:
-        facts.append((jnp.abs(query_L1 - key_1T) < window)[None])
+        seen.append((jnp.abs(query_L1 - key_1T) < window)[None])
     if segments is not None:
         own_BL = segments  # of the queries; a length may be a symbol here
         if length != keys:
             own_BL = jax.lax.dynamic_slice_in_dim(segments, offset, length, axis=1)
-        facts.append(own_BL[:, :, None] == segments[:, None])
+        seen.append(own_BL[:, :, None] == segments[:, None])
     if lengths is not None:
-        facts.append((key_1T < lengths[:, None])[:, None])
+        seen.append((key_1T < lengths[:, None])[:, None])
 
-    scale = 1 / math.sqrt(width) if scale is None else scale
     score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
     score_BHLT = score_BHLT.astype(jnp.float32)
     if bias is not None:
         score_BHLT += bias
-    if facts:
-        seen = functools.reduce(jnp.logical_and, facts)
-        score_BHLT = jnp.where(seen[:, None], score_BHLT, NEG_INF)
-    p_BHLT = jax.nn.softmax(score_BHLT).astype(v_BTHK.dtype)
+    seen_BLT = functools.reduce(jnp.logical_and, seen) if seen else None
+    p_BHLT = _softmax(score_BHLT, seen_BLT, v_BTHK.dtype)
     if dropout is not None:
         p_BHLT = dropout(p_BHLT)
     return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _softmax(score_BHLT: Array, seen_BLT: Array | None, dtype: Any) -> Array:
+    """The softmax over the keys that are seen, in `dtype`, which is all that is kept
+    for the backward pass: neither the scores nor who sees whom."""
+    if seen_BLT is not None:
+        score_BHLT = jnp.where(seen_BLT[:, None], score_BHLT, NEG_INF)
+    return jax.nn.softmax(score_BHLT).astype(dtype)
+
+
+def _softmax_forward(score_BHLT, seen_BLT, dtype):
+    p_BHLT = _softmax(score_BHLT, seen_BLT, dtype)
+    return p_BHLT, p_BHLT
+
+
+def _softmax_backward(dtype, p_BHLT, dp_BHLT):
+    p_BHLT, dp_BHLT = (x.astype(jnp.float32) for x in (p_BHLT, dp_BHLT))
+    mean_BHL1 = jnp.sum(p_BHLT * dp_BHLT, axis=-1, keepdims=True)
+    return p_BHLT * (dp_BHLT - mean_BHL1), None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
