@@ -16,7 +16,12 @@ def get_config() -> RunConfig:
         text=TextConfig(tokenizer="words", lowercase=False, words="space"),
         data=BilmData(negatives=8192),
         optim=OptimConfig(
-            name="adamw", peak=1e-3, warmup=2000, decay="cosine", weight_decay=0.01
+            name="adamw",
+            peak=1e-3,
+            warmup=2000,
+            decay="cosine",
+            weight_decay=0.01,
+            lazy=True,
         ),
         steps=150_000,
         batch=1024,

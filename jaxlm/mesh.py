@@ -30,3 +30,10 @@ def by_rows(x: Any) -> Any:
     if not jax.sharding.get_abstract_mesh().shape:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
+
+
+def whole(x: Any) -> Any:
+    """`x`, uncut on every device: for small arrays that all devices compute with."""
+    if not jax.sharding.get_abstract_mesh().shape:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -32,10 +32,12 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
 def idle(config: RunConfig) -> dict[str, str]:
     """Name → why the flag would change nothing, apart from those of `foreign_data`."""
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
+    samples = optim == "adamw" and getattr(config.data, "negatives", 0)
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (config.model.carries_state, "attention", "is for transformers"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
+        (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),
     ]
     if isinstance(config, FinetuneConfig):
         rules += _of_task(config)

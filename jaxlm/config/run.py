@@ -86,6 +86,10 @@ class OptimConfig:
     """Initial value of Adagrad's sum of squared gradients."""
     factor: float = 1.0
     """Factor of the gradient before clipping; ELMo's original: the length of a row."""
+    lazy: bool = False
+    """AdamW with data.negatives: update only the rows of the softmax that a step reads.
+    The moments of others stay, and they do not decay (torch's SparseAdam). False: a row
+    without a gradient still moves by its momentum and decays, which needs all rows."""
 
     def __post_init__(self) -> None:
         check_range(self, "optim.", "[0, inf)", "warmup")
@@ -100,7 +104,7 @@ class OptimConfig:
     @property
     def keeps_rows(self) -> bool:
         """Whether the optimiser leaves rows of a table without a gradient unchanged."""
-        return self.name == "adagrad" and not self.weight_decay
+        return self.lazy or (self.name == "adagrad" and not self.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,47 @@ class Highway(nn.Module):
         return gate * jax.nn.relu(dense(name="transform")(x)) + (1 - gate) * x, None
 
 
+@jax.custom_vjp
+def largest_windows(
+    x_CnE: Float[Array, "C *n E"], kernel_WEO: Float[Array, "W E O"]
+) -> Float[Array, "*n O"]:
+    """A convolution over the characters of words, and its maximum over each word.
+
+    The gradient is written by hand: the forward pass keeps which window was largest
+    (the first of several) instead of the outputs of all windows.
+    """
+    return _largest_forward(x_CnE, kernel_WEO)[0]
+
+
+def _windows(x_CnE: Array, width: int) -> Array:
+    count = len(x_CnE) - width + 1
+    return jnp.concatenate([x_CnE[k : k + count] for k in range(width)], axis=-1)
+
+
+def _largest_forward(x_CnE, kernel_WEO):
+    width, _, number = kernel_WEO.shape
+    y_CnO = _windows(x_CnE, width) @ kernel_WEO.reshape(-1, number)
+    most_nO = y_CnO.max(0)
+    at_nO = jax.lax.argmax(y_CnO, 0, jnp.int32).astype(jnp.int16)
+    return most_nO, (x_CnE, kernel_WEO, at_nO)
+
+
+def _largest_backward(saved, dmost_nO):
+    x_CnE, kernel_WEO, at_nO = saved
+    width, _, number = kernel_WEO.shape
+    windows_CnI = _windows(x_CnE, width)
+    at_CnO = jax.lax.broadcasted_iota(jnp.int16, (len(windows_CnI), *at_nO.shape), 0)
+    dy_CnO = jnp.where(at_CnO == at_nO[None], dmost_nO[None], 0)
+    axes = tuple(range(dy_CnO.ndim - 1))
+    dkernel_IO = jnp.tensordot(windows_CnI, dy_CnO, (axes, axes))
+    dwindows_CnI = dy_CnO @ kernel_WEO.reshape(-1, number).T
+    _, fold = jax.vjp(lambda x: _windows(x, width), x_CnE)
+    return fold(dwindows_CnI)[0], dkernel_IO.reshape(kernel_WEO.shape)
+
+
+largest_windows.defvjp(_largest_forward, _largest_backward)
+
+
 class Filters(nn.Module):
     """A convolution over `width` characters, then the maximum over the word."""
 
@@ -98,24 +139,13 @@ class Filters(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*n C E"]) -> Float[Array, "*n O"]:
+    def __call__(self, x: Float[Array, "C *n E"]) -> Float[Array, "*n O"]:
         """The maxima; the caller applies the activation, which is monotonic."""
         shape = self.width, x.shape[-1], self.number
         kernel_WEO = self.param("kernel", self.kernel_init, shape)
         bias_O = self.param("bias", nn.initializers.zeros, shape[-1:])
-
-        # A word's outputs at all 50 characters take hundreds of kilobytes: the backward
-        # pass computes them again, one filter width after the other.
-        @jax.checkpoint
-        def pooled(x, kernel_WEO, bias_O):
-            windows = x.shape[-2] - self.width + 1
-            shifted = [x[..., k : k + windows, :] for k in range(self.width)]
-            kernel = kernel_WEO.reshape(-1, self.number).astype(self.dtype)
-            y = jnp.concatenate(shifted, axis=-1) @ kernel
-            bias = bias_O.astype(self.dtype).reshape((1,) * (x.ndim - 2) + (-1,))
-            return y.max(axis=-2) + bias
-
-        return pooled(x, kernel_WEO, bias_O)
+        bias = bias_O.astype(self.dtype).reshape((1,) * (x.ndim - 2) + (-1,))
+        return largest_windows(x, kernel_WEO.astype(self.dtype)) + bias
 
 
 class CharCnn(nn.Module):
@@ -134,7 +164,18 @@ class CharCnn(nn.Module):
                 f"{config.max_characters}"
             )
         table = Table(CHARACTERS, config.d_character, uniform(1.0), name="embed")()
-        x = jnp.pad(table, ((1, 0), (0, 0)))[characters].astype(self.dtype)
+        table = jnp.pad(table, ((1, 0), (0, 0))).astype(self.dtype)
+
+        def by_product(ids, table):  # its gradient is no scatter of single characters
+            return jax.nn.one_hot(ids, len(table), dtype=table.dtype) @ table
+
+        # Windows are slices of whole arrays if characters come before words.
+        x = jax.lax.platform_dependent(
+            jnp.moveaxis(characters, -1, 0),
+            table,
+            cpu=lambda ids, table: table[ids],
+            default=by_product,
+        )
         pooled = []
         for width, number in enumerate(config.filters, start=1):
             if number == 0:

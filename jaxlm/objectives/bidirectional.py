@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm import mesh
 from jaxlm.config import Phase, RunConfig
 from jaxlm.losses import Sample, sampled_cross_entropy
 from jaxlm.metrics import BothDirections, Direction, Figure, Mean, Sums
@@ -60,8 +61,10 @@ def bidirectional_lm(
         return {f"{way}_{kind}": totals[i] for i, way in enumerate(WAYS)}
 
     def sampled_rows(batch: ElmoBatch, key: jax.Array) -> SampledRows:
+        # Each device sorts all words: it is less than to exchange them while sorting.
+        targets = mesh.whole(batch.targets)
         drawn = [draw_negatives(each, count, known) for each in jax.random.split(key)]
-        words = [batch.targets.ravel(), *(each.words for each in drawn)]
+        words = [targets.ravel(), *(each.words for each in drawn)]
         size = sum(each.size for each in words)
         every = head_rows(config)
         rows = jnp.arange(every)
@@ -113,7 +116,7 @@ class Negatives(NamedTuple):
 def draw_negatives(key: Array, count: int, vocab_size: int) -> Negatives:
     """A sample of S = `count` distinct words of a vocabulary sorted by frequency."""
     most = enough_draws(count, vocab_size)
-    uniform = jax.random.uniform(key, (most,))
+    uniform = mesh.whole(jax.random.uniform(key, (most,)))
     drawn = jnp.exp(uniform * math.log(vocab_size + 1)).astype(jnp.int32) - 1
     drawn = jnp.clip(drawn, 0, vocab_size - 1)
     order = jnp.argsort(drawn, stable=True)

@@ -59,7 +59,6 @@ class _Options(NamedTuple):
     cell_clip: float
     proj_clip: float
     dtype: Any
-    unroll: int
 
 
 class _Factors(NamedTuple):
@@ -93,12 +92,10 @@ def lstm(
         proj_clip: bound of the outputs; 0: none.
         dtype: of the products' operands and of the outputs.
     """
-    options = _Options(cell_clip, proj_clip, jnp.dtype(dtype), unroll=1)
+    options = _Options(cell_clip, proj_clip, jnp.dtype(dtype))
 
     def in_one_loop(*given):
-        unroll = min(20, x_GBLE.shape[2])  # ELMo's whole row
-        one = functools.partial(_lstm, options._replace(unroll=max(1, unroll)))
-        return jax.vmap(one)(*given)
+        return jax.vmap(functools.partial(_lstm, options))(*given)
 
     def in_a_loop_each(*given):
         each = [
@@ -157,9 +154,7 @@ def _forward(options, x_ELB, weights, carry, lengths_B):
 
     start = carry.cell.T.astype(jnp.float32), carry.out.T.astype(jnp.float32)
     positions = jnp.arange(length), x_QLB.swapaxes(0, 1)
-    (cell_FB, out_DB), kept = jax.lax.scan(
-        step, start, positions, unroll=options.unroll
-    )
+    (cell_FB, out_DB), kept = jax.lax.scan(step, start, positions)
     out_LDB = _clip(kept[2], options.proj_clip)
     if lengths_B is not None:
         reads_LB = jnp.arange(len(out_LDB))[:, None] < lengths_B[None]
@@ -198,11 +193,7 @@ def _backward(options, saved, cotangents):
     dout_LDB = dout_BLD.transpose(1, 2, 0).astype(jnp.float32)
     positions = jnp.arange(len(dout_LDB)), factors, projected_LDB, dout_LDB
     (dcell_FB, dout_DB), (dgates_LQB, dprojected_LDB) = jax.lax.scan(
-        step,
-        (dcarry.cell.T, dcarry.out.T),
-        positions,
-        unroll=options.unroll,
-        reverse=True,
+        step, (dcarry.cell.T, dcarry.out.T), positions, reverse=True
     )
     outs_LDB = _clip(projected_LDB, options.proj_clip)[:-1]
     before_LDB = jnp.concatenate([start_DB[None], outs_LDB]).astype(dtype)
