@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.losses import (
-    Sample,
-    cross_entropy,
-    sampled_cross_entropy,
-)
+from jaxlm.losses import cross_entropy
+from jaxlm.models.kernels.head import Classes, sampled_cross_entropy
 
 
 def example(seed=0, shape=(3, 5), classes=11, scale=4.0):
@@ -105,35 +102,65 @@ def head_example():
     return tuple(map(jnp.asarray, (x, head, targets, weights)))
 
 
-def test_a_sampled_softmax_is_tensorflows():
-    """`_compute_sampled_logits` of TensorFlow's nn_impl.py, a position at a time."""
-    x, head, _, weights = head_example()
+def sampled_example():
+    x, head, *_ = head_example()
     random = np.random.RandomState(4)
     bias = jnp.asarray(random.standard_normal(16), jnp.float32)
-    log_expected = jnp.asarray(random.standard_normal(16), jnp.float32)
-    classes, drawn = np.array([0, 3, 4, 9, 12]), np.array([1, 1, 1, 1, 0], bool)
+    ids, drawn = np.array([0, 3, 4, 9, 14, 12]), np.arange(6) < 5
     targets = random.choice([0, 3, 7, 8], (3, 8))
-    got = sampled_cross_entropy(
-        x,
-        head,
-        bias,
-        jnp.asarray(targets),
-        weights,
-        Sample(jnp.asarray(classes), jnp.asarray(drawn), log_expected),
+    negatives = Classes(
+        jnp.asarray(ids), head[ids], jnp.where(drawn, bias[ids], -jnp.inf)
     )
+    return x, Classes(jnp.asarray(targets), head[targets], bias[targets]), negatives
+
+
+def by_position(x, targets, negatives, weights):
+    """`_compute_sampled_logits` of TensorFlow's nn_impl.py, a position at a time."""
     total = 0.0
-    for vector, target, weight in zip(
-        np.asarray(x, float).reshape(24, 5),
-        targets.ravel(),
-        np.ravel(weights),
-        strict=True,
-    ):
+    for b, t in np.ndindex(*weights.shape):
+        right = x[b, t] @ targets.table[b, t] + targets.bias[b, t]
+        others = negatives.table @ x[b, t] + negatives.bias
+        others = jnp.where(negatives.ids == targets.ids[b, t], -jnp.inf, others)
+        both = jnp.concatenate([right[None], others])
+        total += weights[b, t] * (jnp.log(jnp.exp(both).sum()) - right)
+    return total
 
-        def logit(k, vector=vector):
-            return vector @ np.asarray(head[k], float) + bias[k] - log_expected[k]
 
-        others = [logit(k) for k in classes[drawn] if k != target]
-        both = np.array([logit(target), *others])
-        total += weight * (np.log(np.exp(both).sum()) - both[0])
-    assert float(got.loss) == pytest.approx(total, rel=1e-5)
-    assert float(got.weight) == pytest.approx(float(weights.sum()))
+@pytest.mark.parametrize("at_once", [None, 3 * 2 * 6])
+def test_a_sampled_softmax_is_tensorflows(at_once):
+    weights = head_example()[3]
+    x, targets, negatives = sampled_example()
+
+    def total(loss, x, table, bias, others, other_bias):
+        right = targets._replace(table=table, bias=bias)
+        wrong = negatives._replace(table=others, bias=other_bias)
+        return loss(x, right, wrong, weights)
+
+    def ours(*given):
+        return 3 * sampled_cross_entropy(*given, at_once=at_once).loss
+
+    given = x, *targets[1:], *negatives[1:]
+    both = [
+        jax.value_and_grad(total, (1, 2, 3, 4, 5))(loss, *given)
+        for loss in (ours, lambda *given: 3 * by_position(*given))
+    ]
+    for mine, theirs in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(both[0][0]) and np.abs(both[0][1][3]).max() > 0
+
+
+def test_a_sampled_softmax_multiplies_in_the_dtype_of_the_hidden_states():
+    """Also in the backward pass, and never holds all logits."""
+    weights = head_example()[3]
+    x, targets, negatives = sampled_example()
+
+    def loss(x, others):
+        wrong = negatives._replace(table=others)
+        return sampled_cross_entropy(x, targets, wrong, weights, at_once=36).loss
+
+    half = x.astype(jnp.bfloat16), negatives.table
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(*half).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 3
+    assert all(line.count("xbf16>") >= 2 for line in products), products
+    assert "3x2x6xf32" in text and "3x8x6xf32" not in text

@@ -22,10 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm import mesh
 from jaxlm.config import Phase, RunConfig
-from jaxlm.losses import Sample, sampled_cross_entropy
 from jaxlm.metrics import BothDirections, Direction, Figure, Mean, Sums
 from jaxlm.models.elmo import head_rows
-from jaxlm.models.kernels.head import head_cross_entropy
+from jaxlm.models.kernels.head import (
+    Classes,
+    head_cross_entropy,
+    sampled_cross_entropy,
+)
 from jaxlm.objectives.objective import Objective, SampledRows, apply
 from jaxlm.text.corpus import Manifest
 from jaxlm.types import ElmoBatch, UserError, WordRows
@@ -61,16 +64,16 @@ def bidirectional_lm(
         return {f"{way}_{kind}": totals[i] for i, way in enumerate(WAYS)}
 
     def sampled_rows(batch: ElmoBatch, key: jax.Array) -> SampledRows:
-        # Each device sorts all words: it is less than to exchange them while sorting.
-        targets = mesh.whole(batch.targets)
         drawn = [draw_negatives(each, count, known) for each in jax.random.split(key)]
-        words = [targets.ravel(), *(each.words for each in drawn)]
-        size = sum(each.size for each in words)
+        drawn = jax.tree.map(lambda *both: jnp.stack(both), *drawn)
+        # Each device sorts all words, which takes less than to exchange them meanwhile.
+        targets = mesh.whole(batch.targets)
+        words = jnp.concatenate([targets.ravel(), drawn.words.ravel()])
         every = head_rows(config)
         rows = jnp.arange(every)
         # An optimiser that moves rows without a gradient needs all of them.
-        if run.optim.keeps_rows and size < every:
-            rows = jnp.unique(jnp.concatenate(words), size=size, fill_value=every)
+        if run.optim.keeps_rows and words.size < every:
+            rows = jnp.unique(words, size=words.size, fill_value=every)
         return SampledRows(("softmax/table", "softmax/bias"), rows, drawn)
 
     def loss(params, batch: ElmoBatch, carry=None, key=None, sampled_rows=None):
@@ -81,22 +84,36 @@ def bidirectional_lm(
         out = apply(module, params, key, characters_2BLC, state, **facts)
         table, bias = params["softmax"]["table"], params["softmax"]["bias"]
         sums: Sums = {}
-        for i, way in enumerate(WAYS):
-            x_BLD, weights_BL = out.last[i], weights_2BL[i]
-            if sampled_rows is None:
+        if sampled_rows is None:
+            for i, way in enumerate(WAYS):
+                x_BLD, targets_BL, weights_BL = (
+                    x[i] for x in (out.last, targets_2BL, weights_2BL)
+                )
                 total, weight, correct = head_cross_entropy(
-                    x_BLD, table, targets_2BL[i], weights_BL, bias, classes=known
+                    x_BLD, table, targets_BL, weights_BL, bias, classes=known
                 )
                 sums[f"{way}_loss"] = Mean(total, weight)
                 sums[f"{way}_accuracy"] = Mean(correct, weight)
-                continue
-            # Targets and sample as indices into the gathered rows.
-            rows, drawn = sampled_rows.rows, sampled_rows.drawn[i]
-            expected = log_expected(rows, drawn.draws, known)
-            sample = Sample(jnp.searchsorted(rows, drawn.words), drawn.drawn, expected)
-            places_BL = jnp.searchsorted(rows, targets_2BL[i])
+            return sums, out.state if data.carry else carry
+        rows, drawn = sampled_rows.rows, sampled_rows.drawn
+        row_of_V = jnp.zeros(known + 1, jnp.int32)
+        row_of_V = row_of_V.at[rows].set(jnp.arange(len(rows)), mode="drop")
+
+        def classes(words):  # one gather for both directions
+            expected = jax.vmap(log_expected, (0, 0, None))(words, drawn.draws, known)
+            return Classes(
+                words, table[row_of_V[words]], bias[row_of_V[words]] - expected
+            )
+
+        targets, negatives = classes(targets_2BL), classes(drawn.words)
+        unseen = jnp.where(drawn.drawn, negatives.bias, -jnp.inf)
+        negatives = negatives._replace(bias=unseen)
+        for i, way in enumerate(WAYS):
+            right, wrong = (
+                Classes(*(x[i] for x in each)) for each in (targets, negatives)
+            )
             total, weight, _ = sampled_cross_entropy(
-                x_BLD, table, bias, places_BL, weights_BL, sample
+                out.last[i], right, wrong, weights_2BL[i]
             )
             sums[f"{way}_sampled_loss"] = Mean(total, weight)
         return sums, out.state if data.carry else carry

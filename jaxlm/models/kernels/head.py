@@ -1,6 +1,7 @@
 """Hidden states and a table of classes → logits, or their loss in chunks."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,16 +59,72 @@ def head_cross_entropy(
         at_once: most logits in a device's memory; the default is 128 MB in float32 on
             CPU, 1 GB elsewhere.
     """
-    batch, length, _ = x_BLD.shape
+    cut = _cut((x_BLD, targets_BL, weights_BL), len(table_RD), at_once)
+    whole = functools.partial(_whole, classes)
+    return _in_chunks(whole, cut[0], (table_RD, bias_R), *cut[1:])
+
+
+class Classes(NamedTuple):
+    """Some classes of a softmax."""
+
+    ids: Int[Array, "*n"]
+    table: Float[Array, "*n D"]
+    bias: Float[Array, "*n"]  # less the log of the expected count in the sample
+
+
+def sampled_cross_entropy(
+    x_BLD: Float[Array, "B L D"],
+    targets: Classes,
+    negatives: Classes,
+    weights_BL: Float[Array, "B L"],
+    *,
+    at_once: int | None = None,
+) -> CrossEntropy:
+    """Cross-entropy of each target against sampled negatives, in chunks as above.
+
+    As `tf.nn.sampled_softmax_loss` (TensorFlow 1.15): each logit is lowered by the log
+    of its class's expected count in the sample, and negatives equal to the target are
+    left out. The mean is not a log-perplexity: evaluate with all classes.
+
+    Args:
+        targets: [B, L] classes.
+        negatives: [S] classes; one that has not been drawn has the bias -inf.
+    """
+    right_BL = (x_BLD.astype(jnp.float32) * targets.table).sum(-1) + targets.bias
+    by_position = (x_BLD, right_BL), targets.ids, weights_BL
+    cut = _cut(by_position, len(negatives.ids), at_once)
+    ids_NS = jnp.broadcast_to(negatives.ids, (len(cut[1]), len(negatives.ids)))
+    return _in_chunks(_sampled, cut[0], negatives[1:], *cut[1:], ids_NS)
+
+
+def _cut(tree, classes, at_once):
+    """[B, L, …] → [N, B, L / N, …], of which one has at most so many logits."""
+    batch, length = tree[1].shape
     at_once = at_once or (1 << 25 if mesh.platform() == "cpu" else 1 << 28)
     rows = -(-batch // mesh.row_parts())
-    fits = max(1, at_once // (rows * table_RD.shape[0]))
+    fits = max(1, at_once // (rows * classes))
     chunk = next(n for n in range(min(fits, length), 0, -1) if length % n == 0)
-    cut = [  # [B, L, …] as [chunks, B, L / chunks, …]
-        jnp.moveaxis(x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0)
-        for x in (x_BLD, targets_BL, weights_BL)
-    ]
-    return _in_chunks(classes, cut[0], (table_RD, bias_R), *cut[1:])
+
+    def cut(x):
+        return jnp.moveaxis(
+            x.reshape(batch, length // chunk, chunk, *x.shape[2:]), 1, 0
+        )
+
+    return jax.tree.map(cut, tree)
+
+
+def _sampled(x_and_right, negatives, ids_BL, weights_BL, ids_S) -> CrossEntropy:
+    """`sampled_cross_entropy` of a chunk, which holds all its logits at once."""
+    (x_BLD, right_BL), (table_SD, bias_S) = x_and_right, negatives
+    logits_BLS = tied_logits(x_BLD, table_SD) + bias_S[None, None]
+    hit_BLS = ids_BL[..., None] == ids_S[None, None]
+    logits_BLS = jnp.where(hit_BLS, -jnp.inf, logits_BLS)
+    most_BL = jax.lax.stop_gradient(jnp.maximum(logits_BLS.max(-1), right_BL))
+    sum_BL = jnp.exp(logits_BLS - most_BL[..., None]).sum(-1)
+    each_BL = jnp.log(sum_BL + jnp.exp(right_BL - most_BL)) + most_BL - right_BL
+    correct_BL = (right_BL >= most_BL).astype(jnp.float32)
+    sums = each_BL, jnp.ones_like(each_BL), correct_BL
+    return CrossEntropy(*((weights_BL * x).sum() for x in sums))
 
 
 def _whole(classes, x_BLD, head, targets_BL, weights_BL) -> CrossEntropy:
@@ -82,19 +139,19 @@ def _whole(classes, x_BLD, head, targets_BL, weights_BL) -> CrossEntropy:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _in_chunks(classes, x_NBCD, head, *rest):
-    """The sums of `_whole` over N chunks."""
+def _in_chunks(whole, x_NBCD, head, *rest):
+    """The sums of `whole` over N chunks."""
 
     def step(total, chunk):
         x_BCD, *rest = chunk
-        return _add(total, _whole(classes, x_BCD, head, *rest)), None
+        return _add(total, whole(x_BCD, head, *rest)), None
 
     return jax.lax.scan(step, _zero(), (x_NBCD, *rest))[0]
 
 
-def _in_chunks_forward(classes, x_NBCD, head, *rest):
+def _in_chunks_forward(whole, x_NBCD, head, *rest):
     def loss(x_BCD, head, *rest):
-        sums = _whole(classes, x_BCD, head, *rest)
+        sums = whole(x_BCD, head, *rest)
         return sums.loss, sums
 
     def step(carry, chunk):
@@ -106,14 +163,14 @@ def _in_chunks_forward(classes, x_NBCD, head, *rest):
 
     start = _zero(), jax.tree.map(jnp.zeros_like, head)
     (sums, dhead), dx_NBCD = jax.lax.scan(step, start, (x_NBCD, *rest))
-    return sums, (dx_NBCD, dhead)
+    return sums, (dx_NBCD, dhead, *[None] * len(rest))
 
 
-def _in_chunks_backward(classes, gradients, dsums):
+def _in_chunks_backward(whole, gradients, dsums):
     def scaled(gradient):
         return (gradient * dsums.loss).astype(gradient.dtype)
 
-    return *jax.tree.map(scaled, gradients), None, None
+    return jax.tree.map(scaled, gradients)
 
 
 _in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
