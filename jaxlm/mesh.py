@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 AXES = ("replica", "data", "fsdp", "tensor")
@@ -27,7 +28,7 @@ def row_parts() -> int:
 
 def by_rows(x: Any) -> Any:
     """`x`, whose first axis is rows, kept cut by rows alone: nothing else is cut."""
-    if not jax.sharding.get_abstract_mesh().shape:
+    if not jax.sharding.get_abstract_mesh().shape or len(x) % row_parts():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
 
@@ -37,3 +38,17 @@ def whole(x: Any) -> Any:
     if not jax.sharding.get_abstract_mesh().shape:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
+def for_rows(table: Any, batch: int) -> Any:
+    """`table` with a copy for each part of the rows, [parts, …]; itself for one part.
+
+    Each device holds the copy of its own rows alone. The gradients of all that reads
+    the copies are added up on each device, and exchanged once.
+    """
+    parts = row_parts()
+    if parts == 1 or batch % parts:
+        return table
+    free = (PartitionSpec.UNCONSTRAINED,) * table.ndim
+    copies = jnp.broadcast_to(table[None], (parts, *table.shape))
+    return jax.lax.with_sharding_constraint(copies, PartitionSpec(BATCH, *free))

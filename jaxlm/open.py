@@ -78,7 +78,7 @@ class Model:
             out: Any = self.module.apply(
                 {"params": params}, *inputs, **facts, logits=whole
             )
-            return out._replace(last=None, table=None)
+            return out._replace(last=None, table=None, head=None)
 
         return forward
 

@@ -15,15 +15,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig
+from jaxlm.mesh import for_rows
 from jaxlm.models.encoder import Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
-from jaxlm.models.kernels.head import tied_logits
+from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
     ACTIVATIONS,
     Dropout,
     Dtype,
     Table,
+    few_rows,
     gather,
+    lookup,
     position_rows,
 )
 
@@ -39,17 +42,18 @@ class BertEmbed(nn.Module):
         tokens_BL: Int[Array, "B L"],
         token_types_BL: Int[Array, "B L"],
         position_ids: Int[Array, "B L"] | None,
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
-        """(the input of the first block, the token table)."""
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"], Float[Array, "*parts V D"]]:
+        """(the input of the first block, the token table, its copies)."""
         config: Any = self.spec.config
         width, init = config.d_model, self.spec.kernel_init
         token_VD = Table(config.vocab_size, width, init, name="token")()
         position_MD = Table(config.max_length, width, init, name="position")()
         type_2D = Table(config.num_token_types, width, init, name="token_type")()
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
-        x_BLD = token_VD[tokens_BL] + positions + type_2D[token_types_BL]
-        x_BLD = self.spec.norm_layer("norm")(x_BLD)
-        return Dropout(self.spec.dropout, name="drop")(x_BLD), token_VD
+        copies = for_rows(token_VD, len(tokens_BL))
+        x_BLD = lookup(copies, tokens_BL) + positions
+        x_BLD = self.spec.norm_layer("norm")(x_BLD + few_rows(type_2D, token_types_BL))
+        return Dropout(self.spec.dropout, name="drop")(x_BLD), token_VD, copies
 
 
 class MlmHead(nn.Module):
@@ -59,17 +63,17 @@ class MlmHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BPD: Float[Array, "B P D"], table_VD: Float[Array, "V D"]
-    ) -> Float[Array, "B P V"]:
-        """Float32 logits over the vocabulary, tied to `table_VD`."""
-        spec, (vocab_size, width) = self.spec, table_VD.shape
+        self, x_BPD: Float[Array, "B P D"]
+    ) -> tuple[Float[Array, "B P D"], Float[Array, "V"]]:
+        """(what the table multiplies, the bias)."""
+        spec, width = self.spec, x_BPD.shape[-1]
         dense = nn.Dense(
             width, dtype=spec.dtype, kernel_init=spec.kernel_init, name="dense"
         )
         x_BPD = ACTIVATIONS[spec.config.activation](dense(x_BPD))
         x_BPD = spec.norm_layer("norm")(x_BPD)
-        bias_V = self.param("bias", nn.initializers.zeros, (vocab_size,))
-        return tied_logits(x_BPD, table_VD) + bias_V[None, None]
+        bias_V = self.param("bias", nn.initializers.zeros, (spec.config.vocab_size,))
+        return x_BPD, bias_V
 
 
 class Bert(nn.Module):
@@ -127,7 +131,7 @@ class Bert(nn.Module):
             road=self.road,
         )
         embed = BertEmbed(spec, name="embed")
-        x_BLD, table_VD = embed(tokens_BL, token_types_BL, position_ids)
+        x_BLD, table_VD, copies = embed(tokens_BL, token_types_BL, position_ids)
         out = encode(spec, x_BLD, table_VD, lengths=lengths, segments=segments)
         assert out.last is not None
         pooled, heads = None, {}
@@ -144,5 +148,8 @@ class Bert(nn.Module):
             x_BPD = out.last
             if predictions_BP is not None:
                 x_BPD = gather(x_BPD, predictions_BP)
-            heads["mlm"] = MlmHead(spec, name="mlm")(x_BPD, table_VD)
+            x_BPD, bias_V = MlmHead(spec, name="mlm")(x_BPD)
+            heads["mlm"] = tied_logits(x_BPD, table_VD) + bias_V[None, None]
+            head = Head(x_BPD, copies, for_rows(bias_V, len(x_BPD)))
+            out = out._replace(head=head)
         return out._replace(pooled=pooled, heads=heads)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.mesh import by_rows
 from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
+from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
 
 Remat = Literal["none", "dots", "full"]
@@ -37,6 +39,7 @@ class Encoded(NamedTuple):
     hidden: Float[Array, "N+1 B L D"]  # the embedding output, then every layer
     last: Float[Array, "B L D"] | None = None  # hidden[-1], without stacking the others
     table: Float[Array, "R D"] | None = None  # of the tokens, that heads are tied to
+    head: Head | None = None  # the factors of the logits of tokens
     pooled: Float[Array, "B *L D"] | None = None
     heads: Mapping[str, Array] = {}  # logits by name: mlm, nsp, lm
     carry: Any = None  # what goes on: a decoder's caches, an ELMo's state
@@ -183,6 +186,7 @@ class Block(nn.Module):
             y_BLD, cache = attend(x_BLD, lengths, segments, cache)
             x_BLD = attention_norm(x_BLD + drop(y_BLD))
             x_BLD = mlp_norm(x_BLD + drop(mlp(x_BLD)))
+        x_BLD = by_rows(x_BLD)  # not cut as the parameters are
         return x_BLD, (x_BLD, cache)
 
 
@@ -201,6 +205,7 @@ def encode(
     `lengths` and `segments` see `kernels.attention`. With `caches`, one for each layer,
     the parameters are `unstacked`, and `segments` are those of the T slots.
     """
+    x_BLD = by_rows(x_BLD)
     if caches is None:
         body: Any = Block
         if spec.remat != "none":

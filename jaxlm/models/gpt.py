@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import GptConfig
+from jaxlm.mesh import for_rows
 from jaxlm.models.encoder import Cache, Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
-from jaxlm.models.kernels.head import tied_logits
-from jaxlm.models.layers import Dropout, Dtype, Table, position_rows
+from jaxlm.models.kernels.head import Head, tied_logits
+from jaxlm.models.layers import Dropout, Dtype, Table, lookup, position_rows
 
 
 def table_rows(config: GptConfig) -> int:
@@ -39,8 +40,8 @@ class GptEmbed(nn.Module):
     @nn.compact
     def __call__(
         self, tokens_BL: Int[Array, "B L"], position_ids: Int[Array, "#B L"] | None
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "R D"]]:
-        """(the input of the first block, the table of the head)."""
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "R D"], Float[Array, "*parts R D"]]:
+        """(the input of the first block, the table of the head, its copies)."""
         config: Any = self.spec.config
         vocabulary, width = config.vocab_size, config.d_model
 
@@ -56,8 +57,9 @@ class GptEmbed(nn.Module):
             table_RD = drop(jnp.concatenate([table_RD[:vocabulary], position_MD]))
             position_MD = table_RD[vocabulary:]
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
-        x_BLD = (table_RD[tokens_BL] + positions).astype(self.spec.dtype)
-        return x_BLD if config.one_matrix else drop(x_BLD), table_RD
+        copies = for_rows(table_RD, len(tokens_BL))
+        x_BLD = (lookup(copies, tokens_BL) + positions).astype(self.spec.dtype)
+        return x_BLD if config.one_matrix else drop(x_BLD), table_RD, copies
 
 
 class Gpt(nn.Module):
@@ -109,11 +111,13 @@ class Gpt(nn.Module):
             remat=self.remat,
             road=self.road,
         )
-        x_BLD, table_RD = GptEmbed(spec, name="embed")(tokens_BL, position_ids)
+        embed = GptEmbed(spec, name="embed")
+        x_BLD, table_RD, copies = embed(tokens_BL, position_ids)
         facts: Any = {"lengths": lengths, "segments": segments, "caches": caches}
         out = encode(spec, x_BLD, table_RD, **facts)
+        assert out.last is not None
+        out = out._replace(head=Head(out.last, copies))
         if not logits:
             return out
-        assert out.last is not None
         scores = tied_logits(out.last, table_RD[: config.vocab_size])
         return out._replace(heads={"lm": scores})

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxlm import mesh
+
 Dtype = Any
 Init = Callable[..., Array]
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -118,6 +120,28 @@ def position_ids(segments_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:
     return at_L[None] - start_BL
 
 
+def lookup(
+    table: Float[Array, "*parts R D"], ids: Int[Array, "B *n"]
+) -> Float[Array, "B *n D"]:
+    """Rows of a table, or of the copies of a table that `mesh.for_rows` makes."""
+    if table.ndim == 2:
+        return table[ids]
+    cut = ids.reshape(len(table), -1, *ids.shape[1:])
+    rows = jax.vmap(lambda table, ids: table[ids])(table, cut)
+    return mesh.by_rows(rows.reshape(*ids.shape, -1))
+
+
+def few_rows(
+    table_RD: Float[Array, "R D"], ids_BL: Int[Array, "B L"]
+) -> Float[Array, "B L D"]:
+    """`lookup` in a table of few rows, with neither a gather nor a scatter."""
+    each = (
+        jnp.where((ids_BL == i)[..., None], row_D[None, None], 0)
+        for i, row_D in enumerate(table_RD)
+    )
+    return functools.reduce(jnp.add, each)
+
+
 def position_rows(
     table_LD: Float[Array, "M D"],
     length: Any,  # an int, or a symbol of jax.export
@@ -125,7 +149,7 @@ def position_rows(
 ) -> Float[Array, "#B L D"]:
     """Rows of a position table at `ids`; None: at 0 … length - 1."""
     if ids is not None:
-        return table_LD[ids]
+        return lookup(mesh.for_rows(table_LD, len(ids)), ids)
     if length > len(table_LD):
         raise ValueError(
             f"rows of {length} tokens do not fit model.max_length = {len(table_LD)}"

@@ -67,7 +67,7 @@ def causal_lm(
         out = apply(module, params, key, batch.tokens, **facts)
         aims = batch.targets, batch.weights
         total, weight, correct = head_cross_entropy(
-            out.last, out.table, *aims, classes=head_rows(model)
+            out.head.x, out.head.table, *aims, classes=head_rows(model)
         )
         return {
             "lm_loss": Mean(total, weight),

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Int
 
 from jaxlm.config import MaskedData, Phase, RunConfig
 from jaxlm.keys import key_for
-from jaxlm.losses import cross_entropy, each_cross_entropy
+from jaxlm.losses import cross_entropy
 from jaxlm.metrics import Binary, Figure, Mean, Sums, Tokens
+from jaxlm.models.kernels.head import Head, head_loss
 from jaxlm.objectives.dialogue import dialogue_row
 from jaxlm.objectives.mask import (
     choose_each,
@@ -60,6 +61,7 @@ def masked_lm(
     `stream` names the random draws, as in `data.rows.RowSource`.
     """
     layout, assemble = _assembly(run, manifest, phase.length)
+    model: Any = run.model
     figures: Any = masked_figures(run)
     questions = figures[1:]  # none or one
 
@@ -74,7 +76,7 @@ def masked_lm(
         inputs = batch.tokens, batch.token_types, batch.predictions
         out = apply(module, params, key, *inputs, lengths=batch.mask.sum(-1))
         rows = batch.nsp_weights
-        sums = word_sums(out.logits, batch)
+        sums = word_sums(out.head, batch, model.vocab_size)
         sums |= row_shares(manifest.languages, batch.languages, rows)
         for each in questions:
             sums |= binary_sums(each, out.nsp_logits, batch.nsp_labels, rows)
@@ -179,12 +181,13 @@ def _choose(
     return chosen, level
 
 
-def word_sums(logits_BPV: jax.Array, batch: MlmBatch) -> Sums:
+def word_sums(head: Head, batch: MlmBatch, classes: int) -> Sums:
     """Loss and accuracy of masked words; with levels, also the accuracy of each."""
-    each, correct = each_cross_entropy(logits_BPV, batch.targets)
-    weights, correct = batch.weights, correct * batch.weights
+    weights = batch.weights
+    loss, right = head_loss(head, batch.targets, weights, classes)
+    correct = right * weights
     sums = {
-        "mlm_loss": Mean((each * weights).sum(), weights.sum()),
+        "mlm_loss": Mean(loss, weights.sum()),
         "mlm_accuracy": Mean(correct.sum(), weights.sum()),
     }
     if batch.levels is None:

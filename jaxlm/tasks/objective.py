@@ -73,8 +73,8 @@ def task_objective(module: Any, task: Task, lr_scales: Any) -> Objective:
         if lm_weight:
             tokens: Any = batch.tokens
             total, weight, correct = head_cross_entropy(
-                out.last,
-                out.table,
+                out.head.x,
+                out.head.table,
                 jnp.roll(tokens.reshape(-1, tokens.shape[-1]), -1, axis=1),
                 next_token_weights(batch),
                 classes=head_rows(module.config),
