@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
-from jaxlm.mesh import by_rows
+from jaxlm.mesh import by_rows, platform
 from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
@@ -23,11 +23,14 @@ from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
 Remat = Literal["none", "dots", "full"]
 
 # What the backward pass does not compute again: "dots" keeps products with weights and
-# what a kernel made, "full" the input of each block only.
+# what a kernel made, "full" the input of each block only; see `_remat` for "products".
+_KERNELS = jax.checkpoint_policies.save_only_these_names(SAVED)
 POLICIES = {
+    "products": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_saveable, _KERNELS
+    ),
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(SAVED),
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _KERNELS
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -208,8 +211,8 @@ def encode(
     x_BLD = by_rows(x_BLD)
     if caches is None:
         body: Any = Block
-        if spec.remat != "none":
-            body = nn.remat(Block, policy=POLICIES[spec.remat], prevent_cse=False)
+        if (remat := _remat(spec)) != "none":
+            body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
         layers: Any = nn.scan(
             body,
             variable_axes={"params": 0},
@@ -231,6 +234,17 @@ def encode(
         layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
     hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
     return Encoded(hidden, last_BLD, table_RD, carry=caches)
+
+
+def _remat(spec: Spec) -> str:
+    """The key of a policy, or "none".
+
+    A TPU reads and writes memory slower than it computes norms and activations again,
+    so it keeps products only; but it keeps dropout masks, whose bits are costly.
+    """
+    if spec.remat == "none" and platform() == "tpu" and not spec.dropout:
+        return "products"
+    return spec.remat
 
 
 def unstacked(params: Any) -> Any:

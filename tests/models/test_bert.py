@@ -12,6 +12,7 @@ from jaxlm.config import BertConfig, bert
 from jaxlm.config.model import BERT_SIZES
 from jaxlm.families import num_parameters
 from jaxlm.losses import cross_entropy
+from jaxlm.models import encoder
 from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops
 from jaxlm.models.layers import position_ids
@@ -249,6 +250,17 @@ def test_recomputing_changes_neither_loss_nor_gradient(remat):
 def dots_in(remat):
     jaxpr = jax.make_jaxpr(jax.grad(lambda p: train_loss(p, remat=remat)))(PARAMS)
     return str(jaxpr).count("dot_general")
+
+
+def test_a_tpu_keeps_products_and_computes_the_rest_again(monkeypatch):
+    def kept():
+        _, backward = jax.vjp(train_loss, PARAMS)
+        return sum(x.nbytes for x in jax.tree.leaves(backward))
+
+    products, most = dots_in("none"), kept()
+    monkeypatch.setattr(encoder, "platform", lambda: "tpu")
+    assert dots_in("none") == products
+    assert kept() < 0.8 * most
 
 
 def test_recomputing_repeats_what_it_says():
