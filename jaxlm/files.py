@@ -1,17 +1,19 @@
 """Small files: written whole or not at all, and verified when they are read.
 
     write_file(path, text)             writes another file, syncs it, renames it
-    write_json(path, seal(content))    with a digest of the content in it
-    unseal(read_json(path), path)      DamagedError, in one line, if it was changed
+    write_sealed(path, content)        JSON with a digest of the content in it
+    read_object(path)                  DamagedError, in one line, if it was changed
 
 Files without a digest, which older versions wrote, are not verified.
 """
 
+import fcntl
 import hashlib
 import json
 import mmap
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -90,6 +92,22 @@ def write_file(path: Path, *parts: str | bytes) -> None:
             file.write(part.encode() if isinstance(part, str) else part)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on the directory of a file; it ends with the process, too."""
+    with open(path, "a+", errors="replace") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise UserError(f"{path.parent} is in use by {holder}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the list of files in a directory, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -135,6 +153,16 @@ def unseal(content: Any, path: os.PathLike, field: str = SEAL) -> dict[str, Any]
     if found is not None and found != _digest_of(content):
         raise DamagedError(f"{path} was changed after it was written")
     return content
+
+
+def write_sealed(path: Path, content: Mapping[str, Any], field: str = SEAL) -> None:
+    """Write an object with its digest, for `read_object`."""
+    write_json(path, seal(content, field))
+
+
+def read_object(path: Path, field: str = SEAL) -> dict[str, Any]:
+    """The object in a JSON file; DamagedError if it was changed since."""
+    return unseal(read_json(path), path, field)
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,10 @@ Imports neither jax nor flax, because `text/` and `--help` import this file.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -36,6 +39,24 @@ class UserError(Exception):
 
 class Note(UserWarning):
     """What a user may not have meant: one line, and the work goes on."""
+
+
+def note(text: str) -> None:
+    """Say what a user may not have meant."""
+    warnings.warn(text, Note, stacklevel=3)
+
+
+def plural(count: int, noun: str) -> str:
+    """1 row, 1,024 rows."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+@contextlib.contextmanager
+def unsaid() -> Iterator[None]:
+    """Drop notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)
+        yield
 
 
 class Mark(enum.IntFlag):

@@ -52,6 +52,8 @@ def pytest_configure(config):
     """Set the number of devices before jax makes them, in each worker."""
     count = config.getoption("--devices")
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={count}"
+    # Not in pyproject.toml: that would import jaxlm before its calls are checked.
+    config.addinivalue_line("filterwarnings", "default::jaxlm.types.Note")
 
 
 def _lacking(config) -> dict[str, str]:

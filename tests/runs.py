@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from tiny import tiny
 
-from jaxlm.config import to_json
 from jaxlm.open import pretrained
 from jaxlm.train.loop import Outcome, train
 from jaxlm.train.source import corpus_source
@@ -31,10 +31,10 @@ def lines(workdir: Path) -> list[dict]:
 def command(tmp_path, corpus, workdir, **changes) -> list[str]:
     """The command line of a run of its own process, one CPU device."""
     config = tiny(**changes)
-    file = tmp_path / "config.py"
+    content, file = json.dumps(dataclasses.asdict(config)), tmp_path / "config.py"
     file.write_text(
-        "from jaxlm.config import from_json\n"
-        f"def get_config():\n    return from_json('''{to_json(config)}''')\n"
+        "import json\nfrom jaxlm.config.files import from_dict\n"
+        f"def get_config():\n    return from_dict(json.loads({content!r}))\n"
     )
     return [
         sys.executable,

@@ -271,61 +271,43 @@ def test_every_verb_has_help(verb, capsys):
     assert f"jaxlm {verb}" in capsys.readouterr().out
 
 
+NEW = "pretrain bert_tiny --workdir HERE/w"
+
+
 class TestMistakes:
     """Each is one line with the remedy, status 2, and nothing lost."""
 
-    def test_unknown_verb(self, capsys):
-        assert "did you mean pretrain" in mistake(capsys, "pretain")
-
-    def test_unknown_config(self, capsys):
-        assert "did you mean bert_tiny" in mistake(capsys, "pretrain", "bert_tinny")
-
-    def test_unknown_field(self, capsys, tmp_path):
-        error = mistake(
-            capsys,
-            "pretrain",
-            "bert_tiny",
-            "--workdir",
-            str(tmp_path),
-            "--optim.peek",
-            "1",
-        )
-        assert "--optim.peek" in error and "--optim.peak FLOAT" in error
-
-    def test_arguments_that_are_missing_have_names(self, capsys):
-        assert "Missing from jaxlm fill: DIRECTORY SENTENCE" in mistake(capsys, "fill")
-        assert "'--to'. Expected one of ('hf'" in mistake(
-            capsys, "export", "x", "--to", "hg", "--out", "y"
-        )
-        assert "'maybe' is neither true nor false" in mistake(
-            capsys, "export", "x", "--to", "hf", "--out", "y", "--verify", "maybe"
-        )
-        assert "a recipe of jaxlm finetune" in mistake(capsys, "pretrain", "sst2")
-
-    def test_no_workdir(self, capsys):
-        assert "Missing from jaxlm pretrain CONFIG: --workdir" in mistake(
-            capsys, "pretrain", "bert_tiny"
-        )
-
-    def test_no_corpus(self, capsys, tmp_path):
-        error = mistake(
-            capsys, "pretrain", "bert_tiny", "--workdir", str(tmp_path / "w")
-        )
-        assert "--text" in error
+    @pytest.mark.parametrize(
+        "words, said",
+        [
+            ("pretain", ["did you mean pretrain"]),
+            ("pretrain bert_tinny", ["did you mean bert_tiny"]),
+            ("pretrain sst2", ["a recipe of jaxlm finetune"]),
+            (f"{NEW} --optim.peek 1", ["--optim.peek", "--optim.peak FLOAT"]),
+            ("fill", ["Missing from jaxlm fill: DIRECTORY SENTENCE"]),
+            ("export x --to hg --out y", ["'--to'. Expected one of ('hf'"]),
+            (
+                "export x --to hf --out y --verify maybe",
+                ["'maybe' is neither true nor false"],
+            ),
+            (
+                "pretrain bert_tiny",
+                ["Missing from jaxlm pretrain CONFIG: --workdir"],
+            ),
+            (NEW, ["--text"]),
+            ("prepare bert_tiny --text no/*.txt --corpus HERE/c", ["no/*.txt"]),
+            (f"{NEW} --length 4000", ["4000", "model.max_length"]),
+            (f"{NEW} --steps many", ["--steps", "many"]),
+            ("fill HERE [MASK]", ["not a run directory"]),
+            ("fill RUN nothing", ["no [MASK]"]),
+            ("evaluate RUN --text x --batch 0", ["--batch = 0 must be at least 1"]),
+        ],
+    )
+    def test_of_the_words_alone(self, words, said, run, tmp_path, capsys):
+        words = words.replace("HERE", str(tmp_path)).replace("RUN", str(run))
+        error = mistake(capsys, *words.split())
+        assert all(each in error for each in said)
         assert not (tmp_path / "w" / "config.json").exists()
-
-    def test_missing_text(self, capsys, tmp_path):
-        corpus = str(tmp_path / "c")
-        error = mistake(
-            capsys,
-            "prepare",
-            "bert_tiny",
-            "--text",
-            "no/such/*.txt",
-            "--corpus",
-            corpus,
-        )
-        assert "no/such/*.txt" in error
 
     def test_one_document_with_next_sentences(self, capsys, tmp_path):
         text = tmp_path / "one.txt"
@@ -340,7 +322,7 @@ class TestMistakes:
         error = mistake(
             capsys, *again(run, "--optim.peak", "0.5", "--model.dropout", "0.2")
         )
-        assert "optim.peak: 0.0015 in" in error and "0.5 asked" in error
+        assert "optim.peak was 0.0015, is 0.5" in error
         assert "model.dropout" in error
 
     def test_another_vocabulary(self, run, capsys, tmp_path):
@@ -366,36 +348,6 @@ class TestMistakes:
         argv[argv.index(str(run))] = str(tmp_path / "w")
         assert "gone: there is no such directory" in mistake(capsys, *argv)
         assert not (tmp_path / "w").exists()
-
-    def test_value_out_of_range(self, capsys, tmp_path):
-        error = mistake(
-            capsys,
-            "pretrain",
-            "bert_tiny",
-            "--workdir",
-            str(tmp_path),
-            "--length",
-            "4000",
-        )
-        assert "4000" in error and "model.max_length" in error
-
-    def test_value_of_the_wrong_type(self, capsys, tmp_path):
-        error = mistake(
-            capsys,
-            "pretrain",
-            "bert_tiny",
-            "--workdir",
-            str(tmp_path),
-            "--steps",
-            "many",
-        )
-        assert "--steps" in error and "many" in error
-
-    def test_not_a_run(self, capsys, tmp_path):
-        assert "not a run directory" in mistake(capsys, "fill", str(tmp_path), "[MASK]")
-
-    def test_fill_without_a_mask(self, run, capsys):
-        assert "no [MASK]" in mistake(capsys, "fill", str(run), "Nothing to fill.")
 
     def test_fill_of_too_long_a_text(self, run, capsys):
         assert "64 positions" in mistake(capsys, "fill", str(run), "[MASK] word " * 200)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny import stored
 
 from jaxlm.config import (
     LogConfig,
@@ -14,11 +15,9 @@ from jaxlm.config import (
     RunConfig,
     bert,
     difference,
-    from_json,
     load_config,
-    to_json,
 )
-from jaxlm.config.files import recipes
+from jaxlm.config.files import from_dict, recipes
 from jaxlm.config.model import BERT_SIZES
 from jaxlm.types import UserError
 
@@ -37,20 +36,14 @@ RICH = RunConfig(
 
 @pytest.mark.parametrize("config", [RunConfig(), RICH])
 def test_json_gives_an_equal_config_back(config):
-    assert from_json(to_json(config)) == config
-    assert difference(config, from_json(to_json(config))) == {}
+    assert stored(config) == config
+    assert difference(config, stored(config)) == {}
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_every_shipped_recipe_survives_the_round_trip(name):
     config = load_config(name)
-    assert from_json(to_json(config)) == config
-
-
-def edited(change) -> str:
-    data = json.loads(to_json(RICH))
-    change(data)
-    return json.dumps(data)
+    assert stored(config) == config
 
 
 @pytest.mark.parametrize(
@@ -73,8 +66,10 @@ def edited(change) -> str:
     ],
 )
 def test_an_unknown_field_is_an_error_with_the_nearest_name(change, message):
+    data = json.loads(json.dumps(dataclasses.asdict(RICH)))
+    change(data)
     with pytest.raises(UserError, match=message):
-        from_json(edited(change))
+        from_dict(data)
 
 
 def test_differences_are_by_dotted_name_with_both_values():
@@ -105,16 +100,16 @@ def test_differences_are_by_dotted_name_with_both_values():
         (lambda: RunConfig(eval_every=0.5), "eval_every = 0.5 is no number of steps"),
         (
             lambda: RunConfig(batch=10, accumulate=4),
-            "batch = 10 is not a multiple of accumulate = 4",
+            "batch = 10 is no multiple of accumulate = 4",
         ),
         (lambda: RunConfig(steps=50, phases=PHASES), "ends at step 100, steps = 50"),
         (
             lambda: RunConfig(steps=90, phases=(PHASES[1], PHASES[0])),
             "phases.1.until = 90 does not follow 100",
         ),
-        (lambda: bert("tiny", num_heads=3), "d_model = 128 is not a multiple .*= 3"),
+        (lambda: bert("tiny", num_heads=3), "d_model = 128 is no multiple .*= 3"),
         (lambda: bert("tiny", dropout=1.0), r"dropout = 1.0 is not in \[0, 1\)"),
-        (lambda: bert("tiny", vocab_size=0), "vocab_size = 0 must be at least 1"),
+        (lambda: bert("tiny", vocab_size=0), r"vocab_size = 0 is not in \[1, "),
     ],
 )
 def test_a_value_that_cannot_be_is_an_error_with_the_numbers(make, message):
@@ -184,10 +179,10 @@ def test_configs_are_frozen_and_need_no_jax():
     ],
 )
 def test_values_of_a_file_have_the_types_of_their_fields(at, value, message):
-    content = json.loads(to_json(load_config("bert_tiny")))
+    content = json.loads(json.dumps(dataclasses.asdict(load_config("bert_tiny"))))
     inner = content
     for key in at[:-1]:
         inner = inner[key]
     inner[at[-1]] = value
     with pytest.raises(UserError, match=message):
-        from_json(json.dumps(content))
+        from_dict(content)

@@ -127,4 +127,4 @@ def test_mistakes(road, capsys, tmp_path):
     )
     elmo = ["pretrain", "elmo_tiny", "--text", f"en:{folder}/en/*.txt"]
     elmo += [f"fr:{folder}/fr/*.txt", "--workdir", str(tmp_path / "w"), *new]
-    assert "counted in one language" in mistake(capsys, *elmo)
+    assert "an ELMo has one language" in mistake(capsys, *elmo)

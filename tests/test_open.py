@@ -99,7 +99,7 @@ def test_options_of_vectors_are_checked(model):
         ({"layers": True}, "layers = True is not"),
         ({"pooling": "meen"}, "did you mean mean?"),
         ({"pooling": None}, "pooling = None is not 'none', 'mean', 'cls'"),
-        ({"pool": "mean"}, "no argument 'pool'; did you mean pooling?"),
+        ({"pool": "mean"}, "no argument 'pool': did you mean pooling?"),
         ({"batch": 0}, "batch = 0 is not in [1, 65536]"),
         ({"batch": "8"}, "batch = '8' is not a whole number"),
         ({"stateful": 1}, "stateful = 1 is not True or False"),

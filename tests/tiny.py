@@ -1,6 +1,7 @@
 """A config of a tiny BERT that uses every source of randomness."""
 
 import dataclasses
+import json
 
 from jaxlm.config import (
     LogConfig,
@@ -10,6 +11,12 @@ from jaxlm.config import (
     RunConfig,
     bert,
 )
+from jaxlm.config.files import from_dict
+
+
+def stored(config: RunConfig) -> RunConfig:
+    """The config as a run directory gives it back."""
+    return from_dict(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def tiny(**changes) -> RunConfig:

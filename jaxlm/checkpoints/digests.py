@@ -81,18 +81,11 @@ def state_sha256(digests: Mapping[str, LeafDigest]) -> str:
 def _reduce_leaves(
     flat: dict[str, Any],
 ) -> tuple[UInt[Array, "leaves 4"], Float[Array, "leaves"]]:
-    lanes, largest = zip(*(_reduce(flat[path]) for path in sorted(flat)), strict=True)
+    lanes, largest = zip(*(lanes_of(flat[path]) for path in sorted(flat)), strict=True)
     return jnp.stack(lanes), jnp.stack(largest)
 
 
-def leaf_lanes(leaf: Shaped[Array, "..."]) -> UInt[Array, "4"]:
-    """The four lanes of a leaf."""
-    return _reduce(leaf)[0]
-
-
-def _reduce(
-    leaf: Shaped[Array, "..."],
-) -> tuple[UInt[Array, "4"], Float[Array, ""]]:
+def lanes_of(leaf: Shaped[Array, "..."]) -> tuple[UInt[Array, "4"], Float[Array, ""]]:
     """The four lanes and the largest absolute value of a leaf.
 
     The leaf is not reshaped, which could gather it.

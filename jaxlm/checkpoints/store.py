@@ -9,7 +9,6 @@ steps are deleted here because Orbax deletes them in place: a kill would leave h
 step that looks whole. Next: `train/loop.py`, which saves; `open.py`, which reads.
 """
 
-import dataclasses
 import json
 import logging
 import math
@@ -30,8 +29,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest, measure
 from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, UnsoundError, first_line
-from jaxlm.config import RunConfig
-from jaxlm.config.files import changes, from_dict
+from jaxlm.checkpoints.run_files import RunFiles
 from jaxlm.files import SEAL, DamagedError, seal, unseal
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
@@ -48,32 +46,6 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 for _logger in ("absl", "asyncio"):
     logging.getLogger(_logger).addFilter(_not_orbax)
-
-
-class RunFiles(NamedTuple):
-    """The config of a run and the digests of its data, as its files now have them."""
-
-    config: RunConfig
-    digests: Mapping[str, str]  # of text and vocabulary: those named `…_sha256` count
-
-    def as_json(self) -> dict[str, Any]:
-        """The config and the digests, as a checkpoint stores them."""
-        digests = {k: v for k, v in self.digests.items() if k.endswith("_sha256")}
-        return {"config": dataclasses.asdict(self.config), **digests}
-
-    def check(self, kept: Mapping[str, Any], path: epath.Path) -> None:
-        """Raise a UserError if config or digests differ from those of a checkpoint."""
-        if not kept:
-            return  # by an older version
-        now = changes(from_dict(kept["config"]), self.config)
-        lines = [f"{name} was {old}, is {new}" for name, (old, new) in now.items()]
-        lines += [
-            f"{name} was {kept[name][:12]}…, is {new[:12]}…"
-            for name, new in self.as_json().items()
-            if name != "config" and kept.get(name, new) != new
-        ]
-        if lines:
-            raise UserError(f"{path} was saved by another run: {'; '.join(lines)}")
 
 
 class Restored(NamedTuple):
@@ -364,9 +336,9 @@ def check_best(workdir: str | os.PathLike, step: int | None) -> None:
 def check_format(found: int, path: str) -> None:
     """Raise a UserError if a run directory or checkpoint has another format."""
     if found != FORMAT:
+        remedy = "go on with the jaxlm that made it, or start again"
         raise UserError(
-            f"{path} has format {found}; this jaxlm reads {FORMAT}: go on with the "
-            "jaxlm that made it, or start again"
+            f"{path} has format {found}; this jaxlm reads {FORMAT}: {remedy}"
         )
 
 

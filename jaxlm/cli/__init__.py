@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jaxlm
@@ -66,7 +67,7 @@ def _run_safely(argv: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Note)
-            warnings.showwarning = _note
+            warnings.showwarning = _notes()
             status = _run([arg for arg in argv if arg != "--debug"])
             sys.stdout.flush()
             return status
@@ -99,8 +100,16 @@ def _run_safely(argv: list[str]) -> int:
     return status
 
 
-def _note(message: Any, *_: Any, **__: Any) -> None:
-    print(f"jaxlm: {message}", file=sys.stderr, flush=True)
+def _notes() -> Callable[..., None]:
+    """What prints each note once: a file may be read twice."""
+    seen: set[str] = set()
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        if str(message) not in seen:
+            print(f"jaxlm: {message}", file=sys.stderr, flush=True)
+        seen.add(str(message))
+
+    return show
 
 
 def _run(argv: list[str]) -> int:
@@ -113,10 +122,8 @@ def _run(argv: list[str]) -> int:
         return FINISHED
     verb, *rest = argv
     if verb not in VERBS:
-        from difflib import get_close_matches
+        from jaxlm.config.checks import instead
 
-        near = get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
-        raise UserError(f"no verb {verb!r}: {hint}")
+        raise UserError(f"no verb {verb!r}: {instead(verb, VERBS)}")
     file, _ = VERBS[verb]
     return getattr(importlib.import_module(f"jaxlm.cli.{file}"), f"run_{verb}")(rest)

@@ -5,6 +5,7 @@ fields. A field `config` is read from the file that the first word names, and it
 are flags without a prefix (`--seed 1 --model.dropout 0`).
 """
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -19,6 +20,7 @@ from tyro.constructors import (
 )
 
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
+from jaxlm.config.checks import check_ranges
 from jaxlm.config.idle import foreign_data, idle
 from jaxlm.types import UserError
 
@@ -68,9 +70,18 @@ def parse(kind: type[T], argv: list[str], **given: Any) -> T:
             raise
         said = _without_box(printed.getvalue())
         raise UserError(f"{said} (see jaxlm {verb} --help)") from None
+    check_ranges(found, "--")
     if takes_config:
         refuse(argv, idle(found.config))
     return found
+
+
+def early(argv: list[str], **flags: str) -> list[str]:
+    """Values of flags that are needed before all others; `flags` has defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, value in flags.items():
+        parser.add_argument(f"--{name}", default=value)
+    return [*vars(parser.parse_known_args(argv)[0]).values()]
 
 
 def refuse(argv: list[str], idle: dict[str, str]) -> None:

@@ -4,17 +4,18 @@ import dataclasses
 import json
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from jaxlm.cli.arguments import parse, refuse
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.config.run import Count
 from jaxlm.files import temporary
-from jaxlm.text.recipe import Errors, ReadOptions, Sentences
-from jaxlm.types import UserError
+from jaxlm.text.recipe import FileOptions, ReadOptions
+from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
     from jaxlm.open import Model
@@ -43,7 +44,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(FileOptions):
     """Loss and accuracy of a run on text that it was not trained on; for a fine-tuned
     run, the figures of its task on a labelled file."""
 
@@ -55,19 +56,13 @@ class Evaluate:
     """Files, directories or quoted globs."""
     corpus: str = ""
     """Prepared corpus whose held-out documents to use, instead of --text."""
-    sentences: Sentences = "auto"
-    """lines: each line is a sentence; split: lines are paragraphs; auto: detect."""
-    errors: Errors = "strict"
-    """Bytes that are not UTF-8: stop, or replace and count them."""
-    field: str = ""
-    """Field or column of --text with the text; empty: text."""
-    rows: int = 0
+    rows: Annotated[int, "[0, inf)"] = 0
     """Rows to use, evenly spaced over the text; 0: all."""
-    batch: int = 32
+    batch: Count = 32
     """Rows of a batch."""
-    length: int = 0
+    length: Annotated[int, "[0, inf)"] = 0
     """Tokens in a row; 0: as in the first phase of training."""
-    stride: int = 0
+    stride: Annotated[int, "[0, inf)"] = 0
     """GPTs: tokens that the window moves by; 0: half of --length."""
     json: bool = False
     """Print the figures as JSON."""
@@ -84,7 +79,7 @@ class Predict:
     """File in the same format as the training file."""
     out: str
     """File to write."""
-    batch: int = 32
+    batch: Count = 32
     """Rows at a time."""
     task: Columns = dataclasses.field(default_factory=Columns)
 
@@ -95,7 +90,8 @@ def run_evaluate(argv: list[str]) -> int:
     if sum(map(bool, (args.text, args.corpus, args.data))) != 1:
         raise UserError("jaxlm evaluate needs one of --text, --corpus and --data")
     if args.data:
-        of_text = ["sentences", "errors", "field", "rows", "length", "stride"]
+        of_text = [each.name for each in fields(FileOptions)]
+        of_text += ["rows", "length", "stride"]
         refuse(argv, dict.fromkeys(of_text, "is for text, and --data is of a task"))
     else:
         refuse(argv, {"task": "is for columns of --data"})
@@ -121,11 +117,9 @@ def run_predict(argv: list[str]) -> int:
     for note in notes:
         say(note)
     where = f"{finetuned.directory} at step {finetuned.step}"
-    print(f"{args.out}: {count:,} answers, by {where}")
+    print(f"{args.out}: {plural(count, 'answer')}, by {where}")
     return 0
 
-
-_READ = ("sentences", "errors", "field")  # how text is read
 
 Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
 
@@ -153,8 +147,9 @@ def _of_text(args: Evaluate) -> Found:
     with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as scratch:
         directory = args.corpus or f"{scratch}/corpus"
         if args.text:
-            options: Any = {name: getattr(args, name) for name in _READ}
-            options = {"options": ReadOptions(**options), "tokenizer": str(model.files)}
+            read = {each.name: getattr(args, each.name) for each in fields(FileOptions)}
+            options: Any = {"options": ReadOptions(**read)}
+            options["tokenizer"] = str(model.files)
             for note in prepare(model.run, args.text, directory, **options).notes:
                 say(note)
         corpus = open_corpus(directory)

@@ -1,17 +1,17 @@
 """`jaxlm finetune CONFIG --init DIR --data PATH --workdir DIR`: train for a task."""
 
-import argparse
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxlm.cli.arguments import Flat, parse, take_config
+from jaxlm.cli.arguments import Flat, early, parse, take_config
 from jaxlm.cli.evaluate import Columns
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import FinetuneConfig
+from jaxlm.config.run import Count
 from jaxlm.files import write_json
 from jaxlm.types import UserError
 
@@ -26,7 +26,7 @@ class Finetune(TrainingOptions):
     dev: str = ""
     """Dev file; empty: the one in the directory of --data."""
     dev_task: Columns = field(default_factory=Columns)
-    seeds: int = 1
+    seeds: Count = 1
     """Number of runs, with seeds from --seed on, in WORKDIR/seed-N; prints a table."""
 
 
@@ -36,10 +36,7 @@ def run_finetune(argv: list[str]) -> int:
         parse(Finetune, argv)
     recipe, words = take_config(FinetuneConfig, "finetune", argv)
     # The flags of `model` are those of the family that --init names.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--workdir", default="")
-    first.add_argument("--init", default=recipe.init)
-    workdir, init = vars(first.parse_known_args(words)[0]).values()
+    workdir, init = early(words, workdir="", init=recipe.init)
     init = _init_of(workdir, init)
     start_jax(workdir)
     from jaxlm.open import model_of
@@ -50,8 +47,6 @@ def run_finetune(argv: list[str]) -> int:
     length = min(recipe.length, model.max_length)
     config = dataclasses.replace(recipe, model=model, length=length)
     args = parse(Finetune, words, config=config)
-    if args.seeds < 1:
-        raise UserError(f"--seeds {args.seeds} must be positive")
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
     job = open_run(args.config, tokenizer, files, own)
     for note in job.notes:

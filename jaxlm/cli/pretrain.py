@@ -1,6 +1,5 @@
 """Text to a model: `jaxlm prepare CONFIG --text …`, `jaxlm pretrain CONFIG …`."""
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.cli.arguments import Config, parse
+from jaxlm.cli.arguments import Config, early, parse
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.config.run import range_of
@@ -130,10 +129,8 @@ def run_pretrain(argv: list[str]) -> int:
         directory = args.corpus or corpus_of(before)
         prepared = Path(directory, "manifest.json").exists()
         if not prepared and not args.text:
-            raise UserError(
-                f"no corpus in {directory}: name it by --corpus, or give --text to "
-                "prepare one"
-            )
+            remedy = "name it by --corpus, or give --text to prepare one"
+            raise UserError(f"no corpus in {directory}: {remedy}")
         if args.text:
             holds = _prepare_corpus(config, args, directory)
             for line in [] if prepared else holds:
@@ -157,18 +154,15 @@ def run_pretrain(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> Pretrain:
     """The arguments of `pretrain`; flags of a fork change the config of its parent."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--fork")
-    first.add_argument("--workdir", default="")
-    known, _ = first.parse_known_args(argv)
-    if not known.fork or {"-h", "--help"} & set(argv):
+    fork, workdir = early(argv, fork="", workdir="")
+    if not fork or {"-h", "--help"} & set(argv):
         return parse(Pretrain, argv)
     if not argv[0].startswith("-"):
         raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")
-    start_jax(known.workdir)
+    start_jax(workdir)
     from jaxlm.train.fork import forked, parent_config
 
-    parent = parent_config(known.fork, known.workdir)
+    parent = parent_config(fork, workdir)
     args = parse(Pretrain, argv, config=parent)
     return dataclasses.replace(args, config=forked(args.config, parent))
 

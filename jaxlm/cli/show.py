@@ -11,7 +11,7 @@ import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
     from jaxlm.metrics import Figure
@@ -71,8 +71,8 @@ def _show_model(path: Path) -> None:
         table = source.table
         for name, shape in table.shapes.items():
             rows.append((name, _by(shape), table.leaf_of(name)))
-        for note in (*source.notes, *(f"no {head} head" for head in source.missing)):
-            print(note)
+        for head in source.missing:
+            print(f"no {head} head")
     _print_table(rows)
     print(f"{path}: {source.config}")
 
@@ -164,8 +164,8 @@ def _show_run(path: Path, rows: int) -> None:
     records = written_provenance(path)
     newest = records[-1]
     corpus = open_corpus(corpus_of(path)) if rows else None
-    starts = f"{len(records)} start" + "s" * (len(records) > 1)
-    print(f"{path}: {config.steps:,} steps, seed {config.seed}, {starts}")
+    starts = plural(len(records), "start")
+    print(f"{path}: {plural(config.steps, 'step')}, seed {config.seed}, {starts}")
     if task:
         classes = f" of {', '.join(task.labels)}" if task.labels else ""
         print(f"a {task.kind} task{classes}, from {config.init}")

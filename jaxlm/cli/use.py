@@ -16,7 +16,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
 from jaxlm.generate.sampling import Sampling
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,10 @@ def run_embed(argv: list[str]) -> int:
         raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
     for path in args.text:
         if "://" not in path and not os.path.exists(path):
+            pipe = "echo 'A text.' | jaxlm embed … --text /dev/stdin"
             raise UserError(
-                f"--text reads files, and there is no file {path!r}: put a text a line "
-                "into one, or pipe it: echo 'A text.' | jaxlm embed … --text /dev/stdin"
+                f"--text {path!r} is no file: put a text a line into one, or pipe it: "
+                f"{pipe}"
             )
     start_jax()
     import jaxlm
@@ -147,9 +148,10 @@ def run_embed(argv: list[str]) -> int:
             raise UserError(f"--out {args.out} cannot be written: {reason}") from None
         if not lines:
             raise UserError(f"{', '.join(args.text)}: no line")
-    print(f"{args.out}: {lines:,} lines, {tokens:,} tokens, the last {shape}")
+    counts = f"{plural(lines, 'line')}, {plural(tokens, 'token')}"
+    print(f"{args.out}: {counts}, the last {shape}")
     if cut_off:
-        say(f"{cut_off:,} lines are longer than the sentence model reads, and cut off")
+        say(f"{plural(cut_off, 'line')} cut off: the sentence model reads no more")
     return 0
 
 

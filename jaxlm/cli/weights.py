@@ -68,7 +68,7 @@ def run_export(argv: list[str]) -> int:
     start_jax()
     from jaxlm.convert.gguf import missing_from_gguf
     from jaxlm.convert.model_directory import export
-    from jaxlm.convert.verify import check_client
+    from jaxlm.convert.verify import check_client, verify
     from jaxlm.open import is_task, load
 
     _check_out(args.out, args.directory)
@@ -85,7 +85,8 @@ def run_export(argv: list[str]) -> int:
         say(note)
     if not args.verify:
         return 0
-    return _verified(args.out, args.to, None if readable else model)
+    exported = load(args.out) if readable else model
+    return _status(verify(exported, Path(args.out), args.to))
 
 
 def run_import(argv: list[str]) -> int:
@@ -110,8 +111,6 @@ def run_import(argv: list[str]) -> int:
         dtype=args.dtype,
         words=args.words,
     )
-    for note in source.notes:
-        say(note)
     for head in source.missing:
         say(f"the files have no {head} head, so the model has none")
     _say_written(args.out, digests)
@@ -177,14 +176,6 @@ def _say_written(out: str, digests: dict[str, str]) -> None:
     for name, digest in digests.items():
         print(f"{digest}  {name}")
     print(f"wrote {out}", flush=True)
-
-
-def _verified(out: str, to: Format, model: Any = None) -> int:
-    """Compare an export with `model`, or with one read from `out`; the exit status."""
-    import jaxlm
-    from jaxlm.convert.verify import verify
-
-    return _status(verify(model or jaxlm.load(out), Path(out), to))
 
 
 def _status(*reports: Any) -> int:

@@ -4,7 +4,7 @@
 overrides fields by dotted names, and the run directory keeps the result as JSON.
 """
 
-from jaxlm.config.files import difference, from_json, load_config, to_json
+from jaxlm.config.files import difference, load_config
 from jaxlm.config.model import (
     BertConfig,
     BilmData,
@@ -27,29 +27,3 @@ from jaxlm.config.run import (
     TextConfig,
 )
 from jaxlm.config.task import FinetuneConfig, TaskConfig
-
-__all__ = [
-    "BertConfig",
-    "BilmData",
-    "ElmoConfig",
-    "FinetuneConfig",
-    "GptConfig",
-    "LogConfig",
-    "MaskedData",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "Phase",
-    "RunConfig",
-    "StreamData",
-    "TaskConfig",
-    "TextConfig",
-    "bert",
-    "difference",
-    "elmo",
-    "from_json",
-    "gpt1",
-    "gpt2",
-    "load_config",
-    "to_json",
-]

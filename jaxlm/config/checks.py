@@ -1,13 +1,16 @@
 """What a user gives, in Python or in a file → values of the right types, or one line.
 
 The library's records, which are also the flags of its verbs, check themselves with
-`check_fields` and `check_range`: Python and the command line say the same.
+`check_fields` or `check_ranges`: Python and the command line say the same.
+
+    top_p: Annotated[float, "(0, 1]"] = 1.0         above 0, at most 1
 """
 
 import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
 import math
 import numbers
 import operator
@@ -27,7 +30,8 @@ _MISFITS = (TypeError, ValueError, OverflowError)
 
 
 def check_fields(record: Any, at: str = "") -> None:
-    """Give each field of a frozen dataclass the type that it is declared with.
+    """Give each field of a frozen dataclass the type that it is declared with, and
+    check its range.
 
     Numbers of numpy become Python's, lists tuples, and a single string a tuple of one
     where several may stand. `at` is the prefix of the names in the error.
@@ -35,6 +39,7 @@ def check_fields(record: Any, at: str = "") -> None:
     for name, kind in _kinds(type(record)).items():
         value = typed(kind, getattr(record, name), f"{at}{name}")
         object.__setattr__(record, name, value)
+    check_ranges(record, at)
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:
@@ -43,17 +48,17 @@ def typed(kind: Any, value: Any, name: str) -> Any:
         return _as(kind, value)
     except _MISFITS:
         what, words = _described(kind)
-        hint = meant(value, words)
+        hint = meant(value, words, "; ")
         raise UserError(f"{name} = {shown(value)} is not {what}{hint}") from None
 
 
-def check_range(config: Any, at: str, interval: str, *names: str) -> None:
-    """Refuse a field outside an interval such as "[0, 1)" or "[1, inf)"; `at` is the
-    prefix of the names in the error, such as "model.".
+def check_ranges(record: Any, at: str = "") -> None:
+    """Refuse a field outside the interval that it is annotated with; `at` is the prefix
+    of the names in the error, such as "model.".
     """
-    low, high = map(float, interval[1:-1].split(", "))
-    for name in names:
-        value = getattr(config, name)
+    for name, interval in _intervals(type(record)).items():
+        low, high = map(float, interval[1:-1].split(", "))
+        value = getattr(record, name)
         above = value > low or (value == low and interval[0] == "[")
         if above and (value < high or (value == high and interval[-1] == "]")):
             continue
@@ -77,13 +82,11 @@ def changed(record: Any, kind: type[T], changes: Mapping[str, Any]) -> T:
     """A record with other values of some fields; UserError if it has no such field."""
     names = [field.name for field in dataclasses.fields(typing.cast(Any, kind))]
     if not isinstance(record, kind):
-        raise UserError(
-            f"{shown(record)} is no {kind.__name__}: name what differs, "
-            f"{names[0]}={getattr(kind, names[0])!r}"
-        )
+        example = f"{names[0]}={getattr(kind, names[0])!r}"
+        this = f"{shown(record)} is no {kind.__name__}"
+        raise UserError(f"{this}: name what differs, {example}")
     for name in changes.keys() - {*names}:
-        there = f"there are {', '.join(names)}"
-        raise UserError(f"no argument {name!r}{meant(name, names)}; {there}")
+        raise UserError(f"no argument {name!r}: {instead(name, names)}")
     return dataclasses.replace(typing.cast(Any, record), **changes)
 
 
@@ -115,10 +118,26 @@ def texts_of(values: Any, name: str) -> Iterator[str]:
     return (text_of(each, f"{name}[{i}]") for i, each in enumerate(values))
 
 
-def meant(name: Any, names: Iterable[str]) -> str:
-    """ "; did you mean …?" if one of `names` is near."""
+def meant(name: Any, names: Iterable[str], before: str = "") -> str:
+    """ "did you mean …?", with `before` in front, if one of `names` is near."""
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"{before}did you mean {near[0]}?" if near else ""
+
+
+def instead(name: Any, names: Iterable[str], are: str = "there are") -> str:
+    """All names that could stand in place of a wrong one, the nearest one first."""
+    names = list(map(str, names))
+    every = f"{are} {', '.join(names) or 'none'}"
+    return " ".join(filter(None, (meant(name, names), every)))
+
+
+def optional(module: str, use: str, package: str = "") -> Any:
+    """An optional module; if it is missing, a UserError names `use` and `package`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        command = f"pip install {package or module}"
+        raise UserError(f"{use} needs {module}: {command}") from None
 
 
 def shown(value: Any) -> str:
@@ -131,6 +150,13 @@ def shown(value: Any) -> str:
 def _kinds(record: type) -> dict[str, Any]:
     hints = typing.get_type_hints(record)
     return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+
+
+@functools.cache
+def _intervals(record: type) -> dict[str, str]:
+    hints = typing.get_type_hints(record, include_extras=True)
+    found = {k: getattr(v, "__metadata__", (None,))[0] for k, v in hints.items()}
+    return {name: each for name, each in found.items() if isinstance(each, str)}
 
 
 def _as(kind: Any, value: Any) -> Any:

@@ -1,16 +1,14 @@
 """Configurations on disk: a recipe → RunConfig → JSON in a run directory → back."""
 
 import dataclasses
-import difflib
 import fnmatch
-import json
 import runpy
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config.checks import shown, typed
+from jaxlm.config.checks import instead, meant, shown, typed
 from jaxlm.config.model import DataConfig, ModelConfig
 from jaxlm.config.run import RunConfig
 from jaxlm.config.task import FinetuneConfig
@@ -43,9 +41,7 @@ def load_config(name: str) -> RunConfig:
     if path.suffix != ".py":
         shipped = recipes()
         if name not in shipped:
-            near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"no config {name!r}: {hint}there are {', '.join(shipped)}")
+            raise UserError(f"no config {name!r}: {instead(name, shipped)}")
         path = shipped[name]
     if not path.is_file():
         raise UserError(f"no config file {path}")
@@ -53,16 +49,6 @@ def load_config(name: str) -> RunConfig:
     if "get_config" not in names:
         raise UserError(f"{path} has no function get_config() -> RunConfig")
     return names["get_config"]()
-
-
-def to_json(config: RunConfig) -> str:
-    """The config as JSON, from which `from_json` makes an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(text: str) -> RunConfig:
-    """The config that `to_json` wrote."""
-    return from_dict(json.loads(text))
 
 
 def from_dict(data: dict[str, Any]) -> RunConfig:
@@ -84,7 +70,7 @@ def _family(model: dict[str, Any]) -> type[ModelConfig]:
     kinds = {kind.family: kind for kind in typing.get_args(ModelConfig)}
     name = model.get("family", "bert")
     if name not in kinds:
-        raise UserError(f"model.family = {name!r}: there are {', '.join(kinds)}")
+        raise UserError(f"model.family = {name!r}: {instead(name, kinds)}")
     return kinds[name]
 
 
@@ -99,8 +85,8 @@ def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -
         raise UserError(f"{at.removesuffix('.')} = {shown(data)} is no object")
     hints = hints or typing.get_type_hints(kind)
     for name in data.keys() - hints.keys():
-        near = difflib.get_close_matches(name, hints, n=1, cutoff=0.4)
-        hint = f"; did you mean {at}{near[0]}?" if near else ""
+        known = [f"{at}{each}" for each in hints]
+        hint = meant(f"{at}{name}", known, "; ")
         raise UserError(f"unknown config field {at}{name}{hint}")
     return kind(**{k: _build(hints[k], v, f"{at}{k}.") for k, v in data.items()})
 

@@ -1,9 +1,9 @@
 """Settings of the model families: the shape of each, and how it reads its rows."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from jaxlm.config.checks import check_fields, check_range
+from jaxlm.config.checks import check_fields, check_ranges
 from jaxlm.types import UserError
 
 
@@ -16,6 +16,9 @@ class DataConfig:
     threads: int = 4
     """Threads that read rows ahead of the device."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.")
+
 
 @dataclass(frozen=True)
 class MaskedData(DataConfig):
@@ -23,9 +26,9 @@ class MaskedData(DataConfig):
 
     of: ClassVar[str] = "a BERT"
 
-    mask_rate: float = 0.15
+    mask_rate: Annotated[float, "(0, 1)"] = 0.15
     """Share of a row's tokens to predict."""
-    short_rate: float = 0.1
+    short_rate: Annotated[float, "[0, 1]"] = 0.1
     """Share of sentence pairs built to a random shorter length."""
     whole_words: bool = False
     """Mask all pieces of a word together."""
@@ -35,13 +38,11 @@ class MaskedData(DataConfig):
     """budget: mask units up to mask_rate of a row (BERT); each: each with mask_rate."""
     second: Literal["any", "same"] = "any"
     """Language of a pair's random second segment: any (Google's code), or the same."""
-    draws: int = 0
+    draws: Annotated[int, "[0, inf)"] = 0
     """Number of masks and pairs of a row (Google's dupe_factor); 0: new every pass."""
 
     def __post_init__(self) -> None:
-        check_range(self, "data.", "(0, 1)", "mask_rate")
-        check_range(self, "data.", "[0, 1]", "short_rate")
-        check_range(self, "data.", "[0, inf)", "draws")
+        super().__post_init__()
         check_levels("data.levels", self.levels)
 
 
@@ -61,14 +62,11 @@ class BilmData(DataConfig):
 
     of: ClassVar[str] = "an ELMo"
 
-    negatives: int = 0
+    negatives: Annotated[int, "[0, inf)"] = 0
     """Words sampled at each step for the softmax; 0: all of the vocabulary."""
     carry: bool = True
     """Read documents end to end and carry the state from batch to batch; false: a row
     is a single sentence, or a part of a long sentence."""
-
-    def __post_init__(self) -> None:
-        check_range(self, "data.", "[0, inf)", "negatives")
 
 
 AnyData = MaskedData | StreamData | BilmData | DataConfig
@@ -82,15 +80,12 @@ def check_levels(name: str, levels: tuple[float, ...]) -> None:
         )
 
 
-def _check_sizes(config: Any, *names: str) -> None:
-    """Refuse sizes that no model has; a damaged file may ask for them."""
-    least = 0 if config.carries_state else 1  # an ELMo may have no softmax
-    check_range(config, "model.", f"[{least}, inf)", "vocab_size")
-    check_range(config, "model.", "[1, inf)", "num_layers", *names)
-    check_range(config, "model.", "[0, 10000]", "num_layers")
-    check_range(config, "model.", f"[0, {2**31})", "vocab_size")
-    check_range(config, "model.", f"[0, {2**24}]", *names)
-    check_range(config, "model.", "[0, 1)", "dropout")
+# No model has other sizes; a damaged file may ask for them.
+Words = Annotated[int, "[1, 2147483648)"]
+Size = Annotated[int, "[1, 16777216]"]
+Depth = Annotated[int, "[1, 10000]"]
+Dropout = Annotated[float, "[0, 1)"]
+Positive = Annotated[float, "[0, inf)"]
 
 
 @dataclass(frozen=True)
@@ -99,32 +94,28 @@ class _Transformer:
 
     carries_state: ClassVar[bool] = False  # from batch to batch
 
-    vocab_size: int
+    vocab_size: Words
     """Entries of the vocabulary, as many as the tokenizer has."""
-    max_length: int
+    max_length: Size
     """Rows of the position table, in tokens: the longest context."""
-    num_layers: int = 12
+    num_layers: Depth = 12
     """Transformer blocks."""
-    num_heads: int = 12
+    num_heads: Size = 12
     """Attention heads of a block."""
-    d_model: int = 768
+    d_model: Size = 768
     """Width of the hidden states."""
-    d_ff: int = 3072
+    d_ff: Size = 3072
     """Width inside the MLP of a block."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Share of hidden units and of attention probabilities dropped in training."""
-    init_std: float = 0.02
+    init_std: Positive = 0.02
     """Scale of the normal that kernels and tables start from; BERT's is truncated."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
-        _check_sizes(self, "max_length", "num_heads", "d_model", "d_ff")
-        check_range(self, "model.", "[0, inf)", "norm_eps", "init_std")
         if self.d_model % self.num_heads:
-            raise UserError(
-                f"model.d_model = {self.d_model} is not a multiple of "
-                f"model.num_heads = {self.num_heads}"
-            )
+            heads = f"model.num_heads = {self.num_heads}"
+            raise UserError(f"model.d_model = {self.d_model} is no multiple of {heads}")
 
 
 @dataclass(frozen=True)
@@ -135,22 +126,18 @@ class BertConfig(_Transformer):
 
     family: Literal["bert"] = "bert"
     """Which dataclass this is, in JSON."""
-    vocab_size: int = 30_522
-    max_length: int = 512
-    num_token_types: int = 2
+    vocab_size: Words = 30_522
+    max_length: Size = 512
+    num_token_types: Annotated[int, "[1, 65536]"] = 2
     """Rows of the sentence A/B table."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_erf"
     """Activation of the MLP and the MLM head. Google's 2018 checkpoints use erf, its
     code since 2019-02 tanh."""
-    norm_eps: float = 1e-12
+    norm_eps: Positive = 1e-12
     """Added to the variance in LayerNorm."""
     nsp: bool = True
     """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
     second head in the model."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "model.", "[1, 65536]", "num_token_types")
 
 
 @dataclass(frozen=True)
@@ -161,8 +148,8 @@ class GptConfig(_Transformer):
 
     family: Literal["gpt"] = "gpt"
     """Which dataclass this is, in JSON."""
-    vocab_size: int = 50_257
-    max_length: int = 1024
+    vocab_size: Words = 50_257
+    max_length: Size = 1024
     norm: Literal["pre", "post"] = "pre"
     """pre: norm before attention, MLP and head (GPT-2); post: after each (GPT-1)."""
     one_matrix: bool = False
@@ -170,7 +157,7 @@ class GptConfig(_Transformer):
     matrix instead of the embeddings, and the softmax includes position rows."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_tanh"
     """Activation of the MLP; all GPTs use tanh."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     """Added to the variance in LayerNorm."""
     position_std: float = 0.01
     """Scale of the normal that the position table starts from."""
@@ -189,47 +176,42 @@ class ElmoConfig:
 
     family: Literal["elmo"] = "elmo"
     """Which dataclass this is, in JSON."""
-    vocab_size: int = 793_471
+    vocab_size: Annotated[int, "[0, 2147483648)"] = 793_471
     """Words of the softmax; 0: no softmax, as in the released files, for features."""
-    num_layers: int = 2
+    num_layers: Depth = 2
     """LSTM layers of each direction."""
-    d_model: int = 512
+    d_model: Size = 512
     """Width of a layer's output in one direction; hidden states are twice as wide."""
-    d_ff: int = 4096
+    d_ff: Size = 4096
     """Cells of a layer in one direction, projected down to `d_model`."""
-    max_characters: int = 50
+    max_characters: Annotated[int, "[0, 65536]"] = 50
     """Most characters of a word that are read: UTF-8 bytes and two marks."""
-    d_character: int = 16
+    d_character: Size = 16
     """Width of a character's vector."""
     filters: tuple[int, ...] = (32, 32, 64, 128, 256, 512, 1024)
     """Convolution filters over 1, 2, 3 … characters."""
-    num_highways: int = 2
+    num_highways: Annotated[int, "[0, 100]"] = 2
     """Highway layers on the pooled filters."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation of the pooled filters."""
     skip: bool = True
     """Add the input of each layer but the first to its output."""
-    cell_clip: float = 3.0
+    cell_clip: Positive = 3.0
     """Bound of a cell's value; 0: none."""
-    proj_clip: float = 3.0
+    proj_clip: Positive = 3.0
     """Bound of a layer's projected output; 0: none."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     """Dropout of the input of each layer and of the softmax, in training."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model.")
-        _check_sizes(self, "d_model", "d_ff", "d_character")
-        optional = ("num_highways", "cell_clip", "proj_clip")
-        check_range(self, "model.", "[0, inf)", *optional)
-        check_range(self, "model.", "[0, 100]", "num_highways")
         widest = len(self.filters)
         if not all(0 <= n <= 2**24 for n in self.filters) or not any(self.filters):
             raise UserError(f"model.filters = {self.filters} are no numbers of filters")
-        check_range(self, "model.", f"[0, {2**16}]", "max_characters")
         if self.max_characters < max(3, widest):
+            this = f"model.max_characters = {self.max_characters}"
             raise UserError(
-                f"model.max_characters = {self.max_characters} must be at least 3 and "
-                f"the widest filter, {widest}"
+                f"{this} must be at least 3 and the widest filter, {widest}"
             )
 
     @property

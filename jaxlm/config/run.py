@@ -3,9 +3,9 @@
 import math
 import typing
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from jaxlm.config.checks import check_range
+from jaxlm.config.checks import check_ranges
 from jaxlm.config.model import (
     AnyData,
     BertConfig,
@@ -14,6 +14,8 @@ from jaxlm.config.model import (
     check_levels,
 )
 from jaxlm.types import UserError
+
+Count = Annotated[int, "[1, inf)"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class OptimConfig:
     correction is part of the rate; adagrad: TensorFlow's."""
     peak: float = 1e-4
     """Highest learning rate."""
-    warmup: int | float = 0.1
+    warmup: Annotated[int | float, "[0, inf)"] = 0.1
     """Steps of linear warm-up; below 1: its share of all steps."""
     decay: Literal["linear", "linear_kinked", "cosine", "constant"] = "linear"
     """Decay after warm-up, to 0 at the last step. linear_kinked: Google's, a line from
@@ -92,7 +94,7 @@ class OptimConfig:
     without a gradient still moves by its momentum and decays, which needs all rows."""
 
     def __post_init__(self) -> None:
-        check_range(self, "optim.", "[0, inf)", "warmup")
+        check_ranges(self, "optim.")
 
     def warmup_steps(self, steps: int) -> int:
         """Steps of warm-up in a run of `steps`."""
@@ -137,23 +139,20 @@ class LogConfig:
 class Rows:
     """Shape of a batch: fields of a run, or of each phase of a run with phases."""
 
-    length: int = 128
+    length: Annotated[int, "[8, inf)"] = 128
     """Tokens in a row."""
-    batch: int = 256
+    batch: Count = 256
     """Rows in the global batch."""
-    predictions: int = 20
+    predictions: Count = 20
     """Most masked tokens predicted in a row; a decoder predicts all tokens."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-batches that a batch is cut into."""
 
     def __post_init__(self) -> None:
-        check_range(self, "", "[8, inf)", "length")
-        check_range(self, "", "[1, inf)", "batch", "accumulate", "predictions")
+        check_ranges(self)
         if self.batch % self.accumulate:
-            raise UserError(
-                f"batch = {self.batch} is not a multiple of "
-                f"accumulate = {self.accumulate}"
-            )
+            micro = f"accumulate = {self.accumulate}"
+            raise UserError(f"batch = {self.batch} is no multiple of {micro}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +181,12 @@ class RunConfig(Rows):
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    seed: int = 0
+    seed: Annotated[int, "[0, 4294967296)"] = 0
     """Seed of every random choice in the run."""
-    smoothing: float = 0.7
+    smoothing: Annotated[float, "(0, 1]"] = 0.7
     """Exponent S by which languages are sampled, p ∝ (share of the text)^S, for rows
     and vocabulary; 1: in proportion to the text. No effect on a single language."""
-    steps: int = 1_000_000
+    steps: Count = 1_000_000
     """Optimiser steps of the whole run, and of the learning-rate schedule."""
     stop: int = 0
     """Save and end this invocation after that step; 0: run to `steps`."""
@@ -199,12 +198,12 @@ class RunConfig(Rows):
     """Newest checkpoints kept."""
     keep_every: int | Literal["log"] = 0
     """Steps between checkpoints kept for good; log: 0, 1, 2, 4, 8, …; 0: none."""
-    eval_every: int | float = 1000
+    eval_every: Annotated[int | float, "[0, inf)"] = 1000
     """Steps between evaluations on held-out text; 0: never. Fine-tuning: 1 or less is
     a part of a pass over the training file; .25 evaluates four times in each pass."""
     eval_rows: int = 1024
     """Most held-out rows of an evaluation during training."""
-    max_skipped: int = 20
+    max_skipped: Count = 20
     """Steps in a row that may be skipped, for gradients that are not finite or updates
     that go too far, before the run ends."""
     init: str = ""
@@ -229,14 +228,8 @@ class RunConfig(Rows):
         if self.data is None:
             object.__setattr__(self, "data", kind())
         if type(self.data) is not kind:
-            raise UserError(
-                f"data is a {type(self.data).__name__}, this config takes a "
-                f"{kind.__name__}"
-            )
-        check_range(self, "", "[1, inf)", "steps", "max_skipped")
-        check_range(self, "", f"[0, {2**32})", "seed")
-        check_range(self, "", "(0, 1]", "smoothing")
-        check_range(self, "", "[0, inf)", "eval_every")
+            this = f"data is a {type(self.data).__name__}"
+            raise UserError(f"{this}, this config takes a {kind.__name__}")
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
             raise UserError(f"eval_every = {self.eval_every} is no number of steps")
         for each in self.skip:
@@ -253,15 +246,11 @@ class RunConfig(Rows):
                     "batch to batch, row by row"
                 )
             if phase.length > self.model.max_length:
-                raise UserError(
-                    f"{at}length = {phase.length} exceeds "
-                    f"model.max_length = {self.model.max_length}"
-                )
+                most = f"model.max_length = {self.model.max_length}"
+                raise UserError(f"{at}length = {phase.length} exceeds {most}")
         if done != self.steps:
-            raise UserError(
-                f"the last phase ends at step {done}, steps = {self.steps}: pass "
-                f"--{at}until {self.steps}, too"
-            )
+            this = f"the last phase ends at step {done}, steps = {self.steps}"
+            raise UserError(f"{this}: pass --{at}until {self.steps}, too")
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of a step is saved and kept for good."""

@@ -1,10 +1,11 @@
 """The settings of a fine-tuning run: those of any run, and those of its task."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from jaxlm.config.checks import check_range
-from jaxlm.config.run import RunConfig
+from jaxlm.config.checks import check_ranges
+from jaxlm.config.run import Count, RunConfig
 from jaxlm.types import UserError
 
 Kind = Literal["class", "number", "choice", "tokens", "spans"]
@@ -56,26 +57,26 @@ class TaskConfig:
     """Layers in the mix, 0: the embedding, -1: the last layer; empty: all."""
     normalise: bool = False
     """Bring each layer to mean 0 and variance 1 over a batch before it is mixed."""
-    penalty: float = 0.0
+    penalty: Annotated[float, "[0, inf)"] = 0.0
     """λ in the term λ‖w‖² of the loss: .001 leaves a mix free, 1 near the mean."""
     body: Literal["none", "bilstm"] = "none"
     """Layers between the model and the head."""
-    width: int = 200
+    width: Count = 200
     """Cells of the BiLSTM in each direction."""
-    depth: int = 1
+    depth: Count = 1
     """Layers of the BiLSTM."""
-    dropout: float = -1.0
+    dropout: Annotated[float, "[-1, 1)"] = -1.0
     """Dropout of the inputs of the body's layers and of the head; -1: model.dropout."""
-    head_std: float = 0.02
+    head_std: Annotated[float, "(0, inf)"] = 0.02
     """Standard deviation of the head's initial weights, truncated at 2 σ as in Google's
     code, except for GPTs. A narrow model learns sooner with a larger one, say .05."""
-    lm_weight: float = 0.0
+    lm_weight: Annotated[float, "[0, inf)"] = 0.0
     """GPT: weight λ of the language-modelling loss of the same rows; 0: none."""
-    question: int = 64
+    question: Count = 64
     """Spans: most tokens of a question."""
-    stride: int = 128
+    stride: Count = 128
     """Spans: tokens by which the window over a document moves."""
-    answer: int = 30
+    answer: Count = 30
     """Spans: most tokens of an answer."""
     null_threshold: float = 0.0
     """Spans: give no answer if the null score is above the best span's by more than
@@ -87,85 +88,55 @@ class TaskConfig:
     Other rows are padded, in batches of similar length."""
     buckets: tuple[int, ...] = (16, 32, 64, 128, 256, 384, 512)
     """Lengths that rows are padded to, up to --length."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, "(0, 1]"] = 1.0
     """Learning rate of a layer, relative to the layer above it."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: regular expressions over whole paths as in
     jaxlm show, 'embed/.*'. A model that is frozen as a whole runs without dropout."""
     fresh: tuple[str, ...] = ()
     """Parameters that start at random, for comparison; regular expressions as above."""
-    limit: int = 0
+    limit: Annotated[int, "[0, inf)"] = 0
     """Read only the first examples of the training file; 0: all."""
-    epochs: float = 3.0
+    epochs: Annotated[float, "(0, inf)"] = 3.0
     """Passes over the training file, which set steps."""
-    patience: int = 0
+    patience: Annotated[int, "[0, inf)"] = 0
     """End the run after this many evaluations without a better metric; 0: never."""
 
     def __post_init__(self) -> None:
-        check_range(self, "task.", "(0, inf)", "epochs", "head_std")
-        check_range(self, "task.", "(0, 1]", "layer_decay")
-        optional = ("limit", "patience", "lm_weight", "penalty")
-        check_range(self, "task.", "[0, inf)", *optional)
-        sizes = ("question", "stride", "answer", "width", "depth")
-        check_range(self, "task.", "[1, inf)", *sizes)
-        check_range(self, "task.", "[-1, 1)", "dropout")
+        check_ranges(self, "task.")
+        for mistake in self._mistakes():
+            raise UserError(mistake)
+
+    def _mistakes(self) -> Iterator[str]:
+        classes, text = len(self.labels), self.kind not in ("tokens", "spans")
+        if len(set(self.labels)) < classes:
+            yield f"task.labels = {self.labels} names a class twice"
+        if self.metric not in (known := _METRICS[self.kind]):
+            this = f"task.metric = {self.metric} is none of task.kind = {self.kind}"
+            yield f"{this}: it has {', '.join(known)}"
+        if self.kind == "class" and self.metric == "f1" and classes not in (0, 2):
+            this = f"task.metric = f1 needs two classes, the task has {classes}"
+            yield f"{this}: pass --task.metric macro_f1 or accuracy"
+        pairs = self.pair and self.kind in ("class", "number")
+        if self.both_orders and not pairs:
+            yield "task.both_orders is of two texts that get a class or number"
+        if (self.kind == "choice") != bool(self.choices):
+            columns = "task.choices, the columns of the alternatives"
+            yield f"task.kind = choice and {columns}, go together"
+        if self.quoted and not text:
+            yield f"task.quoted is of TSV, and files of task.kind = {self.kind} are not"
+        if sorted(set(self.buckets)) != list(self.buckets or (0,)):
+            yield f"task.buckets = {self.buckets} do not rise"
+        if self.mix == "none" and (self.layers or self.normalise or self.penalty):
+            these = "task.layers, task.normalise and task.penalty"
+            yield f"{these} are of a mix: pass --task.mix input"
+        if self.mix == "both" and self.body == "none":
+            this = "task.mix = both is of the input and the output of a body"
+            yield f"{this}: pass --task.body bilstm, or --task.mix input"
         changed = self.mix != "none" or self.body != "none"
-        pooled = self.kind not in ("tokens", "spans")
-        rules = (
-            (
-                len(set(self.labels)) < len(self.labels),
-                f"task.labels = {self.labels} names a class twice",
-            ),
-            (
-                self.metric not in _METRICS[self.kind],
-                f"task.metric = {self.metric} is none of task.kind = {self.kind}: "
-                f"it has {', '.join(_METRICS[self.kind])}",
-            ),
-            (
-                self.kind == "class"
-                and self.metric == "f1"
-                and len(self.labels) not in (0, 2),
-                f"task.metric = f1 needs two classes, the task has {len(self.labels)}: "
-                "pass --task.metric macro_f1 or accuracy",
-            ),
-            (
-                self.both_orders
-                and not (self.pair and self.kind in ("class", "number")),
-                "task.both_orders is of two texts that get a class or number",
-            ),
-            (
-                (self.kind == "choice") != bool(self.choices),
-                "task.kind = choice and task.choices, the columns of the alternatives, "
-                "go together",
-            ),
-            (
-                self.quoted and not pooled,
-                f"task.quoted is of TSV, and files of task.kind = {self.kind} are not",
-            ),
-            (
-                sorted(set(self.buckets)) != list(self.buckets or (0,)),
-                f"task.buckets = {self.buckets} do not rise",
-            ),
-            (
-                self.mix == "none"
-                and bool(self.layers or self.normalise or self.penalty),
-                "task.layers, task.normalise and task.penalty are of a mix: pass "
-                "--task.mix input",
-            ),
-            (
-                self.mix == "both" and self.body == "none",
-                "task.mix = both is of the input and the output of a body: pass "
-                "--task.body bilstm, or --task.mix input",
-            ),
-            (
-                changed and pooled and self.pooling == "pooler",
-                "task.pooling = pooler is of the last layer, and neither of a mix nor "
-                "of a body: pass --task.pooling max, mean, attention or cls",
-            ),
-        )
-        for broken, message in rules:
-            if broken:
-                raise UserError(message)
+        if changed and text and self.pooling == "pooler":
+            this = "task.pooling = pooler is of the last layer, not of a mix or a body"
+            yield f"{this}: pass --task.pooling max, mean, attention or cls"
 
     @property
     def unanswerable(self) -> bool:

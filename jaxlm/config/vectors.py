@@ -1,9 +1,9 @@
 """How texts become vectors: the arguments of `Model.embed` and of `jaxlm embed`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from jaxlm.config.checks import check_fields, check_range
+from jaxlm.config.checks import check_fields
 from jaxlm.types import UserError
 
 Pooling = Literal["none", "mean", "cls", "sentence"]
@@ -25,7 +25,7 @@ class VectorOptions:
     words: Literal["", "basic", "space"] = ""
     """ELMo: how words are cut. basic: by BERT's rules; space: at white space, for text
     that is cut already; empty: as the vocabulary was saved, else basic."""
-    batch: int = 16
+    batch: Annotated[int, "[1, 65536]"] = 16
     """Texts at a time."""
     stateful: bool = False
     """ELMo: a text starts, in both directions, with the state of the text --batch texts
@@ -33,6 +33,5 @@ class VectorOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range(self, "", "[1, 65536]", "batch")
         if self.prompt and self.pooling != "sentence":
             raise UserError(f"prompt = {self.prompt} is for pooling = sentence")

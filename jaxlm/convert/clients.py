@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 Answer = dict[str, Any]
-# Of a class of transformers, which may have several.
-_ADDED = 32  # tokens of a tokenizer whose ids are compared
+_ADDED = 32  # added tokens whose ids are compared
+# The output that is compared: the first of these that a class of transformers has.
 _OUTPUTS = ("prediction_logits", "mc_logits", "logits", "start_logits")
 
 

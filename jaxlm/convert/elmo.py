@@ -123,10 +123,8 @@ def read_options(path: str | Path) -> ElmoConfig:
         usual = f"it is {CHARACTERS} in training and {CHARACTERS + 1} in use"
         raise UserError(f"{path}: n_characters = {count}, {usual}")
     if config.d_ff <= config.d_model:
-        raise UserError(
-            f"{path}: lstm.dim = {config.d_ff} is not above projection_dim = "
-            f"{config.d_model}: LSTMs without a projection are not read"
-        )
+        sizes = f"lstm.dim = {config.d_ff}, projection_dim = {config.d_model}"
+        raise UserError(f"{path}: {sizes}: LSTMs without a projection are not read")
     return config
 
 

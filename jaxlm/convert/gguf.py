@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.config.checks import optional
 from jaxlm.config.model import BertConfig, GptConfig
-from jaxlm.convert import Dtype, optional
+from jaxlm.convert import Dtype
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.tensors import cast
 from jaxlm.memory import transposed

@@ -28,7 +28,7 @@ from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.text.tokenizers.library import LibraryTokenizer
 from jaxlm.text.tokenizers.published import renamed
 from jaxlm.text.tokenizers.tokenizer import SPECIAL
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note, plural
 
 # Tensors above the encoder: those of a BERT's and those of a task's head.
 _BARE = ("cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head.")
@@ -89,7 +89,8 @@ def fit_tensors(
 
     A UserError lists where the config and the tensors do not match.
     """
-    kind, notes = options.model_type(), options.check()
+    kind = options.model_type()
+    options.check()
     names: dict[str, str] = {}  # in the table → in the file
     for real in tensors.shapes:
         name = canonical(real)
@@ -107,16 +108,13 @@ def fit_tensors(
         if original not in names:
             names[original] = real
         elif not np.array_equal(tensors.read(real), tensors.read(names[original])):
-            raise UserError(
-                f"{tensors.source}: {real} is not {names[original]}: the head is not "
-                "tied to the token table, as jaxlm's is"
-            )
+            this = f"{real} is not {names[original]}"
+            raise UserError(f"{tensors.source}: {this}: jaxlm's head is tied to it")
     ignored = [n for n in names if any(re.fullmatch(each, n) for each in ignore)]
     for name in ignored:
         del names[name]
     if ignored:
-        listed = ", ".join(ignored)
-        notes = (*notes, f"{len(ignored)} tensors ignored as asked: {listed}")
+        note(f"tensors ignored as asked: {', '.join(ignored)}")
     shapes = parameter_shapes(config)
     missing = tuple(name for name in HEADS if name in shapes and name not in parts)
     kept = {name: tree for name, tree in shapes.items() if name not in missing}
@@ -125,9 +123,7 @@ def fit_tensors(
         {name: tensors.shapes[real] for name, real in names.items()},
         f"{tensors.source} does not fit {options.path}",
     )
-    return ModelFile(
-        config, table, lambda name: tensors.read(names[name]), missing, notes
-    )
+    return ModelFile(config, table, lambda name: tensors.read(names[name]), missing)
 
 
 def write_config(
@@ -216,24 +212,21 @@ def fit_tokenizer(
     count, rows = tokenizer.vocab_size, config.vocab_size
     if count > rows:
         more = ", ".join(map(repr, tokenizer.tokens[rows:][:5]))
-        raise UserError(
-            f"the tokenizer has {count:,} entries, the model {rows:,} rows: they do "
-            f"not belong together, none is left for {more}"
-        )
-    notes, decoder = tokenizer.notes, model_type_of(config).decoder
+        this = f"the tokenizer has {count:,} entries, the model {rows:,} rows"
+        raise UserError(f"{this}: they do not belong together, none is left for {more}")
+    decoder = model_type_of(config).decoder
     if count < rows:
         tokenizer = tokenizer.grown(rows)
-        notes += (f"{rows - count:,} rows of the table are no token: [unusedN]",)
+        note(f"{plural(rows - count, 'row')} of the table without a token: [unusedN]")
     if decoder and (names := _ends(directory, tokenizer)):
         tokenizer = renamed(tokenizer, names)
     if tokenizer.special is None and not decoder:
         lacks = [each for each in SPECIAL if each not in tokenizer.special_names]
         raise UserError(f"the vocabulary lacks {', '.join(lacks)}, which a BERT needs")
     if isinstance(tokenizer, LibraryTokenizer):
-        notes += _frame_notes(tokenizer, decoder)
+        _check_frame(tokenizer, decoder)
     elif decoder and tokenizer.special is not None:
-        notes += ("transformers puts [CLS] and [SEP] round a text, jaxlm nothing",)
-    tokenizer.notes = notes
+        note("transformers puts [CLS] and [SEP] round a text, jaxlm nothing")
     return tokenizer
 
 
@@ -257,7 +250,7 @@ def _ends(directory: Path, tokenizer: Tokenizer) -> dict[str, str]:
     return {role: tokenizer.token(id) for role, id in changed.items() if id is not None}
 
 
-def _frame_notes(tokenizer: LibraryTokenizer, decoder: bool) -> tuple[str, ...]:
+def _check_frame(tokenizer: LibraryTokenizer, decoder: bool) -> None:
     """Refuse a frame that is not BERT's; name one that our rows do not have."""
     single, pair = ([tokenizer.token(id) for id in ids] for ids in tokenizer.framing)
     names = tokenizer.special_names
@@ -265,10 +258,7 @@ def _frame_notes(tokenizer: LibraryTokenizer, decoder: bool) -> tuple[str, ...]:
     if (single, pair) not in (([], []), ([cls, sep], [cls, sep, sep])):
         around = " ".join(single) or " ".join(pair)
         raise UserError(f"tokenizer.json puts {around} round a text: not supported")
-    if bool(single) != decoder:
-        return ()
-    theirs, ours = " and ".join(single) or "nothing", f"{cls} and {sep}"
-    return (
-        f"tokenizer.json puts {theirs} round a text, jaxlm "
-        f"{'nothing' if decoder else ours}",
-    )
+    if bool(single) == decoder:
+        theirs = " and ".join(single) or "nothing"
+        ours = "nothing" if decoder else f"{cls} and {sep}"
+        note(f"tokenizer.json puts {theirs} round a text, jaxlm {ours}")

@@ -14,16 +14,14 @@ beside it that may be deleted.
 
 import contextlib
 import ctypes
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
-from jaxlm.convert import Dtype, Format, elmo, huggingface, tensors
+from jaxlm.convert import READABLE, Dtype, Format, elmo, huggingface, tensors
 from jaxlm.convert.gguf import write_gguf
 from jaxlm.convert.huggingface import fit_tensors, fit_tokenizer
 from jaxlm.convert.model_types import ConfigJson
@@ -36,21 +34,21 @@ from jaxlm.convert.sentence import (
     write_sentence_model,
 )
 from jaxlm.convert.stablehlo import write_stablehlo
+from jaxlm.families import family_of
 from jaxlm.families.elmo import with_words
 from jaxlm.files import (
     DamagedError,
     read_json,
+    read_object,
     remedied,
-    seal,
     sync,
     temporary,
-    unseal,
-    write_json,
+    write_sealed,
 )
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.types import Note, UserError
+from jaxlm.types import UserError, note, unsaid
 
 _DIGESTS = "jaxlm_export.json"
 
@@ -87,6 +85,12 @@ def open_model(
     Its files are compared with their stored digests; those of `weights` are left out
     where no parameter will be read.
     """
+    _check(directory, weights)
+    with _opened(directory, pickle, ignore) as source:
+        yield source
+
+
+def _check(directory: Path, weights: bool) -> None:
     if not directory.is_dir():
         raise UserError(f"no directory {directory}")
     if (directory / "provenance.json").is_file():
@@ -100,6 +104,12 @@ def open_model(
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}{move}"
         )
     _check_digests(directory, weights)
+
+
+@contextlib.contextmanager
+def _opened(
+    directory: Path, pickle: bool = False, ignore: tuple[str, ...] = ()
+) -> Iterator[ModelFile]:
     checkpoint, path = tensors.checkpoint_of(directory), directory / "config.json"
     if files := elmo.files_of(directory):
         with elmo.open_elmo(*files) as source:
@@ -119,16 +129,16 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
 
     If `place` is None, parameters are not read.
     """
-    with open_model(directory, weights=place is not None) as source:
-        config = source.config
-        params = source.params(place) if place else {}
-    if isinstance(config, ElmoConfig):
-        return Loaded(config, params, elmo.words_of(directory), 0)
-    found = load_tokenizer(directory)
-    tokenizer = fit_tokenizer(found, config, directory)
-    if not (directory / _DIGESTS).is_file():  # `import` has said it
-        for note in (*source.notes, *tokenizer.notes):
-            logging.getLogger("jaxlm").warning(note)
+    _check(directory, weights=place is not None)
+    ours = (directory / _DIGESTS).is_file()  # `import` has said what there is to say
+    with unsaid() if ours else contextlib.nullcontext():
+        with _opened(directory) as source:
+            config = source.config
+            params = source.params(place) if place else {}
+        if isinstance(config, ElmoConfig):
+            return Loaded(config, params, elmo.words_of(directory), 0)
+        found = load_tokenizer(directory)
+        tokenizer = fit_tokenizer(found, config, directory)
     return Loaded(config, params, tokenizer, config.vocab_size - found.vocab_size)
 
 
@@ -161,27 +171,26 @@ def import_model(
         else:
             fitted = fit_tokenizer(load_tokenizer(files), config, directory)
             known = with_words(fitted, words)
-            source = source._replace(notes=(*source.notes, *fitted.notes))
             sentence = read_sentence_model(directory, config, pickle=pickle)
-            if tokenizer and (other := _differs(directory, known)):
-                source = source._replace(notes=(*source.notes, other))
+            if tokenizer:
+                _compare_with_own(directory, known)
         if sentence:
-            source = source._replace(notes=(*source.notes, f"sentences: {sentence}"))
+            note(f"sentences: {sentence}")
         origin: Any = {"imported": directory.resolve().name}
         options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
         return source, export_model(out, source, known, **options)
 
 
-def _differs(directory: Path, tokenizer: Tokenizer) -> str:
+def _compare_with_own(directory: Path, tokenizer: Tokenizer) -> None:
     """A note if the directory has a tokenizer of its own that is another one."""
     with contextlib.suppress(UserError):
-        own = load_tokenizer(directory)
+        with unsaid():
+            own = load_tokenizer(directory)
         if own.tokens != tokenizer.tokens[: own.vocab_size]:
-            return (
+            note(
                 f"--tokenizer has another vocabulary than {directory}: sha256 "
                 f"{tokenizer.sha256[:12]}…, {own.sha256[:12]}… there"
             )
-    return ""
 
 
 def from_params(config: ModelConfig, params: Any) -> ModelFile:
@@ -234,32 +243,31 @@ def export(
     config, params = model.config, model.params
     if to in ("onnx", "stablehlo") and dtype != "float32":
         raise UserError(f"dtype {dtype}: --to {to} writes float32")
-    if isinstance(config, ElmoConfig) and to != "elmo":
-        raise UserError(f"an ELMo has no form --to {to}: pass --to elmo")
-    if to == "elmo" and not isinstance(config, ElmoConfig):
-        raise UserError("a model that is no ELMo has no form --to elmo: pass --to hf")
+    usual = "elmo" if isinstance(config, ElmoConfig) else "hf"
+    if to != usual and "elmo" in (to, usual):
+        article = family_of(config).article
+        raise UserError(f"{article} has no form --to {to}: pass --to {usual}")
     sentence = model.sentence if to in ("hf", "sentence") else None
     if to == "sentence":
-        if isinstance(config, BertConfig):
-            sentence = sentence or usual_sentence_model(config)
-        elif not sentence:
+        if not (sentence or isinstance(config, BertConfig)):
             raise UserError(
                 "sentence-transformers reads the encoder of a BERT: export --to hf"
             )
+        sentence = sentence or usual_sentence_model(config)
         params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
-    if to in ("gguf", "stablehlo"):
-        with atomic(out, file=True) as beside:
-            if to == "gguf":
-                write_gguf(beside, model, dtype, origin)
-            else:
-                write_stablehlo(beside, config, params)
-            return {out.name: sha256(beside)}
-    if to == "onnx":
-        with atomic(out) as beside:
+    if to in READABLE:
+        options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
+        source = from_params(config, params)
+        return export_model(out, source, model.tokenizer, **options)
+    with atomic(out, file=to != "onnx") as beside:
+        if to == "onnx":
             write_onnx(beside, model)
             return write_digests(beside, origin)
-    options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
-    return export_model(out, from_params(config, params), model.tokenizer, **options)
+        if to == "gguf":
+            write_gguf(beside, model, dtype, origin)
+        else:
+            write_stablehlo(beside, config, params)
+        return {out.name: sha256(beside)}
 
 
 @contextlib.contextmanager
@@ -312,7 +320,7 @@ def write_digests(directory: Path, origin: dict[str, Any]) -> dict[str, str]:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     digests = {str(path.relative_to(directory)): sha256(path) for path in files}
     content = {"format": 1, "origin": origin, "sha256": digests}
-    write_json(directory / _DIGESTS, seal(content, "seal"))
+    write_sealed(directory / _DIGESTS, content, "seal")
     return digests
 
 
@@ -322,7 +330,7 @@ def _check_digests(directory: Path, weights: bool) -> None:
     if not stored.is_file():
         return
     with remedied("delete it to go on without digests"):
-        content = unseal(read_json(stored), stored, "seal")
+        content = read_object(stored, "seal")
         kinds = {name: type(each) for name, each in content.items()}
         if kinds != {"format": int, "origin": dict, "sha256": dict}:
             raise DamagedError(f"{stored} is damaged")
@@ -339,9 +347,8 @@ def _check_digests(directory: Path, weights: bool) -> None:
             f"is not as it was written (SHA-256 {found[:12]}…)" if found else "is lost"
         )
         if name == "README.md":  # nothing is read from it
-            warnings.warn(f"{path} {how}", Note, stacklevel=2)
+            note(f"{path} {how}")
             continue
-        raise UserError(
-            f"{path} {how}: {_DIGESTS} has {str(digest)[:12]}…; if you changed it on "
-            f"purpose, delete {stored}"
-        )
+        had = f"{_DIGESTS} has {str(digest)[:12]}…"
+        way = f"if you changed it on purpose, delete {stored}"
+        raise UserError(f"{path} {how}: {had}; {way}")

@@ -9,18 +9,18 @@ it as one matrix.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxlm.config.checks import instead
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.config.published import check
 from jaxlm.convert.rules import Names, Rule, module_rules
 from jaxlm.files import read_json
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note
 
 HEADS = ("mlm", "nsp")
 # How the tensors begin that a file has or lacks as a whole → the part of our tree.
@@ -76,34 +76,24 @@ class ConfigJson(NamedTuple):
         if kind is None:
             raise UserError(f"{self.path} names no model_type: no model's config")
         if kind not in [*MODEL_TYPES]:  # of any type, as a file has it
-            near = difflib.get_close_matches(str(kind), MODEL_TYPES, n=1, cutoff=0.3)
-            hint = f"the nearest is {near[0]}; " if near else ""
-            raise UserError(
-                f"{self.path}: model_type {kind!r} is not read: {hint}there are "
-                f"{', '.join(MODEL_TYPES)} and ELMo"
-            )
+            known = instead(kind, [*MODEL_TYPES, "ELMo"])
+            raise UserError(f"{self.path}: model_type {kind!r} is not read: {known}")
         return MODEL_TYPES[kind]
 
-    def check(self) -> tuple[str, ...]:
-        """Compare all keys with the table; what a user should know."""
-        kind, words = self.model_type(), []
-        read = {
-            *kind.fields,
-            kind.activation,
-            *(["is_decoder"] if kind.decoder else []),
-        }
+    def check(self) -> None:
+        """Compare all keys with the table."""
+        kind = self.model_type()
+        read = {*kind.fields, kind.activation}
+        read |= {"is_decoder"} if kind.decoder else set()
         for name, (ours, default) in kind.fields.items():
             first = next(n for n, (o, _) in kind.fields.items() if o == ours)
             values = [self.number(n, default) for n in (first, name)]
             if values[0] != values[1]:
-                words.append(
-                    f"{self.path.name}: {name} = {values[1]} is read as {first}"
-                )
-        words += check(self.path, self.values, "config.json", read)
+                note(f"{self.path.name}: {name} = {values[1]} is read as {first}")
+        check(self.path, self.values, "config.json", read)
         path = self.path.with_name("generation_config.json")
         if kind.decoder and path.is_file():
-            words += check(path, read_json(path))
-        return tuple(words)
+            check(path, read_json(path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +136,12 @@ class ModelType:
         """
         words = {ours: theirs for theirs, ours in [*self.activations.items()][::-1]}
         if config.activation not in words:
-            raise UserError(
-                f"model.activation = {config.activation}: transformers' GPT-1 has "
-                f"{' and '.join(self.activations.values())}"
-            )
+            known = " and ".join(self.activations.values())
+            this = f"model.activation = {config.activation}"
+            raise UserError(f"{this}: transformers' {self.stem} has {known}")
         if self.name == "openai-gpt" and config.d_ff != 4 * config.d_model:
-            raise UserError(
-                f"model.d_ff = {config.d_ff}: transformers' GPT-1 has 4 × d_model = "
-                f"{4 * config.d_model}"
-            )
+            usual = f"4 × d_model = {4 * config.d_model}"
+            raise UserError(f"model.d_ff = {config.d_ff}: a GPT-1 there has {usual}")
         own = {name: getattr(config, name) for name in self.own}
         return {
             "model_type": self.name,
@@ -173,10 +160,8 @@ class ModelType:
         known = self.activations
         word = options.get(self.activation, next(iter(known)))
         if word not in [*known]:
-            raise UserError(
-                f"{options.path}: {self.activation} = {word!r} is none of "
-                f"{', '.join(known)}"
-            )
+            this = f"{self.activation} = {word!r} is none of {', '.join(known)}"
+            raise UserError(f"{options.path}: {this}")
         values: dict[str, Any] = {"activation": known[word]}
         for name, (ours, default) in self.fields.items():
             values.setdefault(ours, options.number(name, default))

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.config.checks import optional
 from jaxlm.config.model import BertConfig, GptConfig
-from jaxlm.convert import optional
 from jaxlm.convert.huggingface import from_params, write_config
 from jaxlm.tree import leaves
 

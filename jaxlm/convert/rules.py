@@ -195,7 +195,6 @@ class ModelFile(NamedTuple):
     table: TensorTable
     read: Callable[[str], np.ndarray]  # by the table's names
     missing: tuple[str, ...] = ()  # heads that it lacks
-    notes: tuple[str, ...] = ()  # what was left aside
 
     def params(self, place: Place) -> Any:
         """The parameter tree, placed leaf by leaf."""

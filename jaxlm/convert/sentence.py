@@ -5,7 +5,7 @@
     config_sentence_transformers.json   prompts
     1_Pooling/config.json  2_Dense/config.json  2_Dense/model.safetensors
 
-A table below has each key; keys and values that jaxlm cannot do are refused.
+Keys and values that jaxlm cannot do are refused, see `config/published.toml`.
 """
 
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.config.published import check
 from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.tensors import WEIGHTS, open_tensors, write_tensors
 from jaxlm.files import read_json, write_json
@@ -31,36 +32,7 @@ _MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_FORWARD = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-_SENTENCE = dict.fromkeys(
-    ("module_input_name", "module_output_name"), "sentence_embedding"
-)
-
-
-def _any(keys: str) -> dict[str, Any]:
-    return dict.fromkeys(keys.split(), ...)
-
-
-# Kind of module or file → its keys, and the one value that a key may have; ...: any.
-_KEYS: dict[str, dict[str, Any]] = {
-    "Transformer": {
-        **_any("max_seq_length do_lower_case unpad_inputs"),
-        "transformer_task": "feature-extraction",
-        "modality_config": _FORWARD,
-        "module_output_name": "token_embeddings",
-    },
-    "Pooling": {
-        **_any("word_embedding_dimension embedding_dimension pooling_mode"),
-        **_any(" ".join(["include_prompt", *_MODES])),
-    },
-    "Dense": _any("in_features out_features bias activation_function") | _SENTENCE,
-    "Normalize": _SENTENCE,
-    MODULES: _any("idx name path type"),
-    _PROMPTS: {
-        **_any("__version__ prompts default_prompt_name similarity_fn_name"),
-        "model_type": "SentenceTransformer",
-    },
-}
+_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 _REMEDY = "without modules.json the encoder is read alone"
 
 
@@ -79,13 +51,13 @@ def read_sentence_model(
         kinds = [_kind(each, i, path) for i, each in enumerate(modules)]
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is no list of modules: {error}") from None
-    if kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"}:
+    if kinds[:2] != [*_KINDS[:2]] or {*kinds[2:]} - {*_KINDS[2:]}:
         raise UserError(f"{path}: {', '.join(kinds)} are not done here; {_REMEDY}")
     files: dict[str, Any] = {MODULES: modules}
 
     def read(name: str, kind: str) -> dict[str, Any]:
         content = read_json(directory / name) if (directory / name).is_file() else {}
-        _check(content, _KEYS[kind], directory / name)
+        check(directory / name, content, kind)
         if content:
             files[name] = content
         return content
@@ -123,10 +95,10 @@ def read_sentence_model(
 
 def _kind(module: dict[str, Any], number: int, path: Path) -> str:
     """The class of a module, whose files lie in a folder beside `path`."""
-    _check(module, _KEYS[MODULES], path)
+    check(path, module)
     package, _, kind = module["type"].rpartition(".")
     folder = module["path"]
-    if package.partition(".")[0] != "sentence_transformers" or kind not in _KEYS:
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _KINDS:
         raise UserError(f"{path}: {module['type']} is not done here; {_REMEDY}")
     if not number and folder != "":
         raise UserError(f"{path}: move the files of {folder} up, beside modules.json")
@@ -144,14 +116,6 @@ def _longest(directory: Path, texts: dict[str, Any], most: int) -> int:
     return int(min(ConfigJson(path, texts).number(name, most), most))
 
 
-def _check(content: dict[str, Any], keys: dict[str, Any], path: Path) -> None:
-    for key, value in content.items():
-        if keys.get(key) is ... or value == keys.get(key):
-            continue
-        if value or (key in keys and value is not None):
-            raise UserError(f"{path}: {key} = {value!r} is not done here; {_REMEDY}")
-
-
 def _pooling(options: dict[str, Any], path: Path) -> tuple[str, ...]:
     """The poolings whose vectors are joined, in order."""
     found = options.get("pooling_mode")
@@ -160,9 +124,8 @@ def _pooling(options: dict[str, Any], path: Path) -> tuple[str, ...]:
     modes = tuple(found) if isinstance(found, list) else (found,)
     for mode in modes:
         if str(mode) not in POOLINGS:
-            raise UserError(
-                f"{path}: pooling_mode {mode!r} is none of {', '.join(POOLINGS)}"
-            )
+            this = f"pooling_mode {mode!r} is none of {', '.join(POOLINGS)}"
+            raise UserError(f"{path}: {this}")
     return modes
 
 
@@ -170,10 +133,8 @@ def _dense(folder: Path, options: dict[str, Any], width: int, *, pickle: bool) -
     name = str(options.get("activation_function", "torch.nn.Tanh"))
     package, _, activation = name.rpartition(".")
     if package.partition(".")[0] != "torch" or activation not in ACTIVATIONS:
-        raise UserError(
-            f"{folder / 'config.json'}: activation_function {name} is none of "
-            f"{', '.join(ACTIVATIONS)}"
-        )
+        this = f"activation_function {name} is none of {', '.join(ACTIVATIONS)}"
+        raise UserError(f"{folder / 'config.json'}: {this}")
     with open_tensors(folder, pickle=pickle) as tensors:
         found = {name: tensors.read(name) for name in tensors.shapes}
     wanted = {"linear.weight", "linear.bias"} if options.get("bias", True) else set()
@@ -181,9 +142,8 @@ def _dense(folder: Path, options: dict[str, Any], width: int, *, pickle: bool) -
     bias = found.get("linear.bias", np.zeros(kernel.shape[1], np.float32))
     fits = kernel.shape == (width, len(bias))
     if not fits or found.keys() != wanted | {"linear.weight"}:
-        raise UserError(
-            f"{tensors.source} has {tensors.shapes}, no Dense of {width} inputs"
-        )
+        this = f"{tensors.shapes}, no Dense of {width} inputs"
+        raise UserError(f"{tensors.source} has {this}")
     return Dense(kernel, bias, activation)
 
 

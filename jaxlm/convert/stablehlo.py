@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from jaxlm.config.checks import optional
 from jaxlm.config.model import BertConfig, ModelConfig
-from jaxlm.convert import optional
 from jaxlm.families import build
 from jaxlm.types import UserError
 

@@ -83,25 +83,19 @@ def _check(config: ModelConfig, task: TaskConfig) -> None:
     if isinstance(config, ElmoConfig):
         raise UserError("transformers has no ELMo: use jaxlm predict")
     if task.both_orders:
-        raise UserError(
-            "two texts in both orders are no class of transformers, which reads one: "
-            "fine-tune with --task.both_orders false"
-        )
+        this = "transformers reads two texts in one order"
+        raise UserError(f"{this}: fine-tune with --task.both_orders false")
     if task.mix != "none" or task.body != "none":
-        raise UserError(
-            "a mix of layers or a body is no class of transformers, which reads the "
-            "last layer: fine-tune with --task.mix none --task.body none"
-        )
-    need, theirs = "pooler", "BERT classifies by its pooler"
+        this = "transformers reads the last layer, without a mix or a body"
+        raise UserError(f"{this}: fine-tune with --task.mix none --task.body none")
+    need, theirs = "pooler", "a BERT classifies by its pooler"
     if isinstance(config, GptConfig):
-        need, theirs = "last", "GPT is read off its last token"
+        need, theirs = "last", "a GPT is read off its last token"
     elif task.kind not in ("class", "number", "choice"):
         return
     if task.pooling != need:
-        raise UserError(
-            f"a row pooled by {task.pooling} has no class in transformers, whose "
-            f"{theirs}: fine-tune with --task.pooling {need}"
-        )
+        this = f"task.pooling = {task.pooling}: in transformers {theirs}"
+        raise UserError(f"{this}: fine-tune with --task.pooling {need}")
 
 
 def _labels(task: TaskConfig) -> dict[str, Any]:

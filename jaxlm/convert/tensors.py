@@ -25,7 +25,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxlm.checkpoints.leaf_files import first_line
-from jaxlm.convert import Dtype, optional
+from jaxlm.config.checks import optional
+from jaxlm.convert import Dtype
 from jaxlm.convert.model_types import ConfigJson
 from jaxlm.files import read_json
 from jaxlm.types import UserError
@@ -45,7 +46,11 @@ class Tensors(NamedTuple):
 
     source: Path  # named in messages
     shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]  # float32, finite
+    get: Callable[[str], np.ndarray]
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in float32; UserError if an element is NaN or infinite."""
+        return finite(name, self.get(name), self.source)
 
 
 @contextlib.contextmanager
@@ -78,11 +83,8 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
                 if part.get_dtype() in _FLOATS:
                     where[name] = file
                     shapes[name] = tuple(part.get_shape())
-
-        def read(name: str) -> np.ndarray:
-            return finite(name, where[name].get_tensor(name), directory)
-
-        yield Tensors(directory / WEIGHTS, shapes, read)
+        source = directory / WEIGHTS
+        yield Tensors(source, shapes, lambda name: where[name].get_tensor(name))
 
 
 def _check_fetched(path: Path) -> None:
@@ -127,10 +129,8 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
         raise UserError(f"{path}: pickles in parts are not read; join them first")
     torch = optional("torch", f"reading {path}")
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        raise UserError(
-            f"torch {torch.__version__} runs code even of weights-only pickles "
-            "(CVE-2025-32434): pip install 'torch>=2.6'"
-        )
+        this = f"torch {torch.__version__} runs code even of weights-only pickles"
+        raise UserError(f"{this} (CVE-2025-32434): pip install 'torch>=2.6'")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:
@@ -144,10 +144,8 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
         if isinstance(each, torch.Tensor) and each.is_floating_point()
     }
 
-    def read(name: str) -> np.ndarray:
-        return finite(name, tensors[name].float().numpy(), directory)
-
-    return Tensors(path, {name: tuple(x.shape) for name, x in tensors.items()}, read)
+    shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+    return Tensors(path, shapes, lambda name: tensors[name].float().numpy())
 
 
 def checkpoint_of(directory: Path) -> Path | None:
@@ -179,15 +177,15 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
         for name, real in names.items()
     }
 
-    def read(name: str) -> np.ndarray:
+    def get(name: str) -> np.ndarray:
         try:
             array = reader.get_tensor(names[name])
         except Exception as error:
             what = f"{prefix}: {names[name]} cannot be read"
             raise UserError(f"{what}: {first_line(error)}") from None
-        return finite(name, array.T if name in kernels else array, prefix)
+        return array.T if name in kernels else array
 
-    return options, Tensors(prefix, shapes, read)
+    return options, Tensors(prefix, shapes, get)
 
 
 def _by_transformers(name: str) -> str:
@@ -246,12 +244,8 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
         "n_layer": layers,
         "n_head": width // _HEAD,
     }
-    tensors = Tensors(
-        directory,
-        {name: array.shape for name, array in arrays.items()},
-        lambda name: finite(name, arrays[name], directory),
-    )
-    return ConfigJson(path, options), tensors
+    shapes = {name: array.shape for name, array in arrays.items()}
+    return ConfigJson(path, options), Tensors(directory, shapes, arrays.__getitem__)
 
 
 def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
@@ -260,10 +254,8 @@ def finite(name: str, array: np.ndarray, source: Path) -> np.ndarray:
         array = np.asarray(array, np.float32)
     bad = array.size - np.count_nonzero(np.isfinite(array))
     if bad:
-        raise UserError(
-            f"{source}: {bad:,} of {array.size:,} elements of {name} are NaN or "
-            "infinite"
-        )
+        which = f"{bad:,} of {array.size:,} elements of {name}"
+        raise UserError(f"{source}: {which} are NaN or infinite")
     return array
 
 

@@ -33,8 +33,8 @@ from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
 
 _TOP, _NEW, _LONGEST, _SHOWN = 5, 20, 48, 5
-# What tokenizers differ in. The client adds texts of its own added tokens, `_probes`
-# words of the vocabulary: of a small one these texts have none.
+# Texts that tokenizers cut differently. `_probes` adds words of the vocabulary, and the
+# client texts with its added tokens, which these texts lack.
 _PROBES = (
     "Crème brûlée, naïve Ångström; Straße, İzmir, Ωμέγα, e\u0301a\u0308, ÉCOLE",
     "北京大学在1898年成立，漢字かな混じり文、한국어 텍스트",
@@ -107,11 +107,9 @@ class Comparison:
         tolerance = self.client.tolerance
         worst = max(np.abs(a - b).max() for a, b in zip(mine, theirs, strict=True))
         scale = max(np.abs(b).max() for b in theirs)
-        self.add(
-            f"{what:<7}  max |Δ| {worst:.1e}, max |{what}| {scale:.3g}: "
-            f"{worst / scale:.1e} of it, tolerance {tolerance:.0e}",
-            worst <= tolerance * scale,
-        )
+        share = f"{worst / scale:.1e} of it, tolerance {tolerance:.0e}"
+        line = f"{what:<7}  max |Δ| {worst:.1e}, max |{what}| {scale:.3g}: {share}"
+        self.add(line, worst <= tolerance * scale)
 
     def likeliest(self, mine: np.ndarray, theirs: np.ndarray) -> None:
         """Compare the likeliest token, and the five likeliest, at each position."""
@@ -129,11 +127,8 @@ class Comparison:
         lengths = [np.linalg.norm(each, axis=-1) for each in (mine, theirs)]
         worst = np.abs(mine - theirs).max() / lengths[1].max()
         cosine = ((mine * theirs).sum(-1) / (lengths[0] * lengths[1])).min()
-        self.add(
-            f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}; "
-            f"tolerance {tolerance:.0e}",
-            worst <= tolerance,
-        )
+        line = f"vectors  max |Δ| {worst:.1e}, least cosine {cosine:.7f}"
+        self.add(f"{line}; tolerance {tolerance:.0e}", worst <= tolerance)
 
     def greedy(self, mine: list[np.ndarray]) -> None:
         """Compare greedy texts by our logits of the tokens that the client chose.
@@ -147,11 +142,9 @@ class Comparison:
             log_p = np.asarray(jax.nn.log_softmax(logits))
             pairs = zip(log_p, self.answer["tops"], strict=True)
             worst = max(abs(row[i] - score) for row, top in pairs for i, score in top)
-            self.add(
-                f"log p    max |Δ| {worst:.1e} of the {_TOP} likeliest at "
-                f"{len(chosen)} places; tolerance {_LOG_P:.0e}",
-                worst <= _LOG_P,
-            )
+            where = f"of the {_TOP} likeliest at {len(chosen)} places"
+            line = f"log p    max |Δ| {worst:.1e} {where}; tolerance {_LOG_P:.0e}"
+            self.add(line, worst <= _LOG_P)
         self.add(
             f"greedy   {(short == 0).sum()} of {len(chosen)} tokens equal",
             (short <= near).all(),

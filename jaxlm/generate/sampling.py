@@ -5,9 +5,9 @@ Imports no jax, so that `jaxlm generate --help` is fast.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from jaxlm.config.checks import check_fields, check_range
+from jaxlm.config.checks import check_fields
 from jaxlm.types import UserError
 
 _DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty")  # not used by beams
@@ -17,26 +17,26 @@ _DRAWN = ("temperature", "top_k", "top_p", "repetition_penalty")  # not used by 
 class Sampling:
     """How each prompt is continued. Equal settings and seed give equal texts."""
 
-    temperature: float = 1.0
+    temperature: Annotated[float, "[0, inf)"] = 1.0
     """Divides the logits; 0: take the likeliest token each time (greedy)."""
-    top_k: int = 0
+    top_k: Annotated[int, "[0, inf)"] = 0
     """Draw from the k likeliest tokens (and ties with the k-th); 0: from all."""
-    top_p: float = 1.0
+    top_p: Annotated[float, "(0, 1]"] = 1.0
     """Draw from the likeliest tokens whose probabilities sum to this; 1: from all."""
     top_p_rule: Literal["hf", "openai"] = "hf"
     """Whether the token that takes the sum past top_p is kept (hf) or not (openai)."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Annotated[float, "(0, inf)"] = 1.0
     """Divides positive and multiplies negative logits of tokens that occurred (CTRL,
     Keskar et al. 2019); 1: none."""
-    max_tokens: int = 100
+    max_tokens: Annotated[int, "[1, inf)"] = 100
     """Most tokens of a continuation."""
-    samples: int = 1
+    samples: Annotated[int, "[1, 65536]"] = 1
     """Continuations of each prompt."""
-    seed: int = 0
+    seed: Annotated[int, "[0, 4294967296)"] = 0
     """Seed of the random draws."""
     stop: tuple[str, ...] = ()
     """A continuation ends before any of these strings."""
-    beams: int = 0
+    beams: Annotated[int, "[0, 65536]"] = 0
     """Width of a beam search, which is not random and gives the --samples best
     continuations; 0: no beam search."""
     length_penalty: float = 1.0
@@ -45,13 +45,6 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_range(self, "", "[0, inf)", "temperature", "top_k")
-        check_range(self, "", "(0, 1]", "top_p")
-        check_range(self, "", "(0, inf)", "repetition_penalty")
-        check_range(self, "", "[1, inf)", "max_tokens")
-        check_range(self, "", "[1, 65536]", "samples")
-        check_range(self, "", "[0, 65536]", "beams")
-        check_range(self, "", f"[0, {2**32})", "seed")
         if 0 < self.temperature < 1e-6:
             raise UserError(f"temperature = {self.temperature} is too small: take 0")
         if "" in self.stop:

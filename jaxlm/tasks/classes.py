@@ -36,7 +36,7 @@ from jaxlm.tasks.tables import Example, read_table
 from jaxlm.tasks.task import File, Scores, Task, TaskRows
 from jaxlm.tasks.values import check_distinct, is_number
 from jaxlm.text.sources import Digests
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -60,10 +60,8 @@ class Classes(Task):
         if len(labels) < 2:
             raise UserError(f"{path} has one class only: {labels.pop()!r}")
         if len(labels) > 1000:
-            raise UserError(
-                f"{path} has {len(labels):,} different labels: pass --task.kind number "
-                "if they are numbers"
-            )
+            remedy = "pass --task.kind number if they are numbers"
+            raise UserError(f"{path} has {len(labels):,} different labels: {remedy}")
         numeric = all(re.fullmatch(r"-?\d{1,18}", each) for each in labels)
         return tuple(sorted(labels, key=int if numeric else str))
 
@@ -192,10 +190,9 @@ class Choice(Classes):
     def rows_of(self, example: Example) -> list[Example]:
         """A row for each alternative; for a GPT, the pair text joins the first text."""
         if len(example.choices) > self.group:
-            raise UserError(
-                f"{example.where}: {len(example.choices)} alternatives, in training "
-                f"there are up to {self.group}: name more by --task.labels"
-            )
+            this = f"{example.where}: {len(example.choices)} alternatives"
+            most = f"in training there are up to {self.group}"
+            raise UserError(f"{this}, {most}: name more by --task.labels")
         pair = [example.pair] if example.pair else []
         bidirectional = family_of(self.config.model).bidirectional
         before, after = ([], pair) if bidirectional else (pair, [])
@@ -223,10 +220,8 @@ def _index_of(example: Example, names: Sequence[str], those: str) -> int:
     label = str(example.label)
     label = label if label in names else f"{label}.0"
     if label not in names:
-        raise UserError(
-            f"{example.where}: label {example.label!r} is none of "
-            + those.format(", ".join(names))
-        )
+        known = those.format(", ".join(names))
+        raise UserError(f"{example.where}: label {example.label!r} is none of {known}")
     return names.index(label)
 
 
@@ -258,12 +253,13 @@ def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
         tokens.append(row)
         pair_start.append(begins)
         cut += shorter
-    notes = (f"{cut:,} rows were cut to {length} tokens",) * bool(cut)
+    notes = (f"{plural(cut, 'row')} cut to {length} tokens",) * bool(cut)
     empty = [
         each.where for each, ids in zip(examples, first, strict=True) if not len(ids)
     ]
     if empty:
-        notes += (f"{len(empty):,} texts have no token, the first is {empty[0]}",)
+        without = plural(len(empty), "text")
+        notes += (f"{without} without a token, the first is {empty[0]}",)
     labels = np.zeros(len(tokens), np.int32)
     return TaskRows(tokens, np.array(pair_start, np.int32), frame.pad, labels, notes)
 

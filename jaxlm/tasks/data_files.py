@@ -77,11 +77,9 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
         return DataFiles(data, dev)
     train = _find(path, ("train",))
     if not train:
-        have = ", ".join(sorted(each.name for each in path.iterdir())[:8])
-        raise UserError(
-            f"{data} has no file of training data, train.*: it has {have or 'nothing'}"
-            "; name the files by --data FILE --dev FILE"
-        )
+        have = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
+        remedy = "name the files by --data FILE --dev FILE"
+        raise UserError(f"{data} has no train.*: it has {have}; {remedy}")
     return DataFiles(train, dev or _find(path, _DEV))
 
 

@@ -34,7 +34,7 @@ from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
 from jaxlm.train.state import NewParams, abstract_params
 from jaxlm.tree import leaves
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 KINDS: dict[str, type[Task]] = {
     "class": Classes,
@@ -194,8 +194,9 @@ def open_run(
     data |= {"tokenizer_sha256": tokenizer.sha256, "columns": str(width)}
     read = {f"train {files.train}": train} | ({f"dev {files.dev}": dev} if dev else {})
     notes = [
-        f"{name}: {len(file.examples):,} examples in {len(file.rows.tokens):,} rows of "
-        f"up to {file.rows.lengths.max()} tokens"
+        f"{name}: {plural(len(file.examples), 'example')} in "
+        f"{plural(len(file.rows.tokens), 'row')} of up to "
+        f"{file.rows.lengths.max()} tokens"
         for name, file in read.items()
     ]
     notes += [note for file in read.values() for note in file.rows.notes]
@@ -217,29 +218,21 @@ def _with_model(
     # Tokens that see the whole text, and for spans [CLS], which stands for no answer.
     scores_tokens = family.has_cls if task.kind == "spans" else family.bidirectional
     needs_cls = not by_token and task.pooling in ("pooler", "cls")
-    for wrong, message in (
-        (config.phases, "a fine-tuning run has one phase: drop phases"),
-        (
-            by_token and files.train.startswith(TFDS),
-            f"{files.train}: task.kind = {task.kind} takes a file; classes, numbers "
-            "and choices may also come from a TFDS dataset",
-        ),
-        (
-            task.lm_weight and family.bidirectional,
-            f"{this}, and task.lm_weight adds the next-token loss of a GPT: pass "
-            "--task.lm_weight 0",
-        ),
-        (
-            by_token and not scores_tokens,
-            f"{this}: task.kind = {task.kind} needs a BERT",
-        ),
-        (
-            needs_cls and not family.has_cls,
-            f"{this}, which has no {task.pooling}: pass --task.pooling {poolings}",
-        ),
-    ):
-        if wrong:
-            raise UserError(message)
+    mistake = ""
+    if config.phases:
+        mistake = "a fine-tuning run has one phase: drop phases"
+    if by_token and files.train.startswith(TFDS):
+        mistake = f"{files.train}: task.kind = {task.kind} takes a file, no dataset"
+    if task.lm_weight and family.bidirectional:
+        added = "task.lm_weight adds the next-token loss of a GPT"
+        mistake = f"{this}, and {added}: pass --task.lm_weight 0"
+    if by_token and not scores_tokens:
+        mistake = f"{this}: task.kind = {task.kind} needs a BERT"
+    if needs_cls and not family.has_cls:
+        lacks = f"{this}, which has no {task.pooling}"
+        mistake = f"{lacks}: pass --task.pooling {poolings}"
+    if mistake:
+        raise UserError(mistake)
     # Without a pooler that would not be trained.
     pooler = not by_token and task.pooling == "pooler"
     try:
@@ -249,10 +242,9 @@ def _with_model(
     count = model.num_layers + 1
     layers = {n % count: n for n in task.layers if -count <= n < count}
     if len(layers) < len(task.layers):
-        raise UserError(
-            f"task.layers = {' '.join(map(str, task.layers))}: pass different layers "
-            f"of --init {config.init}, from 0 (embedding) to {count - 1}"
-        )
+        this = f"task.layers = {' '.join(map(str, task.layers))}"
+        known = f"--init {config.init}, from 0 (embedding) to {count - 1}"
+        raise UserError(f"{this}: pass different layers of {known}")
     task = dataclasses.replace(task, layers=tuple(layers))
     return dataclasses.replace(config, model=model, task=task)
 
@@ -262,10 +254,9 @@ def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig
     epochs, every = config.task.epochs, config.eval_every
     steps = int(count / config.batch * epochs)
     if steps < 1:
-        raise UserError(
-            f"{count} rows / --batch {config.batch} × {epochs} epochs is less than one "
-            "step: pass a smaller --batch or more --task.epochs"
-        )
+        this = f"{count} rows / --batch {config.batch} × {epochs} epochs"
+        remedy = "pass a smaller --batch or more --task.epochs"
+        raise UserError(f"{this} is less than one step: {remedy}")
     if not dev:
         every = 0
     elif 0 < every <= 1:  # of a pass

@@ -48,8 +48,6 @@ class Finetuned:
 
     def scores(self, file: File, *, batch: int) -> Scores:
         """The scores of the rows of a file."""
-        if batch < 1:
-            raise UserError(f"--batch {batch} must be positive")
         mesh = make_mesh(MeshConfig(data=1))
         with jax.set_mesh(mesh):
             sharding = batch_sharding(mesh)

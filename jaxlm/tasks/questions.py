@@ -57,10 +57,9 @@ def read_questions(
                 here = f"{where}, question {each['id']}"
                 found.append(_question(here, context, each, labelled))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{where} is not in SQuAD's form (data, paragraphs, context, qas): "
-                f"after {len(found)} questions {type(error).__name__} {error}"
-            ) from None
+            form = "SQuAD's form (data, paragraphs, context, qas)"
+            what = f"after {len(found)} questions {type(error).__name__} {error}"
+            raise UserError(f"{where} is not in {form}: {what}") from None
     if not found:
         raise UserError(f"{path} has no questions")
     texts = [text for each in found for text, _ in each.answers]
@@ -115,10 +114,8 @@ def check_ids(questions: Sequence[Question]) -> None:
     seen: set[str] = set()
     for each in questions:
         if each.id in seen:
-            raise UserError(
-                f"{each.where}: another question has this id, and answers are written "
-                "by id: give each its own"
-            )
+            remedy = "answers are written by id: give each its own"
+            raise UserError(f"{each.where}: another question has this id; {remedy}")
         seen.add(each.id)
 
 

@@ -37,7 +37,7 @@ from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.tasks.values import ZERO_WIDTH
 from jaxlm.text.spans.marks import cuts
 from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 _BEST = 20  # starts and ends that are combined; run_squad.py n_best_size
 
@@ -87,10 +87,10 @@ class Spans(Task):
             begin = len(question) + 2
             room = self.config.length - begin - 1
             if room < 1:
+                sizes = f"--length {self.config.length}, a question of {len(question)}"
                 raise UserError(
-                    f"{each.where}: no room for the document, --length is "
-                    f"{self.config.length} and the question has {len(question)} "
-                    "tokens: pass a smaller --task.question"
+                    f"{each.where}: no room for the document: {sizes} tokens: pass a "
+                    "smaller --task.question"
                 )
             span, elsewhere = _labelled_span(each, document) if labelled else (None, 0)
             unknown = bool(labelled and each.answers and not span)
@@ -109,16 +109,16 @@ class Spans(Task):
         unasked = labelled and not self.config.task.unanswerable
         unasked = unasked and sum(not each.answers for each in examples)
         notes = (
-            (unasked, "questions have no answer: see --task.metric best_f1"),
-            (moved, "answers were found at another place than stated"),
-            (lost, "answers are not in their documents: left out"),
+            (unasked, "question", "without an answer: see --task.metric best_f1"),
+            (moved, "answer", "found at another place than stated"),
+            (lost, "answer", "left out: not in the document"),
         )
         return TaskRows(
             tokens=rows,
             pair_start=np.array(begins, np.int32),
             pad=frame.pad,
             labels=np.array(labels, np.int32).reshape(-1, 2),
-            notes=tuple(f"{count:,} {what}" for count, what in notes if count),
+            notes=tuple(f"{plural(n, noun)} {what}" for n, noun, what in notes if n),
             origins=windows,
         )
 

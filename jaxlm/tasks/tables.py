@@ -12,7 +12,6 @@ row is skipped, so that answers line up with the file; blank lines are allowed a
 end only, and in JSONL anywhere.
 """
 
-import csv
 import io
 import re
 from collections import Counter
@@ -79,7 +78,9 @@ def read_table(
     else:
         content = sources.read_file(path, digests).rstrip("\r\n")
         if suffix == ".csv" or task.quoted:
-            rows = list(_quoted(path, content, "," if suffix == ".csv" else "\t"))
+            text = io.StringIO(content, newline="\n")  # a CR not quoted is an error
+            delimiter = "," if suffix == ".csv" else "\t"
+            rows = list(sources.read_csv(path, text, delimiter))
         else:
             lines = enumerate(lines_of(content) if content else [], start=1)
             rows = [(f"{path}, line {n}", s.split("\t") if s else []) for n, s in lines]
@@ -137,10 +138,8 @@ def _example(
         if not trimmed(each):
             raise UserError(f"{where}: alternative {i} of {len(choices)} is empty")
     if task.choices and len(choices) < 2:
-        raise UserError(
-            f"{where}: {len(choices)} alternatives in {', '.join(task.choices)}, at "
-            "least two are needed"
-        )
+        these = f"{len(choices)} alternatives in {', '.join(task.choices)}"
+        raise UserError(f"{where}: {these}, at least two are needed")
     pair = text(task.pair) if task.pair else None
     label = label_of(where, task.label, record[task.label]) if labelled else None
     return Example(text(task.text), pair, label, where, tuple(choices), width)
@@ -161,10 +160,8 @@ def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
         where = f"{path}, line {number}"
         record = None if line.lstrip()[0] == "[" else parse(where, line)
         if not isinstance(record, dict):
-            raise UserError(
-                f"{where}: no JSON object: each line is one (jq -c '.[]' makes lines "
-                "of a list)"
-            )
+            remedy = "each line is one (jq -c '.[]' makes lines of a list)"
+            raise UserError(f"{where}: no JSON object: {remedy}")
         for name in columns:
             if name not in record:
                 have = " ".join(", ".join(record).split())[:300]
@@ -206,7 +203,7 @@ def _is_header(rows: Sequence[Row], task: TaskConfig) -> bool:
             return False
         if task.labels and counts.keys() <= set(task.labels):
             return True
-        # Alone among numbers, or among classes that all come again.
+        # It is the only label that is no number, or the only one that does not recur.
         again = len(counts) > 1 and min(counts.values()) > 1
         if again or is_name(label) or all(map(is_number, counts)):
             return True
@@ -237,10 +234,8 @@ def _named(rows: Sequence[Row], columns: Sequence[str], width: int) -> Records:
         if not cells:
             raise UserError(f"{where}: a blank line, and rows after it")
         if len(cells) != len(first):
-            raise UserError(
-                f"{where}: {len(cells)} columns, the first line has {len(first)}"
-                f"{_hint(cells)}"
-            )
+            this = f"{len(cells)} columns, the first line has {len(first)}"
+            raise UserError(f"{where}: {this}{_hint(cells)}")
         if not width and cells == first and len(first) > 1:
             raise UserError(f"{where}: the header again: remove the line")
         yield where, {name: cells[i] for name, i in at.items()}
@@ -253,16 +248,3 @@ def _shown(cells: Sequence[str]) -> str:
 def _hint(cells: Sequence[str]) -> str:
     quotes = any(cell.startswith('"') for cell in cells)
     return "; for quotes as in CSV pass --task.quoted" if quotes else ""
-
-
-def _quoted(path: str, content: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-    lines = io.StringIO(content, newline="\n")  # a CR that is not quoted is an error
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        for cells in reader:
-            yield f"{path}, line {reader.line_num}", cells
-    except csv.Error as error:
-        what = str(error).replace("new-line character seen in", "CR in an")
-        what = what.partition(" - ")[0]
-        raise UserError(f"{path}, line {reader.line_num}: {what}") from None

@@ -30,12 +30,11 @@ from jaxlm.tasks.tables import is_name
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.tasks.values import check_distinct, lines_of, trimmed
 from jaxlm.text.sources import Digests, read_file
-from jaxlm.text.spans.annotated import columns_of
-from jaxlm.types import UserError
+from jaxlm.text.spans.annotated import columns_of, entities, entity_tag
+from jaxlm.types import UserError, plural
 
 _COUNTED = re.compile(r"[01]([-.]\d+)? [12]([-.]\d+)?")  # CoNLL-U's first words
 _SEPARATOR = "\x02"  # between words in ERNIE's form
-_SAME = {"M": "I", "L": "E", "U": "S"}  # other schemes' letters for I, E and S
 
 
 class Sentence(NamedTuple):
@@ -85,10 +84,8 @@ def read_sentences(
         raise UserError(f"{path} has no sentences")
     begins = [" ".join(each.words[:2]) for each in sentences if len(each.words) > 1]
     if begins and all(map(_COUNTED.fullmatch, begins)):
-        raise UserError(
-            f"{path}: its first column counts the words, as in CoNLL-U: leave the word "
-            "and its tag alone, cut -f2,4"
-        )
+        this = f"{path}: its first column counts the words, as in CoNLL-U"
+        raise UserError(f"{this}: leave the word and its tag alone, cut -f2,4")
     return sentences
 
 
@@ -104,10 +101,8 @@ def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
                 raise UserError(f"{path}, line {number} looks like a header: remove it")
             width = width or len(cells)
             if len(cells) != width:
-                raise UserError(
-                    f"{path}, line {number}: {len(cells)} columns, the first line has "
-                    f"{width}"
-                )
+                this = f"{len(cells)} columns, the first line has {width}"
+                raise UserError(f"{path}, line {number}: {this}")
             rows.append(cells)
         elif rows:
             columns = list(zip(*rows, strict=True))
@@ -172,10 +167,9 @@ class Tags(Task):
             for i, tag in enumerate(each.tags):
                 parts = entity_tag(tag)
                 if parts is None:
-                    raise UserError(
-                        f"{each.where(i)}: {tag!r} is no tag of an entity (O, B-PER, "
-                        "I-PER …): pass --task.metric accuracy for other tags"
-                    )
+                    this = f"{tag!r} is no tag of an entity (O, B-PER, I-PER …)"
+                    remedy = "pass --task.metric accuracy for other tags"
+                    raise UserError(f"{each.where(i)}: {this}: {remedy}")
                 kinds.add(parts[1])
         check_distinct(kinds, path)
         pairs = (f"{place}-{kind}" for kind in sorted(kinds - {""}) for place in "BI")
@@ -197,10 +191,9 @@ class Tags(Task):
         labels, tags = self.labels, self._tags(sentence)
         for i, (given, tag) in enumerate(zip(sentence.tags, tags, strict=True)):
             if tag not in labels or (self._bio and entity_tag(given) is None):
-                raise UserError(
-                    f"{sentence.where(i)}: tag {given!r} is not in the training file: "
-                    f"{', '.join(labels[:20])}"
-                )
+                this = f"tag {given!r} is not in the training file"
+                known = ", ".join(labels[:20])
+                raise UserError(f"{sentence.where(i)}: {this}: {known}")
         return list(map(labels.index, tags))
 
     def _tags(self, sentence: Sentence) -> Sequence[str]:
@@ -246,45 +239,8 @@ def _split(examples: Sequence[Sentence], frame: Frame, length: int) -> TaskRows:
             first += count
     pair_start = np.array([len(row) for row in rows], np.int32)
     more = len(rows) - len(examples)
-    notes = (f"{more:,} more rows for long sentences",) if more else ()
+    notes = (f"{plural(more, 'more row')} for long sentences",) * bool(more)
     return TaskRows(rows, pair_start, frame.pad, [], notes, parts)
-
-
-class Entity(NamedTuple):
-    """An entity: words `start` … `end` - 1 of a sentence."""
-
-    start: int
-    end: int
-    kind: str
-
-
-def entity_tag(tag: str) -> tuple[str, str] | None:
-    """B-ORG → ("B", "ORG"), O → ("O", ""); None for tags in another format."""
-    if tag == "O":
-        return "O", ""
-    place, dash, kind = tag[:1], tag[1:2], tag[2:]
-    place = _SAME.get(place, place)
-    if place not in tuple("BIES") or dash not in ("-", "_") or not kind:
-        return None
-    return place, kind
-
-
-def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of a sentence, in order.
-
-    An entity continues while tags of its kind follow that do not begin an entity. An I
-    or E without a beginning begins an entity (seqeval's default; Tjong Kim Sang 2000).
-    """
-    found: list[Entity] = []
-    place_before, kind_before = "O", ""
-    for i, tag in enumerate(tags):
-        place, kind = entity_tag(tag) or ("O", "")
-        if kind and kind == kind_before and place in "IE" and place_before in "BI":
-            found[-1] = found[-1]._replace(end=i + 1)
-        elif kind:
-            found.append(Entity(i, i + 1, kind))
-        place_before, kind_before = place, kind
-    return found
 
 
 def as_bio(tags: Sequence[str]) -> list[str]:

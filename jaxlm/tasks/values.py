@@ -80,7 +80,6 @@ def check_distinct(labels: Iterable[str], path: str) -> None:
     for each in sorted(labels):
         key = str(float(each)) if is_number(each) else each.casefold()
         if alike.setdefault(key, each) != each:
-            raise UserError(
-                f"{path}: {alike[key]!r} and {each!r} would be two classes: write both "
-                "one way, or name the classes by --task.labels"
-            )
+            this = f"{alike[key]!r} and {each!r} would be two classes"
+            remedy = "write both one way, or name the classes by --task.labels"
+            raise UserError(f"{path}: {this}: {remedy}")

@@ -54,16 +54,12 @@ def check_characters(ids: np.ndarray) -> None:
     if not ids.size:
         return
     if ids.min() < 0 or ids.max() >= NUM_CHARACTERS:
-        raise UserError(
-            f"character ids run from {ids.min()} to {ids.max()}, not from 0 (no word) "
-            f"to {NUM_CHARACTERS - 1}"
-        )
+        run = f"character ids run from {ids.min()} to {ids.max()}"
+        raise UserError(f"{run}, not from 0 (no word) to {NUM_CHARACTERS - 1}")
     first = ids[..., 0]
     wrong = first[(first != BEGIN_WORD) & (first != NO_WORD)]
     if wrong.size:
         training = wrong[0] == BEGIN_WORD - 1
         hint = ": these are the 261 ids of bilm-tf's training, add 1 to all of them"
-        raise UserError(
-            f"a word's character ids begin with {wrong[0]}, not with {BEGIN_WORD}"
-            f"{hint if training else ''}"
-        )
+        what = f"a word's character ids begin with {wrong[0]}, not with {BEGIN_WORD}"
+        raise UserError(what + hint * bool(training))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from jaxlm.files import DamagedError, read_json, remedied, unseal
+from jaxlm.files import DamagedError, read_object, remedied
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
@@ -26,6 +26,7 @@ from jaxlm.text.units import ARRAYS
 from jaxlm.types import SpecialTokens, UserError
 
 FORMAT = 1
+_AGAIN = "delete the corpus and prepare it again"
 MANIFEST = "manifest.json"
 TYPES = "types.txt"  # words of ids from `vocab_size` on, one a line
 SHARD = 1 << 25  # bytes of a shard, which is one file; it is written at once
@@ -73,8 +74,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise UserError(
             f"no complete corpus in {directory}: make or finish it by `jaxlm prepare`"
         )
-    with remedied("delete the corpus and prepare it again"):
-        return _manifest(unseal(read_json(path), path), path)
+    with remedied(_AGAIN):
+        return _manifest(read_object(path), path)
 
 
 def _manifest(content: dict[str, Any], path: Path) -> Manifest:
@@ -175,38 +176,30 @@ class Corpus:
                 row[:] = read if self.in_memory else read.result()
         known = self.manifest.vocab_size + self.manifest.oov_words
         if tokens.max(initial=0) >= known:
-            raise UserError(
-                f"corpus {self.directory} has token {tokens.max()}, its vocabulary "
-                f"{known} entries: delete it and prepare it again"
-            )
+            what = f"token {tokens.max()}, its vocabulary {known} entries"
+            raise UserError(f"corpus {self.directory} has {what}: {_AGAIN}")
         return tokens, marks
 
 
-def open_corpus(directory: str, verify: bool = False) -> Corpus:
-    """A complete corpus; `verify` compares the shards, too, with their digests."""
+def open_corpus(directory: str) -> Corpus:
+    """A complete corpus."""
     path = Path(directory)
     manifest = read_manifest(path)
-    again = "delete it and prepare it again"
     present = dict(files_below(path))
     for name, recorded in manifest.files.items():
         if name not in present:
-            raise UserError(f"corpus {directory} lacks its file {name}: {again}")
+            raise UserError(f"corpus {directory} lacks its file {name}: {_AGAIN}")
         size = present[name].stat().st_size
         if size != recorded["bytes"]:
-            raise UserError(
-                f"corpus {directory}: {name} has {size:,} bytes, had "
-                f"{recorded['bytes']:,}: {again}"
-            )
+            what = f"{name} has {size:,} bytes, had {recorded['bytes']:,}"
+            raise UserError(f"corpus {directory}: {what}: {_AGAIN}")
         # Shards have checksums of their own, which TensorStore compares.
-        compare = verify or "/c/" not in name
-        if compare and sha256(present[name]) != recorded["sha256"]:
-            raise UserError(f"corpus {directory}: {name} was changed: {again}")
+        if "/c/" not in name and sha256(present[name]) != recorded["sha256"]:
+            raise UserError(f"corpus {directory}: {name} was changed: {_AGAIN}")
     for name in ARRAYS:
         rows = getattr(manifest, "tokens" if name == "marks" else name)
         if open_array(path / name).shape[0] != rows:
-            raise UserError(
-                f"corpus {directory}: {name} is not of {rows} rows: {again}"
-            )
+            raise UserError(f"corpus {directory}: {name} has not {rows} rows: {_AGAIN}")
     sentences, documents = (read_array(path / n) for n in ("sentences", "documents"))
     in_memory = manifest.tokens <= IN_MEMORY
     return Corpus(str(directory), manifest, sentences, documents, in_memory)

@@ -145,10 +145,8 @@ def _conll(name: str, stream: Any, start: int) -> Iterator[Piece]:
             yield first, starts, b"\n".join(fragment)
             fragment, size, starts = [], 0, False
         if size > _LONGEST_SENTENCE:
-            raise UserError(
-                f"{name}: no blank line ends a sentence in {size >> 20} MiB before "
-                f"byte {offset}"
-            )
+            where = f"in {size >> 20} MiB before byte {offset}"
+            raise UserError(f"{name}: no blank line ends a sentence {where}")
         first = first if size else offset
         starts = starts or new
         blank, size = 0, size + len(line) + 1
@@ -163,9 +161,9 @@ def _lines(name: str, stream: Any, offset: int) -> Iterator[tuple[int, bytes]]:
     while line.endswith(b"\n"):
         line = stream.readline(LONGEST_RECORD + 1)
         if len(line) > LONGEST_RECORD:
+            most = f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
             raise UserError(
-                f"{name}: the record at byte {offset} is longer than "
-                f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
+                f"{name}: the record at byte {offset} is longer than {most}"
             )
         yield offset, line.removesuffix(b"\n")
         offset += len(line)

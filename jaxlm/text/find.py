@@ -1,7 +1,6 @@
 """Paths, globs and dataset names → sources of text."""
 
 import collections
-import difflib
 import glob
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 
+from jaxlm.config.checks import instead, meant
 from jaxlm.text.sources import (
     COMPRESSED,
     SHIPPED,
@@ -83,7 +83,7 @@ def _sources(spec: str, annotated: str, field: str) -> list[Source]:
         shipped = {file.name.partition(".")[0]: str(file) for file in files}
         name = path.removeprefix("shipped:")
         if name not in shipped:
-            raise UserError(f"no corpus {path!r}: there are {', '.join(shipped)}")
+            raise UserError(f"no corpus {path!r}: {instead(name, shipped)}")
         found = [(path, "txt", (shipped[name],))]
     else:
         kinds = [_TEXT_FILE, _TABLE_FILE]  # of a directory's files, those of the first
@@ -117,13 +117,13 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
         found = [path]
     else:
         found = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
-        parent, name = os.path.split(path)
+        parent = os.path.dirname(path)
         beside = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
-        near = difflib.get_close_matches(name, beside, n=1)
+        near = meant(path, [os.path.join(parent, each) for each in beside])
         if glob.has_magic(path):
             hint = hint or "; ** stands for any folders"
         elif near:
-            hint = f": did you mean {os.path.join(parent, near[0])}?"
+            hint = f": {near}"
         elif not hint:
             hint = ", there is no such file or directory"
     if not found:

@@ -13,7 +13,6 @@ read w times on average, w ∝ p_i / (bytes of the language in the sample), and 
 text ⌊(i + 1) w⌋ - ⌊i w⌋ times. So the counts are exact to one text, in any learner.
 """
 
-import difflib
 import heapq
 import itertools
 from collections import Counter
@@ -23,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxlm.config import TextConfig
+from jaxlm.config.checks import meant
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.sources import Source
@@ -42,28 +42,23 @@ def with_languages(sources: Sequence[Source], text: TextConfig) -> Sequence[Sour
     for language in languages:
         # Subtags are free: where zh is known, so is zh-Hant.
         if language and not {language, primary(language)} & set(known):
-            near = difflib.get_close_matches(language, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(
-                f"the config does not know the language {language!r}: {hint}"
-                f"--text.languages has {len(known)}; name those of your text there"
+                f"the config does not know the language {language!r}: "
+                f"{meant(language, known)} --text.languages has {len(known)}; name "
+                "those of your text there"
             )
     if languages == ("",):
         languages = (text.language,)
     if text.chinese != "as_is":
         if "zh" not in map(primary, languages):
-            raise UserError(
-                f"text.chinese = {text.chinese}, but the text is in "
-                f"{', '.join(languages)}: label the Chinese, --text zh:PATH"
-            )
+            this = f"text.chinese = {text.chinese}, the text is {', '.join(languages)}"
+            raise UserError(f"{this}: label the Chinese, --text zh:PATH")
         converter(text.chinese)  # a missing library is told at once
     if len(languages) == 1:
         return [replace(each, language=languages[0]) for each in sources]
     if text.tokenizer == "words":
-        raise UserError(
-            f"the text is in {', '.join(languages)}, and an ELMo's words are counted "
-            "in one language: prepare a corpus of each"
-        )
+        every = ", ".join(languages)
+        raise UserError(f"an ELMo has one language: prepare a corpus each of {every}")
     for language in languages:
         of_it = [source for source in sources if source.language == language]
         if not any(any(read_fragments(each)) for each in of_it):

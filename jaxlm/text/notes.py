@@ -33,11 +33,10 @@ def notes(
         yield from _of_lexicon(counts, recipe, lexicon)
     held_out, documents = counts["held_out"], counts["documents"]
     if recipe.holdout and held_out < 2:
-        share = "a larger --holdout" if documents > 2 else "more documents"
-        yield (
-            f"{held_out:,} of {documents:,} documents are held out by --holdout "
-            f"{recipe.holdout:g}, and evaluations may need 2: prepare with {share}"
-        )
+        remedy = "a larger --holdout" if documents > 2 else "more documents"
+        this = f"{held_out:,} of {documents:,} documents are held out by --holdout "
+        this += f"{recipe.holdout:g}, and evaluations may need 2"
+        yield f"{this}: prepare with {remedy}"
 
 
 def _of_vocabulary(
@@ -45,23 +44,18 @@ def _of_vocabulary(
 ) -> Iterator[str]:
     found = tokenizer.training or {}
     if unused := found.get("unused"):
-        yield (
-            f"{unused:,} of {tokenizer.vocab_size:,} entries of the vocabulary are "
-            "[unusedN]: the text yields no more; a smaller model.vocab_size would do"
-        )
+        which = f"{unused:,} of {tokenizer.vocab_size:,} entries of the vocabulary"
+        remedy = "the text yields no more; a smaller model.vocab_size would do"
+        yield f"{which} are [unusedN]: {remedy}"
     if left_out := found.get("characters_left_out"):
-        share = found["words_unknown"] / found["words"]
-        yield (
-            f"{left_out:,} of {found['characters']:,} characters are not in the "
-            f"vocabulary, and {share:.2%} of words [UNK]: raise model.vocab_size"
-        )
+        which = f"{left_out:,} of {found['characters']:,} characters"
+        share = f"{found['words_unknown'] / found['words']:.2%} of words [UNK]"
+        yield f"{which} are not in the vocabulary, {share}: raise model.vocab_size"
     unknown = counts["words_unknown"] / max(counts["words"], 1)
     # An ELMo reads words outside its vocabulary, too.
     if recipe.given and unknown > (0.5 if tokenizer.keeps_oov_words else _MANY_UNKNOWN):
-        yield (
-            f"{unknown:.1%} of the words are unknown to the vocabulary: is it of this "
-            "language, script and case?"
-        )
+        remedy = "is it of this language, script and case?"
+        yield f"{unknown:.1%} of the words are unknown to the vocabulary: {remedy}"
 
 
 def _of_text(
@@ -76,10 +70,9 @@ def _of_text(
         share = ideographs / max(counts[f"{units.BYTES}{language}"], 1)
         chinese = primary(language) in _WITH_IDEOGRAPHS
         if (share < 0.05) if chinese else (share > 0.5):
-            yield (
-                f"{share:.0%} of the text in the language {language} are Chinese "
-                "characters: is that its language? --text zh:PATH names another"
-            )
+            this = f"{share:.0%} of the text in the language {language}"
+            remedy = "is that its language? --text zh:PATH names another"
+            yield f"{this} are Chinese characters: {remedy}"
     mean = counts["sentences"] / counts["documents"]
     # GPT-1's words leave no line ends to tell lines by.
     if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
@@ -89,10 +82,9 @@ def _of_text(
 def _of_spans(counts: Counts, recipe: Recipe) -> Iterator[str]:
     spans = counts["spans"]
     if dropped := counts["spans_dropped"]:
-        yield (
-            f"{dropped:,} spans were dropped: they lie across words of the vocabulary, "
-            f"or hold none; {spans:,} phrases and entities kept"
-        )
+        why = "they lie across words of the vocabulary, or hold none"
+        kept = f"{spans:,} phrases and entities kept"
+        yield f"{dropped:,} spans were dropped: {why}; {kept}"
     if recipe.marks_spans and not spans:
         yield "no phrase and no entity was found: is the text in the right script?"
 
@@ -106,10 +98,8 @@ def _of_lexicon(counts: Counts, recipe: Recipe, lexicon: Lexicon) -> Iterator[st
         convert = converter(recipe.chinese)
         others = sum(convert(each) != each for each in absent)
         reason = f"{others:,} of them are not in {recipe.chinese} Chinese, as the text"
-    yield (
-        f"lexicon: {len(absent):,} of {len(lexicon.entries):,} entries are nowhere in "
-        f"the text ({reason}): {_some(absent)}"
-    )
+    which = f"lexicon: {len(absent):,} of {len(lexicon.entries):,} entries"
+    yield f"{which} are nowhere in the text ({reason}): {_some(absent)}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ written last.
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import math
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxlm.config import RunConfig
-from jaxlm.files import read_json, remedied, seal, unseal, write_file, write_json
+from jaxlm.files import locked, read_object, remedied, write_file, write_sealed
 from jaxlm.text import corpus, languages, units
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.find import find_sources
@@ -106,15 +105,12 @@ def _given(path: str, config: RunConfig) -> Tokenizer:
     if text.unused:
         model = model.grown(model.vocab_size + text.unused)
     if model.vocab_size != config.model.vocab_size:
-        raise UserError(
-            f"tokenizer {path} has {model.vocab_size} entries, model.vocab_size is "
-            f"{config.model.vocab_size}: pass --model.vocab_size {model.vocab_size}"
-        )
+        size, asked = model.vocab_size, config.model.vocab_size
+        this = f"tokenizer {path} has {size} entries, model.vocab_size is {asked}"
+        raise UserError(f"{this}: pass --model.vocab_size {size}")
     if text.verbatim and model.end_of_document is None:
-        raise UserError(
-            f"tokenizer {path} has no <|endoftext|>, which a decoder needs: name "
-            "another vocabulary, or none to train one"
-        )
+        this = f"tokenizer {path} has no <|endoftext|>, which a decoder needs"
+        raise UserError(f"{this}: name another, or none to train one")
     return model
 
 
@@ -182,7 +178,7 @@ class _Job:
             ),
             boundaries=tokenizer.boundaries,
         )
-        write_json(self.manifest, seal(dataclasses.asdict(manifest)))
+        write_sealed(self.manifest, dataclasses.asdict(manifest))
         shutil.rmtree(self.partial)
         return manifest
 
@@ -226,7 +222,7 @@ class _Job:
         The record of another unfinished job is replaced unless that job stored tokens.
         """
         if self.record.is_file():
-            begun = unseal(read_json(self.record), self.record)
+            begun = read_object(self.record)
             recipe, recorded = Recipe.stored(begun["recipe"]), begun["sources"]
             if not (change := self._difference(self.record, recipe, recorded)):
                 self._hold_below(recipe.held_below)
@@ -249,7 +245,7 @@ class _Job:
             raise UserError(f"there is no text in {self._some_names()}")
         self._hold_below(self._limit_for_few_documents())
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
-        write_json(self.record, seal(job))
+        write_sealed(self.record, job)
         return recorded
 
     def _hold_below(self, limit: float) -> None:
@@ -390,9 +386,5 @@ def _locked(directory: Path) -> Iterator[None]:
     if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
         raise UserError(f"{directory} holds other files and no corpus: name another")
     partial.mkdir(parents=True, exist_ok=True)
-    with open(partial / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is preparing {directory}") from None
+    with locked(partial / "lock"):
         yield

@@ -18,13 +18,22 @@ _WITH_FIELDS = ("jsonl", "csv", "parquet", "tfds")  # kinds of sources
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How text is read: the options that are not part of a run's config."""
+class FileOptions:
+    """How any text is read."""
 
     sentences: Sentences = "auto"
     """lines: each line is a sentence; split: lines are paragraphs; auto: detect."""
     errors: Errors = "strict"
     """Bytes that are not UTF-8: stop, or replace and count them."""
+    field: str = ""
+    """Field or column with the text in .jsonl, .csv, .parquet and tfds; empty: text, or
+    turns of dialogues."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(FileOptions):
+    """How text is read: the options that are not part of a run's config."""
+
     spans: str = "none"
     """What finds words, phrases and entities, for ERNIE's masks and whole words:
     rjieba, spacy (or spacy:MODEL), or annotations in the text: pku (word/tag), conll
@@ -33,9 +42,6 @@ class ReadOptions:
     """File of your own entities, one a line, which take precedence over --spans."""
     holdout: float = 0.0
     """Share of documents, chosen by hash, that are kept for evaluation."""
-    field: str = ""
-    """Field or column with the text in .jsonl, .csv, .parquet and tfds; empty: text, or
-    turns of dialogues."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
@@ -135,13 +141,10 @@ class Recipe(ReadOptions, TextConfig):
         if self.verbatim and own:
             raise UserError(f"{chosen} text.verbatim splits no line: leave it out")
         if self.marks_spans and (self.verbatim or self.tokenizer != "wordpiece"):
-            raise UserError(
-                "phrases and entities are marked on WordPiece's tokens: take an "
-                "encoder's recipe, or leave --spans and --lexicon out"
-            )
+            remedy = "take an encoder's recipe, or leave --spans and --lexicon out"
+            raise UserError(f"phrases and entities need WordPiece's tokens: {remedy}")
         if self.spans == "conll" and own:
             raise UserError(f"{chosen} files of columns have their own: leave it out")
         if self.annotated and self.chinese != "as_is":
-            raise UserError(
-                f"text.chinese = {self.chinese}: convert annotated files beforehand"
-            )
+            this = f"text.chinese = {self.chinese}"
+            raise UserError(f"{this}: convert annotated files beforehand")

@@ -4,12 +4,12 @@ A row of a table becomes a line of JSON with one column, so that the rules of `.
 hold for tables too.
 """
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxlm.config.checks import optional
 from jaxlm.text.sources import (
     LONGEST_RECORD,
     Record,
@@ -18,6 +18,7 @@ from jaxlm.text.sources import (
     no_field,
     open_file,
     open_source,
+    read_csv,
     read_records,
 )
 from jaxlm.text.wiki import read_articles
@@ -35,44 +36,33 @@ def _line(source: Source, number: int, cell: Any) -> bytes:
 
 def _read_csv(source: Source, start: int) -> Iterator[Record]:
     """The cells of the column that the header names; quoting as in RFC 4180."""
-    csv.field_size_limit(LONGEST_RECORD)
     with open_source(source) as (unpacked, packed):
         # Bytes that are not UTF-8 stay as they are, for `texts_of` to judge.
         text = io.TextIOWrapper(unpacked, "utf-8-sig", "surrogateescape", newline="")
-        rows = csv.reader(text, strict=True)
-        number = 0
-        try:
-            header = next(rows, [])
-            if source.field not in header:
-                raise no_field(source.name, source.field, header)
-            if header.count(source.field) > 1:
-                raise UserError(f"{source.name} has two columns {source.field!r}")
-            column = header.index(source.field)
-            for row in filter(None, rows):
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{source.name}, line {rows.line_num}: {len(row)} columns, "
-                        f"the first line has {len(header)}"
-                    )
-                if number >= start:
-                    yield number, _line(source, number, row[column]), packed.tell()
-                number += 1
-        except csv.Error as error:
-            raise UserError(f"{source.name}, line {rows.line_num}: {error}") from None
+        rows = ((where, row) for where, row in read_csv(source.name, text) if row)
+        _, header = next(rows, ("", []))
+        if source.field not in header:
+            raise no_field(source.name, source.field, header)
+        if header.count(source.field) > 1:
+            raise UserError(f"{source.name} has two columns {source.field!r}")
+        column = header.index(source.field)
+        for number, (where, row) in enumerate(rows):
+            if len(row) != len(header):
+                raise UserError(
+                    f"{where}: {len(row)} columns, the first line has {len(header)}"
+                )
+            if number >= start:
+                yield number, _line(source, number, row[column]), packed.tell()
 
 
 def _read_parquet(source: Source, start: int) -> Iterator[Record]:
     """The cells of a column of strings or lists, read in parts of a row group."""
-    try:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise UserError(
-            f"{source.name} needs a library: pip install 'jaxlm[parquet]' (or pyarrow)"
-        ) from None
+    package = "'jaxlm[parquet]' (or pyarrow)"
+    parquet = optional("pyarrow.parquet", source.name, package)
+    pa = optional("pyarrow", source.name, package)
     with explained(source.name), open_file(source.files[0]) as file:
         try:
-            table = ParquetFile(
+            table = parquet.ParquetFile(
                 file, buffer_size=1 << 20, page_checksum_verification=True
             )
             if source.field not in table.schema_arrow.names:

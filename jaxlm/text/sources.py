@@ -7,7 +7,7 @@ array_record; records are read by number, without TensorFlow.
 import bz2
 import codecs
 import contextlib
-import difflib
+import csv
 import functools
 import gzip
 import hashlib
@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 import zstandard
 
+from jaxlm.config.checks import instead
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -101,11 +102,8 @@ def no_field(
     where: str, name: str, have: Iterable[str], remedy: str = "; --field names another"
 ) -> UserError:
     """What to say where a record lacks a field, or a table a column."""
-    have = list(map(str, have))
-    near = difflib.get_close_matches(name, have, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    names = ", ".join(have) or "none"
-    return UserError(f'{where} has no field "{name}": {hint}it has {names}{remedy}')
+    found = instead(name, have, "it has")
+    return UserError(f'{where} has no field "{name}": {found}{remedy}')
 
 
 def sha256(path: Path) -> str:
@@ -135,7 +133,8 @@ def open_source(
             if not got:
                 raise EOFError("it is shorter than it was")
         old = b"\r" in head[:-1] and b"\n" not in head and not verbatim
-        yield io.BufferedReader(_LineFeeds(unpacked)) if old else unpacked, packed
+        lines = io.BufferedReader(_Pieces(_line_feeds(unpacked))) if old else unpacked
+        yield lines, packed
 
 
 Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
@@ -176,16 +175,30 @@ def read_lines(path: str) -> Iterator[str]:
             yield _decoded(path, line, number).removesuffix("\n").removesuffix("\r")
 
 
+def read_csv(
+    path: str, text: Iterable[str], delimiter: str = ","
+) -> Iterator[tuple[str, list[str]]]:
+    """("file, line 7", cells) of each row of a table; quoting as in RFC 4180."""
+    csv.field_size_limit(LONGEST_RECORD)
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    try:
+        for cells in rows:
+            yield f"{path}, line {rows.line_num}", cells
+    except csv.Error as error:
+        what = str(error).replace("new-line character seen in", "CR in an")
+        what = what.partition(" - ")[0]
+        raise UserError(f"{path}, line {rows.line_num}: {what}") from None
+
+
 def _decoded(path: str, content: bytes, line: int = 1) -> str:
     """Content that begins with a line of a file, without a byte order mark."""
     try:
         return content.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8: "
-            "convert the file (iconv -t utf-8 -f its encoding)"
-        ) from None
+        where = f"{path}, line {line}: byte 0x{content[error.start]:02x}"
+        remedy = "convert the file (iconv -t utf-8 -f its encoding)"
+        raise UserError(f"{where} is not UTF-8: {remedy}") from None
 
 
 def _check_text(name: str, head: bytes) -> None:
@@ -220,47 +233,39 @@ def open_file(path: str) -> Any:
     return open(path, "rb")
 
 
-class _Zstd(io.RawIOBase):
-    """A reader of zstd files. Unlike the library's, it reports truncated files."""
+class _Pieces(io.RawIOBase):
+    """A file of the bytes that a generator makes, piece by piece."""
 
-    def __init__(self, raw: Any):
-        self._raw, self._ready = raw, b""
-        self._frame: Any = None
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces, self._ready = filter(None, pieces), b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, into) -> int:
-        while not self._ready:
-            packed = b""
-            if self._frame is not None and self._frame.eof:
-                packed, self._frame = self._frame.unused_data, None
-            # A kibibyte unpacks to 32 MiB at the very most.
-            packed = packed or self._raw.read(1024)
-            if not packed and self._frame is None:
-                return 0
-            if not packed:
-                raise EOFError("it ends in the middle of a frame")
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(packed)
+        self._ready = self._ready or next(self._pieces, b"")
         count = min(len(into), len(self._ready))
         into[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
 
 
-class _LineFeeds(io.RawIOBase):
+def _zstd(raw: Any) -> Iterator[bytes]:
+    """The content of a zstd file. Unlike the library's reader, it reports truncated
+    files."""
+    frame: Any = None
+    while packed := raw.read(1024):  # which unpacks to 32 MiB at the very most
+        while packed:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(packed)
+            packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("it ends in the middle of a frame")
+
+
+def _line_feeds(stream: Any) -> Iterator[bytes]:
     """A file whose lines end in "\\r", as old Macs wrote them, with "\\n" instead."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, into) -> int:
-        read = self._stream.read(len(into)).replace(b"\r", b"\n")
-        into[: len(read)] = read
-        return len(read)
+    while part := stream.read(1 << 16):
+        yield part.replace(b"\r", b"\n")
 
 
 def _unpacked(path: str, raw: Any) -> Any:
@@ -272,7 +277,7 @@ def _unpacked(path: str, raw: Any) -> Any:
         case ".bz2":
             return bz2.open(raw)
         case ".zst":
-            return io.BufferedReader(_Zstd(raw))
+            return io.BufferedReader(_Pieces(_zstd(raw)))
     return raw
 
 
@@ -292,10 +297,8 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
         raise UserError(f"{spec} is no TFDS dataset: {reason}") from None
     stored = builder.info.splits and builder.info.file_format.value == "array_record"
     if not stored:
-        raise UserError(
-            f"{spec} is not in {builder.data_path} as array_record: make it with "
-            f"`tfds build {name} --file_format=array_record`"
-        )
+        remedy = f"make it with `tfds build {name} --file_format=array_record`"
+        raise UserError(f"{spec} is no array_record in {builder.data_path}: {remedy}")
     if split and split not in builder.info.splits:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"{spec} has no split {split!r}: it has {splits}")

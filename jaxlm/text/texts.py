@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import sentencex
 
+from jaxlm.config.checks import optional
 from jaxlm.text import documents
 from jaxlm.text.documents import DOCUMENT_START, Fragment, cut_verbatim
 from jaxlm.text.recipe import Errors, Recipe
@@ -106,13 +107,9 @@ def primary(language: str) -> str:
 @functools.cache
 def converter(chinese: str) -> Callable[[str], str]:
     """A function that converts Chinese to "simplified" or "traditional" characters."""
-    try:
-        from opencc import OpenCC  # pyrefly: ignore
-    except ImportError:
-        raise UserError(
-            f"text.chinese = {chinese} needs: pip install 'jaxlm[zh]' (or opencc)"
-        ) from None
-    return OpenCC({"simplified": "t2s", "traditional": "s2t"}[chinese]).convert
+    use, package = f"text.chinese = {chinese}", "'jaxlm[zh]' (or opencc)"
+    opencc = optional("opencc", use, package)
+    return opencc.OpenCC({"simplified": "t2s", "traditional": "s2t"}[chinese]).convert
 
 
 def _sentences(content: str | list[str], whole: bool, language: str) -> list[str]:
@@ -243,11 +240,10 @@ def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
         return text.removeprefix("\ufeff") if fragment.offset == 0 else text, 0
     except UnicodeDecodeError as error:
         if errors == "strict":
-            byte = fragment.data[error.start]
-            raise UserError(
-                f"{fragment.where(error.start)}: byte 0x{byte:02x} is not UTF-8; "
-                "convert the file, or go on with --errors replace"
-            ) from None
+            this = f"byte 0x{fragment.data[error.start]:02x} is not UTF-8"
+            remedy = "convert the file, or go on with --errors replace"
+            where = fragment.where(error.start)
+            raise UserError(f"{where}: {this}; {remedy}") from None
     text = fragment.data.decode("utf-8", "replace")
     return text, text.count("\ufffd") - fragment.data.count(b"\xef\xbf\xbd")
 
@@ -272,10 +268,9 @@ def _text_of_record(fragment: Fragment, line: str) -> str | list[str]:
     parts = text if isinstance(text, list) else [text]
     if not all(isinstance(part, str) for part in parts):
         shown = json.dumps(text, ensure_ascii=False)[:60]
-        raise UserError(
-            f'{fragment.where()}: "{fragment.source.field}" is {shown}, neither a '
-            "string nor a list of strings"
-        )
+        this = f'"{fragment.source.field}" is {shown}'
+        kinds = "neither a string nor a list of strings"
+        raise UserError(f"{fragment.where()}: {this}, {kinds}")
     parts = list(map(_without_surrogates, parts))
     if not "".join(parts).strip():
         return ""

@@ -1,7 +1,6 @@
 """A text that is mostly of words which the vocabulary lacks: its figures and vectors
 mean nothing, so it is said."""
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from jaxlm.text.characters import BEGIN, END
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.text.tokenizers.tokenizer import SPECIAL
 from jaxlm.text.tokenizers.words import MARKS, UNKNOWN
-from jaxlm.types import Note
+from jaxlm.types import note
 
 
 def counted(tokenizer: Tokenizer, ids: np.ndarray) -> Counter[str]:
@@ -36,9 +35,7 @@ def warn_unknown(tokenizer: Tokenizer, counts: Mapping[str, int]) -> None:
     lacks = (n for t, n in words.items() if t == unknown or tokenizer.id(t) is None)
     lacking, total = sum(lacks), sum(words.values())
     if 2 * lacking > total:
-        warnings.warn(
+        note(
             f"{lacking / total:.0%} of {total:,} tokens are {unknown}, words that the "
-            "vocabulary lacks: is this text of the model's language?",
-            Note,
-            stacklevel=3,
+            "vocabulary lacks: is this text of the model's language?"
         )

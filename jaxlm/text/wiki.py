@@ -12,9 +12,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from jaxlm.config.checks import optional
 from jaxlm.text.sources import Record, Source, open_source
 from jaxlm.types import UserError
 
+_PACKAGE = "'jaxlm[wiki]' (or mwxml mwparserfromhell)"
 _HIDDEN_TAGS = re.compile(
     "categorytree|ce|chem|dl|gallery|graph|hiero|imagemap|includeonly|inputbox|math|ol|"
     "pre|ref|references|score|section|source|style|syntaxhighlight|table|templatedata|"
@@ -68,19 +70,10 @@ def _damage(name: str) -> Iterator[None]:
 
 
 def _mwxml(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():  # Python warns of its docstrings' escapes
-            warnings.simplefilter("ignore")
-            import mwxml.element_iterator
-    except ImportError:
-        raise _needs_libraries(name) from None
-    return mwxml
-
-
-def _needs_libraries(name: str) -> UserError:
-    return UserError(
-        f"{name} needs libraries: pip install 'jaxlm[wiki]' (or mwxml mwparserfromhell)"
-    )
+    with warnings.catch_warnings():  # Python warns of its docstrings' escapes
+        warnings.simplefilter("ignore")
+        optional("mwxml.element_iterator", name, _PACKAGE)
+        return optional("mwxml", name, _PACKAGE)
 
 
 @functools.cache
@@ -95,10 +88,7 @@ def _namespaces(dump: str) -> frozenset[str]:
 
 def plain_text(wikitext: str, dump: str) -> str:
     """The paragraphs of an article of a dump, one a line."""
-    try:
-        from mwparserfromhell import parse
-    except ImportError:
-        raise _needs_libraries(dump) from None
+    parse = optional("mwparserfromhell", dump, _PACKAGE).parse
     text = "".join(_visible(parse(wikitext), _namespaces(dump)))
     paragraphs = []
     for line in _VARIANTS.sub(_first_variant, text).split("\n"):

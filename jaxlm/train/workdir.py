@@ -9,11 +9,9 @@ checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,15 +24,18 @@ import jax
 from jaxlm.checkpoints import Checkpoints, RunFiles, UnsoundError
 from jaxlm.checkpoints.store import FORMAT, check_format
 from jaxlm.config import FinetuneConfig, RunConfig
-from jaxlm.config.files import changes, from_dict
+from jaxlm.config.files import from_dict
 from jaxlm.files import (
     DamagedError,
+    locked,
     read_json,
+    read_object,
     remedied,
     seal,
     unseal,
     write_file,
     write_json,
+    write_sealed,
 )
 from jaxlm.text.corpus import Corpus, files_below, read_manifest
 from jaxlm.types import UserError
@@ -45,26 +46,17 @@ _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy
 
 @contextlib.contextmanager
 def lock(workdir: str | Path) -> Iterator[None]:
-    """Lock a local run directory; the kernel releases it when the process ends."""
+    """Lock a local run directory, see `files.locked`."""
     if str(workdir).startswith("gs://") or jax.process_index() != 0:
         yield
         return
     path = Path(workdir) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", errors="replace")  # noqa: SIM115 closed below
+        path.touch()
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            raise UserError(f"{workdir} is in use by {holder}") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    with locked(path):
         yield
 
 
@@ -130,7 +122,7 @@ def claim_workdir(
         shutil.rmtree(here / "tokenizer", ignore_errors=True)
         save_tokenizer(here / "tokenizer")
     records = [*map(seal, provenance(here)), seal(record)]
-    write_json(here / "config.json", seal(dataclasses.asdict(config)))
+    write_sealed(here / "config.json", dataclasses.asdict(config))
     write_json(here / "provenance.json", records)
 
 
@@ -156,7 +148,7 @@ def read_config(workdir: str | Path) -> RunConfig:
     for record in provenance(workdir)[-1:]:
         check_format(record.get("format", 1), str(workdir))
     with remedied(f"delete it; {_REMEDY}"):
-        content = unseal(read_json(path), path)
+        content = read_object(path)
         try:
             return from_dict(content)
         except UserError as error:
@@ -184,19 +176,10 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
     if type(before) is not type(config):
         verb = "finetune" if isinstance(before, FinetuneConfig) else "pretrain"
         raise UserError(f"{here} is a run of jaxlm {verb}: use another --workdir")
-    lines = [
-        f"  {name}: {was} in {here}, {now} asked"
-        for name, (was, now) in changes(before, config).items()
-    ]
     last = (provenance(here) or [record])[-1]
-    lines += [
-        f"  {name}: {last.get(name, 'none')[:12]} in {here}, {record[name][:12]} now"
-        for name in record
-        if name.endswith("_sha256") and last.get(name) != record[name]
-    ]
-    if lines:
+    if lines := RunFiles(config, record).differences(before, last):
         head = f"{here} belongs to another run; use another --workdir, or:"
-        raise UserError("\n".join([head, *lines]))
+        raise UserError("\n  ".join([head, *lines]))
 
 
 def provenance(workdir: str | Path) -> list[dict[str, Any]]:

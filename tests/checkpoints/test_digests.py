@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlm.checkpoints.digests import (
     LeafDigest,
     digest,
-    leaf_lanes,
+    lanes_of,
     state_sha256,
 )
 
@@ -69,7 +69,7 @@ def test_leaves_of_one_tree_may_lie_differently(mesh):
 @pytest.mark.devices
 def test_nothing_but_sums_travels_between_devices(mesh):
     x = jax.device_put(np.ones((64, 64), np.float32), NamedSharding(mesh, P("a", "b")))
-    text = jax.jit(leaf_lanes).lower(x).compile().as_text()
+    text = jax.jit(lanes_of).lower(x).compile().as_text()
     moved = [line for line in text.splitlines() if "all-" in line and " = " in line]
     assert moved  # partial sums must meet
     for line in moved:
@@ -80,15 +80,15 @@ def test_nothing_but_sums_travels_between_devices(mesh):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_single_changed_bit_changes_every_lane(dtype):
     host = random_array(dtype, (5, 7, 3), seed=1)
-    before = np.asarray(leaf_lanes(jnp.asarray(host)))
+    before = np.asarray(lanes_of(jnp.asarray(host))[0])
     draw = np.random.default_rng(2)
-    lanes = jax.jit(leaf_lanes)
+    lanes = jax.jit(lanes_of)
     for _ in range(40):
         changed = host.copy()
         raw = changed.reshape(-1).view(np.uint8)
         bit = 0 if dtype == "bool" else int(draw.integers(8))
         raw[draw.integers(raw.size)] ^= 1 << bit
-        assert (np.asarray(lanes(jnp.asarray(changed))) != before).all()
+        assert (np.asarray(lanes(jnp.asarray(changed))[0]) != before).all()
 
 
 def test_swapping_any_two_elements_is_seen():
@@ -100,7 +100,7 @@ def test_swapping_any_two_elements_is_seen():
             other = host.copy().reshape(-1)
             other[[i, j]] = other[[j, i]]
             swapped.append(other.reshape(5, 8))
-    lanes = np.asarray(jax.jit(jax.vmap(leaf_lanes))(np.stack(swapped)))
+    lanes = np.asarray(jax.jit(jax.vmap(lanes_of))(np.stack(swapped))[0])
     for row in lanes:
         seen.add("".join(f"{n:08x}" for n in row))
     assert len(seen) == 1 + 40 * 39 // 2

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported import CONFIGS, export, random_params, same, tokenizer_of
+from noted import noted
 from safetensors.numpy import load_file, save_file
 
 import jaxlm
@@ -249,10 +250,9 @@ def test_tensors_may_be_ignored_by_name_alone(tmp_path):
         tmp_path / "out",
         lambda t: t.update({"classifier.weight": np.zeros((2, 16), np.float32)}),
     )
-    source, _ = import_model(
-        tmp_path / "out", tmp_path / "in", ignore=(r"classifier.*",)
-    )
-    assert source.notes == ("1 tensors ignored as asked: classifier.weight",)
+    here, out = tmp_path / "out", tmp_path / "in"
+    _, notes = noted(import_model, here, out, ignore=(r"classifier.*",))
+    assert notes == ("tensors ignored as asked: classifier.weight",)
     same(read(tmp_path / "in").params, params)
 
 
@@ -391,8 +391,8 @@ def test_a_pickle_of_plain_weights_may_be_read(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "distilbert"}, "'distilbert' is not read: the nearest is bert"),
-        ({"model_type": "gpt_neo"}, "the nearest is gpt2"),
+        ({"model_type": "distilbert"}, "'distilbert' is not read: did you mean bert"),
+        ({"model_type": "gpt_neo"}, "did you mean gpt2"),
         ({"model_type": None, "architectures": None}, "names no model_type"),
         ({"num_hidden_layers": 3}, r"- encoder\.layer\.2\.attention\.output"),
         ({"hidden_size": "wide"}, "hidden_size = 'wide' is no positive integer"),

@@ -160,7 +160,7 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
             assert json.loads((here / file).read_text()) == content
     words = [str(here), "--text", str(text), "--out", str(tmp_path / "x.npz")]
     assert main(["embed", *words, "--pooling", "sentence"]) == 0
-    assert "1 lines are longer than the sentence model reads" in capsys.readouterr().err
+    assert "1 line cut off: the sentence model reads no more" in capsys.readouterr().err
     found = np.load(tmp_path / "x.npz")
     want = jaxlm.load(here).embed(TEXTS[:2], pooling="cls")
     np.testing.assert_allclose([found["0"], found["1"]], want, atol=1e-6)
@@ -192,12 +192,15 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
             r"prompts has no \['q'\]",
         ),
         ({"1_Pooling/config.json": {"pooling_mode": "median"}}, "'median' is none of"),
-        ({"1_Pooling/config.json": {"weights": [1]}}, r"weights = \[1\] is not done"),
+        (
+            {"1_Pooling/config.json": {"weights": [1]}},
+            r"weights = \[1\] is not supported",
+        ),
         ({"sentence_bert_config.json": {"query_length": 9}}, "query_length = 9 is not"),
         ({"sentence_bert_config.json": {"max_seq_length": "x"}}, "is no positive int"),
         (
             {"config_sentence_transformers.json": {"model_type": "SparseEncoder"}},
-            "model_type = 'SparseEncoder' is not done",
+            'model_type = "SparseEncoder" is not supported',
         ),
         (
             {"config_sentence_transformers.json": {"default_prompt_name": "q"}},

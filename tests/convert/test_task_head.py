@@ -124,7 +124,7 @@ def test_verify_finds_parity_and_finds_where_there_is_none(kind, tmp_path):
 def test_what_transformers_does_not_have_is_said(tmp_path):
     config, task, _, params = fitted("class", "mean")
     tokenizer = train_tokenizer(["a film is dull"] * 9, TextConfig(), 60)
-    with pytest.raises(UserError, match="pooled by mean has no class in transformers"):
+    with pytest.raises(UserError, match="pooling = mean: in transformers"):
         export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
 
 
@@ -183,8 +183,11 @@ def test_a_gpt_that_is_read_otherwise_has_no_class(tmp_path):
     tokenizer = tokenizer_of(CONFIGS["gpt2"])
     config = CONFIGS["gpt2"]
     for task, said in (
-        (TaskConfig(pooling="mean"), "pooled by mean has no class in transformers"),
-        (TaskConfig(pooling="last", pair="b", both_orders=True), "both orders"),
+        (TaskConfig(pooling="mean"), "pooling = mean: in transformers"),
+        (
+            TaskConfig(pooling="last", pair="b", both_orders=True),
+            "two texts in one order",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             export_task(tmp_path / "m", config, task, {}, tokenizer, origin={})

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import stored
 
-from jaxlm.config import RunConfig, elmo, from_json, to_json
+from jaxlm.config import RunConfig, elmo
 from jaxlm.families import build, num_parameters
 from jaxlm.models.elmo import Elmo, State, head_rows, zero_state
 from jaxlm.models.flops import elmo_forward_flops
@@ -322,13 +323,13 @@ def test_flops_of_the_original_with_its_sampled_softmax():
 
 def test_a_config_survives_json_and_refuses_what_is_no_elmo():
     config = RunConfig(model=elmo("tiny"))
-    assert from_json(to_json(config)) == config
+    assert stored(config) == config
     for changes, message in (
         ({"filters": ()}, r"model.filters = \(\) are no numbers"),
         ({"filters": (0, 0)}, r"model.filters = \(0, 0\) are no numbers"),
         ({"filters": (1,) * 51}, "must be at least 3 and the widest filter, 51"),
         ({"max_characters": 2}, "model.max_characters = 2 must be at least 3"),
-        ({"d_ff": 0}, "model.d_ff = 0 must be at least 1"),
+        ({"d_ff": 0}, r"model.d_ff = 0 is not in \[1, "),
         ({"cell_clip": -1.0}, "model.cell_clip = -1.0 must be at least 0"),
         ({"dropout": 1.0}, "model.dropout = 1.0 is not in"),
     ):

@@ -93,7 +93,7 @@ def test_rows_are_words_and_a_pair_is_two_sentences(words):
     rows = encode([pair], frame, 9)
     kept = ["it", "'", "s", "dull", "</S>", "<S>", *"abc"]
     np.testing.assert_array_equal(rows.tokens[0], word_characters(kept, slots=12))
-    assert rows.notes == ("1 rows were cut to 9 tokens",)
+    assert rows.notes == ("1 row cut to 9 tokens",)
     # A word that was given stays one, whatever the tokenizer would cut it into.
     given = frame.words(["it's", "\x00"])
     assert [len(each) for each in given] == [1, 1]

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from jaxlm.tasks.tags import Entity, as_bio, entities, entity_figures, entity_tag
+from jaxlm.tasks.tags import as_bio, entity_figures
+from jaxlm.text.spans.annotated import Entity, entities, entity_tag
 
 KINDS = ("PER", "LOC", "ORG")
 

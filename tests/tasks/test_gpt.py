@@ -77,7 +77,7 @@ def test_texts_are_cut_and_no_special_token_is():
     _, rows = rows_of(config_of(length=20, pair="b"), example(long, "It"))
     cut = ids(long)[:8]
     assert rows.tokens[0].tolist() == [START, *cut, DELIMITER, *ids("It"), EXTRACT]
-    assert rows.notes == ("1 rows were cut to 20 tokens",)
+    assert rows.notes == ("1 row cut to 20 tokens",)
     _, rows = rows_of(config_of(length=20, pair="b"), example(long, long))
     assert rows.tokens[0].tolist() == [START, *cut, DELIMITER, *cut, EXTRACT]
 

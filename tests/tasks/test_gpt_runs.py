@@ -153,7 +153,7 @@ def test_real_pairs_are_read_by_both_kinds_of_gpt(
     assert found["step"] == 2 and np.isfinite(found["task_loss"]) and figure in found
     if recipe == "similarity_gpt":
         out = ["--to", "hf", "--out", str(tmp_path / "hf")]
-        assert "both orders" in mistake(capsys, "export", str(workdir), *out)
+        assert "two texts in one order" in mistake(capsys, "export", str(workdir), *out)
 
 
 def stories(count, seed):

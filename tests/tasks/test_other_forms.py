@@ -140,7 +140,7 @@ def test_invisible_characters_stay_out_of_answers(model_directory):
         Question("2", "the", context, (), ""),
     ]
     rows = task.encode(asked, True)
-    assert rows.notes == ("1 questions have no answer: see --task.metric best_f1",)
+    assert rows.notes == ("1 question without an answer: see --task.metric best_f1",)
     scores = [np.zeros((len(ids), 2), np.float32) for ids in rows.tokens]
     for score, label in zip(scores, rows.labels, strict=True):
         score[label[0], 0] = score[label[1], 1] = 5

@@ -53,4 +53,4 @@ def test_rows_are_put_together_as_bert_s(tokenizer):
     ]
     assert batch.token_types[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert batch.weights.tolist() == [1, 0] and batch.mask.all(1).tolist()[0]
-    assert encode(pairs, frame, 7).notes == ("1 rows were cut to 7 tokens",)
+    assert encode(pairs, frame, 7).notes == ("1 row cut to 7 tokens",)

@@ -146,7 +146,7 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
         Question("2", "film", context, (("bright", 3),), ""),
     ]
     crowded = examples[0]._replace(question="the film is a story of")
-    with pytest.raises(UserError, match="no room for the document, --length is 8"):
+    with pytest.raises(UserError, match="no room for the document: --length 8"):
         windows([crowded], tokenizer, 8)
     rows = windows(examples, tokenizer, 64)
     assert rows.labels[0, 0] > 0
@@ -159,8 +159,8 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
     second = examples[1]._replace(answers=(("bright", 3), ("warm", 32)))
     assert windows([second], tokenizer, 64).labels.min() > 0
     assert rows.notes == (
-        "1 answers were found at another place than stated",
-        "1 answers are not in their documents: left out",
+        "1 answer found at another place than stated",
+        "1 answer left out: not in the document",
     )
 
 

@@ -24,7 +24,7 @@ def books(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(books):
-    return open_corpus(str(books / "corpus"), verify=True)
+    return open_corpus(str(books / "corpus"))
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_how_words_are_cut_is_saved_and_never_changed(tmp_path, words):
     assert (tmp_path / "tokenizer.json").exists() == (words == "basic")
     other = {"basic": "spacy", "spacy": "basic"}[words]
     assert bpe(other).sha256 != tokenizer.sha256
-    with pytest.raises(UserError, match=f"by '{words}': pass --text.words {words}"):
+    with pytest.raises(UserError, match=f"made with --text.words {words}: pass it"):
         load_tokenizer(tmp_path, words=other)
 
 
@@ -149,7 +149,9 @@ def test_without_ftfy_or_spacy_it_says_what_to_install(monkeypatch, absent):
     for name in ("ftfy", "spacy", "spacy.lang", "spacy.lang.en"):
         stands = object() if name == "ftfy" and absent == "spacy" else None
         monkeypatch.setitem(sys.modules, name, stands)
-    with pytest.raises(UserError, match=r"need (ftfy|spacy).*: pip install ftfy spacy"):
+    with pytest.raises(
+        UserError, match=r"needs (ftfy|spacy).*: pip install ftfy spacy"
+    ):
         bpe("spacy").encode("Some words.")
     bpe().encode("Some words.")
 

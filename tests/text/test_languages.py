@@ -253,7 +253,7 @@ def test_mistakes_are_one_line(texts, tmp_path):
     elmo = dataclasses.replace(
         CONFIG, text=dataclasses.replace(CONFIG.text, tokenizer="words")
     )
-    assert "counted in one language" in refused(several(texts), elmo)
+    assert "an ELMo has one language" in refused(several(texts), elmo)
     for exponent in (0.0, -1.0, 1.1, float("nan")):
         with pytest.raises(UserError, match=r"smoothing = .* is not in \(0, 1\]"):
             dataclasses.replace(CONFIG, smoothing=exponent)
@@ -302,7 +302,7 @@ def test_chinese_is_converted_where_asked_and_nothing_else_is(tmp_path):
 def test_conversion_says_what_it_lacks(texts, tmp_path, monkeypatch):
     text = dataclasses.replace(CONFIG.text, chinese="traditional")
     config = dataclasses.replace(CONFIG, text=text)
-    with pytest.raises(UserError, match="but the text is in en: label the Chinese"):
+    with pytest.raises(UserError, match="the text is en: label the Chinese"):
         prepare(config, [f"{texts}/a.txt"], str(tmp_path / "corpus"))
     converter.cache_clear()
     monkeypatch.setitem(sys.modules, "opencc", None)

@@ -280,13 +280,13 @@ def test_a_vocabulary_of_another_size_is_refused(books, tmp_path):
 
 
 def test_a_damaged_corpus_is_refused(books, tmp_path):
-    def damaged(name, change, verify=False):
+    def damaged(name, change):
         directory = tmp_path / "corpus"
         shutil.rmtree(directory, ignore_errors=True)
         shutil.copytree(books / "corpus", directory)
         change(directory / name)
         with pytest.raises(UserError) as caught:
-            corpus = open_corpus(str(directory), verify=verify)
+            corpus = open_corpus(str(directory))
             corpus.read(np.array([0]), corpus.num_tokens)
         assert "\n" not in str(caught.value)
         return str(caught.value)
@@ -302,7 +302,6 @@ def test_a_damaged_corpus_is_refused(books, tmp_path):
     assert "tokens/c/0 has" in damaged("tokens/c/0", cut)
     assert "lacks its file marks/c/0" in damaged("marks/c/0", Path.unlink)
     assert "lacks its file tokens/c/0" in damaged("tokens", shutil.rmtree)
-    assert "was changed" in damaged("marks/c/0", flip, verify=True)
     assert "are damaged" in damaged("tokens/c/0", flip)  # by the chunks' checksums
     assert "was changed" in damaged("tokenizer/vocab.txt", flip)
     assert "was changed" in damaged("tokens/zarr.json", flip)
@@ -318,7 +317,7 @@ def test_a_damaged_corpus_is_refused(books, tmp_path):
         return change
 
     assert "format 0, this version reads 1" in damaged("manifest.json", edit(format=0))
-    assert "tokens is not" in damaged("manifest.json", edit(tokens=5))
+    assert "tokens has not 5 rows" in damaged("manifest.json", edit(tokens=5))
     assert "its vocabulary 50 entries" in damaged("manifest.json", edit(vocab_size=50))
     assert "not a manifest" in damaged("manifest.json", edit(colour="blue"))
 

@@ -270,7 +270,7 @@ def test_two_jobs_cannot_share_a_directory(books, tmp_path):
 
     def interfere(progress):
         if not refused:
-            with pytest.raises(UserError, match="another process is preparing"):
+            with pytest.raises(UserError, match="partial is in use by process"):
                 prepare(CONFIG, [str(books)], directory)
             refused.append(progress)
 

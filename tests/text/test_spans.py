@@ -184,8 +184,8 @@ def test_a_dictionary_of_jieba_is_read_as_jieba_reads_it(tmp_path):
     words = ["云计算", "李小福", "easy_install", "好用", "台中", "凱特琳"]
     assert lexicon.entries == (*words, "Edu Trust认证")
     notes = "; ".join(lexicon.notes)
-    assert "6 lines end in a frequency" in notes and "1 lines are blank" in notes
-    assert "1 lines repeat another" in notes
+    assert "6 lines with a frequency" in notes and "1 line left out as blank" in notes
+    assert "1 line repeated" in notes
 
 
 def test_jieba_itself_reads_the_same(tmp_path):
@@ -227,7 +227,7 @@ def test_mistakes(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install 'jaxlm\\[zh\\]'"):
         open_finders("rjieba", "")
     config = RunConfig(model=bert("tiny"), text=TextConfig(tokenizer="sentencepiece"))
-    with pytest.raises(UserError, match="marked on WordPiece's tokens"):
+    with pytest.raises(UserError, match="need WordPiece's tokens"):
         prepare(
             config,
             ["shipped:austen"],

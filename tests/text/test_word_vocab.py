@@ -78,9 +78,7 @@ def test_saved_and_loaded(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("<S>\n</S>\n<UNK>\nthe\n!!!MAXTERMID\ncat\n")
     assert load_tokenizer(path).tokens == ("<S>", "</S>", "<UNK>", "the", "cat")
-    with pytest.raises(
-        UserError, match="begins with <S> </S> <UNK>, this one with a b"
-    ):
+    with pytest.raises(UserError, match="begins with <S> </S> <UNK>, not a b"):
         WordVocab(["a", "b"])
 
 
@@ -155,7 +153,7 @@ def test_a_corpus_numbers_oov_words_alike_however_it_is_made(tmp_path, monkeypat
                 made("stopped")
     assert made("stopped") == whole
 
-    corpus = open_corpus(str(tmp_path / "whole"), verify=True)
+    corpus = open_corpus(str(tmp_path / "whole"))
     assert corpus.manifest.boundaries == (0, 1)
     assert corpus.manifest.oov_words == len(corpus.types) - 50 > 100
     tokens = corpus.read(np.zeros(1, np.int64), corpus.num_tokens)[0][0]

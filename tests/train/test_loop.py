@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 from runs import command, environment, lines, pretrain
-from tiny import tiny
+from tiny import stored, tiny
 
-from jaxlm.config import MeshConfig, Phase, from_json, to_json
+from jaxlm.config import MeshConfig, Phase
 
 
 def stopped(config, step):
@@ -56,7 +56,7 @@ def test_steps_in_log_spacing_are_saved_and_kept(corpus, tmp_path):
     pretrain(tiny(keep_every=3, keep=1), corpus, tmp_path / "three")
     kept = sorted(int(p.name) for p in (tmp_path / "three/checkpoints").iterdir())
     assert kept == [3, 6, 9, 12]
-    assert from_json(to_json(config)) == config
+    assert stored(config) == config
 
 
 def test_another_seed_is_another_run(corpus, tmp_path):

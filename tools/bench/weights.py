@@ -24,19 +24,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 RUN = """
-import json, sys
+import dataclasses, json, sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.checkpoints.store import FORMAT
 from jaxlm.config import load_config
-from jaxlm.config.files import to_json
+from jaxlm.files import write_json
 from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import WordPiece
 from jaxlm.tree import map_with_path
 run, config = Path(sys.argv[2]), load_config(sys.argv[1])
 run.mkdir()
-(run / "config.json").write_text(to_json(config))
+write_json(run / "config.json", dataclasses.asdict(config))
 record = dict(format=FORMAT)
 record |= dict(corpus_sha256="", tokenizer_sha256="", commit="", versions={})
 (run / "provenance.json").write_text(json.dumps([record]))

@@ -35,7 +35,7 @@ _SURNAME = 2  # characters, at most
 
 # Universal Dependencies' lines before a sentence: "# sent_id = 7", "# newdoc".
 _COMMENT = re.compile(r"# (?:\S+ = |newdoc\b|newpar\b|id )")
-_UNIT = re.compile(r"([BIMESLU])-(\S+)")
+_SAME = {"M": "I", "L": "E", "U": "S"}  # other schemes' letters for I, E and S
 # Tjong Kim Sang & Buchholz 2000.
 _CHUNKS = re.compile("ADJP|ADVP|CONJP|INTJ|LST|NP|PP|PRT|SBAR|UCP|VP")
 
@@ -103,9 +103,9 @@ def read_conll(lines: Iterable[str]) -> Annotated:
             raise ValueError(f"{row[0]!r} has no column of tags beside it")
     bounds: dict[bool, list[Bounds]] = {True: [], False: []}
     for column in range(1, max(map(len, rows), default=1)):
-        cells = (row[column] if column < len(row) else "" for row in rows)
-        for first, end, label in _units([_UNIT.fullmatch(cell) for cell in cells]):
-            bounds[bool(_CHUNKS.fullmatch(label))].append((first, end))
+        cells = [row[column] if column < len(row) else "" for row in rows]
+        for first, end, kind in entities(cells):
+            bounds[bool(_CHUNKS.fullmatch(kind))].append((first, end))
     words = [row[0] for row in rows]
     # If each line is a character, a space would cut numbers and words.
     spelled = all(len(word) == 1 for word in words) and not "".join(words).isascii()
@@ -120,20 +120,41 @@ def columns_of(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.findall("[^ ]+", line)
 
 
-def _units(cells: Sequence[re.Match | None]) -> Iterable[tuple[int, int, str]]:
-    """(first, end, label) of each unit in a column."""
-    first, label = 0, None
-    for i, cell in enumerate([*cells, None]):
-        scheme, name = cell.groups() if cell else ("O", None)
-        begins = cell and (scheme in "BSU" or name != label)
-        if label is not None and (cell is None or begins):
-            yield first, i, label
-            label = None
-        if begins:
-            first, label = i, name
-        if label is not None and scheme in "ESLU":
-            yield first, i + 1, label
-            label = None
+class Entity(NamedTuple):
+    """An entity: words `start` … `end` - 1 of a sentence."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def entity_tag(tag: str) -> tuple[str, str] | None:
+    """B-ORG → ("B", "ORG"), O → ("O", ""); None for tags in another format."""
+    if tag == "O":
+        return "O", ""
+    place, dash, kind = tag[:1], tag[1:2], tag[2:]
+    place = _SAME.get(place, place)
+    if place not in tuple("BIES") or dash not in ("-", "_") or not kind:
+        return None
+    return place, kind
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of a sentence, in order.
+
+    An entity continues while tags of its kind follow that do not begin an entity. An I
+    or E without a beginning begins an entity (seqeval's default; Tjong Kim Sang 2000).
+    """
+    found: list[Entity] = []
+    place_before, kind_before = "O", ""
+    for i, tag in enumerate(tags):
+        place, kind = entity_tag(tag) or ("O", "")
+        if kind and kind == kind_before and place in "IE" and place_before in "BI":
+            found[-1] = found[-1]._replace(end=i + 1)
+        elif kind:
+            found.append(Entity(i, i + 1, kind))
+        place_before, kind_before = place, kind
+    return found
 
 
 def _annotated(

@@ -3,17 +3,17 @@
 A library is imported only if it is used.
 """
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
+from jaxlm.config.checks import instead, optional
 from jaxlm.text.recipe import ANNOTATED
 from jaxlm.text.sources import read_lines
 from jaxlm.text.spans.annotated import NAMES
 from jaxlm.text.spans.marks import Finder, Kind, Span, cuts
 from jaxlm.text.tokenizers.words import IDEOGRAPH
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 # jieba's tags of words that are no phrase however long they are: punctuation, what is
 # not Chinese, numbers. Its tags of names are those of the People's Daily.
@@ -37,12 +37,8 @@ def open_finders(spans: str, lexicon: str) -> list[Finder]:
         case name, "", "" if name == "none" or name in ANNOTATED:
             pass
         case _:
-            known = ["none", "rjieba", "spacy", *ANNOTATED]
-            near = difflib.get_close_matches(spans, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"--spans {spans} is none of {', '.join(known)}, spacy:MODEL{hint}"
-            )
+            known = "none", "rjieba", "spacy", *ANNOTATED, "spacy:MODEL"
+            raise UserError(f"no --spans {spans}: {instead(spans, known)}")
     return finders
 
 
@@ -96,22 +92,17 @@ def read_lexicon(path: str) -> Lexicon:
         raise UserError(f"lexicon {path} is empty")
     cut = sum(each[0] != entry for each, entry in zip(parts, entries, strict=True))
     found = {
-        "end in a frequency or tag, as jieba's do, which is left out": cut,
-        "are blank": len(lines) - len(parts),
-        "repeat another": len(entries) - len(set(entries)),
+        "with a frequency or tag, as jieba's have, which is left out": cut,
+        "left out as blank": len(lines) - len(parts),
+        "repeated": len(entries) - len(set(entries)),
     }
-    said = (f"{count:,} lines {what}" for what, count in found.items() if count)
+    said = (f"{plural(n, 'line')} {what}" for what, n in found.items() if n)
     return Lexicon(entries, [f"lexicon {path}: {each}" for each in said])
 
 
 def _rjieba() -> Finder:
     """A finder for Chinese: phrases are words of 2+ characters, entities are names."""
-    try:
-        from rjieba import tag
-    except ImportError:
-        raise UserError(
-            "--spans rjieba needs a library: pip install 'jaxlm[zh]' (or rjieba)"
-        ) from None
+    tag = optional("rjieba", "--spans rjieba", "'jaxlm[zh]' (or rjieba)").tag
 
     def find(text: str) -> list[tuple[int, int, Kind]]:
         spans, at = [], 0
@@ -135,28 +126,20 @@ def _spacy(model: str) -> Finder:
 
     `model` is the name or the directory of an installed pipeline.
     """
+    package = f"'jaxlm[en]' (or spacy); python -m spacy download {model}"
+    spacy = optional("spacy", "--spans spacy", package)
     try:
-        from spacy import load  # pyrefly: ignore
-    except ImportError:
-        raise UserError(
-            "--spans spacy needs a library and a model: pip install 'jaxlm[en]' "
-            f"(or spacy); python -m spacy download {model}"
-        ) from None
-    try:
-        nlp = load(model, exclude=["lemmatizer"])
+        nlp = spacy.load(model, exclude=["lemmatizer"])
     except OSError:
-        raise UserError(
-            f"spaCy finds no model {model}: python -m spacy download {model}; or name "
-            "the directory of one, --spans spacy:DIRECTORY"
-        ) from None
+        way = f"python -m spacy download {model}; or name its directory"
+        this = f"spaCy finds no model {model}: {way}, --spans spacy:DIRECTORY"
+        raise UserError(this) from None
     sets = {each for name in nlp.pipe_names for each in nlp.get_pipe_meta(name).assigns}
     chunks = "token.dep" in sets and "noun_chunks" in nlp.Defaults.syntax_iterators
     if not chunks and "doc.ents" not in sets:
         parts = ", ".join(nlp.pipe_names) or "no component"
-        raise UserError(
-            f"spaCy's model {model} has {parts}: it needs a parser, for noun chunks, "
-            "or ner or entity_ruler, for entities"
-        )
+        needs = "a parser, for noun chunks, or ner or entity_ruler, for entities"
+        raise UserError(f"spaCy's model {model} has {parts}: it needs {needs}")
 
     def find(text: str) -> list[Span]:
         doc = nlp(text)

@@ -4,5 +4,3 @@ from jaxlm.text.tokenizers.loading import load_tokenizer
 from jaxlm.text.tokenizers.tokenizer import Tokenizer
 from jaxlm.text.tokenizers.training import train_tokenizer
 from jaxlm.text.tokenizers.words import WordPiece
-
-__all__ = ["Tokenizer", "WordPiece", "load_tokenizer", "train_tokenizer"]

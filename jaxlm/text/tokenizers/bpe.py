@@ -16,14 +16,10 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from jaxlm.config.checks import optional
 from jaxlm.files import read_json, write_file, write_json
 from jaxlm.text.sources import read_file
-from jaxlm.text.tokenizers.tokenizer import (
-    Tokenizer,
-    in_order,
-    padded,
-    signed,
-)
+from jaxlm.text.tokenizers.tokenizer import Tokenizer, in_order, padded, signed
 from jaxlm.types import UserError
 
 Pairs = Sequence[Sequence[str]]
@@ -186,15 +182,10 @@ class Gpt1Bpe(Bpe):
     @cached_property
     def _spacy_words(self) -> Callable[[str], list[str]]:
         """A function that cuts a text into words as published."""
-        try:
-            import ftfy  # pyrefly: ignore
-            from spacy.lang.en import English  # pyrefly: ignore
-        except ImportError as error:
-            raise UserError(
-                f"GPT-1's published words need {error.name}: pip install ftfy spacy; "
-                "or take BERT's, as transformers does: --text.words basic"
-            ) from None
-        cut = English().tokenizer  # all that is used of spacy.load("en")
+        package = "ftfy spacy; or take BERT's words: --text.words basic"
+        ftfy = optional("ftfy", "--text.words spacy", package)
+        spacy = optional("spacy.lang.en", "--text.words spacy", package)
+        cut = spacy.English().tokenizer  # all that is used of spacy.load("en")
 
         def words(text: str) -> list[str]:
             found = [t.text.lower() for t in cut(standardised(ftfy.fix_text(text)))]

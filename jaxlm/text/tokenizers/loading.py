@@ -82,10 +82,8 @@ def _load_ours(file: Path, words: str | None) -> Tokenizer:
     if kind not in [*_KINDS]:
         raise UserError(f"{directory}: no tokenizer kind {kind!r}")
     if kind == "gpt1_bpe" and words not in (None, options["words"]):
-        raise UserError(
-            f"tokenizer {directory} cuts words by {options['words']!r}: pass "
-            f"--text.words {options['words']}"
-        )
+        flag = f"--text.words {options['words']}"
+        raise UserError(f"tokenizer {directory} was made with {flag}: pass it")
     try:
         tokenizer = _KINDS[kind].read(directory, **options)
     except (TypeError, ValueError, OverflowError) as error:

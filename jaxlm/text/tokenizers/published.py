@@ -33,7 +33,7 @@ from jaxlm.text.tokenizers.tokenizer import (
     with_frame,
 )
 from jaxlm.text.tokenizers.words import MAX_WORD, WordPiece, bert_library
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note
 
 # In the order in which transformers adds those that a vocabulary lacks.
 _ROLES = {
@@ -46,7 +46,7 @@ _ROLES = {
     "mask_token": "[MASK]",
 }
 _LIST = ("additional_special_tokens", "extra_special_tokens")
-# What a class of transformers reads, by the name of a file, without "Fast".
+# The classes of transformers that read a kind of file, without "Fast".
 _BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
 _GPTS = "GPT2Tokenizer OpenAIGPTTokenizer"
 _MAX_WORD = 100  # characters, in transformers
@@ -60,7 +60,6 @@ class Described:
     directory: Path
     options: dict[str, Any]  # of tokenizer_config.json and special_tokens_map.json
     added: dict[int, dict[str, Any]]  # by id
-    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -79,7 +78,7 @@ class Described:
 
     @property
     def names(self) -> dict[str, str]:
-        """`Tokenizer.names`: a special token that ends or begins texts is no other."""
+        """`Tokenizer.names`. A token that ends or begins texts plays no other part."""
         named = {_ROLES.get(k): token["content"] for k, token in self.special.items()}
         end = named.get("end", END_OF_DOCUMENT)
         usual = {role: {role} for role in SPECIAL}
@@ -97,28 +96,24 @@ class Described:
     def check_class(self, file: Path, known: str) -> None:
         """Refuse a class that reads the file by other rules."""
         if self.kind not in ("", "PreTrainedTokenizer", *known.split()):
-            raise UserError(
-                f"{self.directory}: tokenizer_class = {self.kind} is not supported for "
-                f"{file.name}: save a tokenizer.json with transformers, it is run as "
-                "it is"
-            )
+            this = f"tokenizer_class = {self.kind} is not supported for {file.name}"
+            remedy = "save a tokenizer.json with transformers, it is run as it is"
+            raise UserError(f"{self.directory}: {this}: {remedy}")
 
 
 def described(directory: Path) -> Described:
     """What the files of a directory say of its tokenizer."""
     options: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = directory / name
         # As in transformers, the first file may say all.
         if path.is_file() and "added_tokens_decoder" not in options:
-            content = read_json(path)
-            notes += check(path, content)
+            check(path, content := read_json(path))
             options |= content
     path = directory / "config.json"
     if path.is_file():
         options.setdefault("tokenizer_class", read_json(path).get("tokenizer_class"))
-    found = Described(directory, options, {}, notes)
+    found = Described(directory, options, {})
     path = directory / "added_tokens.json"
     more = read_json(path) if path.is_file() else {}
     try:
@@ -159,10 +154,8 @@ def with_added(text: str, by: Described) -> str:
     library.add_tokens([AddedToken(**token) for token in fresh])
     for id, token in by.added.items():
         if (found := library.token_to_id(token["content"])) != id:
-            raise UserError(
-                f"{by.directory}: the added token {token['content']!r} has id {id}, "
-                f"by its place behind the vocabulary it has {found}"
-            )
+            this = f"the added token {token['content']!r} has id {id}"
+            raise UserError(f"{by.directory}: {this}, by its place it has {found}")
     return library.to_str(pretty=True)
 
 
@@ -171,12 +164,12 @@ def from_tokenizer_json(path: Path) -> Tokenizer:
     by, content = described(path.parent), read_json(path)
     model = content.get("model") or {}
     values = {**content, "model.dropout": model.get("dropout")}
-    by.notes += check(path, values, LIBRARY_FILE)
-    by.notes += _contradictions(path, content, by)
+    check(path, values, LIBRARY_FILE)
+    _check_contradictions(path, content, by)
     return _with(read_file(str(path)), by)
 
 
-def _contradictions(path: Path, content: dict, by: Described) -> tuple[str, ...]:
+def _check_contradictions(path: Path, content: dict, by: Described) -> None:
     """Refuse a rule that two files state otherwise; name one that a class of
     transformers overrides."""
     normalizer, cutter = (
@@ -193,20 +186,15 @@ def _contradictions(path: Path, content: dict, by: Described) -> tuple[str, ...]
         ]
     if cutter.get("type") == "ByteLevel" and by.kind in ("", *_GPTS.split()):
         rules.append(("add_prefix_space", cutter.get("add_prefix_space"), False))
-    notes = []
     for key, here, usual in rules:
         if (said := by.options.get(key)) not in (None, here):
-            raise UserError(
-                f"{path}: {key} is {json.dumps(here)} here and {json.dumps(said)} in "
-                "tokenizer_config.json: edit one of them"
-            )
+            both = f"{json.dumps(here)} here and {json.dumps(said)}"
+            there = "in tokenizer_config.json: edit one of them"
+            raise UserError(f"{path}: {key} is {both} {there}")
         if said is None and here != usual and by.kind:
-            notes.append(
-                f"{path.name}: {key} is {json.dumps(here)}, and so it is done; "
-                f"transformers' {by.kind} has {json.dumps(usual)} unless "
-                "tokenizer_config.json says so, too"
-            )
-    return tuple(notes)
+            this = f"{path.name}: {key} is {json.dumps(here)}, and so it is done"
+            theirs = f"transformers' {by.kind} has {json.dumps(usual)}"
+            note(f"{this}; {theirs} unless tokenizer_config.json says so, too")
 
 
 def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Tokenizer:
@@ -214,19 +202,17 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     tokens, by = read_vocabulary(path), described(path.parent)
     by.check_class(path, _BERTS)
     if path.read_bytes().startswith(codecs.BOM_UTF8):
-        by.notes += (
-            f"{path} begins with a byte order mark, left out here; transformers takes "
-            f"it for a part of {tokens[0]}",
-        )
+        this = f"{path} begins with a byte order mark, left out here"
+        note(f"{this}; transformers takes it for a part of {tokens[0]}")
     said, cased = by.options.get("do_lower_case"), looks_cased(tokens)
     wrong = f"do_lower_case is {json.dumps(said)} in tokenizer_config.json"
     if said is None:
         said, wrong = not (cased or lowercase is False), "has entries with capitals"
         if cased and lowercase is None:
-            by.notes += (
-                f"{path} {wrong}: text keeps its case; transformers lower-cases it, as "
-                "nothing says do_lower_case = false",
+            theirs = (
+                "transformers lower-cases it, as nothing says do_lower_case = false"
             )
+            note(f"{path} {wrong}: text keeps its case; {theirs}")
     if lowercase not in (None, said):
         said = str(said).lower()
         raise UserError(f"vocabulary {path} {wrong}: pass --text.lowercase {said}")
@@ -234,9 +220,8 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     chinese = by.options.get("tokenize_chinese_chars") is not False
     if strip in (None, said) and chinese and not names and {*by.tokens} <= {*SPECIAL}:
         hf = not alone and any((path.parent / name).is_file() for name in _OF_HF)
-        own = WordPiece(tokens, lowercase=said, max_word=_MAX_WORD if hf else MAX_WORD)
-        own.notes = by.notes
-        return own
+        longest = _MAX_WORD if hf else MAX_WORD
+        return WordPiece(tokens, lowercase=said, max_word=longest)
     ids = {token: i for i, token in enumerate(tokens)}
     unknown, cls, sep = (names.get(role, role) for role in ("[UNK]", "[CLS]", "[SEP]"))
     if unknown not in ids:
@@ -283,7 +268,6 @@ def as_described(own: Tokenizer, by: Described) -> Tokenizer:
     """Our tokenizer, or the library's where tokens are added or have other parts."""
     usual = {*SPECIAL, END_OF_DOCUMENT} & {*own.tokens}
     if not by.names and {*by.tokens} <= usual:
-        own.notes = by.notes
         return own
     if not (text := own.library_text()):
         raise UserError(f"{by.directory}: no token can be added to {own.kind}")
@@ -292,10 +276,8 @@ def as_described(own: Tokenizer, by: Described) -> Tokenizer:
 
 def _with(text: str, by: Described) -> LibraryTokenizer:
     found = LibraryTokenizer(text, names=by.names, path=by.directory / LIBRARY_FILE)
-    if (full := with_added(text, by)) != text:
-        found = LibraryTokenizer(full, names=by.names)
-    found.notes = by.notes
-    return found
+    full = with_added(text, by)
+    return found if full == text else LibraryTokenizer(full, names=by.names)
 
 
 def renamed(tokenizer: Tokenizer, names: dict[str, str]) -> Tokenizer:
@@ -304,7 +286,5 @@ def renamed(tokenizer: Tokenizer, names: dict[str, str]) -> Tokenizer:
         raise UserError(
             f"{', '.join(names.values())}: {tokenizer.kind} has its own end"
         )
-    size, notes = tokenizer.vocab_size, tokenizer.notes
-    found = LibraryTokenizer(text, names={**tokenizer.names, **names}, size=size)
-    found.notes = notes
-    return found
+    names = {**tokenizer.names, **names}
+    return LibraryTokenizer(text, names=names, size=tokenizer.vocab_size)

@@ -72,7 +72,6 @@ class Tokenizer(abc.ABC):
         # Names that are not the usual ones: of `SPECIAL`, and of the "end" of a
         # document and the "begin" of a text.
         self.names: Mapping[str, str] = {}
-        self.notes: tuple[str, ...] = ()  # what a user should know of its files
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         self._known = functools.lru_cache(CACHED)(self._cut)
 

@@ -43,15 +43,13 @@ def train_tokenizer(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenize
     If the texts yield too few entries, `[unusedN]` entries follow.
     """
     if text.tokenizer not in _LEARNERS:
-        raise UserError(
-            "GPT-1's vocabulary is not learnt here: pass --tokenizer and a directory "
-            "with encoder_bpe_40000.json and vocab_40000.bpe"
-        )
+        files = "encoder_bpe_40000.json and vocab_40000.bpe"
+        remedy = f"pass --tokenizer and a directory with {files}"
+        raise UserError(f"GPT-1's vocabulary is not learnt here: {remedy}")
     if text.verbatim and text.tokenizer != "byte_bpe":
-        raise UserError(
-            f"a {text.tokenizer} vocabulary loses spaces and line ends, which "
-            "text.verbatim keeps: pass --text.tokenizer byte_bpe"
-        )
+        loses = "loses spaces and line ends, which text.verbatim keeps"
+        remedy = "pass --text.tokenizer byte_bpe"
+        raise UserError(f"a {text.tokenizer} vocabulary {loses}: {remedy}")
     return _LEARNERS[text.tokenizer](texts, text, vocab_size)
 
 
@@ -235,18 +233,6 @@ def count_words(
     if not words:
         raise UserError("there is no text to learn a vocabulary from")
     return dict(_by_count(words)[: max(MOST_WORDS, room)])
-
-
-def _batches(texts: Texts) -> Iterator[list[str]]:
-    """Lists of texts with about a million characters each."""
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text) + 1
-        if size >= 1_000_000:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:

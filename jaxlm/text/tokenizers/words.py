@@ -171,10 +171,8 @@ class WordVocab(Tokenizer):
         tokens = [token for token in tokens if token != _SKIPPED]
         super().__init__(tokens, lowercase=lowercase, words=words)
         if self.tokens[:3] != MARKS:
-            raise UserError(
-                f"a vocabulary of words begins with {' '.join(MARKS)}, this one with "
-                f"{' '.join(self.tokens[:3])}"
-            )
+            found, usual = " ".join(self.tokens[:3]), " ".join(MARKS)
+            raise UserError(f"a vocabulary of words begins with {usual}, not {found}")
         self.lowercase, self.words = lowercase, words
         self._oov: dict[str, int] = {}  # each word's id, rising
 
