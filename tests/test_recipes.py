@@ -9,11 +9,13 @@ import pytest
 from jaxlm.config import FinetuneConfig, TaskConfig, load_config
 from jaxlm.config.files import recipes
 from jaxlm.families import build, family_of, num_parameters
+from jaxlm.models.kernels import fused
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
 from jaxlm.text.corpus import Manifest
 from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.train.optim import make_optimizer
+from jaxlm.train.source import attention_line
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
@@ -111,6 +113,28 @@ def test_every_recipe_lowers_for_256_devices(name):
 def rows_for_pod(phase):
     """The batch size, rounded up to a multiple of 256 rows in each micro-batch."""
     return 256 * phase.accumulate * -(-phase.batch // (256 * phase.accumulate))
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "line"),
+    [
+        ("gpt2_small", "cpu", ""),
+        ("gpt2_small", "tpu", "splash, one kernel, without scores in memory"),
+        ("gpt2_small", "gpu", "cudnn, one kernel, without scores in memory"),
+        ("bert_base", "tpu", "plain, splash has no dropout"),
+        ("bert_base_modern", "tpu", "plain, which is faster in rows of 128 tokens"),
+        ("bert_tiny", "tpu", "plain, rows of 64 tokens are shorter than splash's"),
+        ("bert_tiny", "gpu", "plain, cudnn has no float32"),
+        ("elmo_original", "tpu", ""),
+    ],
+)
+def test_a_run_says_which_attention_its_step_has(name, platform, line, monkeypatch):
+    monkeypatch.setattr(fused, "platform", lambda: platform)
+    config = load_config(name)
+    phase, dropout = config.all_phases[0], config.model.dropout > 0
+    shape = phase.batch, phase.length
+    found = attention_line(config, None, shape, dropout=dropout)
+    assert found.startswith(f"attention: {line}") if line else not found
 
 
 def manifest(config):

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -216,35 +216,36 @@ def _feed_phase(
     batches = ahead(opened.read, start=steps.start, stop=steps.stop, threads=threads)
     transform = jax.jit(stream.objective.transform, out_shardings=run.sharding)
     compiled: dict[Any, Callable[..., Any]] = {}
+    dropout = stream.dropout and not getattr(run.source.module, "frozen", False)
     told = ""
     for count, rows in batches:
         shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
         batch = transform(to_devices(rows, opened.held(count), run.sharding, count))
         if shapes not in compiled:
-            line = _attention(run, stream, count, rows)
+            length = stream.length(rows)
+            line = attention_line(run.config, rows, (count, length), dropout=dropout)
             if line not in ("", told):
                 log.say(told := line)
-            what = f"the step for {count} × {stream.length(rows)} tokens"
+            what = f"the step for {count} × {length} tokens"
             with log.compiling(what, tokens=stream.tokens, flops=stream.flops):
                 lowered = opened.train_step.lower(run.abstract, batch)
                 compiled[shapes] = lowered.compile()
         yield compiled[shapes], batch
 
 
-def _attention(run: Run, stream: BatchStream, count: int, rows: Any) -> str:
-    """The line on which attention the step has; "" if there is nothing to say."""
-    config, model = run.config, cast(Any, run.config.model)
+def attention_line(
+    config: RunConfig, rows: Any, shape: tuple[int, int], *, dropout: bool
+) -> str:
+    """The line on which attention a step for `rows` has, rows and tokens of `shape`; ""
+    if there is nothing to say."""
+    model: Any = config.model
     if model.carries_state:
         return ""
-    frozen = getattr(run.source.module, "frozen", False)
-    dropout = stream.dropout and model.dropout > 0 and not frozen
-    shape = (
-        count,
-        stream.length(rows),
-        model.num_heads,
-        model.d_model // model.num_heads,
-    )
     packed = getattr(rows, "segments", None) is not None
-    packed = getattr(config.data, "packed", packed)
-    other = "dropout" if dropout else ""
-    return said(config.attention, Call(shape, config.precision, packed, other=other))
+    call = Call(
+        (*shape, model.num_heads, model.d_model // model.num_heads),
+        config.precision,
+        segments=getattr(config.data, "packed", packed),
+        other="dropout" if dropout and model.dropout > 0 else "",
+    )
+    return said(config.attention, call)

@@ -76,7 +76,7 @@ def choose(asked: Road, call: Call) -> tuple[str, str]:
     why = unfit(road, call)
     if asked != "auto":
         if why:
-            raise UserError(f"attention = {asked}: {why}")
+            raise UserError(f"attention = {asked}: {why}; pass --attention auto")
         return road, "as asked"
     length = call.shape[1]
     if not why and road == "splash" and length < _WORTH:

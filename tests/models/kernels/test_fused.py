@@ -173,7 +173,7 @@ def test_a_road_that_cannot_be_is_an_error_if_asked_for(
     road, platform, why, monkeypatch
 ):
     monkeypatch.setattr(fused, "platform", lambda: platform)
-    with pytest.raises(UserError, match=f"^{why}$"):
+    with pytest.raises(UserError, match=f"^{why}; pass --attention auto$"):
         attention(*inputs(), road=road)
     assert choose("plain", CALL) == ("plain", "as asked")
 
