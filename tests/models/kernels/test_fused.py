@@ -213,6 +213,22 @@ def test_no_mask_is_an_array_of_the_plain_step(packed):
     assert not any(each.startswith(("pred", "s32")) for each in found), found
 
 
+@pytest.mark.parametrize(("remat", "calls"), [("none", 2), ("dots", 2), ("full", 3)])
+def test_only_full_recomputation_runs_the_kernel_again(remat, calls, monkeypatch):
+    monkeypatch.setattr(fused, "platform", lambda: "tpu")
+    config = GptConfig(
+        vocab_size=9, num_layers=2, d_model=64, num_heads=1, d_ff=8, max_length=L
+    )
+    module = Gpt(config, remat=remat)
+    params = jax.eval_shape(lambda: module.init(KEY, *module.example())["params"])
+
+    def total(params):
+        return module.apply({"params": params}, jnp.zeros((B, L), int)).last.sum()
+
+    text = jax.jit(jax.grad(total)).trace(params).lower(lowering_platforms=("tpu",))
+    assert text.as_text().count("@tpu_custom_call") == calls
+
+
 def test_the_backward_pass_keeps_one_array_of_scores():
     half = [x.astype(jnp.bfloat16) for x in inputs()]
     facts = {"causal": True, "segments": jnp.asarray(SEGMENTS)}
