@@ -203,10 +203,8 @@ class Model:
             raise UserError("there is nothing to generate: no prompt")
         most = self.config.max_length - 1
         if sampling.max_tokens > most:
-            raise UserError(
-                f"max_tokens = {sampling.max_tokens} is not in [1, {most}]: the prompt "
-                "needs a place in the context too"
-            )
+            this = f"max_tokens = {sampling.max_tokens} is not in [1, {most}]"
+            raise UserError(f"{this}: the prompt needs a place in the context too")
         room = self.config.max_length - sampling.max_tokens
         rows = [encode_prompt(self.tokenizer, prompt, room) for prompt in prompts]
         warn_unknown(self.tokenizer, counted(self.tokenizer, np.concatenate(rows)))
@@ -358,10 +356,9 @@ def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> li
     )
     if other:
         return [said]
-    files = (
-        directory if is_model(Path(directory)) else f"{best_seed(directory)}/tokenizer"
-    )
+    model = is_model(Path(directory))
+    files = directory if model else f"{best_seed(directory)}/tokenizer"
+    way = "--other_vocabulary to keep the rows of the table under the new words"
     raise UserError(
-        f"{said}; prepare the corpus with --tokenizer {files}, or pass "
-        "--other_vocabulary to keep the rows of the table under the new words"
+        f"{said}; prepare the corpus with --tokenizer {files}, or pass {way}"
     )

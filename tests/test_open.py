@@ -244,7 +244,9 @@ def embed(capsys, *words: str) -> str:
 
 def test_embed_names_the_remedy_for_a_sentence(tmp_path, capsys):
     said = embed(capsys, "m", "--text", "A bank.", "--out", str(tmp_path / "v.h5"))
-    assert "no file 'A bank.'" in said and "| jaxlm embed … --text /dev/stdin" in said
+    assert (
+        "'A bank.' is no file" in said and "| jaxlm embed … --text /dev/stdin" in said
+    )
 
 
 def test_embed_reads_a_pipe(tmp_path, capsys, monkeypatch):

@@ -85,9 +85,7 @@ class StoredLeaf:
             how = f"has values up to {largest:g}, above {bound:g}"
             if not math.isfinite(largest):
                 how = "has NaN or infinite values"
-            raise UnsoundError(
-                f"{self.step} is of a run that diverged: {self.path} {how}"
-            )
+            raise UnsoundError(f"{self.step} is of a diverged run: {self.path} {how}")
 
     def _damaged(self, how: str) -> UnsoundError:
         return UnsoundError(f"{self.step} is damaged: leaf {self.path} {how}")

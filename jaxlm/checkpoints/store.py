@@ -337,9 +337,8 @@ def check_format(found: int, path: str) -> None:
     """Raise a UserError if a run directory or checkpoint has another format."""
     if found != FORMAT:
         remedy = "go on with the jaxlm that made it, or start again"
-        raise UserError(
-            f"{path} has format {found}; this jaxlm reads {FORMAT}: {remedy}"
-        )
+        this = f"{path} has format {found}; this jaxlm reads {FORMAT}"
+        raise UserError(f"{this}: {remedy}")
 
 
 def _context() -> ocp.Context:

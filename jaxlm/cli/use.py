@@ -119,10 +119,8 @@ def run_embed(argv: list[str]) -> int:
     for path in args.text:
         if "://" not in path and not os.path.exists(path):
             pipe = "echo 'A text.' | jaxlm embed … --text /dev/stdin"
-            raise UserError(
-                f"--text {path!r} is no file: put a text a line into one, or pipe it: "
-                f"{pipe}"
-            )
+            remedy = f"put a text a line into one, or pipe it: {pipe}"
+            raise UserError(f"--text {path!r} is no file: {remedy}")
     start_jax()
     import jaxlm
     from jaxlm.convert.hdf5 import write_hdf5

@@ -75,9 +75,8 @@ AnyData = MaskedData | StreamData | BilmData | DataConfig
 def check_levels(name: str, levels: tuple[float, ...]) -> None:
     """Refuse levels that are not three shares (tokens, phrases, entities) of 1."""
     if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
-        raise UserError(
-            f"{name} = {levels} are not three shares (tokens, phrases, entities) of 1"
-        )
+        shares = "three shares (tokens, phrases, entities) of 1"
+        raise UserError(f"{name} = {levels} are not {shares}")
 
 
 # No model has other sizes; a damaged file may ask for them.
@@ -210,9 +209,7 @@ class ElmoConfig:
             raise UserError(f"model.filters = {self.filters} are no numbers of filters")
         if self.max_characters < max(3, widest):
             this = f"model.max_characters = {self.max_characters}"
-            raise UserError(
-                f"{this} must be at least 3 and the widest filter, {widest}"
-            )
+            raise UserError(f"{this} must be at least 3 and the widest filter {widest}")
 
     @property
     def max_length(self) -> int:

@@ -50,14 +50,12 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.dialogues and self.verbatim:
             raise UserError(
-                "text.dialogues are an encoder's, text.verbatim a decoder's"
+                "text.dialogues is for encoders, text.verbatim for decoders"
             )
         rule = {"gpt1_bpe": "space", "words": "spacy"}.get(self.tokenizer)
         if self.words == rule:
-            raise UserError(
-                f"text.words = {self.words} cannot be with text.tokenizer = "
-                f"{self.tokenizer}: take basic"
-            )
+            this = f"text.words = {self.words} cannot be with"
+            raise UserError(f"{this} text.tokenizer = {self.tokenizer}: take basic")
 
 
 @dataclass(frozen=True)
@@ -241,10 +239,8 @@ class RunConfig(Rows):
                 raise UserError(f"{at}until = {phase.until} does not follow {done}")
             done = phase.until
             if self.model.carries_state and phase.batch != rows:
-                raise UserError(
-                    f"{at}batch = {phase.batch} is not {rows}: the state goes from "
-                    "batch to batch, row by row"
-                )
+                why = "the state goes from batch to batch, row by row"
+                raise UserError(f"{at}batch = {phase.batch} is not {rows}: {why}")
             if phase.length > self.model.max_length:
                 most = f"model.max_length = {self.model.max_length}"
                 raise UserError(f"{at}length = {phase.length} exceeds {most}")

@@ -250,9 +250,7 @@ def export(
     sentence = model.sentence if to in ("hf", "sentence") else None
     if to == "sentence":
         if not (sentence or isinstance(config, BertConfig)):
-            raise UserError(
-                "sentence-transformers reads the encoder of a BERT: export --to hf"
-            )
+            raise UserError("sentence-transformers reads a BERT's encoder: use --to hf")
         sentence = sentence or usual_sentence_model(config)
         params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
     if to in READABLE:

@@ -29,9 +29,8 @@ def write_stablehlo(path: Path, config: ModelConfig, params: Any) -> None:
     optional("flatbuffers", "export --to stablehlo")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size > _LIMIT:
-        raise UserError(
-            f"{size / 2**30:.1f} GiB of weights do not fit a StableHLO file of 2 GiB"
-        )
+        weights = f"{size / 2**30:.1f} GiB of weights"
+        raise UserError(f"{weights} do not fit a StableHLO file of 2 GiB")
     module: Any = build(config, road="plain")
     bert = isinstance(config, BertConfig)
 

@@ -73,9 +73,7 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
                 file = safe_open(path, framework="np", backend="pread")
                 names = set(stack.enter_context(file).keys())
             except (SafetensorError, OSError) as error:
-                raise UserError(
-                    f"{path} is no sound safetensors file: {error}"
-                ) from None
+                raise UserError(f"{path} is no sound safetensors: {error}") from None
             for name in sorted(indexed - names):
                 raise UserError(f"{directory / INDEX}: {name} is not in {path.name}")
             for name in sorted(indexed or names):
@@ -91,9 +89,7 @@ def _check_fetched(path: Path) -> None:
     """Refuse a Git LFS pointer, which a clone has in place of a large file."""
     with path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
-            raise UserError(
-                f"{path} is a Git LFS pointer: get the file by git lfs pull"
-            )
+            raise UserError(f"{path} is a Git LFS pointer: get it by git lfs pull")
 
 
 def _parts(directory: Path) -> dict[Path, set[str]]:
@@ -105,9 +101,8 @@ def _parts(directory: Path) -> dict[Path, set[str]]:
     files: dict[Path, set[str]] = {}
     for tensor, file in names.items():
         if not isinstance(file, str) or PurePosixPath(file).name != file:
-            raise UserError(
-                f"{index} puts {tensor} into {file!r}: not the name of a file beside it"
-            )
+            what = "not the name of a file beside it"
+            raise UserError(f"{index} puts {tensor} into {file!r}: {what}")
         if not (directory / file).is_file():
             raise UserError(f"{index} names {file}, which is not there")
         files.setdefault(directory / file, set()).add(tensor)

@@ -109,9 +109,7 @@ class Classes(Task):
 
     def number(self, example: Example) -> int | float:
         """The label as a number."""
-        return _index_of(
-            example, self.labels, "--task.labels or the training file's: {}"
-        )
+        return _index_of(example, self.labels, "--task.labels or the training file: {}")
 
     def figures(self, file: File, scores: Scores) -> dict[str, float]:
         """Loss, accuracy, F1 and Matthews' correlation."""

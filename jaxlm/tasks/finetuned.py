@@ -97,9 +97,7 @@ def open_finetuned(
     workdir = best_seed(directory)
     config = read_config(workdir)
     if not isinstance(config, FinetuneConfig):
-        raise UserError(
-            f"{workdir} is a pretraining run: jaxlm finetune --init it first"
-        )
+        raise UserError(f"{workdir} is a pretraining run: jaxlm finetune --init it")
     tokenizer = load_tokenizer(workdir / "tokenizer")
     task = task_of(config, tokenizer)
     module = module_of(config, task)
@@ -170,9 +168,7 @@ def best_seed(directory: str | Path) -> Path:
     best = {seed: each[1] for seed in seeds if (each := best_figures(seed))}
     if not best:
         names = ", ".join(map(str, seeds[:5]))
-        raise UserError(
-            f"{here} has several seeds and none was evaluated: name {names}"
-        )
+        raise UserError(f"{here} has several seeds, none was evaluated: name {names}")
     return max(best, key=lambda seed: best[seed][config.task.metric])
 
 

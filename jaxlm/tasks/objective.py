@@ -136,9 +136,8 @@ def select(patterns: tuple[str, ...], params: Any, field: str) -> set[str]:
             raise UserError(f"--task.{field} {pattern!r}: {error}") from None
         if not matched:
             near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)
-            raise UserError(
-                f"--task.{field} {pattern!r} matches no parameter; one is {near[0]}"
-            )
+            this = f"--task.{field} {pattern!r} matches no parameter"
+            raise UserError(f"{this}; one is {near[0]}")
         found |= matched
     return found
 

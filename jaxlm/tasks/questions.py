@@ -64,9 +64,8 @@ def read_questions(
         raise UserError(f"{path} has no questions")
     texts = [text for each in found for text, _ in each.answers]
     if texts and not any(text.strip() for text in texts):
-        raise UserError(
-            f"{path}: the texts of all answers were taken out; jaxlm predict needs none"
-        )
+        what = "the texts of all answers were taken out"
+        raise UserError(f"{path}: {what}; jaxlm predict needs none")
     if not labelled:
         check_ids(found)
     return found

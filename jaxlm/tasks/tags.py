@@ -63,9 +63,7 @@ def read_sentences(
     else:
         lines = lines_of(read_file(path, digests))
         if lines[0].startswith('{"'):
-            raise UserError(
-                f"{path} is JSON: tags are read from columns, a word a line"
-            )
+            raise UserError(f"{path} is JSON: tags stand in columns, a word a line")
         ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
             _SEPARATOR in line for line in lines[:2]
         )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from jaxlm.config import checks
 from jaxlm.types import UserError
 
 # Invisible characters that belong to no text at whose edge they are.
@@ -50,12 +51,7 @@ def text_of(where: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         kind = _TYPES.get(type(value), "an object")
         raise UserError(f"{where}: {name} is {kind} and no text: {str(value)[:60]}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = value[error.start]
-        raise UserError(f"{where}: {name} has half a character, {half!r}") from None
-    return value
+    return checks.text_of(value, f"{where}: {name}")
 
 
 def label_of(where: str, name: str, value: Any) -> str:

@@ -71,18 +71,16 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a complete corpus; UserError if it is not complete."""
     path = directory / MANIFEST
     if not path.is_file():
-        raise UserError(
-            f"no complete corpus in {directory}: make or finish it by `jaxlm prepare`"
-        )
+        remedy = "make or finish it by `jaxlm prepare`"
+        raise UserError(f"no complete corpus in {directory}: {remedy}")
     with remedied(_AGAIN):
         return _manifest(read_object(path), path)
 
 
 def _manifest(content: dict[str, Any], path: Path) -> Manifest:
     if content.get("format") != FORMAT:
-        raise DamagedError(
-            f"{path} has format {content.get('format')}, this version reads {FORMAT}"
-        )
+        found = content.get("format")
+        raise DamagedError(f"{path} has format {found}, this version reads {FORMAT}")
     try:
         for name in ("languages", "sources", "notes", "boundaries"):
             if content.get(name) is not None:

@@ -162,9 +162,7 @@ def _lines(name: str, stream: Any, offset: int) -> Iterator[tuple[int, bytes]]:
         line = stream.readline(LONGEST_RECORD + 1)
         if len(line) > LONGEST_RECORD:
             most = f"{LONGEST_RECORD >> 20} MiB; write such documents as .txt"
-            raise UserError(
-                f"{name}: the record at byte {offset} is longer than {most}"
-            )
+            raise UserError(f"{name}: the record at byte {offset} exceeds {most}")
         yield offset, line.removesuffix(b"\n")
         offset += len(line)
 

@@ -48,9 +48,8 @@ def _read_csv(source: Source, start: int) -> Iterator[Record]:
         column = header.index(source.field)
         for number, (where, row) in enumerate(rows):
             if len(row) != len(header):
-                raise UserError(
-                    f"{where}: {len(row)} columns, the first line has {len(header)}"
-                )
+                columns = f"{len(row)} columns, the first line has {len(header)}"
+                raise UserError(f"{where}: {columns}")
             if number >= start:
                 yield number, _line(source, number, row[column]), packed.tell()
 
@@ -69,9 +68,8 @@ def _read_parquet(source: Source, start: int) -> Iterator[Record]:
                 raise no_field(source.name, source.field, table.schema_arrow.names)
             kind = str(table.schema_arrow.field(source.field).type)
             if "string" not in kind:
-                raise UserError(
-                    f"{source.name}: the column {source.field} is of {kind}, not text"
-                )
+                what = f"the column {source.field} is of {kind}, not text"
+                raise UserError(f"{source.name}: {what}")
             number, rows = 0, table.metadata.num_rows
             for group in range(table.num_row_groups):
                 size = table.metadata.row_group(group).num_rows

@@ -152,9 +152,8 @@ def read_file(path: str, digests: Digests | None = None) -> str:
         while part := unpacked.read(1 << 20):
             parts.append(part)
             if unpacked is not packed and len(parts) > _UNPACKED:
-                raise UserError(
-                    f"{path} unpacks to more than {_UNPACKED:,} MiB: unpack it before"
-                )
+                size = f"more than {_UNPACKED:,} MiB"
+                raise UserError(f"{path} unpacks to {size}: unpack it before")
         content = b"".join(parts)
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()

@@ -216,9 +216,7 @@ def _read_annotated(source: Source, text: str) -> Iterator[Annotated]:
                 if rows:
                     yield read_conll(rows)
     except ValueError as error:
-        raise UserError(
-            f"{source.name}: {error}; is it annotated as --spans says?"
-        ) from None
+        raise UserError(f"{source.name}: {error}; see --spans") from None
 
 
 def _begins(line: Annotated, language: str) -> list[int]:

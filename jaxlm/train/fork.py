@@ -71,9 +71,7 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
         raise UserError(f"--fork {config.fork}: there is no such step; {_kept(run)}")
     changed = changes(parent, dataclasses.replace(config, fork=parent.fork))
     if config.steps <= step:
-        raise UserError(
-            f"--steps {config.steps}: a fork from step {step} has nothing to train"
-        )
+        raise UserError(f"--steps {config.steps}: step {step} has nothing to train")
     free = _CHANGES.split()
     fixed = [k for k in changed if not any(fnmatch.fnmatch(k, each) for each in free)]
     if record.get("tokenizer_sha256") != corpus.manifest.tokenizer_sha256:
@@ -85,16 +83,16 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
             f"{k} ({changed[k][0]} → {changed[k][1]})" if k in changed else k
             for k in fixed
         ]
+        may = f"only {_CHANGES} and what a resumed run may"
+        way = f"--init {run} takes the parameters alone"
         raise UserError(
-            f"a fork of {run} cannot change {', '.join(named)}, only {_CHANGES} and "
-            f"what a resumed run may; --init {run} takes the parameters alone"
+            f"a fork of {run} cannot change {', '.join(named)}, {may}; {way}"
         )
     done = parent.batch_number(step)
     for each in set(config.skip) - set(parent.skip):
         if int(each.partition(":")[0]) < done:
-            raise UserError(
-                f"--skip {each}: step {step} of {run} comes after batch {done - 1}"
-            )
+            after = f"comes after batch {done - 1}"
+            raise UserError(f"--skip {each}: step {step} of {run} {after}")
     if record.get("corpus_sha256") != corpus.sha256:
         changed["corpus"] = record.get("corpus"), os.path.abspath(corpus.directory)
     stored = checkpoints.stored(step)

@@ -73,11 +73,9 @@ def open_workdir(
     """
     size = corpus.manifest.vocab_size
     if size != config.model.vocab_size:
-        raise UserError(
-            f"corpus {corpus.directory} has a vocabulary of {size}, model.vocab_size "
-            f"is {config.model.vocab_size}: pass --model.vocab_size {size}, or prepare "
-            "the corpus with this config"
-        )
+        sizes = f"a vocabulary of {size}, model.vocab_size is {config.model.vocab_size}"
+        remedy = f"pass --model.vocab_size {size}, or prepare it with this config"
+        raise UserError(f"corpus {corpus.directory} has {sizes}: {remedy}")
     data = {
         "corpus": os.path.abspath(corpus.directory),
         "corpus_from_here": os.path.relpath(corpus.directory, workdir),

@@ -278,7 +278,7 @@ def overlap(path):
 def test_damaged_files_are_refused_and_nothing_is_written(damage, tmp_path):
     export(tmp_path / "out", "bert")
     damage(tmp_path / "out" / WEIGHTS)
-    with pytest.raises(UserError, match="is no sound safetensors file"):
+    with pytest.raises(UserError, match="is no sound safetensors"):
         import_model(tmp_path / "out", tmp_path / "in")
     assert not (tmp_path / "in").exists() and len(list(tmp_path.iterdir())) == 1
 

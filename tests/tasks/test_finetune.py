@@ -325,7 +325,7 @@ def test_mistakes_are_one_line(model_directory, sst2, run, tmp_path, capsys):
     dev = tmp_path / "dev.tsv"
     dev.write_text("sentence\tlabel\nthe film\t1\nthe end\t2\n")
     found = said(*words, "--dev", str(dev))
-    what = "label '2' is none of --task.labels or the training file's: 0, 1"
+    what = "label '2' is none of --task.labels or the training file: 0, 1"
     assert f"dev.tsv, line 3: {what}" in found
     other = command(model_directory, f"{sst2}/dev.tsv", run[0])
     assert "data_sha256" in str(_differences(capsys, other))

@@ -39,7 +39,7 @@ def test_comments_are_no_words_and_a_hash_is_one(tmp_path):
         ("1\ta\tO\n2\tb\tO\n\n1-2\tc\tO\n1\td\tO\n", "first column counts the words"),
         ("word\ttag\nthe\tO\n", "line 1 looks like a header"),
         ("a\tO\n\tO\n", "line 2: an empty word"),
-        ('{"tokens": ["a"], "ner_tags": [0]}\n', "is JSON: tags are read from columns"),
+        ('{"tokens": ["a"], "ner_tags": [0]}\n', "is JSON: tags stand in columns"),
         ("a\x02\x02b\tO\x02O\x02O\n", "line 1: an empty word"),
     ],
 )

@@ -103,7 +103,7 @@ class ByteBpe(Bpe):
         lacking = set(pre_tokenizers.ByteLevel.alphabet()) - set(tokens)
         if lacking:
             raise UserError(
-                f"a byte-level vocabulary has 256 bytes, {len(lacking)} lack"
+                f"a byte-level vocabulary lacks {len(lacking)} of 256 bytes"
             )
 
     def _runs(self, text: str) -> list[str]:

@@ -209,9 +209,7 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     if said is None:
         said, wrong = not (cased or lowercase is False), "has entries with capitals"
         if cased and lowercase is None:
-            theirs = (
-                "transformers lower-cases it, as nothing says do_lower_case = false"
-            )
+            theirs = "transformers lower-cases it unless do_lower_case is false"
             note(f"{path} {wrong}: text keeps its case; {theirs}")
     if lowercase not in (None, said):
         said = str(said).lower()

@@ -281,9 +281,7 @@ def checked_tokens(tokens: Sequence[str], path: str | Path) -> tuple[str, ...]:
     for i, token in enumerate(tokens):
         if seen.setdefault(token, i) != i:
             first = seen[token]
-            raise UserError(
-                f"{path}: token {token!r} stands at {first} and again at {i}"
-            )
+            raise UserError(f"{path}: token {token!r} stands at {first} and at {i}")
     if not tokens:
         raise UserError(f"{path} is an empty vocabulary")
     return tuple(tokens)
