@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import MeshConfig, RunConfig
@@ -75,12 +76,27 @@ _RULES = (
 RULES = tuple((rf"(.*/)?({pattern})", axes) for pattern, axes in _RULES)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of all devices, or of the first ones if the sizes ask for fewer."""
-    devices = jax.devices()
+def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+    """The mesh of all devices, or of the first ones if the sizes ask for fewer.
+
+    `devices` are those of this job, or of a machine that is not here (`plan/`). Slices
+    of TPUs lie along `replica`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
     sizes = _sizes(config, len(devices))
     devices = devices[: math.prod(sizes)]
-    return jax.make_mesh(sizes, AXES, axis_types=_AUTO, devices=devices)
+    tpu = devices[0].platform == "tpu"
+    slices = len({getattr(each, "slice_index", 0) for each in devices if tpu})
+    if slices <= 1:
+        return jax.make_mesh(sizes, AXES, axis_types=_AUTO, devices=devices)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.replica = {sizes[0]} does not fit {slices} slices: pass "
+            f"--mesh.replica {slices}"
+        )
+    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
+    grid = create_hybrid_device_mesh(inside, across, devices)
+    return Mesh(grid, AXES, axis_types=_AUTO)
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:

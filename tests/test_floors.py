@@ -17,7 +17,7 @@ FLOORS = (
     "families",
     "evaluate",
     "train",
-    "tasks generate probe convert vectors",
+    "tasks generate probe convert vectors plan",
     "open",
     "cli",
     "__init__ __main__",

@@ -8,18 +8,17 @@ import pytest
 
 from jaxlm.config import FinetuneConfig, TaskConfig, load_config
 from jaxlm.config.files import recipes
+from jaxlm.data.layouts import rows_of_zeros
 from jaxlm.families import build, family_of, num_parameters
 from jaxlm.models.kernels import fused
 from jaxlm.sharding import RULES, abstract_mesh, batch_sharding
 from jaxlm.tasks.model import TaskModel
 from jaxlm.text.corpus import Manifest
-from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.source import attention_line
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
 from jaxlm.tree import leaves
-from jaxlm.types import Rows, SpecialTokens, TokenSpan, WordRows
 
 # google-research/bert's checkpoints, counted: encoder, pooler and both heads.
 # allenai/bilm-tf: its biLM and its softmax.
@@ -137,75 +136,16 @@ def test_a_run_says_which_attention_its_step_has(name, platform, line, monkeypat
     assert found.startswith(f"attention: {line}") if line else not found
 
 
-def manifest(config):
-    """A made-up manifest: an objective reads its special tokens and `dialogues`."""
-    vocab_size = config.model.vocab_size
-    return Manifest(
-        format=1,
-        tokens=0,
-        sentences=0,
-        documents=0,
-        held_out=0,
-        text_bytes=0,
-        replaced=0,
-        token_dtype="uint16",
-        vocab_size=vocab_size,
-        tokenizer_kind="wordpiece",
-        tokenizer_sha256="",
-        special=SpecialTokens(0, 1, 2, 3, 4, vocab_size),
-        end_of_document=vocab_size - 1,
-        languages=("en",),
-        recipe=Recipe.of(config, ReadOptions()),
-        sources=(),
-        files={},
-    )
+manifest = Manifest.empty
 
 
 def batch_of(objective, rows, length, mesh):
     """The shapes of a sharded batch, as the transform makes it."""
-    batch = jax.eval_shape(objective.transform, rows_of(objective, rows, length))
+    read = rows_of_zeros(objective.layout, rows, length)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=batch_sharding(mesh)
-        ),
-        batch,
+        lambda leaf: leaf.update(sharding=batch_sharding(mesh)),
+        jax.eval_shape(objective.transform, read),
     )
-
-
-def rows_of(objective, rows, length):
-    """Shapes of what the host reads."""
-    if objective.layout == "bilm":
-        shape = rows, 2, length
-        words = (struct(jnp.int32, shape), struct(jnp.int32, shape))
-        slots = 50
-        characters = struct(jnp.uint16, (*shape, slots))
-        return WordRows(*words, characters, struct(jnp.bool_, shape))
-    one = struct(jnp.int32, (rows,))
-    row_key, valid = struct(jnp.uint32, (rows, 2)), struct(jnp.bool_, (rows,))
-    if objective.layout == "dialogues":
-        spans = [
-            TokenSpan(
-                struct(jnp.int32, (*shape, length - 2)),
-                struct(jnp.uint8, (*shape, length - 2)),
-                struct(jnp.int32, shape),
-            )
-            for shape in ((rows, 3), (rows,))
-        ]
-        return Rows(*spans, row_key, valid)
-    width = {"pairs": 2 * length, "blocks": length - 2, "stream": length + 1}
-    shape = rows, width[objective.layout]
-
-    def span():
-        return TokenSpan(
-            *(struct(dtype, shape) for dtype in (jnp.int32, jnp.uint8)), one
-        )
-
-    second = span() if objective.layout == "pairs" else None
-    return Rows(span(), second, row_key, valid)
-
-
-def struct(dtype, shape):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def test_every_sharding_rule_has_a_parameter_of_some_recipe():

@@ -1,6 +1,7 @@
 """What a verb does before JAX runs: signals, memory, other hosts, compiled code."""
 
 import atexit
+import contextlib
 import os
 import re
 import signal
@@ -8,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from jaxlm.files import remove_temporary
 from jaxlm.types import UserError
@@ -131,6 +132,24 @@ def _keep_native_output(workdir: str, host: int) -> None:
     os.dup2(process.stdin.fileno(), 2)
     process.stdin.close()
     _witnesses.append(process)  # collected, it would warn that it still runs
+
+
+@contextlib.contextmanager
+def native_output() -> Iterator[BinaryIO]:
+    """Send the standard error of native code to a file. Python goes on writing."""
+    global _stderr
+    before, shown = _stderr, sys.stderr
+    with tempfile.TemporaryFile() as file:
+        _stderr = os.dup(2)
+        if shown is sys.__stderr__:
+            sys.stderr = open(_stderr, "w", 1, closefd=False)  # noqa: SIM115
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(_stderr, 2)
+            os.close(_stderr)
+            _stderr, sys.stderr = before, shown
 
 
 def wait_if_a_host_is_lost(error: Exception) -> None:

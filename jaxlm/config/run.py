@@ -120,6 +120,11 @@ class MeshConfig:
     tensor: int = 1
     """Parts that heads, MLP and vocabulary are cut into."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether every device holds the whole model."""
+        return self.fsdp == self.tensor == 1
+
 
 @dataclass(frozen=True)
 class LogConfig:

@@ -30,7 +30,7 @@ import numpy as np
 from jaxlm.data.bilm import BilmRows
 from jaxlm.data.rows import RowSource, WindowRows, numbered
 from jaxlm.keys import hashes
-from jaxlm.types import Layout, TokenSpan, UserError
+from jaxlm.types import Layout, Rows, TokenSpan, UserError, WordRows
 
 TURNS = 3  # turns of a dialogue in a row
 
@@ -234,6 +234,29 @@ LAYOUTS: dict[Layout, type[RowSource]] = {
     each.layout: each
     for each in (BlockRows, PairRows, DialogueRows, StreamRows, BilmRows)
 }
+
+
+def rows_of_zeros(
+    layout: Layout, count: int, length: int, characters: int = 50
+) -> Rows | WordRows:
+    """`count` rows, shaped as the class of a layout reads them: no text is needed."""
+
+    def zeros(dtype: Any, *shape: int) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), dtype), (count, *shape))
+
+    if layout == "bilm":
+        words = zeros(np.int32, 2, length)
+        spelled = zeros(np.uint16, 2, length, characters)
+        return WordRows(words, words, spelled, zeros(bool, 2, length))
+    width = {"pairs": 2 * length, "stream": length + 1}.get(layout, length - 2)
+
+    def span(*turns: int) -> TokenSpan:
+        tokens, marks = (zeros(each, *turns, width) for each in (np.int32, np.uint8))
+        return TokenSpan(tokens, marks, zeros(np.int32, *turns))
+
+    first = span(TURNS) if layout == "dialogues" else span()
+    second = span() if layout in ("pairs", "dialogues") else None
+    return Rows(first, second, zeros(np.uint32, 2), zeros(bool))
 
 
 def chunk_starts(

@@ -19,7 +19,7 @@ import numpy as np
 import tensorstore as ts
 
 from jaxlm.files import DamagedError, read_object, remedied
-from jaxlm.text.recipe import Recipe
+from jaxlm.text.recipe import ReadOptions, Recipe
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.units import ARRAYS
@@ -59,6 +59,30 @@ class Manifest:
     notes: tuple[str, ...] = ()  # what a user may want to know
     boundaries: tuple[int, int] | None = None  # ids stored round each sentence
     oov_words: int = 0  # outside the vocabulary, with ids from `vocab_size` on
+
+    @classmethod
+    def empty(cls, config: Any) -> "Manifest":
+        """The manifest of a corpus without text that fits a config."""
+        size = config.model.vocab_size
+        return cls(
+            format=FORMAT,
+            tokens=0,
+            sentences=0,
+            documents=0,
+            held_out=0,
+            text_bytes=0,
+            replaced=0,
+            token_dtype="uint16",
+            vocab_size=size,
+            tokenizer_kind=config.text.tokenizer,
+            tokenizer_sha256="",
+            special=SpecialTokens(0, 1, 2, 3, 4, size),
+            end_of_document=size - 1,
+            languages=("en",),
+            recipe=Recipe.of(config, ReadOptions()),
+            sources=(),
+            files={},
+        )
 
     @property
     def sha256(self) -> str:

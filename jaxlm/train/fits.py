@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxlm.config import MeshConfig, RunConfig
+from jaxlm.config import RunConfig
 from jaxlm.memory import exhausted
 from jaxlm.train.source import OpenPhase, Run, open_phase, open_run, phases_of
 from jaxlm.types import UserError
@@ -44,31 +44,41 @@ def device_bytes() -> int | None:
 
 def _options(config: RunConfig) -> dict[str, RunConfig]:
     """Flags → the config that they give, the least costly first."""
+    levers: list[Any] = [{"remat": "full"}, *({"times": times} for times in _TIMES)]
+    levers += [{"fsdp": jax.device_count()}]
+    return dict(filter(None, (changed(config, **each) for each in levers)))
+
+
+def changed(
+    config: RunConfig, *, remat: str = "", times: int = 1, fsdp: int = 1
+) -> tuple[str, RunConfig] | None:
+    """(flags, the config that they give), or None if they cannot be given.
+
+    `times` as many micro-batches as now, and parameters cut in `fsdp` parts.
+    """
     change: Any = dataclasses.replace
-    found: dict[str, RunConfig] = {}
-    if config.remat != "full":
-        found["--remat full"] = change(config, remat="full")
-    for times in _TIMES:
-        phases = [
+    flags: list[str] = []
+    if config.remat == remat or (fsdp > 1 and not config.mesh.whole):
+        return None
+    if remat:
+        flags, config = ["--remat", remat], change(config, remat=remat)
+    if times > 1:
+        if any(each.batch % (each.accumulate * times) for each in config.all_phases):
+            return None
+        phases = tuple(
             change(each, accumulate=each.accumulate * times)
             for each in config.all_phases
-            if each.batch % (each.accumulate * times) == 0
-        ]
-        if len(phases) < len(config.all_phases):
-            break
-        if config.phases:
-            values = [
-                f"--phases.{i}.accumulate {p.accumulate}" for i, p in enumerate(phases)
-            ]
-            found[" ".join(values)] = change(config, phases=tuple(phases))
-        else:
-            value = phases[0].accumulate
-            found[f"--accumulate {value}"] = change(config, accumulate=value)
-    count = jax.device_count()
-    if count > 1 and config.mesh.fsdp == config.mesh.tensor == 1:
-        mesh = MeshConfig(data=1, fsdp=count)
-        found[f"--mesh.data 1 --mesh.fsdp {count}"] = change(config, mesh=mesh)
-    return found
+        )
+        for i, each in enumerate(phases):
+            name = f"phases.{i}.accumulate" if config.phases else "accumulate"
+            flags += [f"--{name}", str(each.accumulate)]
+        new = {"phases": phases} if config.phases else {"accumulate": each.accumulate}
+        config = change(config, **new)
+    if fsdp > 1:
+        flags += ["--mesh.data", "1", "--mesh.fsdp", str(fsdp)]
+        mesh = change(config.mesh, data=1, fsdp=fsdp)
+        config = change(config, mesh=mesh)
+    return (" ".join(flags), config) if flags else None
 
 
 def _needed(config: RunConfig, rebuilt: Any) -> int | None:
@@ -98,16 +108,27 @@ def step_bytes(run: Run) -> int:
 
 
 def _bytes(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> int:
+    return program_bytes(run, lower_step(run, opened, read).compile())
+
+
+def lower_step(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> Any:
+    """The largest of the steps that take these batches, traced."""
     count, rows = max(read, key=lambda each: each[0] * opened.stream.length(each[1]))
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), rows
     )
-    with jax.set_mesh(run.mesh):
+    with jax.sharding.use_abstract_mesh(run.mesh.abstract_mesh):
         batch = jax.tree.map(
             lambda x: x.update(sharding=run.sharding),
             jax.eval_shape(opened.stream.objective.transform, shapes),
         )
-        step = opened.train_step.lower(run.abstract, batch).compile()
-    found = step.memory_analysis()
+        return opened.train_step.lower(run.abstract, batch)
+
+
+def program_bytes(run: Run, compiled: Any) -> int:
+    """The memory that a compiled step takes on a device, by XLA's count."""
+    found = compiled.memory_analysis()
+    if run.mesh.devices.flat[0].platform == "tpu":
+        return found.peak_memory_in_bytes  # all temporaries are never there at once
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + new + found.temp_size_in_bytes

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import Phase, RunConfig
-from jaxlm.data.layouts import LAYOUTS
+from jaxlm.data.layouts import LAYOUTS, rows_of_zeros
 from jaxlm.data.rows import ahead
 from jaxlm.evaluate import STREAM, open_evaluation
 from jaxlm.families import family_of
@@ -36,7 +36,7 @@ from jaxlm.sharding import (
     make_mesh,
     to_devices,
 )
-from jaxlm.text.corpus import Corpus
+from jaxlm.text.corpus import Corpus, Manifest
 from jaxlm.train.log import Log
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import NewParams, TrainState, abstract_params, abstract_state
@@ -78,8 +78,11 @@ class TrainingSource(NamedTuple):
     digests: Mapping[str, str] = MappingProxyType({})  # of text and tokenizer
 
 
-def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
-    """The source of a pretraining run: a corpus and the objective of the family."""
+def corpus_source(config: RunConfig, corpus: Corpus | None) -> TrainingSource:
+    """The source of a pretraining run: a corpus and the objective of the family.
+
+    Without a corpus, rows are zeros: enough to compile the steps of a config.
+    """
     family = family_of(config.model)
     module = family.build(
         config.model,
@@ -89,11 +92,20 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
     )
 
     def open_stream(phase: Phase, stream: str) -> BatchStream:
-        objective = family.objective(config, module, corpus.manifest, phase, stream)
-        source = LAYOUTS[objective.layout](config, corpus, phase, stream)
+        manifest = corpus.manifest if corpus else Manifest.empty(config)
+        objective = family.objective(config, module, manifest, phase, stream)
+        layout = objective.layout
+        source = LAYOUTS[layout](config, corpus, phase, stream) if corpus else None
+
+        def read(step: int, local: np.ndarray) -> Any:
+            if source is None:
+                characters = getattr(config.model, "max_characters", 0)
+                return rows_of_zeros(layout, len(local), phase.length, characters)
+            return source.read(step * phase.batch + local)
+
         return BatchStream(
             objective,
-            lambda step, local: source.read(step * phase.batch + local),
+            read,
             lambda rows: phase.length,
             tokens=float(phase.batch * phase.length),
             flops=float(family.train_flops(config, phase)),
@@ -102,6 +114,8 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
 
     def evaluation(sharding: jax.sharding.Sharding) -> EvaluateFn | str:
         """The evaluation on held-out documents, in rows of the first phase's shape."""
+        if corpus is None:
+            return "there is no text"
         phase = config.all_phases[0]
         held_out = int(np.sum(corpus.documents[:, 2] == 1))
         objective = family.objective(config, module, corpus.manifest, phase, STREAM)
@@ -118,7 +132,7 @@ def corpus_source(config: RunConfig, corpus: Corpus) -> TrainingSource:
         evaluation,
         family.figures(config),
         zero_carry=lambda: family.zero_carry(config.model, config.all_phases[0].batch),
-        digests=corpus.digests,
+        digests=corpus.digests if corpus else {},
         rebuilt=lambda config: corpus_source(config, corpus),
     )
 
@@ -137,15 +151,19 @@ class Run(NamedTuple):
 
 
 def open_run(
-    config: RunConfig, source: TrainingSource, checkpoints: Checkpoints | None = None
+    config: RunConfig,
+    source: TrainingSource,
+    checkpoints: Checkpoints | None = None,
+    devices: Any = None,
 ) -> tuple[Run, Callable[[], TrainState]]:
-    """(a run, a function that initialises its state)."""
-    mesh = make_mesh(config.mesh)
+    """(a run, a function that initialises its state); `devices` as in `make_mesh`."""
+    mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
-    with jax.set_mesh(mesh):
+    # Abstract: the devices of a machine that is not here compute nothing.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         facts = {"seed": config.seed, "zero_carry": source.zero_carry}
         make, abstract = abstract_state(source.module, optimizer, mesh, **facts)
         sharding = batch_sharding(mesh)

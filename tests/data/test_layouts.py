@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from reference.numbered import lifelike, numbered
 from reference.sources import open_source
 
-from jaxlm.data.layouts import chunk_starts
+from jaxlm.data.layouts import chunk_starts, rows_of_zeros
 from jaxlm.types import UserError
 
 
@@ -112,3 +113,12 @@ def test_an_empty_split_is_an_error_with_the_numbers(tmp_path):
     for layout in ("pairs", "blocks", "stream"):
         with pytest.raises(UserError, match=r"no held-out rows: 0 documents"):
             plan(corpus, 1, layout, 128)
+
+
+@pytest.mark.parametrize("layout", ["blocks", "pairs", "dialogues"])
+def test_rows_of_zeros_are_shaped_as_those_that_are_read(corpus, layout):
+    options = {"seed": 0, "stream": "test", "split": 0}
+    source = open_source(corpus, layout=layout, length=16, **options)
+    read, zeros = source.read(np.arange(3)), rows_of_zeros(layout, 3, 16)
+    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(y)] for y in (read, zeros)]
+    assert shapes[0] == shapes[1]
