@@ -1,0 +1,193 @@
+"""The step of every family on every kind of mesh: what its program does, and does not.
+
+Each step is compiled for 8 fake devices. A collective more or less than in COLLECTIVES
+is seen, whatever change made it; so are arrays that grow with the square of a row, and
+XLA's warnings that it gathers a whole array to cut it in another way. The step is also
+run, and its loss and gradients are those of one device.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from test_recipes import manifest, rows_of
+
+from jaxlm.config import MeshConfig, OptimConfig, RunConfig, bert, elmo, gpt2
+from jaxlm.families import build, family_of
+from jaxlm.sharding import abstract_mesh, batch_sharding, make_mesh
+from jaxlm.train.optim import make_optimizer
+from jaxlm.train.state import abstract_params, abstract_state
+from jaxlm.train.step import make_train_step
+from jaxlm.tree import leaves
+
+# A length that no other size of a program is.
+B, L = 16, 24
+SIZES = {"num_layers": 2, "num_heads": 4, "d_model": 32, "d_ff": 64, "vocab_size": 256}
+ELMO = {"d_model": 16, "d_ff": 64, "filters": (8, 8), "vocab_size": 256}
+MODELS = {
+    "bert": bert("tiny", **SIZES, max_length=L, dropout=0.0),
+    "gpt": gpt2("tiny", **SIZES, max_length=L, dropout=0.0),
+    "elmo": elmo("tiny", **ELMO, dropout=0.0),
+}
+MESHES = {
+    "replica": MeshConfig(replica=2, data=4),
+    "fsdp": MeshConfig(data=2, fsdp=4),
+    "tensor": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+NAMES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+# In the order of NAMES, in the text of the program: those of a loop count once.
+COLLECTIVES = {
+    ("bert", "replica"): (4, 0, 0, 0, 0),
+    ("bert", "fsdp"): (10, 21, 0, 2, 0),
+    ("bert", "tensor"): (27, 19, 0, 2, 10),
+    ("gpt", "replica"): (3, 0, 0, 0, 0),
+    ("gpt", "fsdp"): (7, 14, 0, 0, 0),
+    ("gpt", "tensor"): (23, 14, 0, 0, 0),
+    ("elmo", "replica"): (3, 20, 0, 0, 0),
+    ("elmo", "fsdp"): (9, 50, 0, 14, 32),
+    ("elmo", "tensor"): (34, 51, 0, 46, 30),
+}
+# Meshes on which XLA gathers an array of the LSTMs, on the road of the CPU.
+GATHERED = {("elmo", "fsdp"), ("elmo", "tensor")}
+
+
+def config_of(family: str, **changes) -> RunConfig:
+    """No clipping and no warm-up: the first moment of the first step is a gradient."""
+    optim = OptimConfig(name="adamw", warmup=0, clip=0.0, b1=0.5)
+    fixed = {"optim": optim, "batch": B, "length": L, "predictions": 5}
+    return RunConfig(model=MODELS[family], **(fixed | changes))
+
+
+def opened(config: RunConfig, mesh):
+    """(a function that makes the state, its shapes, the jitted step, the objective)"""
+    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
+    family, phase = family_of(config.model), config.all_phases[0]
+    optimizer, schedule = make_optimizer(config.optim, 9, abstract_params(module))
+    zero = functools.partial(family.zero_carry, config.model, phase.batch)
+    make, state = abstract_state(module, optimizer, mesh, seed=0, zero_carry=zero)
+    objective = family.objective(config, module, manifest(config), phase, "s")
+    step = make_train_step(
+        objective, optimizer, schedule, accumulate=1, seed=0, dropout=False
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return make, state, step, objective
+
+
+def drawn(objective):
+    """Rows of made-up tokens."""
+    draw = np.random.default_rng(0)
+
+    def fill(leaf):
+        if leaf.dtype == np.bool_:
+            return np.ones(leaf.shape, bool)
+        if leaf.ndim == 1:
+            return np.full(leaf.shape, L // 2, leaf.dtype)
+        return draw.integers(5, 200, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(fill, rows_of(objective, B, L))
+
+
+class Update(NamedTuple):
+    """The first update of a run."""
+
+    program: str
+    loss: float
+    gradient: dict[str, np.ndarray]
+
+
+def first_update(family: str, mesh_config: MeshConfig, begin) -> Update:
+    config, mesh = config_of(family), make_mesh(mesh_config)
+    with jax.set_mesh(mesh):
+        _, abstract, step, _ = opened(config, mesh)
+        state = jax.tree.map(
+            lambda x, shape: jax.device_put(x, shape.sharding), begin[0], abstract
+        )
+        batch = jax.device_put(begin[1], batch_sharding(mesh))
+        compiled = step.lower(abstract, batch).compile()
+        state, metrics = compiled(state, batch)
+    moments = next(s for s in state.opt_state if hasattr(s, "mu")).mu
+    gradient = jax.device_get(dict(leaves(moments)))
+    return Update(compiled.as_text(), float(metrics["loss"].total), gradient)
+
+
+@functools.cache
+def on_one_device(family: str):
+    """((the first state, the batch), the update)"""
+    config, mesh = config_of(family), make_mesh(MeshConfig(data=1))
+    with jax.set_mesh(mesh):
+        make, _, _, objective = opened(config, mesh)
+        batch = jax.jit(objective.transform)(drawn(objective))
+        begin = jax.device_get((make(), batch))
+    return begin, first_update(family, MeshConfig(data=1), begin)
+
+
+@contextmanager
+def without_cache():
+    """XLA warns only when it compiles."""
+    for enabled in (False, True):
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+        if not enabled:
+            yield
+
+
+def collectives(program: str) -> tuple[int, ...]:
+    return tuple(len(re.findall(rf" {x}(?:-start)?\(", program)) for x in NAMES)
+
+
+def squares(program: str) -> set[str]:
+    """Boolean arrays and constants of L × L outside of fused computations."""
+    found = set()
+    for computation in program.split("\n\n"):
+        if "fused_computation" not in computation.split("(")[0]:
+            shape = rf"\w+\[(?:\d+,)*{L},{L}\]"
+            found |= set(re.findall(rf"{shape}\S* constant", computation))
+            found |= set(re.findall(rf"pred\[(?:\d+,)*{L},{L}\]", computation))
+    return found
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize(("family", "mesh"), COLLECTIVES)
+def test_a_step_on_8_devices(family, mesh, capfd):
+    begin, one = on_one_device(family)
+    capfd.readouterr()
+    with without_cache():
+        eight = first_update(family, MESHES[mesh], begin)
+    said = re.findall(".*full rematerialization.*", capfd.readouterr().err)
+    assert not said or (family, mesh) in GATHERED
+    assert collectives(eight.program) == COLLECTIVES[family, mesh]
+    assert not squares(eight.program)
+    np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
+    for path, expected in one.gradient.items():
+        scale = max(np.abs(expected).max(), 1e-6)  # key biases have no gradient
+        assert np.abs(eight.gradient[path] - expected).max() / scale < 1e-4, path
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_no_product_is_float32_under_bfloat16(family):
+    config = config_of(family, precision="bfloat16")
+    mesh = abstract_mesh(MeshConfig(data=8), 8)
+    with jax.sharding.use_abstract_mesh(mesh):
+        _, state, step, objective = opened(config, mesh)
+        batch = jax.eval_shape(objective.transform, rows_of(objective, B, L))
+        text = step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+    products = re.findall(r"(?:dot_general|convolution).*: \((.*), (.*)\) ->", text)
+    assert products
+    # The two logits of the next sentence are taken in float32.
+    slow = [x for x in products if all(re.search(r"xf32>", each) for each in x)]
+    assert not [x for x in slow if not re.search(r"x2xf32", "".join(x))]
