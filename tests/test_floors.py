@@ -66,3 +66,10 @@ def test_a_wrong_import_is_noticed():
         ("jaxlm.cli", False),
         ("jaxlm.train.x", True),
     ]
+
+
+def test_a_program_asks_its_mesh_for_the_platform():
+    """Not the process that traces it, which may have no such device."""
+    asking = [p.name for p in FILES if "jax.devices()[0].platform" in p.read_text()]
+    assert asking == ["mesh.py"]
+    assert not [p for p in FILES if "default_backend" in p.read_text()]
