@@ -14,18 +14,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from test_recipes import manifest, rows_of
 
+from jaxlm import mesh
 from jaxlm.config import MeshConfig, OptimConfig, RunConfig, bert, elmo, gpt2
-from jaxlm.families import build, family_of
-from jaxlm.sharding import abstract_mesh, batch_sharding, make_mesh
-from jaxlm.train.optim import make_optimizer
-from jaxlm.train.state import abstract_params, abstract_state
-from jaxlm.train.step import make_train_step
+from jaxlm.train.source import corpus_source, open_phase, open_run
 from jaxlm.tree import leaves
 
 # A length that no other size of a program is.
@@ -65,30 +60,19 @@ COLLECTIVES = {
 GATHERED = {("elmo", "fsdp"), ("elmo", "tensor")}
 
 
-def config_of(family: str, **changes) -> RunConfig:
-    """No clipping and no warm-up: the first moment of the first step is a gradient."""
+def opened(family: str, **changes):
+    """(the run, a function that makes its state, its only phase)
+
+    No clipping and no warm-up: the first moment of the first step is a gradient.
+    """
     optim = OptimConfig(name="adamw", warmup=0, clip=0.0, b1=0.5)
     fixed = {"optim": optim, "batch": B, "length": L, "predictions": 5}
-    return RunConfig(model=MODELS[family], **(fixed | changes))
+    config = RunConfig(model=MODELS[family], **fixed, **changes)
+    run, make = open_run(config, corpus_source(config, None))
+    return run, make, open_phase(run, 0, 0, config.all_phases[0])
 
 
-def opened(config: RunConfig, mesh):
-    """(a function that makes the state, its shapes, the jitted step, the objective)"""
-    module = build(config.model, dtype=jnp.dtype(config.precision), remat=config.remat)
-    family, phase = family_of(config.model), config.all_phases[0]
-    optimizer, schedule = make_optimizer(config.optim, 9, abstract_params(module))
-    zero = functools.partial(family.zero_carry, config.model, phase.batch)
-    make, state = abstract_state(module, optimizer, mesh, seed=0, zero_carry=zero)
-    objective = family.objective(config, module, manifest(config), phase, "s")
-    step = make_train_step(
-        objective, optimizer, schedule, accumulate=1, seed=0, dropout=False
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-    return make, state, step, objective
-
-
-def drawn(objective):
+def drawn(opened):
     """Rows of made-up tokens."""
     draw = np.random.default_rng(0)
 
@@ -99,7 +83,7 @@ def drawn(objective):
             return np.full(leaf.shape, L // 2, leaf.dtype)
         return draw.integers(5, 200, leaf.shape).astype(leaf.dtype)
 
-    return jax.tree.map(fill, rows_of(objective, B, L))
+    return jax.tree.map(fill, opened.read(0)[1])
 
 
 class Update(NamedTuple):
@@ -110,15 +94,14 @@ class Update(NamedTuple):
     gradient: dict[str, np.ndarray]
 
 
-def first_update(family: str, mesh_config: MeshConfig, begin) -> Update:
-    config, mesh = config_of(family), make_mesh(mesh_config)
-    with jax.set_mesh(mesh):
-        _, abstract, step, _ = opened(config, mesh)
+def first_update(family: str, cut: MeshConfig, begin) -> Update:
+    run, _, phase = opened(family, mesh=cut)
+    with jax.set_mesh(run.mesh):
         state = jax.tree.map(
-            lambda x, shape: jax.device_put(x, shape.sharding), begin[0], abstract
+            lambda x, shape: jax.device_put(x, shape.sharding), begin[0], run.abstract
         )
-        batch = jax.device_put(begin[1], batch_sharding(mesh))
-        compiled = step.lower(abstract, batch).compile()
+        batch = jax.device_put(begin[1], run.sharding)
+        compiled = phase.train_step.lower(run.abstract, batch).compile()
         state, metrics = compiled(state, batch)
     moments = next(s for s in state.opt_state if hasattr(s, "mu")).mu
     gradient = jax.device_get(dict(leaves(moments)))
@@ -128,12 +111,12 @@ def first_update(family: str, mesh_config: MeshConfig, begin) -> Update:
 @functools.cache
 def on_one_device(family: str):
     """((the first state, the batch), the update)"""
-    config, mesh = config_of(family), make_mesh(MeshConfig(data=1))
-    with jax.set_mesh(mesh):
-        make, _, _, objective = opened(config, mesh)
-        batch = jax.jit(objective.transform)(drawn(objective))
+    cut = MeshConfig(data=1)
+    run, make, phase = opened(family, mesh=cut)
+    with jax.set_mesh(run.mesh):
+        batch = jax.jit(phase.stream.objective.transform)(drawn(phase))
         begin = jax.device_get((make(), batch))
-    return begin, first_update(family, MeshConfig(data=1), begin)
+    return begin, first_update(family, cut, begin)
 
 
 @contextmanager
@@ -162,15 +145,15 @@ def squares(program: str) -> set[str]:
 
 
 @pytest.mark.devices
-@pytest.mark.parametrize(("family", "mesh"), COLLECTIVES)
-def test_a_step_on_8_devices(family, mesh, capfd):
+@pytest.mark.parametrize(("family", "cut"), COLLECTIVES)
+def test_a_step_on_8_devices(family, cut, capfd):
     begin, one = on_one_device(family)
     capfd.readouterr()
     with without_cache():
-        eight = first_update(family, MESHES[mesh], begin)
+        eight = first_update(family, MESHES[cut], begin)
     said = re.findall(".*full rematerialization.*", capfd.readouterr().err)
-    assert not said or (family, mesh) in GATHERED
-    assert collectives(eight.program) == COLLECTIVES[family, mesh]
+    assert not said or (family, cut) in GATHERED
+    assert collectives(eight.program) == COLLECTIVES[family, cut]
     assert not squares(eight.program)
     np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
     for path, expected in one.gradient.items():
@@ -179,13 +162,13 @@ def test_a_step_on_8_devices(family, mesh, capfd):
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_no_product_is_float32_under_bfloat16(family):
-    config = config_of(family, precision="bfloat16")
-    mesh = abstract_mesh(MeshConfig(data=8), 8)
-    with jax.sharding.use_abstract_mesh(mesh):
-        _, state, step, objective = opened(config, mesh)
-        batch = jax.eval_shape(objective.transform, rows_of(objective, B, L))
-        text = step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+def test_no_product_is_float32_under_bfloat16(family, monkeypatch):
+    monkeypatch.setattr(mesh, "platform", lambda: "tpu")
+    run, _, phase = opened(family, precision="bfloat16", mesh=MeshConfig(data=1))
+    with jax.set_mesh(run.mesh):
+        batch = jax.eval_shape(phase.stream.objective.transform, phase.read(0)[1])
+        traced = phase.train_step.trace(run.abstract, batch)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
     products = re.findall(r"(?:dot_general|convolution).*: \((.*), (.*)\) ->", text)
     assert products
     # The two logits of the next sentence are taken in float32.
