@@ -40,7 +40,7 @@ def whole(x: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def for_rows(table: Any, batch: int) -> Any:
+def for_rows(table: Any, batch: Any) -> Any:
     """`table` with a copy for each part of the rows, [parts, …]; itself for one part.
 
     Each device holds the copy of its own rows alone. The gradients of all that reads

@@ -50,7 +50,7 @@ class BertEmbed(nn.Module):
         position_MD = Table(config.max_length, width, init, name="position")()
         type_2D = Table(config.num_token_types, width, init, name="token_type")()
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
-        copies = for_rows(token_VD, len(tokens_BL))
+        copies = for_rows(token_VD, tokens_BL.shape[0])
         x_BLD = lookup(copies, tokens_BL) + positions
         x_BLD = self.spec.norm_layer("norm")(x_BLD + few_rows(type_2D, token_types_BL))
         return Dropout(self.spec.dropout, name="drop")(x_BLD), token_VD, copies
@@ -150,6 +150,6 @@ class Bert(nn.Module):
                 x_BPD = gather(x_BPD, predictions_BP)
             x_BPD, bias_V = MlmHead(spec, name="mlm")(x_BPD)
             heads["mlm"] = tied_logits(x_BPD, table_VD) + bias_V[None, None]
-            head = Head(x_BPD, copies, for_rows(bias_V, len(x_BPD)))
+            head = Head(x_BPD, copies, for_rows(bias_V, x_BPD.shape[0]))
             out = out._replace(head=head)
         return out._replace(pooled=pooled, heads=heads)

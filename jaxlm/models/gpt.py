@@ -57,7 +57,7 @@ class GptEmbed(nn.Module):
             table_RD = drop(jnp.concatenate([table_RD[:vocabulary], position_MD]))
             position_MD = table_RD[vocabulary:]
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
-        copies = for_rows(table_RD, len(tokens_BL))
+        copies = for_rows(table_RD, tokens_BL.shape[0])
         x_BLD = (lookup(copies, tokens_BL) + positions).astype(self.spec.dtype)
         return x_BLD if config.one_matrix else drop(x_BLD), table_RD, copies
 
