@@ -210,21 +210,13 @@ class Model:
         warn_unknown(self.tokenizer, counted(self.tokenizer, np.concatenate(rows)))
         texts = TextStream(self.tokenizer, tuple(sampling.stop), stream)
         module: Any = self.module
-        end, drawn = self.tokenizer.end_of_document, self.tokenizer.drawn
+        ends = {"end": self.tokenizer.end_of_document, "drawn": self.tokenizer.drawn}
+        what = module, self.params, rows, sampling
         if not sampling.beams:
-            found = decode(
-                module,
-                self.params,
-                rows,
-                sampling,
-                end=end,
-                drawn=drawn,
-                scored=scored,
-                watch=texts.watch,
-            )
+            seen: Any = {"scored": scored, "watch": texts.watch}
+            found = decode(*what, **ends, **seen)
             return [texts.finish(i, each) for i, each in enumerate(found)]
-        ends = {"end": end, "drawn": drawn}
-        best = beam_search(module, self.params, rows, sampling, **ends)
+        best = beam_search(*what, **ends)
         ranked = [beam for beams in best for beam in beams[: sampling.samples]]
         return [
             texts.finish(i, Continuation(tokens, None))._replace(scores=score)
