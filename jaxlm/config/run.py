@@ -220,7 +220,8 @@ class RunConfig(Rows):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
-    """Activations recomputed in the backward pass: none, all except products, all."""
+    """Activations recomputed in the backward pass: none (on a TPU, without dropout, all
+    that are no product), all except products with weights, all."""
     attention: Literal["auto", "plain", "splash", "cudnn"] = "auto"
     """Kernel of attention. auto: splash on a TPU and cudnn on a GPU where they can be,
     else plain, which any device runs; the run says which it takes, and why."""
