@@ -64,11 +64,13 @@ def attention(
         facts: Any = {"causal": causal, "window": window, "scale": scale}
         return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
 
-    # Without this, who sees whom depends on no layer, and the loop over layers would
-    # take it from outside, as an array [B, L, T]. It is computed beside the scores.
-    slot_T, segments, _ = jax.lax.optimization_barrier(
-        (jnp.arange(keys), segments, jax.lax.stop_gradient(k_BTHK))
-    )
+    slot_T = jnp.arange(keys)
+    if other != "cache":
+        # Else who sees whom depends on no layer, and the loop over layers would take it
+        # from outside, as an array [B, L, T]. Thus it is computed beside the scores.
+        slot_T, segments, _ = jax.lax.optimization_barrier(
+            (slot_T, segments, jax.lax.stop_gradient(k_BTHK))
+        )
     query_L1, key_1T = jnp.arange(length)[:, None] + offset, slot_T[None]
     seen = []  # True where a query sees a key, each [#B, #L, T]
     if causal:
