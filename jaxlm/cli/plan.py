@@ -178,7 +178,7 @@ def _show(
         line(
             f"  {kind}",
             *(
-                f"{x['count']} × {x['bytes'] / max(1, x['count']) / 1e6:,.3g} MB"
+                f"{x['count']:.0f} × {x['bytes'] / max(1, x['count']) / 1e6:,.3g} MB"
                 for x in found
             ),
         )

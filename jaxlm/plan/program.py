@@ -109,7 +109,8 @@ def read_program(text: str) -> Program:
     """The program that XLA printed."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+    # Metadata of kernels are printed on lines of their own.
+    for line in re.sub(r"/\*.*?\*/|\n(?=\"|\}\})", "", text).splitlines():
         if found := _LINE.match(line):
             if current is not None:
                 each = _instruction(found)

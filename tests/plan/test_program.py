@@ -159,3 +159,34 @@ metadata={op_name="jit(step)/my_kernel"}
     free, known = steps(HEAD + text)
     assert known.unknown == "my_kernel" and known.moved == 2 * 4 * 256
     assert not free.seconds and not free.unknown
+
+
+ATTENTION = """ENTRY %main (q: bf16[2,12,64,1024]) -> bf16[2,12,1024,64] {
+  %q = bf16[2,12,64,1024]{3,2,1,0} parameter(0)
+  %m = s8[1,2,2]{2,1,0} parameter(1)
+  ROOT %splash_mha_fwd_residuals.1 = bf16[2,12,1024,64]{3,2,1,0} custom-call(%m, %q, \
+%q, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/splash_mha_fwd_residuals/pallas_call"}
+}
+"""
+
+
+def test_attention_kernels_are_counted_by_their_shapes():
+    """Two products of all pairs; of 2 × 2 causal blocks, three are computed."""
+    whole = 2 * 2 * 2 * 12 * 1024 * 1024 * 64
+    (splash,) = steps(HEAD + ATTENTION)
+    assert splash.flops == 0.75 * whole and not splash.unknown
+    (other,) = steps(HEAD + ATTENTION.replace("splash_mha_fwd", "other"))
+    assert not other.flops and other.unknown == "other_residuals"
+    window = ATTENTION.replace("s8[1,2,2]", "s8[1,8,3]")
+    assert steps(HEAD + window)[0].flops == 3 / 8 * whole
+    text = """ENTRY %main (q: bf16[2,1024,12,64]) -> bf16[2,12,1024,64] {
+  %q = bf16[2,1024,12,64]{3,2,1,0} parameter(0)
+  ROOT %f = bf16[2,12,1024,64]{3,1,2,0} custom-call(%q, %q, %q), \
+custom_call_target="__cudnn$fmhaSoftmax", backend_config={"mask_type": "CAUSAL"}
+}
+"""
+    assert steps(HEAD + text)[0].flops == 9 / 16 * whole
+    backward = text.replace("Softmax", "SoftmaxBackward").replace("CAUSAL", "NO_MASK")
+    assert steps(HEAD + backward)[0].flops == 2.5 * whole
