@@ -170,6 +170,7 @@ def _backward(options, saved, cotangents):
     dout_BLD, dcarry = cotangents
     dtype, width = options.dtype, len(x_ELB)
     kernel_IQ = weights.kernel.reshape(len(weights.kernel), -1).astype(dtype)
+    again_DQ = kernel_IQ[width:]
     down_FD = None if weights.projection is None else weights.projection.astype(dtype)
 
     def step(after, at_t):
@@ -184,7 +185,7 @@ def _backward(options, saved, cotangents):
         dsum_FB = dcell_FB + dopen_FB * factors.opened
         dgates = [each * dsum_FB for each in factors[:3]] + [factors.o * dopen_FB]
         dgate_QB = jnp.concatenate(dgates).astype(dtype)
-        before_DB = _product("dq,qb->db", kernel_IQ[width:], dgate_QB)
+        before_DB = _product("dq,qb->db", again_DQ, dgate_QB)
         if lengths_B is not None:
             before_DB = jnp.where((t < lengths_B)[None], before_DB, dout_DB)
         kept = dgate_QB, dprojected_DB.astype(dtype)
