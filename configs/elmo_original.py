@@ -5,6 +5,8 @@ Paper: Peters et al. 2018 (arXiv 1802.05365); code and settings from allenai/bil
 into words; ten passes over 768,648,884 words. One sample of 8192 words serves the whole
 batch; the original drew one on each of its three GPUs.
 Cost: two weeks on three GTX 1080 Ti as published (bilm-tf's README).
+Chips: the 384 rows are 128 for each of three, as published; one, two or four do as
+well. They cannot fill a pod: on 256 chips, two rows each are at most 1 % of the peak.
 
     jaxlm pretrain elmo_original --text '1b/*.txt' --workdir runs/elmo
 """

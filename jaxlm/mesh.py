@@ -33,11 +33,11 @@ def by_rows(x: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
 
 
-def whole(x: Any) -> Any:
-    """`x`, uncut on every device: for small arrays that all devices compute with."""
+def whole(x: Any, *axes: str | None) -> Any:
+    """`x`, uncut on every device, except along mesh axes that are named."""
     if not jax.sharding.get_abstract_mesh().shape:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
 
 
 def for_rows(table: Any, batch: Any) -> Any:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
+from jaxlm import mesh
 from jaxlm.config.model import ElmoConfig
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.head import tied_logits
@@ -36,6 +37,10 @@ from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import Dropout, Dtype, Init, Table, uniform
 
 CHARACTERS = 261  # rows of the table: the bytes and five marks; id 0, no word, has none
+
+
+# Mesh axes of one layer's kernel, bias and projection while they are multiplied.
+_CUT = (None, None, None, "tensor"), (None, None, "tensor"), (None, "tensor")
 
 
 class State(NamedTuple):
@@ -311,6 +316,8 @@ class Elmo(nn.Module):
         if characters.ndim == 3:
             x = flip_backward(jnp.stack([x, x]), lengths)
             lengths = None if lengths is None else jnp.stack([lengths, lengths])
+        by_rows = jax.vmap(mesh.by_rows)
+        x = by_rows(x)
         _, batch, length, _ = x.shape
         if lengths is not None:
             reads_2BL = jnp.arange(length)[None, None] < lengths[..., None]
@@ -326,9 +333,11 @@ class Elmo(nn.Module):
         for n in range(config.num_layers):
             before = Carry(*(leaf[:batch, n].swapaxes(0, 1) for leaf in state))
             x = drop(x)
-            layer = jax.tree.map(lambda leaf, n=n: leaf[n], weights)
+            # Gathered before the loop over positions, not in each of its steps.
+            each = zip(jax.tree.leaves(weights), _CUT, strict=True)
+            layer = Weights(*(mesh.whole(leaf[n], *axes) for leaf, axes in each))
             y, carry = one_layer(x, layer, before, lengths)
-            x = x + y if config.skip and n > 0 else y
+            x = by_rows(x + y if config.skip and n > 0 else y)
             hidden.append(x)
             carries.append(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), carry))
         carried = [jnp.stack(layers, axis=1) for layers in zip(*carries, strict=True)]

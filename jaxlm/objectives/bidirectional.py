@@ -96,6 +96,8 @@ def bidirectional_lm(
                 sums[f"{way}_accuracy"] = Mean(correct, weight)
             return sums, out.state if data.carry else carry
         rows, drawn = sampled_rows.rows, sampled_rows.drawn
+        if len(rows) < head_rows(config):
+            table = mesh.whole(table)
         row_of_V = jnp.zeros(known + 1, jnp.int32)
         row_of_V = row_of_V.at[rows].set(jnp.arange(len(rows)), mode="drop")
 

@@ -8,7 +8,7 @@ from tiny import stored
 
 from jaxlm.config import RunConfig, elmo
 from jaxlm.families import build, num_parameters
-from jaxlm.models.elmo import Elmo, State, head_rows, zero_state
+from jaxlm.models.elmo import Elmo, State, head_rows, largest_windows, zero_state
 from jaxlm.models.flops import elmo_forward_flops
 from jaxlm.text.characters import word_characters
 from jaxlm.tree import leaves
@@ -390,3 +390,30 @@ def test_words_of_another_number_of_characters_are_refused(run):
     _, call = run
     with pytest.raises(ValueError, match="8 characters a word, model"):
         call(TABLE[batch()][..., :8])
+
+
+def test_the_convolution_over_characters_is_a_plain_one_and_its_maximum():
+    """In value and gradient, without keeping the outputs of all windows."""
+    random = np.random.default_rng(0)
+    x_CnE = jnp.asarray(random.standard_normal((9, 2, 5, 4)), jnp.float32)
+    kernel_WEO = jnp.asarray(random.standard_normal((3, 4, 6)), jnp.float32)
+
+    def plain(x, kernel):
+        windows = jnp.stack([x[k : k + 7] for k in range(3)], axis=-2)
+        return jnp.einsum("cabwe,weo->cabo", windows, kernel).max(0)
+
+    def loss(largest, x, kernel):
+        out = largest(x, kernel)
+        return (out * jnp.cos(out)).sum()
+
+    for mine, theirs in zip(
+        jax.grad(loss, (1, 2))(largest_windows, x_CnE, kernel_WEO),
+        jax.grad(loss, (1, 2))(plain, x_CnE, kernel_WEO),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+    _, pull = jax.eval_shape(
+        lambda *given: jax.vjp(largest_windows, *given), x_CnE, kernel_WEO
+    )
+    kept = [each.size for each in jax.tree.leaves(pull)]
+    assert kept and max(kept) == x_CnE.size < 7 * 2 * 5 * 6

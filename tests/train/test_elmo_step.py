@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.config import BilmData, OptimConfig, RunConfig, elmo
+from jaxlm.config import BilmData, MeshConfig, OptimConfig, RunConfig, elmo
 from jaxlm.families import ELMO, build
 from jaxlm.models.elmo import head_rows, zero_state
 from jaxlm.objectives.bidirectional import bidirectional_lm
-from jaxlm.sharding import make_mesh
+from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.text.corpus import Manifest
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import TrainState, abstract_state
@@ -204,6 +204,103 @@ def test_micro_batches_add_up_to_the_batch(negatives):
     whole = states_of(3, negatives=negatives)[-1]
     parts = states_of(3, negatives=negatives, accumulate=2)[-1]
     close(whole, parts, 1e-5)
+
+
+def test_lazy_adamw_updates_the_rows_that_a_step_reads_alone():
+    """And rows with a gradient as AdamW does; for rows without one it is no AdamW."""
+    adamw = dataclasses.replace(ADAGRAD, name="adamw", peak=0.02, weight_decay=0.1)
+    start = states_of(0)[0]
+    lazy = states_of(2, optim=dataclasses.replace(adamw, lazy=True))
+    exact = states_of(2, optim=adamw)
+    tables = [s.params["softmax"]["table"] for s in (start, *lazy[1:], exact[1])]
+    first = np.any(tables[1] != tables[0], axis=1)
+    assert 30 < first[:300].sum() < 300 and not first[300:].any()
+    np.testing.assert_allclose(tables[1][first], tables[3][first], atol=1e-6)
+    assert np.abs(tables[1] - tables[3])[:300][~first[:300]].max() > 1e-4  # decay
+    both = np.any(tables[2] != tables[1], axis=1)
+    assert (first & ~both).any()  # read by the first step alone: no momentum
+    moments = dict(leaves(lazy[1].opt_state))
+    for path in (p for p in moments if p.endswith("softmax/table")):
+        np.testing.assert_array_equal(np.any(np.asarray(moments[path]), axis=1), first)
+
+
+@pytest.mark.oracle
+def test_lazy_adamw_is_torchs_sparse_adam():
+    """With the same rows of a gradient, for several steps; torch adds eps elsewhere."""
+    import optax
+    import torch
+
+    from jaxlm.objectives.objective import SampledRows
+    from jaxlm.train.step import _gather, _scatter
+
+    optim = OptimConfig(
+        name="adamw",
+        lazy=True,
+        peak=0.1,
+        warmup=0,
+        decay="constant",
+        weight_decay=0.0,
+        clip=0.0,
+        eps=1e-12,
+    )
+    random = np.random.default_rng(0)
+    start = random.standard_normal((9, 3)).astype(np.float32)
+    params = {"softmax": {"table": jnp.asarray(start), "bias": jnp.zeros(9)}}
+    optimizer, _ = make_optimizer(optim, 10, params)
+    state = optimizer.init(params)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    adam = torch.optim.SparseAdam([theirs], lr=0.1, eps=1e-12)
+    for rows in ([0, 2, 5], [2, 3, 9], [0, 5, 8]):  # 9: padding
+        sampled = SampledRows(("softmax/table", "softmax/bias"), jnp.array(rows), None)
+        grad = random.standard_normal((3, 3)).astype(np.float32)
+        grads = {"softmax": {"table": jnp.asarray(grad), "bias": jnp.zeros(3)}}
+        some = _gather((params, state), sampled)
+        updates, some_state = optimizer.update(grads, some[1], some[0])
+        new = optax.apply_updates(some[0], updates), some_state
+        params, state = _scatter((params, state), new, sampled)
+        real = [i for i, row in enumerate(rows) if row < 9]
+        at = torch.tensor([rows[i] for i in real])[None]
+        with torch.sparse.check_sparse_tensor_invariants():
+            theirs.grad = torch.sparse_coo_tensor(at, torch.tensor(grad[real]), (9, 3))
+            adam.step()
+        ours = params["softmax"]["table"]
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=2e-6)
+
+
+@pytest.mark.devices
+def test_sampled_words_do_not_move_between_devices(monkeypatch):
+    # As on an accelerator.
+    choose = lambda *operands, cpu, default: default(*operands)  # noqa: E731
+    monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+    text = step_text(MeshConfig(data=2, fsdp=4), rows=16)
+    assert "all-reduce" in text
+    assert "collective-permute" not in text and "all-to-all" not in text
+
+
+def step_text(mesh_config: MeshConfig, rows: int) -> str:
+    """The compiled step of a run with a sampled softmax."""
+    model = dataclasses.replace(MODEL, d_model=8)
+    objective = objective_of(model, BilmData(negatives=20), few_rows=True)
+    mesh, module = make_mesh(mesh_config), build(model)
+    with jax.set_mesh(mesh):
+        params = jax.eval_shape(
+            lambda: module.init(jax.random.key(0), *module.example())["params"]
+        )
+        optimizer, schedule = make_optimizer(ADAGRAD, 100, params)
+        _, state = abstract_state(
+            module, optimizer, mesh, seed=3, zero_carry=lambda: zero_state(model, rows)
+        )
+        step = make_train_step(
+            objective, optimizer, schedule, accumulate=1, seed=3, dropout=False
+        )
+        cut = batch_sharding(mesh)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut),
+            batch_of(0, rows),
+        )
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        quick = {"xla_backend_optimization_level": 0}
+        return lowered.compile(compiler_options=quick).as_text()
 
 
 @pytest.mark.oracle
