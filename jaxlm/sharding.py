@@ -3,14 +3,15 @@
 Four axes always exist, of size 1 if a run does not use them:
 
     replica   slices of a multi-slice job        batch
-    data      copies of the model                batch
+    data      copies of the model in a step      batch, and the state as it rests
     fsdp      parts of parameters and optimiser  batch, embed
     tensor    parts of one layer                 heads, mlp, vocab
 
 Each parameter has a rule, which names its logical axes; `MESH_AXIS_OF` maps a logical
-axis to a mesh axis. A dimension that the mesh axis does not divide stays whole.
+axis to a mesh axis. If that does not divide the dimension, another one is cut.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -22,10 +23,11 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from jaxlm.config import MeshConfig, RunConfig
 from jaxlm.mesh import AXES, BATCH
-from jaxlm.tree import match
+from jaxlm.tree import map_with_path, match
 from jaxlm.types import UserError
 
 _AUTO = (AxisType.Auto,) * len(AXES)
+_SMALL = 1 << 16  # numbers of a leaf that may stay whole on every device
 
 MESH_AXIS_OF = {
     "embed": "fsdp",
@@ -180,19 +182,124 @@ def stacked(params: Any) -> Any:
     return jax.tree.map(lambda _, axes: axes[:1] == ("layers",), params, logical)
 
 
-def param_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
-    """A tree with the NamedSharding of each parameter, by `RULES`."""
+def param_shardings(
+    mesh: Mesh | AbstractMesh, params: Any, *, whole: bool = False
+) -> Any:
+    """A tree with the NamedSharding of each parameter in the state, by `RULES`.
+
+    `whole`: as a step reads them, with a copy for each place on the axis `data`; the
+    state has one copy in all (ZeRO).
+    """
+
+    def sharding(path: str, leaf: Any, logical: tuple[str | None, ...]) -> Any:
+        spec: list[tuple[str, ...]] = [()] * leaf.ndim
+        for at, axis in enumerate(map(MESH_AXIS_OF.get, logical)):
+            if axis and mesh.shape[axis] > 1:
+                _cut(spec, mesh, path, leaf.shape, logical, axis, at)
+        if not whole and mesh.shape["data"] > 1:
+            _cut(spec, mesh, path, leaf.shape, logical, "data")
+        return NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))
+
     logical = match(RULES, params, families=True)
+    return map_with_path(sharding, params, logical)
 
-    def sharding(leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
-        names = [MESH_AXIS_OF[axis] for axis in axes]
-        spec = [
-            name if name and size % mesh.shape[name] == 0 else None
-            for size, name in zip(leaf.shape, names, strict=True)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, params, logical)
+def _cut(
+    spec: list[tuple[str, ...]],
+    mesh: Any,
+    path: str,
+    shape: tuple[int, ...],
+    logical: tuple[str | None, ...],
+    axis: str,
+    wanted: int | None = None,
+) -> None:
+    """Cut a leaf over a mesh axis: in the dimension `wanted`, or in the best that the
+    axis divides. A small leaf that it does not divide stays whole."""
+
+    def held(at: int) -> list[int]:
+        """The shape on a device if dimension `at` is cut; 0 if that does not divide."""
+        cuts = [(*names, axis) if n == at else names for n, names in enumerate(spec)]
+        parts = [math.prod(mesh.shape[name] for name in names) for names in cuts]
+        return [0 if n % p else n // p for n, p in zip(shape, parts, strict=True)]
+
+    layers = logical[:1] == ("layers",)  # read one by one, so never cut
+    divided = [at for at in range(int(layers), len(shape)) if all(held(at))]
+    if wanted in divided:
+        best = wanted
+    elif math.prod(shape) < _SMALL or (axis == "data" and not divided):
+        return
+    elif not divided:
+        raise UserError(
+            f"mesh.{axis} = {mesh.shape[axis]} divides no dimension of {path} "
+            f"{list(shape)}: take another size"
+        )
+    else:
+        best = min(divided, key=lambda at: _padded(held(at)))
+    spec[best] = (*spec[best], axis)
+
+
+def _padded(shape: list[int]) -> int:
+    """The numbers that an array takes in a TPU's tiles of 8 × 128."""
+    *rest, low, high = [1, 1, *shape]
+    return math.prod(rest) * -(-low // 8) * 8 * -(-high // 128) * 128
+
+
+def gathered(params: Any) -> Any:
+    """Parameters of the state as a step reads them; see `param_shardings`."""
+    return _constrained(params, whole=True)
+
+
+def scattered(grads: Any) -> Any:
+    """Gradients, each device's part alone: as the state holds the parameters."""
+    return _constrained(grads, whole=False)
+
+
+def scattered_by_layer(layers: int, variables: Any, keys: Any) -> Any:
+    """Variables of one of `layers` in a scan, with gradients that are `scattered`.
+
+    `data_transform` of `nn.scan`: gradients are exchanged layer by layer, while earlier
+    layers are computed, and no device holds those of all layers.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("data", 1) == 1:
+        return variables, keys
+
+    def scatter(group: Any) -> Any:
+        if isinstance(group, tuple):
+            return tuple(map(scatter, group))
+        if not group.get("params"):
+            return group
+        stacked = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((layers, *x.shape), x.dtype), group["params"]
+        )
+        shardings = param_shardings(mesh, {"layers": stacked})["layers"]
+        each = jax.tree.map(
+            lambda x, s: _scattered(PartitionSpec(*s.spec[1:]), x),
+            group["params"],
+            shardings,
+        )
+        return {**group, "params": each}
+
+    return scatter(variables), keys
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scattered(spec: PartitionSpec, x: jax.Array) -> jax.Array:
+    return x
+
+
+_scattered.defvjp(
+    lambda spec, x: (x, None),
+    lambda spec, _, g: (jax.lax.with_sharding_constraint(g, spec),),
+)
+
+
+def _constrained(params: Any, whole: bool) -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("data", 1) == 1:
+        return params
+    shardings = param_shardings(mesh, params, whole=whole)
+    return jax.lax.with_sharding_constraint(params, shardings)
 
 
 def opt_state_shardings(

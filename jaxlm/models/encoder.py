@@ -4,6 +4,7 @@ The parameters of all layers are stacked on axis 0 (`layers/mlp/wi/kernel [N, D,
 so one compiled body serves any depth, and a layer is an index.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
+from jaxlm.sharding import scattered_by_layer
 
 Remat = Literal["none", "dots", "full"]
 
@@ -219,6 +221,9 @@ def encode(
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=spec.config.num_layers,
+            data_transform=functools.partial(
+                scattered_by_layer, spec.config.num_layers
+            ),
         )(spec, name="layers")
         last_BLD, (layers_NBLD, _) = layers(x_BLD, lengths, segments)
     else:

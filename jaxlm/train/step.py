@@ -24,6 +24,7 @@ import optax
 from jaxlm.keys import key_for
 from jaxlm.metrics import Mean, scales
 from jaxlm.objectives.objective import Objective, SampledRows
+from jaxlm.sharding import gathered, scattered
 from jaxlm.train.state import LARGEST, TrainState
 from jaxlm.tree import map_with_path
 
@@ -61,12 +62,14 @@ def make_train_step(
             return loss, ({"loss": loss, **sums}, carry)
 
         gradient = jax.grad(micro_loss, has_aux=True)
+        params = gathered(old_params)
         if accumulate == 1:
-            grads, (sums, carry) = gradient(old_params, batch, state.carry, 0)
+            grads, (sums, carry) = gradient(params, batch, state.carry, 0)
         else:
             grads, sums, carry = _add_up(
-                gradient, old_params, batch, state.carry, accumulate
+                gradient, params, batch, state.carry, accumulate
             )
+        grads = scattered(grads)
 
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, old_opt_state, old_params)

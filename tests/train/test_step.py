@@ -8,12 +8,21 @@ import pytest
 from reference.sources import open_source
 from tiny import tiny
 
+from jaxlm import sharding
 from jaxlm.config import MeshConfig, OptimConfig
 from jaxlm.families import build, family_of
-from jaxlm.sharding import batch_sharding, local_rows, make_mesh, to_devices
+from jaxlm.sharding import (
+    batch_sharding,
+    local_rows,
+    make_mesh,
+    param_shardings,
+    to_devices,
+)
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
+from jaxlm.tree import leaves
+from jaxlm.types import UserError
 
 
 def update(corpus, config, *, dropout, weigh=None, updates=1):
@@ -22,7 +31,7 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
     phase = config.all_phases[0]
     module = build(config.model)
     optimizer, schedule = make_optimizer(config.optim, 100, abstract_params(module))
-    sharding = batch_sharding(mesh)
+    by_rows = batch_sharding(mesh)
     with jax.set_mesh(mesh):
         make, _ = abstract_state(module, optimizer, mesh, seed=config.seed)
         objective = family_of(config.model).objective(
@@ -49,9 +58,9 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
         before = state = make()
         for i in range(updates):
             rows = source.read(np.arange(phase.batch) + i * phase.batch)
-            local = local_rows(sharding, phase.batch)
-            batch = jax.jit(objective.transform, out_shardings=sharding)(
-                to_devices(rows, local, sharding, phase.batch)
+            local = local_rows(by_rows, phase.batch)
+            batch = jax.jit(objective.transform, out_shardings=by_rows)(
+                to_devices(rows, local, by_rows, phase.batch)
             )
             if weigh is not None:
                 batch = batch._replace(weights=batch.weights * weigh)
@@ -128,6 +137,56 @@ def test_every_mesh_makes_the_same_update(corpus, mesh):
     kernel = many.params["layers"]["mlp"]["wi"]["kernel"]
     shard = kernel.addressable_shards[0].data.shape
     assert shard == (2, 16 // mesh.fsdp, 32 // mesh.tensor)
+
+
+OPTIMIZERS = {
+    "adamw": {"clip": 0.01, "eps": 1e-3},
+    "bert_adam": {"clip": 0.01, "eps": 1e-3},
+    "lamb": {"clip": 0.01, "eps": 1e-3},
+    "adagrad": {"weight_decay": 0.0},
+}
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=4, fsdp=2)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_cut_over_the_data_axis_is_updated_as_a_whole_one(
+    corpus, monkeypatch, mesh, name
+):
+    """Norms of clipping and of LAMB are those of whole tensors; warm-up is none."""
+    monkeypatch.setattr(sharding, "_SMALL", 64)
+    optim = OptimConfig(name=name, peak=0.01, warmup=0, **OPTIMIZERS[name])
+    once = functools.partial(update, corpus, dropout=False, updates=2)
+    _, one, here = once(tiny(accumulate=1, optim=optim))
+    _, many, there = once(tiny(accumulate=1, optim=optim, mesh=mesh))
+    assert_close((one.params, one.opt_state), (many.params, many.opt_state), 2e-4)
+    np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
+    for tree in (many.params, many.opt_state):
+        kernels = [x for path, x in leaves(tree) if path.endswith("wi/kernel")]
+        assert kernels
+        for each in kernels:
+            assert each.addressable_shards[0].data.size == each.size // 8
+
+
+def test_a_leaf_that_an_axis_does_not_divide_is_cut_elsewhere_or_an_error(monkeypatch):
+    monkeypatch.setattr(sharding, "_SMALL", 64)
+
+    def cut(shape, **sizes):
+        mesh = sharding.abstract_mesh(MeshConfig(**{"data": 1, **sizes}), 8)
+        kernel = jax.ShapeDtypeStruct((2, *shape), np.float32)
+        tree = {"layers": {"mlp": {"wi": {"kernel": kernel}}}}
+        found = param_shardings(mesh, tree)["layers"]["mlp"]["wi"]["kernel"].spec
+        return tuple(found)
+
+    assert cut((16, 24), tensor=8) == (None, None, "tensor")
+    assert cut((16, 12), tensor=8) == (None, "tensor", None)
+    assert cut((16, 12), data=8) == (None, "data", None)
+    assert cut((12, 16), data=2, fsdp=4)[2] == "data"
+    assert cut((9, 9), data=8) == (None, None, None)
+    with pytest.raises(
+        UserError, match=r"mesh.tensor = 8 .*layers/mlp/wi/kernel.*9, 9"
+    ):
+        cut((9, 9), tensor=8)
 
 
 def test_dropout_differs_between_steps_and_micro_batches(corpus):
