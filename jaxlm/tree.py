@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+_VOCABULARY = ("embed/token/table", "mlm/bias", "softmax/table", "softmax/bias")
+
 
 def path_of(keys: Iterable[Any]) -> str:
     """A key path of jax as text, for example `layers/mlp/wi/kernel`."""
@@ -36,8 +38,28 @@ def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
+def is_padded(path: str) -> bool:
+    """Whether a leaf has a row for each word of a vocabulary, and zeros as padding."""
+    return path.endswith(_VOCABULARY)
+
+
+def padded_rows(vocab_size: int) -> int:
+    """The rows of such a leaf: a multiple of 128, to suit matrix units and meshes."""
+    return -(-vocab_size // 128) * 128
+
+
+def lacks_padding(path: str, wanted: Any, found: Any) -> bool:
+    """Whether `found` is the leaf `wanted` without its padding, as in old files."""
+    (rows, *rest), (has, *others) = wanted.shape or (0,), found.shape or (0,)
+    fits = has < rows == padded_rows(has) and rest == others
+    return fits and is_padded(path) and wanted.dtype == found.dtype
+
+
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """One line for each leaf that is on one side only (−, +) or differs (≠)."""
+    """One line for each leaf that is on one side only (−, +) or differs (≠).
+
+    A lack of padding is no difference.
+    """
     lines = []
     for path in sorted({*wanted, *found}):
         here, there = (
@@ -48,7 +70,7 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
             lines.append(f"  - {path}  expected {here}, not found")
         elif not here:
             lines.append(f"  + {path}  found {there}, not expected")
-        elif here != there:
+        elif here != there and not lacks_padding(path, wanted[path], found[path]):
             lines.append(f"  ≠ {path}  expected {here}, found {there}")
     return lines
 

@@ -15,7 +15,7 @@ from jaxlm.convert.model_directory import export_model
 from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.bpe import Gpt1Bpe
-from jaxlm.tree import leaves, map_with_path
+from jaxlm.tree import is_padded, leaves, map_with_path
 
 SHAPE: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "d_model": 16}
 CONFIGS: dict[str, ModelConfig] = {
@@ -66,8 +66,8 @@ def random_params(config: ModelConfig, seed: int = 0) -> Any:
         path: random.standard_normal(leaf.shape).astype(np.float32) * 0.2
         for path, leaf in leaves(shapes)
     }
-    if isinstance(config, GptConfig):  # rows that pad the vocabulary
-        values["embed/token/table"][config.vocab_size :] = 0
+    for path in filter(is_padded, values):
+        values[path][config.vocab_size :] = 0
     return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes)
 
 

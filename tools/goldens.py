@@ -22,7 +22,7 @@ from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_types import BERT, canonical
 from jaxlm.convert.rules import TensorTable
 from jaxlm.models.bert import Bert
-from jaxlm.tree import leaves, map_with_path
+from jaxlm.tree import is_padded, leaves, map_with_path
 from jaxlm.types import MlmBatch
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "goldens"
@@ -43,11 +43,14 @@ def shapes(config: BertConfig) -> Any:
 def random_params(config: BertConfig, seed: int = 0, std: float = 0.2) -> Any:
     """Weights without a zero bias or a unit scale, so that a swapped leaf shows."""
     random = np.random.RandomState(seed)
-    values = {
-        path: random.standard_normal(leaf.shape).astype(np.float32) * std
-        + path.endswith("scale")
-        for path, leaf in leaves(shapes(config))
-    }
+
+    def value(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        rows = config.vocab_size if is_padded(path) else shape[0]
+        some = random.standard_normal((rows, *shape[1:])).astype(np.float32) * std
+        more = [(0, shape[0] - rows), *[(0, 0)] * (len(shape) - 1)]
+        return np.pad(some, more) + path.endswith("scale")
+
+    values = {path: value(path, leaf.shape) for path, leaf in leaves(shapes(config))}
     return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes(config))
 
 

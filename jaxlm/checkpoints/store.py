@@ -21,10 +21,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest, measure
@@ -254,6 +256,8 @@ class Checkpoints:
         try:
             for name, leaf in wanted.items():
                 sharding = getattr(leaf, "sharding", None) or default
+                if on_disk[name].shape != leaf.shape:
+                    sharding = _whole(sharding)
                 read[name] = on_disk[name].place(sharding)
         except UnsoundError as error:
             damage = error
@@ -264,6 +268,8 @@ class Checkpoints:
         for name, found in digests.items():
             limit = bound if name.startswith("params/") else math.inf
             on_disk[name].check(found, largest[name], limit)
+        for name, leaf in wanted.items():
+            read[name] = _with_padding(read[name], leaf)
         return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
 
     def _sealed(
@@ -339,6 +345,22 @@ def check_format(found: int, path: str) -> None:
         remedy = "go on with the jaxlm that made it, or start again"
         this = f"{path} has format {found}; this jaxlm reads {FORMAT}"
         raise UserError(f"{this}: {remedy}")
+
+
+def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The sharding on the same devices that cuts nothing."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
+
+
+def _with_padding(array: jax.Array, leaf: Any) -> jax.Array:
+    """A leaf with the zeros that an old checkpoint lacks behind its vocabulary."""
+    if array.shape == leaf.shape:
+        return array
+    more = [(0, leaf.shape[0] - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    sharding = getattr(leaf, "sharding", None)
+    return jax.jit(lambda x: jnp.pad(x, more), out_shardings=sharding)(array)
 
 
 def _context() -> ocp.Context:

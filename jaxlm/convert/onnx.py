@@ -18,7 +18,7 @@ import numpy as np
 from jaxlm.config.checks import optional
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.convert.huggingface import from_params, write_config
-from jaxlm.tree import leaves
+from jaxlm.tree import is_padded, leaves
 
 _OPSET = 17  # the first with LayerNormalization
 _INLINE = 3 * 2**29  # bytes that one protocol buffer holds safely
@@ -32,7 +32,10 @@ class Graph:
 
     def __init__(self, onnx: Any, config: BertConfig | GptConfig, params: Any):
         self.onnx, self.config, self.nodes, self.weights = onnx, config, [], {}
-        self.flat = {path: np.asarray(leaf) for path, leaf in leaves(params)}
+        self.flat = {
+            path: np.asarray(leaf)[: config.vocab_size if is_padded(path) else None]
+            for path, leaf in leaves(params)
+        }
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
 
@@ -176,7 +179,6 @@ def _gpt(g: Graph, config: GptConfig, *, with_past: bool) -> None:
     # A row that is padded on the left counts from its own first token.
     at = g("Sub", g("CumSum", _MASK, g.constant(1)), g.constant(1))
     at = g("Slice", g("Max", at, g.constant(0)), past, total, g.constant([1]))
-    g.flat["embed/token/table"] = g.flat["embed/token/table"][: config.vocab_size]
     token = g.weight("embed/token/table", inputs=1)
     x = g("Gather", token, _IDS)
     x = g("Add", x, g("Gather", g.weight("embed/position/table", inputs=1), at))

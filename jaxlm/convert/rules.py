@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxlm.config.model import ModelConfig
 from jaxlm.memory import aligned, transposed
-from jaxlm.tree import leaves, map_with_path, match
+from jaxlm.tree import is_padded, leaves, map_with_path, match
 from jaxlm.types import UserError
 
 Place = Callable[[str, np.ndarray], Any]  # path, array → the parameter where it belongs
@@ -53,6 +53,8 @@ class Rule(NamedTuple):
         shape = (math.prod(columns) * len(self.ours),)
         if self.inputs:
             shape = (self.rows or math.prod(rows), *shape)
+        elif self.rows:
+            shape = (self.rows,)
         return shape[::-1] if self.transpose else shape
 
 
@@ -71,10 +73,11 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
         if name.endswith("norm"):
             rules += [Rule((f"{name}/scale",), weight), Rule((f"{name}/bias",), bias)]
         elif name.endswith("/bias"):
-            rules.append(Rule((name,), theirs))
+            rules.append(Rule((name,), theirs, rows=vocab_size * is_padded(name)))
         elif name.startswith("embed/"):
-            rows = vocab_size if name == "embed/token" else 0
-            rules.append(Rule((f"{name}/table",), weight, inputs=1, rows=rows))
+            path = f"{name}/table"
+            rows = vocab_size * is_padded(path)
+            rules.append(Rule((path,), weight, inputs=1, rows=rows))
         else:
             kernels = tuple(f"{module}/kernel" for module in modules)
             inputs = 2 if name.endswith("/out") else 1
@@ -131,7 +134,7 @@ class TensorTable:
                 rows = math.prod(part.shape[: rule.inputs])
                 part = part.reshape(rows, -1)[: rule.rows or None]
             elif not rule.view:
-                part = part.reshape(-1)
+                part = part.reshape(-1)[: rule.rows or None]
             parts.append(part)
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         joined = transposed(joined) if rule.transpose else joined

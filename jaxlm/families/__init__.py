@@ -11,6 +11,7 @@ from jaxlm.families.bert import BERT
 from jaxlm.families.elmo import ELMO
 from jaxlm.families.family import Family
 from jaxlm.families.gpt import GPT
+from jaxlm.tree import is_padded, leaves
 
 FAMILIES = (BERT, GPT, ELMO)
 
@@ -37,5 +38,10 @@ def parameter_shapes(config: ModelConfig) -> Any:
 def num_parameters(params: Any, config: ModelConfig | None = None) -> int:
     """The number of parameters in a tree of arrays or shapes; with `config`, padding of
     the vocabulary does not count."""
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return count - (family_of(config).padding(config) if config else 0)
+
+    def size(path: str, shape: tuple[int, ...]) -> int:
+        if config and is_padded(path):
+            shape = min(shape[0], config.vocab_size), *shape[1:]
+        return math.prod(shape)
+
+    return sum(size(path, leaf.shape) for path, leaf in leaves(params))

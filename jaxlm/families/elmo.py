@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, Integer
 
 from jaxlm.config import ElmoConfig
 from jaxlm.families.family import Family, Frame, Tokens, given_array, given_mask
-from jaxlm.models.elmo import Elmo, head_rows, zero_state
+from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
 from jaxlm.objectives.bidirectional import bidirectional_figures, bidirectional_lm
@@ -138,10 +138,6 @@ class ElmoFamily(Family):
         classes = run.data.negatives or run.model.vocab_size
         row = elmo_forward_flops(run.model, length=phase.length, classes=classes)
         return 3 * phase.batch * row
-
-    def padding(self, config: Any) -> int:
-        """See `Family`."""
-        return (head_rows(config) - config.vocab_size) * (config.d_model + 1)
 
     def window(self, config: Any) -> int:
         """See `Family`."""

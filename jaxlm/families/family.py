@@ -196,10 +196,6 @@ class Family(abc.ABC):
         row = self.forward_flops(run.model, phase.length, phase.predictions)
         return 3 * phase.batch * row
 
-    def padding(self, config: Any) -> int:
-        """The number of parameters that only pad the vocabulary."""
-        return 0
-
     def window(self, config: Any) -> int:
         """Most tokens of a long text that are read at once."""
         return config.max_length

@@ -8,7 +8,7 @@ import numpy as np
 from jaxlm.config import GptConfig
 from jaxlm.families.family import Family, Frame
 from jaxlm.models.flops import gpt_forward_flops
-from jaxlm.models.gpt import Gpt, table_rows
+from jaxlm.models.gpt import Gpt
 from jaxlm.objectives.causal import causal_figures, causal_lm
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME
@@ -47,10 +47,6 @@ class GptFamily(Family):
         return super().train_flops(
             run, dataclasses.replace(phase, predictions=phase.length)
         )
-
-    def padding(self, config: Any) -> int:
-        """See `Family`."""
-        return (table_rows(config) - config.vocab_size) * config.d_model
 
     def for_task(self, config: Any, *, vocab_size: int, pooler: bool) -> Any:
         """See `Family`."""

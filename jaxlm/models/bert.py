@@ -28,7 +28,9 @@ from jaxlm.models.layers import (
     gather,
     lookup,
     position_rows,
+    zero_padded,
 )
+from jaxlm.tree import padded_rows
 
 
 class BertEmbed(nn.Module):
@@ -42,18 +44,22 @@ class BertEmbed(nn.Module):
         tokens_BL: Int[Array, "B L"],
         token_types_BL: Int[Array, "B L"],
         position_ids: Int[Array, "B L"] | None,
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"], Float[Array, "*parts V D"]]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "R D"], Float[Array, "*parts R D"]]:
         """(the input of the first block, the token table, its copies)."""
         config: Any = self.spec.config
         width, init = config.d_model, self.spec.kernel_init
-        token_VD = Table(config.vocab_size, width, init, name="token")()
+        rows, token = (
+            padded_rows(config.vocab_size),
+            zero_padded(init, config.vocab_size),
+        )
+        token_RD = Table(rows, width, token, name="token")()
         position_MD = Table(config.max_length, width, init, name="position")()
         type_2D = Table(config.num_token_types, width, init, name="token_type")()
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
-        copies = for_rows(token_VD, tokens_BL.shape[0])
+        copies = for_rows(token_RD, tokens_BL.shape[0])
         x_BLD = lookup(copies, tokens_BL) + positions
         x_BLD = self.spec.norm_layer("norm")(x_BLD + few_rows(type_2D, token_types_BL))
-        return Dropout(self.spec.dropout, name="drop")(x_BLD), token_VD, copies
+        return Dropout(self.spec.dropout, name="drop")(x_BLD), token_RD, copies
 
 
 class MlmHead(nn.Module):
@@ -64,7 +70,7 @@ class MlmHead(nn.Module):
     @nn.compact
     def __call__(
         self, x_BPD: Float[Array, "B P D"]
-    ) -> tuple[Float[Array, "B P D"], Float[Array, "V"]]:
+    ) -> tuple[Float[Array, "B P D"], Float[Array, "R"]]:
         """(what the table multiplies, the bias)."""
         spec, width = self.spec, x_BPD.shape[-1]
         dense = nn.Dense(
@@ -72,8 +78,8 @@ class MlmHead(nn.Module):
         )
         x_BPD = ACTIVATIONS[spec.config.activation](dense(x_BPD))
         x_BPD = spec.norm_layer("norm")(x_BPD)
-        bias_V = self.param("bias", nn.initializers.zeros, (spec.config.vocab_size,))
-        return x_BPD, bias_V
+        rows = padded_rows(spec.config.vocab_size)
+        return x_BPD, self.param("bias", nn.initializers.zeros, (rows,))
 
 
 class Bert(nn.Module):
@@ -131,8 +137,8 @@ class Bert(nn.Module):
             road=self.road,
         )
         embed = BertEmbed(spec, name="embed")
-        x_BLD, table_VD, copies = embed(tokens_BL, token_types_BL, position_ids)
-        out = encode(spec, x_BLD, table_VD, lengths=lengths, segments=segments)
+        x_BLD, table_RD, copies = embed(tokens_BL, token_types_BL, position_ids)
+        out = encode(spec, x_BLD, table_RD, lengths=lengths, segments=segments)
         assert out.last is not None
         pooled, heads = None, {}
         if config.nsp:
@@ -148,8 +154,9 @@ class Bert(nn.Module):
             x_BPD = out.last
             if predictions_BP is not None:
                 x_BPD = gather(x_BPD, predictions_BP)
-            x_BPD, bias_V = MlmHead(spec, name="mlm")(x_BPD)
-            heads["mlm"] = tied_logits(x_BPD, table_VD) + bias_V[None, None]
-            head = Head(x_BPD, copies, for_rows(bias_V, x_BPD.shape[0]))
+            x_BPD, bias_R = MlmHead(spec, name="mlm")(x_BPD)
+            logits_BPR = tied_logits(x_BPD, table_RD) + bias_R[None, None]
+            heads["mlm"] = logits_BPR[..., : config.vocab_size]
+            head = Head(x_BPD, copies, for_rows(bias_R, x_BPD.shape[0]))
             out = out._replace(head=head)
         return out._replace(pooled=pooled, heads=heads)

@@ -35,6 +35,7 @@ from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.head import tied_logits
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import Dropout, Dtype, Init, Table, uniform
+from jaxlm.tree import padded_rows
 
 CHARACTERS = 261  # rows of the table: the bytes and five marks; id 0, no word, has none
 
@@ -68,7 +69,7 @@ class Read(NamedTuple):
 
 def head_rows(config: ElmoConfig) -> int:
     """Rows of the softmax table: the vocabulary, padded to a multiple of 128."""
-    return -(-config.vocab_size // 128) * 128
+    return padded_rows(config.vocab_size)
 
 
 def zero_state(config: ElmoConfig, batch: int) -> State:

@@ -19,12 +19,15 @@ from jaxlm.mesh import for_rows
 from jaxlm.models.encoder import Cache, Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
-from jaxlm.models.layers import Dropout, Dtype, Table, lookup, position_rows
-
-
-def table_rows(config: GptConfig) -> int:
-    """Rows of the token table: the vocabulary, padded to a multiple of 128."""
-    return -(-config.vocab_size // 128) * 128
+from jaxlm.models.layers import (
+    Dropout,
+    Dtype,
+    Table,
+    lookup,
+    position_rows,
+    zero_padded,
+)
+from jaxlm.tree import padded_rows
 
 
 def head_rows(config: GptConfig) -> int:
@@ -44,13 +47,9 @@ class GptEmbed(nn.Module):
         """(the input of the first block, the table of the head, its copies)."""
         config: Any = self.spec.config
         vocabulary, width = config.vocab_size, config.d_model
-
-        def token(key: Array, shape: tuple[int, int]) -> Array:
-            table = self.spec.kernel_init(key, (vocabulary, width))
-            return jnp.pad(table, ((0, shape[0] - vocabulary), (0, 0)))
-
+        token = zero_padded(self.spec.kernel_init, vocabulary)
         position = nn.initializers.normal(config.position_std)
-        table_RD = Table(table_rows(config), width, token, name="token")()
+        table_RD = Table(padded_rows(vocabulary), width, token, name="token")()
         position_MD = Table(config.max_length, width, position, name="position")()
         drop = Dropout(self.spec.dropout)
         if config.one_matrix:

@@ -89,6 +89,16 @@ class Table(nn.Module):
         return self.param("table", self.kernel_init, (self.rows, self.width))
 
 
+def zero_padded(init: Init, rows: int) -> Init:
+    """An initialiser: `rows` rows as by `init`, zeros in further ones."""
+
+    def padded(key: Array, shape: tuple[int, int]) -> Array:
+        table = init(key, (rows, shape[1]))
+        return jnp.pad(table, ((0, shape[0] - rows), (0, 0)))
+
+    return padded
+
+
 def uniform(bound: float) -> Init:
     """An initialiser: uniform between -bound and bound."""
 
@@ -149,7 +159,7 @@ def position_rows(
 ) -> Float[Array, "#B L D"]:
     """Rows of a position table at `ids`; None: at 0 … length - 1."""
     if ids is not None:
-        return lookup(mesh.for_rows(table_LD, len(ids)), ids)
+        return lookup(mesh.for_rows(table_LD, ids.shape[0]), ids)
     if length > len(table_LD):
         raise ValueError(
             f"rows of {length} tokens do not fit model.max_length = {len(table_LD)}"

@@ -17,7 +17,7 @@ from jaxlm.sharding import (
     param_shardings,
     replicated,
 )
-from jaxlm.tree import differences, leaves, map_with_path
+from jaxlm.tree import differences, lacks_padding, leaves, map_with_path
 from jaxlm.types import UserError
 
 # Absolute value of a parameter in a sound state; published models stay far below.
@@ -120,6 +120,9 @@ def merge(
                 f"--init {pretrained.origin}: {path} has values that are not finite or "
                 f"above {LARGEST:g}"
             )
+        if lacks_padding(path, shape, theirs):
+            more = [(0, shape.shape[0] - len(theirs)), *[(0, 0)] * (theirs.ndim - 1)]
+            theirs = np.pad(theirs, more)
         if path in known_rows:
             rows = known_rows[path]
             return jax.device_put(mine.at[:rows].set(theirs[:rows]), shape.sharding)

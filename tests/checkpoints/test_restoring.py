@@ -200,3 +200,14 @@ def test_a_step_under_another_number_is_seen(run):
     (run / "checkpoints/20").rename(run / "checkpoints/30")
     with pytest.raises(UnsoundError, match="is of step 20, not 30"):
         Checkpoints(run).restore(ABSTRACT)
+
+
+def test_a_table_that_was_saved_without_its_padding_gets_zeros(run):
+    table = jax.ShapeDtypeStruct((128, 16), "float32")
+    params = {**ABSTRACT.params, "embed": {"token": {"table": table}}}
+    restored = Checkpoints(run).restore(ABSTRACT._replace(params=params))
+    found = restored.state.params["embed"]["token"]["table"]
+    was = state_of(20).params["embed"]["token"]["table"]
+    np.testing.assert_array_equal(found[:96], was)
+    assert found.shape == (128, 16) and not found[96:].any()
+    assert restored.digests == digest(state_of(20))

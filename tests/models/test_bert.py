@@ -86,9 +86,9 @@ loss_and_grads = jax.jit(
 
 def test_parameter_names_and_shapes_are_golden():
     got = {path: leaf.shape for path, leaf in leaves(PARAMS)}
-    v, d, f, h, k, n = 31, 16, 24, 2, 8, 2
+    d, f, h, k, n = 16, 24, 2, 8, 2
     want = {
-        "embed/token/table": (v, d),
+        "embed/token/table": (128, d),
         "embed/position/table": (12, d),
         "embed/token_type/table": (2, d),
         "embed/norm/scale": (d,),
@@ -109,7 +109,7 @@ def test_parameter_names_and_shapes_are_golden():
         "mlm/dense/bias": (d,),
         "mlm/norm/scale": (d,),
         "mlm/norm/bias": (d,),
-        "mlm/bias": (v,),
+        "mlm/bias": (128,),
         "nsp/kernel": (d, 2),
         "nsp/bias": (2,),
     }
@@ -155,10 +155,10 @@ def test_parameter_counts_are_the_published_ones(size):
     ids = jnp.zeros((1, 4), jnp.int32)
     params = jax.eval_shape(Bert(config).init, KEY, ids, ids)["params"]
     encoder = {k: v for k, v in params.items() if k in ("embed", "layers", "pooler")}
-    assert num_parameters(encoder) == PUBLISHED[size]
-    d, heads = config.d_model, num_parameters(params) - PUBLISHED[size]
+    assert num_parameters(encoder, config) == PUBLISHED[size]
+    d, heads = config.d_model, num_parameters(params, config) - PUBLISHED[size]
     assert heads == d * d + 5 * d + config.vocab_size + 2
-    assert num_parameters(params) == WITH_HEADS.get(size, num_parameters(params))
+    assert heads + PUBLISHED[size] == WITH_HEADS.get(size, heads + PUBLISHED[size])
 
 
 def test_weights_start_as_the_original_s():
@@ -170,7 +170,7 @@ def test_weights_start_as_the_original_s():
             assert (leaf == (kind == "scale")).all(), path
         else:
             assert abs(leaf).max() <= 0.04, path
-    assert abs(params["embed"]["token"]["table"].std() - 0.0176) < 1e-4
+    assert abs(params["embed"]["token"]["table"][:5000].std() - 0.0176) < 1e-4
     one, other = params["layers"]["mlp"]["wi"]["kernel"]
     assert (one != other).all(), "layers start alike"
 

@@ -65,3 +65,11 @@ def test_a_task_leaves_heads_out_starts_anew_where_asked_and_grows_a_table():
     ]
     with pytest.raises(UserError, match=r"≠ pooler/kernel .* found float32\[4, 4\]"):
         merged(theirs, tree(6, pooler=(4, 3)), NewParams((), {}))
+
+
+def test_a_table_without_its_padding_is_taken_with_zeros():
+    theirs, random = tree(6), tree(128)
+    params, _ = merged(theirs, random)
+    table = np.asarray(params["embed"]["token"]["table"])
+    np.testing.assert_array_equal(table[:6], theirs["embed"]["token"]["table"])
+    assert not table[6:].any()
