@@ -155,16 +155,19 @@ def _candidates(
     """(flags, config) of settings that arithmetic does not rule out, in turn."""
     limit, state = machine.chip.memory, sum(large.memory.values())
     chips = len(machine.devices)
-    most = min(each.batch // each.accumulate for each in config.all_phases) // chips
+    # In how many parts each device can cut its rows.
+    rows = [each.batch // each.accumulate / chips for each in config.all_phases]
+    cuts = [n for n in range(2, int(min(rows)) + 1) if not any(x % n for x in rows)]
     found = []
     for fsdp in (1, chips):
         room = limit - state / fsdp
         if room < 0.1 * limit:
             continue
         # Micro-batches with which the rest would fit, if it shrank with them.
-        times = 2 ** math.ceil(math.log2(max(2.0, (large.needed - state) / room)))
-        cuts = [min(each, most) for each in (times, 2 * times, most)]
-        levers = [("full", 1), ("", cuts[0]), *(("full", each) for each in cuts)]
+        wanted = (large.needed - state) / room
+        enough = [n for n in cuts if n >= wanted] or cuts[-1:]
+        levers = [("full", 1), *(("", n) for n in enough[:1])]
+        levers += [("full", n) for n in (*enough[:1], *cuts[-1:])]
         for remat, times in [("", 1)] * (fsdp > 1) + levers:
             found.append(changed(config, remat=remat, times=times, fsdp=fsdp))
     return list(dict(filter(None, found)).items())

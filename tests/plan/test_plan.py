@@ -96,11 +96,13 @@ def test_what_does_not_fit_ends_with_status_3(capsys, monkeypatch):
     assert [each["flags"] for each in found["advice"]] == ["--remat full"]
 
 
-def advised(monkeypatch, state: float, rest: float) -> list[tuple[str, bool]]:
+def advised(
+    monkeypatch, state: float, rest: float, batch: int = 1024
+) -> list[tuple[str, bool]]:
     """What is tried on 8 chips of 16 GB if activations shrink with micro-batches."""
     chip = topologies._CHIPS["v5e"]._replace(memory=16e9)
     machine = topologies.Topology("", [None] * 8, chip, 1.0, 1.0)
-    config = dataclasses.replace(load_config("bert_base_modern"), batch=1024)
+    config = dataclasses.replace(load_config("bert_base_modern"), batch=batch)
 
     def plan_of(config, machine):
         share = 0.5 if config.remat == "full" else 1.0
@@ -119,6 +121,8 @@ def test_advice_ends_with_the_least_costly_settings_that_fit(monkeypatch):
         ("--remat full", False),
         ("--accumulate 4", True),
     ]
+    # 1,536 rows: each chip has 192, which 3 divides.
+    assert advised(monkeypatch, 2e9, 40e9, 1536)[1] == ("--accumulate 3", True)
     cut = "--mesh.data 1 --mesh.fsdp 8"
     assert advised(monkeypatch, 24e9, 40e9) == [
         (cut, False),
