@@ -20,7 +20,7 @@ from jaxlm.models.encoder import Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
-    ACTIVATIONS,
+    Dense,
     Dropout,
     Dtype,
     Table,
@@ -28,6 +28,7 @@ from jaxlm.models.layers import (
     gather,
     lookup,
     position_rows,
+    row_major,
     zero_padded,
 )
 from jaxlm.tree import padded_rows
@@ -58,7 +59,8 @@ class BertEmbed(nn.Module):
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
         copies = for_rows(token_RD, tokens_BL.shape[0])
         x_BLD = lookup(copies, tokens_BL) + positions
-        x_BLD = self.spec.norm_layer("norm")(x_BLD + few_rows(type_2D, token_types_BL))
+        x_BLD = row_major(x_BLD + few_rows(type_2D, token_types_BL))
+        x_BLD = self.spec.norm_layer("norm")(x_BLD)
         return Dropout(self.spec.dropout, name="drop")(x_BLD), token_RD, copies
 
 
@@ -73,10 +75,9 @@ class MlmHead(nn.Module):
     ) -> tuple[Float[Array, "B P D"], Float[Array, "R"]]:
         """(what the table multiplies, the bias)."""
         spec, width = self.spec, x_BPD.shape[-1]
-        dense = nn.Dense(
-            width, dtype=spec.dtype, kernel_init=spec.kernel_init, name="dense"
-        )
-        x_BPD = ACTIVATIONS[spec.config.activation](dense(x_BPD))
+        curve, init = spec.config.activation, spec.kernel_init
+        dense = Dense((width,), spec.dtype, init, activation=curve, name="dense")
+        x_BPD = dense(x_BPD)
         x_BPD = spec.norm_layer("norm")(x_BPD)
         rows = padded_rows(spec.config.vocab_size)
         return x_BPD, self.param("bias", nn.initializers.zeros, (rows,))

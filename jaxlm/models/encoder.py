@@ -19,7 +19,7 @@ from jaxlm.mesh import by_rows, platform
 from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
-from jaxlm.models.layers import ACTIVATIONS, Dropout, Dtype, Init, layer_norm
+from jaxlm.models.layers import Dense, Dropout, Dtype, Init, LayerNorm, unrolled
 from jaxlm.sharding import scattered_by_layer
 
 Remat = Literal["none", "dots", "full"]
@@ -74,9 +74,9 @@ class Spec:
     remat: Remat
     road: Road
 
-    def norm_layer(self, name: str) -> nn.LayerNorm:
+    def norm_layer(self, name: str) -> LayerNorm:
         """A norm with the config's epsilon."""
-        return layer_norm(self.config.norm_eps, self.dtype, name)
+        return LayerNorm(self.config.norm_eps, self.dtype, name=name)
 
 
 class Cache(NamedTuple):
@@ -116,9 +116,7 @@ class Attention(nn.Module):
         spec, width = self.spec, x_BLD.shape[-1]
         heads = spec.config.num_heads, width // spec.config.num_heads
         q, k, v = (
-            nn.DenseGeneral(
-                heads, dtype=spec.dtype, kernel_init=spec.kernel_init, name=name
-            )(x_BLD)
+            Dense(heads, spec.dtype, spec.kernel_init, name=name)(x_BLD)
             for name in ("query", "key", "value")
         )
         offset = 0
@@ -137,13 +135,7 @@ class Attention(nn.Module):
             # Rows to initialise with are too short for a kernel.
             road="plain" if self.is_initializing() else spec.road,
         )
-        out = nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            dtype=spec.dtype,
-            kernel_init=spec.out_init,
-            name="out",
-        )
+        out = Dense((width,), spec.dtype, spec.out_init, inputs=2, name="out")
         return out(y_BLHK), cache
 
 
@@ -156,9 +148,9 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The output, wo(activation(wi(x)))."""
         spec, width, wide = self.spec, x_BLD.shape[-1], self.spec.config.d_ff
-        wi = nn.Dense(wide, dtype=spec.dtype, kernel_init=spec.kernel_init, name="wi")
-        wo = nn.Dense(width, dtype=spec.dtype, kernel_init=spec.out_init, name="wo")
-        return wo(ACTIVATIONS[spec.config.activation](wi(x_BLD)))
+        curve = spec.config.activation
+        wi = Dense((wide,), spec.dtype, spec.kernel_init, activation=curve, name="wi")
+        return Dense((width,), spec.dtype, spec.out_init, name="wo")(wi(x_BLD))
 
 
 class Block(nn.Module):
@@ -214,13 +206,14 @@ def encode(
     if caches is None:
         body: Any = Block
         if (remat := _remat(spec)) != "none":
-            body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=False)
+            body = nn.remat(Block, policy=POLICIES[remat], prevent_cse=unrolled())
         layers: Any = nn.scan(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=spec.config.num_layers,
+            unroll=spec.config.num_layers if unrolled() else 1,
             data_transform=functools.partial(
                 scattered_by_layer, spec.config.num_layers
             ),

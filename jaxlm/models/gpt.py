@@ -25,6 +25,7 @@ from jaxlm.models.layers import (
     Table,
     lookup,
     position_rows,
+    row_major,
     zero_padded,
 )
 from jaxlm.tree import padded_rows
@@ -57,7 +58,7 @@ class GptEmbed(nn.Module):
             position_MD = table_RD[vocabulary:]
         positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
         copies = for_rows(table_RD, tokens_BL.shape[0])
-        x_BLD = (lookup(copies, tokens_BL) + positions).astype(self.spec.dtype)
+        x_BLD = row_major(lookup(copies, tokens_BL) + positions).astype(self.spec.dtype)
         return x_BLD if config.one_matrix else drop(x_BLD), table_RD, copies
 
 

@@ -6,6 +6,7 @@ so no flag is passed through the calls.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +16,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm import mesh
+from jaxlm.models.kernels.norm import normalise
 
 Dtype = Any
 Init = Callable[..., Array]
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
+def unrolled() -> bool:
+    """Whether the program repeats its code for each layer, and is not a loop."""
+    return mesh.platform() == "gpu"
+
+
 def _in_float32(function: Activation) -> Activation:
-    """`function` in float32, cast to the dtype of x; only x is stored for autodiff."""
-
-    def activation(x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return function(x.astype(jnp.float32)).astype(x.dtype)
-
-    return jax.checkpoint(activation, prevent_cse=False)
+    """`function` in float32, cast to the dtype of x."""
+    return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)
 
 
 # Google's first release computes GELU by erf, its code since 2019-02 by tanh: they
@@ -36,7 +39,63 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_erf": _in_float32(functools.partial(jax.nn.gelu, approximate=False)),
     "gelu_tanh": _in_float32(functools.partial(jax.nn.gelu, approximate=True)),
     "relu": jax.nn.relu,
+    "": lambda x: x,
 }
+
+
+class Dense(nn.Module):
+    """activation(x · kernel + bias), where the kernel contracts the last axes of `x`.
+
+    The product is one of two matrices, whatever the axes: XLA would else transpose.
+    Autodiff stores only the product, from which it computes the activation again.
+    """
+
+    features: tuple[int, ...]  # the axes of the output
+    dtype: Dtype
+    kernel_init: Init
+    inputs: int = 1  # how many axes of `x` are contracted
+    activation: str = ""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The output, in `dtype`."""
+        rows, shape = (
+            x.shape[: -self.inputs],
+            (*x.shape[-self.inputs :], *self.features),
+        )
+        matrix = math.prod(x.shape[-self.inputs :]), math.prod(self.features)
+
+        def init(key: Array, shape: tuple[int, ...]) -> Array:
+            return self.kernel_init(key, matrix).reshape(shape)
+
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, self.features)
+        bias = jnp.expand_dims(bias.astype(self.dtype), tuple(range(len(rows))))
+        y = x.astype(self.dtype).reshape(-1, matrix[0]) @ kernel.reshape(matrix)
+
+        def end(y: Array, bias: Array) -> Array:
+            return ACTIVATIONS[self.activation](y + bias)
+
+        if self.activation:
+            end = jax.checkpoint(end, prevent_cse=unrolled())
+        return end(y.reshape(*rows, *self.features), bias)
+
+
+class LayerNorm(nn.Module):
+    """A norm over the last axis in float32, with its output in `dtype`.
+
+    `eps` has no default (BERT 1e-12, GPT 1e-5, Flax 1e-6).
+    """
+
+    eps: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        """The normalised `x`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return normalise(x, scale, bias, self.eps, self.dtype)
 
 
 class Dropout(nn.Module):
@@ -108,15 +167,6 @@ def uniform(bound: float) -> Init:
     return init
 
 
-def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
-    """A LayerNorm over the last axis in float32, with its output in `dtype`.
-
-    `eps` has no default (BERT 1e-12, GPT 1e-5, Flax 1e-6). The variance is that of the
-    centred values: Flax's fast one-pass form is less precise.
-    """
-    return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
-
-
 def same_segment(segments_BL: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
     """True where two positions are in the same segment."""
     return segments_BL[:, :, None] == segments_BL[:, None, :]
@@ -165,6 +215,18 @@ def position_rows(
             f"rows of {length} tokens do not fit model.max_length = {len(table_LD)}"
         )
     return table_LD[None, :length]
+
+
+def row_major(x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """`x_BLD`, on a GPU kept in this order of axes in memory, and its gradient, too.
+
+    The gradient of a position table is a sum over B. XLA would have B innermost for it,
+    in all layers: their norms and products would then transpose.
+    """
+    if mesh.platform() != "gpu":
+        return x_BLD
+    rows = jax.lax.optimization_barrier(x_BLD.reshape(-1, x_BLD.shape[-1]))
+    return rows.reshape(x_BLD.shape)
 
 
 def gather(
