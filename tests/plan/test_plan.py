@@ -5,9 +5,7 @@ import importlib.util
 import json
 import math
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxlm.cli import main
 from jaxlm.config import load_config
@@ -18,17 +16,6 @@ TINY = """
     --model.vocab_size 600 --model.num_layers 3 --model.d_model 128 --model.num_heads 2
     --model.d_ff 256 --length 32 --batch 64 --steps 7200
 """.split()  # noqa: SIM905
-
-
-@pytest.fixture(autouse=True)
-def without_cache(monkeypatch):
-    """As in a process of its own: jax has looked for its cache in this one."""
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
 
 
 def planned(capsys, *argv: str, status: int = 0) -> dict:
