@@ -288,10 +288,17 @@ def _scattered(spec: PartitionSpec, x: jax.Array) -> jax.Array:
     return x
 
 
-_scattered.defvjp(
-    lambda spec, x: (x, None),
-    lambda spec, _, g: (jax.lax.with_sharding_constraint(g, spec),),
-)
+def _scattered_backward(spec: PartitionSpec, _: None, g: jax.Array) -> Any:
+    parts = jax.sharding.get_abstract_mesh().shape["data"]
+    if spec[0] == "data" and g.size % (parts * 128) == 0:
+        # The same cut of an array whose tiles a TPU need not lay out anew.
+        cut = g.reshape(parts, -1, 128)
+        cut = jax.lax.with_sharding_constraint(cut, PartitionSpec("data"))
+        g = cut.reshape(g.shape)
+    return (jax.lax.with_sharding_constraint(g, spec),)
+
+
+_scattered.defvjp(lambda spec, x: (x, None), _scattered_backward)
 
 
 def _constrained(params: Any, whole: bool) -> Any:

@@ -19,14 +19,22 @@ from jaxlm.mesh import by_rows, platform
 from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
-from jaxlm.models.layers import Dense, Dropout, Dtype, Init, LayerNorm, unrolled
+from jaxlm.models.layers import (
+    PRODUCT,
+    Dense,
+    Dropout,
+    Dtype,
+    Init,
+    LayerNorm,
+    unrolled,
+)
 from jaxlm.sharding import scattered_by_layer
 
 Remat = Literal["none", "dots", "full"]
 
 # What the backward pass does not compute again: "dots" keeps products with weights and
 # what a kernel made, "full" the input of each block only; see `_remat` for "products".
-_KERNELS = jax.checkpoint_policies.save_only_these_names(SAVED)
+_KERNELS = jax.checkpoint_policies.save_only_these_names(SAVED, PRODUCT)
 POLICIES = {
     "products": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_saveable, _KERNELS

@@ -13,10 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm import mesh
 from jaxlm.models.kernels.norm import normalise
+
+PRODUCT = "product"  # the products of `Dense`, for policies of `jax.checkpoint`
 
 Dtype = Any
 Init = Callable[..., Array]
@@ -41,6 +44,28 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": jax.nn.relu,
     "": lambda x: x,
 }
+
+
+@jax.custom_vjp
+def product(
+    x_ND: Float[Array, "N D"], kernel_DF: Float[Array, "D F"]
+) -> Float[Array, "N F"]:
+    """x · kernel in the dtype of `x`; the gradient of the kernel is summed in float32.
+
+    Autodiff would round each device's part of it before the parts are added up.
+    """
+    return x_ND @ kernel_DF.astype(x_ND.dtype)
+
+
+def _product_backward(saved: Any, dy_NF: Array) -> tuple[Array, Array]:
+    x_ND, kernel_DF = saved
+    dkernel_DF = jnp.einsum(
+        "nd,nf->df", x_ND, dy_NF, preferred_element_type=kernel_DF.dtype
+    )
+    return dy_NF @ kernel_DF.astype(dy_NF.dtype).T, dkernel_DF
+
+
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
 
 
 class Dense(nn.Module):
@@ -68,10 +93,11 @@ class Dense(nn.Module):
         def init(key: Array, shape: tuple[int, ...]) -> Array:
             return self.kernel_init(key, matrix).reshape(shape)
 
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, self.features)
         bias = jnp.expand_dims(bias.astype(self.dtype), tuple(range(len(rows))))
-        y = x.astype(self.dtype).reshape(-1, matrix[0]) @ kernel.reshape(matrix)
+        y = product(x.astype(self.dtype).reshape(-1, matrix[0]), kernel.reshape(matrix))
+        y = checkpoint_name(y, PRODUCT)
 
         def end(y: Array, bias: Array) -> Array:
             return ACTIVATIONS[self.activation](y + bias)
