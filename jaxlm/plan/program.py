@@ -231,6 +231,8 @@ def _parameters(body: Computation) -> dict[int, str]:
 
 def _uses(program: Program, body: Computation, name: str, whole: float) -> float:
     """Bytes that are read of a value of `whole` bytes inside a fused computation."""
+    if body[name].root:  # another one reads it
+        return whole
     total = 0.0
     for user in body.values():
         if name not in user.operands:

@@ -97,6 +97,28 @@ ENTRY %main (p: f32[12,1024], q: f32[1,1024]) -> f32[12,1024] {
     assert only.moved == 2 * 4 * 1024
 
 
+def test_what_is_only_renamed_in_a_fusion_is_read_by_the_next():
+    """A fusion inside of another one passes its operand on."""
+    text = """%renamed (a: f32[1024]) -> f32[8,128] {
+  %a = f32[1024]{0} parameter(0)
+  ROOT %b = f32[8,128]{1,0} bitcast(%a)
+}
+
+%outer (c: f32[1024]) -> f32[8,128] {
+  %c = f32[1024]{0} parameter(0)
+  %d = f32[8,128]{1,0} fusion(%c), kind=kLoop, calls=%renamed
+  ROOT %e = f32[8,128]{1,0} negate(%d)
+}
+
+ENTRY %main (p: f32[1024]) -> f32[8,128] {
+  %p = f32[1024]{0} parameter(0)
+  ROOT %fusion = f32[8,128]{1,0} fusion(%p), kind=kLoop, calls=%outer
+}
+"""
+    (only,) = steps(HEAD + text)
+    assert only.moved == 2 * 4 * 1024
+
+
 REDUCED = """ENTRY %main (p: f32[1024,1024], q: f32[512,512]) -> f32[1024,1024] {
   %p = f32[1024,1024]{1,0} parameter(0)
   %q = f32[512,512]{1,0} parameter(1)
