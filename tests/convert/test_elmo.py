@@ -148,7 +148,7 @@ def test_options_of_training_read_the_same_weights(fixture, tmp_path):
         (lambda o: o["lstm"].pop("dim"), "has no option 'dim'"),
         (lambda o: o.pop("char_cnn"), "has no option 'char_cnn'"),
         (lambda o: o["char_cnn"].update(activation="gelu"), "activation 'gelu'"),
-        (lambda o: o["lstm"].update(dim=16), "lstm.dim = 16 is not above"),
+        (lambda o: o["lstm"].update(dim=16), "lstm.dim = 16, projection_dim = 16"),
         (lambda o: o["char_cnn"].update(filters=[[2, 4], [1, 4]]), "widths \\[2, 1\\]"),
         (lambda o: o["lstm"].update(n_layers="two"), "cannot be read as options"),
         (lambda o: o["lstm"].update(n_layers=0), "num_layers = 0"),
