@@ -246,7 +246,7 @@ class Log(AbstractContextManager):
         return {"step": self._step, **sums, **rates}, seconds_left
 
 
-def copy_tree(here: Path, there: epath.Path) -> None:
+def copy_tree(here: Path, there: Any) -> None:
     """Copy all files of a directory into another one, which may be in a bucket."""
     for path in here.rglob("*"):
         if path.is_file():

@@ -104,5 +104,5 @@ def test_mistakes(tmp_path):
         prepare(config, [str(tmp_path / "x.txt")], str(tmp_path / "c"))
     with pytest.raises(UserError, match="leave sentences out"):
         corpus_of(tmp_path, "d", [{"turns": QUESTIONS}], sentences="lines")
-    with pytest.raises(UserError, match="an encoder's"):
+    with pytest.raises(UserError, match="for encoders"):
         TextConfig(dialogues=True, verbatim=True)

@@ -246,7 +246,7 @@ def test_a_broken_pair_of_bpe_files_is_refused(tmp_path, text):
     with pytest.raises(UserError, match="ids are not 0 to 400"):
         load_tokenizer(tmp_path)
     del vocabulary["Ġ"]
-    with pytest.raises(UserError, match="1 lack"):
+    with pytest.raises(UserError, match="lacks 1 of 256"):
         ByteBpe(list(vocabulary), [])
 
 
