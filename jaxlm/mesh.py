@@ -1,6 +1,6 @@
-"""The mesh that a program is traced for: its axes, its platform, the place of its rows.
+"""What a program is traced for: the axes of its mesh, its platform, its rows.
 
-with jax.set_mesh(mesh): …          `sharding.make_mesh`; outside, there is one device
+The mesh is that of `jax.set_mesh` or `use_abstract_mesh`; outside, there is one device.
 """
 
 import math
@@ -15,7 +15,7 @@ BATCH = ("replica", "data", "fsdp")  # the axes that cut the rows of a batch
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu": what the mesh is made of, not what traces the program."""
+    """The kind of the mesh's devices, "cpu", "gpu" or "tpu"; the host's may differ."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.devices()[0].platform
 
@@ -27,24 +27,25 @@ def row_parts() -> int:
 
 
 def by_rows(x: Any) -> Any:
-    """`x`, whose first axis is rows, kept cut by rows alone: nothing else is cut."""
+    """`x`, cut along its first axis, the rows, and along no other."""
     if not jax.sharding.get_abstract_mesh().shape or len(x) % row_parts():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
 
 
 def whole(x: Any, *axes: str | None) -> Any:
-    """`x`, uncut on every device, except along mesh axes that are named."""
+    """`x`, cut only as `axes` says: a mesh axis, or None, for each of its axes."""
     if not jax.sharding.get_abstract_mesh().shape:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
 
 
 def for_rows(table: Any, batch: Any) -> Any:
-    """`table` with a copy for each part of the rows, [parts, …]; itself for one part.
+    """Copies of `table`, [parts, …], one for each part of the rows; `table` if there is
+    one part.
 
-    Each device holds the copy of its own rows alone. The gradients of all that reads
-    the copies are added up on each device, and exchanged once.
+    Each device holds the copy for its own rows. It adds up the gradients of all that
+    reads this copy, so that devices exchange them once.
     """
     parts = row_parts()
     if parts == 1 or batch % parts:

@@ -250,12 +250,12 @@ def gathered(params: Any) -> Any:
 
 
 def scattered(grads: Any) -> Any:
-    """Gradients, each device's part alone: as the state holds the parameters."""
+    """Gradients, cut as the state's parameters: a device holds the sums of its part."""
     return _constrained(grads, whole=False)
 
 
 def scattered_by_layer(layers: int, variables: Any, keys: Any) -> Any:
-    """Variables of one of `layers` in a scan, with gradients that are `scattered`.
+    """Variables of a layer, in a scan over `layers`, whose gradients are `scattered`.
 
     `data_transform` of `nn.scan`: gradients are exchanged layer by layer, while earlier
     layers are computed, and no device holds those of all layers.
@@ -274,7 +274,7 @@ def scattered_by_layer(layers: int, variables: Any, keys: Any) -> Any:
         )
         shardings = param_shardings(mesh, {"layers": stacked})["layers"]
         each = jax.tree.map(
-            lambda x, s: _scattered(PartitionSpec(*s.spec[1:]), x),
+            lambda x, s: _scatter_gradient(PartitionSpec(*s.spec[1:]), x),
             group["params"],
             shardings,
         )
@@ -284,11 +284,11 @@ def scattered_by_layer(layers: int, variables: Any, keys: Any) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scattered(spec: PartitionSpec, x: jax.Array) -> jax.Array:
+def _scatter_gradient(spec: PartitionSpec, x: jax.Array) -> jax.Array:
     return x
 
 
-def _scattered_backward(spec: PartitionSpec, _: None, g: jax.Array) -> Any:
+def _scatter_backward(spec: PartitionSpec, _: None, g: jax.Array) -> Any:
     parts = jax.sharding.get_abstract_mesh().shape["data"]
     if spec[0] == "data" and g.size % (parts * 128) == 0:
         # The same cut of an array whose tiles a TPU need not lay out anew.
@@ -298,7 +298,7 @@ def _scattered_backward(spec: PartitionSpec, _: None, g: jax.Array) -> Any:
     return (jax.lax.with_sharding_constraint(g, spec),)
 
 
-_scattered.defvjp(lambda spec, x: (x, None), _scattered_backward)
+_scatter_gradient.defvjp(lambda spec, x: (x, None), _scatter_backward)
 
 
 def _constrained(params: Any, whole: bool) -> Any:

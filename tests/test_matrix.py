@@ -184,7 +184,9 @@ def bench(tmp_path_factory) -> Bench:
 
 
 def test_every_verb_is_in_the_matrix():
-    assert {words.split()[0] for words, _ in CASES.values()} == set(VERBS)
+    # `plan` takes recipes, and compiles for seconds: see tests/plan.
+    tried = {words.split()[0] for words, _ in CASES.values()}
+    assert tried == set(VERBS) - {"plan"}
 
 
 def refusal(capsys, argv: list[str]) -> str:

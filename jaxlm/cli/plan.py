@@ -162,7 +162,7 @@ def _show(
     limit = facts["memory_limit_bytes"]
     line("memory", *(_gb(each["memory_bytes"], limit) for each in every))
     for part in every[0]["memory"]:
-        line(f"  {part}", *(f"{x['memory'][part] / 1e9:.2f} GB" for x in every))
+        line(f"  {part}", *(f"{x['memory'][part] / 1e6:,.1f} MB" for x in every))
     lines("matrix products", "flops", 1e-12, "TFLOP")
     lines("  of the model", "model_flops", 1e-12, "TFLOP")
     lines("HBM traffic", "hbm_bytes", 1e-9, "GB")

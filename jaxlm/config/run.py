@@ -114,7 +114,8 @@ class MeshConfig:
     replica: int = 1
     """Slices of a multi-slice job; gradients cross it, parameters do not."""
     data: int = -1
-    """Copies of the model, each with its part of the batch."""
+    """Copies of the model in a step, each with its part of the batch. Between steps,
+    each holds its part of parameters and optimiser state."""
     fsdp: int = 1
     """Parts that parameters and optimiser state are cut into; batch is cut too."""
     tensor: int = 1

@@ -255,7 +255,7 @@ class Elmo(nn.Module):
     config: ElmoConfig
     dtype: Dtype = jnp.float32
     remat: Remat = "none"  # "dots", "full": the backward pass repeats each layer
-    road: str = "auto"  # of attention, which it has none of
+    road: str = "auto"  # for all families; an ELMo has no attention
 
     def example(self) -> tuple[Any, ...]:
         """Inputs to initialise with."""

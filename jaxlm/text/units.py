@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,12 +264,8 @@ def tokenise_all(
     def submitted() -> Iterator[tuple[Future[Unit], Place | None]]:
         waiting = deque()
         for fragments, follows in blocks:
-            # Ctrl-C is for the caller: a worker that starts now keeps it blocked.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
+            with _signals_held():
                 work = pool.submit(_work, directory, recipe, fragments)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             waiting.append((work, follows))
             if len(waiting) > processes:
                 yield waiting.popleft()
@@ -283,6 +280,30 @@ def tokenise_all(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Handle signals at the end: a worker whose caller ends while it starts complains.
+
+    A worker that starts here keeps Ctrl-C, which is for the caller, blocked.
+    """
+    held: list[int] = []
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}  # the main thread alone may set them
+    handlers = {n: handler for n, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _tools(directory: Path, recipe: Recipe) -> tuple[Any, ...]:

@@ -4,6 +4,9 @@ Every denominator is first taken over the whole global batch: the loss of a micr
 is Σ_k scale_k · sum_k / weight_k with the global weights. So the gradients of
 micro-batches add up to that of the batch, even for two losses with different weights.
 
+Between steps, the devices of the mesh axis `data` hold one copy of the state together
+(ZeRO): a step gathers the parameters, and each device updates its own part.
+
 A step whose gradient is not finite, or whose update would take a parameter past LARGEST
 or any part of the state past the finite numbers, is skipped: only the counts change.
 
@@ -62,12 +65,12 @@ def make_train_step(
             return loss, ({"loss": loss, **sums}, carry)
 
         gradient = jax.grad(micro_loss, has_aux=True)
-        params = gathered(old_params)
+        whole = gathered(old_params)
         if accumulate == 1:
-            grads, (sums, carry) = gradient(params, batch, state.carry, 0)
+            grads, (sums, carry) = gradient(whole, batch, state.carry, 0)
         else:
             grads, sums, carry = _add_up(
-                gradient, params, batch, state.carry, accumulate
+                gradient, whole, batch, state.carry, accumulate
             )
         grads = scattered(grads)
 

@@ -55,6 +55,15 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32():
     np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
 
 
+def test_the_gradient_of_a_kernel_is_summed_in_float32():
+    """257 is no bfloat16: autodiff's gradient is 256."""
+    x, init = jnp.ones((257, 4), jnp.bfloat16), nn.initializers.ones
+    dense = Dense((3,), jnp.bfloat16, init)
+    params = dense.init(jax.random.key(1), x)
+    slope = jax.grad(lambda p: dense.apply(p, x).astype(jnp.float32).sum())(params)
+    np.testing.assert_array_equal(slope["params"]["kernel"], 257)
+
+
 def test_positions_are_counted_in_each_segment():
     segments = jnp.array([[1, 1, 1, 2, 2, 0], [4, 4, 1, 0, 0, 0]])
     want = [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 1, 2]]

@@ -39,9 +39,8 @@ def _forward(x, scale_D, bias_D, eps, dtype):
 
 def _backward(eps, dtype, saved, dy):
     given, scale_D, mean, root = saved
-    if (
-        mesh.platform() == "gpu"
-    ):  # XLA would compute both again, and their rows in float32
+    if mesh.platform() == "gpu":
+        # XLA would compute both again, from all of x in float32.
         mean, root = jax.lax.optimization_barrier((mean, root))
     x, dy, scale = map(_float32, (given, dy, scale_D), (dy.ndim,) * 3)
     unit, rows = (x - mean) * root, tuple(range(dy.ndim - 1))
