@@ -54,11 +54,10 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
                 _stderr, shown + b"jaxlm: interrupted; run the same command to resume\n"
             )
         remove_temporary()
-        if "multiprocessing.util" in sys.modules:
-            for worker in multiprocessing.active_children():
-                worker.kill()  # one that starts would complain of what is gone
-            # Else its tracker warns of leaked semaphores.
-            multiprocessing.util._run_finalizers(0)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that starts would complain of what is gone
+        if processes := sys.modules.get("multiprocessing.util"):
+            processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
         os._exit(status)
 
     caught = [signal.SIGINT, signal.SIGTERM]
