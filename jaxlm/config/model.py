@@ -85,6 +85,7 @@ Size = Annotated[int, "[1, 16777216]"]
 Depth = Annotated[int, "[1, 10000]"]
 Dropout = Annotated[float, "[0, 1)"]
 Positive = Annotated[float, "[0, inf)"]
+Base = Annotated[float, "[1, inf)"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,26 @@ class BertConfig(_Transformer):
     """Which dataclass this is, in JSON."""
     vocab_size: Words = 30_522
     max_length: Size = 512
-    num_token_types: Annotated[int, "[1, 65536]"] = 2
-    """Rows of the sentence A/B table."""
+    num_token_types: Annotated[int, "[0, 65536]"] = 2
+    """Rows of the sentence A/B table; 0: no table."""
+    positions: Literal["learned", "rope"] = "learned"
+    """learned: a table; rope: queries and keys are rotated (RoFormer, ModernBERT)."""
+    norm: Literal["post", "pre"] = "post"
+    """post: norm after attention and MLP (BERT); pre: before each, but not before the
+    first attention, and at the end (ModernBERT)."""
+    gated: bool = False
+    """The MLP multiplies its activations by a second product (GeGLU; ModernBERT)."""
+    biases: bool = True
+    """Biases of products and norms; ModernBERT has none but that of the MLM logits."""
+    window: Annotated[int, "[0, 2147483648)"] = 0
+    """Tokens that a local layer sees around each token, half of them on each side; 0:
+    all layers are global."""
+    global_every: Depth = 3
+    """With a window, every so many layers one is global, from the first on."""
+    rope_base: Base = 10_000.0
+    """Base of the wavelengths of rope, in global layers."""
+    local_rope_base: Base = 10_000.0
+    """Base of the wavelengths of rope, in local layers."""
     activation: Literal["gelu_erf", "gelu_tanh", "relu"] = "gelu_erf"
     """Activation of the MLP and the MLM head. Google's 2018 checkpoints use erf, its
     code since 2019-02 tanh."""
@@ -138,12 +157,40 @@ class BertConfig(_Transformer):
     """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
     second head in the model."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width = self.d_model // self.num_heads
+        if self.positions == "rope" and width % 2:
+            rope = "model.positions = rope turns pairs of channels"
+            raise UserError(f"{rope}: heads of {width} have an odd number of them")
+        if self.window % 2:
+            both = "half of it lies on each side of a token"
+            raise UserError(f"model.window = {self.window} is odd: {both}")
+
+    @property
+    def layout(self) -> Literal["bert", "roformer", "modernbert"] | None:
+        """The architecture under which other programs load the model, if one has it."""
+        rope, types = self.positions == "rope", self.num_token_types > 0
+        choices = rope, self.norm, self.gated, self.biases, types
+        if choices == (True, "pre", True, False, False):
+            return "modernbert"
+        if choices[1:] != ("post", False, True, True) or self.window:
+            return None
+        if not rope:
+            return "bert"
+        return "roformer" if self.rope_base == 10_000 else None
+
 
 @dataclass(frozen=True)
 class GptConfig(_Transformer):
     """GPT-1 and GPT-2 (Radford et al. 2018, 2019); the defaults are GPT-2 124M."""
 
     data: ClassVar[type[DataConfig]] = StreamData
+    # Choices of a BertConfig.
+    positions: ClassVar[str] = "learned"
+    gated: ClassVar[bool] = False
+    biases: ClassVar[bool] = True
+    window: ClassVar[int] = 0
 
     family: Literal["gpt"] = "gpt"
     """Which dataclass this is, in JSON."""

@@ -1,5 +1,7 @@
 """Token ids → hidden states, pooled vector, MLM and NSP logits (Devlin et al. 2018).
 
+RoFormer (Su et al. 2021) and ModernBERT (Warner et al. 2024) are choices of the config.
+
     module = Bert(config, dtype=jnp.bfloat16)
     params = module.init(key, *module.example())["params"]
     out = module.apply({"params": params}, tokens, token_types, lengths=lengths)
@@ -20,7 +22,6 @@ from jaxlm.models.encoder import Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
-    Dense,
     Dropout,
     Dtype,
     Table,
@@ -35,7 +36,8 @@ from jaxlm.tree import padded_rows
 
 
 class BertEmbed(nn.Module):
-    """The sum of token, position and token-type embeddings, then norm and dropout."""
+    """The sum of token, position and token-type embeddings, of those that the config
+    has, then norm and dropout."""
 
     spec: Spec
 
@@ -54,12 +56,15 @@ class BertEmbed(nn.Module):
             zero_padded(init, config.vocab_size),
         )
         token_RD = Table(rows, width, token, name="token")()
-        position_MD = Table(config.max_length, width, init, name="position")()
-        type_2D = Table(config.num_token_types, width, init, name="token_type")()
-        positions = position_rows(position_MD, tokens_BL.shape[1], position_ids)
         copies = for_rows(token_RD, tokens_BL.shape[0])
-        x_BLD = lookup(copies, tokens_BL) + positions
-        x_BLD = row_major(x_BLD + few_rows(type_2D, token_types_BL))
+        x_BLD = lookup(copies, tokens_BL)
+        if config.positions == "learned":
+            position_MD = Table(config.max_length, width, init, name="position")()
+            x_BLD += position_rows(position_MD, tokens_BL.shape[1], position_ids)
+        if types := config.num_token_types:
+            type_2D = Table(types, width, init, name="token_type")()
+            x_BLD = x_BLD + few_rows(type_2D, token_types_BL)
+        x_BLD = row_major(x_BLD)
         x_BLD = self.spec.norm_layer("norm")(x_BLD)
         return Dropout(self.spec.dropout, name="drop")(x_BLD), token_RD, copies
 
@@ -74,10 +79,8 @@ class MlmHead(nn.Module):
         self, x_BPD: Float[Array, "B P D"]
     ) -> tuple[Float[Array, "B P D"], Float[Array, "R"]]:
         """(what the table multiplies, the bias)."""
-        spec, width = self.spec, x_BPD.shape[-1]
-        curve, init = spec.config.activation, spec.kernel_init
-        dense = Dense((width,), spec.dtype, init, activation=curve, name="dense")
-        x_BPD = dense(x_BPD)
+        spec, width, curve = self.spec, x_BPD.shape[-1], self.spec.config.activation
+        x_BPD = spec.dense(width, activation=curve, name="dense")(x_BPD)
         x_BPD = spec.norm_layer("norm")(x_BPD)
         rows = padded_rows(spec.config.vocab_size)
         return x_BPD, self.param("bias", nn.initializers.zeros, (rows,))
@@ -126,20 +129,21 @@ class Bert(nn.Module):
         config = self.config
         # TensorFlow's truncated normal, cut at two sigma and not rescaled.
         init = nn.initializers.truncated_normal(config.init_std)
+        shrink = (2 * config.num_layers) ** 0.5 if config.norm == "pre" else 1.0
         spec = Spec(
             config,
-            norm="post",
             causal=False,
             dropout=0.0 if deterministic else config.dropout,
             kernel_init=init,
-            out_init=init,
+            out_init=nn.initializers.truncated_normal(config.init_std / shrink),
             dtype=self.dtype,
             remat=self.remat,
             road=self.road,
         )
         embed = BertEmbed(spec, name="embed")
         x_BLD, table_RD, copies = embed(tokens_BL, token_types_BL, position_ids)
-        out = encode(spec, x_BLD, table_RD, lengths=lengths, segments=segments)
+        facts: Any = {"segments": segments, "position_ids": position_ids}
+        out = encode(spec, x_BLD, table_RD, lengths=lengths, **facts)
         assert out.last is not None
         pooled, heads = None, {}
         if config.nsp:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.mesh import by_rows, platform
@@ -20,12 +20,16 @@ from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import (
+    ACTIVATIONS,
     PRODUCT,
     Dense,
     Dropout,
     Dtype,
     Init,
     LayerNorm,
+    Rope,
+    rope,
+    rotated,
     unrolled,
 )
 from jaxlm.sharding import scattered_by_layer
@@ -73,7 +77,6 @@ class Spec:
     """How the transformer of a config is built."""
 
     config: BertConfig | GptConfig
-    norm: Literal["post", "pre"]
     causal: bool
     dropout: float  # 0 but in training
     kernel_init: Init
@@ -84,7 +87,14 @@ class Spec:
 
     def norm_layer(self, name: str) -> LayerNorm:
         """A norm with the config's epsilon."""
-        return LayerNorm(self.config.norm_eps, self.dtype, name=name)
+        eps, biases = self.config.norm_eps, self.config.biases
+        return LayerNorm(eps, self.dtype, biases, name=name)
+
+    def dense(self, *features: int, name: str, **options: Any) -> Dense:
+        """A product with the config's initialiser."""
+        options = {"kernel_init": self.kernel_init, **options}
+        biases = self.config.biases
+        return Dense(features, self.dtype, use_bias=biases, name=name, **options)
 
 
 class Cache(NamedTuple):
@@ -104,6 +114,21 @@ class Cache(NamedTuple):
         return Cache(k, v, self.slot + k_BLHK.shape[1])
 
 
+class Rows(NamedTuple):
+    """What all layers know of the rows; see `kernels.attention`."""
+
+    lengths: Int[Array, "B"] | None = None
+    segments: Int[Array, "B T"] | None = None
+    ropes: tuple[Rope, ...] = ()  # of global layers and, with a window, of local ones
+
+
+class Layer(NamedTuple):
+    """How a layer differs from others, or how all layers do, [N]; None: not at all."""
+
+    normed: Bool[Array, "*N"] | None = None  # before attention
+    local: Bool[Array, "*N"] | None = None  # attention through the window
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
@@ -113,8 +138,8 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, "B L D"],
-        lengths: Int[Array, "B"] | None,
-        segments: Int[Array, "B T"] | None,
+        layer: Layer,
+        rows: Rows,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], Cache | None]:
         """(output at each position, the cache with L more tokens).
@@ -124,9 +149,14 @@ class Attention(nn.Module):
         spec, width = self.spec, x_BLD.shape[-1]
         heads = spec.config.num_heads, width // spec.config.num_heads
         q, k, v = (
-            Dense(heads, spec.dtype, spec.kernel_init, name=name)(x_BLD)
-            for name in ("query", "key", "value")
+            spec.dense(*heads, name=name)(x_BLD) for name in ("query", "key", "value")
         )
+        if rows.ropes:
+            by = rows.ropes[0]
+            if layer.local is not None:
+                choose = functools.partial(jnp.where, layer.local)
+                by = jax.tree.map(choose, rows.ropes[1], by)
+            q, k = rotated(q, by), rotated(k, by)
         offset = 0
         if cache is not None:
             offset, cache = cache.slot, cache.append(k, v)
@@ -136,14 +166,16 @@ class Attention(nn.Module):
             k,
             v,
             causal=spec.causal,
-            segments=segments,
-            lengths=lengths,
+            window=spec.config.window // 2 + 1 if spec.config.window else None,
+            local=layer.local,
+            segments=rows.segments,
+            lengths=rows.lengths,
             offset=offset,
             dropout=Dropout(spec.dropout) if spec.dropout else None,
             # Rows to initialise with are too short for a kernel.
             road="plain" if self.is_initializing() else spec.road,
         )
-        out = Dense((width,), spec.dtype, spec.out_init, inputs=2, name="out")
+        out = spec.dense(width, kernel_init=spec.out_init, inputs=2, name="out")
         return out(y_BLHK), cache
 
 
@@ -154,18 +186,28 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """The output, wo(activation(wi(x)))."""
+        """The output, wo(activation(wi(x))); gated, wo(activation(wi(x)) · gate(x))."""
         spec, width, wide = self.spec, x_BLD.shape[-1], self.spec.config.d_ff
-        curve = spec.config.activation
-        wi = Dense((wide,), spec.dtype, spec.kernel_init, activation=curve, name="wi")
-        return Dense((width,), spec.dtype, spec.out_init, name="wo")(wi(x_BLD))
+        curve, gated = spec.config.activation, spec.config.gated
+        wi = spec.dense(wide, activation="" if gated else curve, name="wi")
+        y_BLF = wi(x_BLD)
+        if gated:
+
+            @functools.partial(jax.checkpoint, prevent_cse=unrolled())
+            def pass_gate(y: Array, gate: Array) -> Array:
+                return ACTIVATIONS[curve](y) * gate
+
+            y_BLF = pass_gate(y_BLF, spec.dense(wide, name="gate")(x_BLD))
+        return spec.dense(width, kernel_init=spec.out_init, name="wo")(y_BLF)
 
 
 class Block(nn.Module):
     """Attention and MLP, each with dropout, a residual and a norm.
 
-    norm = "post" (BERT, GPT-1):  x = norm(x + f(x))
-    norm = "pre" (GPT-2):         x = x + f(norm(x))
+    norm = "post" (BERT, GPT-1):         x = norm(x + f(x))
+    norm = "pre" (GPT-2, ModernBERT):    x = x + f(norm(x))
+
+    ModernBERT's first attention has no norm: its input is the normed embedding.
     """
 
     spec: Spec
@@ -174,8 +216,8 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BLD: Float[Array, "B L D"],
-        lengths: Int[Array, "B"] | None,
-        segments: Int[Array, "B T"] | None,
+        layer: Layer,
+        rows: Rows,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
         """(output, (output, cache)): what `nn.scan` carries and what it stacks."""
@@ -183,12 +225,15 @@ class Block(nn.Module):
         attend, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
         attention_norm = spec.norm_layer("attention_norm")
         mlp_norm = spec.norm_layer("mlp_norm")
-        if spec.norm == "pre":
-            y_BLD, cache = attend(attention_norm(x_BLD), lengths, segments, cache)
+        if spec.config.norm == "pre":
+            y_BLD = attention_norm(x_BLD)
+            if layer.normed is not None:
+                y_BLD = jnp.where(layer.normed, y_BLD, x_BLD)
+            y_BLD, cache = attend(y_BLD, layer, rows, cache)
             x_BLD = x_BLD + drop(y_BLD)
             x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD)))
         else:
-            y_BLD, cache = attend(x_BLD, lengths, segments, cache)
+            y_BLD, cache = attend(x_BLD, layer, rows, cache)
             x_BLD = attention_norm(x_BLD + drop(y_BLD))
             x_BLD = mlp_norm(x_BLD + drop(mlp(x_BLD)))
         x_BLD = by_rows(x_BLD)  # not cut as the parameters are
@@ -202,15 +247,18 @@ def encode(
     *,
     lengths: Int[Array, "B"] | None = None,
     segments: Int[Array, "B T"] | None = None,
+    position_ids: Int[Array, "B L"] | None = None,
     caches: tuple[Cache, ...] | None = None,
 ) -> Encoded:
     """Run all blocks, then a final norm if the blocks are pre-norm.
 
     A compact module calls this: the parameters are its `layers` and `final_norm`. For
-    `lengths` and `segments` see `kernels.attention`. With `caches`, one for each layer,
-    the parameters are `unstacked`, and `segments` are those of the T slots.
+    `lengths` and `segments` see `kernels.attention`; `position_ids` are those of rope,
+    None: 0 … L - 1. With `caches`, one for each layer, the parameters are `unstacked`,
+    and `segments` are those of the T slots.
     """
     x_BLD = by_rows(x_BLD)
+    rows = Rows(lengths, segments, _ropes(spec, x_BLD.shape[1], position_ids))
     if caches is None:
         body: Any = Block
         if (remat := _remat(spec)) != "none":
@@ -219,27 +267,46 @@ def encode(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
+            in_axes=(0, nn.broadcast),
             length=spec.config.num_layers,
             unroll=spec.config.num_layers if unrolled() else 1,
             data_transform=functools.partial(
                 scattered_by_layer, spec.config.num_layers
             ),
         )(spec, name="layers")
-        last_BLD, (layers_NBLD, _) = layers(x_BLD, lengths, segments)
+        last_BLD, (layers_NBLD, _) = layers(x_BLD, _each_layer(spec), rows)
     else:
         last_BLD, each = x_BLD, []
         for n, cache in enumerate(caches):
             block = Block(spec, name=f"layers_{n}")
-            last_BLD, result = block(last_BLD, lengths, segments, cache)
+            last_BLD, result = block(last_BLD, Layer(), rows, cache)
             each.append(result)
         outputs, caches = zip(*each, strict=True)
         layers_NBLD = jnp.stack(outputs)
-    if spec.norm == "pre":
+    if spec.config.norm == "pre":
         last_BLD = spec.norm_layer("final_norm")(last_BLD)
         layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
     hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
     return Encoded(hidden, last_BLD, table_RD, carry=caches)
+
+
+def _ropes(spec: Spec, length: Any, ids: Array | None) -> tuple[Rope, ...]:
+    config = spec.config
+    if not isinstance(config, BertConfig) or config.positions != "rope":
+        return ()
+    ids = jnp.arange(length)[None] if ids is None else ids
+    bases = (config.rope_base, config.local_rope_base)[: 2 if config.window else 1]
+    return tuple(rope(ids, config.d_model // config.num_heads, b) for b in bases)
+
+
+def _each_layer(spec: Spec) -> Layer:
+    config, at_N = spec.config, jnp.arange(spec.config.num_layers)
+    if not isinstance(config, BertConfig):
+        return Layer()
+    return Layer(
+        normed=at_N > 0 if config.norm == "pre" else None,
+        local=at_N % config.global_every > 0 if config.window else None,
+    )
 
 
 def _remat(spec: Spec) -> str:

@@ -9,9 +9,15 @@ from jaxlm.config.model import BertConfig, ElmoConfig, GptConfig
 
 
 def _layer_flops(config: BertConfig | GptConfig, length: int) -> int:
-    """FLOP of all layers on one row; attention counts all pairs of positions."""
-    d, f = config.d_model, config.d_ff
-    return 2 * length * config.num_layers * (4 * d * d + 2 * d * f + 2 * d * length)
+    """FLOP of all layers on one row; attention counts all pairs of positions, and in
+    local layers those of a window."""
+    d, f, layers = config.d_model, config.d_ff, config.num_layers
+    products = 4 * d * d + (3 if config.gated else 2) * d * f
+    seen = layers * length
+    if isinstance(config, BertConfig) and config.window:
+        local = layers - -(-layers // config.global_every)
+        seen -= local * (length - min(length, config.window + 1))
+    return 2 * length * (layers * products + 2 * d * seen)
 
 
 def bert_forward_flops(config: BertConfig, length: int, predictions: int) -> int:

@@ -102,7 +102,6 @@ class Gpt(nn.Module):
         shrink = (2 * config.num_layers) ** 0.5 if config.scale_residual else 1.0
         spec = Spec(
             config,
-            norm=config.norm,
             causal=True,
             dropout=0.0 if deterministic else config.dropout,
             kernel_init=nn.initializers.normal(config.init_std),

@@ -8,11 +8,12 @@ so no flag is passed through the calls.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -80,6 +81,7 @@ class Dense(nn.Module):
     kernel_init: Init
     inputs: int = 1  # how many axes of `x` are contracted
     activation: str = ""
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -94,17 +96,19 @@ class Dense(nn.Module):
             return self.kernel_init(key, matrix).reshape(shape)
 
         kernel = self.param("kernel", init, shape)
+        y = product(x.astype(self.dtype).reshape(-1, matrix[0]), kernel.reshape(matrix))
+        y = checkpoint_name(y, PRODUCT).reshape(*rows, *self.features)
+        if not self.use_bias:
+            return ACTIVATIONS[self.activation](y)
         bias = self.param("bias", nn.initializers.zeros, self.features)
         bias = jnp.expand_dims(bias.astype(self.dtype), tuple(range(len(rows))))
-        y = product(x.astype(self.dtype).reshape(-1, matrix[0]), kernel.reshape(matrix))
-        y = checkpoint_name(y, PRODUCT)
 
         def end(y: Array, bias: Array) -> Array:
             return ACTIVATIONS[self.activation](y + bias)
 
         if self.activation:
             end = jax.checkpoint(end, prevent_cse=unrolled())
-        return end(y.reshape(*rows, *self.features), bias)
+        return end(y, bias)
 
 
 class LayerNorm(nn.Module):
@@ -115,12 +119,15 @@ class LayerNorm(nn.Module):
 
     eps: float
     dtype: Dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
         """The normalised `x`."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        bias = jnp.zeros(x.shape[-1:])
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         return normalise(x, scale, bias, self.eps, self.dtype)
 
 
@@ -241,6 +248,31 @@ def position_rows(
             f"rows of {length} tokens do not fit model.max_length = {len(table_LD)}"
         )
     return table_LD[None, :length]
+
+
+class Rope(NamedTuple):
+    """Cosines and sines of the angles that rope turns queries and keys by."""
+
+    cos: Float[Array, "#B L C"]
+    sin: Float[Array, "#B L C"]
+
+
+def rope(ids: Int[Array, "#B L"], width: int, base: float) -> Rope:
+    """Rotary position embedding (Su et al. 2021) of heads of `width`: at position p,
+    the pair of channels c turns by the angle p / base^(2c / width)."""
+    # In float32, as in the models that are loaded: at 8,192 the last digit shows.
+    power_C = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    speed_C = 1 / np.float32(base) ** power_C
+    angle = ids[..., None].astype(jnp.float32) * speed_C[None, None]
+    return Rope(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotated(x_BLHK: Float[Array, "B L H K"], by: Rope) -> Float[Array, "B L H K"]:
+    """Queries or keys, turned in float32; channels c and c + K/2 are a pair."""
+    a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    cos, sin = by.cos[:, :, None], by.sin[:, :, None]
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turned.astype(x_BLHK.dtype)
 
 
 def row_major(x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:

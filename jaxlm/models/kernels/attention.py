@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.models.kernels.fused import Call, Road, choose, fused
 
@@ -30,6 +30,7 @@ def attention(
     *,
     causal: bool = False,
     window: int | None = None,
+    local: Bool[Array, ""] | None = None,
     segments: Int[Array, "B T"] | None = None,
     lengths: Int[Array, "B"] | None = None,
     offset: int | Int[Array, ""] = 0,
@@ -43,6 +44,7 @@ def attention(
     Args:
         causal: query l sees only keys t ≤ offset + l.
         window: a query sees only keys at a distance below `window`.
+        local: whether the window holds, in a loop over layers; None: it does.
         segments: the segment of each key; a query sees only its own segment.
         lengths: number of keys in each row; later keys are padding.
         offset: the position of query 0 among the keys, in a decoder with a cache.
@@ -54,14 +56,25 @@ def attention(
     """
     length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
     scale = 1 / math.sqrt(width) if scale is None else scale
+    if window is not None and isinstance(keys, int) and keys <= window:
+        window = local = None  # no key is farther
     two_sided = window is not None and not causal
     other = "dropout" if dropout else "bias" if bias is not None else ""
     if length != keys or not isinstance(offset, int) or offset:
         other = "cache"
     call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
     taken, _ = choose(road, call)
+    facts: Any = {"causal": causal, "scale": scale}
+    if local is not None and any(
+        choose(road, call._replace(two_sided=near))[0] != "plain"
+        for near in (two_sided, False)
+    ):
+        facts |= {"segments": segments, "lengths": lengths, "road": road}
+        far = functools.partial(attention, **facts)
+        near = functools.partial(far, window=window)
+        return jax.lax.cond(local, near, far, q_BLHK, k_BTHK, v_BTHK)
     if taken != "plain":
-        facts: Any = {"causal": causal, "window": window, "scale": scale}
+        facts |= {"window": window}
         return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
 
     slot_T = jnp.arange(keys)
@@ -76,7 +89,8 @@ def attention(
     if causal:
         seen.append((key_1T <= query_L1)[None])
     if window is not None:
-        seen.append((jnp.abs(query_L1 - key_1T) < window)[None])
+        near_1LT = (jnp.abs(query_L1 - key_1T) < window)[None]
+        seen.append(near_1LT if local is None else near_1LT | ~local)
     if segments is not None:
         own_BL = segments  # of the queries; a length may be a symbol here
         if length != keys:
