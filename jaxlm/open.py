@@ -249,7 +249,9 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
 
 def _existing(directory: Any) -> Path:
     if not isinstance(directory, str | os.PathLike) or not str(directory):
-        raise UserError(f"{shown(directory)} is no path of a run or model directory")
+        raise UserError(
+            f"{shown(directory)} is not the path of a run or model directory"
+        )
     path = Path(directory)
     if not path.is_dir():
         how = "is a file: name its directory" if path.exists() else "does not exist"

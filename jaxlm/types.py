@@ -38,11 +38,11 @@ class UserError(Exception):
 
 
 class Note(UserWarning):
-    """What a user may not have meant: one line, and the work goes on."""
+    """A one-line warning of what a user may not have meant; the work goes on."""
 
 
 def note(text: str) -> None:
-    """Say what a user may not have meant."""
+    """Warn of something that the user may not have meant."""
     warnings.warn(text, Note, stacklevel=3)
 
 
@@ -52,8 +52,8 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def unsaid() -> Iterator[None]:
-    """Drop notes."""
+def without_notes() -> Iterator[None]:
+    """Silence notes in the block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Note)
         yield

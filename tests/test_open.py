@@ -103,7 +103,7 @@ def test_options_of_vectors_are_checked(model):
         ({"batch": 0}, "batch = 0 is not in [1, 65536]"),
         ({"batch": "8"}, "batch = '8' is not a whole number"),
         ({"stateful": 1}, "stateful = 1 is not True or False"),
-        ({"options": "mean"}, "'mean' is no VectorOptions: name what differs"),
+        ({"options": "mean"}, "'mean' is not a VectorOptions: name what differs"),
     ):
         assert message in said(call, model, TEXT, **wrong), wrong
     assert VectorOptions(layers=np.int64(1), batch=np.int32(2)) == (
@@ -196,7 +196,7 @@ def test_prompts_and_settings_are_checked(model):
         ({"beams": 2, "top_k": 5}, "top_k = 5: a search with beams draws nothing"),
         ({"scored": "yes"}, "scored is True or False"),
         ({"stream": "yes"}, "stream a function"),
-        ({"sampling": {"top_k": 1}}, "is no Sampling: name what differs"),
+        ({"sampling": {"top_k": 1}}, "is not a Sampling: name what differs"),
     ):
         assert message in said(call, model, TEXT, **wrong), wrong
     assert hash(Sampling(stop=["a"])) == hash(Sampling(stop=("a",)))
@@ -205,10 +205,10 @@ def test_prompts_and_settings_are_checked(model):
 def test_directories_are_checked(tmp_path):
     (tmp_path / "file").write_text("")
     for wrong, message in (
-        (None, "None is no path"),
-        (3, "3 is no path"),
-        ("", "'' is no path"),
-        (b"m", "b'm' is no path"),
+        (None, "None is not the path"),
+        (3, "3 is not the path"),
+        ("", "'' is not the path"),
+        (b"m", "b'm' is not the path"),
         (tmp_path / "nothing", "does not exist"),
         (tmp_path / "file", "is a file: name its directory"),
         (tmp_path, "is not a run directory"),
@@ -245,7 +245,8 @@ def embed(capsys, *words: str) -> str:
 def test_embed_names_the_remedy_for_a_sentence(tmp_path, capsys):
     said = embed(capsys, "m", "--text", "A bank.", "--out", str(tmp_path / "v.h5"))
     assert (
-        "'A bank.' is no file" in said and "| jaxlm embed … --text /dev/stdin" in said
+        "'A bank.' is not a file" in said
+        and "| jaxlm embed … --text /dev/stdin" in said
     )
 
 

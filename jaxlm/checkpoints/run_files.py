@@ -15,13 +15,13 @@ from jaxlm.types import UserError
 
 
 class RunFiles(NamedTuple):
-    """The config of a run and the digests of its data, as its files now have them."""
+    """The current config of a run and the current digests of its data."""
 
     config: RunConfig
     digests: Mapping[str, Any]  # of text and vocabulary: those named `…_sha256` count
 
     def as_json(self) -> dict[str, Any]:
-        """The config and the digests, as a checkpoint stores them."""
+        """What a checkpoint stores: config and digests."""
         digests = {k: v for k, v in self.digests.items() if k.endswith("_sha256")}
         return {"config": dataclasses.asdict(self.config), **digests}
 
@@ -33,7 +33,7 @@ class RunFiles(NamedTuple):
             raise UserError(f"{path} was saved by another run: {'; '.join(lines)}")
 
     def differences(self, config: RunConfig, digests: Mapping[str, Any]) -> list[str]:
-        """What was otherwise in an earlier config and its digests."""
+        """A line for each difference from an earlier config and its digests."""
         now = changes(config, self.config)
         lines = [f"{name} was {old}, is {new}" for name, (old, new) in now.items()]
         return lines + [

@@ -348,7 +348,7 @@ def check_format(found: int, path: str) -> None:
 
 
 def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """The sharding on the same devices that cuts nothing."""
+    """A sharding that replicates the leaf on the same devices."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())
     return sharding

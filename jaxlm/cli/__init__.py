@@ -102,7 +102,7 @@ def _run_safely(argv: list[str]) -> int:
 
 
 def _notes() -> Callable[..., None]:
-    """What prints each note once: a file may be read twice."""
+    """A function that prints each note once: a file may be read twice."""
     seen: set[str] = set()
 
     def show(message: Any, *_: Any, **__: Any) -> None:

@@ -37,12 +37,12 @@ def say(text: str) -> None:
 
 
 def end_on_signals(status: int, *, done: bool = False) -> None:
-    """Let SIGTERM and Ctrl-C end the process with `status` and one line; a second one
-    ends it at once.
+    """Make SIGTERM and Ctrl-C end the process with `status` and a message.
 
-    An exception instead would be lost in callbacks of libraries, and many a module does
-    not survive one while it is imported. Training has its own handlers
-    (`train/loop.py`). `done`: nothing is left to do, so nothing is said.
+    A second signal ends it at once. `done`: the work is finished, so no message. The
+    handlers do not raise, because callbacks of libraries swallow exceptions and some
+    modules break if their import is interrupted. Training has its own handlers
+    (`train/loop.py`).
     """
 
     def end(number: int, frame: Any) -> None:
@@ -118,7 +118,7 @@ def _join_hosts() -> None:
 def _keep_native_output(workdir: str, host: int) -> None:
     """Send the standard error of native code to WORKDIR/host-N.log; see `witness.py`.
 
-    Python goes on writing where it did.
+    Python's own standard error stays as it was.
     """
     from jaxlm.cli import witness
 
@@ -139,7 +139,7 @@ def _keep_native_output(workdir: str, host: int) -> None:
 
 @contextlib.contextmanager
 def native_output() -> Iterator[BinaryIO]:
-    """Send the standard error of native code to a file. Python goes on writing."""
+    """Send the standard error of native code, but not Python's, to a file."""
     global _stderr
     before, shown = _stderr, sys.stderr
     with tempfile.TemporaryFile() as file:
@@ -156,7 +156,7 @@ def native_output() -> Iterator[BinaryIO]:
 
 
 def wait_if_a_host_is_lost(error: Exception) -> None:
-    """After a broken connection to a host, wait for the end by JAX, which names it."""
+    """After a broken connection, wait until JAX ends the process and names the host."""
     if _witnesses and re.search(_LOST, str(error)):
         time.sleep(HEARTBEAT + 20)
 

@@ -35,7 +35,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     )
     batch = jax.device_get(jax.jit(objective.transform)(rows))
     console = Console(highlight=False)
-    # Elsewhere than on a terminal, a row is a line, however long.
+    # If the output is not a terminal, a row is one line, however long.
     show = functools.partial(console.print, soft_wrap=not console.is_terminal)
     lines_of = _LINES[type(batch)]
     for i in range(count):
@@ -45,7 +45,7 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
 
 
 def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) -> Lines:
-    """Lines of a BERT's row: tokens, masked ones with their targets; then the spans."""
+    """A BERT's row: its tokens, with targets at masked ones; then its spans."""
     said = [_NSP_LABELS[layout][int(row.nsp_labels)]] if layout in _NSP_LABELS else []
     if row.levels is not None:
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
@@ -103,7 +103,7 @@ def _words(
 
 
 def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
-    """Lines of a GPT's row: the text, with a colour for each segment."""
+    """A GPT's row: its text, with a colour for each segment."""
     del layout, read
     yield name
     line, styles = Text(), ("", "cyan", "magenta", "yellow")

@@ -120,7 +120,7 @@ def run_embed(argv: list[str]) -> int:
         if "://" not in path and not os.path.exists(path):
             pipe = "echo 'A text.' | jaxlm embed … --text /dev/stdin"
             remedy = f"put a text a line into one, or pipe it: {pipe}"
-            raise UserError(f"--text {path!r} is no file: {remedy}")
+            raise UserError(f"--text {path!r} is not a file: {remedy}")
     start_jax()
     import jaxlm
     from jaxlm.convert.hdf5 import write_hdf5

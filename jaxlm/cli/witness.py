@@ -1,10 +1,10 @@
-"""A program beside a host of several: it keeps what native code prints, and says more.
+"""A process beside each host of a multi-host run: it logs native code's output.
 
     python witness.py FILE HOST < what the host's native code prints
 
 If a host is lost, the coordination service of JAX ends the other processes from C++,
 with a stack trace that names no cause. No Python code of theirs runs then, so this
-program, which lives on, says in one line what happened.
+process, which lives on, says in one line what happened.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What a user gives, in Python or in a file → values of the right types, or one line.
+"""A user's values, from Python or a file → values of the right types, or an error.
 
 The library's records, which are also the flags of its verbs, check themselves with
 `check_fields` or `check_ranges`: Python and the command line say the same.
@@ -83,7 +83,7 @@ def changed(record: Any, kind: type[T], changes: Mapping[str, Any]) -> T:
     names = [field.name for field in dataclasses.fields(typing.cast(Any, kind))]
     if not isinstance(record, kind):
         example = f"{names[0]}={getattr(kind, names[0])!r}"
-        this = f"{shown(record)} is no {kind.__name__}"
+        this = f"{shown(record)} is not a {kind.__name__}"
         raise UserError(f"{this}: name what differs, {example}")
     for name in changes.keys() - {*names}:
         raise UserError(f"no argument {name!r}: {instead(name, names)}")
@@ -185,7 +185,7 @@ def _as(kind: Any, value: Any) -> Any:
 
 
 def _described(kind: Any) -> tuple[str, tuple[str, ...]]:
-    """What a value of a type is, for people; and the words that it may be."""
+    """A type in plain words, and the words that a value of it may be."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return ", ".join(map(repr, args)), args

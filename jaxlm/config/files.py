@@ -63,7 +63,7 @@ def from_dict(data: dict[str, Any]) -> RunConfig:
         hints["data"] = DataConfig if kind.finetunes else hints["model"].data
         return _build(kind, data, "", hints)
     except (TypeError, AttributeError) as error:
-        raise UserError(f"these are no fields of a config: {error}") from None
+        raise UserError(f"these are not fields of a config: {error}") from None
 
 
 def _family(model: dict[str, Any]) -> type[ModelConfig]:
@@ -82,7 +82,7 @@ def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -
     if not dataclasses.is_dataclass(kind):
         return typed(kind, data, at.removesuffix("."))
     if not isinstance(data, dict):
-        raise UserError(f"{at.removesuffix('.')} = {shown(data)} is no object")
+        raise UserError(f"{at.removesuffix('.')} = {shown(data)} is not an object")
     hints = hints or typing.get_type_hints(kind)
     for name in data.keys() - hints.keys():
         known = [f"{at}{each}" for each in hints]

@@ -115,7 +115,9 @@ class _Transformer:
         check_fields(self, "model.")
         if self.d_model % self.num_heads:
             heads = f"model.num_heads = {self.num_heads}"
-            raise UserError(f"model.d_model = {self.d_model} is no multiple of {heads}")
+            raise UserError(
+                f"model.d_model = {self.d_model} is not a multiple of {heads}"
+            )
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,9 @@ class ElmoConfig:
         check_fields(self, "model.")
         widest = len(self.filters)
         if not all(0 <= n <= 2**24 for n in self.filters) or not any(self.filters):
-            raise UserError(f"model.filters = {self.filters} are no numbers of filters")
+            raise UserError(
+                f"model.filters = {self.filters} are not numbers of filters"
+            )
         if self.max_characters < max(3, widest):
             this = f"model.max_characters = {self.max_characters}"
             raise UserError(f"{this} must be at least 3 and the widest filter {widest}")

@@ -156,7 +156,7 @@ class Rows:
         check_ranges(self)
         if self.batch % self.accumulate:
             micro = f"accumulate = {self.accumulate}"
-            raise UserError(f"batch = {self.batch} is no multiple of {micro}")
+            raise UserError(f"batch = {self.batch} is not a multiple of {micro}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class RunConfig(Rows):
     """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """Activations recomputed in the backward pass: none (on a TPU, without dropout, all
-    that are no product), all except products with weights, all."""
+    other than products), all except products with weights, all."""
     attention: Literal["auto", "plain", "splash", "cudnn"] = "auto"
     """Kernel of attention. auto: splash on a TPU and cudnn on a GPU where they can be,
     else plain, which any device runs; the run says which it takes, and why."""
@@ -236,7 +236,7 @@ class RunConfig(Rows):
             this = f"data is a {type(self.data).__name__}"
             raise UserError(f"{this}, this config takes a {kind.__name__}")
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
-            raise UserError(f"eval_every = {self.eval_every} is no number of steps")
+            raise UserError(f"eval_every = {self.eval_every} is not a number of steps")
         for each in self.skip:
             range_of(each, "skip")
         done, at, rows = 0, "", self.all_phases[0].batch

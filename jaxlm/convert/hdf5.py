@@ -1,4 +1,4 @@
-"""HDF5 files: others' are read with suspicion, ours written so that errors are said.
+"""HDF5 files: untrusted ones are read safely, and errors of writing are reported.
 
 with read_hdf5(path) as arrays:               by path, each read when indexed
 with write_hdf5(path) as put: put(name, array)
@@ -38,7 +38,7 @@ def read_hdf5(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
             if each.is_virtual or each.external:
                 raise UserError(f"{path}: the numbers of {name} are in another file")
             if each.shape is None or each.dtype.kind not in "fiu":
-                raise UserError(f"{path}: {name} is no array of numbers")
+                raise UserError(f"{path}: {name} is not an array of numbers")
         yield found
 
 

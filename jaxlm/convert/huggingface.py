@@ -204,10 +204,10 @@ def write_model(
 def fit_tokenizer(
     tokenizer: Tokenizer, config: ModelConfig, directory: Path
 ) -> Tokenizer:
-    """The tokenizer of a model: as many entries as its table has rows, `[unusedN]` in
-    the end, and the tokens by which `directory` says that a text begins and ends.
+    """The tokenizer with an entry for each row of the model's table.
 
-    A UserError says why they do not belong together.
+    Missing entries become `[unusedN]`. A decoder's texts begin and end with the tokens
+    that the files of `directory` name. UserError if model and tokenizer do not fit.
     """
     count, rows = tokenizer.vocab_size, config.vocab_size
     if count > rows:
@@ -226,12 +226,12 @@ def fit_tokenizer(
     if isinstance(tokenizer, LibraryTokenizer):
         _check_frame(tokenizer, decoder)
     elif decoder and tokenizer.special is not None:
-        note("transformers puts [CLS] and [SEP] round a text, jaxlm nothing")
+        note("transformers puts [CLS] and [SEP] around a text, jaxlm nothing")
     return tokenizer
 
 
 def _ends(directory: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """The tokens that a decoder's files name by id, where the tokenizer has others."""
+    """The tokens that begin and end a decoder's texts by its files, if others."""
     found = {"begin": tokenizer.begin_of_text, "end": tokenizer.end_of_document}
     known = dict(found)
     for name in ("config.json", "generation_config.json"):
@@ -251,14 +251,14 @@ def _ends(directory: Path, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _check_frame(tokenizer: LibraryTokenizer, decoder: bool) -> None:
-    """Refuse a frame that is not BERT's; name one that our rows do not have."""
+    """Refuse a frame other than BERT's; note one that our rows do not have."""
     single, pair = ([tokenizer.token(id) for id in ids] for ids in tokenizer.framing)
     names = tokenizer.special_names
     cls, sep = names.get("[CLS]"), names.get("[SEP]")
     if (single, pair) not in (([], []), ([cls, sep], [cls, sep, sep])):
         around = " ".join(single) or " ".join(pair)
-        raise UserError(f"tokenizer.json puts {around} round a text: not supported")
+        raise UserError(f"tokenizer.json puts {around} around a text: not supported")
     if bool(single) == decoder:
         theirs = " and ".join(single) or "nothing"
         ours = "nothing" if decoder else f"{cls} and {sep}"
-        note(f"tokenizer.json puts {theirs} round a text, jaxlm {ours}")
+        note(f"tokenizer.json puts {theirs} around a text, jaxlm {ours}")

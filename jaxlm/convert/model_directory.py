@@ -48,7 +48,7 @@ from jaxlm.files import (
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
-from jaxlm.types import UserError, note, unsaid
+from jaxlm.types import UserError, note, without_notes
 
 _DIGESTS = "jaxlm_export.json"
 
@@ -99,7 +99,7 @@ def _check(directory: Path, weights: bool) -> None:
         have = sorted(each.name for each in directory.iterdir())[:8]
         move = "; move the files of its 0_… beside modules.json" * (MODULES in have)
         raise UserError(
-            f"{directory} is no model directory: no config.json of a model, no "
+            f"{directory} is not a model directory: no config.json of a model, no "
             "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
             f"params_shapes.json; it has {', '.join(have) or 'nothing'}{move}"
         )
@@ -131,7 +131,7 @@ def read_model(directory: Path, place: Place | None) -> Loaded:
     """
     _check(directory, weights=place is not None)
     ours = (directory / _DIGESTS).is_file()  # `import` has said what there is to say
-    with unsaid() if ours else contextlib.nullcontext():
+    with without_notes() if ours else contextlib.nullcontext():
         with _opened(directory) as source:
             config = source.config
             params = source.params(place) if place else {}
@@ -182,9 +182,9 @@ def import_model(
 
 
 def _compare_with_own(directory: Path, tokenizer: Tokenizer) -> None:
-    """A note if the directory has a tokenizer of its own that is another one."""
+    """Note if the directory's own tokenizer differs from the given one."""
     with contextlib.suppress(UserError):
-        with unsaid():
+        with without_notes():
             own = load_tokenizer(directory)
         if own.tokens != tokenizer.tokens[: own.vocab_size]:
             note(
@@ -280,7 +280,9 @@ def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
         is_, name = ("directory", "file") if file else ("file", "directory")
         raise UserError(f"{out} is a {is_}: name a {name}")
     if out.is_dir() and any(out.iterdir()) and not (out / _DIGESTS).is_file():
-        raise UserError(f"{out} holds other files and is no export: name another --out")
+        raise UserError(
+            f"{out} holds other files and is not an export: name another --out"
+        )
     beside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ class ConfigJson(NamedTuple):
             kind, least, what = ((int, float), 0, "number above 0")
         good = isinstance(value, kind) and not isinstance(value, bool)
         if not good or not least <= value < 2**63:
-            raise UserError(f"{self.path}: {name} = {value!r} is no {what}")
+            raise UserError(f"{self.path}: {name} = {value!r} is not a {what}")
         return type(default)(value)
 
     def model_type(self) -> "ModelType":
@@ -171,7 +171,7 @@ class ModelType:
             values["d_ff"] = 4 * values["d_model"]
         ours = options.get("jaxlm", {})
         if not isinstance(ours, dict):
-            raise UserError(f"{options.path}: jaxlm = {ours!r} is no object")
+            raise UserError(f"{options.path}: jaxlm = {ours!r} is not an object")
         own = {**self.own, **ours}
         values |= {name: own[name] for name in self.own}
         return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)

@@ -50,7 +50,7 @@ def read_sentence_model(
     try:
         kinds = [_kind(each, i, path) for i, each in enumerate(modules)]
     except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is no list of modules: {error}") from None
+        raise UserError(f"{path} is not a list of modules: {error}") from None
     if kinds[:2] != [*_KINDS[:2]] or {*kinds[2:]} - {*_KINDS[2:]}:
         raise UserError(f"{path}: {', '.join(kinds)} are not done here; {_REMEDY}")
     files: dict[str, Any] = {MODULES: modules}
@@ -103,7 +103,7 @@ def _kind(module: dict[str, Any], number: int, path: Path) -> str:
     if not number and folder != "":
         raise UserError(f"{path}: move the files of {folder} up, beside modules.json")
     if number and (PurePosixPath(folder).name != folder or folder in ("", "..")):
-        raise UserError(f"{path}: path {folder!r} is no folder beside it")
+        raise UserError(f"{path}: path {folder!r} is not a folder beside it")
     return kind
 
 

@@ -73,7 +73,9 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
                 file = safe_open(path, framework="np", backend="pread")
                 names = set(stack.enter_context(file).keys())
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is no sound safetensors: {error}") from None
+                raise UserError(
+                    f"{path} is not a sound safetensors file: {error}"
+                ) from None
             for name in sorted(indexed - names):
                 raise UserError(f"{directory / INDEX}: {name} is not in {path.name}")
             for name in sorted(indexed or names):
@@ -208,7 +210,7 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
         odd = min(map(min, shapes)) < 1 or {2} != {len(each) for each in shapes[:2]}
         odd |= any(len(each) == 3 and each[0] != 1 for each in shapes)
     except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{directory} is no GPT-1 of OpenAI's: {error}") from None
+        raise UserError(f"{directory} is not OpenAI's GPT-1: {error}") from None
     layers, rest = divmod(len(shapes) - 2, 12)
     ends = np.cumsum([*map(math.prod, shapes)]).tolist()
     if odd or rest or layers < 1 or flat.size != ends[-1]:

@@ -85,7 +85,7 @@ class Comparison:
         self.passed &= bool(good)
 
     def ids(self, model: Any) -> None:
-        """The ids of texts; of those that differ both lists of tokens, too."""
+        """Compare the ids of texts; where they differ, show both lists of tokens."""
         known, lines, equal = model.tokenizer, [], 0
         answers = zip(self.answer["texts"], self.answer["ids"], strict=True)
         for text, theirs in answers:
@@ -238,7 +238,7 @@ def verify_import(
         out: the model directory that was written.
         directory: the source.
         tokenizer: where its tokenizer is, if not in `directory`.
-        dtype: of the weights in `out`; those of the source are rounded to it, too.
+        dtype: the dtype of the weights in `out`, to which the client rounds its own.
     """
     if not (directory / "config.json").is_file():
         found = verify(model, out, "hf")
@@ -276,7 +276,7 @@ def _row(model: Any, text: str) -> list[int]:
 
 
 def _first_words(model: Any, text: str, count: int, longest: int) -> str:
-    """The first words of a text: at most `count` words and `longest` ids."""
+    """The start of a text: at most `count` words and `longest` ids."""
     words = text.split()[:count]
     while len(words) > 1 and len(model.tokenizer.encode(" ".join(words)).ids) > longest:
         words.pop()

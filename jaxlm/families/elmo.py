@@ -62,7 +62,7 @@ def framed_flops(config: ElmoConfig, length: int, predictions: int) -> int:
 
 
 def with_words(tokenizer: Tokenizer, words: str) -> Tokenizer:
-    """An ELMo's vocabulary that cuts words as said; "": as it does already."""
+    """The vocabulary, cutting words by the rule `words`; "" keeps its own rule."""
     if not words:
         return tokenizer
     if not isinstance(tokenizer, WordVocab):

@@ -59,7 +59,7 @@ class Context(NamedTuple):
         )
 
     def of_rows(self, rows: Int[Array, "R"]) -> "Context":
-        """The context of these rows, given by number."""
+        """The context of the rows with these numbers."""
         caches = (Cache(each.k[rows], each.v[rows], each.slot) for each in self.caches)
         padding, prompt, _, tokens, logits = self[1:]
         rest = padding[rows], prompt[rows], self.made, tokens[rows], logits[rows]
@@ -85,7 +85,7 @@ def prefill(
     max_tokens: int,
     drawn: int | None = None,
 ) -> Context:
-    """Read the prompts, with room for `max_tokens` more of the ids below `drawn`.
+    """Read the prompts, with room for `max_tokens` more tokens, of ids below `drawn`.
 
     Prompts are padded to a power of two, and the room to whole chunks, so that few
     programs are compiled.
@@ -197,7 +197,7 @@ def decode(
         prompts: at least one id each; prompt and `max_tokens` must fit the context.
         sampling: without beams; its stop strings are ignored, use `watch`.
         end: id that ends a continuation.
-        drawn: ids from here on only pad the vocabulary, None: none.
+        drawn: number of ids that may be drawn; the rest pad the vocabulary. None: all.
         scored: return log-probabilities.
         watch: called every `CHUNK` tokens with all tokens of each row so far; returns
             True for each row that is to end.

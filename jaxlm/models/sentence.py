@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class Dense(NamedTuple):
-    """A layer behind the pooling."""
+    """A dense layer after the pooling."""
 
     kernel: Float[np.ndarray, "inputs outputs"]
     bias: Float[np.ndarray, "outputs"]

@@ -82,7 +82,7 @@ class Topology(NamedTuple):
 
 
 def open_topology(name: str) -> Topology:
-    """The machine with this name; UserError if there is none or its compiler lacks."""
+    """The machine with this name; UserError if it or its compiler is missing."""
     found = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+)*)", name)
     slices, kind, shape = found.groups() if found else ("", "", "")
     rank = {"h100": 1, "v5p": 3}.get(kind, 2)

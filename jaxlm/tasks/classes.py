@@ -142,7 +142,7 @@ class Numbers(Classes):
         """The label as a number of float32; UserError if it is none."""
         label = str(example.label)
         if not is_number(label) or abs(float(label)) > _LARGEST:
-            raise UserError(f"{example.where}: {label!r} is no number")
+            raise UserError(f"{example.where}: {label!r} is not a number")
         return float(label)
 
     def sums(self, logits: Any, batch: Any) -> Sums:

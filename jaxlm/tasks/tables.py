@@ -70,7 +70,7 @@ def read_table(
     suffixes = [s for s in PurePath(path).suffixes if s not in COMPRESSED]
     suffix = suffixes[-1].lower() if suffixes else ""
     if task.quoted and (path.startswith(TFDS) or suffix in _OTHERS):
-        raise UserError(f"{path} is no TSV: pass --task.quoted false")
+        raise UserError(f"{path} is not TSV: pass --task.quoted false")
     if path.startswith(TFDS):
         records = _dataset_records(path, columns)
     elif suffix in _JSON:
@@ -113,7 +113,7 @@ def width_of(examples: Sequence[Any]) -> int:
 
 
 def width_notes(path: str, examples: Sequence[Any], width: int) -> list[str]:
-    """A note if a file has not the `width` of the training file."""
+    """A note if a file has fewer or more columns than the training file."""
     here = width_of(examples)
     told = f"{path} has {here} columns, the training file {width}: see --task.text"
     return [told] * bool(here and width and here != width)
@@ -172,7 +172,7 @@ def _json_records(path: str, content: str, columns: Sequence[str]) -> Records:
 def _width(rows: Sequence[Row], columns: Sequence[str], task: TaskConfig) -> int:
     """The number of columns if these are given by number; 0: the first row names them.
 
-    A first row that looks like a header in spite of that is a UserError.
+    UserError if the first row looks like a header although numbers are given.
     """
     where, first = rows[0]
     # pandas writes such a header for columns without names.
@@ -212,7 +212,7 @@ def _is_header(rows: Sequence[Row], task: TaskConfig) -> bool:
 
 
 def is_name(cell: str) -> bool:
-    """Whether a cell has no words but those that columns are called by."""
+    """Whether all words of a cell are usual names of columns."""
     words = re.findall(r"[^\W\d_]{2,}", cell[:80].casefold())
     return bool(words) and set(words) <= set(_NAMES.split())
 

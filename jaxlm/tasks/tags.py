@@ -165,7 +165,7 @@ class Tags(Task):
             for i, tag in enumerate(each.tags):
                 parts = entity_tag(tag)
                 if parts is None:
-                    this = f"{tag!r} is no tag of an entity (O, B-PER, I-PER …)"
+                    this = f"{tag!r} is not a tag of an entity (O, B-PER, I-PER …)"
                     remedy = "pass --task.metric accuracy for other tags"
                     raise UserError(f"{each.where(i)}: {this}: {remedy}")
                 kinds.add(parts[1])

@@ -71,7 +71,7 @@ def label_of(where: str, name: str, value: Any) -> str:
 
 
 def check_distinct(labels: Iterable[str], path: str) -> None:
-    """Raise UserError if labels are one number, or differ in case alone."""
+    """Raise UserError if two labels are the same number or differ only in case."""
     alike: dict[str, str] = {}
     for each in sorted(labels):
         key = str(float(each)) if is_number(each) else each.casefold()

@@ -86,7 +86,7 @@ def _sources(spec: str, annotated: str, field: str) -> list[Source]:
             raise UserError(f"no corpus {path!r}: {instead(name, shipped)}")
         found = [(path, "txt", (shipped[name],))]
     else:
-        kinds = [_TEXT_FILE, _TABLE_FILE]  # of a directory's files, those of the first
+        kinds = [_TEXT_FILE, _TABLE_FILE]  # see `_paths`
         if path.startswith(WIKI):
             annotated, kinds, path = "wiki", [_DUMP_FILE], path.removeprefix(WIKI)
         paths = sorted(_paths(path, kinds))
@@ -97,7 +97,7 @@ def _sources(spec: str, annotated: str, field: str) -> list[Source]:
 def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     """The files of a path, a glob or a directory; UserError if there are none.
 
-    Of a directory, its files of the first of the kinds that it has.
+    Of a directory, only files of the first kind that occurs in it are taken.
     """
     hint = "; a language is labelled by its code in lower case, en:PATH"
     hint *= bool(_LIKE_A_LABEL.match(path))

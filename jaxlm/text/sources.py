@@ -28,7 +28,7 @@ from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
-# How files begin that are no UTF-8 text → what they are.
+# First bytes of files that are not UTF-8 text → what these files are.
 _NO_TEXT = {
     codecs.BOM_UTF32_LE: "UTF-32: convert it (iconv -f utf-32 -t utf-8)",
     codecs.BOM_UTF32_BE: "UTF-32: convert it (iconv -f utf-32 -t utf-8)",
@@ -50,7 +50,7 @@ Record = tuple[int, bytes, int]  # its number, its data, bytes of the file read 
 _AT_ONCE = 256  # records
 _UNPACKED = 1024  # MiB of a compressed file that is read whole
 LONGEST_RECORD = 1 << 25  # bytes of one line of .jsonl
-_HEAD = 64  # bytes by which a file that is no text is known
+_HEAD = 64  # first bytes, which show whether a file is text
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def is_remote(path: str) -> bool:
 def no_field(
     where: str, name: str, have: Iterable[str], remedy: str = "; --field names another"
 ) -> UserError:
-    """What to say where a record lacks a field, or a table a column."""
+    """The error for a record without a field, or a table without a column."""
     found = instead(name, have, "it has")
     return UserError(f'{where} has no field "{name}": {found}{remedy}')
 
@@ -190,7 +190,7 @@ def read_csv(
 
 
 def _decoded(path: str, content: bytes, line: int = 1) -> str:
-    """Content that begins with a line of a file, without a byte order mark."""
+    """Decode `content`, which begins at line `line`; drop a byte order mark."""
     try:
         return content.decode("utf-8-sig" if line == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -201,12 +201,12 @@ def _decoded(path: str, content: bytes, line: int = 1) -> str:
 
 
 def _check_text(name: str, head: bytes) -> None:
-    """Raise UserError if a file that begins so is surely no UTF-8 text."""
+    """Raise UserError if the first bytes of a file show that it is not UTF-8 text."""
     known = (what for start, what in _NO_TEXT.items() if head.startswith(start))
     # Half of the bytes of an English text in UTF-16 are 0.
     binary = len(head) > 8 and head.count(0) > len(head) / 4
     if what := next(known, "binary, or UTF-16 (iconv)" if binary else ""):
-        raise UserError(f"{name} is no UTF-8 text but {what}")
+        raise UserError(f"{name} is not UTF-8 text but {what}")
 
 
 @contextlib.contextmanager
@@ -226,14 +226,14 @@ def explained(name: str) -> Iterator[None]:
 
 
 def open_file(path: str) -> Any:
-    """A file's bytes as they are."""
+    """Open a local file or one on `gs://`, to read its bytes unchanged."""
     if is_remote(path):
         return io.BufferedReader(fsspec.filesystem("gs").open(path))
     return open(path, "rb")
 
 
 class _Pieces(io.RawIOBase):
-    """A file of the bytes that a generator makes, piece by piece."""
+    """A readable file made of the pieces that an iterator yields."""
 
     def __init__(self, pieces: Iterator[bytes]):
         self._pieces, self._ready = filter(None, pieces), b""
@@ -262,7 +262,7 @@ def _zstd(raw: Any) -> Iterator[bytes]:
 
 
 def _line_feeds(stream: Any) -> Iterator[bytes]:
-    """A file whose lines end in "\\r", as old Macs wrote them, with "\\n" instead."""
+    """The content of a file with "\\n" for each "\\r", the line end of old Macs."""
     while part := stream.read(1 << 16):
         yield part.replace(b"\r", b"\n")
 
@@ -293,11 +293,13 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
             builder = tfds.builder(name, try_gcs=False)
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{spec} is no TFDS dataset: {reason}") from None
+        raise UserError(f"{spec} is not a TFDS dataset: {reason}") from None
     stored = builder.info.splits and builder.info.file_format.value == "array_record"
     if not stored:
         remedy = f"make it with `tfds build {name} --file_format=array_record`"
-        raise UserError(f"{spec} is no array_record in {builder.data_path}: {remedy}")
+        raise UserError(
+            f"{spec} is not stored as array_record in {builder.data_path}: {remedy}"
+        )
     if split and split not in builder.info.splits:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"{spec} has no split {split!r}: it has {splits}")
@@ -333,8 +335,10 @@ def read_records(source: Source, start: int) -> Iterator[Record]:
 
 
 def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list[Any]]:
-    """Some fields of each record as text; a class is its name, or "" if unknown; a list
-    or an array stays one."""
+    """Some fields of each record, as text.
+
+    A class becomes its name, or "" if it is unknown. Lists and arrays stay as they are.
+    """
     builder = _builder(spec, split, columns)
     names = [getattr(builder.info.features[each], "names", None) for each in columns]
 
@@ -342,7 +346,7 @@ def read_columns(spec: str, split: str, columns: Sequence[str]) -> Iterator[list
         if classes is not None:
             return classes[int(value)] if 0 <= int(value) < len(classes) else ""
         if isinstance(value, list | dict) or getattr(value, "ndim", 0):
-            return value  # no text
+            return value
         return value.decode() if isinstance(value, bytes) else str(value)
 
     for _, _, record in _records(builder, split, 0):

@@ -254,7 +254,7 @@ def _field(fragment: Fragment, line: str) -> Any:
         reason = str(error).partition(": line")[0]
         raise UserError(f"{fragment.where()} is not JSON: {reason}") from None
     if not isinstance(record, dict):
-        raise UserError(f"{fragment.where()} is no JSON object")
+        raise UserError(f"{fragment.where()} is not a JSON object")
     if fragment.source.field not in record:
         raise no_field(fragment.where(), fragment.source.field, record)
     return record[fragment.source.field]

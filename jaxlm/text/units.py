@@ -36,7 +36,7 @@ from jaxlm.types import Mark, UserError
 
 BLOCK = 1 << 20  # bytes of text that are tokenised at a time
 UNIT = 64 << 20  # bytes of text in a unit, which ends with a document
-# Counts of a unit by name: of a lexicon's entry, of a language.
+# Prefixes of the counts that a unit keeps for each lexicon entry or language.
 ENTRY, BYTES, IDEOGRAPHS = "entry ", "bytes ", "ideographs "
 # First bytes, of three, of U+4000 to U+9FFF.
 _IDEOGRAPHS = bytes(range(0xE4, 0xEA))
@@ -227,8 +227,10 @@ def save(unit: Unit, follows: Place, path: Path) -> None:
 
 
 class StoredUnit:
-    """A unit in a file, whose arrays are read on request; DamagedError if the file was
-    changed after it was written."""
+    """A unit in a file, whose arrays are read on request.
+
+    DamagedError if the file was changed after it was written.
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -247,10 +249,10 @@ class StoredUnit:
 def tokenise_all(
     blocks: Iterable[Block], directory: Path, recipe: Recipe, processes: int
 ) -> Generator[tuple[Unit, Place | None], None, None]:
-    """(the tokens of a block, the place after it) for each block, in order.
+    """(tokens of the block, place after it) for each block, in order.
 
-    `directory` holds the tokenizer. With one process, this process does the work; else
-    `processes` workers are started, and one more block is read ahead.
+    `directory` holds the tokenizer. With one process, this process does the work; with
+    more, so many workers do it, and one more block is read ahead.
     """
     if processes == 1:
         tools = _tools(directory, recipe)
@@ -284,9 +286,10 @@ def tokenise_all(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Handle signals at the end: a worker whose caller ends while it starts complains.
+    """Delay signals to the end of the block, in which a worker process may start.
 
-    A worker that starts here keeps Ctrl-C, which is for the caller, blocked.
+    A worker prints a traceback if its caller ends while it starts. Workers inherit a
+    blocked Ctrl-C, which is for the caller alone.
     """
     held: list[int] = []
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -307,12 +310,12 @@ def _signals_held() -> Iterator[None]:
 
 
 def _tools(directory: Path, recipe: Recipe) -> tuple[Any, ...]:
-    """The arguments of `tokenise` after `fragments`."""
+    """Tokenizer, recipe and finders: what `tokenise` needs besides fragments."""
     finders = open_finders(recipe.spans, recipe.lexicon)
     return load_tokenizer(directory), recipe, *finders
 
 
-_worker_tools = functools.cache(_tools)  # of a worker process, which has one job
+_worker_tools = functools.cache(_tools)  # a worker process has a single job
 
 
 def _work(directory: Path, recipe: Recipe, fragments: list[Fragment]) -> Unit:

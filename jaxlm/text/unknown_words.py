@@ -1,5 +1,5 @@
-"""A text that is mostly of words which the vocabulary lacks: its figures and vectors
-mean nothing, so it is said."""
+"""Warn of texts whose words are mostly outside the vocabulary, because their figures
+and vectors mean nothing."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """A Wikipedia's dump → articles of plain paragraphs, for `wiki:PATH.xml.bz2`.
 
-An article is a page of namespace 0 that is no redirect, in its newest revision. What
-is left of it are its paragraphs, one a line: no title, headings, lists, tables,
-templates, references, formulas, files, categories and no markup.
+An article is the newest revision of a page in namespace 0 that is not a redirect. Only
+its paragraphs are kept, one a line, without markup: titles, headings, lists, tables,
+templates, references, formulas, files and categories are dropped.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ _MEDIA = re.compile(
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")  # links to other Wikipedias
 _ITEM = "\0"  # begins the line of an item of a list
 _NO_PARAGRAPH = (_ITEM, "|", "{|", "{{", "}}")
-# Of Chinese: -{zh-hans:计算机;zh-hant:電腦}-, with flags before a "|".
+# Chinese variants: -{zh-hans:计算机;zh-hant:電腦}-, with flags before a "|".
 _VARIANTS = re.compile(r"-\{(?:([^{}|]*)\|)?([^{}]*)\}-")
-# What is left where a template or a reference was, and its replacement.
+# Traces of removed templates and references → their replacements.
 _TRACES = (
     (re.compile(r"__[A-Z]+__|'{2,}|</?[A-Za-z][^<>]*>"), ""),
     (re.compile(r"([(（])[\s,;:，；：、]+"), r"\1"),
@@ -66,7 +66,9 @@ def _damage(name: str) -> Iterator[None]:
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{name} is no whole dump of a Wikipedia: {error}") from None
+        raise UserError(
+            f"{name} is not a complete dump of a Wikipedia: {error}"
+        ) from None
 
 
 def _mwxml(name: str) -> Any:
@@ -78,7 +80,7 @@ def _mwxml(name: str) -> Any:
 
 @functools.cache
 def _namespaces(dump: str) -> frozenset[str]:
-    """The names of the dump's namespaces but the articles', in lower case."""
+    """The names of all namespaces except that of articles, in lower case."""
     mwxml = _mwxml(dump)
     with open_source(Source(dump, "wiki", (dump,))) as (unpacked, _), _damage(dump):
         found = mwxml.Dump.from_file(unpacked).site_info.namespaces or ()
@@ -87,7 +89,7 @@ def _namespaces(dump: str) -> frozenset[str]:
 
 
 def plain_text(wikitext: str, dump: str) -> str:
-    """The paragraphs of an article of a dump, one a line."""
+    """The plain text of an article: one paragraph a line."""
     parse = optional("mwparserfromhell", dump, _PACKAGE).parse
     text = "".join(_visible(parse(wikitext), _namespaces(dump)))
     paragraphs = []
@@ -101,7 +103,7 @@ def plain_text(wikitext: str, dump: str) -> str:
 
 
 def _visible(code: Any, namespaces: frozenset[str]) -> Iterator[str]:
-    """What a reader sees of wikitext, but for templates."""
+    """The text that a reader of the page sees, without that of templates."""
     for node in code.nodes:
         match type(node).__name__:
             case "Text":

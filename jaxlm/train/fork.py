@@ -1,9 +1,9 @@
 """RUN@STEP → a new run from a kept checkpoint of another one, with named changes.
 
 A fork begins with the whole state of its parent at that step and reads the batches that
-the parent would have read: without changes both end in the same bits. It may change
-what is still to come. What the state stands on is refused: the model, the vocabulary,
-what the optimiser has in its moments, and the rows of past steps.
+the parent would have read, so without changes both end in the same bits. It may change
+what only later steps depend on. It may not change what the state was computed with: the
+model, the vocabulary, the optimiser's moments and the rows of past steps.
 Next: `loop.py`, which takes the state; `workdir.py` keeps the record of the changes.
 """
 
@@ -41,9 +41,9 @@ def _kept(run: str) -> str:
 
 
 def parent_config(fork: str, workdir: str) -> RunConfig:
-    """What the flags of a fork change: the parent's config, or its own once it has one.
+    """The config that a fork's flags change: the parent's, or its own if it has begun.
 
-    A fork that has begun needs its parent no more.
+    A fork that has begun no longer needs its parent.
     """
     run, _ = fork_of(fork)
     config = read_config(workdir if has_begun(workdir) else run)
@@ -53,7 +53,7 @@ def parent_config(fork: str, workdir: str) -> RunConfig:
 
 
 def forked(config: RunConfig, parent: RunConfig) -> RunConfig:
-    """A fork's config: its parent is named in full, and keeps what it has skipped."""
+    """The config with the parent's absolute path, and with the parent's skips too."""
     run, step = fork_of(config.fork)
     skip = tuple(dict.fromkeys((*parent.skip, *config.skip)))
     return dataclasses.replace(config, fork=f"{run}@{step}", skip=skip)
@@ -76,7 +76,7 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     fixed = [k for k in changed if not any(fnmatch.fnmatch(k, each) for each in free)]
     if record.get("tokenizer_sha256") != corpus.manifest.tokenizer_sha256:
         fixed.append("the vocabulary")
-    if _turns(parent, step) != _turns(config, step):
+    if _past_ends(parent, step) != _past_ends(config, step):
         fixed.append("phases before its first step")
     if fixed:
         named = [
@@ -101,8 +101,8 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     return {"run": run, "step": step, "state_sha256": digest, "changes": changed}
 
 
-def _turns(config: RunConfig, step: int) -> list[int]:
-    """Where the phases that a step has behind it end."""
+def _past_ends(config: RunConfig, step: int) -> list[int]:
+    """The ends of the phases that are over before `step`."""
     return [phase.until for phase in config.all_phases if phase.until < step]
 
 

@@ -109,9 +109,8 @@ def claim_workdir(
     begun = has_begun(here)
     if begun:
         _compare(here, config, record)
-    with contextlib.suppress(
-        UnsoundError
-    ):  # the loop says what is wrong, or falls back
+    # The loop reports an unsound checkpoint, or falls back to another one.
+    with contextlib.suppress(UnsoundError):
         Checkpoints(workdir, run=RunFiles(config, data)).stored()
     if jax.process_index() != 0:
         return
@@ -156,8 +155,8 @@ def read_config(workdir: str | Path) -> RunConfig:
 def corpus_of(workdir: str | Path) -> str:
     """The path of the corpus that a run used last; WORKDIR/corpus if it used none.
 
-    If the run was moved, the corpus may have been moved with it or not: its digest
-    decides which of the two paths is right.
+    A run may have been moved, with its corpus or without it. The digest of the corpus
+    tells whether its absolute or its relative path is still right.
     """
     newest = (provenance(workdir) or [{}])[-1]
     path = newest.get("corpus", str(Path(workdir) / "corpus"))
@@ -190,7 +189,7 @@ def provenance(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def written_provenance(workdir: str | Path) -> list[dict[str, Any]]:
-    """`provenance` of a run that has one; UserError if the file is missing."""
+    """A record of each invocation, the newest last; UserError if there is none."""
     if records := provenance(workdir):
         return records
     raise UserError(f"{workdir} has no provenance.json; {_REMEDY}")

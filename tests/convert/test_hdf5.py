@@ -52,7 +52,7 @@ def test_what_is_no_array_of_numbers_is_refused(value, tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["a"] = value
     with (
-        pytest.raises(UserError, match="a is no array of numbers"),
+        pytest.raises(UserError, match="a is not an array of numbers"),
         read_hdf5(tmp_path / "w.h5"),
     ):
         pass

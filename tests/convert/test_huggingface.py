@@ -278,7 +278,7 @@ def overlap(path):
 def test_damaged_files_are_refused_and_nothing_is_written(damage, tmp_path):
     export(tmp_path / "out", "bert")
     damage(tmp_path / "out" / WEIGHTS)
-    with pytest.raises(UserError, match="is no sound safetensors"):
+    with pytest.raises(UserError, match="is not a sound safetensors file"):
         import_model(tmp_path / "out", tmp_path / "in")
     assert not (tmp_path / "in").exists() and len(list(tmp_path.iterdir())) == 1
 
@@ -395,7 +395,7 @@ def test_a_pickle_of_plain_weights_may_be_read(tmp_path):
         ({"model_type": "gpt_neo"}, "did you mean gpt2"),
         ({"model_type": None, "architectures": None}, "names no model_type"),
         ({"num_hidden_layers": 3}, r"- encoder\.layer\.2\.attention\.output"),
-        ({"hidden_size": "wide"}, "hidden_size = 'wide' is no positive integer"),
+        ({"hidden_size": "wide"}, "hidden_size = 'wide' is not a positive integer"),
         ({"hidden_act": "silu"}, "hidden_act = 'silu' is none of"),
         (
             {"position_embedding_type": "relative_key"},
@@ -458,6 +458,6 @@ def test_the_model_that_is_read_is_not_replaced(tmp_path, capsys):
 def test_other_peoples_directories_are_not_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds other files and is no export"):
+    with pytest.raises(UserError, match="holds other files and is not an export"):
         export(tmp_path / "out", "bert")
     assert os.listdir(tmp_path / "out") == ["thesis.tex"]

@@ -28,7 +28,7 @@ def test_a_piece_that_is_absent_or_an_object_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"params_3\.npy"):
         import_model(tmp_path, tmp_path / "in")
     np.save(tmp_path / "params_3.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(UserError, match="is no GPT-1 of OpenAI's"):
+    with pytest.raises(UserError, match="is not OpenAI's GPT-1"):
         import_model(tmp_path, tmp_path / "in")
     np.save(tmp_path / "params_3.npy", np.zeros(7, np.float32))
     with pytest.raises(UserError, match="numbers are not the"):

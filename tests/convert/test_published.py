@@ -263,7 +263,7 @@ def test_a_frame_that_is_not_ours_is_refused(tmp_path):
     library = Library.from_file(str(path))
     library.post_processor = TemplateProcessing(f"{END} $A", None, [(END, 299)])
     library.save(str(path))
-    with pytest.raises(UserError, match=r"endoftext.* round a text: not supported"):
+    with pytest.raises(UserError, match=r"endoftext.* around a text: not supported"):
         import_model(directory, tmp_path / "in")
 
 

@@ -172,7 +172,7 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
     [
         ({"modules.json": modules("Pooling", "LSTM")}, "models.LSTM is not done here"),
         ({"modules.json": modules("Dense")}, "Transformer, Dense are not done here"),
-        ({"modules.json": [{"type": 3}]}, "modules.json is no list of modules"),
+        ({"modules.json": [{"type": 3}]}, "modules.json is not a list of modules"),
         (
             {
                 "modules.json": [
@@ -184,7 +184,7 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
         ),
         (
             {"modules.json": [modules()[0], {**modules("Pooling")[1], "path": ".."}]},
-            "path '..' is no folder beside it",
+            "path '..' is not a folder beside it",
         ),
         ({"modules.json": [{**modules()[0], "path": None}]}, "move the files of None"),
         (
@@ -197,7 +197,10 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
             r"weights = \[1\] is not supported",
         ),
         ({"sentence_bert_config.json": {"query_length": 9}}, "query_length = 9 is not"),
-        ({"sentence_bert_config.json": {"max_seq_length": "x"}}, "is no positive int"),
+        (
+            {"sentence_bert_config.json": {"max_seq_length": "x"}},
+            "is not a positive int",
+        ),
         (
             {"config_sentence_transformers.json": {"model_type": "SparseEncoder"}},
             'model_type = "SparseEncoder" is not supported',

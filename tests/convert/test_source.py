@@ -59,7 +59,9 @@ def test_a_gpt_with_words_of_a_bert_is_compared_without_a_frame(
         (here / each).unlink()
     edit(here / "tokenizer_config.json", tokenizer_class="BertTokenizer")
     assert main(["import", str(here), "--out", str(tmp_path / "in"), "--verify"]) == 0
-    assert "puts [CLS] and [SEP] round a text, jaxlm nothing" in capsys.readouterr().err
+    assert (
+        "puts [CLS] and [SEP] around a text, jaxlm nothing" in capsys.readouterr().err
+    )
 
 
 def test_a_model_of_a_task_is_compared_without_its_head(tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_equal_numbers_are_one_class(tmp_path):
 def test_no_number_is_a_number(tmp_path, label):
     [found] = table(tmp_path / "x.tsv", f"a\ty\nx\t{label}\n")
     task = TaskConfig(kind="number", metric="pearson")
-    with pytest.raises(UserError, match="is no number"):
+    with pytest.raises(UserError, match="is not a number"):
         Numbers(FinetuneConfig(task=task), TOKENIZER).number(found)
 
 

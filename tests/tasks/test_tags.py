@@ -133,4 +133,4 @@ def test_the_road_learns_tags_and_names_strange_ones(model_directory, tmp_path, 
     assert "strange.conll, line 2: tag 'B-PLACE' is not in the training file" in found
     strange.write_text("the DT\n")
     words[words.index("--data") + 1] = str(strange)
-    assert "is no tag of an entity" in mistake(capsys, *words)
+    assert "is not a tag of an entity" in mistake(capsys, *words)

@@ -216,7 +216,9 @@ def test_annotations_are_marks_and_any_number_of_processes_writes_the_same(tmp_p
 
 def test_mistakes(tmp_path):
     (tmp_path / "plain.txt").write_text("他在北京写字。\n")
-    with pytest.raises(UserError, match="'他在北京写字。' is no word/tag; see --spans"):
+    with pytest.raises(
+        UserError, match="'他在北京写字。' is not word/tag; see --spans"
+    ):
         corpus_of(tmp_path, "a", tmp_path / "plain.txt", spans="pku")
     with pytest.raises(UserError, match="has no column of tags"):
         corpus_of(tmp_path, "b", tmp_path / "plain.txt", spans="conll")

@@ -172,7 +172,7 @@ def test_records_of_strings_and_of_lists(tmp_path):
     [
         ("{", "is not JSON: Expecting property name"),
         ("[" * 100_000, "is not JSON: maximum recursion depth"),
-        ('"text"', "is no JSON object"),
+        ('"text"', "is not a JSON object"),
         ('{"test": "x", "id": 1}', 'no field "text": did you mean test.*test, id'),
         ('{"text": 7}', '"text" is 7, neither a string nor'),
         ('{"text": null}', '"text" is null, neither'),
@@ -232,7 +232,7 @@ def test_bytes_that_are_not_utf8(tmp_path, bad, byte, sequences):
 def test_what_is_surely_no_text_is_named(tmp_path, content, said):
     path = written(tmp_path / "a.txt", content)
     for reader in (lambda: read(path, errors="replace"), lambda: read_file(str(path))):
-        with pytest.raises(UserError, match=rf"a\.txt is no UTF-8 text but {said}"):
+        with pytest.raises(UserError, match=rf"a\.txt is not UTF-8 text but {said}"):
             reader()
 
 
@@ -356,7 +356,7 @@ else:
     raise AssertionError("a number is no text")
 for spec, message in [
     ("tfds:{tmp_path}/body/toy", 'has no field "text"'),
-    ("tfds:no_such_dataset", "is no TFDS dataset"),
+    ("tfds:no_such_dataset", "is not a TFDS dataset"),
     ("tfds:wikipedia/20230601.simple", "file_format=array_record"),
 ]:
     try:

@@ -265,7 +265,9 @@ def test_what_is_wrong_with_a_dump(dump, monkeypatch):
     damaged = [whole.replace("<ns>0", "<ns>x"), whole.replace("<namespace ", "<name ")]
     for content in ("", "text", "<html><p>x</p></html>", whole[:-200], *damaged):
         written(path, content)
-        with pytest.raises(UserError, match=r"d\.xml is no whole dump of a Wikipedia"):
+        with pytest.raises(
+            UserError, match=r"d\.xml is not a complete dump of a Wikipedia"
+        ):
             texts(f"wiki:{path}")
     with pytest.raises(UserError, match="is not annotated as pku"):
         find_sources([f"wiki:{path}"], "pku")

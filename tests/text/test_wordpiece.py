@@ -150,7 +150,7 @@ def test_vocabulary_files_with_windows_line_ends_and_with_ids(tmp_path):
     [
         (b"", "empty vocabulary"),
         (b"a\nb\na\n", "'a' stands at 0 and at 2"),
-        (b"\xff\xfe", "is no UTF-8 text but"),
+        (b"\xff\xfe", "is not UTF-8 text but"),
         (b"a\nb\n", "UNK"),
     ],
 )

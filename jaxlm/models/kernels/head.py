@@ -56,7 +56,7 @@ def head_cross_entropy(
     classes: int,
     at_once: int | None = None,
 ) -> CrossEntropy:
-    """`cross_entropy` of the logits of a head, by `head_loss`."""
+    """`cross_entropy` of a head's logits, computed in chunks by `head_loss`."""
     aims = targets_BL, weights_BL
     loss, right_BL = head_loss(Head(x_BLD, table, bias), *aims, classes, at_once)
     return CrossEntropy(loss, weights_BL.sum(), (weights_BL * right_BL).sum())
@@ -171,7 +171,7 @@ def _whole(classes, x_BLD, shared, targets_BL, weights_BL):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_chunks(whole, x_NBCD, shared, *rest):
-    """(the sum of the losses of `whole` over N chunks, what else it gives, stacked)."""
+    """(sum of the losses of `whole` over N chunks, its other results, stacked)."""
 
     def step(total, chunk):
         x_BCD, *rest = chunk

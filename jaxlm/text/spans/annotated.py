@@ -69,7 +69,7 @@ def read_pku(line: str) -> Annotated:
     for item in line.split():
         parts = _ITEM.fullmatch(item)
         if parts is None:
-            raise ValueError(f"{item!r} is no word/tag")
+            raise ValueError(f"{item!r} is not word/tag")
         opening, word, tag, closing = parts.groups()
         opened += [len(words)] * len(opening)
         words.append(word)

@@ -1,7 +1,7 @@
 """A `tokenizer.json`, run as it is by the `tokenizers` library.
 
-A word, for masking and for `word_start`, is what its pre-tokenizer cuts; without one,
-what begins behind white space.
+A word, for masking and for `word_start`, is a piece that the pre-tokenizer cuts off;
+without a pre-tokenizer, words begin after white space.
 """
 
 import bisect
@@ -34,15 +34,16 @@ _WORD = re.compile(r"\s*\S+")
 _LIKE: dict[str, Kind] = {"WordPiece": "wordpiece", "Unigram": "sentencepiece"}
 _BERT = "BertNormalizer"
 _GPT2 = {"add_prefix_space": False, "use_regex": True}
-# What makes another BPE than GPT-2's of the same tokens and merges.
+# Options that make a BPE differ from GPT-2's, given equal tokens and merges.
 _OF_BPE = "continuing_subword_prefix end_of_word_suffix byte_fallback ignore_merges"
 
 
 class LibraryTokenizer(Tokenizer):
-    """The content of a tokenizer.json, and what its file does not say.
+    """A tokenizer.json, with names of special tokens and a vocabulary without gaps.
 
-    Added tokens are found in any text, but those that have a part in rows (`USUAL` and
-    `names`) only with `specials=True`. Ids that no token has are `[unusedN]`.
+    Added tokens are found in any text, except the special tokens of rows (`USUAL` and
+    `names`), which are found only with `specials=True`. Ids without a token get
+    `[unusedN]`.
     """
 
     kind = "library"
@@ -61,7 +62,7 @@ class LibraryTokenizer(Tokenizer):
         ids = library.get_vocab(with_added_tokens=True)
         roles -= {added["content"] for added in self._rules["added_tokens"]}
         library.add_special_tokens([name for name in roles if name in ids])
-        library.encode_special_tokens = True  # characters, in plain text
+        library.encode_special_tokens = True  # read as characters
         tokens = _by_id(ids, size, path)
         options = {"names": dict(names)} if names else {}
         super().__init__(tokens, size=len(tokens), **options)
@@ -81,7 +82,7 @@ class LibraryTokenizer(Tokenizer):
 
     @property
     def _cuts(self) -> Callable[[str], list[str]] | None:
-        """What cuts a text where no word goes on, by rules that see no further."""
+        """A function that splits a text into runs with independent ids, or None."""
         kind, normalizer = self._cutter.get("type"), self._normalizer.get("type")
         if kind == "BertPreTokenizer" and normalizer in (None, _BERT):
             return _RUN.findall
@@ -118,12 +119,12 @@ class LibraryTokenizer(Tokenizer):
         return Encoded(np.where(ids < 0, ~ids, ids), ids < 0, np.array([len(ids)]))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text that its decoder makes of the tokens."""
+        """The text of the tokens, by the file's own decoder."""
         return self._library.decode([int(id) for id in ids], skip_special_tokens=False)
 
     @cached_property
     def framing(self) -> tuple[list[int], list[int]]:
-        """The ids that its post-processor puts round a text, and round two."""
+        """The ids that the post-processor adds to one text, and to two texts."""
         one, two = self._library.encode("a"), self._library.encode("a", "a")
         pairs = (zip(x.ids, x.special_tokens_mask, strict=True) for x in (one, two))
         first, second = ([id for id, special in each if special] for each in pairs)
@@ -162,11 +163,11 @@ class LibraryTokenizer(Tokenizer):
         return LibraryTokenizer(self._text, names=self.names, size=size)
 
     def library(self) -> Library:
-        """What it is run by; special tokens are characters."""
+        """The library's tokenizer; it reads special tokens as plain characters."""
         return self._library
 
     def library_text(self) -> str:
-        """See `Tokenizer`; as it was read."""
+        """The text of the file, unchanged."""
         return self._text
 
     @classmethod
@@ -182,8 +183,10 @@ class LibraryTokenizer(Tokenizer):
 def _opened(
     text: str, roles: Collection[str], path: Path | str
 ) -> tuple[dict[str, Any], Library]:
-    """The rules of a tokenizer.json and what runs them; added tokens are special only
-    if they have a part in rows."""
+    """A tokenizer.json, parsed and as the library's tokenizer.
+
+    Of its added tokens, only those in `roles` are special.
+    """
     try:
         rules = json.loads(text)
         rules["added_tokens"] = rules.get("added_tokens") or []
@@ -204,7 +207,7 @@ def merges_of(model: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _by_id(ids: Mapping[str, int], size: int, path: Path | str) -> tuple[str, ...]:
-    """`size` tokens or more; `[unusedN]` where no token has the id."""
+    """The tokens by id, at least `size`; an id without a token gets `[unusedN]`."""
     spelled = {id: token for token, id in ids.items()}
     if len(spelled) != len(ids):
         raise UserError(f"{path}: two tokens have one id")

@@ -55,7 +55,7 @@ _OF_HF = ("config.json", "tokenizer_config.json")
 
 @dataclass
 class Described:
-    """What stands beside the files of a tokenizer."""
+    """What the files beside a vocabulary say of the tokenizer."""
 
     directory: Path
     options: dict[str, Any]  # of tokenizer_config.json and special_tokens_map.json
@@ -68,7 +68,7 @@ class Described:
 
     @property
     def special(self) -> dict[str, dict[str, Any]]:
-        """The special tokens that are named, and those of a list."""
+        """The special tokens: those with a role, and those of a list."""
         named = {key: self.options.get(key) for key in _ROLES}
         for key in _LIST:
             found = self.options.get(key) or []
@@ -78,7 +78,7 @@ class Described:
 
     @property
     def names(self) -> dict[str, str]:
-        """`Tokenizer.names`. A token that ends or begins texts plays no other part."""
+        """`Tokenizer.names`; a token that begins or ends texts has no other role."""
         named = {_ROLES.get(k): token["content"] for k, token in self.special.items()}
         end = named.get("end", END_OF_DOCUMENT)
         usual = {role: {role} for role in SPECIAL}
@@ -89,12 +89,12 @@ class Described:
 
     @property
     def tokens(self) -> list[str]:
-        """All tokens that are named."""
+        """All added and special tokens."""
         every = (*self.added.values(), *self.special.values())
         return [token["content"] for token in every]
 
     def check_class(self, file: Path, known: str) -> None:
-        """Refuse a class that reads the file by other rules."""
+        """Refuse a class of transformers that reads the file by other rules."""
         if self.kind not in ("", "PreTrainedTokenizer", *known.split()):
             this = f"tokenizer_class = {self.kind} is not supported for {file.name}"
             remedy = "save a tokenizer.json with transformers, it is run as it is"
@@ -129,7 +129,7 @@ def described(directory: Path) -> Described:
 
 
 def _token(said: Any, special: bool = False) -> dict[str, Any]:
-    """An added token by its content, or by all that is said of it."""
+    """The flags of an added token, of which a file gives the content or everything."""
     flags = {"content": said} if isinstance(said, str) else dict(said)
     special = bool(flags.get("special", special))
     usual = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
@@ -160,7 +160,7 @@ def with_added(text: str, by: Described) -> str:
 
 
 def from_tokenizer_json(path: Path) -> Tokenizer:
-    """What a tokenizer.json says."""
+    """The tokenizer of a tokenizer.json."""
     by, content = described(path.parent), read_json(path)
     model = content.get("model") or {}
     values = {**content, "model.dropout": model.get("dropout")}
@@ -170,8 +170,10 @@ def from_tokenizer_json(path: Path) -> Tokenizer:
 
 
 def _check_contradictions(path: Path, content: dict, by: Described) -> None:
-    """Refuse a rule that two files state otherwise; name one that a class of
-    transformers overrides."""
+    """Refuse a rule on which two files disagree.
+
+    A note names a rule that transformers' class would override.
+    """
     normalizer, cutter = (
         content.get(part) or {} for part in ("normalizer", "pre_tokenizer")
     )
@@ -192,13 +194,13 @@ def _check_contradictions(path: Path, content: dict, by: Described) -> None:
             there = "in tokenizer_config.json: edit one of them"
             raise UserError(f"{path}: {key} is {both} {there}")
         if said is None and here != usual and by.kind:
-            this = f"{path.name}: {key} is {json.dumps(here)}, and so it is done"
+            this = f"{path.name}: {key} is {json.dumps(here)}, which jaxlm follows"
             theirs = f"transformers' {by.kind} has {json.dumps(usual)}"
-            note(f"{this}; {theirs} unless tokenizer_config.json says so, too")
+            note(f"{this}; {theirs} unless tokenizer_config.json says the same")
 
 
 def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Tokenizer:
-    """What a BERT's vocab.txt says, by Google's rules if it is read `alone`."""
+    """The tokenizer of a BERT's vocab.txt; `alone`: by Google's rules."""
     tokens, by = read_vocabulary(path), described(path.parent)
     by.check_class(path, _BERTS)
     if path.read_bytes().startswith(codecs.BOM_UTF8):
@@ -243,7 +245,7 @@ def looks_cased(tokens: Sequence[str]) -> bool:
 
 
 def from_pair(vocabulary: Path, merges: Path, words: str | None) -> Tokenizer:
-    """What a GPT's vocabulary and merges say."""
+    """The tokenizer of a GPT's vocabulary and merges."""
     tokens, pairs = bpe.read_pair(vocabulary, merges)
     by = described(vocabulary.parent)
     by.check_class(vocabulary, _GPTS)
@@ -254,7 +256,7 @@ def from_pair(vocabulary: Path, merges: Path, words: str | None) -> Tokenizer:
 
 
 def from_sentencepiece(path: Path) -> Tokenizer:
-    """What a SentencePiece model says."""
+    """The tokenizer of a SentencePiece model."""
     by = described(path.parent)
     by.check_class(path, "")
     if by.options.get("do_lower_case"):
@@ -263,7 +265,7 @@ def from_sentencepiece(path: Path) -> Tokenizer:
 
 
 def as_described(own: Tokenizer, by: Described) -> Tokenizer:
-    """Our tokenizer, or the library's where tokens are added or have other parts."""
+    """`own`, or the library's tokenizer if `by` adds tokens or changes their roles."""
     usual = {*SPECIAL, END_OF_DOCUMENT} & {*own.tokens}
     if not by.names and {*by.tokens} <= usual:
         return own
@@ -279,7 +281,7 @@ def _with(text: str, by: Described) -> LibraryTokenizer:
 
 
 def renamed(tokenizer: Tokenizer, names: dict[str, str]) -> Tokenizer:
-    """The same ids, with names of special tokens as in `Tokenizer.names`."""
+    """The same tokenizer with other names of special tokens (`Tokenizer.names`)."""
     if not (text := tokenizer.library_text()):
         raise UserError(
             f"{', '.join(names.values())}: {tokenizer.kind} has its own end"

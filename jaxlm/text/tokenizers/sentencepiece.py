@@ -38,7 +38,7 @@ class SentencePiece(Tokenizer):
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is no SentencePiece model: {reason}") from None
+            raise UserError(f"{path} is not a SentencePiece model: {reason}") from None
         processor = self._processor
         super().__init__([processor.id_to_piece(i) for i in range(len(processor))])
         start = re.compile(f"▁|[{CJK}]")

@@ -194,7 +194,7 @@ class Tokenizer(abc.ABC):
 
     def library_text(self) -> str:
         """The content of a tokenizer.json, "" if there is none; [CLS] and [SEP] are put
-        round a text."""
+        around a text."""
         library = self.library()
         if library and self.special is not None:
             names = self.special_names
@@ -236,7 +236,7 @@ class Tokenizer(abc.ABC):
 
 
 def with_frame(library: Any, cls: str, sep: str) -> str:
-    """The tokenizer.json that puts two tokens round a text, as BERT has them."""
+    """The tokenizer.json that puts two tokens around a text, as BERT has them."""
     library.post_processor = TemplateProcessing(
         f"{cls} $A {sep}",
         f"{cls} $A {sep} $B:1 {sep}:1",
@@ -254,7 +254,7 @@ def signed(ids: Sequence[int], words: Sequence[int | None]) -> tuple[int, ...]:
 def read_vocabulary(path: Path) -> tuple[str, ...]:
     """The tokens of a `vocab.txt`: one a line, or "token<TAB>id".
 
-    Blanks at the end of a line are no part of a token, unless it is all blanks.
+    Blanks at the end of a line are not part of a token, unless there is nothing else.
     """
     lines = [line.rstrip("\r") for line in read_file(str(path)).split("\n")]
     while lines and not lines[-1]:
