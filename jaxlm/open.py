@@ -285,7 +285,9 @@ def open_task(
 ) -> Finetuned:
     """`open_finetuned`; UserError if the directory holds a model and not a run."""
     if is_model(Path(directory)):
-        raise UserError(f"{directory} is a model: jaxlm finetune --init it first")
+        raise UserError(
+            f"{directory} is a model: fine-tune it first, with jaxlm finetune --init"
+        )
     return open_finetuned(directory, columns)
 
 

@@ -119,7 +119,7 @@ def run_embed(argv: list[str]) -> int:
     for path in args.text:
         if "://" not in path and not os.path.exists(path):
             pipe = "echo 'A text.' | jaxlm embed … --text /dev/stdin"
-            remedy = f"put a text a line into one, or pipe it: {pipe}"
+            remedy = f"write one text a line into a file, or pipe it: {pipe}"
             raise UserError(f"--text {path!r} is not a file: {remedy}")
     start_jax()
     import jaxlm

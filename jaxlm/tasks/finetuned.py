@@ -97,7 +97,9 @@ def open_finetuned(
     workdir = best_seed(directory)
     config = read_config(workdir)
     if not isinstance(config, FinetuneConfig):
-        raise UserError(f"{workdir} is a pretraining run: jaxlm finetune --init it")
+        raise UserError(
+            f"{workdir} is a pretraining run: start from it with jaxlm finetune --init"
+        )
     tokenizer = load_tokenizer(workdir / "tokenizer")
     task = task_of(config, tokenizer)
     module = module_of(config, task)

@@ -133,7 +133,7 @@ def test_quotes_that_csv_wrote_are_told_and_can_be_read(tmp_path, quoting):
                 read_table(str(path), TASK, labelled=True)
         other = path.with_suffix(".jsonl")
         other.write_text('{"a": "x", "y": 1}')
-        with pytest.raises(UserError, match=r"no TSV: pass --task\.quoted false"):
+        with pytest.raises(UserError, match=r"not TSV: pass --task\.quoted false"):
             read_table(str(other), task, labelled=True)
 
 
