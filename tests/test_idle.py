@@ -41,6 +41,12 @@ DERIVED |= {"optim.warmup", "model.family", "skip"}
         ("pretrain gpt2_tiny --data.mask_rate .3", "data.mask_rate", "a BERT"),
         ("pretrain gpt2_tiny --predictions=3", "predictions", "predicts all"),
         ("pretrain elmo_tiny --data.levels 1 0 0", "data.levels", "a BERT"),
+        ("pretrain bert_tiny --model.rope_base 9", "model.rope_base", "rope"),
+        (
+            "pretrain roformer_tiny --model.global_every 2",
+            "model.global_every",
+            "--model.window",
+        ),
         ("pretrain bert_base --length 64", "length", "phases"),
         ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
         (

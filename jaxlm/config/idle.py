@@ -33,11 +33,16 @@ def idle(config: RunConfig) -> dict[str, str]:
     """Name → why the flag would change nothing, apart from those of `foreign_data`."""
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
     samples = optim == "adamw" and getattr(config.data, "negatives", 0)
+    rope = getattr(config.model, "positions", "") == "rope"
+    windows = getattr(config.model, "window", 0) > 0
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (config.model.carries_state, "attention", "is for transformers"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
         (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),
+        (not rope, "model.rope_base", "is for --model.positions rope"),
+        (not windows, "model.global_every", "is for --model.window"),
+        (not rope or not windows, "model.local_rope_base", "is for rope in a window"),
     ]
     if isinstance(config, FinetuneConfig):
         rules += _of_task(config)
