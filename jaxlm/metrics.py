@@ -125,7 +125,7 @@ class Tokens(Figure):
     @property
     def details(self) -> set[str]:
         """See `Figure`."""
-        return {"targets"}
+        return {"targets", "padding"}
 
     def derived(self, sums: Sums) -> dict[str, float]:
         """See `Figure`."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # How a family's rows lie in a corpus: `data/layouts.py`, the last one `data/bilm.py`.
-Layout = Literal["pairs", "blocks", "stream", "dialogues", "bilm"]
+Layout = Literal["pairs", "blocks", "packed", "stream", "dialogues", "bilm"]
 
 
 class UserError(Exception):
@@ -140,6 +140,9 @@ class MlmBatch(NamedTuple):
     levels: Int[Array, "B"] | None = None  # of the masked units; see `mask.unit_starts`
     languages: Int[Array, "B"] | None = None  # by number; None: there is one
     row_key: UInt[Array, "B 2"] | None = None  # of `Rows`, for a loss that draws
+    # Of packed rows: the text of each token, 1, 2, …, 0 for padding; its place in it.
+    segments: Int[Array, "B L"] | None = None
+    positions: Int[Array, "B L"] | None = None
 
 
 class ElmoBatch(NamedTuple):

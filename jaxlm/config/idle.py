@@ -21,11 +21,14 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
     if config.finetunes:
         what = "the rows of a task are not masked, paired or streamed"
     mine = {field.name for field in dataclasses.fields(config.data)}
+    owners: dict[str, list[str]] = {}
+    for kind in get_args(AnyData):
+        for field in dataclasses.fields(kind):
+            owners.setdefault(field.name, []).append(kind.of)
     return {
-        f"data.{field.name}": f"is for {kind.of}: {what}"
-        for kind in get_args(AnyData)
-        for field in dataclasses.fields(kind)
-        if field.name not in mine
+        f"data.{name}": f"is for {' or '.join(kinds)}: {what}"
+        for name, kinds in owners.items()
+        if name not in mine
     }
 
 

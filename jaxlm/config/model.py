@@ -40,6 +40,9 @@ class MaskedData(DataConfig):
     """Language of a pair's random second segment: any (Google's code), or the same."""
     draws: Annotated[int, "[0, inf)"] = 0
     """Number of masks and pairs of a row (Google's dupe_factor); 0: new every pass."""
+    packed: bool = False
+    """Fill each row with texts, without padding; a text has its own [CLS] and [SEP],
+    positions from 0, and sees itself alone. For --model.nsp false."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from jaxlm.config.model import (
     AnyData,
     BertConfig,
     DataConfig,
+    MaskedData,
     ModelConfig,
     check_levels,
 )
@@ -239,6 +240,13 @@ class RunConfig(Rows):
             raise UserError(f"eval_every = {self.eval_every} is not a number of steps")
         for each in self.skip:
             range_of(each, "skip")
+        if isinstance(self.data, MaskedData) and self.data.packed:
+            what = "data.packed = True fills rows with whole texts"
+            if self.text.dialogues:
+                raise UserError(f"{what}, and text.dialogues = True with turns")
+            if self.model.nsp:  # type: ignore[union-attr]
+                pairs = "model.nsp = True with pairs of sentences"
+                raise UserError(f"{what}, {pairs}: pass --model.nsp false")
         done, at, rows = 0, "", self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""

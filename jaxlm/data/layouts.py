@@ -9,6 +9,10 @@
     dialogues  `------------'`------------'                   three turns each
                                    `------------'             the last has three, too
 
+    tokens     [ d0 . . . | d1 . | d2 . . | d3 . . . . . ]    documents; d2 is held out
+    packed     `------------'          `---------------'      full rows, with [CLS] and
+                                                       `-- …  [SEP] round each text
+
     tokens     [ d0 . . ↵ | d1 . ↵ | d2 . . ↵ | d3 . . . ↵ ]  documents; d2 is held out
     stream   ↵ [ d0 . . ↵   d1 . ↵   d3 . . . ↵ ]             end to end, ↵ before them
              `-----------'                row 0: `length` targets and the token before
@@ -23,6 +27,7 @@ draws anew. The price is that one pass over prose reads 83 % of its tokens, not 
 after eight passes both have read 99.9 % (tests/objectives/test_pairs.py).
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -33,6 +38,7 @@ from jaxlm.keys import hashes
 from jaxlm.types import Layout, Rows, TokenSpan, UserError, WordRows
 
 TURNS = 3  # turns of a dialogue in a row
+GROUP = 1 << 20  # tokens after which packed rows begin anew, at the next document
 
 
 class BlockRows(WindowRows):
@@ -161,7 +167,7 @@ class DialogueRows(PairRows):
         return TokenSpan(tokens, marks, length.astype(np.int32))
 
 
-class StreamRows(WindowRows):
+class JoinedRows(WindowRows):
     """Documents end to end; a window is the number of the split's tokens before it.
 
     Adjacent documents form one piece; `pieces` has (first token, end), int64 [2, s].
@@ -169,16 +175,7 @@ class StreamRows(WindowRows):
     the stream is predicted. `before` counts tokens in all earlier pieces, int64 [s].
     """
 
-    layout = "stream"
-
     def __post_init__(self) -> None:
-        corpus = self.corpus
-        if corpus.end_of_document is None:
-            raise UserError(
-                f"corpus {corpus.directory} has no end-of-text token after its "
-                "documents, which a decoder needs: prepare it again, with a decoder's "
-                "recipe and a vocabulary that has <|endoftext|>"
-            )
         super().__post_init__()
         begins = np.append(True, self.first[1:] != self.end[:-1])
         last = self.end[-1]
@@ -187,30 +184,19 @@ class StreamRows(WindowRows):
         self.pieces = np.stack([first, end])
         self.before = np.cumsum(end - first) - (end - first)
 
-    @property
-    def width(self) -> int:
-        """The number of tokens read: those of a row and the token before."""
-        return self.phase.length + 1
-
     def positions(self) -> np.ndarray:
         """The number of the split's tokens before each document, and in all."""
         return np.append(0, np.cumsum(self.end - self.first))
 
-    def plan(self) -> np.ndarray:
-        """The position of each window; windows lie end to end."""
-        return np.arange(0, self.positions()[-1], self.phase.length)
-
-    def spans(self, starts, language, row_key):
-        """Each window of the stream with the token before it.
+    def joined(self, starts: np.ndarray, end: np.ndarray) -> TokenSpan:
+        """The stream from `starts` to `end`, indices of the extra token in front and of
+        the stream behind it; past the stream's end there is nothing.
 
         Documents of the other split are skipped, so a row may consist of several pieces
         of the corpus. All pieces are read together, then copied into the rows.
         """
-        del language, row_key
-        # The stream has one extra token in front, so the token before a window is at
-        # index `starts`; a row ends with the stream at the latest.
         ends = self.before + self.pieces[1] - self.pieces[0]
-        end = np.minimum(starts + self.width, ends[-1])
+        end = np.minimum(end, ends[-1])
         low = np.searchsorted(ends, starts, side="right")
         row, nth = numbered(np.searchsorted(self.before, end, side="left") - low)
         piece = low[row] + nth
@@ -226,13 +212,94 @@ class StreamRows(WindowRows):
         tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
         for out, part in zip((tokens, marks), parts, strict=True):
             out.reshape(-1)[at[inside]] = part[inside]
-        return TokenSpan(tokens, marks, (end - starts).astype(np.int32)), None
+        return TokenSpan(tokens, marks, (end - starts).astype(np.int32))
+
+
+class StreamRows(JoinedRows):
+    """A decoder's rows: windows of equal length."""
+
+    layout = "stream"
+
+    def __post_init__(self) -> None:
+        corpus = self.corpus
+        if corpus.end_of_document is None:
+            raise UserError(
+                f"corpus {corpus.directory} has no end-of-text token after its "
+                "documents, which a decoder needs: prepare it again, with a decoder's "
+                "recipe and a vocabulary that has <|endoftext|>"
+            )
+        super().__post_init__()
+
+    @property
+    def width(self) -> int:
+        """The number of tokens read: those of a row and the token before."""
+        return self.phase.length + 1
+
+    def plan(self) -> np.ndarray:
+        """The position of each window; windows lie end to end."""
+        return np.arange(0, self.positions()[-1], self.phase.length)
+
+    def spans(self, starts, language, row_key):
+        """Each window of the stream with the token before it."""
+        del language, row_key
+        return self.joined(starts, starts + self.width), None
+
+
+class PackedRows(JoinedRows):
+    """An encoder's packed rows: texts until a row is full, with room for the special
+    tokens of each. At most 2 positions are left over, where no text of a token fits.
+
+    Rows begin anew at each group of texts: at the first text of a language, and at that
+    after each `GROUP` tokens. So a plan is made for all groups in parallel.
+    """
+
+    layout = "packed"
+
+    @property
+    def width(self) -> int:
+        """The length without [CLS] and [SEP]."""
+        return self.phase.length - 2
+
+    @functools.cached_property
+    def texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(where each text begins, and the end; `needed` of `ends`; the groups)."""
+        bounds = self.positions()
+        needed = bounds[:-1] + 1 + 2 * np.arange(1, len(bounds))
+        parts = bounds[:-1] // GROUP, self.documents[:, 1]
+        new = np.any(np.diff(parts) > 0, axis=0)
+        return bounds, needed, bounds[np.concatenate([[True], new, [True]])]
+
+    def ends(self, starts: np.ndarray) -> np.ndarray:
+        """Where the rows end that begin at these positions."""
+        bounds, needed, groups = self.texts
+        # As if special tokens of texts before the row took room, too: then the first
+        # token of text i needs the same room in all rows.
+        before = np.searchsorted(bounds, starts, side="right") - 1
+        room = starts + self.phase.length + 2 * before
+        texts = np.searchsorted(needed, room, side="right")
+        group = groups[np.searchsorted(groups, starts, side="right")]
+        return np.minimum(np.minimum(room - 2 * texts, bounds[texts]), group)
+
+    def plan(self) -> np.ndarray:
+        """The position of each row; rows lie end to end."""
+        groups, out = self.texts[2], []
+        at, stop = groups[:-1], groups[1:]
+        while len(at):
+            out.append(at)
+            at = self.ends(at)
+            at, stop = at[at < stop], stop[at < stop]
+        return np.sort(np.concatenate(out))
+
+    def spans(self, starts, language, row_key):
+        """(the texts of each row without special tokens, None)."""
+        del language, row_key
+        return self.joined(starts + 1, self.ends(starts) + 1), None
 
 
 # In what layout an objective reads a corpus → the class of its rows.
 LAYOUTS: dict[Layout, type[RowSource]] = {
     each.layout: each
-    for each in (BlockRows, PairRows, DialogueRows, StreamRows, BilmRows)
+    for each in (BlockRows, PairRows, PackedRows, DialogueRows, StreamRows, BilmRows)
 }
 
 

@@ -35,7 +35,7 @@ from jaxlm.objectives.objective import (
     row_shares,
     stateless,
 )
-from jaxlm.objectives.pairs import Row, pair_row, single_row
+from jaxlm.objectives.pairs import Row, packed_row, pair_row, single_row
 from jaxlm.text.corpus import Manifest
 from jaxlm.types import Layout, Mark, MlmBatch, Rows, UserError
 
@@ -62,6 +62,7 @@ def masked_lm(
     """
     layout, assemble = _assembly(run, manifest, phase.length)
     model: Any = run.model
+    data: Any = run.data
     figures: Any = masked_figures(run)
     questions = figures[1:]  # none or one
 
@@ -74,10 +75,15 @@ def masked_lm(
 
     def loss(params, batch: MlmBatch, key=None) -> Sums:
         inputs = batch.tokens, batch.token_types, batch.predictions
-        out = apply(module, params, key, *inputs, lengths=batch.mask.sum(-1))
+        facts: dict[str, Any] = {"lengths": batch.mask.sum(-1)}
+        if data.packed:
+            facts = {"segments": batch.segments, "position_ids": batch.positions}
+        out = apply(module, params, key, *inputs, **facts)
         rows = batch.nsp_weights
         sums = word_sums(out.head, batch, model.vocab_size)
         sums |= row_shares(manifest.languages, batch.languages, rows)
+        padding = phase.length * rows.sum() - (batch.mask.sum(-1) * rows).sum()
+        sums["padding"] = Mean(padding, phase.length * rows.sum())
         for each in questions:
             sums |= binary_sums(each, out.nsp_logits, batch.nsp_labels, rows)
         return sums
@@ -105,6 +111,8 @@ def _assembly(
             raise UserError(f"model.num_token_types = {types}: a dialogue has 2 roles")
         shape["replaced"] = REPLACED if model.nsp else 0.0
         return "dialogues", functools.partial(dialogue_row, **shape)
+    if data.packed:
+        return "packed", functools.partial(packed_row, **shape)
     if not model.nsp:
         return "blocks", functools.partial(single_row, **shape)
     return "pairs", functools.partial(pair_row, **shape, short_rate=data.short_rate)
@@ -146,6 +154,8 @@ def _masking(
             nsp_weights=valid,
             levels=level,
             languages=rows.languages,
+            segments=row.segments,
+            positions=row.positions,
         )
 
     def transform(rows: Rows) -> MlmBatch:

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt
 
+from jaxlm.models.layers import position_ids
 from jaxlm.types import Mark, Rows, SpecialTokens, TokenSpan
 
 
@@ -44,6 +45,8 @@ class Row(NamedTuple):
     candidate: Bool[Array, "L"]  # may be masked: a token of A or B
     marks: UInt[Array, "L"]  # of the tokens of A and B; the first of each starts a word
     nsp_label: Int[Array, ""]
+    segments: Int[Array, "L"] | None = None  # of packed rows, as in `MlmBatch`
+    positions: Int[Array, "L"] | None = None
 
 
 def single_row(
@@ -56,6 +59,42 @@ def single_row(
     nothing = jnp.zeros((), jnp.int32)
     lengths = len_a, nothing - 1
     return _assemble(span.tokens, span.marks, at - 1, lengths, special, nothing)
+
+
+def packed_row(
+    key: Key[Array, ""], rows: Rows, *, length: int, special: SpecialTokens
+) -> Row:
+    """`[CLS] A [SEP] [CLS] B [SEP] …`: texts, each in a segment of its own.
+
+    span        a0 a1 b0 b1 b2 c0          a text begins where its document does,
+    source   .  0  1  .  .  2  3  4  .  .  5  .    and at the start of the row
+    segments 1  1  1  1  2  2  2  2  2  3  3  3
+    """
+    del key
+    span, at = rows.first, jnp.arange(length)
+    at_W = jnp.arange(span.tokens.shape[-1])
+    starts_W = (jnp.asarray(span.marks & Mark.DOCUMENT) > 0) | (at_W == 0)
+    place_W = at_W + 2 * jnp.cumsum(starts_W) - 1
+    place_W = jnp.where(at_W < span.length, place_W, length)
+    source_L = jnp.full(length, -1).at[place_W].set(at_W, mode="drop")
+    candidate = source_L >= 0
+    cls_L = ~candidate & jnp.roll(candidate, -1) & (at < length - 1)
+    inside_L = candidate | cls_L | jnp.roll(candidate, 1) & (at > 0)
+    segments = jnp.where(inside_L, jnp.cumsum(cls_L), 0)
+    row = jnp.where(candidate, jnp.asarray(span.tokens)[source_L], special.sep)
+    row = jnp.where(cls_L, special.cls, jnp.where(inside_L, row, special.pad))
+    marks = jnp.asarray(span.marks)[source_L]
+    marks |= jnp.where(jnp.roll(cls_L, 1), Mark.WORD, 0).astype(marks.dtype)
+    return Row(
+        tokens=row.astype(jnp.int32),
+        token_types=jnp.zeros(length, jnp.int32),
+        length=jnp.sum(inside_L),
+        candidate=candidate,
+        marks=jnp.where(candidate, marks, 0),
+        nsp_label=jnp.zeros((), jnp.int32),
+        segments=segments,
+        positions=position_ids(segments[None])[0],
+    )
 
 
 def pair_row(

@@ -133,7 +133,7 @@ def shown(name: str, value: float | None) -> str:
     """A figure as readable text: shares in per cent, counts without decimals."""
     if value is None or not math.isfinite(value):
         return "–"
-    if name == "mfu" or name.endswith(("accuracy", "f1", "exact")):
+    if name == "mfu" or name.endswith(("accuracy", "f1", "exact", "padding")):
         return f"{value:.1%}"
     if name == "tokens_per_second" or abs(value) >= 1e5:
         return f"{value:,.0f}"

@@ -115,7 +115,7 @@ def test_an_empty_split_is_an_error_with_the_numbers(tmp_path):
             plan(corpus, 1, layout, 128)
 
 
-@pytest.mark.parametrize("layout", ["blocks", "pairs", "dialogues"])
+@pytest.mark.parametrize("layout", ["blocks", "packed", "pairs", "dialogues"])
 def test_rows_of_zeros_are_shaped_as_those_that_are_read(corpus, layout):
     options = {"seed": 0, "stream": "test", "split": 0}
     source = open_source(corpus, layout=layout, length=16, **options)
