@@ -12,16 +12,14 @@ from rich.text import Text
 from jaxlm.config import RunConfig
 from jaxlm.data.layouts import LAYOUTS
 from jaxlm.families import family_of
+from jaxlm.metrics import Binary
+from jaxlm.objectives.objective import Objective
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import ElmoBatch, GptBatch, Mark, MlmBatch, TokenSpan, WordRows
 
 Lines = Iterator[str | Text]
 
 _LEVELS = ("tokens", "phrases", "entities")
-_NSP_LABELS = {
-    "pairs": ("B follows A", "B is random"),
-    "dialogues": ("as it was said", "an utterance is from elsewhere"),
-}
 
 
 def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
@@ -40,13 +38,16 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     lines_of = _LINES[type(batch)]
     for i in range(count):
         row, read = (jax.tree.map(lambda a, i=i: a[i], each) for each in (batch, rows))
-        for line in lines_of(f"row {i}", corpus, objective.layout, row, read):
+        for line in lines_of(f"row {i}", corpus, objective, row, read):
             show(line)
 
 
-def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) -> Lines:
+def _masked(
+    name: str, corpus: Corpus, objective: Objective, row: MlmBatch, read: Any
+) -> Lines:
     """A BERT's row: its tokens, with targets at masked ones; then its spans."""
-    said = [_NSP_LABELS[layout][int(row.nsp_labels)]] if layout in _NSP_LABELS else []
+    questions = (each for each in objective.figures if isinstance(each, Binary))
+    said = [f"{each.name} {each.answers[int(row.nsp_labels)]}" for each in questions]
     if row.levels is not None:
         said.append(f"{_LEVELS[int(row.levels)]} are masked whole")
     yield f"{name}: {'; '.join(said)}" if said else name
@@ -61,7 +62,7 @@ def _masked(name: str, corpus: Corpus, layout: str, row: MlmBatch, read: Any) ->
         else:
             line.append(f"{token} ", style="cyan" if row.token_types[at] else "")
     yield line
-    if corpus.manifest.recipe.marks_spans and layout != "dialogues":
+    if corpus.manifest.recipe.marks_spans and objective.layout != "dialogues":
         yield _spans(corpus, read.first)
 
 
@@ -84,10 +85,10 @@ def _spans(corpus: Corpus, span: TokenSpan) -> Text:
 
 
 def _words(
-    name: str, corpus: Corpus, layout: str, row: ElmoBatch, read: WordRows
+    name: str, corpus: Corpus, objective: Objective, row: ElmoBatch, read: WordRows
 ) -> Lines:
     """An ELMo's row in both directions, with each target that is not the next word."""
-    del layout, row
+    del objective, row
     known = corpus.manifest.vocab_size
     for way, direction in enumerate(("forward", "backward")):
         yield f"{name} {direction}"
@@ -102,9 +103,11 @@ def _words(
         yield line
 
 
-def _text(name: str, corpus: Corpus, layout: str, row: GptBatch, read: Any) -> Lines:
+def _text(
+    name: str, corpus: Corpus, objective: Objective, row: GptBatch, read: Any
+) -> Lines:
     """A GPT's row: its text, with a colour for each segment."""
-    del layout, read
+    del objective, read
     yield name
     line, styles = Text(), ("", "cyan", "magenta", "yellow")
     for segment in range(1, int(row.segments.max()) + 1):

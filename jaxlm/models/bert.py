@@ -73,17 +73,55 @@ class MlmHead(nn.Module):
     """MLM logits: dense layer, activation, norm, x · tableᵀ, and a bias per token."""
 
     spec: Spec
+    width: int  # of the table
 
     @nn.compact
     def __call__(
         self, x_BPD: Float[Array, "B P D"]
     ) -> tuple[Float[Array, "B P D"], Float[Array, "R"]]:
         """(what the table multiplies, the bias)."""
-        spec, width, curve = self.spec, x_BPD.shape[-1], self.spec.config.activation
-        x_BPD = spec.dense(width, activation=curve, name="dense")(x_BPD)
+        spec, curve = self.spec, self.spec.config.activation
+        x_BPD = spec.dense(self.width, activation=curve, name="dense")(x_BPD)
         x_BPD = spec.norm_layer("norm")(x_BPD)
         rows = padded_rows(spec.config.vocab_size)
         return x_BPD, self.param("bias", nn.initializers.zeros, (rows,))
+
+
+def with_pooler(spec: Spec, out: Encoded, *, packed: bool, nsp: bool) -> Encoded:
+    """The output with the pooled vector and, with `nsp`, the NSP logits.
+
+    A compact module calls this, as it calls `with_mlm`. In packed rows, all tokens are
+    pooled.
+    """
+    x_BLD, init = out.last, spec.kernel_init
+    assert x_BLD is not None
+    pooler = nn.Dense(
+        x_BLD.shape[-1], dtype=spec.dtype, kernel_init=init, name="pooler"
+    )
+    pooled = jnp.tanh(pooler(x_BLD if packed else x_BLD[:, 0]))
+    heads = dict(out.heads)
+    if nsp:
+        head = nn.Dense(2, dtype=jnp.float32, kernel_init=init, name="nsp")
+        heads["nsp"] = head(pooled)
+    return out._replace(pooled=pooled, heads=heads)
+
+
+def with_mlm(
+    spec: Spec,
+    out: Encoded,
+    copies: Float[Array, "*parts R D"],
+    predictions_BP: Int[Array, "B P"] | None,
+) -> Encoded:
+    """The output with the MLM logits; `copies` are those of `out.table`."""
+    x_BPD, table_RD = out.last, out.table
+    assert x_BPD is not None and table_RD is not None
+    if predictions_BP is not None:
+        x_BPD = gather(x_BPD, predictions_BP)
+    x_BPD, bias_R = MlmHead(spec, table_RD.shape[-1], name="mlm")(x_BPD)
+    logits_BPR = tied_logits(x_BPD, table_RD) + bias_R[None, None]
+    logits_BPV = logits_BPR[..., : spec.config.vocab_size]
+    head = Head(x_BPD, copies, for_rows(bias_R, x_BPD.shape[0]))
+    return out._replace(head=head, heads={**out.heads, "mlm": logits_BPV})
 
 
 class Bert(nn.Module):
@@ -144,24 +182,6 @@ class Bert(nn.Module):
         x_BLD, table_RD, copies = embed(tokens_BL, token_types_BL, position_ids)
         facts: Any = {"segments": segments, "position_ids": position_ids}
         out = encode(spec, x_BLD, table_RD, lengths=lengths, **facts)
-        assert out.last is not None
-        pooled, heads = None, {}
         if config.nsp:
-            first = out.last[:, 0] if position_ids is None else out.last
-            dense = nn.Dense(
-                config.d_model, dtype=self.dtype, kernel_init=init, name="pooler"
-            )
-            pooled = jnp.tanh(dense(first))
-            if logits:
-                nsp = nn.Dense(2, dtype=jnp.float32, kernel_init=init, name="nsp")
-                heads["nsp"] = nsp(pooled)
-        if logits:
-            x_BPD = out.last
-            if predictions_BP is not None:
-                x_BPD = gather(x_BPD, predictions_BP)
-            x_BPD, bias_R = MlmHead(spec, name="mlm")(x_BPD)
-            logits_BPR = tied_logits(x_BPD, table_RD) + bias_R[None, None]
-            heads["mlm"] = logits_BPR[..., : config.vocab_size]
-            head = Head(x_BPD, copies, for_rows(bias_R, x_BPD.shape[0]))
-            out = out._replace(head=head)
-        return out._replace(pooled=pooled, heads=heads)
+            out = with_pooler(spec, out, packed=position_ids is not None, nsp=logits)
+        return with_mlm(spec, out, copies, predictions_BP) if logits else out

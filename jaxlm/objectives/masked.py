@@ -46,24 +46,36 @@ REPLACED = 0.5  # share of dialogues, as of sentence pairs
 LEVELS = ("token", "phrase", "entity")
 
 
-def masked_figures(run: RunConfig) -> tuple[Figure, ...]:
+def masked_figures(
+    run: RunConfig, question: Binary = NEXT_SENTENCE
+) -> tuple[Figure, ...]:
     """The figures of masked words and, with `model.nsp`, of the question on the row."""
     model: Any = run.model
-    question = REAL_DIALOGUE if run.text.dialogues else NEXT_SENTENCE
+    question = REAL_DIALOGUE if run.text.dialogues else question
     return (MASKED_WORDS, question) if model.nsp else (MASKED_WORDS,)
 
 
 def masked_lm(
-    run: RunConfig, module: nn.Module, manifest: Manifest, phase: Phase, stream: str
+    run: RunConfig,
+    module: nn.Module,
+    manifest: Manifest,
+    phase: Phase,
+    stream: str,
+    *,
+    question: Binary = NEXT_SENTENCE,
+    pair: Callable[..., Row] = pair_row,
 ) -> Objective:
     """The objective: the loss of masked words plus that of the question on the row.
 
-    `stream` names the random draws, as in `data.rows.RowSource`.
+    Args:
+        stream: names the random draws, as in `data.rows.RowSource`.
+        question: what the model predicts of a pair of texts.
+        pair: makes the row of a pair, with the right answer.
     """
-    layout, assemble = _assembly(run, manifest, phase.length)
+    layout, assemble = _assembly(run, manifest, phase.length, pair)
     model: Any = run.model
     data: Any = run.data
-    figures: Any = masked_figures(run)
+    figures: Any = masked_figures(run, question)
     questions = figures[1:]  # none or one
 
     def weights(batch: MlmBatch) -> dict[str, jax.Array]:
@@ -93,7 +105,7 @@ def masked_lm(
 
 
 def _assembly(
-    run: RunConfig, manifest: Manifest, length: int
+    run: RunConfig, manifest: Manifest, length: int, pair: Callable[..., Row]
 ) -> tuple[Layout, Callable[[Any, Any], Row]]:
     """The layout of the corpus, and a function (key, host row) → `Row`."""
     model: Any = run.model
@@ -115,7 +127,7 @@ def _assembly(
         return "packed", functools.partial(packed_row, **shape)
     if not model.nsp:
         return "blocks", functools.partial(single_row, **shape)
-    return "pairs", functools.partial(pair_row, **shape, short_rate=data.short_rate)
+    return "pairs", functools.partial(pair, **shape, short_rate=data.short_rate)
 
 
 def _masking(

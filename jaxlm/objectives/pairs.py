@@ -104,12 +104,13 @@ def pair_row(
     length: int,
     short_rate: float,
     special: SpecialTokens,
+    random_rate: float = 0.5,
 ) -> Row:
     """`[CLS] A [SEP] B [SEP]` by BERT's rule.
 
-    A is the start of the first span. B follows A, or is the start of the second span,
-    which is from another document. A and B have at most `length` - 3 tokens together,
-    and fewer in a share `short_rate` of the rows.
+    A is the start of the first span. B follows A or, in a share `random_rate` of the
+    rows, is the start of the second span, from another document. A and B have at most
+    `length` - 3 tokens together, and fewer in a share `short_rate` of the rows.
     """
     first, second = rows.first, rows.second
     assert second is not None
@@ -131,7 +132,7 @@ def pair_row(
     len_a = jnp.sum(inside_W & (jnp.cumsum(starts_W) <= a_end))
 
     # B: the rest of the chunk, or sentences of the other document.
-    is_random = (sentences == 1) | (jax.random.uniform(coin) < 0.5)
+    is_random = (sentences == 1) | (jax.random.uniform(coin) < random_rate)
     random_end = _boundary_after(second, _sentence_starts(second), target - len_a)
     len_b = jnp.where(is_random, random_end, end - len_a)
     start_b = jnp.where(is_random, width, len_a)
