@@ -258,6 +258,8 @@ class RunConfig(Rows):
                 raise UserError(f"{at}batch = {phase.batch} is not {rows}: {why}")
             if phase.length > self.model.max_length:
                 most = f"model.max_length = {self.model.max_length}"
+                if getattr(self.model, "positions", "") == "rope":
+                    most += f": pass --model.max_length {phase.length}"
                 raise UserError(f"{at}length = {phase.length} exceeds {most}")
         if done != self.steps:
             this = f"the last phase ends at step {done}, steps = {self.steps}"

@@ -21,7 +21,7 @@ from jaxlm.metrics import Figure
 from jaxlm.models.layers import position_ids
 from jaxlm.objectives.objective import Objective
 from jaxlm.text.tokenizers import Tokenizer
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note
 
 Tokens = np.ndarray  # int32 [l], or an ELMo's uint16 [l, C]
 
@@ -170,21 +170,24 @@ class Family(abc.ABC):
         self, config: Any, tokens: Any, token_types: Any, mask: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of the module for a user's arrays."""
-        if token_types is not None and not self.token_types:
-            raise UserError(f"{self.article} has no token types")
+        typed = self.token_types and config.num_token_types > 0
+        if token_types is not None and not typed:
+            whose = "this model" if self.token_types else self.article
+            raise UserError(f"{whose} has no token types")
         tokens = given_array("tokens", tokens, ("B", "L"), config.vocab_size)
         length = tokens.shape[1]
-        if length > config.max_length:
+        if (most := config.max_length) < length and config.positions == "rope":
+            note(f"longer than the rows of {most} tokens that the model was trained on")
+        elif most < length:
             raise UserError(
-                f"{length} tokens, the model has {config.max_length} positions: "
-                "shorten the text"
+                f"{length} tokens, the model has {most} positions: shorten the text"
             )
         ids = [tokens]
         if self.token_types and token_types is None:
             ids += [np.zeros_like(tokens)]
         elif self.token_types:
-            most = config.num_token_types
-            ids += [given_array("token_types", token_types, tokens.shape, most)]
+            types = config.num_token_types
+            ids += [given_array("token_types", token_types, tokens.shape, types)]
         facts = {}
         if mask is not None:  # padding sees padding
             given = given_mask(mask, tokens.shape)

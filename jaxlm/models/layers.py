@@ -260,9 +260,10 @@ class Rope(NamedTuple):
 def rope(ids: Int[Array, "#B L"], width: int, base: float) -> Rope:
     """Rotary position embedding (Su et al. 2021) of heads of `width`: at position p,
     the pair of channels c turns by the angle p / base^(2c / width)."""
-    # In float32, as in the models that are loaded: at 8,192 the last digit shows.
+    # Rounded where torch rounds: at position 8,192 the last digit shows.
     power_C = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    speed_C = 1 / np.float32(base) ** power_C
+    wave_C = (float(base) ** power_C.astype(np.float64)).astype(np.float32)
+    speed_C = 1 / wave_C
     angle = ids[..., None].astype(jnp.float32) * speed_C[None, None]
     return Rope(jnp.cos(angle), jnp.sin(angle))
 

@@ -266,4 +266,4 @@ def attention_line(
         segments=getattr(config.data, "packed", packed),
         other="dropout" if dropout and model.dropout > 0 else "",
     )
-    return said(config.attention, call)
+    return said(config.attention, call, getattr(model, "window", 0))

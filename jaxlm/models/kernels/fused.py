@@ -84,10 +84,20 @@ def choose(asked: Road, call: Call) -> tuple[str, str]:
     return ("plain", why) if why else (road, "one kernel, without scores in memory")
 
 
-def said(asked: Road, call: Call) -> str:
-    """A line on the road that a step takes; "" on a CPU, unless one was asked for."""
-    road, why = choose(asked, call)
-    return "" if (asked, platform()) == ("auto", "cpu") else f"attention: {road}, {why}"
+def said(asked: Road, call: Call, window: int = 0) -> str:
+    """A line on the roads that a step takes; "" on a CPU, unless one was asked for.
+
+    `window` is that of a BERT's local layers, to both sides together; 0: it has none.
+    """
+    if (asked, platform()) == ("auto", "cpu"):
+        return ""
+    roads = {"": choose(asked, call)}
+    if 0 < window // 2 < call.shape[1] - 1:
+        roads["local layers "] = choose(asked, call._replace(two_sided=True))
+    if len({*roads.values()}) == 1:
+        roads = {"": roads[""]}
+    found = (f"{of}{road}, {why}" for of, (road, why) in roads.items())
+    return f"attention: {'; '.join(found)}"
 
 
 def fused(

@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from jaxlm.config import MeshConfig
-from jaxlm.config.model import GptConfig
+from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.models.bert import Bert
 from jaxlm.models.gpt import Gpt
+from jaxlm.models.kernels import attention as attention_file
 from jaxlm.models.kernels import fused
 from jaxlm.models.kernels.attention import attention
 from jaxlm.models.kernels.fused import Call, choose, said, unfit
@@ -75,6 +78,22 @@ def test_splash_equals_the_plain_road(name, monkeypatch):
     monkeypatch.setattr(fused, "_BLOCKS", (128,))  # four blocks of scores
     found = value_and_grads("splash", inputs(), **CASES[name])
     assert_equal(found, value_and_grads("plain", inputs(), **CASES[name]))
+
+
+@pytest.mark.parametrize("road", ["plain", "splash"])
+@pytest.mark.parametrize("local", [True, False])
+def test_a_layer_of_a_loop_is_local_or_not(road, local, monkeypatch):
+    monkeypatch.setattr(attention_file, "choose", lambda *_: (road, ""))
+    x, near = inputs(rows=1), 40 if local else None
+
+    def total(x, local):
+        return (attention(*x, window=40, local=local) ** 2).sum()
+
+    found = jax.jit(jax.value_and_grad(total))(x, local)
+    monkeypatch.undo()
+    want = jax.value_and_grad(lambda x: (attention(*x, window=near) ** 2).sum())(x)
+    np.testing.assert_allclose(found[0], want[0], rtol=1e-5)
+    assert_equal(found[1], want[1])
 
 
 @pytest.mark.parametrize("road", ["plain", "splash"])
@@ -190,19 +209,22 @@ def arrays_of_scores(text, length=L):
     return found
 
 
+SHAPE = {"num_layers": 2, "d_model": 16, "num_heads": 1, "d_ff": 24, "max_length": L}
+
+
 @pytest.mark.parametrize("packed", [False, True])
-def test_no_mask_is_an_array_of_the_plain_step(packed):
-    config = GptConfig(
-        vocab_size=40, num_layers=2, d_model=16, num_heads=1, d_ff=24, max_length=L
-    )
-    module = Gpt(config, jnp.bfloat16)
+@pytest.mark.parametrize("windows", [False, True])
+def test_no_mask_is_an_array_of_the_plain_step(windows, packed):
+    module: Any = Gpt(GptConfig(vocab_size=40, **SHAPE), jnp.bfloat16)
+    if windows:
+        config = BertConfig(vocab_size=40, **SHAPE, window=8, positions="rope")
+        module = Bert(config, jnp.bfloat16)
+    inputs = [jnp.zeros((B, L), int)] * len(module.example())
     params = module.init(KEY, *module.example())["params"]
     segments = jnp.asarray(SEGMENTS) if packed else None
 
     def total(params, segments):
-        out = module.apply(
-            {"params": params}, jnp.zeros((B, L), int), segments=segments
-        )
+        out = module.apply({"params": params}, *inputs, segments=segments)
         return out.last.astype(jnp.float32).sum()
 
     step = jax.jit(jax.grad(total))
@@ -255,3 +277,16 @@ def test_a_gpu_gets_calls_of_cudnn_without_a_mask(monkeypatch):
     assert "mask_type\\22: \\22PADDING" in padded
     assert not re.search(rf"x{L}x{L}x", causal + padded)
     assert "cudnn" not in text(segments=jnp.asarray(SEGMENTS))
+    by_layer = text(window=40, local=jnp.array(True))  # global layers take cudnn
+    assert by_layer.count("custom_call @__cudnn$fmhaSoftmax") == 2
+    assert not re.search(rf"dense<.*x{L}x{L}xi1>", by_layer)
+
+
+def test_a_run_says_the_road_of_local_layers(monkeypatch):
+    monkeypatch.setattr(fused, "platform", lambda: "gpu")
+    one = "attention: cudnn, one kernel, without scores in memory"
+    assert said("auto", CALL, window=1024) == said("auto", CALL) == one
+    local = "; local layers plain, cudnn has no window to both sides"
+    assert said("auto", CALL, window=128) == one + local
+    monkeypatch.setattr(fused, "platform", lambda: "tpu")
+    assert "local" not in said("auto", CALL, window=128)
