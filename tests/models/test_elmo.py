@@ -325,8 +325,8 @@ def test_a_config_survives_json_and_refuses_what_is_no_elmo():
     config = RunConfig(model=elmo("tiny"))
     assert stored(config) == config
     for changes, message in (
-        ({"filters": ()}, r"model.filters = \(\) are no numbers"),
-        ({"filters": (0, 0)}, r"model.filters = \(0, 0\) are no numbers"),
+        ({"filters": ()}, r"model.filters = \(\) are not numbers"),
+        ({"filters": (0, 0)}, r"model.filters = \(0, 0\) are not numbers"),
         ({"filters": (1,) * 51}, "must be at least 3 and the widest filter 51"),
         ({"max_characters": 2}, "model.max_characters = 2 must be at least 3"),
         ({"d_ff": 0}, r"model.d_ff = 0 is not in \[1, "),
