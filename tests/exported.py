@@ -32,6 +32,36 @@ CONFIGS: dict[str, ModelConfig] = {
         norm_eps=1e-5,
         **SHAPE,
     ),
+    "roformer": bert(
+        "tiny",
+        vocab_size=150,
+        d_ff=24,
+        max_length=40,
+        positions="rope",
+        nsp=False,
+        num_layers=2,
+        num_heads=2,
+        d_model=20,
+    ),
+    "modernbert": bert(
+        "tiny",
+        vocab_size=150,
+        d_ff=20,
+        max_length=48,
+        positions="rope",
+        norm="pre",
+        norm_eps=1e-5,
+        gated=True,
+        biases=False,
+        num_token_types=0,
+        nsp=False,
+        window=6,
+        rope_base=300.0,
+        local_rope_base=40.0,
+        num_layers=5,
+        num_heads=3,
+        d_model=18,
+    ),
     "gpt1": gpt1(vocab_size=150, d_ff=64, max_length=40, **SHAPE),
     "gpt2": gpt2("tiny", vocab_size=300, d_ff=24, max_length=40, **SHAPE),
 }
@@ -68,6 +98,8 @@ def random_params(config: ModelConfig, seed: int = 0) -> Any:
     }
     for path in filter(is_padded, values):
         values[path][config.vocab_size :] = 0
+    if getattr(config, "layout", "") == "modernbert":  # no file has this norm
+        values["layers/attention_norm/scale"][0] = 1
     return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes)
 
 

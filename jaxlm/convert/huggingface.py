@@ -4,6 +4,7 @@ An import makes a `ModelFile` and an export writes it, so an import copies one t
 a time from file to file. Next: `model_directory.py` tells layouts apart.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config.model import ModelConfig
+from jaxlm.config.model import BertConfig, ModelConfig
 from jaxlm.convert import Dtype
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.model_types import (
     HEADS,
-    ConfigJson,
     canonical,
+    check_config,
+    model_type_in,
     model_type_of,
     part_of,
 )
@@ -32,8 +35,10 @@ from jaxlm.types import UserError, note, plural
 
 # Tensors above the encoder: those of a BERT's and those of a task's head.
 _BARE = ("cls.", "classifier.", "qa_outputs.", "score.", "multiple_choice_head.")
+_BARE += ("head.", "decoder.")
 
 _MISSING = {"mlm": "head of masked words", "nsp": "head of next sentences"}
+_MISSING |= {"pooler": "pooler"}
 _PIPELINES = {  # by the end of the class's name
     "ForPreTraining": "fill-mask",
     "ForMaskedLM": "fill-mask",
@@ -75,8 +80,18 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 def from_params(
     config: ModelConfig, params: Any, head: Sequence[Rule] = ()
 ) -> ModelFile:
-    """A model's parameters as tensors; `head` has the rules of a task's head."""
-    table = TensorTable([*model_type_of(config).rules(config, params), *head], params)
+    """A model's parameters as tensors; `head` has the rules of a task's head.
+
+    Parts that transformers' model does not have are left out.
+    """
+    kind = model_type_of(config)
+    lost = {"pooler", "nsp"} & params.keys() - kind.parts
+    if lost and isinstance(config, BertConfig):
+        words = " and no ".join(_MISSING[each] for each in sorted(lost))
+        note(f"transformers' {kind.stem} has no {words}: left out")
+        params = {name: part for name, part in params.items() if name not in lost}
+        config = dataclasses.replace(config, nsp=False)
+    table = TensorTable([*kind.rules(config, params), *head], params)
     lacking = parameter_shapes(config).keys() - params.keys()
     missing = tuple(name for name in HEADS if name in lacking and not head)
     return ModelFile.of(config, table, params, missing)
@@ -89,8 +104,8 @@ def fit_tensors(
 
     A UserError lists where the config and the tensors do not match.
     """
-    kind = options.model_type()
-    options.check()
+    kind = model_type_in(options)
+    check_config(options)
     names: dict[str, str] = {}  # in the table → in the file
     for real in tensors.shapes:
         name = canonical(real)
@@ -99,8 +114,6 @@ def fit_tensors(
         if name in names:
             raise UserError(f"{tensors.source} has both {names[name]} and {real}")
         names[name] = real
-    parts = {part for name in names if (part := part_of(name))}
-    config = kind.from_json(options, parts)
     for copy, original in kind.copies.items():
         if copy not in names:
             continue
@@ -115,6 +128,8 @@ def fit_tensors(
         del names[name]
     if ignored:
         note(f"tensors ignored as asked: {', '.join(ignored)}")
+    parts = {part for name in names if (part := part_of(name))}
+    config = kind.from_json(options, parts)
     shapes = parameter_shapes(config)
     missing = tuple(name for name in HEADS if name in shapes and name not in parts)
     kept = {name: tree for name, tree in shapes.items() if name not in missing}
@@ -146,13 +161,15 @@ def write_config(
     options = {"architectures": [kind.stem + head], **kind.to_json(config, ends)}
     options["dtype"] = dtype
     if tokenizer.special is not None:
-        options["pad_token_id"] = tokenizer.special.pad
+        special = tokenizer.special
+        options |= {name: getattr(special, role) for name, role in kind.ids.items()}
     write_json(directory / "config.json", options)
     if kind.decoder:
         generation = {**ends, "pad_token_id": end}
         write_json(directory / "generation_config.json", generation)
     tokenizer.save(directory)
-    inputs = ["input_ids", *([] if kind.decoder else ["token_type_ids"])]
+    types = getattr(config, "num_token_types", 0)
+    inputs = ["input_ids", *(["token_type_ids"] if types else [])]
     edit_json(
         directory / "tokenizer_config.json",
         model_max_length=config.max_length,
@@ -176,15 +193,18 @@ def write_model(
 ) -> None:
     """Write all files that transformers loads, and a model card."""
     head = write_config(directory, source, tokenizer, dtype, head)
-    kind, shapes = model_type_of(source.config), source.table.shapes
+    kind = model_type_of(source.config)
+    sines = kind.sines(source.config)
+    shapes = source.table.shapes | {name: x.shape for name, x in sines.items()}
     prefix = "" if head == "Model" else kind.prefix
     ours = {n if n.startswith(_BARE) else prefix + n: n for n in shapes}
-    write_tensors(
-        directory / WEIGHTS,
-        {theirs: shapes[name] for theirs, name in ours.items()},
-        lambda theirs: source.read(ours[theirs]),
-        dtype,
-    )
+
+    def make(theirs: str) -> np.ndarray:
+        name = ours[theirs]
+        return sines[name] if name in sines else source.read(name)
+
+    by_theirs = {theirs: shapes[name] for theirs, name in ours.items()}
+    write_tensors(directory / WEIGHTS, by_theirs, make, dtype)
     origins = []
     for key, value in origin.items():
         if isinstance(value, dict):

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from jaxlm.config.model import BertConfig, ElmoConfig, ModelConfig
 from jaxlm.convert import READABLE, Dtype, Format, elmo, huggingface, tensors
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.gguf import write_gguf
 from jaxlm.convert.huggingface import fit_tensors, fit_tokenizer
-from jaxlm.convert.model_types import ConfigJson
 from jaxlm.convert.onnx import write_onnx
 from jaxlm.convert.rules import ModelFile, Place
 from jaxlm.convert.sentence import (

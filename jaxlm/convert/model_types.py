@@ -5,26 +5,24 @@ names of transformers' classes without the prefix of an encoder below a head ("b
 BERT's kernels are outputs × inputs there, as in torch's Linear; a GPT's are inputs ×
 outputs as here, with query, key and value joined. GPT-1's single matrix of tokens and
 positions (openai/finetune-transformer-lm) is two tables in a file; only training treats
-it as one matrix.
+it as one matrix. ModernBERT joins query, key and value, and the two products of its
+MLP; its first layer has no norm before attention.
 """
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
 
 from jaxlm.config.checks import instead
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.config.published import check
-from jaxlm.convert.rules import Names, Rule, module_rules
+from jaxlm.convert.config_json import OLD_ROPES, ConfigJson, ModelType
 from jaxlm.files import read_json
 from jaxlm.types import UserError, note
 
 HEADS = ("mlm", "nsp")
 # How the tensors begin that a file has or lacks as a whole → the part of our tree.
 _PARTS = {"pooler.": "pooler", "cls.predictions.": "mlm", "cls.seq_": "nsp"}
+_PARTS |= {"head.": "mlm", "decoder.": "mlm"}
 
 
 def part_of(name: str) -> str | None:
@@ -34,147 +32,10 @@ def part_of(name: str) -> str | None:
 
 def canonical(name: str) -> str:
     """The name of a tensor in our tables, from its name in a file."""
-    name = re.sub(r"^(bert|ernie|transformer)\.", "", name)
+    name = re.sub(r"^(bert|ernie|roformer|model|transformer)\.", "", name)
     if "LayerNorm" in name:  # TensorFlow's words
         name = name.replace(".gamma", ".weight").replace(".beta", ".bias")
     return name
-
-
-class ConfigJson(NamedTuple):
-    """The content of a config.json."""
-
-    path: Path
-    values: dict[str, Any]
-
-    def get(self, name: str, default: Any) -> Any:
-        """The value of a field; `default` if it is absent or null."""
-        value = self.values.get(name)
-        return default if value is None else value
-
-    def number(self, name: str, default: int | float) -> int | float:
-        """A field: a positive integer or, if `default` is a float, a number ≥ 0."""
-        value = self.get(name, None)
-        if value is None:
-            return default
-        kind, least, what = (int, 1, "positive integer")
-        if isinstance(default, float):
-            kind, least, what = ((int, float), 0, "number above 0")
-        good = isinstance(value, kind) and not isinstance(value, bool)
-        if not good or not least <= value < 2**63:
-            raise UserError(f"{self.path}: {name} = {value!r} is not a {what}")
-        return type(default)(value)
-
-    def model_type(self) -> "ModelType":
-        """The `ModelType` of the field model_type or, without it, of architectures."""
-        kind = self.values.get("model_type")
-        if kind is None:
-            names = self.values.get("architectures")
-            name = str(names[0]) if isinstance(names, list) and names else ""
-            stem = re.sub(r"(For|LMHead|DoubleHeads|Model).*", "", name)
-            kinds = {each.stem: each.name for each in MODEL_TYPES.values()}
-            kind = kinds.get(stem, name or None)
-        if kind is None:
-            raise UserError(f"{self.path} names no model_type: no model's config")
-        if kind not in [*MODEL_TYPES]:  # of any type, as a file has it
-            known = instead(kind, [*MODEL_TYPES, "ELMo"])
-            raise UserError(f"{self.path}: model_type {kind!r} is not read: {known}")
-        return MODEL_TYPES[kind]
-
-    def check(self) -> None:
-        """Compare all keys with the table."""
-        kind = self.model_type()
-        read = {*kind.fields, kind.activation}
-        read |= {"is_decoder"} if kind.decoder else set()
-        for name, (ours, default) in kind.fields.items():
-            first = next(n for n, (o, _) in kind.fields.items() if o == ours)
-            values = [self.number(n, default) for n in (first, name)]
-            if values[0] != values[1]:
-                note(f"{self.path.name}: {name} = {values[1]} is read as {first}")
-        check(self.path, self.values, "config.json", read)
-        path = self.path.with_name("generation_config.json")
-        if kind.decoder and path.is_file():
-            check(path, read_json(path))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelType:
-    """A `model_type` of transformers, with tables of names and fields."""
-
-    name: str
-    stem: str  # of its classes
-    prefix: str  # of the encoder's tensors, below a head
-    decoder: bool = False
-    # End of the class's name, and the parts that a model of this class must have.
-    classes: Mapping[str, Collection[str]]
-    # Their field → our field, and its value where theirs is absent. Of two fields for
-    # one of ours the first is read.
-    fields: Mapping[str, tuple[str, int | float]]
-    activation: str  # the field
-    activations: Mapping[str, str]  # the first one is the default
-    written: Mapping[str, Any]  # what a file says, too
-    # Our fields that transformers has no word for, with their values in its models.
-    own: Mapping[str, Any]
-    modules: Names  # ours → theirs
-    transpose: bool  # kernels are outputs × inputs
-    copies: Mapping[str, str]  # a tensor → the one that it is tied to
-    buffers: str  # what in old files is no parameter, as a regular expression
-
-    def rules(self, config: ModelConfig, parts: Collection[str]) -> list[Rule]:
-        """The rules leaves ↔ tensors for a model that has these parts of our tree."""
-        names = {}
-        for ours, theirs in self.modules.items():
-            first = ours if isinstance(ours, str) else ours[0]
-            if first.partition("/")[0] in parts:
-                names[ours] = theirs
-        transpose, size = self.transpose, config.vocab_size
-        return module_rules(names, transpose=transpose, vocab_size=size)
-
-    def to_json(self, config: Any, ends: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of config.json; nothing is left to a default.
-
-        `ends` are the ids of a decoder's tokens that begin and end a text.
-        """
-        words = {ours: theirs for theirs, ours in [*self.activations.items()][::-1]}
-        if config.activation not in words:
-            known = " and ".join(self.activations.values())
-            this = f"model.activation = {config.activation}"
-            raise UserError(f"{this}: transformers' {self.stem} has {known}")
-        if self.name == "openai-gpt" and config.d_ff != 4 * config.d_model:
-            usual = f"4 × d_model = {4 * config.d_model}"
-            raise UserError(f"model.d_ff = {config.d_ff}: a GPT-1 there has {usual}")
-        own = {name: getattr(config, name) for name in self.own}
-        return {
-            "model_type": self.name,
-            **{name: getattr(config, ours) for name, (ours, _) in self.fields.items()},
-            self.activation: words[config.activation],
-            **(ends if self.decoder else {}),
-            **self.written,
-            **({"jaxlm": own} if own else {}),
-        }
-
-    def from_json(self, options: ConfigJson, parts: Collection[str]) -> ModelConfig:
-        """The config that a config.json describes, for a model with these parts.
-
-        A UserError names a field whose value our model does not support.
-        """
-        known = self.activations
-        word = options.get(self.activation, next(iter(known)))
-        if word not in [*known]:
-            this = f"{self.activation} = {word!r} is none of {', '.join(known)}"
-            raise UserError(f"{options.path}: {this}")
-        values: dict[str, Any] = {"activation": known[word]}
-        for name, (ours, default) in self.fields.items():
-            values.setdefault(ours, options.number(name, default))
-        if not self.decoder:
-            return BertConfig(nsp=not {"pooler", "nsp"}.isdisjoint(parts), **values)
-        if not values.get("d_ff"):
-            values["d_ff"] = 4 * values["d_model"]
-        ours = options.get("jaxlm", {})
-        if not isinstance(ours, dict):
-            raise UserError(f"{options.path}: jaxlm = {ours!r} is not an object")
-        own = {**self.own, **ours}
-        values |= {name: own[name] for name in self.own}
-        return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)
 
 
 BERT = ModelType(
@@ -240,6 +101,100 @@ ERNIE = dataclasses.replace(
     stem="Ernie",
     prefix="ernie.",
     written={**BERT.written, "use_task_id": False},
+)
+
+ROFORMER = dataclasses.replace(
+    BERT,
+    name="roformer",
+    stem="RoFormer",
+    prefix="roformer.",
+    classes={"ForMaskedLM": ("mlm",), "Model": ()},
+    fields={
+        **BERT.fields,
+        "vocab_size": ("vocab_size", 50_000),
+        "max_position_embeddings": ("max_length", 1536),
+    },
+    written={"rotary_value": False, "tie_word_embeddings": True},
+    modules={
+        ours: theirs
+        for ours, theirs in BERT.modules.items()
+        if ours not in ("embed/position", "pooler", "nsp")
+    },
+    buffers=r"encoder\.embed_positions\.weight",
+    equal={"embedding_size": ("hidden_size", None)},
+    fixed={"positions": "rope"},
+    interleaved=True,
+)
+MODERNBERT = ModelType(
+    name="modernbert",
+    stem="ModernBert",
+    prefix="model.",
+    classes={"ForMaskedLM": ("mlm",), "Model": ()},
+    fields={
+        "vocab_size": ("vocab_size", 50_368),
+        "num_hidden_layers": ("num_layers", 22),
+        "num_attention_heads": ("num_heads", 12),
+        "hidden_size": ("d_model", 768),
+        "intermediate_size": ("d_ff", 1152),
+        "max_position_embeddings": ("max_length", 8192),
+        "mlp_dropout": ("dropout", 0.0),
+        "norm_eps": ("norm_eps", 1e-5),
+        "initializer_range": ("init_std", 0.02),
+        "attention_dropout": ("dropout", 0.0),
+        "embedding_dropout": ("dropout", 0.0),
+    },
+    activation="hidden_activation",
+    activations=BERT.activations,
+    written={
+        "attention_bias": False,
+        "classifier_bias": False,
+        "decoder_bias": True,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "tie_word_embeddings": True,
+    },
+    own={},
+    modules={
+        "embed/token": "embeddings.tok_embeddings",
+        "embed/norm": "embeddings.norm",
+        tuple(f"layers/attention/{name}" for name in ("query", "key", "value")): (
+            "layers.{0}.attn.Wqkv"
+        ),
+        "layers/attention/out": "layers.{0}.attn.Wo",
+        "layers/attention_norm": "layers.{0}.attn_norm",
+        ("layers/mlp/wi", "layers/mlp/gate"): "layers.{0}.mlp.Wi",
+        "layers/mlp/wo": "layers.{0}.mlp.Wo",
+        "layers/mlp_norm": "layers.{0}.mlp_norm",
+        "final_norm": "final_norm",
+        "mlm/dense": "head.dense",
+        "mlm/norm": "head.norm",
+        "mlm/bias": "decoder.bias",
+    },
+    transpose=True,
+    copies={"decoder.weight": "embeddings.tok_embeddings.weight"},
+    buffers=r"(.*\.)?rotary_emb\..*inv_freq",
+    equal={"classifier_activation": ("hidden_activation", "gelu")},
+    fixed={
+        "positions": "rope",
+        "norm": "pre",
+        "gated": True,
+        "biases": False,
+        "num_token_types": 0,
+    },
+    attention=(
+        "layer_types",
+        "local_attention",
+        "global_attn_every_n_layers",
+        "rope_parameters",
+        *OLD_ROPES,
+    ),
+    ids={
+        "bos_token_id": "cls",
+        "cls_token_id": "cls",
+        "eos_token_id": "sep",
+        "sep_token_id": "sep",
+        "pad_token_id": "pad",
+    },
 )
 
 _GPT_FIELDS = {
@@ -309,14 +264,60 @@ GPT1 = dataclasses.replace(
     },
     copies={"lm_head.weight": "tokens_embed.weight"},
 )
-MODEL_TYPES = {each.name: each for each in (BERT, ERNIE, GPT2, GPT1)}
+MODEL_TYPES = {
+    each.name: each for each in (BERT, ERNIE, ROFORMER, MODERNBERT, GPT2, GPT1)
+}
+
+
+def model_type_in(options: ConfigJson) -> ModelType:
+    """The `ModelType` of the field model_type or, without it, of architectures."""
+    kind = options.values.get("model_type")
+    if kind is None:
+        names = options.values.get("architectures")
+        name = str(names[0]) if isinstance(names, list) and names else ""
+        stem = re.sub(r"(For[A-Z]|LMHead|DoubleHeads|Model).*", "", name)
+        kinds = {each.stem: each.name for each in MODEL_TYPES.values()}
+        kind = kinds.get(stem, name or None)
+    if kind is None:
+        raise UserError(f"{options.path} names no model_type: no model's config")
+    if kind not in [*MODEL_TYPES]:  # of any type, as a file has it
+        known = instead(kind, [*MODEL_TYPES, "ELMo"])
+        raise UserError(f"{options.path}: model_type {kind!r} is not read: {known}")
+    return MODEL_TYPES[kind]
+
+
+def check_config(options: ConfigJson) -> None:
+    """Compare all keys with the table."""
+    kind = model_type_in(options)
+    read = {*kind.fields, kind.activation, *kind.equal, *kind.attention}
+    read |= {"is_decoder"} if kind.decoder else set()
+    for name, (ours, default) in kind.fields.items():
+        first = next(n for n, (o, _) in kind.fields.items() if o == ours)
+        values = [options.number(n, default) for n in (first, name)]
+        if values[0] != values[1]:
+            note(f"{options.path.name}: {name} = {values[1]} is read as {first}")
+    check(options.path, options.values, "config.json", read)
+    path = options.path.with_name("generation_config.json")
+    if kind.decoder and path.is_file():
+        check(path, read_json(path))
 
 
 def model_type_of(config: ModelConfig) -> ModelType:
     """The type of a config: a BERT with ReLU is an ERNIE, a post-norm GPT a GPT-1."""
     match config:
-        case BertConfig():
+        case BertConfig(layout=None):
+            names = "positions", "norm", "gated", "biases", "num_token_types", "window"
+            said = ", ".join(f"{name} = {getattr(config, name)}" for name in names)
+            raise UserError(
+                f"no other program loads a model of {said}: the layouts that are "
+                "written are BERT's, RoFormer's and ModernBERT's; export --to "
+                "stablehlo writes any"
+            )
+        case BertConfig(layout="bert"):
             return ERNIE if config.activation == "relu" else BERT
+        case BertConfig():
+            assert config.layout
+            return MODEL_TYPES[config.layout]
         case GptConfig():
             return GPT2 if config.norm == "pre" else GPT1
     raise UserError("transformers has no ELMo: export --to elmo")

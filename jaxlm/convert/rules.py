@@ -6,10 +6,11 @@
     table.params(read, place)             tensors → the parameter tree
     ModelFile(config, table, read)        a model as tensors, wherever they come from
 
-A rule says which leaf is which tensor, for both reading and writing. It covers four
+A rule says which leaf is which tensor, for both reading and writing. It covers five
 differences: a leaf of all layers is a tensor for each layer ("{0}" in the name is the
 index on the leaf's first axis), axes of heads are merged, torch stores a kernel as
-outputs × inputs, and GPTs join query, key and value.
+outputs × inputs, GPTs join query, key and value, and RoFormer's rope turns neighbouring
+channels where ours turns channels c and c + K/2.
 """
 
 import math
@@ -38,6 +39,8 @@ class Rule(NamedTuple):
     transpose: bool = False
     rows: int = 0  # rows of a table that are not padding; 0: all
     view: tuple[int, ...] = ()  # the tensor's shape where it is neither
+    first: int = 0  # the first layer that has the tensor; earlier leaves are ones
+    interleaved: bool = False  # pairs of channels of the last axis are neighbours
 
     @property
     def stacked(self) -> int:
@@ -57,13 +60,20 @@ class Rule(NamedTuple):
             shape = (self.rows,)
         return shape[::-1] if self.transpose else shape
 
+    def channels(self, width: int) -> np.ndarray:
+        """The order of our channels of a head in the tensor."""
+        order = np.arange(width)
+        return order.reshape(2, -1).T.ravel() if self.interleaved else order
 
-def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[Rule]:
+
+def module_rules(
+    names: Names, *, transpose: bool, vocab_size: int = 0, biases: bool = True
+) -> list[Rule]:
     """The rules for the leaves of modules; the path of a leaf tells its kind.
 
     `embed/…` is a table, `…norm` a LayerNorm, `…/bias` a single vector, and anything
     else a dense layer; the modules of a tuple are joined. `transpose` applies to
-    kernels, `vocab_size` to the token table.
+    kernels, `vocab_size` to the token table. Without `biases`, only single vectors are.
     """
     rules = []
     for ours, theirs in names.items():
@@ -71,7 +81,8 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
         weight, bias = f"{theirs}.weight", f"{theirs}.bias"
         name = modules[0]
         if name.endswith("norm"):
-            rules += [Rule((f"{name}/scale",), weight), Rule((f"{name}/bias",), bias)]
+            rules += [Rule((f"{name}/scale",), weight)]
+            rules += [Rule((f"{name}/bias",), bias)] * biases
         elif name.endswith("/bias"):
             rules.append(Rule((name,), theirs, rows=vocab_size * is_padded(name)))
         elif name.startswith("embed/"):
@@ -82,7 +93,8 @@ def module_rules(names: Names, *, transpose: bool, vocab_size: int = 0) -> list[
             kernels = tuple(f"{module}/kernel" for module in modules)
             inputs = 2 if name.endswith("/out") else 1
             rules.append(Rule(kernels, weight, inputs, transpose))
-            rules.append(Rule(tuple(f"{module}/bias" for module in modules), bias))
+            vectors = tuple(f"{module}/bias" for module in modules)
+            rules += [Rule(vectors, bias)] * biases
     return rules
 
 
@@ -109,7 +121,8 @@ class TensorTable:
         }
 
     def _indices(self, rule: Rule) -> Iterable[tuple[int, ...]]:
-        return np.ndindex(*self._leaves[rule.ours[0]].shape[: rule.stacked])
+        every = np.ndindex(*self._leaves[rule.ours[0]].shape[: rule.stacked])
+        return (at for at in every if not at or at[0] >= rule.first)
 
     def leaves_of(self, name: str) -> tuple[str, ...]:
         """The paths of the leaves that a tensor is made of."""
@@ -130,6 +143,8 @@ class TensorTable:
         parts = []
         for path in rule.ours:
             part = np.asarray(whole[path][at])
+            if rule.interleaved:
+                part = part[..., rule.channels(part.shape[-1])]
             if rule.inputs:
                 rows = math.prod(part.shape[: rule.inputs])
                 part = part.reshape(rows, -1)[: rule.rows or None]
@@ -151,13 +166,19 @@ class TensorTable:
             whole = [aligned(each.shape, each.dtype) for each in shapes]
             if rule.rows:  # those that pad a table are zeros
                 whole[0][rule.rows :] = 0
+            if rule.first:
+                whole[0][: rule.first] = 1
             for at in self._indices(rule):
                 array = read(rule.theirs.format(*at))
                 array = transposed(array) if rule.transpose else array
                 parts = np.split(array, len(whole), axis=-1)
                 for leaf, part in zip(whole, parts, strict=True):
                     room = leaf[: rule.rows] if rule.rows else leaf[at]
-                    room[...] = part.reshape(room.shape)
+                    part = part.reshape(room.shape)
+                    if rule.interleaved:
+                        room[..., rule.channels(part.shape[-1])] = part
+                    else:
+                        room[...] = part
             for path in rule.ours:
                 placed[path] = place(path, whole.pop(0))
         return map_with_path(lambda path, _: placed[path], self.tree)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.config.published import check
-from jaxlm.convert.model_types import ConfigJson
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.tensors import WEIGHTS, open_tensors, write_tensors
 from jaxlm.files import read_json, write_json
 from jaxlm.models.sentence import ACTIVATIONS, POOLINGS, Dense, SentenceModel

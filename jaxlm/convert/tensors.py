@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config.checks import optional
 from jaxlm.convert import Dtype
-from jaxlm.convert.model_types import ConfigJson
+from jaxlm.convert.config_json import ConfigJson
 from jaxlm.files import read_json
 from jaxlm.types import UserError
 
