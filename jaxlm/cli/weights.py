@@ -23,9 +23,9 @@ class Export:
     to: Format
     """hf: a directory that transformers loads; sentence: the same for
     sentence-transformers, of a BERT's encoder; elmo: options.json and weights.hdf5, as
-    AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or a BERT's encoder;
-    onnx: a directory for onnxruntime and transformers.js; stablehlo: a program with its
-    weights, by jax.export."""
+    AllenNLP reads them; gguf: a file for llama.cpp, of a GPT-2 or the encoder of a BERT
+    or ModernBERT; onnx: a directory for onnxruntime and transformers.js; stablehlo: a
+    program with its weights, by jax.export."""
     out: str
     """Directory or file to write; an earlier export there is replaced."""
     dtype: Dtype = "float32"
@@ -37,10 +37,10 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Write a model directory from weights in any known format: BERT, ERNIE, GPT-1 and
-    GPT-2 as transformers saves them, ELMo's options and hdf5, Google's checkpoints of
-    BERT, OpenAI's arrays of GPT-1. Nothing is downloaded, and no code in DIRECTORY is
-    run."""
+    """Write a model directory from weights in any known format: BERT, ModernBERT,
+    RoFormer, ERNIE, GPT-1 and GPT-2 as transformers saves them, ELMo's options and
+    hdf5, Google's checkpoints of BERT, OpenAI's arrays of GPT-1. Nothing is downloaded,
+    and no code in DIRECTORY is run."""
 
     directory: tyro.conf.Positional[str]
     """Where the weights are."""

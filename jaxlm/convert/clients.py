@@ -156,7 +156,7 @@ def onnxruntime(directory: Path, asked: dict[str, Any]) -> Answer:
     for batch in asked["batches"]:
         ids = np.array(batch["input_ids"], np.int64)
         fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        if not pasts:
+        if "token_type_ids" in [each.name for each in model.get_inputs()]:
             fed["token_type_ids"] = np.zeros_like(ids)
         outputs.append(whole.run([output], fed)[0][0])
         if pasts:

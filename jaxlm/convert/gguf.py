@@ -1,7 +1,8 @@
-"""A GPT-2 or a BERT → a GGUF file, for llama.cpp and programs that are based on it.
+"""A GPT-2, BERT or ModernBERT → a GGUF file, for llama.cpp and what is based on it.
 
 llama.cpp has one graph for each family. Models that it computes otherwise are refused
-here: GPT-1's order of norms, ERNIE's ReLU, a cased BERT (its WordPiece lower-cases).
+here: GPT-1's order of norms, ERNIE's ReLU, a RoFormer, a cased BERT (its WordPiece
+lower-cases).
 Its GELU is the tanh form, from a table in half precision, so parity is about 1e-3. The
 file cannot hold a BERT's heads, so a BERT gives only vectors.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.config.checks import optional
-from jaxlm.config.model import BertConfig, GptConfig
+from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert import Dtype
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.tensors import cast
@@ -23,11 +24,12 @@ from jaxlm.memory import transposed
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.text.tokenizers.library import merges_of
-from jaxlm.types import UserError
+from jaxlm.types import SpecialTokens, UserError
 
 _NORMAL, _UNKNOWN, _CONTROL, _ADDED = 1, 2, 3, 4  # kinds of tokens, gguf.TokenType
 _WORDPIECE = {"type": "BertNormalizer", "clean_text": True, "lowercase": True}
 _WORDPIECE |= {"handle_chinese_chars": True}
+_NFC = {"type": "NFC"}
 
 
 def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> None:
@@ -44,11 +46,13 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
     if dtype == "bfloat16":
         raise UserError("GGUF is written in float32 or float16")
     decoder = isinstance(config, GptConfig)
-    arch = "gpt2" if decoder else "bert"
+    modern = isinstance(config, BertConfig) and config.layout == "modernbert"
+    arch = "gpt2" if decoder else "modern-bert" if modern else "bert"
     parts = ("embed", "layers", "final_norm")
     source = from_params(config, {k: v for k, v in model.params.items() if k in parts})
     layers = config.num_layers
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], layers).get_name
+    graph = gguf.MODEL_ARCH[arch.upper().replace("-", "_")]
+    known = gguf.get_tensor_name_map(graph, layers).get_name
     with contextlib.closing(gguf.GGUFWriter(path, arch)) as writer:
         writer.add_name(str(origin.get("run", origin.get("model", "jaxlm"))))
         writer.add_description("; ".join(f"{k}: {v}" for k, v in origin.items()))
@@ -59,10 +63,21 @@ def write_gguf(path: Path, model: Any, dtype: Dtype, origin: dict[str, Any]) -> 
         writer.add_head_count(config.num_heads)
         writer.add_layer_norm_eps(config.norm_eps)
         writer.add_file_type(0 if dtype == "float32" else 1)
-        if isinstance(config, GptConfig):
+        if decoder or (modern and tokenizer.like == "byte_bpe"):
             _add_byte_bpe(writer, config, tokenizer)
         else:
-            _add_wordpiece(writer, config, tokenizer)
+            _add_wordpiece(writer, tokenizer)
+        if isinstance(config, BertConfig):
+            writer.add_causal_attention(False)
+            if config.num_token_types:
+                writer.add_token_type_count(config.num_token_types)
+        if isinstance(config, BertConfig) and modern:
+            writer.add_rope_freq_base(config.rope_base)
+            writer.add_rope_freq_base_swa(config.local_rope_base)
+            writer.add_vocab_size(config.vocab_size)
+            if config.window:
+                writer.add_sliding_window(config.window)
+                writer.add_sliding_window_pattern(config.global_every)
         if pooling:
             writer.add_pooling_type(gguf.PoolingType[pooling])
         tensors: dict[str, tuple[str, Dtype, bool]] = {}
@@ -105,6 +120,8 @@ def missing_from_gguf(model: Any) -> str:
     sentence, longest = model.sentence or SentenceModel(), model.config.max_length
     todo = [f"put prompts in front ({', '.join(sentence.prompts)})"]
     todo *= any(sentence.prompts.values())
+    if _rules(model.tokenizer).get("normalizer") == _NFC:
+        todo.append("normalise text to NFC")
     if 0 < sentence.max_length < longest:
         todo.append(f"truncate texts at {sentence.max_length} tokens")
     return f"llama.cpp does not {' or '.join(todo)} as the model does" if todo else ""
@@ -113,6 +130,9 @@ def missing_from_gguf(model: Any) -> str:
 def check_graph(config: BertConfig | GptConfig) -> None:
     """Raise a UserError for a model that llama.cpp would compute differently."""
     match config:
+        case BertConfig(layout="roformer"):
+            others = "export --to hf, onnx, sentence or stablehlo"
+            raise UserError(f"llama.cpp has no RoFormer: {others}")
         case BertConfig(activation="relu"):
             raise UserError("llama.cpp's BERT has a GELU, ERNIE a ReLU: export --to hf")
         case GptConfig(norm="post"):
@@ -121,12 +141,13 @@ def check_graph(config: BertConfig | GptConfig) -> None:
             raise UserError(f"llama.cpp's GPT-2 has gelu_tanh, this one {other}")
 
 
-def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
-    """GPT-2's vocabulary and merges."""
+def _add_byte_bpe(writer: Any, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """GPT-2's vocabulary and merges, and an encoder's [CLS] and [SEP]."""
     rules = _rules(tokenizer)
     cutter = {"use_regex": True, **(rules.get("pre_tokenizer") or {})}
     gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    if not gpt2.items() <= cutter.items() or rules.get("normalizer"):
+    normal, special = rules.get("normalizer"), tokenizer.special
+    if not gpt2.items() <= cutter.items() or normal not in (None, _NFC):
         raise UserError(f"llama.cpp's GPT-2 has a byte-level BPE, not {tokenizer.like}")
     end = tokenizer.end_of_document
     added = {each["id"] for each in rules["added_tokens"] if not each["special"]}
@@ -134,12 +155,27 @@ def _add_byte_bpe(writer: Any, config: GptConfig, tokenizer: Tokenizer) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(list(tokenizer.tokens))
     kinds = dict.fromkeys(added, _ADDED) | {end: _CONTROL}
+    if isinstance(config, BertConfig) and special:
+        kinds |= dict.fromkeys(_add_special(writer, special), _CONTROL)
+        end = None
     writer.add_token_types([kinds.get(i, _NORMAL) for i in range(config.vocab_size)])
     writer.add_token_merges([" ".join(pair) for pair in merges_of(rules["model"])])
     if end is not None:
         writer.add_bos_token_id(tokenizer.begin_of_text)
         writer.add_eos_token_id(end)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(isinstance(config, BertConfig))
+    writer.add_add_eos_token(isinstance(config, BertConfig))
+
+
+def _add_special(writer: Any, special: SpecialTokens) -> list[int]:
+    """An encoder's special tokens; returns their ids."""
+    writer.add_bos_token_id(special.cls)
+    writer.add_eos_token_id(special.sep)
+    writer.add_sep_token_id(special.sep)
+    writer.add_pad_token_id(special.pad)
+    writer.add_unk_token_id(special.unknown)
+    writer.add_mask_token_id(special.mask)
+    return [special.cls, special.sep, special.pad, special.unknown, special.mask]
 
 
 def _rules(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -148,7 +184,7 @@ def _rules(tokenizer: Tokenizer) -> dict[str, Any]:
     return json.loads(library.to_str()) if library else {}
 
 
-def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> None:
+def _add_wordpiece(writer: Any, tokenizer: Tokenizer) -> None:
     """A BERT's vocabulary in llama.cpp's spelling, which allows no entry twice."""
     special, rules = tokenizer.special, _rules(tokenizer)
     if tokenizer.like != "wordpiece" or special is None:
@@ -177,11 +213,4 @@ def _add_wordpiece(writer: Any, config: BertConfig, tokenizer: Tokenizer) -> Non
     writer.add_tokenizer_model("bert")
     writer.add_token_list(list(words))
     writer.add_token_types(list(words.values()))
-    writer.add_token_type_count(config.num_token_types)
-    writer.add_bos_token_id(special.cls)
-    writer.add_eos_token_id(special.sep)
-    writer.add_sep_token_id(special.sep)
-    writer.add_pad_token_id(special.pad)
-    writer.add_unk_token_id(special.unknown)
-    writer.add_mask_token_id(special.mask)
-    writer.add_causal_attention(False)
+    _add_special(writer, special)

@@ -1,4 +1,4 @@
-"""A BERT or a GPT → ONNX, for onnxruntime and transformers.js: any batch and length.
+"""An encoder or a GPT → ONNX, for onnxruntime and transformers.js, at any length.
 
     onnx/model.onnx              BERT: logits, or the last hidden states without a head;
                                  GPT: with `past_key_values.*` in and `present.*` out
@@ -25,6 +25,7 @@ _INLINE = 3 * 2**29  # bytes that one protocol buffer holds safely
 _LOW = float(np.finfo(np.float32).min)
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _ROWS = ["batch", "sequence"]
+Rope = tuple[str, str]  # cosines and sines
 
 
 class Graph:
@@ -73,13 +74,16 @@ class Graph:
     def dense(self, x: str, path: str, layer: int | None = None, inputs=1) -> str:
         """The output of a dense layer, x · kernel + bias."""
         y = self("MatMul", x, self.weight(f"{path}/kernel", layer, inputs))
+        if f"{path}/bias" not in self.flat:
+            return y
         return self("Add", y, self.weight(f"{path}/bias", layer))
 
     def norm(self, x: str, path: str, layer: int | None = None) -> str:
         """The output of a LayerNorm over the last axis."""
-        leaves = (self.weight(f"{path}/{leaf}", layer) for leaf in ("scale", "bias"))
+        paths = (f"{path}/{leaf}" for leaf in ("scale", "bias"))
+        given = (self.weight(each, layer) for each in paths if each in self.flat)
         eps = self.config.norm_eps
-        return self("LayerNormalization", x, *leaves, axis=-1, epsilon=eps)
+        return self("LayerNormalization", x, *given, axis=-1, epsilon=eps)
 
     def activation(self, x: str) -> str:
         """The activation of the config, as in `models/layers.py`."""
@@ -101,7 +105,34 @@ class Graph:
         """The length of the second axis, as a vector of one number."""
         return self("Shape", x, start=1, end=2)
 
-    def attention(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
+    def positions(self) -> str:
+        """The position of each token, float32 [L]."""
+        end = self("Squeeze", self.length(_IDS))
+        ids = self("Range", self.constant(0), end, self.constant(1))
+        return self("Cast", ids, to=self.onnx.TensorProto.FLOAT)
+
+    def rope(self, base: float) -> Rope:
+        """Cosines and sines of rope, [L, K/2], as in `models/layers.py`."""
+        width = self.config.d_model // self.config.num_heads
+        power = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+        speed = self.constant([1 / np.float32(base) ** power], np.float32)
+        column = self("Unsqueeze", self.positions(), self.constant([1]))
+        angle = self("Mul", column, speed)
+        return self("Cos", angle), self("Sin", angle)
+
+    def rotated(self, x: str, by: Rope) -> str:
+        """Queries or keys [B, H, L, K], turned."""
+        width = self.config.d_model // self.config.num_heads
+        ends = [self.constant([n]) for n in (0, width // 2, width)]
+        axis, (cos, sin) = self.constant([3]), by
+        a, b = (self("Slice", x, *both, axis) for both in (ends[:2], ends[1:]))
+        first = self("Sub", self("Mul", a, cos), self("Mul", b, sin))
+        second = self("Add", self("Mul", b, cos), self("Mul", a, sin))
+        return self("Concat", first, second, axis=-1)
+
+    def attention(
+        self, x: str, seen: str, i: int, past: list[str], rope: Rope | None = None
+    ) -> list[str]:
         """[output, keys, values]; keys and values [B, H, T, K] begin with the past."""
         heads, d_model = self.config.num_heads, self.config.d_model
         split = self.constant([0, 0, heads, d_model // heads])
@@ -109,6 +140,8 @@ class Graph:
         for name in ("query", "key", "value"):
             y = self("Reshape", self.dense(x, f"layers/attention/{name}", i), split)
             parts.append(self("Transpose", y, perm=[0, 2, 1, 3]))
+        if rope:
+            parts[:2] = (self.rotated(each, rope) for each in parts[:2])
         q, *pair = parts
         if past:
             both = zip(past, pair, strict=True)
@@ -121,16 +154,21 @@ class Graph:
         y = self("Reshape", y, self.constant([0, 0, d_model]))
         return [self.dense(y, "layers/attention/out", i, inputs=2), *pair]
 
-    def block(self, x: str, seen: str, i: int, past: list[str]) -> list[str]:
+    def block(
+        self, x: str, seen: str, i: int, past: list[str], rope: Rope | None = None
+    ) -> list[str]:
         """The output of a layer, and its keys and values."""
-        pre = getattr(self.config, "norm", "post") == "pre"
-        inside = self.norm(x, "layers/attention_norm", i) if pre else x
-        y, *pair = self.attention(inside, seen, i, past)
+        pre = self.config.norm == "pre"
+        bare = isinstance(self.config, BertConfig) and not i
+        inside = self.norm(x, "layers/attention_norm", i) if pre and not bare else x
+        y, *pair = self.attention(inside, seen, i, past, rope)
         x = self("Add", x, y)
         x = x if pre else self.norm(x, "layers/attention_norm", i)
         h = self.norm(x, "layers/mlp_norm", i) if pre else x
-        h = self.activation(self.dense(h, "layers/mlp/wi", i))
-        x = self("Add", x, self.dense(h, "layers/mlp/wo", i))
+        wide = self.activation(self.dense(h, "layers/mlp/wi", i))
+        if self.config.gated:
+            wide = self("Mul", wide, self.dense(h, "layers/mlp/gate", i))
+        x = self("Add", x, self.dense(wide, "layers/mlp/wo", i))
         return [x if pre else self.norm(x, "layers/mlp_norm", i), *pair]
 
     def model(self) -> Any:
@@ -147,20 +185,34 @@ class Graph:
 
 
 def _bert(g: Graph, params: Any) -> None:
-    for name in (_IDS, _MASK, _TYPES):
+    config: Any = g.config
+    for name in (_IDS, _MASK, *([_TYPES] if config.num_token_types else [])):
         g.declare(g.inputs, name, _ROWS)
     token = g.weight("embed/token/table", inputs=1)
     x = g("Gather", token, _IDS)
-    end = g.length(_IDS)
-    position = g.weight("embed/position/table", inputs=1)
-    zero = g.constant([0])
-    x = g("Add", x, g("Slice", position, zero, end, zero))
-    token_type = g.weight("embed/token_type/table", inputs=1)
-    x = g.norm(g("Add", x, g("Gather", token_type, _TYPES)), "embed/norm")
+    ropes: list[Rope | None] = [None]
+    if config.positions == "learned":
+        end, zero = g.length(_IDS), g.constant([0])
+        position = g.weight("embed/position/table", inputs=1)
+        x = g("Add", x, g("Slice", position, zero, end, zero))
+    else:
+        ropes = [g.rope(base) for base in (config.rope_base, config.local_rope_base)]
+    if config.num_token_types:
+        token_type = g.weight("embed/token_type/table", inputs=1)
+        x = g("Add", x, g("Gather", token_type, _TYPES))
+    x = g.norm(x, "embed/norm")
     seen = g("Cast", _MASK, to=g.onnx.TensorProto.BOOL)
-    seen = g("Unsqueeze", seen, g.constant([1, 2]))
-    for i in range(g.config.num_layers):
-        x, *_ = g.block(x, seen, i, [])
+    seen = near = g("Unsqueeze", seen, g.constant([1, 2]))
+    if config.window:
+        row = g("Unsqueeze", g.positions(), g.constant([0]))
+        far = g("Abs", g("Sub", g("Transpose", row, perm=[1, 0]), row))
+        most = g.constant(config.window // 2, np.float32)
+        near = g("And", seen, g("LessOrEqual", far, most))
+    for i in range(config.num_layers):
+        local = bool(config.window and i % config.global_every)
+        x, *_ = g.block(x, near if local else seen, i, [], ropes[local])
+    if config.norm == "pre":
+        x = g.norm(x, "final_norm")
     out, width = "last_hidden_state", g.config.d_model
     if "mlm" in params:
         x = g.norm(g.activation(g.dense(x, "mlm/dense")), "mlm/norm")

@@ -88,7 +88,9 @@ def test_what_float16_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("name", ["bert", "ernie", "roformer", "modernbert", "gpt1", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["bert", "ernie", "roformer", "modernbert", "gpt1", "gpt2"]
+)
 def test_transformers_agrees_on_real_text(name, tmp_path):
     export(tmp_path / "out", name)
     report = verify(jaxlm.load(tmp_path / "out"), tmp_path / "out", "hf")

@@ -24,7 +24,7 @@ def installed(*names):
     return pytest.mark.skipif(bool(lacking), reason=f"needs {' '.join(lacking)}")
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt1", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "roformer", "modernbert", "gpt1", "gpt2"])
 def test_a_stablehlo_program_runs_at_any_length(name, tmp_path):
     export(tmp_path / "model", name)
     model = jaxlm.load(tmp_path / "model")
@@ -34,14 +34,18 @@ def test_a_stablehlo_program_runs_at_any_length(name, tmp_path):
     random = np.random.RandomState(0)
     for rows, length in ((1, 3), (3, 40)):
         ids = random.randint(0, 150, (rows, length)).astype(np.int32)
-        more = (np.zeros_like(ids), np.ones(ids.shape, bool)) if name == "bert" else ()
+        more = (
+            (np.zeros_like(ids), np.ones(ids.shape, bool)) if "gpt" not in name else ()
+        )
         got, want = program.call(ids, *more), model.forward(ids)
         np.testing.assert_allclose(got["logits"], want.logits, atol=1e-5)
         np.testing.assert_allclose(got["hidden"], want.hidden[-1], atol=1e-5)
 
 
 @installed("onnx", "onnxruntime")
-@pytest.mark.parametrize("name", ["bert", "ernie", "gpt1", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["bert", "ernie", "roformer", "modernbert", "gpt1", "gpt2"]
+)
 def test_onnxruntime_agrees(name, tmp_path, capsys):
     """By the command line; a GPT also token by token, from an empty past."""
     export(tmp_path / "model", name)
@@ -55,13 +59,13 @@ def test_onnx_rows_are_padded_on_either_side(tmp_path):
     """Right for a BERT, left for a GPT: what is real comes out as alone."""
     import onnxruntime
 
-    for name, left in (("bert", False), ("gpt2", True)):
+    for name, left in (("bert", False), ("modernbert", False), ("gpt2", True)):
         config = CONFIGS[name]
         params = random_params(config)
         model = Loaded(config, params, tokenizer_of(config), 0)
         out = tmp_path / name
         model_directory.export(out, "onnx", model, origin={})
-        file = "model" if name == "bert" else "decoder_model"
+        file = "decoder_model" if left else "model"
         session = onnxruntime.InferenceSession(out / "onnx" / f"{file}.onnx")
         ids = np.random.RandomState(1).randint(1, 150, (1, 9))
         pad = ((0, 0), (4, 0) if left else (0, 4))
@@ -84,7 +88,7 @@ def test_sentence_transformers_agrees(tmp_path, capsys):
 
 
 @installed("gguf", "xllamacpp")
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2"])
 def test_llama_agrees(name, tmp_path, capsys):
     export(tmp_path / "model", name)
     words = [str(tmp_path / "model"), "--to", "gguf", "--out", str(tmp_path / "out")]
@@ -97,6 +101,7 @@ def test_llama_agrees(name, tmp_path, capsys):
     [
         ("ernie", "has a GELU, ERNIE a ReLU"),
         ("gpt1", "norms first, GPT-1 last"),
+        ("roformer", "has no RoFormer: export --to hf, onnx"),
     ],
 )
 def test_models_that_llama_has_no_graph_for_are_refused(name, message):

@@ -334,7 +334,9 @@ def test_types_of_layers_alone_say_what_is_local(layers, tmp_path):
             r"\+ layers\.1\.attn\.Wqkv\.bias  \[54\] has no use",
         ),
         (
-            lambda t: t.update({"model.layers.1.mlp.Wi.weight": np.ones((20, 18), "f4")}),
+            lambda t: t.update(
+                {"model.layers.1.mlp.Wi.weight": np.ones((20, 18), "f4")}
+            ),
             r"≠ layers\.1\.mlp\.Wi\.weight  \[20, 18\] in the file, \[40, 18\]",
         ),
         (
