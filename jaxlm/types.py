@@ -111,6 +111,7 @@ class Rows(NamedTuple):
     row_key: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
     languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one
+    mask_rates: Float[AnyArray, "B"] | None = None  # None: that of the config
 
 
 class WordRows(NamedTuple):

@@ -65,12 +65,19 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
     kind, this = text.tokenizer, f"text.tokenizer = {text.tokenizer}"
     cuts, folds = kind in ("gpt1_bpe", "words"), kind in ("wordpiece", "words")
     shape = "length batch predictions accumulate"
+    of_phases = " ".join(
+        f"phases.{i}.levels phases.{i}.mask_rate" for i in range(len(config.phases))
+    )
     return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
         (bool(config.phases), shape, "is overridden by the --phases of this config"),
         (not cuts, "text.words", f"is for gpt1_bpe and words, {this}"),
         (not folds, "text.lowercase", f"is for wordpiece and words, {this}"),
-        (not masked, "predictions", "is for masked words, and this model predicts all"),
+        (
+            not masked,
+            f"predictions {of_phases}",
+            "is for masked words, and this model predicts all",
+        ),
         (not pairs or text.dialogues, "data.short_rate", no_pairs),
         (not pairs and not text.dialogues, "data.second", no_pairs),
         (levels, "data.whole_words", "is overridden by data.levels"),

@@ -28,6 +28,9 @@ class MaskedData(DataConfig):
 
     mask_rate: Annotated[float, "(0, 1)"] = 0.15
     """Share of a row's tokens to predict."""
+    mask_rate_end: Annotated[float, "[0, 1)"] = 0.0
+    """Share at the last step, reached from mask_rate in a line; evaluations always have
+    this share. 0: mask_rate all along."""
     short_rate: Annotated[float, "[0, 1]"] = 0.1
     """Share of sentence pairs built to a random shorter length."""
     whole_words: bool = False

@@ -168,6 +168,8 @@ class Phase(Rows):
     """Step at which this phase ends."""
     levels: tuple[float, ...] = ()
     """data.levels in this phase; empty: those of the run."""
+    mask_rate: Annotated[float, "[0, 1)"] = 0.0
+    """data.mask_rate in this phase, all along, but not in evaluations; 0: the run's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -256,6 +258,7 @@ class RunConfig(Rows):
             if self.model.carries_state and phase.batch != rows:
                 why = "the state goes from batch to batch, row by row"
                 raise UserError(f"{at}batch = {phase.batch} is not {rows}: {why}")
+            self._check_predictions(phase, at)
             if phase.length > self.model.max_length:
                 most = f"model.max_length = {self.model.max_length}"
                 if getattr(self.model, "positions", "") == "rope":
@@ -264,6 +267,16 @@ class RunConfig(Rows):
         if done != self.steps:
             this = f"the last phase ends at step {done}, steps = {self.steps}"
             raise UserError(f"{this}: pass --{at}until {self.steps}, too")
+
+    def _check_predictions(self, phase: Phase, at: str) -> None:
+        """Refuse too few predictions for a mask rate that changes within the run."""
+        end = getattr(self.data, "mask_rate_end", 0.0)
+        if not isinstance(self.data, MaskedData) or not (end or phase.mask_rate):
+            return
+        rate = phase.mask_rate or max(self.data.mask_rate, end)
+        if (most := round(rate * phase.length)) > phase.predictions:
+            this = f"{at}predictions = {phase.predictions} are too few to hide {rate:g}"
+            raise UserError(f"{this} of {phase.length} tokens: {most} are needed")
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of a step is saved and kept for good."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import grain
 import numpy as np
@@ -169,18 +169,38 @@ class WindowRows(RowSource):
             passes, places = np.divmod(rows, self.rows)
             valid = passes == 0
             window = np.where(valid, places, self.rows - 1)
-        draws, data = 0, self.config.data
+        draws, data, rates = 0, self.config.data, None
         if not self.shuffle:
             draws = 1
         elif isinstance(data, MaskedData):
             draws = data.draws
+            rates = mask_rates(self.config, self.phase, rows // self.phase.batch)
         key = (window, passes % draws) if draws else (rows >> 32, rows & 0xFFFFFFFF)
         row_key = np.stack(key, axis=1).astype(np.uint32)
         starts = np.asarray(self.windows[window])
         language = np.searchsorted(self.begins, starts, side="right") - 1
         spans = self.spans(starts, language, row_key)
         languages = language.astype(np.int32) if several else None
-        return Rows(*spans, row_key, valid, languages)
+        return Rows(*spans, row_key, valid, languages, rates)
+
+
+def mask_rates(
+    config: RunConfig, phase: Phase, batches: np.ndarray
+) -> np.ndarray | None:
+    """The mask rate of these batches of a phase, float32; None if no rate changes.
+
+    Batches have the numbers that they have without `skip`.
+    """
+    data: Any = config.data
+    first = last = phase.mask_rate
+    if not phase.mask_rate:
+        first, last = data.mask_rate, data.mask_rate_end
+    if not last:
+        return None
+    ends = [each.until for each in config.all_phases if each.until < phase.until]
+    done = (max(ends, default=0) + batches) / max(1, config.steps - 1)
+    rates = first + (last - first) * np.minimum(done, 1)
+    return np.asarray(rates, np.float32)
 
 
 def spaced(windows: np.ndarray, limit: int) -> np.ndarray:

@@ -75,7 +75,7 @@ def choose_each(
     key: Key[Array, ""],
     unit_start: Bool[Array, "L"],
     candidate: Bool[Array, "L"],
-    rate: float,
+    rate: float | Float[Array, ""],
     most: int,
 ) -> Bool[Array, "L"]:
     """Choose each unit with probability `rate`, up to `most` tokens in all."""

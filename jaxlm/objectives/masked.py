@@ -140,18 +140,22 @@ def _masking(
     """A function that makes the batch of host rows; each row has its own keys."""
     data: Any = run.data
     special: Any = manifest.special
-    counts = target_counts(phase.length, data.mask_rate, phase.predictions)
+    usual, most = data.mask_rate_end or data.mask_rate, phase.predictions
+    counts = target_counts(phase.length, usual, most)
 
     def one(pair_key, mask_key, rows: Any) -> MlmBatch:
         row = assemble(pair_key, rows)
         choose_key, replace_key = jax.random.split(mask_key)
-        budget = jnp.asarray(counts)[row.length]
-        chosen, level = _choose(choose_key, row, budget, data, phase)
+        rate, budget = usual, jnp.asarray(counts)[row.length]
+        if rows.mask_rates is not None:
+            rate = rows.mask_rates
+            budget = jnp.clip(jnp.round(rate * row.length), 1, most).astype(jnp.int32)
+        chosen, level = _choose(choose_key, row, (rate, budget), data, phase)
         masked = mask_row(
             replace_key,
             row.tokens,
             chosen,
-            predictions=phase.predictions,
+            predictions=most,
             special=special,
         )
         valid = jnp.asarray(rows.valid, jnp.float32)
@@ -180,10 +184,15 @@ def _masking(
 
 
 def _choose(
-    key: jax.Array, row: Row, budget: jax.Array, data: MaskedData, phase: Phase
+    key: jax.Array,
+    row: Row,
+    share: tuple[Any, jax.Array],
+    data: MaskedData,
+    phase: Phase,
 ) -> tuple[Bool[Array, "L"], Int[Array, ""] | None]:
     """(True for tokens to hide, by the rule in `data`; the level of the row's units, or
-    None without levels)."""
+    None without levels). `share`: the mask rate, and the most tokens to hide by it."""
+    rate, budget = share
     level, unit_start = None, jnp.ones(row.tokens.shape, bool)
     levels = phase.levels or data.levels
     if levels:
@@ -194,7 +203,7 @@ def _choose(
     elif data.whole_words:
         unit_start = (row.marks & Mark.WORD) > 0
     if data.choice == "each":
-        rate, most = data.mask_rate, phase.predictions
+        most = phase.predictions
         chosen = choose_each(key, unit_start, row.candidate, rate, most)
     elif levels or data.whole_words:
         chosen = choose_units(key, unit_start, row.candidate, budget)
