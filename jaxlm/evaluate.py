@@ -19,12 +19,10 @@ from jaxlm.data.layouts import LAYOUTS, StreamRows
 from jaxlm.data.rows import ahead
 from jaxlm.families import family_of
 from jaxlm.metrics import add, held_out, perplexity
-from jaxlm.objectives.objective import Objective
+from jaxlm.objectives.objective import STREAM, Objective
 from jaxlm.sharding import local_rows, to_devices
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
-
-STREAM = "evaluate"  # names the random draws of an evaluation
 
 
 def open_evaluation(

@@ -33,6 +33,49 @@ def by_rows(x: Any) -> Any:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
 
 
+def joined(first: Any, second: Any) -> Any:
+    """Two trees of rows in one, so that each device keeps its own rows of both.
+
+        first [6, …], second [9, …]     f f s s s   f f s s s   f f s s s
+
+    The order is that of `blocks`, whatever the mesh is, if it divides both.
+    """
+
+    def join(a: Any, b: Any) -> Any:
+        count = blocks(len(a), len(b))
+        both = jnp.concatenate([_in_blocks(a, count), _in_blocks(b, count)], axis=1)
+        return both.reshape(-1, *a.shape[1:])
+
+    return jax.tree.map(join, first, second)
+
+
+def parted(tree: Any, rows: int) -> tuple[Any, Any]:
+    """The two trees of which a tree was `joined`; the first one had so many rows."""
+
+    def part(x: Any, first: bool) -> Any:
+        count = blocks(rows, len(x) - rows)
+        here = slice(rows // count) if first else slice(rows // count, None)
+        return _in_blocks(x, count)[:, here].reshape(-1, *x.shape[1:])
+
+    trees = (
+        jax.tree.map(lambda x, f=first: part(x, f), tree) for first in (True, False)
+    )
+    return next(trees), next(trees)
+
+
+def blocks(first: int, second: int) -> int:
+    """The number of blocks in which rows of two kinds are `joined`."""
+    return math.gcd(first, second)
+
+
+def _in_blocks(x: Any, count: int) -> Any:
+    x = x.reshape(count, -1, *x.shape[1:])
+    if row_parts() == 1 or count % row_parts():
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH, *free))
+
+
 def whole(x: Any, *axes: str | None) -> Any:
     """`x`, cut only as `axes` says: a mesh axis, or None, for each of its axes."""
     if not jax.sharding.get_abstract_mesh().shape:

@@ -159,7 +159,7 @@ def to_devices(
     return jax.tree.map(place, rows)
 
 
-def check_batch(config: RunConfig, mesh: Mesh) -> None:
+def check_batch(config: RunConfig, mesh: Mesh | AbstractMesh) -> None:
     """Raise a UserError if the mesh does not divide a micro-batch of some phase."""
     parts = batch_parts(mesh)
     for phase in config.all_phases:
@@ -173,6 +173,14 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
                 f"{phase.accumulate}) does not divide over {parts} devices "
                 f"(mesh replica x data x fsdp): take --batch {near}, or --mesh.data"
             )
+        share, unit = config.causal_share(phase), parts * phase.accumulate
+        count = round(phase.batch * share)
+        if share and (count % unit or not 0 < count < phase.batch + (share == 1)):
+            near = min(max(1, round(count / unit)) * unit, phase.batch - unit)
+            what = f"{share:g} of {phase.batch} rows are {count}"
+            cut = f"{parts} devices x {phase.accumulate} micro-batches"
+            remedy = f"pass {near / phase.batch:g}, or a larger --batch"
+            raise UserError(f"causal_share = {what}, not for {cut}: {remedy}")
 
 
 def stacked(params: Any) -> Any:

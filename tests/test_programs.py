@@ -8,6 +8,7 @@ run, and its loss and gradients are those of one device.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from contextlib import contextmanager
@@ -19,7 +20,15 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxlm import mesh
-from jaxlm.config import MeshConfig, OptimConfig, RunConfig, bert, elmo, gpt2
+from jaxlm.config import (
+    MaskedData,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    bert,
+    elmo,
+    gpt2,
+)
 from jaxlm.train.source import corpus_source, open_phase, open_run
 from jaxlm.tree import leaves
 
@@ -125,6 +134,32 @@ def without_cache():
         compilation_cache.reset_cache()
         if not enabled:
             yield
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize("name", ["fsdp", "tensor"])
+def test_rows_of_two_kinds_exchange_no_more_than_rows_of_one(name, monkeypatch):
+    model = dataclasses.replace(MODELS["bert"], nsp=False)
+    monkeypatch.setitem(MODELS, "bert", model)
+    programs = []
+    for share in (0.0, 0.5):
+        data = MaskedData(causal_share=share)
+        run, _, phase = opened("bert", mesh=MESHES[name], data=data)
+        with jax.set_mesh(run.mesh):
+            batch = jax.eval_shape(phase.stream.objective.transform, phase.read(0)[1])
+            batch = jax.tree.map(
+                lambda x, run=run: jax.ShapeDtypeStruct(
+                    x.shape, x.dtype, sharding=run.sharding
+                ),
+                batch,
+            )
+            lowered = phase.train_step.lower(run.abstract, batch)
+            programs.append(collectives(lowered.compile().as_text()))
+    plain, both = programs
+    # No rows move, and each gradient is exchanged once. Cut over tensor, the kernel of
+    # the head is gathered for the forward pass, too.
+    most = (1, int(name == "tensor"), 0, 0, 0)
+    assert all(b <= p + m for p, b, m in zip(plain, both, most, strict=True)), programs
 
 
 def collectives(program: str) -> tuple[int, ...]:

@@ -35,9 +35,16 @@ def print_rows(corpus: Corpus, config: RunConfig, count: int) -> None:
     console = Console(highlight=False)
     # If the output is not a terminal, a row is one line, however long.
     show = functools.partial(console.print, soft_wrap=not console.is_terminal)
-    lines_of = _LINES[type(batch)]
-    for i in range(count):
-        row, read = (jax.tree.map(lambda a, i=i: a[i], each) for each in (batch, rows))
+    kinds, causal = [batch], getattr(batch, "causal", None)
+    if causal is not None:
+        kinds = [causal, batch._replace(causal=None)]
+    shown = (
+        jax.tree.map(lambda a, i=i: a[i], kind)
+        for kind in kinds
+        for i in range(len(jax.tree.leaves(kind)[0]))
+    )
+    for i, row in enumerate(shown):
+        read, lines_of = jax.tree.map(lambda a, i=i: a[i], rows), _LINES[type(row)]
         for line in lines_of(f"row {i}", corpus, objective, row, read):
             show(line)
 

@@ -41,6 +41,9 @@ class MaskedData(DataConfig):
     """budget: mask units up to mask_rate of a row (BERT); each: each with mask_rate."""
     second: Literal["any", "same"] = "any"
     """Language of a pair's random second segment: any (Google's code), or the same."""
+    causal_share: Annotated[float, "[0, 1)"] = 0.0
+    """Share of the rows that predict each next token, under a causal mask, and of their
+    loss in the whole (GPT-BERT: .0625). For --model.nsp false."""
     draws: Annotated[int, "[0, inf)"] = 0
     """Number of masks and pairs of a row (Google's dupe_factor); 0: new every pass."""
     packed: bool = False

@@ -3,7 +3,7 @@
 import math
 import typing
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from jaxlm.config.checks import check_ranges
 from jaxlm.config.model import (
@@ -170,6 +170,8 @@ class Phase(Rows):
     """data.levels in this phase; empty: those of the run."""
     mask_rate: Annotated[float, "[0, 1)"] = 0.0
     """data.mask_rate in this phase, all along, but not in evaluations; 0: the run's."""
+    causal_share: Annotated[float, "[0, 1]"] = 0.0
+    """data.causal_share in this phase; 1: no words are masked; 0: that of the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,13 +244,7 @@ class RunConfig(Rows):
             raise UserError(f"eval_every = {self.eval_every} is not a number of steps")
         for each in self.skip:
             range_of(each, "skip")
-        if isinstance(self.data, MaskedData) and self.data.packed:
-            what = "data.packed = True fills rows with whole texts"
-            if self.text.dialogues:
-                raise UserError(f"{what}, and text.dialogues = True with turns")
-            if self.model.nsp:  # type: ignore[union-attr]
-                pairs = "model.nsp = True with pairs of sentences"
-                raise UserError(f"{what}, {pairs}: pass --model.nsp false")
+        self._check_texts()
         done, at, rows = 0, "", self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""
@@ -267,6 +263,29 @@ class RunConfig(Rows):
         if done != self.steps:
             this = f"the last phase ends at step {done}, steps = {self.steps}"
             raise UserError(f"{this}: pass --{at}until {self.steps}, too")
+
+    def _check_texts(self) -> None:
+        """Refuse pairs and dialogues where a row must be of texts."""
+        data, model = self.data, typing.cast(Any, self.model)
+        if not isinstance(data, MaskedData):
+            return
+        shares = data.causal_share, *(each.causal_share for each in self.phases)
+        for name, value in (("packed", data.packed), ("causal_share", max(shares))):
+            if value and (model.nsp or self.text.dialogues):
+                rows, remedy = "model.nsp = True", "pass --model.nsp false"
+                if self.text.dialogues:
+                    rows, remedy = "text.dialogues = True", "take another recipe"
+                raise UserError(f"data.{name} = {value} is for texts, {rows}: {remedy}")
+
+    def causal_share(self, phase: Phase | None = None) -> float:
+        """The share of rows, of a phase or the run, that predict each next token."""
+        of_run = getattr(self.data, "causal_share", 0.0)
+        return (phase.causal_share if phase else 0.0) or of_run
+
+    @property
+    def has_causal_rows(self) -> bool:
+        """Whether rows predict each next token in some phase."""
+        return any(map(self.causal_share, self.all_phases))
 
     def _check_predictions(self, phase: Phase, at: str) -> None:
         """Refuse too few predictions for a mask rate that changes within the run."""

@@ -37,6 +37,13 @@ class BertFamily(Family):
         cls, sep = (np.array([i], np.int32) for i in (special.cls, special.sep))
         return Frame(tokenizer, cls, sep, sep, special.pad)
 
+    def train_flops(self, run: Any, phase: Any) -> int:
+        """See `Family`; a causal row is predicted at all positions."""
+        share = run.causal_share(phase)
+        mean = (1 - share) * phase.predictions + share * phase.length
+        phase = dataclasses.replace(phase, predictions=max(1, round(mean)))
+        return super().train_flops(run, phase)
+
     def window(self, config: Any) -> int:
         """See `Family`."""
         return config.max_length - 2

@@ -142,11 +142,12 @@ class Bert(nn.Module):
         self,
         tokens_BL: Int[Array, "B L"],
         token_types_BL: Int[Array, "B L"],
-        predictions_BP: Int[Array, "B P"] | None = None,
+        predictions_BP: Int[Array, "G P"] | None = None,
         *,
         lengths: Int[Array, "B"] | None = None,
         segments: Int[Array, "B L"] | None = None,
         position_ids: Int[Array, "B L"] | None = None,
+        causal_rows: int = 0,
         logits: bool = True,
         deterministic: bool = True,
     ) -> Encoded:
@@ -154,13 +155,16 @@ class Bert(nn.Module):
 
         Args:
             token_types_BL: 0 in sentence A, 1 in sentence B.
-            predictions_BP: positions whose tokens are predicted; None: all.
+            predictions_BP: positions whose tokens are predicted; None: all. Of several
+                rows together, end to end, if it has fewer rows.
             lengths: number of tokens in each row, before padding; None: no padding.
             segments: for packed rows, the text that each token belongs to; a token
                 attends only to its own text.
             position_ids: for packed rows, the position of each token in its text. All
                 tokens are then pooled, [B, L, D]; the vector of a text is at its first
                 token. None: a row is one text.
+            causal_rows: number of rows in which a token sees no later one, the first
+                rows by `mesh.joined`.
             logits: False leaves out the MLM and NSP heads (features only).
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
@@ -177,6 +181,7 @@ class Bert(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             road=self.road,
+            causal_rows=causal_rows,
         )
         embed = BertEmbed(spec, name="embed")
         x_BLD, table_RD, copies = embed(tokens_BL, token_types_BL, position_ids)
@@ -184,4 +189,10 @@ class Bert(nn.Module):
         out = encode(spec, x_BLD, table_RD, lengths=lengths, **facts)
         if config.nsp:
             out = with_pooler(spec, out, packed=position_ids is not None, nsp=logits)
-        return with_mlm(spec, out, copies, predictions_BP) if logits else out
+        if not logits:
+            return out
+        last: Any = out.last
+        if causal_rows and predictions_BP is not None:
+            in_groups = last.reshape(len(predictions_BP), -1, config.d_model)
+            out = out._replace(last=in_groups)
+        return with_mlm(spec, out, copies, predictions_BP)._replace(last=last)

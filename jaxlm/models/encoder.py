@@ -84,6 +84,7 @@ class Spec:
     dtype: Dtype
     remat: Remat
     road: Road
+    causal_rows: int = 0  # of an encoder
 
     def norm_layer(self, name: str) -> LayerNorm:
         """A norm with the config's epsilon."""
@@ -166,6 +167,7 @@ class Attention(nn.Module):
             k,
             v,
             causal=spec.causal,
+            causal_rows=spec.causal_rows,
             window=spec.config.window // 2 + 1 if spec.config.window else None,
             local=layer.local,
             segments=rows.segments,

@@ -5,6 +5,7 @@ A row is put together (`pairs.py`, or `dialogue.py`), then some of its units are
 whether the dialogue is unchanged.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,9 @@ from jaxlm.objectives.mask import (
     target_counts,
     unit_starts,
 )
+from jaxlm.objectives.mixed import heads_of, next_token_sums, next_tokens, row_sums
 from jaxlm.objectives.objective import (
+    STREAM,
     Objective,
     apply,
     group_sums,
@@ -37,9 +40,10 @@ from jaxlm.objectives.objective import (
 )
 from jaxlm.objectives.pairs import Row, packed_row, pair_row, single_row
 from jaxlm.text.corpus import Manifest
-from jaxlm.types import Layout, Mark, MlmBatch, Rows, UserError
+from jaxlm.types import GptBatch, Layout, Mark, MlmBatch, Rows, UserError
 
 MASKED_WORDS = Tokens(name="mlm", title="MLM")
+NEXT_TOKENS = Tokens(name="lm", title="LM", what="next tokens")
 NEXT_SENTENCE = Binary(name="nsp", answers=("next", "random"))
 REAL_DIALOGUE = Binary(name="dlm", answers=("real", "replaced"))
 REPLACED = 0.5  # share of dialogues, as of sentence pairs
@@ -49,10 +53,18 @@ LEVELS = ("token", "phrase", "entity")
 def masked_figures(
     run: RunConfig, question: Binary = NEXT_SENTENCE
 ) -> tuple[Figure, ...]:
-    """The figures of masked words and, with `model.nsp`, of the question on the row."""
+    """The figures of masked words and, with `model.nsp`, of the question on the row; or
+    with causal rows, those of next tokens."""
     model: Any = run.model
+    if run.has_causal_rows:
+        return _shared(run.causal_share())
     question = REAL_DIALOGUE if run.text.dialogues else question
     return (MASKED_WORDS, question) if model.nsp else (MASKED_WORDS,)
+
+
+def _shared(share: float) -> tuple[Figure, ...]:
+    words = dataclasses.replace(MASKED_WORDS, scale=1 - share)
+    return words, dataclasses.replace(NEXT_TOKENS, scale=share)
 
 
 def masked_lm(
@@ -76,32 +88,42 @@ def masked_lm(
     model: Any = run.model
     data: Any = run.data
     figures: Any = masked_figures(run, question)
-    questions = figures[1:]  # none or one
+    if run.has_causal_rows and stream != STREAM:
+        figures = [x for x in _shared(run.causal_share(phase)) if x.scale]
+    questions = [each for each in figures if isinstance(each, Binary)]  # none or one
 
-    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
+    def weights(batch: MlmBatch | GptBatch) -> dict[str, jax.Array]:
+        causal, totals = _causal(batch), {}
+        if causal is not None:
+            totals["lm_loss"] = jnp.sum(causal.weights) + 1e-5
+        if isinstance(batch, GptBatch):
+            return totals
         # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
-        totals = {"mlm_loss": jnp.sum(batch.weights) + 1e-5}
+        totals["mlm_loss"] = jnp.sum(batch.weights) + 1e-5
         for each in questions:
             totals[f"{each.name}_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
         return totals
 
-    def loss(params, batch: MlmBatch, key=None) -> Sums:
-        inputs = batch.tokens, batch.token_types, batch.predictions
-        facts: dict[str, Any] = {"lengths": batch.mask.sum(-1)}
-        if data.packed:
-            facts = {"segments": batch.segments, "position_ids": batch.positions}
-        out = apply(module, params, key, *inputs, **facts)
-        rows = batch.nsp_weights
-        sums = word_sums(out.head, batch, model.vocab_size)
-        sums |= row_shares(manifest.languages, batch.languages, rows)
-        padding = phase.length * rows.sum() - (batch.mask.sum(-1) * rows).sum()
-        sums["padding"] = Mean(padding, phase.length * rows.sum())
+    def loss(params, batch: MlmBatch | GptBatch, key=None) -> Sums:
+        forward = functools.partial(apply, module, params, key)
+        heads, causal = heads_of(forward, batch, packed=data.packed), _causal(batch)
+        sums = row_sums(manifest.languages, batch)
+        if heads.causal is not None and causal is not None:
+            sums |= next_token_sums(heads.causal, causal, model.vocab_size)
+        if heads.masked is None or isinstance(batch, GptBatch):
+            return sums
+        sums |= word_sums(heads.masked, batch, model.vocab_size)
+        aims = batch.nsp_labels, batch.nsp_weights
         for each in questions:
-            sums |= binary_sums(each, out.nsp_logits, batch.nsp_labels, rows)
+            sums |= binary_sums(each, heads.nsp_logits, *aims)
         return sums
 
     transform = _masking(run, manifest, phase, stream, assemble)
     return Objective(layout, transform, weights, stateless(loss), figures)
+
+
+def _causal(batch: MlmBatch | GptBatch) -> GptBatch | None:
+    return batch if isinstance(batch, GptBatch) else batch.causal
 
 
 def _assembly(
@@ -136,8 +158,12 @@ def _masking(
     phase: Phase,
     stream: str,
     assemble: Callable[[Any, Any], Row],
-) -> Callable[[Any], MlmBatch]:
-    """A function that makes the batch of host rows; each row has its own keys."""
+) -> Callable[[Any], MlmBatch | GptBatch]:
+    """A function that makes the batch of host rows; each row has its own keys.
+
+    The first rows are causal, as many as the share of the phase. All rows of an
+    evaluation are, beside the same rows with words masked.
+    """
     data: Any = run.data
     special: Any = manifest.special
     usual, most = data.mask_rate_end or data.mask_rate, phase.predictions
@@ -174,11 +200,26 @@ def _masking(
             positions=row.positions,
         )
 
-    def transform(rows: Rows) -> MlmBatch:
+    def follow(pair_key, mask_key, rows: Any) -> GptBatch:
+        del mask_key
+        row = next_tokens(assemble(pair_key, rows), rows.valid)
+        return row._replace(languages=rows.languages)
+
+    def transform(rows: Rows) -> MlmBatch | GptBatch:
         high, low = rows.row_key[:, 0], rows.row_key[:, 1]
         pair_keys = key_for(run.seed, f"{stream}/pair", high, low)
         mask_keys = key_for(run.seed, f"{stream}/mask", high, low)
-        return jax.vmap(one)(pair_keys, mask_keys, rows)
+        drawn = pair_keys, mask_keys, rows
+        count = first = round(len(rows.valid) * run.causal_share(phase))
+        if run.has_causal_rows and stream == STREAM:
+            count, first = len(rows.valid), 0
+        if not count:
+            return jax.vmap(one)(*drawn)
+        causal = jax.vmap(follow)(*jax.tree.map(lambda x: x[:count], drawn))
+        if first == len(rows.valid):
+            return causal
+        masked = jax.vmap(one)(*jax.tree.map(lambda x: x[first:], drawn))
+        return masked._replace(causal=causal)
 
     return transform
 

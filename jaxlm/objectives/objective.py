@@ -13,6 +13,8 @@ import jax
 from jaxlm.metrics import Figure, Mean, Sums
 from jaxlm.types import Layout
 
+STREAM = "evaluate"  # names the random draws of an evaluation
+
 
 class SampledRows(NamedTuple):
     """The rows of large tables that a step reads; all others have no gradient."""

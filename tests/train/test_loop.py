@@ -10,7 +10,7 @@ import pytest
 from runs import command, environment, lines, pretrain
 from tiny import stored, tiny
 
-from jaxlm.config import MeshConfig, Phase
+from jaxlm.config import MaskedData, MeshConfig, Phase
 
 
 def stopped(config, step):
@@ -30,6 +30,34 @@ def test_resume_is_bitwise(corpus, tmp_path):
         r for r in lines(tmp_path / "parts") if r["step"] % 2 == 0 or r["step"] == 1
     ]
     assert kept == lines(tmp_path / "whole")
+
+
+def test_a_run_of_many_objectives_resumes_to_the_bit(corpus, tmp_path):
+    """Packed rows, a stage of causal rows, one of both kinds, a falling mask rate."""
+    shape = {"length": 32, "batch": 16, "predictions": 10, "accumulate": 2}
+    phases = (
+        Phase(until=4, causal_share=1.0, **shape),
+        Phase(until=8, causal_share=0.25, **shape),
+        Phase(until=12, **shape),
+    )
+    data = MaskedData(threads=2, packed=True, mask_rate=0.3, mask_rate_end=0.15)
+    model = dataclasses.replace(tiny().model, nsp=False)
+    config = tiny(model=model, data=data, phases=phases, eval_every=6, eval_rows=32)
+    whole = pretrain(config, corpus, tmp_path / "whole")
+    for stop in (3, 9):
+        pretrain(stopped(config, stop), corpus, tmp_path / "parts")
+    assert pretrain(config, corpus, tmp_path / "parts").sha256 == whole.sha256
+    found = {line["step"]: line for line in lines(tmp_path / "whole")}
+    losses = {
+        step: {name for name in ("lm_loss", "mlm_loss", "padding") if name in line}
+        for step, line in found.items()
+    }
+    assert losses[4] == {"lm_loss", "padding"}
+    assert losses[8] == {"lm_loss", "mlm_loss", "padding"}
+    assert losses[12] == {"mlm_loss", "padding"}
+    assert found[12]["padding"] < 0.03
+    assert found[6].keys() >= {"eval_lm_loss", "eval_mlm_loss"}
+    assert found[6]["eval_loss"] == found[6]["eval_mlm_loss"]
 
 
 @pytest.mark.parametrize("stop", [0, 12, 5])

@@ -1,5 +1,6 @@
 """One update: cutting, skipping and sharding leave it what it is."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ from reference.sources import open_source
 from tiny import tiny
 
 from jaxlm import sharding
-from jaxlm.config import MeshConfig, OptimConfig
+from jaxlm.config import MaskedData, MeshConfig, OptimConfig
 from jaxlm.families import build, family_of
 from jaxlm.sharding import (
     batch_sharding,
@@ -137,6 +138,34 @@ def test_every_mesh_makes_the_same_update(corpus, mesh):
     kernel = many.params["layers"]["mlp"]["wi"]["kernel"]
     shard = kernel.addressable_shards[0].data.shape
     assert shard == (2, 16 // mesh.fsdp, 32 // mesh.tensor)
+
+
+def mixed(**changes):
+    """A config with as many causal rows as masked ones, and dropout."""
+    model = dataclasses.replace(tiny().model, nsp=False)
+    return tiny(model=model, data=MaskedData(causal_share=0.5), **changes)
+
+
+def test_accumulating_rows_of_two_kinds_equals_one_step(corpus):
+    once = functools.partial(update, corpus, dropout=False)
+    _, one, whole = once(mixed(accumulate=1))
+    _, four, cut = once(mixed(accumulate=4))
+    assert_close(moments(one), moments(four), 1e-5)
+    for name in ("loss", "mlm_loss", "lm_loss"):
+        np.testing.assert_allclose(whole[name].total, cut[name].total, rtol=1e-6)
+
+
+@pytest.mark.devices
+def test_every_mesh_makes_the_same_update_of_rows_of_two_kinds(corpus):
+    once = functools.partial(update, corpus, dropout=True, updates=2)
+    _, one, here = once(mixed(accumulate=1))
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    _, many, there = once(mixed(accumulate=1, mesh=mesh))
+    for name in ("loss", "mlm_loss", "lm_loss"):
+        np.testing.assert_allclose(
+            float(here[name].total), float(there[name].total), rtol=1e-6
+        )
+    assert_close(moments(one), moments(many), 1e-5)
 
 
 OPTIMIZERS = {

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm.mesh import joined, parted
 from jaxlm.models.kernels.fused import Call, Road, choose, fused
 
 # Finite, so that a query that sees nothing becomes uniform and not NaN.
@@ -29,6 +30,7 @@ def attention(
     v_BTHK: Float[Array, "B T H K"],
     *,
     causal: bool = False,
+    causal_rows: int = 0,
     window: int | None = None,
     local: Bool[Array, ""] | None = None,
     segments: Int[Array, "B T"] | None = None,
@@ -43,6 +45,7 @@ def attention(
 
     Args:
         causal: query l sees only keys t ≤ offset + l.
+        causal_rows: so many rows are causal, the first ones by `mesh.joined`.
         window: a query sees only keys at a distance below `window`.
         local: whether the window holds, in a loop over layers; None: it does.
         segments: the segment of each key; a query sees only its own segment.
@@ -54,6 +57,14 @@ def attention(
             shared by heads or rows, as in Hugging Face's Flax port, differs from that.
         road: the kernel (`fused.py`); auto: the best one that can take the call.
     """
+    if 0 < causal_rows < len(q_BLHK):
+        facts: Any = {"window": window, "local": local, "scale": scale}
+        facts |= {"dropout": dropout, "road": road}
+        of_rows = q_BLHK, k_BTHK, v_BTHK, {"segments": segments, "lengths": lengths}
+        (*qkv, first), (*others, rest) = parted(of_rows, causal_rows)
+        y_BLHK = attention(*qkv, causal=True, **first, **facts)
+        return joined(y_BLHK, attention(*others, **rest, **facts))
+    causal = causal or causal_rows > 0
     length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
     scale = 1 / math.sqrt(width) if scale is None else scale
     if window is not None and isinstance(keys, int) and keys <= window:
@@ -64,7 +75,7 @@ def attention(
         other = "cache"
     call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
     taken, _ = choose(road, call)
-    facts: Any = {"causal": causal, "scale": scale}
+    facts = {"causal": causal, "scale": scale}
     if local is not None and any(
         choose(road, call._replace(two_sided=near))[0] != "plain"
         for near in (two_sided, False)
