@@ -102,6 +102,10 @@ def test_fill_gives_words_with_probabilities(run, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("[MASK] 1: ") and second.startswith("[MASK] 2: ")
     assert first.count("%") == 3
+    assert main(["fill", str(run), "She was [MASK] and [MASK].", "A [MASK]."]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "She was [MASK] and [MASK]." and lines[3] == "A [MASK]."
+    assert len(lines) == 5
 
 
 def test_evaluate_puts_baselines_beside_figures(run, novel, capsys):
@@ -284,7 +288,7 @@ class TestMistakes:
             ("pretrain bert_tinny", ["did you mean bert_tiny"]),
             ("pretrain sst2", ["a recipe of jaxlm finetune"]),
             (f"{NEW} --optim.peek 1", ["--optim.peek", "--optim.peak FLOAT"]),
-            ("fill", ["Missing from jaxlm fill: DIRECTORY SENTENCE"]),
+            ("fill", ["Missing from jaxlm fill: DIRECTORY"]),
             ("export x --to hg --out y", ["'--to'. Expected one of ('hf'"]),
             (
                 "export x --to hf --out y --verify maybe",
@@ -299,6 +303,7 @@ class TestMistakes:
             (f"{NEW} --length 4000", ["4000", "model.max_length"]),
             (f"{NEW} --steps many", ["--steps", "many"]),
             ("fill HERE [MASK]", ["not a run directory"]),
+            ("fill RUN", ["no text to fill"]),
             ("fill RUN nothing", ["no [MASK]"]),
             ("evaluate RUN --text x --batch 0", ["--batch = 0 must be at least 1"]),
         ],

@@ -25,8 +25,8 @@ class Fill:
 
     directory: tyro.conf.Positional[str]
     """Run or model directory of a BERT."""
-    sentence: tyro.conf.Positional[str]
-    """Text with one [MASK] or several."""
+    sentence: tyro.conf.Positional[tuple[str, ...]]
+    """Texts, each with one [MASK] or several."""
     top_k: int = 5
     """Number of words for each [MASK]."""
 
@@ -65,13 +65,19 @@ class Embed(VectorOptions):
 def run_fill(argv: list[str]) -> int:
     """The verb `fill`."""
     args = parse(Fill, argv)
+    if not args.sentence:
+        raise UserError("no text to fill: jaxlm fill DIRECTORY 'It is a [MASK].'")
     start_jax()
     import jaxlm
 
-    found = jaxlm.load(args.directory).fill(args.sentence, args.top_k)
-    for number, guesses in enumerate(found, 1):
-        words = "  ".join(f"{g.token} {g.probability:.1%}" for g in guesses)
-        print(f"[MASK] {number}: {words}")
+    model = jaxlm.load(args.directory)
+    found = [model.fill(text, args.top_k) for text in args.sentence]
+    for text, masks in zip(args.sentence, found, strict=True):
+        if len(found) > 1:
+            print(text)
+        for number, guesses in enumerate(masks, 1):
+            words = "  ".join(f"{g.token} {g.probability:.1%}" for g in guesses)
+            print(f"[MASK] {number}: {words}")
     return 0
 
 
