@@ -75,21 +75,22 @@ def attention(
         other = "cache"
     call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
     taken, _ = choose(road, call)
+    far, _ = choose(road, call._replace(two_sided=False))
+    banded = two_sided and not other and isinstance(length, int) and length > 4 * window
     facts = {"causal": causal, "scale": scale}
-    if local is not None and any(
-        choose(road, call._replace(two_sided=near))[0] != "plain"
-        for near in (two_sided, False)
-    ):
+    if local is not None and (banded or {taken, far} != {"plain"}):
         facts |= {"segments": segments, "lengths": lengths, "road": road}
-        far = functools.partial(attention, **facts)
-        near = functools.partial(far, window=window)
-        return jax.lax.cond(local, near, far, q_BLHK, k_BTHK, v_BTHK)
+        whole = functools.partial(attention, **facts)
+        near = functools.partial(whole, window=window)
+        return jax.lax.cond(local, near, whole, q_BLHK, k_BTHK, v_BTHK)
     if taken != "plain":
         facts |= {"window": window}
         return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
+    if banded:
+        return _banded(q_BLHK, k_BTHK, v_BTHK, window, segments, lengths, scale)
 
     slot_T = jnp.arange(keys)
-    if other != "cache":
+    if isinstance(offset, int):  # not of a decoder
         # Else who sees whom depends on no layer, and the loop over layers would take it
         # from outside, as an array [B, L, T]. Thus it is computed beside the scores.
         slot_T, segments, _ = jax.lax.optimization_barrier(
@@ -119,6 +120,37 @@ def attention(
     if dropout is not None:
         p_BHLT = dropout(p_BHLT)
     return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+
+
+def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale):
+    """Attention through a window to both sides: each block of queries sees its own keys
+    and those of the blocks beside it.
+
+    window 3    queries  0 1 │ 2 3 │ 4 5     2 sees 0 1 2 3 4, and 3 sees 1 2 3 4 5
+                keys     0 1   2 3   4 5     of these three blocks
+
+    Scores are [B, H, L, 3 (window - 1)]. Padding is a segment of its own, as in splash.
+    """
+    rows, length, *head = q_BLHK.shape
+    block = max(1, window - 1)
+    blocks = -(-length // block)
+    ids = jnp.ones((rows, length), jnp.int32) if segments is None else segments
+    if lengths is not None:
+        ids = jnp.where(jnp.arange(length)[None] < lengths[:, None], ids, -1)
+
+    def cut(x: Array, beside: int, fill: int = 0) -> Array:
+        """[B, L, …] → [B · blocks, (2 beside + 1) block, …]."""
+        ends = beside * block, (blocks + beside) * block - length
+        x = jnp.pad(x, ((0, 0), ends, *[(0, 0)] * (x.ndim - 2)), constant_values=fill)
+        x = x.reshape(rows, -1, block, *x.shape[2:])
+        parts = [x[:, i : i + blocks] for i in range(2 * beside + 1)]
+        x = jnp.concatenate(parts, axis=2)
+        return x.reshape(-1, *x.shape[2:])
+
+    k, v, ids = cut(k_BLHK, 1), cut(v_BLHK, 1), cut(ids, 1, -2)
+    facts: Any = {"segments": ids, "window": window, "offset": block, "scale": scale}
+    y = attention(cut(q_BLHK, 0), k, v, **facts)
+    return y.reshape(rows, -1, *head)[:, :length]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

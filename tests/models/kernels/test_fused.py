@@ -1,6 +1,7 @@
 """The fused roads of attention equal the plain one; which calls take which, and why."""
 
 import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_splash_equals_the_plain_road(name, monkeypatch):
     monkeypatch.setattr(fused, "_BLOCKS", (128,))  # four blocks of scores
     found = value_and_grads("splash", inputs(), **CASES[name])
     assert_equal(found, value_and_grads("plain", inputs(), **CASES[name]))
+
+
+@pytest.mark.parametrize("name", ["window", "lengths", "segments"])
+def test_a_narrow_window_needs_no_square_of_scores(name, monkeypatch):
+    x = [y[:, :203] for y in inputs(rows=B)]  # no multiple of the window
+    cut = {name: given[:, :203] for name, given in INSIDE.items()}
+    monkeypatch.setattr(sys.modules[__name__], "INSIDE", cut)
+    facts = {**CASES[name], "window": 7}
+    if name == "segments":
+        facts["segments"] = SEGMENTS[:, :203]
+    found = value_and_grads("plain", x, **facts)
+    jaxpr = jax.make_jaxpr(lambda x: on("plain", *x, **facts))(x)
+    assert "203,203]" not in str(jaxpr)
+    wanted = value_and_grads("plain", x, **facts, bias=jnp.zeros((1, 1, 203, 203)))
+    assert_equal(found, wanted)
 
 
 @pytest.mark.parametrize("road", ["plain", "splash"])
