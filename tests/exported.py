@@ -170,3 +170,41 @@ def same(one: Any, other: Any) -> None:
     assert mine.keys() == theirs.keys()
     for path, leaf in mine.items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+def modernbert_tokenizer(texts: list[str], size: int) -> Any:
+    """A tokenizer of the parts of ModernBERT's: NFC, byte-level BPE, added tokens of
+    several kinds, a [MASK] that takes the space before, a frame."""
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from tokenizers.processors import TemplateProcessing
+
+    library: Any = Tokenizer(models.BPE())
+    library.normalizer = normalizers.NFC()
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 34,
+        special_tokens=["|||IP_ADDRESS|||", "<|padding|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    runs = [AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)]
+    library.add_tokens([*runs, AddedToken("|||EMAIL_ADDRESS|||", normalized=True)])
+    special = ["<|endoftext|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]"]
+    library.add_special_tokens([*special, AddedToken("[MASK]", lstrip=True)])
+    left = size - library.get_vocab_size()
+    unused = [AddedToken(f"[unused{i}]", normalized=True) for i in range(left)]
+    library.add_tokens(unused)
+    library.post_processor = TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0",
+        special_tokens=[(each, library.token_to_id(each)) for each in special[2:4]],
+    )
+    return library
