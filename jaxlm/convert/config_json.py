@@ -85,12 +85,15 @@ class ModelType:
         every = (x if isinstance(x, str) else x[0] for x in self.modules)
         return {name.partition("/")[0] for name in every}
 
-    def rules(self, config: ModelConfig, parts: Collection[str]) -> list[Rule]:
+    def rules(self, config: ModelConfig, parts: Mapping[str, Any]) -> list[Rule]:
         """The rules leaves ↔ tensors for a model that has these parts of our tree."""
         names = {}
         for ours, theirs in self.modules.items():
             first = ours if isinstance(ours, str) else ours[0]
-            if first.partition("/")[0] in parts:
+            part, _, leaf = first.partition("/")
+            # A ModernBERT's head of a task has all of "mlm" but the bias.
+            lacks = part == "mlm" and part in parts and leaf not in parts[part]
+            if part in parts and not lacks:
                 names[ours] = theirs
         options: Any = {"transpose": self.transpose, "vocab_size": config.vocab_size}
         options["biases"] = getattr(config, "biases", True)
@@ -173,29 +176,37 @@ class ModelType:
         return GptConfig(norm="pre" if self.name == "gpt2" else "post", **values)
 
 
-_KINDS = {"full_attention": "rope_base", "sliding_attention": "local_rope_base"}
-_ROPES = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
-OLD_ROPES = ("global_rope_theta", "local_rope_theta")
+# A type of layers in transformers → our base of rope, its old name there, its default.
+_ROPES = {
+    "full_attention": ("rope_base", "global_rope_theta", 160_000.0),
+    "sliding_attention": ("local_rope_base", "local_rope_theta", 10_000.0),
+}
+ATTENTION = (
+    "layer_types",
+    "local_attention",
+    "global_attn_every_n_layers",
+    "rope_parameters",
+    *(old for _, old, _ in _ROPES.values()),
+)
 
 
 def _attention_to_json(config: BertConfig) -> dict[str, Any]:
     """The fields of ModernBERT's layers, in the words of old and new versions."""
     every = config.global_every if config.window else 1
-    bases = [getattr(config, ours) for ours in _KINDS.values()]
-    return {
+    found: dict[str, Any] = {
         "local_attention": config.window or 128,
         "global_attn_every_n_layers": every,
         "layer_types": _layer_types(config.num_layers, every),
-        **dict(zip(OLD_ROPES, bases, strict=True)),
-        "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": base}
-            for kind, base in zip(_KINDS, bases, strict=True)
-        },
+        "rope_parameters": {},
     }
+    for kind, (ours, old, _) in _ROPES.items():
+        found[old] = base = getattr(config, ours)
+        found["rope_parameters"][kind] = {"rope_type": "default", "rope_theta": base}
+    return found
 
 
 def _layer_types(layers: int, every: int) -> list[str]:
-    whole, local = _KINDS
+    whole, local = _ROPES
     return [local if i % every else whole for i in range(layers)]
 
 
@@ -213,10 +224,11 @@ def _attention_from_json(options: ConfigJson, layers: int) -> dict[str, Any]:
     window = options.number("local_attention", 128)
     if window % 2:
         raise refused("local_attention", window, "an even number, half on each side")
-    every = options.number("global_attn_every_n_layers", 3)
-    if (types := options.get("layer_types", None)) is not None:
-        fits = [n for n in (every, *range(1, layers + 1)) if n <= 10_000]
-        fits = [n for n in fits if _layer_types(layers, int(n)) == types]
+    every = int(options.number("global_attn_every_n_layers", 3))
+    types = options.get("layer_types", None)
+    if types is not None:
+        fits = [every, *range(1, layers + 1)]
+        fits = [n for n in fits if _layer_types(layers, n) == types]
         if not fits:
             known = "every so-manieth layer global, from the first on"
             raise refused("layer_types", types, known)
@@ -226,13 +238,13 @@ def _attention_from_json(options: ConfigJson, layers: int) -> dict[str, Any]:
     if every > 1:
         found = {"window": window, "global_every": every}
     ropes = options.get("rope_parameters", {})
-    if not isinstance(ropes, dict) or ropes.keys() - _KINDS:
-        raise refused("rope_parameters", ropes, f"those of {' and '.join(_KINDS)}")
-    for (kind, ours), old in zip(_KINDS.items(), OLD_ROPES, strict=True):
+    if not isinstance(ropes, dict) or ropes.keys() - _ROPES:
+        raise refused("rope_parameters", ropes, f"those of {' and '.join(_ROPES)}")
+    for kind, (ours, old, usual) in _ROPES.items():
         said = ropes.get(kind) or {}
         plain = isinstance(said, dict) and said.get("rope_type") in (None, "default")
         if not plain or said.keys() - {"rope_type", "rope_theta"}:
             raise refused(f"rope_parameters.{kind}", said, "rope_type default")
-        base = options.number(old, _ROPES[kind])
+        base = options.number(old, usual)
         found[ours] = ConfigJson(options.path, said).number("rope_theta", base)
     return found

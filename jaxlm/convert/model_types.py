@@ -15,7 +15,7 @@ import re
 from jaxlm.config.checks import instead
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.config.published import check
-from jaxlm.convert.config_json import OLD_ROPES, ConfigJson, ModelType
+from jaxlm.convert.config_json import ATTENTION, ConfigJson, ModelType
 from jaxlm.files import read_json
 from jaxlm.types import UserError, note
 
@@ -181,13 +181,7 @@ MODERNBERT = ModelType(
         "biases": False,
         "num_token_types": 0,
     },
-    attention=(
-        "layer_types",
-        "local_attention",
-        "global_attn_every_n_layers",
-        "rope_parameters",
-        *OLD_ROPES,
-    ),
+    attention=ATTENTION,
     ids={
         "bos_token_id": "cls",
         "cls_token_id": "cls",

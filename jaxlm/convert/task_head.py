@@ -1,10 +1,10 @@
 """A fine-tuned model → transformers' files: encoder, head and labels.
 
-                  BERT                             GPT-1 (GPT2… of GPT-2)
+                  BERT, ModernBERT                 GPT-1 (GPT2… of GPT-2)
 class, number     BertForSequenceClassification    OpenAIGPTForSequenceClassification
 choice            BertForMultipleChoice            OpenAIGPTDoubleHeadsModel
-tokens            BertForTokenClassification
-spans             BertForQuestionAnswering
+tokens            BertForTokenClassification       (RoFormerFor…, too)
+spans             BertForQuestionAnswering         (RoFormerFor…, too)
 
 A GPT's three new tokens are in its table and in its tokenizer, which puts them around
 one or two texts. The class is predicted at the last token, without a bias.
@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 from tokenizers.processors import TemplateProcessing
 
-from jaxlm.config import ElmoConfig, GptConfig, ModelConfig, TaskConfig
+from jaxlm.config import BertConfig, ElmoConfig, GptConfig, ModelConfig, TaskConfig
 from jaxlm.convert import Dtype
 from jaxlm.convert.huggingface import edit_json, from_params, write_model
 from jaxlm.convert.model_directory import atomic, write_digests
@@ -65,6 +65,8 @@ def export_task(
     _check(config, task)
     decoder = isinstance(config, GptConfig)
     kind, head = (_DECODER if decoder else _ENCODER)[task.kind]
+    modern = isinstance(config, BertConfig) and config.layout == "modernbert"
+    head = "classifier" if modern else head
     rules = [
         rule
         for rule in module_rules({"task": head}, transpose=True)
@@ -73,7 +75,8 @@ def export_task(
     with atomic(out) as beside:
         source = from_params(config, params, rules)
         write_model(beside, source, tokenizer, dtype, origin, kind)
-        edit_json(beside / "config.json", **_labels(task))
+        pooling = {"classifier_pooling": task.pooling} if modern else {}
+        edit_json(beside / "config.json", **_labels(task), **pooling)
         if isinstance(config, GptConfig):
             _add_frame(beside, config, tokenizer.tokens, task.kind)
         return write_digests(beside, origin)
@@ -93,6 +96,14 @@ def _check(config: ModelConfig, task: TaskConfig) -> None:
         need, theirs = "last", "a GPT is read off its last token"
     elif task.kind not in ("class", "number", "choice"):
         return
+    elif isinstance(config, BertConfig) and config.layout == "roformer":
+        this = (
+            f"task.kind = {task.kind}: transformers' RoFormer has another head for it"
+        )
+        raise UserError(f"{this}, and one like this for tokens and spans alone")
+    elif isinstance(config, BertConfig) and config.layout == "modernbert":
+        need = "mean" if task.pooling == "mean" else "cls"
+        theirs = "a ModernBERT is read by cls or mean"
     if task.pooling != need:
         this = f"task.pooling = {task.pooling}: in transformers {theirs}"
         raise UserError(f"{this}: fine-tune with --task.pooling {need}")

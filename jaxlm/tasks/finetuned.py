@@ -143,9 +143,9 @@ def sample(
     for i, length in enumerate(rows.lengths.tolist()):
         batch = padded_batch(rows, np.array([i]), length)
         named = {"input_ids": batch.tokens, "attention_mask": batch.mask.astype(int)}
-        if family.bidirectional:
+        if getattr(config.model, "num_token_types", 0):
             named["token_type_ids"] = batch.token_types
-        elif fields.kind == "choice":
+        elif fields.kind == "choice" and not family.bidirectional:
             named["mc_token_ids"] = batch.mask.sum(-1) - 1
         batches.append({name: each.tolist() for name, each in named.items()})
     return batches, finetuned.scores(File(examples, rows), batch=1)

@@ -121,6 +121,81 @@ def test_verify_finds_parity_and_finds_where_there_is_none(kind, tmp_path):
         assert not verify_task(batches, scores, out).passed
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "name, kind, pooling",
+    [
+        ("modernbert", "class", "mean"),
+        ("modernbert", "number", "cls"),
+        ("modernbert", "tokens", "cls"),
+        ("modernbert", "spans", "cls"),
+        ("modernbert", "choice", "cls"),
+        ("roformer", "tokens", "cls"),
+        ("roformer", "spans", "cls"),
+    ],
+)
+def test_heads_of_rope_encoders(name, kind, pooling, tmp_path):
+    """A ModernBERT's classes read the dense layer and norm of its MLM head."""
+    import torch
+    import transformers
+
+    config, tokenizer = CONFIGS[name], tokenizer_of(CONFIGS[name])
+    task = TaskConfig(
+        kind=kind,
+        labels=LABELS.get(kind, ()),
+        metric=METRIC.get(kind, "accuracy"),
+        pooling=pooling,
+        choices=("endings",) if kind == "choice" else (),
+    )
+    run = FinetuneConfig(model=config, task=task, length=config.max_length)
+    module = module_of(run, task_of(run, tokenizer))
+    params = jax.tree.map(lambda x: x * 4, init_params(module, 3))
+    assert ("mlm" in params) == (name == "modernbert")
+    export_task(tmp_path / "m", config, task, params, tokenizer, origin={})
+    names = {"tokens": "TokenClassification", "spans": "QuestionAnswering"}
+    names |= {"choice": "MultipleChoice"}
+    end = names.get(kind, "SequenceClassification")
+    auto = getattr(transformers, f"AutoModelFor{end}")
+    model, report = auto.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    rows = (TOKENS[None], TYPES[None], TOKENS[None] != 0)
+    rows = rows if kind == "choice" else tuple(each[0] for each in rows)
+    fed = dict(
+        zip(("input_ids", "token_type_ids", "attention_mask"), rows, strict=True)
+    )
+    if name == "modernbert":
+        del fed["token_type_ids"]
+    with torch.no_grad():
+        out = model.eval()(
+            **{k: torch.tensor(x, dtype=torch.long) for k, x in fed.items()}
+        )
+    ours = np.asarray(module.apply({"params": params}, *map(jax.numpy.asarray, rows)))
+    want = out.logits if kind != "spans" else None
+    if want is None:
+        want = torch.stack([out.start_logits, out.end_logits], dim=-1)
+    want = want.numpy()
+    if ours.ndim == 3:
+        ours, want = ours[rows[-1]], want[rows[-1]]
+    assert ours.shape == want.shape
+    assert np.abs(ours - want).max() < 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    "name, pooling, message",
+    [
+        ("modernbert", "max", "is read by cls or mean: fine-tune with"),
+        ("roformer", "cls", "RoFormer has another head for it"),
+    ],
+)
+def test_what_classes_of_rope_encoders_do_not_have_is_said(
+    name, pooling, message, tmp_path
+):
+    task = TaskConfig(labels=("a", "b"), pooling=pooling)
+    config, tokenizer = CONFIGS[name], tokenizer_of(CONFIGS[name])
+    with pytest.raises(UserError, match=message):
+        export_task(tmp_path / "m", config, task, {}, tokenizer, origin={})
+
+
 def test_what_transformers_does_not_have_is_said(tmp_path):
     config, task, _, params = fitted("class", "mean")
     tokenizer = train_tokenizer(["a film is dull"] * 9, TextConfig(), 60)
