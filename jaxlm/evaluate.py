@@ -23,6 +23,7 @@ from jaxlm.objectives.objective import STREAM, Objective
 from jaxlm.sharding import local_rows, to_devices
 from jaxlm.text.corpus import Corpus
 from jaxlm.types import UserError
+from jaxlm.xla import xla_options
 
 
 def open_evaluation(
@@ -47,7 +48,7 @@ def open_evaluation(
     batch = phase.batch
     local, steps = local_rows(sharding, batch), -(-source.rows // batch)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=xla_options(run))
     def sums_of(params, rows, carry):
         drawn = objective.transform(rows)
         return _sums(objective, params, drawn, carry, run.model.vocab_size)
@@ -107,7 +108,7 @@ def evaluate_stream(
     scored_from = np.arange(0, total, stride)[: limit or None]
     source.windows = np.maximum(scored_from + stride - length, 0)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=xla_options(run))
     def sums_of(params, rows, first):
         drawn, at = objective.transform(rows), jnp.arange(length)[None]
         scored = (at >= first[:, None]) & (at < first[:, None] + stride)

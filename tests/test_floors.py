@@ -12,7 +12,7 @@ FLOORS = (
     "types memory __version__",
     "files",
     "keys tree config losses mesh",
-    "sharding",
+    "sharding xla",
     "text models metrics devices",
     "data objectives checkpoints",
     "families",

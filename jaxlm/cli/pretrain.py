@@ -112,6 +112,7 @@ def run_pretrain(argv: list[str]) -> int:
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
     from jaxlm.train.workdir import corpus_of, has_begun, lock, open_workdir
+    from jaxlm.xla import check_options
 
     if args.other_vocabulary and not config.init:
         raise UserError("--other_vocabulary has no effect without --init")
@@ -123,7 +124,9 @@ def run_pretrain(argv: list[str]) -> int:
         init = config.init if begins and not fork else ""
         if init:
             check_init(init)
-        check_batch(config, make_mesh(config.mesh))
+        mesh = make_mesh(config.mesh)
+        check_batch(config, mesh)
+        check_options(config, mesh)
         held.enter_context(lock(workdir))
         before = fork_of(fork)[0] if fork else workdir
         directory = args.corpus or corpus_of(before)

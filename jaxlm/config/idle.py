@@ -42,6 +42,7 @@ def idle(config: RunConfig) -> dict[str, str]:
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (config.model.carries_state, "attention", "is for transformers"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
+        (not _drops(config), "dropout_bits", "is for dropout, and the rate is 0"),
         (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),
         (not rope, "model.rope_base", "is for --model.positions rope"),
         (not windows, "model.global_every", "is for --model.window"),
@@ -54,6 +55,12 @@ def idle(config: RunConfig) -> dict[str, str]:
     return {
         name: why for is_idle, names, why in rules if is_idle for name in names.split()
     }
+
+
+def _drops(config: RunConfig) -> bool:
+    rates = [config.model.dropout]
+    rates += [config.task.dropout] if isinstance(config, FinetuneConfig) else []
+    return max(rates) > 0
 
 
 def _of_pretraining(config: RunConfig) -> list[Rule]:

@@ -1,6 +1,7 @@
 """Settings of a whole run: text, data, optimiser, mesh, phases, logging."""
 
 import math
+import re
 import typing
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -223,6 +224,14 @@ class RunConfig(Rows):
     skip: tuple[str, ...] = ()
     """Batches to leave out: 1200:1400 are the 200 that take a run from step 1200 to
     step 1400. All other batches and all steps keep their numbers."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give equal bits in each run, none of them chosen by
+    timing, which is slower. On a CPU or a TPU this holds without it."""
+    dropout_bits: Literal["threefry", "hash"] = "threefry"
+    """Random bits of dropout. hash: other masks, as even and independent in tests, for
+    less than half of the work. Neither depends on devices or mesh."""
+    xla: tuple[str, ...] = ()
+    """NAME=VALUE: options of XLA's compiler for the train step, beside jaxlm's own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of matrix products; parameters, norms, softmax and loss stay float32."""
     remat: Literal["none", "dots", "full"] = "none"
@@ -245,6 +254,9 @@ class RunConfig(Rows):
         for each in self.skip:
             range_of(each, "skip")
         self._check_texts()
+        for each in self.xla:
+            if not re.fullmatch(r"\w+=.+", each):
+                raise UserError(f"xla = {each} is not NAME=VALUE")
         done, at, rows = 0, "", self.all_phases[0].batch
         for i, phase in enumerate(self.all_phases):
             at = f"phases.{i}." if self.phases else ""

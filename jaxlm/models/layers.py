@@ -18,7 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm import mesh
+from jaxlm.keys import HASH
 from jaxlm.models.kernels.norm import normalise
+from jaxlm.models.kernels.rows import ordered_rows
 
 PRODUCT = "product"  # the products of `Dense`, for policies of `jax.checkpoint`
 
@@ -152,15 +154,18 @@ def keep_mask(
 ) -> Bool[Array, "..."]:
     """True with probability `kept(rate)`, independently for each element of `shape`.
 
-    Each random 32-bit word decides two elements, 16 bits each. Bits depend on the key
-    and on the position in `shape` only, not on how the array is sharded; leading axes
-    stay shardable.
+    16 bits decide an element; of threefry's words of 32 bits, each decides two. Bits
+    depend on the key and on the position in `shape` only, not on how the array is
+    sharded; leading axes stay shardable.
     """
+    most = round(kept(rate) * 2**16) - 1
+    if jax.random.key_impl(key) == HASH:
+        return jax.random.bits(key, shape, jnp.uint16) <= most
     *rows, width = shape
     words = jax.random.bits(key, (*rows, -(-width // 2)), jnp.uint32)
     lanes = jax.lax.bitcast_convert_type(words, jnp.uint16)
     lanes = lanes.reshape(*rows, -1)[..., :width]
-    return lanes <= round(kept(rate) * 2**16) - 1
+    return lanes <= most
 
 
 def kept(rate: float) -> float:
@@ -217,10 +222,16 @@ def lookup(
     table: Float[Array, "*parts R D"], ids: Int[Array, "B *n"]
 ) -> Float[Array, "B *n D"]:
     """Rows of a table, or of the copies of a table that `mesh.for_rows` makes."""
-    if table.ndim == 2:
+
+    def take(table: Array, ids: Array) -> Array:
+        if mesh.platform() == "gpu":
+            return ordered_rows(table, ids, len(table))
         return table[ids]
+
+    if table.ndim == 2:
+        return take(table, ids)
     cut = ids.reshape(len(table), -1, *ids.shape[1:])
-    rows = jax.vmap(lambda table, ids: table[ids])(table, cut)
+    rows = jax.vmap(take)(table, cut)
     return mesh.by_rows(rows.reshape(*ids.shape, -1))
 
 
@@ -292,6 +303,10 @@ def gather(
     x_BLD: Float[Array, "B L D"], positions_BP: Int[Array, "B P"]
 ) -> Float[Array, "B P D"]:
     """The rows of `x_BLD` at `positions_BP`."""
+    if mesh.platform() == "gpu":  # a scatter would sort its numbers; see `ordered_rows`
+        length = x_BLD.shape[1]
+        picks_BPL = jax.nn.one_hot(positions_BP, length, dtype=x_BLD.dtype)
+        return jnp.matmul(picks_BPL, x_BLD, precision="highest")
     return jnp.take_along_axis(x_BLD, positions_BP[..., None], axis=1)
 
 

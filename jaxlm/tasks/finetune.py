@@ -35,6 +35,7 @@ from jaxlm.train.source import BatchStream, EvaluateFn, TrainingSource
 from jaxlm.train.state import NewParams, abstract_params
 from jaxlm.tree import leaves
 from jaxlm.types import UserError, plural
+from jaxlm.xla import xla_options
 
 KINDS: dict[str, type[Task]] = {
     "class": Classes,
@@ -274,7 +275,8 @@ def scorer(
         return module.apply({"params": params}, *inputs)
 
     # Whole on every device, so that every host can read the scores.
-    apply = jax.jit(apply, out_shardings=replicated(sharding.mesh))
+    how: Any = {"compiler_options": xla_options(config)}
+    apply = jax.jit(apply, out_shardings=replicated(sharding.mesh), **how)
     local = local_rows(sharding, batch)
 
     def scores(params: Any, rows: TaskRows) -> Scores:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxlm import xla
 from jaxlm.checkpoints import (
     Checkpoints,
     Restored,
@@ -106,7 +107,7 @@ def _loop(
     """Save, evaluate, step and log, from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
     state, start, digests = first.state, first.step, first.digests
-    for note in first.notes:
+    for note in [*first.notes, *xla.notes(config)]:
         log.say(note)
     if start >= last:
         log.say(f"nothing left to train: the run is already at step {start}")

@@ -41,6 +41,7 @@ from jaxlm.train.log import Log
 from jaxlm.train.optim import make_optimizer
 from jaxlm.train.state import NewParams, TrainState, abstract_params, abstract_state
 from jaxlm.train.step import make_train_step
+from jaxlm.xla import check_options, xla_options
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
 
@@ -147,6 +148,7 @@ class Run(NamedTuple):
     schedule: optax.Schedule  # step → learning rate
     abstract: TrainState  # shapes with shardings
     sharding: NamedSharding  # of a batch
+    options: dict[str, Any]  # of XLA's compiler
     checkpoints: Checkpoints | Any = None
 
 
@@ -159,6 +161,7 @@ def open_run(
     """(a run, a function that initialises its state); `devices` as in `make_mesh`."""
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
+    check_options(config, mesh)
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
@@ -167,8 +170,9 @@ def open_run(
         facts = {"seed": config.seed, "zero_carry": source.zero_carry}
         make, abstract = abstract_state(source.module, optimizer, mesh, **facts)
         sharding = batch_sharding(mesh)
+        options = xla_options(config, training=True)
     fixed = config, source, mesh, optimizer, schedule
-    return Run(*fixed, abstract, sharding, checkpoints), make
+    return Run(*fixed, abstract, sharding, options, checkpoints), make
 
 
 def feed(
@@ -220,10 +224,12 @@ def open_phase(run: Run, number: int, begin: int, phase: Phase) -> OpenPhase:
         accumulate=phase.accumulate,
         seed=run.config.seed,
         dropout=stream.dropout,
+        bits=run.config.dropout_bits,
     )
     # Pinned: XLA may choose other shardings for what the next step takes.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.abstract)
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    facts: Any = {"out_shardings": (shardings, None), "compiler_options": run.options}
+    jitted = jax.jit(train_step, donate_argnums=0, **facts)
     return OpenPhase(stream, held, read, jitted)
 
 

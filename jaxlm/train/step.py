@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.keys import key_for
+from jaxlm.keys import hashed, key_for
 from jaxlm.metrics import Mean, scales
 from jaxlm.objectives.objective import Objective, SampledRows
 from jaxlm.sharding import gathered, scattered
@@ -40,11 +40,13 @@ def make_train_step(
     accumulate: int,
     seed: int,
     dropout: bool,
+    bits: str = "threefry",
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """The update (state, batch) → (state, metrics), a pure function to be jitted.
 
     `schedule` is only for the metrics. `accumulate` is the number of micro-batches,
-    which run in sequence. The `dropout` key is named by seed, step and micro-batch.
+    which run in sequence. The `dropout` key is named by seed, step and micro-batch; its
+    `bits` are those of `RunConfig.dropout_bits`.
     """
     scale = scales(objective.figures)
 
@@ -58,7 +60,8 @@ def make_train_step(
         old_params, old_opt_state = old
 
         def micro_loss(params, micro_batch, micro_carry, micro):
-            key = key_for(seed, "dropout", state.step, micro) if dropout else None
+            key: Any = key_for(seed, "dropout", state.step, micro) if dropout else None
+            key = hashed(key) if dropout and bits == "hash" else key
             sums, carry = objective.loss(params, micro_batch, micro_carry, key, sampled)
             parts = [scale[k] * (sums[k].total / weights[k]) for k in weights]
             loss = functools.reduce(operator.add, parts)

@@ -39,6 +39,7 @@ from jaxlm.files import (
 )
 from jaxlm.text.corpus import Corpus, files_below, read_manifest
 from jaxlm.types import UserError
+from jaxlm.xla import xla_options
 
 _REMEDY = "the command that trained the run writes it anew"
 _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy"
@@ -105,7 +106,8 @@ def claim_workdir(
     must not have changed. `save_tokenizer` writes the tokenizer into a directory.
     """
     here = Path(workdir)
-    record = {**_provenance(argv), **data}
+    options = {"xla_options": xla_options(config, training=True)}
+    record = {**_provenance(argv), **options, **data}
     begun = has_begun(here)
     if begun:
         _compare(here, config, record)
