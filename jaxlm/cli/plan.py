@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -10,10 +9,15 @@ from jaxlm.cli.arguments import Config, parse
 from jaxlm.cli.runtime import native_output
 
 if TYPE_CHECKING:
-    from jaxlm.plan.plan import Advice, PhasePlan, Planned
+    from jaxlm.plan.plan import Planned
     from jaxlm.plan.topologies import Topology
 
 _FITS, _TOO_LARGE = 0, 3
+_UNITS = {
+    "matrix": "matrix products",
+    "memory": "HBM traffic",
+    "vector": "vector units",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +26,13 @@ class Plan:
     of a step, hours. Times are bounds of the compiled program, not measurements."""
 
     config: Config
-    topology: str
-    """v5e:16x16, v6e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), h100:8."""
+    topology: tuple[str, ...]
+    """v5e:16x16, v6e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), h100:8; of several, the
+    speed of a chip in each is compared with the first."""
+    advice: bool = False
+    """Compile other settings, too: those that may fit, or that may be faster."""
     json: bool = False
-    """Print one JSON object."""
+    """Print one JSON object; of several topologies, a list."""
 
 
 def run_plan(argv: list[str]) -> int:
@@ -33,31 +40,36 @@ def run_plan(argv: list[str]) -> int:
     args = parse(Plan, argv)
     # What is here takes no part; programs for what is not cannot be read from a cache.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    with native_output() as log:
-        from jaxlm.plan.plan import advise, plan
-        from jaxlm.plan.topologies import open_topology
+    every: list[dict[str, Any]] = []
+    for topology in dict.fromkeys(args.topology):
+        with native_output() as log:
+            from jaxlm.plan.plan import advise, candidates, plan
+            from jaxlm.plan.topologies import open_topology
 
-        machine = open_topology(args.topology)
-        found = plan(args.config, machine)
-        tried = [] if found.phases else list(advise(args.config, machine, found))
-        copies = _copies(log)
-    name = f"{argv[0]} on {args.topology}"
-    facts: dict[str, Any] = {
-        "recipe": argv[0],
-        "topology": args.topology,
-        **_record(found, machine),
-    }
-    facts["advice"] = [{"flags": x.flags, **_record(x.found, machine)} for x in tried]
+            machine = open_topology(topology)
+            found = plan(args.config, machine)
+            facts = {"recipe": argv[0], "topology": topology, **_record(found, machine)}
+            if every:
+                facts |= _efficiency(every[0], facts)
+            every.append(facts)
+            if not args.json:
+                _show(facts, _copies(log))
+            facts["advice"] = []
+            for each in advise(args.config, machine, found) if args.advice else ():
+                new = {"flags": each.flags, **_record(each.found, machine)}
+                facts["advice"].append(new)
+                if not args.json:
+                    print(_advised(new), flush=True)
+            if not (found.phases or args.advice or args.json):
+                tries = candidates(args.config, machine, found)
+                flags = "; ".join(flags for flags, _ in tries[:3])
+                print(f"--advice compiles what may fit: {flags}" if flags else _NOTHING)
     if args.json:
-        print(json.dumps(facts, indent=2))
-    elif found.phases:
-        _show(name, found.phases, facts, copies)
-    else:
-        memory = _gb(facts["memory_bytes"], facts["memory_limit_bytes"])
-        held = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in found.memory.items())
-        print(f"{name} does not fit: a chip needs {memory} ({held})")
-        print(*(_advised(each, machine) for each in tried), sep="\n")
-    return _FITS if found.phases else _TOO_LARGE
+        print(json.dumps(every if every[1:] else every[0], indent=2))
+    return _FITS if all(each["fits"] for each in every) else _TOO_LARGE
+
+
+_NOTHING = "neither --remat, --accumulate nor --mesh.fsdp can help: take more chips"
 
 
 def _copies(log: BinaryIO) -> int:
@@ -70,129 +82,117 @@ def _record(found: "Planned", machine: "Topology") -> dict[str, Any]:
     """The fields of the JSON object; those outside `phases` are of the longest one."""
     chips = len(machine.devices)
     facts: dict[str, Any] = {"chips": chips, "fits": bool(found.phases)}
-    phases = [_phase(each, machine) for each in found.phases]
-    if phases:
-        longest = max(range(len(phases)), key=lambda i: found.phases[i].updates)
-        facts |= phases[longest]
+    facts["memory"] = found.memory
+    if found.phases:
+        facts |= max(found.phases, key=lambda each: each["steps"])
         for bound in ("serial", "hidden"):
-            seconds = sum(x.updates * getattr(x, bound) for x in found.phases)
+            steps = ((x["steps"], x[f"step_seconds_{bound}"]) for x in found.phases)
+            seconds = sum(count * seconds for count, seconds in steps)
             facts[f"hours_{bound}"] = seconds / 3600
             facts[f"chip_hours_{bound}"] = chips * seconds / 3600
-    facts = {"memory": found.memory} | facts | {"memory_bytes": found.needed}
-    return facts | {"memory_limit_bytes": machine.chip.memory, "phases": phases}
+    facts |= {"memory_bytes": found.needed, "memory_limit_bytes": machine.chip.memory}
+    return facts | {"phases": list(found.phases)}
 
 
-def _phase(each: "PhasePlan", machine: "Topology") -> dict[str, Any]:
-    from jaxlm.plan.roofline import collective
-
-    collectives: dict[str, dict[str, float]] = {}
-    for step in filter(collective, each.steps):
-        none = dict.fromkeys(("count", "bytes", "seconds", "overlapped_seconds"), 0.0)
-        total = collectives.setdefault(step.by, none)
-        new = (step.times, step.moved, step.seconds, step.hidden)
-        for name, value in zip(none, new, strict=True):
-            total[name] += value
-    compute = [x for x in each.steps if not collective(x)]
-    kinds = ("matrix", "memory", "vector", "kernel")
-    spent = {by: sum(x.seconds for x in compute if x.by == by) for by in kinds}
-    return {
-        "length": each.phase.length,
-        "batch": each.phase.batch,
-        "accumulate": each.phase.accumulate,
-        "steps": each.updates,
-        "rows_per_chip": each.rows,
-        "memory": each.memory,
-        "memory_bytes": sum(each.memory.values()),
-        "flops": each.flops,
-        "model_flops": each.model_flops,
-        "hbm_bytes": sum(x.moved for x in compute),
-        "collectives": collectives,
-        "compute_seconds": each.compute,
-        "compute_seconds_by": spent,
-        "bound": "collectives"
-        if each.network > each.compute
-        else max(spent, key=lambda x: spent[x]),
-        "collective_seconds": each.network,
-        "step_seconds_serial": each.serial,
-        "step_seconds_hidden": each.hidden,
-        "step_seconds_scheduled": each.serial - sum(x.hidden for x in each.steps),
-        "mfu_serial": each.flops / (machine.peak * each.serial),
-        "mfu_hidden": each.flops / (machine.peak * each.hidden),
-        "scaling": each.compute / each.serial,
-        "unknown_kernels": sorted({x.unknown for x in compute if x.unknown}),
+def _efficiency(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What a chip does in one plan, as a share of what it does in the first."""
+    if not (first["fits"] and other["fits"]):
+        return {}
+    shares = {
+        f"efficiency_{bound}": first[f"chip_hours_{bound}"]
+        / other[f"chip_hours_{bound}"]
+        for bound in ("serial", "hidden")
     }
+    return {"efficiency_from": first["topology"], **shares}
 
 
-def _gb(size: float, limit: float) -> str:
-    return f"{size / 1e9:.2f} of {limit / 1e9:.2f} GB"
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _advised(each: "Advice", machine: "Topology") -> str:
-    facts = _record(each.found, machine)
-    memory = _gb(facts["memory_bytes"], facts["memory_limit_bytes"])
+def _gb(facts: dict[str, Any], limit: float) -> str:
+    return f"{facts['memory_bytes'] / 1e9:.2f} of {limit / 1e9:.2f} GB"
+
+
+def _range(facts: dict[str, Any], name: str, scale: float = 1.0) -> str:
+    """The least and the greatest of two bounds."""
+    ends = sorted(facts[f"{name}_{bound}"] * scale for bound in ("serial", "hidden"))
+    return " to ".join(map(_number, ends))
+
+
+def _advised(facts: dict[str, Any]) -> str:
+    said = f"compiled: {facts['flags']}: {_gb(facts, facts['memory_limit_bytes'])}"
     if not facts["fits"]:
-        return f"compiled, does not fit: {each.flags} ({memory})"
-    return f"compiled, and fits: {each.flags} ({memory}, {_step(facts)})"
+        return f"{said}, does not fit"
+    step = f"{_range(facts, 'step_seconds', 1e3)} ms a step"
+    return f"{said}, {step}, MFU {_range(facts, 'mfu', 1e2)} %"
 
 
-def _step(facts: dict[str, Any]) -> str:
-    low, high = (facts[f"step_seconds_{x}"] * 1e3 for x in ("hidden", "serial"))
-    return f"{low:.1f} to {high:.1f} ms a step"
+def _column(each: dict[str, Any], kinds: list[str], limit: float) -> dict[str, str]:
+    """A phase on the screen: what → its figure, with the unit."""
+
+    def ms(seconds: float) -> str:
+        return f"{_number(seconds * 1e3)} ms"
+
+    rows = {
+        "steps × rows × tokens": "{steps:,} × {batch:,} × {length}".format(**each),
+        "rows of a chip × micro-batches": "{rows_per_chip} × {accumulate}",
+        "memory of a chip": _gb(each, limit),
+    }
+    rows |= {f"  {k}": f"{v / 1e9:.2f} GB" for k, v in each["memory"].items()}
+    rows |= {
+        "matrix products": f"{_number(each['flops'] / 1e12)} TFLOP",
+        "  of the model": f"{_number(each['model_flops'] / 1e12)} TFLOP",
+        "HBM traffic": f"{_number(each['hbm_bytes'] / 1e9)} GB",
+        "compute": ms(each["compute_seconds"]),
+    }
+    for by, seconds in each["compute_seconds_by"].items():
+        rows[f"  bound by {_UNITS.get(by, 'kernels')}"] = ms(seconds)
+    rows["collectives"] = ms(each["collective_seconds"])
+    if between := [x for x in kinds if x.endswith("between slices")]:
+        found = (each["collectives"].get(kind, {"seconds": 0.0}) for kind in between)
+        rows["  between slices"] = ms(sum(x["seconds"] for x in found))
+    for kind in kinds:
+        found = each["collectives"].get(kind, {"count": 0, "bytes": 0})
+        size = found["bytes"] / max(1, found["count"]) / 1e6
+        rows[f"  {kind}"] = f"{found['count']:.0f} × {_number(size)} MB"
+    rows |= {
+        "step, collectives one by one": ms(each["step_seconds_serial"]),
+        "step, as scheduled": ms(each["step_seconds_scheduled"]),
+        "step, all collectives hidden": ms(each["step_seconds_hidden"]),
+        "bound by": _UNITS.get(each["bound"], each["bound"]),
+        "MFU at most": f"{_range(each, 'mfu', 1e2)} %",
+        "tokens a second at most": _range(each, "tokens_per_second"),
+        "of the speed of as many lone chips": f"{each['scaling']:.0%}",
+    }
+    return {what: text.format(**each) for what, text in rows.items()}
 
 
-def _show(
-    name: str, phases: Sequence["PhasePlan"], facts: dict[str, Any], copies: int
-) -> None:
-    """Print one screen; a column for each phase."""
-    every = facts["phases"]
-
-    def line(what: str, *values: str) -> None:
-        print(f"{what:<34}" + "".join(f"{value:>22}" for value in values).rstrip())
-
-    def lines(what: str, key: str, scale: float, unit: str) -> None:
-        line(what, *(f"{each[key] * scale:,.3g} {unit}" for each in every))
-
+def _show(facts: dict[str, Any], copies: int) -> None:
+    """Print one screen, a column for each phase; or that the recipe does not fit."""
+    every, limit = facts["phases"], facts["memory_limit_bytes"]
+    name = "{recipe} on {topology}".format(**facts)
+    if not every:
+        parts = dict(facts["memory"])
+        if rest := facts["memory_bytes"] - sum(parts.values()):
+            parts["gradients and activations"] = rest
+        held = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items())
+        said = f"does not fit: a chip needs at least {_gb(facts, limit)} ({held})"
+        print(f"{name} {said}", flush=True)
+        return
     print(f"{name}: {facts['chips']} chips, bounds of the compiled program\n")
-    shape = "{steps:,} × {batch} × {length}"
-    line("steps × rows × tokens", *(shape.format(**each) for each in every))
-    line(
-        "rows of a chip",
-        *(f"{each['rows_per_chip']} × {each['accumulate']}" for each in every),
-    )
-    limit = facts["memory_limit_bytes"]
-    line("memory", *(_gb(each["memory_bytes"], limit) for each in every))
-    for part in every[0]["memory"]:
-        line(f"  {part}", *(f"{x['memory'][part] / 1e6:,.1f} MB" for x in every))
-    lines("matrix products", "flops", 1e-12, "TFLOP")
-    lines("  of the model", "model_flops", 1e-12, "TFLOP")
-    lines("HBM traffic", "hbm_bytes", 1e-9, "GB")
-    lines("compute", "compute_seconds", 1e3, "ms")
-    for by in every[0]["compute_seconds_by"]:
-        spent = [each["compute_seconds_by"][by] * 1e3 for each in every]
-        if any(spent):
-            line(f"  bound by {by}", *(f"{each:,.3g} ms" for each in spent))
-    lines("collectives", "collective_seconds", 1e3, "ms")
-    for kind in sorted({kind for each in every for kind in each["collectives"]}):
-        none = {"count": 0, "bytes": 0, "overlapped_seconds": 0}
-        found = [each["collectives"].get(kind, none) for each in every]
-        line(
-            f"  {kind}",
-            *(
-                f"{x['count']:.0f} × {x['bytes'] / max(1, x['count']) / 1e6:,.3g} MB"
-                for x in found
-            ),
+    kinds = sorted({kind for each in every for kind in each["collectives"]})
+    columns = [_column(each, kinds, limit) for each in every]
+    for what in columns[0]:
+        values = [column[what] for column in columns]
+        print(f"{what:<34}" + "".join(f"{value:>22}" for value in values).rstrip())
+    hours, chip_hours = _range(facts, "hours"), _range(facts, "chip_hours")
+    print(f"\nall steps: {hours} hours at least, {chip_hours} chip-hours")
+    if "efficiency_from" in facts:
+        low, high = sorted(facts[f"efficiency_{x}"] for x in ("serial", "hidden"))
+        print(
+            f"speed of a chip: {low:.0%} to {high:.0%} of {facts['efficiency_from']}'s"
         )
-    lines("step, collectives one by one", "step_seconds_serial", 1e3, "ms")
-    lines("step, as scheduled", "step_seconds_scheduled", 1e3, "ms")
-    lines("step, all collectives hidden", "step_seconds_hidden", 1e3, "ms")
-    mfu = "{:.1%} to {:.1%}"
-    line("MFU at most", *(mfu.format(x["mfu_serial"], x["mfu_hidden"]) for x in every))
-    line("of the speed of as many lone chips", *(f"{x['scaling']:.0%}" for x in every))
-    low, high = (facts[f"hours_{bound}"] for bound in ("hidden", "serial"))
-    print(
-        f"\nall steps: {low:,.3g} to {high:,.3g} hours at least, "
-        f"{low * facts['chips']:,.3g} to {high * facts['chips']:,.3g} chip-hours"
-    )
     if copies:
         print(f"XLA copies whole arrays {copies} times to cut them otherwise")
     for kernel in facts["unknown_kernels"]:

@@ -13,6 +13,7 @@ _FREE = (
     "Sharding",
     "PartitionId",
 )
+_MOVE = ("ZeroCrop",)  # custom calls that only read and write
 _TILE = 128  # tokens of a block of cuDNN's
 
 
@@ -35,7 +36,7 @@ def kernel_work(computation: Computation, call: Instruction) -> Kernel:
     name = call.source.rpartition("/")[2]
     if name in ("", "pallas_call"):
         name = call.name.rpartition(".")[0] or call.name
-    return Kernel(flops, moved, "" if flops else name)
+    return Kernel(flops, moved, "" if flops or target in _MOVE else name)
 
 
 def _attention(target: str, call: Instruction, given: list[Instruction]) -> float:

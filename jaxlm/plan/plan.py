@@ -15,67 +15,36 @@ from jaxlm.config import Phase, RunConfig
 from jaxlm.families import family_of
 from jaxlm.memory import exhausted
 from jaxlm.plan.program import read_program
-from jaxlm.plan.roofline import Step, collective, compute_seconds, steps_of
+from jaxlm.plan.roofline import between_slices, collective, compute_seconds, steps_of
 from jaxlm.plan.topologies import Topology
 from jaxlm.sharding import batch_parts
 from jaxlm.train.fits import changed, lower_step, program_bytes
 from jaxlm.train.source import Run, corpus_source, open_phase, open_run, phases_of
 
-_TRIED = 6  # settings that are compiled at most, if a config does not fit
+_TRIED = 6  # settings that are compiled at most
+_KINDS = ("matrix", "memory", "vector", "kernel")
 
-
-class PhasePlan(NamedTuple):
-    """The step of a phase on one chip; its program is `steps`."""
-
-    phase: Phase
-    updates: int
-    rows: int  # of a micro-batch
-    memory: dict[str, int]  # what → bytes
-    steps: list[Step]
-    model_flops: float
-
-    @property
-    def compute(self) -> float:
-        """Seconds of a step without its collectives."""
-        return compute_seconds(self.steps)
-
-    @property
-    def network(self) -> float:
-        """Seconds of its collectives, one after another."""
-        return math.fsum(each.seconds for each in self.steps if collective(each))
-
-    @property
-    def serial(self) -> float:
-        """Seconds of a step if no collective overlaps with anything."""
-        return self.compute + self.network
-
-    @property
-    def hidden(self) -> float:
-        """Seconds of a step if all collectives overlap with computing."""
-        return max(self.compute, self.network)
-
-    @property
-    def flops(self) -> float:
-        """FLOP of a step's matrix products."""
-        return math.fsum(each.flops for each in self.steps)
+Facts = dict[str, Any]  # the fields of a phase in the JSON object
 
 
 class Planned(NamedTuple):
     """What a config needs of a chip; without phases, it does not fit."""
 
     memory: dict[str, int]  # what is held between steps → bytes
-    needed: float  # bytes of the largest step, as far as XLA says it
-    phases: tuple[PhasePlan, ...] = ()
+    needed: float  # bytes of the largest step, as far as they are known
+    phases: tuple[Facts, ...] = ()
 
 
 def plan(config: RunConfig, machine: Topology) -> Planned:
     """What each phase does on a chip of a machine."""
     run, _ = open_run(config, corpus_source(config, None), devices=machine.devices)
+    held, limit = _held(run), machine.chip.memory
+    if sum(held.values()) > limit:  # no program needs less
+        return Planned(held, sum(held.values()))
     opened = []
     for number, begin, phase in phases_of(config):
         each = open_phase(run, number, begin, phase)
         opened.append((begin, phase, lower_step(run, each, [each.read(begin)])))
-    held = _held(run)
     with ThreadPoolExecutor() as pool:
         try:
             compiled = list(pool.map(lambda each: each[2].compile(), opened))
@@ -84,24 +53,60 @@ def plan(config: RunConfig, machine: Topology) -> Planned:
                 raise
             return Planned(held, _needed(str(error), held))
     needed = [program_bytes(run, each) for each in compiled]
-    if max(needed) > machine.chip.memory:
+    if max(needed) > limit:
         return Planned(held, max(needed))
-    parts = batch_parts(run.mesh)
     found = []
     for (begin, phase, _), program, size in zip(opened, compiled, needed, strict=True):
         memory = {**held, "batch": _batch(program, held)}
         memory["gradients, activations"] = size - sum(memory.values())
-        found.append(
-            PhasePlan(
-                phase,
-                phase.until - begin,
-                phase.batch // phase.accumulate // parts,
-                memory,
-                steps_of(read_program(program.as_text()), machine),
-                family_of(config.model).train_flops(config, phase) / run.mesh.size,
-            )
-        )
+        facts = {"steps": phase.until - begin, "memory": memory, "memory_bytes": size}
+        found.append(facts | _step(run, phase, program.as_text(), machine))
     return Planned(held, max(needed), tuple(found))
+
+
+def _step(run: Run, phase: Phase, text: str, machine: Topology) -> Facts:
+    """What a chip does in a step of a phase, by the program's text."""
+    steps = steps_of(read_program(text), machine)
+    collectives: dict[str, dict[str, float]] = {}
+    networks = {True: 0.0, False: 0.0}  # seconds between slices, and inside of them
+    for step in filter(collective, steps):
+        networks[between_slices(step)] += step.seconds
+        none = dict.fromkeys(("count", "bytes", "seconds", "overlapped_seconds"), 0.0)
+        total = collectives.setdefault(step.by, none)
+        new = (step.times, step.moved, step.seconds, step.hidden)
+        for name, value in zip(none, new, strict=True):
+            total[name] += value
+    alone = [x for x in steps if not collective(x)]
+    spent = {by: math.fsum(x.seconds for x in alone if x.by == by) for by in _KINDS}
+    compute, network = compute_seconds(steps), sum(networks.values())
+    serial, hidden = compute + network, max(compute, *networks.values())
+    flops = math.fsum(x.flops for x in steps)
+    tokens = phase.batch * phase.length
+    facts = {
+        "length": phase.length,
+        "batch": phase.batch,
+        "accumulate": phase.accumulate,
+        "rows_per_chip": phase.batch // phase.accumulate // batch_parts(run.mesh),
+        "flops": flops,
+        "model_flops": family_of(run.config.model).train_flops(run.config, phase)
+        / run.mesh.size,
+        "hbm_bytes": math.fsum(x.moved for x in alone),
+        "collectives": collectives,
+        "compute_seconds": compute,
+        "compute_seconds_by": spent,
+        "bound": "collectives"
+        if hidden > compute
+        else max(spent, key=spent.__getitem__),
+        "collective_seconds": network,
+        "step_seconds_scheduled": serial - math.fsum(x.hidden for x in steps),
+        "scaling": compute / serial,
+        "unknown_kernels": sorted({x.unknown for x in alone if x.unknown}),
+    }
+    for bound, seconds in (("serial", serial), ("hidden", hidden)):
+        facts[f"step_seconds_{bound}"] = seconds
+        facts[f"mfu_{bound}"] = flops / (machine.peak * seconds)
+        facts[f"tokens_per_second_{bound}"] = tokens / seconds
+    return facts
 
 
 def _held(run: Run) -> dict[str, int]:
@@ -140,34 +145,41 @@ class Advice(NamedTuple):
     found: Planned
 
 
-def advise(config: RunConfig, machine: Topology, large: Planned) -> Iterator[Advice]:
-    """Settings with which a config may fit, compiled until one does."""
-    for flags, other in _candidates(config, machine, large)[:_TRIED]:
-        found = plan(other, machine)
-        yield Advice(flags, found)
-        if found.phases:
+def advise(config: RunConfig, machine: Topology, found: Planned) -> Iterator[Advice]:
+    """Other settings, compiled: where a config does not fit, until one does; where it
+    does, those that may be faster."""
+    for flags, other in candidates(config, machine, found):
+        tried = plan(other, machine)
+        yield Advice(flags, tried)
+        if tried.phases and not found.phases:
             return
 
 
-def _candidates(
-    config: RunConfig, machine: Topology, large: Planned
+def candidates(
+    config: RunConfig, machine: Topology, found: Planned
 ) -> list[tuple[str, RunConfig]]:
     """(flags, config) of settings that arithmetic does not rule out, in turn."""
-    limit, state = machine.chip.memory, sum(large.memory.values())
+    limit, state = machine.chip.memory, sum(found.memory.values())
     chips = len(machine.devices)
+    levers: list[Any] = []
+    if found.phases:
+        # Less is computed again, and parameters are read and exchanged less often.
+        levers += [{"remat": "none"}]
+        if 2 * found.needed - state < limit:
+            levers += [{"times": 0.5}, {"rows": 2}]
     # In how many parts each device can cut its rows.
-    rows = [each.batch // each.accumulate / chips for each in config.all_phases]
+    rows = [each.batch / each.accumulate / chips for each in config.all_phases]
     cuts = [n for n in range(2, int(min(rows)) + 1) if not any(x % n for x in rows)]
-    found = []
-    for fsdp in (1, chips):
+    for fsdp in (1, chips) if not found.phases else ():
         room = limit - state / fsdp
         if room < 0.1 * limit:
             continue
         # Micro-batches with which the rest would fit, if it shrank with them.
-        wanted = (large.needed - state) / room
-        enough = [n for n in cuts if n >= wanted] or cuts[-1:]
-        levers = [("full", 1), *(("", n) for n in enough[:1])]
-        levers += [("full", n) for n in (*enough[:1], *cuts[-1:])]
-        for remat, times in [("", 1)] * (fsdp > 1) + levers:
-            found.append(changed(config, remat=remat, times=times, fsdp=fsdp))
-    return list(dict(filter(None, found)).items())
+        wanted = (found.needed - state) / room
+        enough = [n for n in cuts if n >= wanted][:1] or cuts[-1:]
+        tries: list[Any] = [("", 1)] * (fsdp > 1) + [("full", 1)]
+        tries += [(x, n) for x in ("", "full") for n in enough]
+        tries += [("full", n) for n in cuts[-1:]]
+        levers += [{"remat": x, "times": n, "fsdp": fsdp} for x, n in tries]
+    flags = [changed(config, **each) for each in levers]
+    return list(dict(filter(None, flags)).items())[:_TRIED]

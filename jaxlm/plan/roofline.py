@@ -25,7 +25,7 @@ from jaxlm.plan.topologies import Topology
 _LATENCY = 20e-6  # seconds of a collective, however few its bytes
 _FREE = re.compile(
     "parameter|constant|get-tuple-element|tuple|bitcast|after-all|partition-id|"
-    "replica-id|iota|opt-barrier"
+    "replica-id|iota|opt-barrier|send"
 )
 _COLLECTIVES = (
     "all-reduce",
@@ -34,6 +34,8 @@ _COLLECTIVES = (
     "collective-permute",
     "all-to-all",
 )
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_BETWEEN = " between slices"
 
 
 class Step(NamedTuple):
@@ -80,7 +82,7 @@ def _run(program: Program, name: str, times: int, machine: Topology) -> list[Ste
         elif each.op.endswith("-done"):
             _overlap(done, begun, each, machine)
         elif not _FREE.fullmatch(each.op):
-            if each.op.endswith("-start"):
+            if each.op.endswith("-start") or each.op == "recv":
                 begun[each.name] = len(done)
             done += _one(program, computation, each, times, machine)
     return done
@@ -100,7 +102,12 @@ def _overlap(
 
 def collective(step: Step) -> bool:
     """Whether a step moves data between chips."""
-    return step.by in _COLLECTIVES
+    return step.by in _COLLECTIVES or between_slices(step)
+
+
+def between_slices(step: Step) -> bool:
+    """Whether a step moves data between slices, over the data centre's network."""
+    return step.by.endswith(_BETWEEN)
 
 
 def compute_seconds(steps: Iterable[Step]) -> float:
@@ -122,6 +129,11 @@ def _one(
     if kind in _COLLECTIVES:
         size, sent = _sent(computation, each, kind)
         seconds = sent / chip.links + _LATENCY
+        return [Step(each, times, times * seconds, kind, moved=times * size)]
+    if transfer := each.op == "recv" and _TRANSFER.search(each.attributes):
+        size, sent = _sent_between(each, transfer[1], machine.slices)
+        seconds = sent / chip.network + _LATENCY
+        kind = transfer[1].lower().replace("_", "-") + _BETWEEN
         return [Step(each, times, times * seconds, kind, moved=times * size)]
     if each.op == "custom-call":
         found = kernel_work(computation, each)
@@ -154,6 +166,17 @@ def _sent(
     if kind == "all-reduce":
         return size, 2 * size
     return size, given if kind == "reduce-scatter" else size
+
+
+def _sent_between(each: Instruction, kind: str, slices: int) -> tuple[float, float]:
+    """(bytes of the result, bytes that a chip sends to other slices).
+
+    A TPU's compiler cuts a collective over all chips in two: one inside of each slice,
+    and a `send` and `recv` by which a chip exchanges its part with other slices.
+    """
+    size, others = each.results[0].nbytes, (slices - 1) / slices
+    share = {"ALL_REDUCE": 2 * others, "REDUCE_SCATTER": slices - 1.0}
+    return size, size * share.get(kind, others)
 
 
 def _matrix_seconds(product: Product, machine: Topology) -> float:

@@ -20,16 +20,8 @@ from jaxlm.types import UserError
 
 _GIB = 2**30
 _EXAMPLES = (
-    *(
-        f"{kind}:{shape}"
-        for kind in ("v5e", "v6e")
-        for shape in ("2x4", "4x4", "16x16")
-    ),
-    "v5p:2x2x2",
-    "v5p:4x4x4",
-    "2xv5e:16x16",
-    "h100:1",
-    "h100:8",
+    "v5e:2x4, v5e:4x4, v5e:16x16, v6e:2x4, v6e:4x4, v6e:16x16, v5p:2x2x2, v5p:4x4x4, "
+    "2xv5e:16x16, h100:1, h100:8"
 )
 
 
@@ -41,16 +33,18 @@ class Chip(NamedTuple):
     vector: float  # element-wise operations
     unit: int  # width of the matrix unit, to which products are padded; 1: none are
     links: float  # bytes over all links to other chips of a slice, both ways
-    network: float  # bytes to chips of other slices
+    network: float  # bytes to chips of other slices, one way
 
 
 # Bandwidths: cloud.google.com/tpu/docs/{v5e,v6e,v5p}, NVIDIA's data sheet of the H100
 # SXM. Memory: what XLA gives a program. Vector units of TPUs: lanes × sublanes × ALUs ×
-# clock; of the H100, its fp32 rate. Network between slices: jax-ml/scaling-book.
+# clock; of the H100, its fp32 rate. Network between slices: of v5e and v6e, that of a
+# pod (6.4 and 25.6 Tbit/s, v6e's page) / 256; of v5p, 25 GB/s of a host of four chips
+# (jax-ml/scaling-book).
 _CHIPS = {
-    "v5e": Chip(15.75 * _GIB, 819e9, 6.1e12, 128, 180e9, 3.1e9),
-    "v6e": Chip(31.25 * _GIB, 1640e9, 7.2e12, 256, 360e9, 6.2e9),
-    "v5p": Chip(95.74 * _GIB, 2765e9, 14.3e12, 128, 540e9, 6.2e9),
+    "v5e": Chip(15.75 * _GIB, 819e9, 6.1e12, 128, 180e9, 3.125e9),
+    "v6e": Chip(31.25 * _GIB, 1640e9, 7.2e12, 256, 360e9, 12.5e9),
+    "v5p": Chip(95.74 * _GIB, 2765e9, 14.3e12, 128, 540e9, 6.25e9),
     "h100": Chip(84_942_979_072, 3350e9, 33e12, 1, 450e9, 50e9),
 }
 
@@ -80,6 +74,11 @@ class Topology(NamedTuple):
     peak: float  # FLOP/s of a chip, in bfloat16
     float32: float  # the share of it that float32 products reach
 
+    @property
+    def slices(self) -> int:
+        """The number of slices."""
+        return len({getattr(each, "slice_index", 0) for each in self.devices})
+
 
 def open_topology(name: str) -> Topology:
     """The machine with this name; UserError if it or its compiler is missing."""
@@ -88,9 +87,9 @@ def open_topology(name: str) -> Topology:
     rank = {"h100": 1, "v5p": 3}.get(kind, 2)
     fits = kind in _CHIPS and shape.count("x") == rank - 1
     if not fits or (slices and kind == "h100"):
-        near = difflib.get_close_matches(name, _EXAMPLES, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name, _EXAMPLES.split(", "), 1, cutoff=0.8)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"no topology {name!r}: {hint}such are {', '.join(_EXAMPLES)}")
+        raise UserError(f"no topology {name!r}: {hint}such are {_EXAMPLES}")
     _require("jax-cuda12-plugin" if kind == "h100" else "libtpu")
     try:
         devices = _devices(kind, shape, int(slices or 1))
@@ -122,17 +121,13 @@ def _devices(kind: str, shape: str, slices: int) -> Any:
 
 def _require(package: str) -> None:
     """Raise a UserError with pip's command if a compiler is not installed."""
-    if package == "libtpu":
-        there = importlib.util.find_spec("libtpu")
-    else:
-        plugins = importlib.util.find_spec("jax_plugins")
-        there = plugins and importlib.util.find_spec("jax_plugins.xla_cuda12")
-    if there:
+    module = "libtpu" if package == "libtpu" else "jax_plugins.xla_cuda12"
+    parent = module.partition(".")[0]
+    if importlib.util.find_spec(parent) and importlib.util.find_spec(module):
         return
-    asked = [
-        each.partition(";")[0] for each in importlib.metadata.requires("jax") or ()
-    ]
-    wanted = next((each.strip() for each in asked if each.startswith(package)), package)
+    asked = importlib.metadata.requires("jax") or ()
+    wanted = next((each for each in asked if each.startswith(package)), package)
+    wanted = wanted.partition(";")[0].strip()
     raise UserError(
         f"{package}, which compiles for that topology, is not installed: "
         f"pip install '{wanted}'"

@@ -50,11 +50,17 @@ def _options(config: RunConfig) -> dict[str, RunConfig]:
 
 
 def changed(
-    config: RunConfig, *, remat: str = "", times: int = 1, fsdp: int = 1
+    config: RunConfig,
+    *,
+    remat: str = "",
+    times: int | float = 1,
+    fsdp: int = 1,
+    rows: int = 1,
 ) -> tuple[str, RunConfig] | None:
     """(flags, the config that they give), or None if they cannot be given.
 
-    `times` as many micro-batches as now, and parameters cut in `fsdp` parts.
+    `times` as many micro-batches as now, parameters cut in `fsdp` parts, and a batch of
+    `rows` times as many rows.
     """
     change: Any = dataclasses.replace
     flags: list[str] = []
@@ -62,17 +68,22 @@ def changed(
         return None
     if remat:
         flags, config = ["--remat", remat], change(config, remat=remat)
-    if times > 1:
-        if any(each.batch % (each.accumulate * times) for each in config.all_phases):
+    for name, factor in (("batch", rows), ("accumulate", times)):
+        if factor == 1:
+            continue
+        sizes = [int(getattr(each, name) * factor) for each in config.all_phases]
+        new: dict[str, Any] = {name: sizes[0]}
+        if name == "accumulate" and any(
+            not size or each.batch % size
+            for size, each in zip(sizes, config.all_phases, strict=True)
+        ):
             return None
-        phases = tuple(
-            change(each, accumulate=each.accumulate * times)
-            for each in config.all_phases
-        )
-        for i, each in enumerate(phases):
-            name = f"phases.{i}.accumulate" if config.phases else "accumulate"
-            flags += [f"--{name}", str(each.accumulate)]
-        new = {"phases": phases} if config.phases else {"accumulate": each.accumulate}
+        for i, size in enumerate(sizes):
+            flag = f"phases.{i}.{name}" if config.phases else name
+            flags += [f"--{flag}", str(size)]
+        if config.phases:
+            pairs = zip(config.phases, sizes, strict=True)
+            new = {"phases": tuple(change(x, **{name: size}) for x, size in pairs)}
         config = change(config, **new)
     if fsdp > 1:
         flags += ["--mesh.data", "1", "--mesh.fsdp", str(fsdp)]

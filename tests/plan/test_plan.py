@@ -73,33 +73,126 @@ def test_a_plan_of_a_tpu(capsys):
 
 
 @pytest.mark.tpu_compiler
+def test_a_plan_of_two_slices(capsys):
+    """Each chip exchanges its part of the gradients over the data centre's network."""
+    argv = ["gpt2_tiny", "--topology", "2xv5e:2x2", "--mesh.replica", "2", *TINY]
+    found = planned(capsys, *argv)
+    kinds = found["collectives"]
+    sent = kinds["all-reduce between slices"]
+    part = found["memory"]["parameters"] / 2  # in bfloat16, of a chip's quarter
+    assert sent["bytes"] == pytest.approx(part, rel=0.1)
+    inside = sum(x["seconds"] for x in kinds.values()) - sent["seconds"]
+    hidden = max(found["compute_seconds"], inside, sent["seconds"])
+    assert found["step_seconds_hidden"] == pytest.approx(hidden)
+    assert not found["unknown_kernels"]
+
+
+@pytest.mark.tpu_compiler
 def test_what_does_not_fit_ends_with_status_3(capsys, monkeypatch):
     small = topologies._CHIPS["v5e"]._replace(memory=14e6)
     monkeypatch.setitem(topologies._CHIPS, "v5e", small)
     monkeypatch.setattr(plan, "_TRIED", 1)
     argv = ["gpt2_tiny", "--topology", "v5e:2x2", *TINY]
+    assert main(["plan", *argv, "--advice"]) == 3
+    said = capsys.readouterr().out.splitlines()
+    assert "on v5e:2x2 does not fit: a chip needs at least 0.02 of 0.01 GB" in said[0]
+    assert said[1].startswith("compiled: --remat full: 0.0") and len(said) == 2
+
+    # A state that is too large is not compiled, nor is advice that nobody asked for.
+    tiny = small._replace(memory=1e6)
+    monkeypatch.setitem(topologies._CHIPS, "v5e", tiny)
+    monkeypatch.setattr(plan, "lower_step", None)
     found = planned(capsys, *argv, status=3)
-    assert not found["fits"] and found["memory_bytes"] > 14e6
-    assert [each["flags"] for each in found["advice"]] == ["--remat full"]
+    assert not found["fits"] and found["advice"] == []
+    assert found["memory_bytes"] == sum(found["memory"].values()) > 1e6
+
+
+SHOWN = (
+    "flops model_flops hbm_bytes scaling compute_seconds collective_seconds mfu_serial "
+    "mfu_hidden step_seconds_scheduled tokens_per_second_serial "
+    "tokens_per_second_hidden"
+)
+
+
+def faked(monkeypatch, seconds: dict[str, float | None]) -> None:
+    """Steps take so long by topology, with no collectives; None: they do not fit."""
+
+    def open_topology(name):
+        chips = [None] * 16 if name.endswith("4x4") else [None] * 256
+        return topologies.Topology(name, chips, topologies._CHIPS["v5e"], 1e12, 1.0)
+
+    def plan_of(config, machine):
+        if (each := seconds[machine.name]) is None:
+            return Planned({"parameters": int(20e9)}, 20e9)
+        facts = dict.fromkeys(SHOWN.split(), 0.5)
+        facts |= {"step_seconds_serial": each, "step_seconds_hidden": each / 2}
+        facts |= {"length": 8, "batch": 256, "accumulate": 1, "rows_per_chip": 1}
+        facts |= {"collectives": {}, "compute_seconds_by": {"matrix": 1.0}}
+        facts |= {"memory": {"parameters": 1}, "memory_bytes": 1, "steps": 10}
+        facts |= {"bound": "matrix", "unknown_kernels": []}
+        return Planned({"parameters": 1}, 1, (facts,))
+
+    monkeypatch.setattr(topologies, "open_topology", open_topology)
+    monkeypatch.setattr(plan, "plan", plan_of)
+
+
+def test_several_topologies_are_compared_with_the_first(capsys, monkeypatch):
+    faked(monkeypatch, {"v5e:4x4": 1.0, "v5e:16x16": 0.08})
+    argv = ["gpt2_small", "--topology", "v5e:4x4", "v5e:16x16"]
+    one, other = planned(capsys, *argv)
+    assert "efficiency_serial" not in one and other["efficiency_from"] == "v5e:4x4"
+    assert other["efficiency_serial"] == pytest.approx(1 / 16 / 0.08)
+    assert main(["plan", *argv]) == 0
+    said = capsys.readouterr().out
+    assert "speed of a chip: 78% to 78% of v5e:4x4's" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_advice_that_was_not_asked_for_is_named(capsys, monkeypatch):
+    faked(monkeypatch, {"v5e:4x4": None, "v5e:16x16": 0.08})
+    argv = ["gpt2_small", "--topology", "v5e:4x4", "v5e:16x16"]
+    assert main(["plan", *argv]) == 3
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("needs at least 20.00 of 16.91 GB (parameters 20.00)")
+    assert said[1].startswith("--advice compiles what may fit: --mesh.data 1 --mesh.")
+
+
+def small(needed: float) -> tuple[topologies.Topology, Planned]:
+    """Eight chips of 16 GB, and a plan of so many bytes on one."""
+    chip = topologies._CHIPS["v5e"]._replace(memory=16e9)
+    machine = topologies.Topology("", [None] * 8, chip, 1.0, 1.0)
+    return machine, Planned({}, needed, ({},) * (needed < 16e9))
 
 
 def advised(
     monkeypatch, state: float, rest: float, batch: int = 1024
 ) -> list[tuple[str, bool]]:
     """What is tried on 8 chips of 16 GB if activations shrink with micro-batches."""
-    chip = topologies._CHIPS["v5e"]._replace(memory=16e9)
-    machine = topologies.Topology("", [None] * 8, chip, 1.0, 1.0)
+    machine, _ = small(0)
     config = dataclasses.replace(load_config("bert_base_modern"), batch=batch)
 
     def plan_of(config, machine):
         share = 0.5 if config.remat == "full" else 1.0
         held = int(state / config.mesh.fsdp)
         needed = held + rest * share / config.all_phases[0].accumulate
-        return Planned({"parameters": held}, needed, (None,) * (needed < 16e9))
+        return small(needed)[1]._replace(memory={"parameters": held})
 
     monkeypatch.setattr(plan, "plan", plan_of)
     found = plan.advise(config, machine, plan_of(config, machine))
     return [(each.flags, bool(each.found.phases)) for each in found]
+
+
+def test_advice_where_it_fits_is_what_may_be_faster(monkeypatch):
+    found = advised(monkeypatch, 2e9, 1e9)
+    assert found == [("--batch 2048", True)]
+    assert not advised(monkeypatch, 2e9, 13e9)  # twice the rows would not fit
+    config = dataclasses.replace(load_config("bert_base_modern"), batch=1024)
+    config = dataclasses.replace(config, accumulate=4, remat="full")
+    assert [flags for flags, _ in plan.candidates(config, *small(1e9))] == [
+        "--remat none",
+        "--accumulate 2",
+        "--batch 2048",
+    ]
 
 
 def test_advice_ends_with_the_least_costly_settings_that_fit(monkeypatch):

@@ -1,11 +1,18 @@
 """Compiled programs whose FLOP, bytes and collectives are known by arithmetic."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxlm.plan.program import read_program
-from jaxlm.plan.roofline import collective, compute_seconds, steps_of
+from jaxlm.plan.roofline import (
+    between_slices,
+    collective,
+    compute_seconds,
+    steps_of,
+)
 from jaxlm.plan.topologies import _CHIPS, Topology
 
 CHIP = _CHIPS["h100"]
@@ -155,6 +162,38 @@ def test_a_scattered_sum_sends_its_operand():
     (only,) = steps(HEAD + text)
     assert only.moved == 4 * 128
     assert only.seconds == 4 * 1024 / CHIP.links + 20e-6
+
+
+TRANSFER = """ENTRY %main (p: f32[1024,1024]) -> f32[1024,1024] {
+  %p = f32[1024,1024]{1,0} parameter(0)
+  %t = token[] after-all()
+  %send = (f32[1024,1024]{1,0}, u32[], token[]) send(%p, %t), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[1024,1024]{1,0}, u32[], token[]) recv(%t), channel_id=1, \
+is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %dot = f32[1024,1024]{1,0} dot(%p, %p), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}
+  %done = (f32[1024,1024]{1,0}, token[]) recv-done(%recv), channel_id=1
+  ROOT %got = f32[1024,1024]{1,0} get-tuple-element(%done), index=0
+}
+"""
+
+
+def test_what_goes_to_other_slices_takes_the_data_centres_network():
+    """A chip sends its part to the others, and its sum: 2 (n - 1) / n of its bytes."""
+    chips = [SimpleNamespace(slice_index=i) for i in (0, 0, 1, 1, 2, 2, 3, 3)]
+    machine = HERE._replace(devices=chips, chip=_CHIPS["v5e"])
+    assert machine.slices == 4
+    sent, dot = steps_of(read_program(HEAD + TRANSFER), machine)
+    assert sent.by == "all-reduce between slices" and sent.moved == 4 * 1024**2
+    assert collective(sent) and between_slices(sent) and not between_slices(dot)
+    assert sent.seconds == 1.5 * 4 * 1024**2 / machine.chip.network + 20e-6
+    assert sent.hidden == min(sent.seconds, dot.seconds) > 0
+    gathered = HEAD + TRANSFER.replace("ALL_REDUCE", "ALL_GATHER")
+    (other, _) = steps_of(read_program(gathered), machine)
+    assert other.by == "all-gather between slices"
+    assert other.seconds == 0.75 * 4 * 1024**2 / machine.chip.network + 20e-6
+    assert not collective(steps(HEAD + TRANSFER.replace("_megascale", ""))[0])
 
 
 def test_dimensions_of_a_batch_are_no_part_of_a_product():
