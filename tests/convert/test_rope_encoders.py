@@ -370,7 +370,8 @@ def test_the_encoder_of_a_task_is_read_without_its_head(tmp_path):
     del tensors["decoder.bias"]
     save_file(tensors, tmp_path / "out" / WEIGHTS)
     ignore = ("classifier.*", "head.*")
-    import_model(tmp_path / "out", tmp_path / "in", ignore=ignore)
+    with pytest.warns(Note, match="ignored as asked"):
+        import_model(tmp_path / "out", tmp_path / "in", ignore=ignore)
     found = read_model(tmp_path / "in", lambda _, array: jnp.asarray(array)).params
     same(found, {name: part for name, part in params.items() if name != "mlm"})
 
@@ -453,3 +454,17 @@ def test_modernberts_files_come_in_with_its_ids_and_words(tmp_path, capsys):
     guesses = model.fill("It was a [MASK].")[0]
     assert len(guesses) == 5
     assert model.embed(["It was.", "She was out of the house."]).shape == (2, 24)
+
+
+@pytest.mark.parametrize("said", [{"tokenizer_class": "RoFormerTokenizerFast"}, {}])
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt"])
+def test_words_by_jieba_are_refused(said, file, tmp_path):
+    """RoFormer's own tokenizer; what it saves as tokenizer.json is another one."""
+    out = tmp_path / "out"
+    export(out, "roformer")
+    for name in {"jaxlm_tokenizer.json", "tokenizer.json", "vocab.txt"} - {file}:
+        (out / name).unlink()
+    (out / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="RoFormerTokenizer cuts Chinese by jieba"):
+        import_model(out, tmp_path / "in")
+    assert not (tmp_path / "in").exists()

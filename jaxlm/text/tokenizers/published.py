@@ -48,6 +48,7 @@ _ROLES = {
 _LIST = ("additional_special_tokens", "extra_special_tokens")
 # The classes of transformers that read a kind of file, without "Fast".
 _BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
+_JIEBA = "RoFormerTokenizer"
 _GPTS = "GPT2Tokenizer OpenAIGPTTokenizer"
 _MAX_WORD = 100  # characters, in transformers
 _OF_HF = ("config.json", "tokenizer_config.json")
@@ -112,8 +113,13 @@ def described(directory: Path) -> Described:
             options |= content
     path = directory / "config.json"
     if path.is_file():
-        options.setdefault("tokenizer_class", read_json(path).get("tokenizer_class"))
+        said = read_json(path)
+        usual = _JIEBA if said.get("model_type") == "roformer" else None
+        options.setdefault("tokenizer_class", said.get("tokenizer_class") or usual)
     found = Described(directory, options, {})
+    if found.kind == _JIEBA:  # a tokenizer.json saved by it does not say so
+        this = f"{directory}: {_JIEBA} cuts Chinese by jieba, which jaxlm does not"
+        raise UserError(f"{this}: pass another one by --tokenizer")
     path = directory / "added_tokens.json"
     more = read_json(path) if path.is_file() else {}
     try:
