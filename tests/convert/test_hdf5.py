@@ -94,3 +94,10 @@ def test_a_full_disk_is_an_error_and_no_crash(size, tmp_path):
     """HDF5's own files end the process by SIGSEGV here."""
     done = script(FULL, tmp_path / "w.h5", size)
     assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
+
+
+def test_a_token_with_a_nul_is_written(tmp_path):
+    with write_hdf5(tmp_path / "x.h5") as put:
+        put("tokens/0", ["a\0b", "c"])
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["tokens/0"].asstr()[:].tolist() == ["a\ufffdb", "c"]

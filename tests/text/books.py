@@ -36,3 +36,9 @@ def contents(directory):
         for path in sorted(Path(directory).rglob("*"))
         if path.is_file()
     }
+
+
+def everything(corpus):
+    """All tokens and marks, as one row."""
+    tokens, marks = corpus.read(np.array([0]), corpus.num_tokens)
+    return tokens[0], marks[0]

@@ -1,33 +1,23 @@
-"""A corpus on disk: what it holds, and what it is refused for."""
+"""Text → a corpus: what it holds, what is held out, what is refused."""
 
 import hashlib
 import json
-import random
 import shutil
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
-from text.books import CONFIG, VOCABULARY, contents, novel
+from text.books import CONFIG, VOCABULARY, contents, everything, novel
 
 from jaxlm.config import BertConfig, RunConfig, TextConfig
-from jaxlm.text import corpus as corpora
 from jaxlm.text import documents, units
-from jaxlm.text.corpus import open_corpus, read_manifest
+from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.text.sources import Source
 from jaxlm.text.tokenizers import load_tokenizer, train_tokenizer
 from jaxlm.types import Mark, UserError
-
-
-def everything(corpus):
-    """All tokens and marks, as one row."""
-    tokens, marks = corpus.read(np.array([0]), corpus.num_tokens)
-    return tokens[0], marks[0]
 
 
 def test_the_corpus_is_what_the_text_says(books, corpus):
@@ -64,17 +54,6 @@ def test_the_corpus_is_what_the_text_says(books, corpus):
     assert manifest.vocab_size == VOCABULARY == corpus.tokenizer.vocab_size
     assert manifest.tokenizer_sha256 == corpus.tokenizer.sha256
     assert manifest.special == corpus.tokenizer.special
-
-
-def test_any_zarr_reader_opens_the_arrays(books, corpus):
-    array = json.loads((books / "corpus/tokens/zarr.json").read_text())
-    assert (array["zarr_format"], array["data_type"]) == (3, "uint16")
-    assert array["shape"] == [corpus.num_tokens]
-    assert array["codecs"][0]["name"] == "sharding_indexed"
-    digests = corpus.manifest.files
-    for name, data in contents(books / "corpus").items():
-        if name != "manifest.json":
-            assert digests[name]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_the_manifest_names_sources_by_their_digests(books, corpus):
@@ -127,48 +106,6 @@ def test_a_vocabulary_is_not_learnt_from_held_out_documents(tmp_path):
     assert len(held) > 5
     for i, word in enumerate(odd):
         assert (corpus.tokenizer.id(word) is None) == (i in held)
-
-
-def test_reading_equals_slicing(corpus, books, monkeypatch):
-    tokens, marks = everything(corpus)
-    width, n = 50, corpus.num_tokens
-    starts = np.array([0, 1, n // 2, n - 50, n - 49, n - 1, n, n + 7, 3])
-    padded = [np.concatenate([each, np.zeros(2 * width)]) for each in (tokens, marks)]
-    want = [np.stack([p[min(s, n) :][:width] for s in starts]) for p in padded]
-    monkeypatch.setattr(corpora, "IN_MEMORY", 10)
-    stored = open_corpus(str(books / "corpus"))
-    assert corpus.in_memory and not stored.in_memory
-    for each in (corpus, stored):
-        got = each.read(starts, width)
-        assert [g.dtype for g in got] == [np.int32, np.uint8]
-        assert all((g == w).all() for g, w in zip(got, want, strict=True))
-        lengths = np.array([0, 1, width, 7, 49, 50, 3, 1, width])
-        got = each.read(starts, width, lengths)
-        inside = np.arange(width) < lengths[:, None]
-        assert all((g == w * inside).all() for g, w in zip(got, want, strict=True))
-        empty = each.read(np.array([], np.int64), width)
-        assert [e.shape for e in empty] == [(0, width), (0, width)]
-
-
-def test_many_threads_may_read(books, monkeypatch):
-    monkeypatch.setattr(corpora, "IN_MEMORY", 10)
-    corpus = open_corpus(str(books / "corpus"))
-    starts = np.arange(0, corpus.num_tokens, 97)
-    want = corpus.read(starts, 30)
-    wrong = []
-
-    def work():
-        for _ in range(5):
-            got = corpus.read(starts, 30)
-            if any((g != w).any() for g, w in zip(got, want, strict=True)):
-                wrong.append(got)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
 
 
 @pytest.mark.parametrize("text", [b"", b" \n\n \r\n", b"\x00\x01", "\ufeff".encode()])
@@ -277,117 +214,6 @@ def test_a_vocabulary_of_another_size_is_refused(books, tmp_path):
     tokenizer = str(books / "corpus/tokenizer")
     with pytest.raises(UserError, match=r"600 entries.*--model\.vocab_size 600"):
         prepare(config, [str(books)], str(tmp_path / "c"), tokenizer=tokenizer)
-
-
-def test_a_damaged_corpus_is_refused(books, tmp_path):
-    def damaged(name, change):
-        directory = tmp_path / "corpus"
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(books / "corpus", directory)
-        change(directory / name)
-        with pytest.raises(UserError) as caught:
-            corpus = open_corpus(str(directory))
-            corpus.read(np.array([0]), corpus.num_tokens)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    def flip(path):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 3] ^= 1
-        path.write_bytes(data)
-
-    def cut(path):
-        path.write_bytes(path.read_bytes()[:-5])
-
-    assert "tokens/c/0 has" in damaged("tokens/c/0", cut)
-    assert "lacks its file marks/c/0" in damaged("marks/c/0", Path.unlink)
-    assert "lacks its file tokens/c/0" in damaged("tokens", shutil.rmtree)
-    assert "are damaged" in damaged("tokens/c/0", flip)  # by the chunks' checksums
-    assert "was changed" in damaged("tokenizer/vocab.txt", flip)
-    assert "was changed" in damaged("tokens/zarr.json", flip)
-    assert "no complete corpus" in damaged("manifest.json", Path.unlink)
-    assert "cannot be read as JSON" in damaged("manifest.json", cut)
-
-    def edit(**changes):
-        def change(path):
-            content = json.loads(path.read_text())
-            del content["sha256"]  # as a manifest of an older version
-            path.write_text(json.dumps({**content, **changes}))
-
-        return change
-
-    assert "format 0, this version reads 1" in damaged("manifest.json", edit(format=0))
-    assert "tokens has not 5 rows" in damaged("manifest.json", edit(tokens=5))
-    assert "its vocabulary 50 entries" in damaged("manifest.json", edit(vocab_size=50))
-    assert "not a manifest" in damaged("manifest.json", edit(colour="blue"))
-
-
-def test_no_flip_in_a_manifest_goes_unseen(books, tmp_path):
-    shutil.copytree(books / "corpus", tmp_path / "corpus")
-    path, draw = tmp_path / "corpus/manifest.json", random.Random(0)
-    sound, manifest = path.read_bytes(), read_manifest(tmp_path / "corpus")
-    for _ in range(300):
-        harmed = bytearray(sound)
-        harmed[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
-        path.write_bytes(harmed)
-        try:
-            assert read_manifest(tmp_path / "corpus") == manifest  # white space
-        except UserError as error:
-            assert "manifest.json" in str(error) and "prepare" in str(error)
-
-
-def test_what_may_not_be_meant_is_noted(tmp_path):
-    (tmp_path / "a.txt").write_text("One two.\n\nThree four.\n\nFive.\n")
-    directory = str(tmp_path / "corpus")
-    manifest = prepare(
-        CONFIG, [str(tmp_path)], directory, options=ReadOptions(holdout=0.001)
-    )
-    notes = " ".join(manifest.notes)
-    assert "entries of the vocabulary are [unusedN]" in notes
-    assert "a document has 1.0 sentences on average" in notes
-    assert "0 of 3 documents are held out by --holdout 0.001" in notes
-    with pytest.raises(UserError, match=r"holdout = 1\.0 is not in"):
-        ReadOptions(holdout=1.0)
-    with pytest.raises(UserError, match="processes = 0 must be positive"):
-        prepare(CONFIG, [str(tmp_path)], directory, processes=0)
-
-
-def noted(tmp_path, text, name="a.txt", **how):
-    (tmp_path / name).write_text(text)
-    directory = str(tmp_path / "corpus")
-    config = how.pop("config", CONFIG)
-    tokenizer = how.pop("tokenizer", None)
-    options = ReadOptions(**how)
-    made = prepare(
-        config, [str(tmp_path)], directory, options=options, tokenizer=tokenizer
-    )
-    shutil.rmtree(directory)
-    return "\n".join(made.notes)
-
-
-def test_words_that_the_vocabulary_does_not_know_are_noted(books, tmp_path):
-    tokenizer = str(books / "corpus/tokenizer")
-    known = (books / "1.txt").read_text()
-    assert "unknown" not in noted(tmp_path, known, tokenizer=tokenizer)
-    notes = noted(tmp_path, "слово за словом.\n" * 9, tokenizer=tokenizer)
-    assert "75.0% of the words are unknown to the vocabulary" in notes
-
-
-def test_a_language_that_the_text_is_not_in_is_noted(tmp_path):
-    chinese, english = "他在北京写字。\n他很好。\n", "He is here.\nHe writes.\n"
-    zh = RunConfig(model=CONFIG.model, text=TextConfig(language="zh"))
-    said = "of the text in the language {} are Chinese characters: is that its"
-    assert said.format("en") in noted(tmp_path, chinese)
-    assert "0% " + said.format("zh") in noted(tmp_path, english, config=zh)
-    for text, config in ((chinese, zh), (english, CONFIG)):
-        assert "in the language" not in noted(tmp_path, text, config=config)
-
-
-def test_files_without_text_are_noted(tmp_path):
-    (tmp_path / "b.txt").write_text(" \n\n")
-    (tmp_path / "c.jsonl").write_text("")
-    notes = noted(tmp_path, "One two.\nThree.\n")
-    assert "2 of 3 sources are empty: " in notes and "c.jsonl" in notes
 
 
 def test_of_a_hundred_documents_two_are_held_out(tmp_path, small_units):

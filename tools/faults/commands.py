@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,15 +110,6 @@ def signalled(how: signal.Signals, after: float, *argv: str) -> Ended:
             process.communicate()
             return Ended(argv, 0, "", "hung")
     return Ended(argv, process.returncode, out, err)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    """Wait until a file is there or the process has ended."""
-    deadline = time.monotonic() + DEADLINE
-    while not path.exists() and process.poll() is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} does not appear")
-        time.sleep(0.02)
 
 
 # Verdicts, the last four of which are faults of jaxlm.

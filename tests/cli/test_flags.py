@@ -1,0 +1,70 @@
+"""Flags: how they are written, what help says, which are refused."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from cli.commands import mistake
+
+from jaxlm.cli import main
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.use import Generate
+
+
+def test_show_refuses_flags_that_would_change_nothing(run, capsys):
+    assert "--rows needs text: jaxlm show CORPUS --config bert_base" in mistake(
+        capsys, "show", "bert_base", "--rows", "3"
+    )
+    assert "--config is for a corpus" in mistake(
+        capsys, "show", str(run), "--config", "bert_base"
+    )
+
+
+def test_evaluate_refuses_flags_that_would_change_nothing(capsys):
+    of_task = ["evaluate", "DIR", "--data", "dev.tsv"]
+    assert "--stride is for text" in mistake(capsys, *of_task, "--stride", "4")
+    of_text = ["evaluate", "DIR", "--corpus", "c"]
+    assert "--task.label is for columns" in mistake(
+        capsys, *of_text, "--task.label", "y"
+    )
+
+
+def test_flags_are_written_in_several_ways():
+    words = ["DIR", "--prompt", "true", "--max-tokens=7", "--prompt=b", "--json"]
+    args = parse(Generate, [*words, "--top_k", "3", "--top-k", "4"])
+    assert args.prompt == ("true", "b") and args.max_tokens == 7
+    assert args.json is True and args.top_k == 4
+    assert parse(Generate, [*words, "false"]).json is False
+
+
+def test_help_names_what_is_required(capsys):
+    with pytest.raises(SystemExit):
+        main(["embed", "--help"])
+    said = capsys.readouterr().out
+    assert "usage: jaxlm embed [-h] [OPTIONS] DIRECTORY" in said
+    assert "--out STR" in said and "(required)" in said
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    assert "usage: jaxlm pretrain CONFIG [-h]" in capsys.readouterr().out
+
+
+def test_help_is_instant_and_imports_no_jax():
+    began = time.monotonic()
+    code = (
+        "import sys; from jaxlm.cli import main; main(['--help']);"
+        "sys.exit('jax' in sys.modules or 'tyro' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
+        == 0
+    )
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("verb", ["prepare", "pretrain", "show", "evaluate", "fill"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert f"jaxlm {verb}" in capsys.readouterr().out

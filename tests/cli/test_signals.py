@@ -1,0 +1,66 @@
+"""A signal ends any verb in one line, and leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli.commands import TINY
+
+import jaxlm
+
+SIGNALLED = """
+import gc, signal, sys
+from pathlib import Path
+import jaxlm.cli
+from jaxlm.files import replacing, temporary
+
+def run_show(words):
+    with temporary(Path("scratch")) as directory, replacing(Path("out")) as file:
+        directory.mkdir()
+        file.write(b"half")
+        # In a callback an exception would be lost.
+        gc.callbacks.append(lambda *_: signal.raise_signal(int(words[0])))
+        gc.collect()
+
+jaxlm.cli.importlib.import_module = lambda _: sys.modules["__main__"]
+sys.exit(jaxlm.cli.main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_verb_anywhere_in_one_line_and_leaves_nothing(how, tmp_path):
+    command = [sys.executable, "-c", SIGNALLED, "show", str(int(how))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(jaxlm.__file__).parents[1])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == "jaxlm: interrupted; run the same command to resume\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_preparation_that_pretrain_begins_with(how, tmp_path):
+    """It goes to all processes, as Ctrl-C in a terminal and a scheduler's kill do."""
+    command = [sys.executable, "-m", "jaxlm", "pretrain", "bert_tiny", *TINY]
+    command += ["--text", "shipped:austen", "--workdir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [*command, "--processes", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        begun = tmp_path / "run/corpus/.partial/tokenizer"
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    said = [line for line in error.splitlines() if " MB/s" not in line]
+    assert not out and said == ["jaxlm: interrupted; run the same command to resume"]
