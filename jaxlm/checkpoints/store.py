@@ -75,8 +75,6 @@ class Checkpoints:
         keeps: Callable[[int], bool] = lambda step: False,
         run: RunFiles | None = None,
     ):
-        if keep < 1:
-            raise UserError(f"keep = {keep}: at least the newest checkpoint must stay")
         if "://" not in str(workdir):  # TensorStore takes no ".."
             workdir = os.path.abspath(workdir)
         self.directory = epath.Path(workdir) / "checkpoints"

@@ -116,8 +116,7 @@ def run_predict(argv: list[str]) -> int:
     count, notes = finetuned.predict(args.data, args.out, batch=args.batch)
     for note in notes:
         say(note)
-    where = f"{finetuned.directory} at step {finetuned.step}"
-    print(f"{args.out}: {plural(count, 'answer')}, by {where}")
+    print(f"{args.out}: {plural(count, 'answer')}, by {finetuned}")
     return 0
 
 
@@ -133,8 +132,8 @@ def _of_task(args: Evaluate) -> Found:
     figures, notes = finetuned.evaluate(args.data, batch=args.batch)
     for note in notes:
         say(note)
-    where = f"{finetuned.directory} at step {finetuned.step}"
-    return finetuned.step, figures, ["  ".join([where, *evaluated(figures, FIGURES)])]
+    line = "  ".join([str(finetuned), *evaluated(figures, FIGURES)])
+    return finetuned.step, figures, [line]
 
 
 def _of_text(args: Evaluate) -> Found:

@@ -204,7 +204,7 @@ class RunConfig(Rows):
     """Phases with their own batch shape; empty: one phase, of the run's own shape."""
     save_every: int = 1000
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Newest checkpoints kept."""
     keep_every: int | Literal["log"] = 0
     """Steps between checkpoints kept for good; log: 0, 1, 2, 4, 8, …; 0: none."""

@@ -41,6 +41,9 @@ class Finetuned:
     step: int
     width: int = 0  # columns of the training file, where they have numbers
 
+    def __str__(self) -> str:
+        return f"{self.directory} at step {self.step}"
+
     @property
     def config(self) -> FinetuneConfig:
         """The run's config, with the best threshold and the columns that were given."""

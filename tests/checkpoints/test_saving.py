@@ -23,8 +23,6 @@ def test_the_newest_and_those_kept_for_good_stay(tmp_path):
         checkpoints.save(step, {"x": jnp.full(3, step)}, {})
     checkpoints.wait()
     assert checkpoints.steps() == [4, 8, 9, 10]
-    with pytest.raises(UserError, match="keep = 0"):
-        Checkpoints(tmp_path, keep=0)
 
 
 def test_a_run_may_be_named_by_a_path_that_goes_up(tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ class ByteBpe(Bpe):
 
 UNKNOWN = "<unk>"
 WORD_END = "</w>"
-_RUN = re.compile(r"[^ \t\n\r]+")  # other white space is left to the library
+RUN = re.compile(r"[^ \t\n\r]+")  # other white space is left to the library
 
 
 class Gpt1Bpe(Bpe):
@@ -177,7 +177,7 @@ class Gpt1Bpe(Bpe):
         return self._library if self.words == "basic" else None
 
     def _runs(self, text: str) -> list[str]:
-        return self._spacy_words(text) if self.words == "spacy" else _RUN.findall(text)
+        return self._spacy_words(text) if self.words == "spacy" else RUN.findall(text)
 
     @cached_property
     def _spacy_words(self) -> Callable[[str], list[str]]:

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer as Library
 
 from jaxlm.text.sources import read_file
-from jaxlm.text.tokenizers.bpe import WORD_END, byte_runs
+from jaxlm.text.tokenizers.bpe import RUN, WORD_END, byte_runs
 from jaxlm.text.tokenizers.tokenizer import (
     LIBRARY_FILE,
     USUAL,
@@ -29,7 +29,6 @@ from jaxlm.text.tokenizers.tokenizer import (
 )
 from jaxlm.types import UserError
 
-_RUN = re.compile(r"[^ \t\n\r]+")  # other white space is left to the library
 _WORD = re.compile(r"\s*\S+")
 _LIKE: dict[str, Kind] = {"WordPiece": "wordpiece", "Unigram": "sentencepiece"}
 _BERT = "BertNormalizer"
@@ -85,7 +84,7 @@ class LibraryTokenizer(Tokenizer):
         """A function that splits a text into runs with independent ids, or None."""
         kind, normalizer = self._cutter.get("type"), self._normalizer.get("type")
         if kind == "BertPreTokenizer" and normalizer in (None, _BERT):
-            return _RUN.findall
+            return RUN.findall
         if kind == "ByteLevel" and normalizer is None:
             rules = {**_GPT2, **self._cutter}
             return byte_runs if rules.items() >= _GPT2.items() else None
