@@ -16,7 +16,7 @@ from jaxlm.types import Note, UserError
 VERBS = {  # each is a function run_VERB of a file
     "prepare": ("pretrain", "text → tokenizer → corpus"),
     "pretrain": ("pretrain", "train a model on a corpus, or resume a run"),
-    "plan": ("plan", "memory, speed and hours on a machine that is not here"),
+    "plan": ("plan", "memory, speed and hours on a machine that you do not have"),
     "show": ("show", "describe a config, a corpus, a model or a run"),
     "finetune": ("finetune", "train a model for a task: classes, tags, answers"),
     "predict": ("evaluate", "write a fine-tuned model's answers to a file"),

@@ -160,7 +160,7 @@ def _intervals(record: type) -> dict[str, str]:
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """`value` as a `kind`; one of `_MISFITS` if it is none."""
+    """`value` converted to `kind`; raises one of `_MISFITS` if it is another one."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in _UNIONS:
         for each in args:

@@ -165,7 +165,7 @@ def open_run(
     optimizer, schedule = make_optimizer(
         config.optim, config.steps, abstract_params(source.module), source.lr_scales
     )
-    # Abstract: the devices of a machine that is not here compute nothing.
+    # Abstract: the devices of a planned machine compute nothing.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         facts = {"seed": config.seed, "zero_carry": source.zero_carry}
         make, abstract = abstract_state(source.module, optimizer, mesh, **facts)
