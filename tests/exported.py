@@ -8,15 +8,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from jaxlm.config import GptConfig, ModelConfig, TextConfig, bert, gpt1, gpt2
 from jaxlm.convert.huggingface import from_params
-from jaxlm.convert.model_directory import export_model
+from jaxlm.convert.model_directory import export_model, read_model
 from jaxlm.families import parameter_shapes
 from jaxlm.text.tokenizers import Tokenizer, train_tokenizer
 from jaxlm.text.tokenizers.bpe import Gpt1Bpe
 from jaxlm.tree import is_padded, leaves, map_with_path
 
+WEIGHTS = "model.safetensors"
 SHAPE: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "d_model": 16}
 CONFIGS: dict[str, ModelConfig] = {
     "bert": bert("tiny", vocab_size=150, d_ff=24, max_length=40, **SHAPE),
@@ -208,3 +210,15 @@ def modernbert_tokenizer(texts: list[str], size: int) -> Any:
         special_tokens=[(each, library.token_to_id(each)) for each in special[2:4]],
     )
     return library
+
+
+def read(directory):
+    """The model of a directory, in memory."""
+    return read_model(directory, lambda _, array: jnp.asarray(array))
+
+
+def edit(directory, change):
+    """Change the tensors of a directory."""
+    tensors = load_file(directory / WEIGHTS)
+    tensors = change(tensors) or tensors
+    save_file(tensors, directory / WEIGHTS)
