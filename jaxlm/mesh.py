@@ -34,11 +34,11 @@ def by_rows(x: Any) -> Any:
 
 
 def joined(first: Any, second: Any) -> Any:
-    """Two trees of rows in one, so that each device keeps its own rows of both.
+    """Two trees of rows in one, in blocks: the order does not depend on the mesh.
 
         first [6, …], second [9, …]     f f s s s   f f s s s   f f s s s
 
-    The order is that of `blocks`, whatever the mesh is, if it divides both.
+    If the mesh divides both numbers of rows, no row moves to another device.
     """
 
     def join(a: Any, b: Any) -> Any:

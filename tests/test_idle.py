@@ -13,7 +13,7 @@ from roads import mistake
 
 import jaxlm
 from jaxlm.cli import main
-from jaxlm.config import FinetuneConfig, MaskedData, RunConfig, load_config
+from jaxlm.config import FinetuneConfig, MaskedData, Phase, RunConfig, load_config
 from jaxlm.config.idle import foreign_data, idle
 from jaxlm.types import UserError
 
@@ -204,6 +204,14 @@ def test_every_flag_of_fine_tuning_is_read_or_refused(words, monkeypatch, tmp_pa
         field = name.removeprefix("task.")
         with pytest.raises(UserError):  # a task has no such thing
             dataclasses.replace(config.task, **{field: ELSEWHERE[field]})
+
+
+def test_masks_of_phases_are_idle_for_a_decoder():
+    config = load_config("gpt2_tiny")
+    phase = Phase(until=config.steps)
+    found = idle(dataclasses.replace(config, phases=(phase,)))
+    assert found["phases.0.mask_rate"] == found["phases.0.causal_share"]
+    assert "masked words" in found["phases.0.mask_rate"]
 
 
 def test_names_of_idle_flags_are_names_of_fields():

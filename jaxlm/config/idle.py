@@ -73,7 +73,9 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
     cuts, folds = kind in ("gpt1_bpe", "words"), kind in ("wordpiece", "words")
     shape = "length batch predictions accumulate"
     of_phases = " ".join(
-        f"phases.{i}.levels phases.{i}.mask_rate" for i in range(len(config.phases))
+        f"phases.{i}.{name}"
+        for i in range(len(config.phases))
+        for name in ("levels", "mask_rate", "causal_share")
     )
     return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
