@@ -144,7 +144,7 @@ class MlmBatch(NamedTuple):
     # Of packed rows: the text of each token, 1, 2, …, 0 for padding; its place in it.
     segments: Int[Array, "B L"] | None = None
     positions: Int[Array, "B L"] | None = None
-    causal: GptBatch | None = None  # other rows, which predict each next token
+    causal: MlmBatch | None = None  # other rows, which predict each next token
 
 
 class ElmoBatch(NamedTuple):
@@ -156,7 +156,7 @@ class ElmoBatch(NamedTuple):
 
 
 class GptBatch(NamedTuple):
-    """Rows under a causal mask: the target at each position is the next token."""
+    """A batch for a decoder: the target at each position is the next token."""
 
     tokens: Int[Array, "B L"]
     targets: Int[Array, "B L"]

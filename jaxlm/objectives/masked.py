@@ -7,7 +7,7 @@ whether the dialogue is unchanged.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int
 from jaxlm.config import MaskedData, Phase, RunConfig
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy
-from jaxlm.metrics import Binary, Figure, Mean, Sums, Tokens
+from jaxlm.metrics import Binary, Figure, Mean, Sums, Tokens, add
 from jaxlm.models.kernels.head import Head, head_loss
 from jaxlm.objectives.dialogue import dialogue_row
 from jaxlm.objectives.mask import (
@@ -29,7 +29,7 @@ from jaxlm.objectives.mask import (
     target_counts,
     unit_starts,
 )
-from jaxlm.objectives.mixed import heads_of, next_token_sums, next_tokens, row_sums
+from jaxlm.objectives.mixed import HIDDEN, NEXT, heads_of, next_tokens
 from jaxlm.objectives.objective import (
     STREAM,
     Objective,
@@ -40,10 +40,10 @@ from jaxlm.objectives.objective import (
 )
 from jaxlm.objectives.pairs import Row, packed_row, pair_row, single_row
 from jaxlm.text.corpus import Manifest
-from jaxlm.types import GptBatch, Layout, Mark, MlmBatch, Rows, UserError
+from jaxlm.types import Layout, Mark, MlmBatch, Rows, UserError
 
-MASKED_WORDS = Tokens(name="mlm", title="MLM")
-NEXT_TOKENS = Tokens(name="lm", title="LM", what="next tokens")
+MASKED_WORDS = Tokens(name=HIDDEN, title="MLM")
+NEXT_TOKENS = Tokens(name=NEXT, title="LM", what="next tokens")
 NEXT_SENTENCE = Binary(name="nsp", answers=("next", "random"))
 REAL_DIALOGUE = Binary(name="dlm", answers=("real", "replaced"))
 REPLACED = 0.5  # share of dialogues, as of sentence pairs
@@ -90,40 +90,36 @@ def masked_lm(
     figures: Any = masked_figures(run, question)
     if run.has_causal_rows and stream != STREAM:
         figures = [x for x in _shared(run.causal_share(phase)) if x.scale]
+    names = [each.name for each in figures]
     questions = [each for each in figures if isinstance(each, Binary)]  # none or one
 
-    def weights(batch: MlmBatch | GptBatch) -> dict[str, jax.Array]:
-        causal, totals = _causal(batch), {}
-        if causal is not None:
-            totals["lm_loss"] = jnp.sum(causal.weights) + 1e-5
-        if isinstance(batch, GptBatch):
-            return totals
+    def kinds_of(batch: MlmBatch) -> dict[str, MlmBatch]:
+        if batch.causal is not None:
+            return {NEXT: batch.causal, HIDDEN: batch}
+        return {HIDDEN if MASKED_WORDS.name in names else NEXT: batch}
+
+    def weights(batch: MlmBatch) -> dict[str, jax.Array]:
         # run_pretraining.py: sum / (weight + 1e-5), which also makes 0 of 0 a 0.
-        totals["mlm_loss"] = jnp.sum(batch.weights) + 1e-5
+        kinds = kinds_of(batch).items()
+        totals = {f"{name}_loss": jnp.sum(x.weights) + 1e-5 for name, x in kinds}
         for each in questions:
             totals[f"{each.name}_loss"] = jnp.sum(batch.nsp_weights) + 1e-5
         return totals
 
-    def loss(params, batch: MlmBatch | GptBatch, key=None) -> Sums:
-        forward = functools.partial(apply, module, params, key)
-        heads, causal = heads_of(forward, batch, packed=data.packed), _causal(batch)
-        sums = row_sums(manifest.languages, batch)
-        if heads.causal is not None and causal is not None:
-            sums |= next_token_sums(heads.causal, causal, model.vocab_size)
-        if heads.masked is None or isinstance(batch, GptBatch):
-            return sums
-        sums |= word_sums(heads.masked, batch, model.vocab_size)
+    def loss(params, batch: MlmBatch, key=None) -> Sums:
+        forward, kinds = functools.partial(apply, module, params, key), kinds_of(batch)
+        heads, nsp_logits = heads_of(forward, kinds, packed=data.packed)
+        shares = (row_sums(manifest.languages, each) for each in kinds.values())
+        sums = functools.reduce(add, shares)
+        for name, each in kinds.items():
+            sums |= word_sums(name, heads[name], each, model.vocab_size)
         aims = batch.nsp_labels, batch.nsp_weights
         for each in questions:
-            sums |= binary_sums(each, heads.nsp_logits, *aims)
+            sums |= binary_sums(each, nsp_logits, *aims)
         return sums
 
     transform = _masking(run, manifest, phase, stream, assemble)
     return Objective(layout, transform, weights, stateless(loss), figures)
-
-
-def _causal(batch: MlmBatch | GptBatch) -> GptBatch | None:
-    return batch if isinstance(batch, GptBatch) else batch.causal
 
 
 def _assembly(
@@ -158,7 +154,7 @@ def _masking(
     phase: Phase,
     stream: str,
     assemble: Callable[[Any, Any], Row],
-) -> Callable[[Any], MlmBatch | GptBatch]:
+) -> Callable[[Any], MlmBatch]:
     """A function that makes the batch of host rows; each row has its own keys.
 
     The first rows are causal, as many as the share of the phase. All rows of an
@@ -184,28 +180,15 @@ def _masking(
             predictions=most,
             special=special,
         )
-        valid = jnp.asarray(rows.valid, jnp.float32)
-        return MlmBatch(
-            tokens=masked.tokens,
-            token_types=row.token_types,
-            mask=jnp.arange(phase.length) < row.length,
-            predictions=masked.predictions,
-            targets=masked.targets,
-            weights=masked.weights * valid,
-            nsp_labels=row.nsp_label,
-            nsp_weights=valid,
-            levels=level,
-            languages=rows.languages,
-            segments=row.segments,
-            positions=row.positions,
-        )
+        weights = masked.weights * jnp.asarray(rows.valid, jnp.float32)
+        hidden = masked._replace(weights=weights)._asdict()
+        return next_tokens(row, rows)._replace(**hidden, levels=level)
 
-    def follow(pair_key, mask_key, rows: Any) -> GptBatch:
+    def follow(pair_key, mask_key, rows: Any) -> MlmBatch:
         del mask_key
-        row = next_tokens(assemble(pair_key, rows), rows.valid)
-        return row._replace(languages=rows.languages)
+        return next_tokens(assemble(pair_key, rows), rows)
 
-    def transform(rows: Rows) -> MlmBatch | GptBatch:
+    def transform(rows: Rows) -> MlmBatch:
         high, low = rows.row_key[:, 0], rows.row_key[:, 1]
         pair_keys = key_for(run.seed, f"{stream}/pair", high, low)
         mask_keys = key_for(run.seed, f"{stream}/mask", high, low)
@@ -253,18 +236,26 @@ def _choose(
     return chosen, level
 
 
-def word_sums(head: Head, batch: MlmBatch, classes: int) -> Sums:
-    """Loss and accuracy of masked words; with levels, also the accuracy of each."""
+def row_sums(languages: Sequence[str], batch: MlmBatch) -> Sums:
+    """The share of positions without a token, and each language's share of the rows."""
+    rows_B, length = batch.nsp_weights, batch.tokens.shape[1]
+    padding = length * rows_B.sum() - (batch.mask.sum(-1) * rows_B).sum()
+    shares = row_shares(languages, batch.languages, rows_B)
+    return {"padding": Mean(padding, length * rows_B.sum()), **shares}
+
+
+def word_sums(name: str, head: Head, batch: MlmBatch, classes: int) -> Sums:
+    """`NAME_loss` and `NAME_accuracy` of the targets, and with levels that of each."""
     weights = batch.weights
     loss, right = head_loss(head, batch.targets, weights, classes)
     correct = right * weights
     sums = {
-        "mlm_loss": Mean(loss, weights.sum()),
-        "mlm_accuracy": Mean(correct.sum(), weights.sum()),
+        f"{name}_loss": Mean(loss, weights.sum()),
+        f"{name}_accuracy": Mean(correct.sum(), weights.sum()),
     }
     if batch.levels is None:
         return sums
-    of_words = group_sums("mlm", LEVELS, batch.levels[:, None], correct, weights)
+    of_words = group_sums(name, LEVELS, batch.levels[:, None], correct, weights)
     return {**sums, **of_words, **row_shares(LEVELS, batch.levels, batch.nsp_weights)}
 
 

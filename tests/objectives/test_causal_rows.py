@@ -21,9 +21,10 @@ from jaxlm.models.kernels import fused
 from jaxlm.objectives.masked import masked_lm
 from jaxlm.sharding import abstract_mesh, check_batch
 from jaxlm.text.corpus import Manifest
-from jaxlm.types import GptBatch, SpecialTokens, UserError
+from jaxlm.types import SpecialTokens, UserError
 
 L, B, P = 32, 16, 5
+CAUSAL = Phase(until=12, length=L, batch=B, predictions=P, causal_share=1.0)
 SPECIAL = SpecialTokens(pad=0, unknown=1, cls=2, sep=3, mask=4, vocab_size=600)
 
 
@@ -48,7 +49,10 @@ def opened(run, tmp_path, stream="train.0"):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_rows_of_both_kinds_equal_each_kind_alone(tmp_path, packed):
-    module, objective, batch = opened(config(packed=packed), tmp_path)
+    run = config(packed=packed)
+    module, objective, batch = opened(run, tmp_path)
+    stage = dataclasses.replace(run, phases=(CAUSAL,))
+    _, alone, _ = opened(stage, tmp_path)
     causal, masked = batch.causal, batch._replace(causal=None)
     assert len(causal.tokens) == 4 and len(masked.tokens) == 12
     scale = {f"{each.name}_loss": each.scale for each in objective.figures}
@@ -58,15 +62,15 @@ def test_rows_of_both_kinds_equal_each_kind_alone(tmp_path, packed):
 
     def total(params, *batches):
         found = {}
-        for each in batches:
-            found |= objective.loss(params, each)[0]
+        for by, each in zip((alone, objective)[-len(batches) :], batches, strict=True):
+            found |= by.loss(params, each)[0]
         return found["mlm_loss"].total + 0.3 * found["lm_loss"].total, found
 
     value = jax.jit(jax.value_and_grad(total, has_aux=True))
     (_, one), grads = value(params, batch)
     (_, two), expected = value(params, causal, masked)
     assert one.keys() == two.keys() >= {"lm_accuracy", "mlm_accuracy", "padding"}
-    there = np.sum(batch.mask) + np.sum(batch.causal.segments > 0)
+    there = np.sum(batch.mask) + np.sum(batch.causal.mask)
     assert float(one.pop("padding")) == pytest.approx(1 - there / (B * L))
     del two["padding"]
     for name, mean in two.items():
@@ -86,14 +90,11 @@ def test_targets_are_the_next_tokens_of_the_text(tmp_path, packed):
     targets = batch.targets[row, at]
     np.testing.assert_array_equal(targets, batch.tokens[row, at + 1])
     assert not np.isin(targets, [SPECIAL.pad, SPECIAL.cls, SPECIAL.sep]).any()
-    segments = batch.segments
+    segments = batch.segments if packed else batch.mask
     np.testing.assert_array_equal(segments[row, at], segments[row, at + 1])
     words = ~np.isin(batch.tokens, [SPECIAL.pad, SPECIAL.cls, SPECIAL.sep])
     assert len(row) == words.sum()  # each token of a text is a target
-    # A phase of causal rows alone.
-    phase = Phase(until=12, length=L, batch=B, predictions=P, causal_share=1.0)
-    _, objective, alone = opened(dataclasses.replace(run, phases=(phase,)), tmp_path)
-    assert isinstance(alone, GptBatch)
+    _, objective, alone = opened(dataclasses.replace(run, phases=(CAUSAL,)), tmp_path)
     np.testing.assert_array_equal(alone.tokens[:4], batch.tokens)
     assert objective.weights(alone).keys() == {"lm_loss"}
     assert [each.scale for each in objective.figures] == [1.0]
