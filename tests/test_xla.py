@@ -7,8 +7,6 @@ import pytest
 from tiny import tiny
 
 from jaxlm import evaluate, xla
-from jaxlm.config import MeshConfig
-from jaxlm.plan.topologies import open_topology
 from jaxlm.sharding import make_mesh
 from jaxlm.train.fits import lower_step
 from jaxlm.train.source import corpus_source, open_phase, open_run, phases_of
@@ -89,14 +87,3 @@ def test_the_provenance_has_the_options(tmp_path):
     (record,) = json.loads((tmp_path / "provenance.json").read_text())
     assert record["xla_options"] == {"xla_cpu_enable_fast_math": False}
     assert evaluate.xla_options(config) == {}
-
-
-@pytest.mark.tpu_compiler
-def test_libtpu_knows_the_options_of_a_tpu():
-    mesh = make_mesh(MeshConfig(), open_topology("v5e:2x4").devices)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        options = xla_options(tiny())
-    assert options
-    check_options(tiny(xla=tuple(f"{k}={v}" for k, v in options.items())), mesh)
-    with pytest.raises(UserError, match="No such compile option: 'xla_tpu_bogus'"):
-        check_options(tiny(xla=("xla_tpu_bogus=true",)), mesh)

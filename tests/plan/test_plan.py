@@ -5,12 +5,15 @@ import importlib.util
 import json
 import math
 
+import jax
 import pytest
 
 from jaxlm.cli import main
-from jaxlm.config import load_config
+from jaxlm.config import MeshConfig, RunConfig, load_config
 from jaxlm.plan import plan, topologies
 from jaxlm.plan.plan import Planned
+from jaxlm.sharding import make_mesh
+from jaxlm.xla import check_options, xla_options
 
 TINY = """
     --model.vocab_size 600 --model.num_layers 3 --model.d_model 128 --model.num_heads 2
@@ -209,3 +212,15 @@ def test_advice_ends_with_the_least_costly_settings_that_fit(monkeypatch):
         (f"--remat full {cut}", False),
         (f"--accumulate 4 {cut}", True),
     ]
+
+
+@pytest.mark.tpu_compiler
+def test_libtpu_knows_the_options_of_a_tpu(capsys):
+    mesh = make_mesh(MeshConfig(), topologies.open_topology("v5e:2x4").devices)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        options = xla_options(RunConfig())
+    assert options
+    given = tuple(f"{name}={value}" for name, value in options.items())
+    check_options(RunConfig(xla=given), mesh)
+    said = refused(capsys, "gpt2_tiny", "--topology", "v5e:2x4", "--xla", "xla_no=1")
+    assert "--xla xla_no=1: No such compile option: 'xla_no'" in said
