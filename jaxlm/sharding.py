@@ -178,9 +178,9 @@ def check_batch(config: RunConfig, mesh: Mesh | AbstractMesh) -> None:
         if share and (count % unit or not 0 < count < phase.batch + (share == 1)):
             near = min(max(1, round(count / unit)) * unit, phase.batch - unit)
             what = f"{share:g} of {phase.batch} rows are {count}"
-            cut = f"{parts} devices x {phase.accumulate} micro-batches"
+            must = f"they must be a multiple of {unit} (devices x accumulate)"
             remedy = f"pass {near / phase.batch:g}, or a larger --batch"
-            raise UserError(f"causal_share = {what}, not for {cut}: {remedy}")
+            raise UserError(f"causal_share = {what}, {must}: {remedy}")
 
 
 def stacked(params: Any) -> Any:

@@ -166,7 +166,7 @@ def test_shares_that_cannot_be_are_refused_with_the_remedy():
     run = config(share=0.06)  # 1 of 16 rows
     check_batch(run, abstract_mesh(MeshConfig(data=1), 1))
     with pytest.raises(
-        UserError, match=r"0.06 of 16 rows are 1, .*8 devices.*pass 0.5"
+        UserError, match=r"0.06 of 16 rows are 1, .*multiple of 8 .*pass 0.5"
     ):
         check_batch(run, abstract_mesh(MeshConfig(data=8), 8))
     check_batch(config(share=0.5), abstract_mesh(MeshConfig(data=8), 8))
