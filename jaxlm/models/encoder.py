@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
@@ -302,12 +303,13 @@ def _ropes(spec: Spec, length: Any, ids: Array | None) -> tuple[Rope, ...]:
 
 
 def _each_layer(spec: Spec) -> Layer:
-    config, at_N = spec.config, jnp.arange(spec.config.num_layers)
+    config, at_N = spec.config, np.arange(spec.config.num_layers)
     if not isinstance(config, BertConfig):
         return Layer()
+    # Made by numpy: XLA folds constants, and then drops a branch that is never taken.
     return Layer(
-        normed=at_N > 0 if config.norm == "pre" else None,
-        local=at_N % config.global_every > 0 if config.window else None,
+        normed=jnp.asarray(at_N > 0) if config.norm == "pre" else None,
+        local=jnp.asarray(at_N % config.global_every > 0) if config.window else None,
     )
 
 

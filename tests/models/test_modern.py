@@ -11,6 +11,7 @@ import pytest
 from jaxlm.config import BertConfig, MeshConfig, RunConfig, bert
 from jaxlm.families.bert import BERT
 from jaxlm.models.bert import Bert
+from jaxlm.models.encoder import Spec, _each_layer
 from jaxlm.models.flops import bert_forward_flops
 from jaxlm.models.layers import position_ids
 from jaxlm.sharding import batch_sharding, make_mesh, param_shardings
@@ -238,3 +239,11 @@ def test_a_row_past_the_trained_length_is_read_and_said():
     assert found.shape == types.shape == tokens.shape
     with pytest.raises(UserError, match="this model has no token types"):
         BERT.inputs(MODERN, tokens[:, :3], tokens[:, :3], None)
+
+
+def test_flags_of_layers_are_constants():
+    """So an unrolled program has no branch: XLA does not fold what is computed."""
+    init = jax.nn.initializers.zeros
+    spec = Spec(LOCAL, False, 0.0, init, init, jnp.float32, "none", "plain")
+    jaxpr = jax.make_jaxpr(lambda: _each_layer(spec))()
+    assert not jaxpr.eqns and len(jaxpr.out_avals) == 2
