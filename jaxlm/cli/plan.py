@@ -62,8 +62,9 @@ def run_plan(argv: list[str]) -> int:
                     print(_advised(new), flush=True)
             if not (found.phases or args.advice or args.json):
                 tries = candidates(args.config, machine, found)
-                flags = "; ".join(flags for flags, _ in tries[:3])
-                print(f"--advice compiles what may fit: {flags}" if flags else _NOTHING)
+                flags = [flags for flags, _ in tries[:3]]
+                hint = "--advice compiles what may fit:" if flags else _NOTHING
+                print(hint, *flags, sep="\n  ")
     if args.json:
         print(json.dumps(every if every[1:] else every[0], indent=2))
     return _FITS if all(each["fits"] for each in every) else _TOO_LARGE
@@ -121,7 +122,7 @@ def _range(facts: dict[str, Any], name: str, scale: float = 1.0) -> str:
 
 
 def _advised(facts: dict[str, Any]) -> str:
-    said = f"compiled: {facts['flags']}: {_gb(facts, facts['memory_limit_bytes'])}"
+    said = f"compiled: {facts['flags']}\n  {_gb(facts, facts['memory_limit_bytes'])}"
     if not facts["fits"]:
         return f"{said}, does not fit"
     step = f"{_range(facts, 'step_seconds', 1e3)} ms a step"
@@ -177,8 +178,8 @@ def _show(facts: dict[str, Any], copies: int) -> None:
         if rest := facts["memory_bytes"] - sum(parts.values()):
             parts["gradients and activations"] = rest
         held = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in parts.items())
-        said = f"does not fit: a chip needs at least {_gb(facts, limit)} ({held})"
-        print(f"{name} {said}", flush=True)
+        said = f"does not fit: a chip needs at least {_gb(facts, limit)}"
+        print(f"{name} {said}\n  {held} GB", flush=True)
         return
     print(f"{name}: {facts['chips']} chips, bounds of the compiled program\n")
     kinds = sorted({kind for each in every for kind in each["collectives"]})
