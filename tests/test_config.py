@@ -95,6 +95,9 @@ def test_differences_are_by_dotted_name_with_both_values():
     [
         (lambda: RunConfig(steps=0), "steps = 0 must be at least 1"),
         (lambda: RunConfig(keep=0), "keep = 0 must be at least 1"),
+        (lambda: RunConfig(save_every=0), "save_every = 0 must be at least 1"),
+        (lambda: RunConfig(stop=-1), "stop = -1 must be at least 0"),
+        (lambda: LogConfig(every=0), "log.every = 0 must be at least 1"),
         (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 4294967296"),
         (lambda: RunConfig(length=600), "length = 600 exceeds model.max_length = 512"),
         (lambda: RunConfig(length=7), "length = 7 must be at least 8"),

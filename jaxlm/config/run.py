@@ -133,12 +133,15 @@ class MeshConfig:
 class LogConfig:
     """What a run logs."""
 
-    every: int = 100
+    every: Count = 100
     """Steps between lines of metrics."""
     batches: bool = False
     """Write the SHA-256 of each global batch after the transforms."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "log.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +201,11 @@ class RunConfig(Rows):
     and vocabulary; 1: in proportion to the text. No effect on a single language."""
     steps: Count = 1_000_000
     """Optimiser steps of the whole run, and of the learning-rate schedule."""
-    stop: int = 0
+    stop: Annotated[int, "[0, inf)"] = 0
     """Save and end this invocation after that step; 0: run to `steps`."""
     phases: tuple[Phase, ...] = ()
     """Phases with their own batch shape; empty: one phase, of the run's own shape."""
-    save_every: int = 1000
+    save_every: Count = 1000
     """Steps between checkpoints."""
     keep: Count = 2
     """Newest checkpoints kept."""
@@ -211,7 +214,7 @@ class RunConfig(Rows):
     eval_every: Annotated[int | float, "[0, inf)"] = 1000
     """Steps between evaluations on held-out text; 0: never. Fine-tuning: 1 or less is
     a part of a pass over the training file; .25 evaluates four times in each pass."""
-    eval_rows: int = 1024
+    eval_rows: Count = 1024
     """Most held-out rows of an evaluation during training."""
     max_skipped: Count = 20
     """Steps in a row that may be skipped, for gradients that are not finite or updates
