@@ -4,6 +4,7 @@ The mesh is that of `jax.set_mesh` or `use_abstract_mesh`; outside, there is one
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH = ("replica", "data", "fsdp")  # the axes that cut the rows of a batch
+MODEL = ("data", "fsdp", "tensor")  # the axes that cut the state
 
 
 def platform() -> str:
@@ -81,6 +83,23 @@ def whole(x: Any, *axes: str | None) -> Any:
     if not jax.sharding.get_abstract_mesh().shape:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def by_matrix(function: Callable[[jax.Array], jax.Array], x: Any) -> Any:
+    """A function of a stack of matrices [N, R, C], each of them whole on one device."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = [axis for axis in MODEL if sizes.get(axis, 1) > 1]
+    parts = math.prod(sizes[axis] for axis in axes)
+    if parts == 1:
+        return function(x)
+    n, rows, columns = x.shape
+    x = jnp.pad(x, ((0, -n % parts), (0, 0), (0, 0)))
+    x = jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    x = jax.lax.with_sharding_constraint(function(x), PartitionSpec(axes))
+    if not rows % parts or not columns % parts:
+        at = (None, axes) if not rows % parts else (None, None, axes)
+        x = jax.lax.with_sharding_constraint(x, PartitionSpec(*at))
+    return x[:n]
 
 
 def for_rows(table: Any, batch: Any) -> Any:

@@ -30,7 +30,7 @@ STEP = """
 """
 # Read through methods of the configs; `family` names the class.
 DERIVED = {"phases", "length", "batch", "predictions", "accumulate", "keep_every"}
-DERIVED |= {"optim.warmup", "model.family", "skip"}
+DERIVED |= {"optim.warmup", "optim.cooldown", "model.family", "skip"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ DERIVED |= {"optim.warmup", "model.family", "skip"}
             "--model.window",
         ),
         ("pretrain bert_base --length 64", "length", "phases"),
+        ("pretrain bert_tiny --optim.cooldown 9", "optim.cooldown", "wsd"),
         ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
         (
             "pretrain bert_tiny --model.nsp false --data.short_rate 0",

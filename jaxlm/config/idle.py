@@ -35,12 +35,14 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
 def idle(config: RunConfig) -> dict[str, str]:
     """Name → why the flag would change nothing, apart from those of `foreign_data`."""
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
+    wsd = config.optim.decay.startswith("wsd")
     samples = optim == "adamw" and getattr(config.data, "negatives", 0)
     rope = getattr(config.model, "positions", "") == "rope"
     windows = getattr(config.model, "window", 0) > 0
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (config.model.carries_state, "attention", "is for transformers"),
+        (not wsd, "optim.cooldown", f"is wsd's, optim.decay = {config.optim.decay}"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
         (not _drops(config), "dropout_bits", "is for dropout, and the rate is 0"),
         (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),

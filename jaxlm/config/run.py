@@ -64,22 +64,36 @@ class TextConfig:
 class OptimConfig:
     """Optimiser and learning-rate schedule."""
 
-    name: Literal["bert_adam", "gpt1_adam", "adamw", "lamb", "adagrad"] = "adamw"
+    name: Literal["bert_adam", "gpt1_adam", "adamw", "lamb", "adagrad", "muon"] = (
+        "adamw"
+    )
     """bert_adam: Google's, without bias correction; gpt1_adam: OpenAI's, whose bias
-    correction is part of the rate; adagrad: TensorFlow's."""
+    correction is part of the rate; adagrad: TensorFlow's; muon: Muon for the hidden
+    matrices of a transformer, AdamW for tables, heads, norms and biases."""
     peak: float = 1e-4
-    """Highest learning rate."""
+    """Highest learning rate. muon: of all parameters; updates of matrices are scaled to
+    the size of AdamW's, so AdamW's rate is a start, and 2 to 3 times that often best.
+    """
     warmup: Annotated[int | float, "[0, inf)"] = 0.1
     """Steps of linear warm-up; below 1: its share of all steps."""
-    decay: Literal["linear", "linear_kinked", "cosine", "constant"] = "linear"
+    decay: Literal[
+        "linear", "linear_kinked", "cosine", "constant", "wsd", "wsd_linear"
+    ] = "linear"
     """Decay after warm-up, to 0 at the last step. linear_kinked: Google's, a line from
-    step 0 that warm-up overrides: the rate drops by warmup / steps after warm-up."""
+    step 0 that warm-up overrides: the rate drops by warmup / steps after warm-up. wsd:
+    constant, then 1 − √ over the `cooldown` (Hägele et al. 2024); wsd_linear: a line.
+    """
+    cooldown: Annotated[int | float, "[0, inf)"] = 0.2
+    """Steps that wsd decays for, the last of the run; below 1: their share of all
+    steps. A run of constant rate is decayed from any checkpoint by --fork."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of all parameters except biases and norms."""
+    """Decoupled weight decay, times the learning rate, of all parameters except biases
+    and norms; muon: of matrices and tables alike."""
     clip: float = 1.0
-    """Largest global norm of the gradient; 0: no clipping."""
+    """Largest global norm of the gradient, taken before the optimiser; 0: no clipping.
+    """
     b1: float = 0.9
-    """Decay of the gradient's running mean."""
+    """Decay of the gradient's running mean (muon: of Adam's; its own is .95)."""
     b2: float = 0.999
     """Decay of the squared gradient's running mean."""
     eps: float = 1e-6
@@ -102,6 +116,11 @@ class OptimConfig:
             return int(self.warmup)
         # Any warm-up has at least one step: the first rate is 0, as in both releases.
         return max(int(steps * self.warmup), int(self.warmup > 0))
+
+    def cooldown_steps(self, steps: int) -> int:
+        """Steps that `wsd` decays for in a run of `steps`."""
+        share = self.cooldown if self.cooldown >= 1 else steps * self.cooldown
+        return round(share)
 
     @property
     def keeps_rows(self) -> bool:
@@ -252,6 +271,8 @@ class RunConfig(Rows):
         if type(self.data) is not kind:
             this = f"data is a {type(self.data).__name__}"
             raise UserError(f"{this}, this config takes a {kind.__name__}")
+        if self.optim.name == "muon" and self.model.carries_state:
+            raise UserError("optim.name = muon is for transformers: take adamw")
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
             raise UserError(f"eval_every = {self.eval_every} is not a number of steps")
         for each in self.skip:

@@ -22,8 +22,9 @@ from jaxlm.types import UserError
 
 # Fields that a fork may change, and a resumed run may not.
 _CHANGES = (
-    "optim.peak optim.warmup optim.decay optim.weight_decay optim.clip optim.eps steps "
-    "skip* seed dropout_bits accumulate phases.*.until phases.*.accumulate"
+    "optim.peak optim.warmup optim.decay optim.cooldown optim.weight_decay optim.clip "
+    "optim.eps steps skip* seed dropout_bits accumulate phases.*.until "
+    "phases.*.accumulate"
 )
 
 

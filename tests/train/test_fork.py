@@ -1,6 +1,8 @@
 """A fork goes on from a checkpoint of another run, with the changes that it names."""
 
+import dataclasses
 import json
+import math
 import os
 import shutil
 
@@ -10,7 +12,7 @@ from runs import command, lines
 from tiny import tiny
 
 from jaxlm.cli import main
-from jaxlm.config import LogConfig, Phase
+from jaxlm.config import LogConfig, OptimConfig, Phase
 
 CHANGES = {
     "log": LogConfig(every=1, batches=True, tensorboard=False),
@@ -88,6 +90,25 @@ def test_a_finished_run_goes_on_as_a_longer_one(parent, capsys):
     assert "seed was 3, is 9" in said
     said = mistake_lines(capsys, *fork(parent, "longer", 8, *longer))
     assert "fork was " in said
+
+
+def test_a_run_of_constant_rate_is_decayed_from_a_checkpoint(
+    corpus_directory, tmp_path, capsys
+):
+    """The fork ends in the bits of a run that was to decay there from the start."""
+    constant = OptimConfig(name="muon", peak=1e-3, warmup=2, decay="constant")
+    wsd = dataclasses.replace(constant, decay="wsd", cooldown=4)
+    for name, optim, steps in (("parent", constant, 8), ("whole", wsd, 8)):
+        changes = {**CHANGES, "optim": optim, "steps": steps}
+        argv = command(tmp_path, corpus_directory, tmp_path / name, **changes)
+        assert main(argv[3:]) == 0
+    whole = digest(capsys)
+    flags = ["--steps", "8", "--optim.decay", "wsd", "--optim.cooldown", "4"]
+    assert main(fork(tmp_path / "parent", "decayed", 4, *flags)) == 0
+    assert digest(capsys) == whole
+    rates = [line["learning_rate"] for line in lines(tmp_path / "decayed")]
+    falling = [1e-3 * (1 - math.sqrt(n / 4)) for n in range(4)]
+    assert rates == pytest.approx(falling, rel=1e-5)
 
 
 def mistake_lines(capsys, *argv: str) -> str:

@@ -1,5 +1,6 @@
 """Optimisers and schedules against references that share no code with them."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlm.config import OptimConfig
+from jaxlm.config import OptimConfig, load_config
 from jaxlm.train.optim import make_optimizer, make_schedule
 from jaxlm.tree import leaves
+from jaxlm.types import UserError
 
 # The parameter paths of a BERT with both heads, two layers stacked, in miniature.
 SHAPES = {
@@ -132,10 +134,12 @@ def test_the_kinked_schedule_is_googles_at_every_turn(warmup, total):
         ("linear", lambda x: 1 - x),
         ("cosine", lambda x: 0.5 * (1 + math.cos(math.pi * x))),
         ("constant", lambda x: 1.0),
+        ("wsd", lambda x: 1 - math.sqrt(max(0.0, (x - 0.5) / 0.5))),
+        ("wsd_linear", lambda x: min(1.0, (1 - x) / 0.5)),
     ],
 )
 def test_other_schedules_start_down_where_warmup_ends(decay, at):
-    config = OptimConfig(peak=3e-4, warmup=20, decay=decay)
+    config = OptimConfig(peak=3e-4, warmup=20, decay=decay, cooldown=0.4)
     rate = make_schedule(config, 100)
     for step in range(101):
         part = step / 20 if step < 20 else at((step - 20) / 80)
@@ -304,6 +308,99 @@ def test_gpt1_adam_is_openais():
             theirs[p].grad = torch.tensor(g)
         optimizer.step()
         close(ours, {p: t.detach().numpy() for p, t in theirs.items()}, 5e-6)
+
+
+# -- Muon ---------------------------------------------------------------------
+
+# Hidden matrices: the axes on their input side.
+MATRICES = {
+    **{f"layers/attention/{name}/kernel": 1 for name in ("query", "key", "value")},
+    "layers/attention/out/kernel": 2,
+    "layers/mlp/wi/kernel": 1,
+    "layers/mlp/wo/kernel": 1,
+    "pooler/kernel": 1,
+    "mlm/dense/kernel": 1,
+}
+MUON = OptimConfig(name="muon", peak=1e-2, warmup=0, decay="constant", clip=0.0)
+
+
+def each_matrix(path: str, leaf) -> list:
+    """The matrices of a leaf, [inputs, outputs] each."""
+    layers = leaf if path.startswith("layers/") else leaf[None]
+    inputs = math.prod(layers.shape[1 : 1 + MATRICES[path]])
+    return [layer.reshape(inputs, -1) for layer in layers]
+
+
+def test_muon_is_optaxs_of_one_matrix_at_a_time_and_adamw_the_rest():
+    theirs = optax.contrib.muon(1e-2, weight_decay=0.01, consistent_rms=0.2)
+    start = draw(0, 0.5)
+    alone = {
+        (path, n): (jnp.asarray(matrix), theirs.init(jnp.asarray(matrix)))
+        for path in MATRICES
+        for n, matrix in enumerate(each_matrix(path, start[path]))
+    }
+    adamw = run(dataclasses.replace(MUON, name="adamw"), 4, 10)
+    for step, (ours, others) in enumerate(zip(run(MUON, 4, 10), adamw, strict=True)):
+        grads = draw(step + 1)
+        for path in SHAPES.keys() - MATRICES.keys():
+            np.testing.assert_array_equal(ours[path], others[path], err_msg=path)
+        for (path, n), (matrix, state) in alone.items():
+            grad = each_matrix(path, grads[path])[n]
+            updates, state = theirs.update(grad, state, matrix)
+            matrix = optax.apply_updates(matrix, updates)
+            alone[path, n] = matrix, state
+            mine = each_matrix(path, np.asarray(ours[path]))[n]
+            np.testing.assert_allclose(mine, matrix, rtol=0, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.oracle
+def test_a_first_step_of_muon_is_torchs():
+    """torch orthogonalises in bfloat16, and starts its momentum without correction."""
+    import torch
+
+    before, grads = draw(0, 0.5), draw(1)
+    (ours,) = run(MUON, 1, 10)
+    for path in MATRICES:
+        for n, matrix in enumerate(each_matrix(path, before[path])):
+            theirs = torch.nn.Parameter(torch.tensor(matrix))
+            theirs.grad = torch.tensor(each_matrix(path, grads[path])[n])
+            how = {"lr": 1e-2, "weight_decay": 0.01}
+            torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **how).step()
+            moved = each_matrix(path, np.asarray(ours[path]))[n] - matrix
+            expected = theirs.detach().numpy() - matrix
+            assert np.abs(moved - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_parameter_without_a_rule_of_muons_is_an_error_that_names_it():
+    params = {"layers": {"mlp": {"other": {"kernel": jnp.ones((2, 4, 4))}}}}
+    with pytest.raises(ValueError, match="layers/mlp/other/kernel matches no rule"):
+        make_optimizer(MUON, 10, params)
+
+
+def test_muon_is_refused_for_an_elmo():
+    elmo = load_config("elmo_tiny")
+    with pytest.raises(UserError, match="muon is for transformers"):
+        dataclasses.replace(elmo, optim=MUON)
+
+
+@pytest.mark.parametrize("name", ["muon", "lamb"])
+def test_what_is_frozen_has_no_moments_and_the_rest_moves_as_before(name):
+    """As fine-tuning masks and scales the rates of layers."""
+    config = dataclasses.replace(MUON, name=name)
+    params, grads = nested(draw(0, 0.5)), nested(draw(1))
+    scales = jax.tree.map(lambda _: 1.0, params)
+    scales["layers"]["attention"]["query"]["kernel"] = 0.0
+    scales["embed"]["token"]["table"] = 0.0
+    scales["layers"]["mlp"]["wi"]["kernel"] = np.array([0.5, 1.0]).reshape(2, 1, 1)
+    (plain, _), (masked, _) = (
+        make_optimizer(config, 10, params, each) for each in (None, scales)
+    )
+    state = masked.init(params)
+    assert len(jax.tree.leaves(state)) < len(jax.tree.leaves(plain.init(params)))
+    updates = dict(leaves(masked.update(grads, state, params)[0]))
+    every = dict(leaves(plain.update(grads, plain.init(params), params)[0]))
+    for path, scale in leaves(scales):
+        np.testing.assert_array_equal(updates[path], every[path] * scale, path)
 
 
 # -- what decays ------------------------------------------------------------

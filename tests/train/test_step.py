@@ -94,10 +94,11 @@ def test_accumulating_equals_one_step_of_the_whole_batch(corpus):
         np.testing.assert_allclose(whole[name].total, cut[name].total, rtol=1e-6)
 
 
-def test_gradient_that_is_not_finite_changes_nothing_but_the_counts(corpus):
-    before, after, metrics = update(
-        corpus, tiny(accumulate=1), dropout=True, weigh=np.float32(np.nan), updates=3
-    )
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_gradient_that_is_not_finite_changes_nothing_but_the_counts(corpus, name):
+    config = tiny(accumulate=1, optim=OptimConfig(name=name))
+    nan = np.float32(np.nan)
+    before, after, metrics = update(corpus, config, dropout=True, weigh=nan, updates=3)
     for a, b in zip(
         jax.tree.leaves((before.params, before.opt_state)),
         jax.tree.leaves((after.params, after.opt_state)),
@@ -173,6 +174,7 @@ OPTIMIZERS = {
     "bert_adam": {"clip": 0.01, "eps": 1e-3},
     "lamb": {"clip": 0.01, "eps": 1e-3},
     "adagrad": {"weight_decay": 0.0},
+    "muon": {"clip": 0.01, "eps": 1e-3},
 }
 
 
