@@ -48,6 +48,7 @@ DERIVED |= {"optim.warmup", "optim.cooldown", "model.family", "skip"}
             "--model.window",
         ),
         ("pretrain bert_base --length 64", "length", "phases"),
+        ("pretrain roformer_tiny --model.window 126", "model.window", "64 tokens"),
         ("pretrain bert_tiny --optim.cooldown 9", "optim.cooldown", "wsd"),
         ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
         (

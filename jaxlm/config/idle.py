@@ -79,6 +79,10 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
         for i in range(len(config.phases))
         for name in ("levels", "mask_rate", "causal_share")
     )
+    longest = max(phase.length for phase in config.all_phases)
+    wide = masked and 0 < longest <= model.window // 2 + 1
+    wide = wide and model.rope_base == model.local_rope_base
+    reaches = f"is as wide as the rows of {longest} tokens: each layer sees all of them"
     return [
         (not config.eval_every, "eval_rows", "has no effect without --eval_every"),
         (bool(config.phases), shape, "is overridden by the --phases of this config"),
@@ -92,6 +96,7 @@ def _of_pretraining(config: RunConfig) -> list[Rule]:
         (not pairs or text.dialogues, "data.short_rate", no_pairs),
         (not pairs and not text.dialogues, "data.second", no_pairs),
         (levels, "data.whole_words", "is overridden by data.levels"),
+        (wide, "model.window", reaches),
     ]
 
 

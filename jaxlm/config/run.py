@@ -71,9 +71,8 @@ class OptimConfig:
     correction is part of the rate; adagrad: TensorFlow's; muon: Muon for the hidden
     matrices of a transformer, AdamW for tables, heads, norms and biases."""
     peak: float = 1e-4
-    """Highest learning rate. muon: of all parameters; updates of matrices are scaled to
-    the size of AdamW's, so AdamW's rate is a start, and 2 to 3 times that often best.
-    """
+    """Highest learning rate. muon: of all parameters; updates of matrices have the size
+    of AdamW's, so AdamW's rate is a start, and small models take three times that."""
     warmup: Annotated[int | float, "[0, inf)"] = 0.1
     """Steps of linear warm-up; below 1: its share of all steps."""
     decay: Literal[

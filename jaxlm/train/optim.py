@@ -202,9 +202,9 @@ def scale_by_layer_trust(stacked: Any) -> optax.GradientTransformation:
 def scale_by_muon(inputs: Any, stacked: Any) -> optax.GradientTransformation:
     """Muon: momentum, orthogonalised matrix by matrix by Newton–Schulz iterations.
 
-    The update of a matrix is 0.2 √max(rows, columns) long per direction, so that its
-    numbers are as large as Adam's and one learning rate, and one weight decay, serve
-    both (Liu et al. 2025, arXiv 2502.16982).
+    Times 0.2 √max(rows, columns), an orthogonal matrix has numbers as large as Adam's
+    updates, so that one learning rate and one weight decay serve both (Liu et al. 2025,
+    arXiv 2502.16982, who take AdamW's rates; Semenov et al. 2025, 124M: 1e-3).
 
     Args:
         inputs: the number of axes on the input side of each leaf, see `MUON`.
@@ -230,6 +230,7 @@ def scale_by_muon(inputs: Any, stacked: Any) -> optax.GradientTransformation:
         return orthogonal(ahead), optax.EmaState(count, mu)
 
     def orthogonal(tree: Any) -> Any:
+        """Matrices of one shape, and their transposes, are one stack."""
         shapes: dict[tuple[int, int], list[str]] = {}
         wide = {}
         for path, leaf in leaves(tree):

@@ -27,6 +27,7 @@ NEEDED = {
     "ernie1": 0.88,
     "gpt1": 1.34,
     "gpt2_small": 1.34,
+    "gpt2_small_muon": 1.34,
     "gpt2_medium": 3.18,
     "gpt2_large": 3.34,
     "gpt2_xl": 5.53,

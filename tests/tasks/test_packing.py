@@ -1,5 +1,7 @@
 """Packed rows: each example once, whole, and with the loss of a row of its own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,9 @@ from jaxlm.train.state import init_params
 CONFIG = bert(
     "tiny", vocab_size=50, num_heads=2, d_model=32, d_ff=64, max_length=32, init_std=0.2
 )
+
+MODERN = {"num_token_types": 0, "positions": "rope", "norm": "pre", "nsp": False}
+MODERN |= {"gated": True, "biases": False, "window": 8, "global_every": 2}
 
 
 def some_rows(labels="class", count=12):
@@ -113,23 +118,27 @@ HEADS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "pooling", "mix"),
+    ("kind", "pooling", "mix", "encoder"),
     [
-        ("class", "pooler", "none"),
-        ("class", "cls", "none"),
-        ("class", "mean", "none"),
-        ("class", "mean", "input"),
-        ("number", "mean", "none"),
-        ("tokens", "none", "none"),
-        ("spans", "none", "none"),
+        ("class", "pooler", "none", {}),
+        ("class", "cls", "none", {}),
+        ("class", "mean", "none", {}),
+        ("class", "mean", "input", {}),
+        ("number", "mean", "none", {}),
+        ("tokens", "none", "none", {}),
+        ("spans", "none", "none", {}),
+        ("class", "cls", "none", MODERN),
+        ("number", "mean", "none", MODERN),
+        ("tokens", "none", "none", MODERN),
     ],
 )
-def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mix):
+def test_losses_and_gradients_are_those_of_padded_rows(kind, pooling, mix, encoder):
     rows, index = some_rows(kind), np.array([4, 9, 2, 0, 11, 6])
     outputs, task = HEADS[kind]
     sums = task(FinetuneConfig(), tokenizer_of(CONFIGS["bert"])).sums
     fields = TaskConfig(pooling="mean", mix=mix)
-    module = TaskModel(CONFIG, fields, outputs, pooling)
+    config = dataclasses.replace(CONFIG, **encoder)
+    module = TaskModel(config, fields, outputs, pooling)
     params = init_params(module, 0)
 
     def loss(params, batch):

@@ -9,9 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlm.config import OptimConfig, load_config
+from jaxlm.config import OptimConfig, TaskConfig, load_config
+from jaxlm.families import build
+from jaxlm.tasks.model import OWN, TaskModel
+from jaxlm.train.optim import MUON as RULES
 from jaxlm.train.optim import make_optimizer, make_schedule
-from jaxlm.tree import leaves
+from jaxlm.train.state import abstract_params
+from jaxlm.tree import leaves, match
 from jaxlm.types import UserError
 
 # The parameter paths of a BERT with both heads, two layers stacked, in miniature.
@@ -375,6 +379,24 @@ def test_a_parameter_without_a_rule_of_muons_is_an_error_that_names_it():
     params = {"layers": {"mlp": {"other": {"kernel": jnp.ones((2, 4, 4))}}}}
     with pytest.raises(ValueError, match="layers/mlp/other/kernel matches no rule"):
         make_optimizer(MUON, 10, params)
+
+
+ENCODERS = "bert_tiny", "bert_modern_tiny", "roformer_tiny", "ernie_dialogue_tiny"
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "gpt2_tiny", "gpt1"])
+def test_muon_trains_the_hidden_matrices_of_every_transformer(name):
+    params = abstract_params(build(load_config(name).model))
+    trained = {path for path, n in leaves(match(RULES, params, families=True)) if n}
+    kernels = {path for path, _ in leaves(params) if path.endswith("/kernel")}
+    assert trained == kernels - {"nsp/kernel"}
+
+
+def test_muon_leaves_what_a_task_adds_to_adam():
+    fields = TaskConfig(body="bilstm", mix="both")
+    module = TaskModel(load_config("bert_tiny").model, fields, 2, "attention")
+    found = match(RULES, abstract_params(module), families=True)
+    assert not any(n for path, n in leaves(found) if path.split("/")[0] in OWN)
 
 
 def test_muon_is_refused_for_an_elmo():
