@@ -393,7 +393,7 @@ def test_muon_trains_the_hidden_matrices_of_every_transformer(name):
 
 
 def test_muon_leaves_what_a_task_adds_to_adam():
-    fields = TaskConfig(body="bilstm", mix="both")
+    fields = TaskConfig(body="bilstm", mix="both", pooling="attention")
     module = TaskModel(load_config("bert_tiny").model, fields, 2, "attention")
     found = match(RULES, abstract_params(module), families=True)
     assert not any(n for path, n in leaves(found) if path.split("/")[0] in OWN)
