@@ -94,7 +94,7 @@ def test_a_window_wider_than_the_rows_sees_all_of_them(layout):
     """ModernBERT's window is of 128 tokens; rows of a task may be shorter."""
     draw = np.random.default_rng(0)
     tokens = jnp.asarray(draw.integers(5, 200, (2, 12)), jnp.int32)
-    mask = jnp.arange(12) < jnp.array([[12], [9]])
+    mask = jnp.asarray(np.arange(12) < np.array([[12], [9]]))
     segments = jnp.array([[1] * 5 + [2] * 7, [1] * 9 + [0] * 3], jnp.int32)
     packed = {"segments": segments if layout == "packed" else None}
     found = []
