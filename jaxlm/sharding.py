@@ -11,8 +11,9 @@ Each parameter has a rule, which names its logical axes; `MESH_AXIS_OF` maps a l
 axis to a mesh axis. If that does not divide the dimension, another one is cut.
 """
 
-import functools
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -261,51 +262,55 @@ def scattered(grads: Any) -> Any:
     return _constrained(grads, whole=False)
 
 
-def scattered_by_layer(layers: int, variables: Any, keys: Any) -> Any:
-    """Variables of a layer, in a scan over `layers`, whose gradients are `scattered`.
+def state_spec(path: str, parameter: Any) -> PartitionSpec:
+    """How the state cuts a parameter of `path`, or each layer of a stack of them."""
+    mesh, stacked = jax.sharding.get_abstract_mesh(), "layers" in path.split("/")
+    if not mesh.shape:
+        return PartitionSpec()
+    shape = jax.ShapeDtypeStruct((1,) * stacked + parameter.shape, parameter.dtype)
+    return PartitionSpec(*param_shardings(mesh, {path: shape})[path].spec[stacked:])
 
-    `data_transform` of `nn.scan`: gradients are exchanged layer by layer, while earlier
-    layers are computed, and no device holds those of all layers.
+
+def summed(
+    function: Callable[..., jax.Array], spec: PartitionSpec, *rows: jax.Array
+) -> jax.Array:
+    """function(*rows), which sums over rows, cut as `spec` says.
+
+    Each device adds up its own rows. Then devices exchange their sums, at once and in
+    the dtype of the result; each receives only its part.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.shape.get("data", 1) == 1:
-        return variables, keys
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = [axis for axis in BATCH if sizes.get(axis, 1) > 1]
+    if not axes:
+        return function(*rows)
+    if sizes["tensor"] > 1 or len(rows[0]) % math.prod(sizes[axis] for axis in axes):
+        return jax.lax.with_sharding_constraint(function(*rows), spec)
+    cuts = [(names,) if isinstance(names, str) else names or () for names in spec]
+    cuts = [tuple(axis for axis in names if axis in axes) for names in cuts]
+    rest = tuple(axis for axis in axes if axis not in itertools.chain(*cuts))
 
-    def scatter(group: Any) -> Any:
-        if isinstance(group, tuple):
-            return tuple(map(scatter, group))
-        if not group.get("params"):
-            return group
-        stacked = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((layers, *x.shape), x.dtype), group["params"]
-        )
-        shardings = param_shardings(mesh, {"layers": stacked})["layers"]
-        each = jax.tree.map(
-            lambda x, s: _scatter_gradient(PartitionSpec(*s.spec[1:]), x),
-            group["params"],
-            shardings,
-        )
-        return {**group, "params": each}
+    def scatter(y: jax.Array, at: int, names: tuple[str, ...]) -> jax.Array:
+        shape, parts = y.shape, math.prod(sizes[name] for name in names)
+        if not at:  # in whole tiles of a TPU, which it need not lay out anew
+            if len(y) // parts % 8 == 0:
+                y = y.reshape(len(y), -1)
+            elif y.size % (parts * 8 * 128) == 0:
+                y = y.reshape(parts, -1, 128)
+        y = jax.lax.psum_scatter(y, names, scatter_dimension=at, tiled=True)
+        return y if at else y.reshape(-1, *shape[1:])
 
-    return scatter(variables), keys
+    def part(*rows: jax.Array) -> jax.Array:
+        y = function(*rows)
+        for at, names in enumerate(cuts):
+            y = scatter(y, at, names) if names else y
+        return jax.lax.psum(y, rest) if rest else y
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scatter_gradient(spec: PartitionSpec, x: jax.Array) -> jax.Array:
-    return x
-
-
-def _scatter_backward(spec: PartitionSpec, _: None, g: jax.Array) -> Any:
-    parts = jax.sharding.get_abstract_mesh().shape["data"]
-    if spec[0] == "data" and g.size % (parts * 128) == 0:
-        # The same cut of an array whose tiles a TPU need not lay out anew.
-        cut = g.reshape(parts, -1, 128)
-        cut = jax.lax.with_sharding_constraint(cut, PartitionSpec("data"))
-        g = cut.reshape(g.shape)
-    return (jax.lax.with_sharding_constraint(g, spec),)
-
-
-_scatter_gradient.defvjp(lambda spec, x: (x, None), _scatter_backward)
+    return jax.shard_map(
+        part,
+        in_specs=PartitionSpec(tuple(axes)),
+        out_specs=PartitionSpec(*(names or None for names in cuts)),
+        axis_names=set(axes),
+    )(*rows)
 
 
 def _constrained(params: Any, whole: bool) -> Any:

@@ -33,7 +33,6 @@ from jaxlm.models.layers import (
     rotated,
     unrolled,
 )
-from jaxlm.sharding import scattered_by_layer
 
 Remat = Literal["none", "dots", "full"]
 
@@ -273,9 +272,6 @@ def encode(
             in_axes=(0, nn.broadcast),
             length=spec.config.num_layers,
             unroll=spec.config.num_layers if unrolled() else 1,
-            data_transform=functools.partial(
-                scattered_by_layer, spec.config.num_layers
-            ),
         )(spec, name="layers")
         last_BLD, (layers_NBLD, _) = layers(x_BLD, _each_layer(spec), rows)
     else:

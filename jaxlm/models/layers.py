@@ -21,6 +21,7 @@ from jaxlm import mesh
 from jaxlm.keys import HASH
 from jaxlm.models.kernels.norm import normalise
 from jaxlm.models.kernels.rows import ordered_rows
+from jaxlm.sharding import state_spec, summed
 
 PRODUCT = "product"  # the products of `Dense`, for policies of `jax.checkpoint`
 
@@ -49,26 +50,34 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(
-    x_ND: Float[Array, "N D"], kernel_DF: Float[Array, "D F"]
+    x_ND: Float[Array, "N D"], kernel: Float[Array, "..."], path: str
 ) -> Float[Array, "N F"]:
-    """x · kernel in the dtype of `x`; the gradient of the kernel is summed in float32.
+    """x · kernel in the dtype of `x`; the kernel's axes are those of D, then of F.
 
-    Autodiff would round each device's part of it before the parts are added up.
+    The gradient of the kernel, a parameter of this `path`, is summed in float32:
+    autodiff would round each device's part of it before the parts are added up.
     """
-    return x_ND @ kernel_DF.astype(x_ND.dtype)
+    return x_ND @ kernel.astype(x_ND.dtype).reshape(x_ND.shape[1], -1)
 
 
-def _product_backward(saved: Any, dy_NF: Array) -> tuple[Array, Array]:
-    x_ND, kernel_DF = saved
-    dkernel_DF = jnp.einsum(
-        "nd,nf->df", x_ND, dy_NF, preferred_element_type=kernel_DF.dtype
-    )
-    return dy_NF @ kernel_DF.astype(dy_NF.dtype).T, dkernel_DF
+def _product_backward(path: str, saved: Any, dy_NF: Array) -> tuple[Array, Array]:
+    x_ND, kernel = saved
+
+    def gradient(x_ND: Array, dy_NF: Array) -> Array:
+        dkernel_DF = jnp.einsum(
+            "nd,nf->df", x_ND, dy_NF, preferred_element_type=kernel.dtype
+        )
+        return dkernel_DF.reshape(kernel.shape)
+
+    dx_ND = dy_NF @ kernel.astype(dy_NF.dtype).reshape(x_ND.shape[1], -1).T
+    return dx_ND, summed(gradient, state_spec(path, kernel), x_ND, dy_NF)
 
 
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
+product.defvjp(
+    lambda x, kernel, path: (product(x, kernel, path), (x, kernel)), _product_backward
+)
 
 
 class Dense(nn.Module):
@@ -98,7 +107,8 @@ class Dense(nn.Module):
             return self.kernel_init(key, matrix).reshape(shape)
 
         kernel = self.param("kernel", init, shape)
-        y = product(x.astype(self.dtype).reshape(-1, matrix[0]), kernel.reshape(matrix))
+        path = "/".join((*self.path, "kernel"))
+        y = product(x.astype(self.dtype).reshape(-1, matrix[0]), kernel, path)
         y = checkpoint_name(y, PRODUCT).reshape(*rows, *self.features)
         if not self.use_bias:
             return ACTIVATIONS[self.activation](y)
