@@ -291,11 +291,9 @@ def summed(
 
     def scatter(y: jax.Array, at: int, names: tuple[str, ...]) -> jax.Array:
         shape, parts = y.shape, math.prod(sizes[name] for name in names)
-        if not at:  # in whole tiles of a TPU, which it need not lay out anew
-            if len(y) // parts % 8 == 0:
-                y = y.reshape(len(y), -1)
-            elif y.size % (parts * 8 * 128) == 0:
-                y = y.reshape(parts, -1, 128)
+        if not at:  # apart from the tiles of a TPU, which it then need not lay out anew
+            few = len(y) // parts % 8 and y.size % (parts * 128) == 0
+            y = y.reshape(parts, -1, 128 if few else y[0].size)
         y = jax.lax.psum_scatter(y, names, scatter_dimension=at, tiled=True)
         return y if at else y.reshape(-1, *shape[1:])
 
