@@ -30,7 +30,13 @@ STEP = """
 """
 # Read through methods of the configs; `family` names the class.
 DERIVED = {"phases", "length", "batch", "predictions", "accumulate", "keep_every"}
-DERIVED |= {"optim.warmup", "optim.cooldown", "model.family", "skip"}
+DERIVED |= {
+    "optim.warmup",
+    "optim.cooldown",
+    "data.causal_share",
+    "model.family",
+    "skip",
+}
 
 
 @pytest.mark.parametrize(
