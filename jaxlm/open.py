@@ -323,6 +323,27 @@ def check_init(directory: str) -> None:
         raise UserError(f"--init {directory}: there is no such directory")
 
 
+def other_settings(directory: str, model: ModelConfig) -> list[str]:
+    """A note if settings that no shape shows differ from those of `--init`."""
+    if "://" in directory:
+        return []
+    theirs, _ = model_of(directory)
+    names = ["activation", "norm_eps"]
+    ropes = [getattr(each, "positions", "") == "rope" for each in (theirs, model)]
+    windows = [getattr(each, "window", 0) > 0 for each in (theirs, model)]
+    names += ["rope_base"] if all(ropes) else []
+    names += ["window"] if any(windows) else []
+    names += ["global_every"] if all(windows) else []
+    names += ["local_rope_base"] if all(windows) and all(ropes) else []
+    others = [
+        f"model.{name} = {there} there and {here} here"
+        for name in names
+        if (there := getattr(theirs, name, None))
+        != (here := getattr(model, name, None))
+    ]
+    return [f"--init {directory} has {', '.join(others)}"] if others else []
+
+
 def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> list[str]:
     """Compare the vocabulary of `--init` with that of a corpus: notes on differences.
 

@@ -55,6 +55,11 @@ DERIVED |= {
         ),
         ("pretrain bert_base --length 64", "length", "phases"),
         ("pretrain roformer_tiny --model.window 126", "model.window", "64 tokens"),
+        (
+            "pretrain roformer_tiny --model.window 16 --model.global_every 1",
+            "model.window",
+            "all are global",
+        ),
         ("pretrain bert_tiny --optim.cooldown 9", "optim.cooldown", "wsd"),
         ("pretrain bert_tiny --optim.accumulator .1", "optim.accumulator", "adagrad"),
         (

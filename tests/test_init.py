@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from exported import CONFIGS, export, tokenizer_of
 from roads import mistake
 
 from jaxlm.cli import main
-from jaxlm.open import check_vocabulary, pretrained
+from jaxlm.open import check_vocabulary, other_settings, pretrained
 from jaxlm.text.tokenizers import WordPiece
 from jaxlm.types import UserError
 
@@ -35,6 +37,17 @@ def model(tmp_path) -> str:
 
 def test_the_same_vocabulary_needs_no_word(model):
     assert check_vocabulary(model, tokenizer_of(CONFIGS["bert"]), other=False) == []
+
+
+def test_settings_that_no_shape_shows_are_said_if_they_differ(tmp_path):
+    mine = CONFIGS["modernbert"]
+    export(tmp_path / "model", "modernbert")
+    assert other_settings(f"{tmp_path}/model", mine) == []
+    other = dataclasses.replace(mine, rope_base=99.0, window=0, dropout=0.5)
+    (note,) = other_settings(f"{tmp_path}/model", other)
+    assert f"model.rope_base = {mine.rope_base} there and 99.0 here" in note
+    assert f"model.window = {mine.window} there and 0 here" in note
+    assert "local_rope_base" not in note and "dropout" not in note
 
 
 def test_an_order_of_its_own_is_another_vocabulary(model):

@@ -105,7 +105,7 @@ def run_pretrain(argv: list[str]) -> int:
     args = _parse(argv)
     config, workdir = args.config, args.workdir
     start_jax(workdir)
-    from jaxlm.open import check_init, check_vocabulary, pretrained
+    from jaxlm.open import check_init, check_vocabulary, other_settings, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
     from jaxlm.train.fork import fork_of, fork_record
@@ -142,6 +142,8 @@ def run_pretrain(argv: list[str]) -> int:
         if init:
             other = args.other_vocabulary
             for note in check_vocabulary(init, corpus.tokenizer, other=other):
+                say(note)
+            for note in other_settings(init, config.model):
                 say(note)
         facts = {"fork": fork_record(config, corpus)} if fork else {}
         open_workdir(workdir, config, corpus, ["pretrain", *argv], facts)

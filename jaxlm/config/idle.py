@@ -39,6 +39,7 @@ def idle(config: RunConfig) -> dict[str, str]:
     samples = optim == "adamw" and getattr(config.data, "negatives", 0)
     rope = getattr(config.model, "positions", "") == "rope"
     windows = getattr(config.model, "window", 0) > 0
+    depths = config.model.num_layers, getattr(config.model, "global_every", 1)
     rules: list[Rule] = [
         (not adagrad, "optim.accumulator", f"is adagrad's, optim.name = {optim}"),
         (config.model.carries_state, "attention", "is for transformers"),
@@ -48,6 +49,7 @@ def idle(config: RunConfig) -> dict[str, str]:
         (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),
         (not rope, "model.rope_base", "is for --model.positions rope"),
         (not windows, "model.global_every", "is for --model.window"),
+        (min(depths) == 1, "model.window", "is for local layers: all are global"),
         (not rope or not windows, "model.local_rope_base", "is for rope in a window"),
     ]
     if isinstance(config, FinetuneConfig):

@@ -70,7 +70,7 @@ class OptimConfig:
     """bert_adam: Google's, without bias correction; gpt1_adam: OpenAI's, whose bias
     correction is part of the rate; adagrad: TensorFlow's; muon: Muon for the hidden
     matrices of a transformer, AdamW for tables, heads, norms and biases."""
-    peak: float = 1e-4
+    peak: Annotated[float, "[0, inf)"] = 1e-4
     """Highest learning rate. muon: of all parameters; updates of matrices have the size
     of AdamW's, so AdamW's rate is a start, and small models take three times that."""
     warmup: Annotated[int | float, "[0, inf)"] = 0.1
@@ -85,21 +85,21 @@ class OptimConfig:
     cooldown: Annotated[int | float, "[0, inf)"] = 0.2
     """Steps that wsd decays for, the last of the run; below 1: their share of all
     steps. A run of constant rate is decayed from any checkpoint by --fork."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, "[0, inf)"] = 0.01
     """Decoupled weight decay, times the learning rate, of all parameters except biases
     and norms; muon: of matrices and tables alike."""
-    clip: float = 1.0
+    clip: Annotated[float, "[0, inf)"] = 1.0
     """Largest global norm of the gradient, taken before the optimiser; 0: no clipping.
     """
-    b1: float = 0.9
+    b1: Annotated[float, "[0, 1)"] = 0.9
     """Decay of the gradient's running mean (muon: of Adam's; its own is .95)."""
-    b2: float = 0.999
+    b2: Annotated[float, "[0, 1)"] = 0.999
     """Decay of the squared gradient's running mean."""
-    eps: float = 1e-6
+    eps: Annotated[float, "[0, inf)"] = 1e-6
     """Added to the root of the second moment."""
-    accumulator: float = 1.0
+    accumulator: Annotated[float, "[0, inf)"] = 1.0
     """Initial value of Adagrad's sum of squared gradients."""
-    factor: float = 1.0
+    factor: Annotated[float, "(0, inf)"] = 1.0
     """Factor of the gradient before clipping; ELMo's original: the length of a row."""
     lazy: bool = False
     """AdamW with data.negatives: update only the rows of the softmax that a step reads.

@@ -134,6 +134,9 @@ def merge(
     notes = [f"parameters of {pretrained.origin}"]
     if at_random := [*marked["-"], *grown]:
         notes.append(f"initialised at random: {', '.join(at_random)}")
-    if unused := dict.fromkeys(path.split("/")[0] for path in marked["+"]):
+    # A part is named as a whole, unless some of it is used.
+    used = {path.split("/")[0] for path in found.keys() - marked["+"].keys()}
+    tops = {path: path.split("/")[0] for path in marked["+"]}
+    if unused := dict.fromkeys(p if top in used else top for p, top in tops.items()):
         notes.append(f"not used: {', '.join(unused)}")
     return map_with_path(place, random, abstract), notes

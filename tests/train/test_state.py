@@ -63,6 +63,9 @@ def test_a_task_leaves_heads_out_starts_anew_where_asked_and_grows_a_table():
         f"initialised at random: pooler/kernel, {TABLE} from row 5 on",
         "not used: mlm",
     ]
+    theirs["mlm"]["bias"] = np.zeros(4, np.float32)
+    _, notes = merged(theirs, tree(6, mlm=(4, 4), pooler=(4, 4)), NewParams((), {}))
+    assert notes[1:] == ["not used: mlm/bias"]
     with pytest.raises(UserError, match=r"≠ pooler/kernel .* found float32\[4, 4\]"):
         merged(theirs, tree(6, pooler=(4, 3)), NewParams((), {}))
 
