@@ -126,6 +126,8 @@ def _one(
 ) -> list[Step]:
     chip = machine.chip
     kind = each.op.removesuffix("-start")
+    if each.op == "fusion" and "all-reduce-scatter" in each.called:
+        kind = "reduce-scatter"  # as a TPU may write it
     if kind in _COLLECTIVES:
         size, sent = _sent(computation, each, kind)
         seconds = sent / chip.links + _LATENCY

@@ -153,11 +153,27 @@ def test_what_runs_beside_a_collective_hides_it():
     assert reduced.by == "all-reduce" and not reduced.hidden
 
 
-def test_a_scattered_sum_sends_its_operand():
-    text = """ENTRY %main (p: f32[1024]) -> f32[128] {
+SCATTER = """%all-reduce-scatter (p: f32[1024]) -> f32[128] {
   %p = f32[1024]{0} parameter(0)
-  ROOT %sum = f32[128]{0} reduce-scatter(%p), dimensions={0}, to_apply=%add
+  %all = f32[1024]{0} all-reduce(%p), to_apply=%add
+  ROOT %part = f32[128]{0} slice(%all), slice={[0:128]}
 }
+
+"""
+
+
+@pytest.mark.parametrize(
+    "before, call",
+    [
+        ("", "reduce-scatter(%p), dimensions={0}, to_apply=%add"),
+        (SCATTER, "fusion(%p), kind=kCustom, calls=%all-reduce-scatter"),
+    ],
+)
+def test_a_scattered_sum_sends_its_operand(before, call):
+    text = f"""{before}ENTRY %main (p: f32[1024]) -> f32[128] {{
+  %p = f32[1024]{{0}} parameter(0)
+  ROOT %sum = f32[128]{{0}} {call}
+}}
 """
     (only,) = steps(HEAD + text)
     assert only.moved == 4 * 128

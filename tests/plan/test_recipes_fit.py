@@ -20,6 +20,8 @@ LEAST = {"exec_time_optimization_effort": -1.0}
 NEEDED = {
     "bert_base": 0.67,
     "bert_base_modern": 1.03,
+    "bert_modern_base": 7.61,
+    "bert_modern_large": 16.05,
     "bert_large": 2.04,
     "bert_large_modern": 2.46,
     "bert_wwm_chinese": 1.65,

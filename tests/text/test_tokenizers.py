@@ -220,7 +220,7 @@ def test_no_tokenizer_is_one_line(tmp_path):
     for name, message in [
         ("nowhere", "no tokenizer at"),
         ("empty", "it has none of tokenizer.json"),
-        ("x.model", "no SentencePiece model"),
+        ("x.model", "is not a SentencePiece model"),
         ("x.json", "holds no JSON object"),
         ("y.json", "is not read by tokenizers: missing field"),
         ("z.json", r"model\.dropout = 0\.1 is not supported: jaxlm has 0"),
