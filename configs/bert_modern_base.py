@@ -17,26 +17,18 @@ Cost: 1.4 × 10^21 FLOP; made for 256 chips.
     jaxlm pretrain bert_modern_base --corpus corpora/web --workdir runs/base
 """
 
-from jaxlm.config import MaskedData, OptimConfig, RunConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, RunConfig, modernbert
 
 
 def get_config() -> RunConfig:
     return RunConfig(
-        model=bert(
+        model=modernbert(
             "base",
             vocab_size=50_368,
             max_length=1024,
-            num_token_types=0,
             num_layers=22,
             d_ff=1152,
-            positions="rope",
-            norm="pre",
-            norm_eps=1e-5,
-            gated=True,
-            biases=False,
             window=128,
-            nsp=False,
-            dropout=0.0,
         ),
         data=MaskedData(mask_rate=0.3),
         optim=OptimConfig(

@@ -11,17 +11,22 @@ Cost: 2.1 × 10^21 FLOP; made for 256 chips, where batches are 4,864 rows (19 a 
 """
 
 import dataclasses
-from typing import cast
 
-from jaxlm.config import BertConfig, RunConfig, load_config
+from jaxlm.config import RunConfig, load_config, modernbert
 
 
 def get_config() -> RunConfig:
     base = load_config("bert_modern_base")
-    shape = {"num_layers": 28, "num_heads": 16, "d_model": 1024, "d_ff": 2624}
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(cast(BertConfig, base.model), **shape),
+        model=modernbert(
+            "large",
+            vocab_size=50_368,
+            max_length=1024,
+            num_layers=28,
+            d_ff=2624,
+            window=128,
+        ),
         optim=dataclasses.replace(base.optim, peak=5e-4, warmup=400),
         steps=181_000,
         batch=4864,

@@ -9,24 +9,16 @@ Cost: 131M tokens, a night on 2 CPU cores.
     jaxlm pretrain bert_modern_small --corpus corpora/books --workdir runs/small
 """
 
-from jaxlm.config import MaskedData, OptimConfig, RunConfig, bert
+from jaxlm.config import MaskedData, OptimConfig, RunConfig, modernbert
 
 
 def get_config() -> RunConfig:
     return RunConfig(
-        model=bert(
+        model=modernbert(
             "mini",
             vocab_size=8192,
             max_length=128,
-            num_token_types=0,
             d_ff=768,
-            positions="rope",
-            norm="pre",
-            norm_eps=1e-5,
-            gated=True,
-            biases=False,
-            nsp=False,
-            dropout=0.0,
             init_std=0.0625,
         ),
         data=MaskedData(mask_rate=0.3, whole_words=True),

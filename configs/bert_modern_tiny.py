@@ -10,24 +10,16 @@ Cost: 4M tokens, 3 minutes of CPU time.
     jaxlm pretrain bert_modern_tiny --corpus corpora/books --workdir runs/modern
 """
 
-from jaxlm.config import OptimConfig, RunConfig, bert
+from jaxlm.config import OptimConfig, RunConfig, modernbert
 
 
 def get_config() -> RunConfig:
     return RunConfig(
-        model=bert(
+        model=modernbert(
             "tiny",
             vocab_size=8192,
             max_length=64,
-            num_token_types=0,
             d_ff=384,
-            positions="rope",
-            norm="pre",
-            norm_eps=1e-5,
-            gated=True,
-            biases=False,
-            nsp=False,
-            dropout=0.0,
             init_std=0.09,
         ),
         optim=OptimConfig(

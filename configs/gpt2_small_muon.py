@@ -12,13 +12,14 @@ Cost: 1.3 × 10^20 FLOP; 89 hours on one H200 at half of its matmul rate.
     jaxlm pretrain gpt2_small_muon --corpus c/web --workdir runs/gpt2
 """
 
-from jaxlm.config import OptimConfig, RunConfig, TextConfig, gpt2
+import dataclasses
+
+from jaxlm.config import OptimConfig, RunConfig, load_config
 
 
 def get_config() -> RunConfig:
-    return RunConfig(
-        model=gpt2("small", dropout=0.0),
-        text=TextConfig(tokenizer="byte_bpe", lowercase=False, verbatim=True),
+    return dataclasses.replace(
+        load_config("gpt2_small"),
         optim=OptimConfig(
             name="muon",
             peak=1e-3,
@@ -31,11 +32,4 @@ def get_config() -> RunConfig:
             eps=1e-8,
         ),
         steps=300_000,
-        batch=480,
-        length=1024,
-        precision="bfloat16",
-        save_every=2000,
-        keep_every=50_000,
-        eval_every=2000,
-        eval_rows=4096,
     )

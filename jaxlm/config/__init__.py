@@ -17,6 +17,7 @@ from jaxlm.config.model import (
     elmo,
     gpt1,
     gpt2,
+    modernbert,
 )
 from jaxlm.config.run import (
     LogConfig,

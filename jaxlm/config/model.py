@@ -134,6 +134,7 @@ class BertConfig(_Transformer):
     """BERT (Devlin et al. 2018); the defaults are BERT-base, uncased."""
 
     data: ClassVar[type[DataConfig]] = MaskedData
+    first_norm: ClassVar[bool] = False  # with norm = "pre", before the first attention
 
     family: Literal["bert"] = "bert"
     """Which dataclass this is, in JSON."""
@@ -179,6 +180,12 @@ class BertConfig(_Transformer):
             raise UserError(f"model.window = {self.window} is odd: {both}")
 
     @property
+    def local(self) -> tuple[bool, ...]:
+        """Whether each layer attends through the window; empty without a window."""
+        layers = range(self.num_layers if self.window else 0)
+        return tuple(n % self.global_every > 0 for n in layers)
+
+    @property
     def layout(self) -> Literal["bert", "roformer", "modernbert"] | None:
         """The architecture under which other programs load the model, if one has it."""
         rope, types = self.positions == "rope", self.num_token_types > 0
@@ -199,9 +206,11 @@ class GptConfig(_Transformer):
     data: ClassVar[type[DataConfig]] = StreamData
     # Choices of a BertConfig.
     positions: ClassVar[str] = "learned"
+    first_norm: ClassVar[bool] = True
     gated: ClassVar[bool] = False
     biases: ClassVar[bool] = True
     window: ClassVar[int] = 0
+    local: ClassVar[tuple[bool, ...]] = ()
 
     family: Literal["gpt"] = "gpt"
     """Which dataclass this is, in JSON."""
@@ -325,6 +334,14 @@ def _shape(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
 def bert(size: str, **changes: Any) -> BertConfig:
     """BERT in a published size, `tiny` … `large`, with `changes` to its fields."""
     return BertConfig(**_shape(*BERT_SIZES[size]) | changes)
+
+
+def modernbert(size: str, **changes: Any) -> BertConfig:
+    """ModernBERT's layout (Warner et al. 2024) in a size of BERT, all layers global,
+    with `changes` to its fields."""
+    layout: dict[str, Any] = {"positions": "rope", "norm": "pre", "norm_eps": 1e-5}
+    layout |= {"gated": True, "biases": False, "num_token_types": 0, "nsp": False}
+    return bert(size, **layout | {"dropout": 0.0} | changes)
 
 
 def gpt1(**changes: Any) -> GptConfig:

@@ -290,8 +290,8 @@ def encode(
 
 
 def _ropes(spec: Spec, length: Any, ids: Array | None) -> tuple[Rope, ...]:
-    config = spec.config
-    if not isinstance(config, BertConfig) or config.positions != "rope":
+    config: Any = spec.config
+    if config.positions != "rope":
         return ()
     ids = jnp.arange(length)[None] if ids is None else ids
     bases = (config.rope_base, config.local_rope_base)[: 2 if config.window else 1]
@@ -299,13 +299,12 @@ def _ropes(spec: Spec, length: Any, ids: Array | None) -> tuple[Rope, ...]:
 
 
 def _each_layer(spec: Spec) -> Layer:
-    config, at_N = spec.config, np.arange(spec.config.num_layers)
-    if not isinstance(config, BertConfig):
-        return Layer()
+    config = spec.config
+    bare = config.norm == "pre" and not config.first_norm
     # Made by numpy: XLA folds constants, and then drops a branch that is never taken.
     return Layer(
-        normed=jnp.asarray(at_N > 0) if config.norm == "pre" else None,
-        local=jnp.asarray(at_N % config.global_every > 0) if config.window else None,
+        normed=jnp.asarray(np.arange(config.num_layers) > 0) if bare else None,
+        local=jnp.asarray(np.array(config.local)) if config.local else None,
     )
 
 

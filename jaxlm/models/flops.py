@@ -13,10 +13,8 @@ def _layer_flops(config: BertConfig | GptConfig, length: int) -> int:
     local layers those of a window."""
     d, f, layers = config.d_model, config.d_ff, config.num_layers
     products = 4 * d * d + (3 if config.gated else 2) * d * f
-    seen = layers * length
-    if isinstance(config, BertConfig) and config.window:
-        local = layers - -(-layers // config.global_every)
-        seen -= local * (length - min(length, config.window + 1))
+    near = min(length, config.window + 1)
+    seen = layers * length - sum(config.local) * (length - near)
     return 2 * length * (layers * products + 2 * d * seen)
 
 

@@ -67,7 +67,7 @@ def aims_of(length=L):
     return jax.random.normal(jax.random.key(2), (2, length, PLAIN.vocab_size))
 
 
-def assert_close(one, other, atol=1e-4):
+def assert_close(one, other, atol=2e-5):
     """Equal but for `atol`, of the greatest number of a leaf if that is above 1."""
     for (path, a), (_, b) in zip(leaves(one), leaves(other), strict=True):
         scale = max(1.0, float(np.abs(b).max()))
