@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,6 +270,8 @@ def test_embed_writes_a_file_whole_or_not_at_all(name, tmp_path, capsys, monkeyp
     vectors = Embedded(("a",), np.zeros(9999))
     model = SimpleNamespace(embed_each=lambda texts, _: (vectors for _ in texts))
     monkeypatch.setattr(jaxlm, "load", lambda _: model)
+    # Python would keep modules that are cut off.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     words = "m", "--text", str(tmp_path / "t.txt"), "--out"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))

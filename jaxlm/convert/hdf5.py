@@ -73,14 +73,16 @@ class _File(io.FileIO):
 def write_hdf5(path: Path) -> Iterator[Put]:
     """Write a file, array by array; OSError as soon as one cannot be written."""
     with _File(path, "w+") as raw:
-        with h5py.File(raw, "w") as file:
+        try:
+            with h5py.File(raw, "w") as file:
 
-            def put(name: str, data: Any) -> None:
-                kind = h5py.string_dtype() if isinstance(data, list) else None
-                if kind:  # HDF5's strings hold no NUL
-                    data = [token.replace("\0", "\ufffd") for token in data]
-                file.create_dataset(name, data=data, dtype=kind)
-                raw.check()
+                def put(name: str, data: Any) -> None:
+                    kind = h5py.string_dtype() if isinstance(data, list) else None
+                    if kind:  # HDF5's strings hold no NUL
+                        data = [token.replace("\0", "\ufffd") for token in data]
+                    file.create_dataset(name, data=data, dtype=kind)
+                    raw.check()
 
-            yield put
-        raw.check()
+                yield put
+        finally:
+            raw.check()  # HDF5 may have stumbled over what was not written

@@ -94,6 +94,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.types import UserError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # like a full disk, then
+sys.dont_write_bytecode = True  # Python would keep modules that are cut off
 state = {"small": jnp.ones(4), "a": jnp.ones((300, 1000)), "b": jnp.ones(300_000)}
 before = sys.unraisablehook
 checkpoints = Checkpoints(sys.argv[1])

@@ -75,6 +75,7 @@ def test_a_torn_file_is_refused(keep, tmp_path):
 FULL = """
 import resource, sys
 import numpy as np
+sys.dont_write_bytecode = True  # Python would keep modules that are cut off
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 from pathlib import Path
 from jaxlm.convert.hdf5 import write_hdf5

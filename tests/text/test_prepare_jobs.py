@@ -309,7 +309,8 @@ except UserError as error:
 def test_a_full_disk_is_one_line_and_loses_nothing(books, tmp_path, limit):
     """Files may not grow past `limit`: vocabulary, units or arrays fail."""
     directory = str(tmp_path / "corpus")
-    command = [sys.executable, "-c", FULL, str(books), directory, str(limit)]
+    # -B: Python would keep modules that are cut off.
+    command = [sys.executable, "-B", "-c", FULL, str(books), directory, str(limit)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout.count("\n") == 1 and "cannot be written" in done.stdout
