@@ -3,11 +3,13 @@
     write_file(path, text)             writes another file, syncs it, renames it
     write_sealed(path, content)        JSON with a digest of the content in it
     read_object(path)                  DamagedError, in one line, if it was changed
+    place(path)                        a local path or one on `gs://`
 
 Files without a digest, which older versions wrote, are not verified.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import mmap
@@ -18,9 +20,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    from etils import epath
 
 SEAL = "sha256"  # the field of a sealed object that holds its digest
 _SIZE = hashlib.sha256().digest_size
@@ -31,6 +36,49 @@ T = TypeVar("T", dict, list)
 
 class DamagedError(UserError):
     """A file that was changed after it was written, or that cannot be read."""
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is on `gs://`."""
+    return str(path).startswith("gs:/")  # pathlib makes one slash of two
+
+
+def place(path: str | os.PathLike) -> "epath.Path":
+    """A path, local or on `gs://`, with methods that work on both.
+
+    UserError if its bucket cannot be reached.
+    """
+    from etils import epath  # here, for `jaxlm --help` to stay fast
+
+    if not is_remote(path):
+        return epath.Path(path)
+    inside = str(path).removeprefix("gs:").lstrip("/")
+    _reach(inside.partition("/")[0])
+    return epath.Path(f"gs://{inside}")
+
+
+@functools.cache
+def _reach(bucket: str) -> None:
+    """Raise a UserError if a bucket cannot be listed."""
+    import fsspec
+
+    # Never listed from memory: other hosts, and TensorStore, write there too.
+    fsspec.config.conf["gcs"] = {"use_listings_cache": False}
+    name = f"gs://{bucket}"
+    try:
+        import gcsfs
+
+        files: Any = gcsfs.GCSFileSystem()
+        files.call("GET", "b/{}/o", bucket, maxResults=1)
+    except ImportError:
+        remedy = 'pip install "jaxlm[gcs]"'
+        raise UserError(f"{name} needs the package gcsfs: {remedy}") from None
+    except FileNotFoundError:
+        raise UserError(f"there is no bucket {name}") from None
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        remedy = "gcloud auth application-default login, or a role for this account"
+        raise UserError(f"{name} cannot be read: {first}; it needs {remedy}") from error
 
 
 @contextmanager
