@@ -19,7 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import (
+    create_device_mesh,
+    create_hybrid_device_mesh,
+)
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import MeshConfig, RunConfig
@@ -82,35 +85,48 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     """The mesh of all devices, or of the first ones if the sizes ask for fewer.
 
     `devices` are those of this job, or of a machine that is not here (`plan/`). Slices
-    of TPUs lie along `replica`.
+    of TPUs lie along `replica`, so that only gradients go from one to another.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = _sizes(config, len(devices))
-    devices = devices[: math.prod(sizes)]
     tpu = devices[0].platform == "tpu"
-    slices = len({getattr(each, "slice_index", 0) for each in devices if tpu})
-    if slices <= 1:
-        return jax.make_mesh(sizes, AXES, axis_types=_AUTO, devices=devices)
-    if sizes[0] % slices:
-        raise UserError(
-            f"mesh.replica = {sizes[0]} does not fit {slices} slices: pass "
-            f"--mesh.replica {slices}"
-        )
-    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
-    grid = create_hybrid_device_mesh(inside, across, devices)
+    slices: dict[int, list[Any]] = {}
+    for each in devices:
+        number = getattr(each, "slice_index", 0) if tpu else 0
+        slices.setdefault(number, []).append(each)
+    sizes = _sizes(config, len(devices), len(slices))
+    inside = (sizes[0] // len(slices), *sizes[1:])
+    held = [each for part in slices.values() for each in part[: math.prod(inside)]]
+    across = (len(slices), 1, 1, 1)
+    try:
+        if len(slices) == 1:
+            grid = create_device_mesh(inside, held, allow_split_physical_axes=True)
+        else:
+            grid = create_hybrid_device_mesh(
+                inside, across, held, allow_split_physical_axes=True
+            )
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        shape = " x ".join(map(str, inside))
+        said = f"the chips of a slice do not form a mesh of {shape}"
+        raise UserError(f"{said} (replica x data x fsdp x tensor)") from error
     return Mesh(grid, AXES, axis_types=_AUTO)
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     """A mesh without devices, to compile for another machine."""
-    return AbstractMesh(_sizes(config, devices), AXES, axis_types=_AUTO)
+    return AbstractMesh(_sizes(config, devices, 1), AXES, axis_types=_AUTO)
 
 
-def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+def _sizes(config: MeshConfig, devices: int, slices: int) -> tuple[int, ...]:
     sizes = [getattr(config, axis) for axis in AXES]
+    if sizes[0] == 1:
+        sizes[0] = slices
     asked = " ".join(f"mesh.{a} = {s}" for a, s in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
         raise UserError(f"{asked}: sizes are positive, at most one is -1 (the rest)")
+    fits = [n for n in range(slices, devices + 1, slices) if devices % n == 0]
+    misfit = f"does not fit {slices} slices: pass one of {', '.join(map(str, fits))}"
+    if sizes[0] != -1 and sizes[0] % slices:
+        raise UserError(f"mesh.replica = {sizes[0]} {misfit}")
     if -1 in sizes:
         known = math.prod(s for s in sizes if s != -1)
         if devices % known:
@@ -118,7 +134,16 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
         sizes[sizes.index(-1)] = devices // known
     if math.prod(sizes) > devices:
         raise UserError(f"{asked}: {math.prod(sizes)} devices asked, {devices} here")
+    if sizes[0] % slices:  # it was the rest
+        raise UserError(f"mesh.replica = {sizes[0]} {misfit}")
     return tuple(sizes)
+
+
+def mesh_notes(config: MeshConfig, mesh: Mesh) -> list[str]:
+    """What a run says at its start about slices, if the config does not name them."""
+    if (count := mesh.shape["replica"]) == 1 or config.replica != 1:
+        return []
+    return [f"{count} slices: --mesh.replica {count}, so only gradients cross slices"]
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:

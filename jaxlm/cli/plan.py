@@ -82,7 +82,8 @@ def _copies(log: BinaryIO) -> int:
 def _record(found: "Planned", machine: "Topology") -> dict[str, Any]:
     """The fields of the JSON object; those outside `phases` are of the longest one."""
     chips = len(machine.devices)
-    facts: dict[str, Any] = {"chips": chips, "fits": bool(found.phases)}
+    facts: dict[str, Any] = {"chips": chips, "slices": machine.slices}
+    facts["fits"] = bool(found.phases)
     facts["memory"] = found.memory
     if found.phases:
         facts |= max(found.phases, key=lambda each: each["steps"])
@@ -181,7 +182,8 @@ def _show(facts: dict[str, Any], copies: int) -> None:
         said = f"does not fit: a chip needs at least {_gb(facts, limit)}"
         print(f"{name} {said}\n  {held} GB", flush=True)
         return
-    print(f"{name}: {facts['chips']} chips, bounds of the compiled program\n")
+    among = f" in {facts['slices']} slices" if facts["slices"] > 1 else ""
+    print(f"{name}: {facts['chips']} chips{among}, bounds of the compiled program\n")
     kinds = sorted({kind for each in every for kind in each["collectives"]})
     columns = [_column(each, kinds, limit) for each in every]
     for what in columns[0]:

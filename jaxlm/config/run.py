@@ -132,7 +132,8 @@ class MeshConfig:
     """Number of devices along each mesh axis; -1 on one axis: all remaining devices."""
 
     replica: int = 1
-    """Slices of a multi-slice job; gradients cross it, parameters do not."""
+    """Parts of a multi-slice job, as many as slices or a multiple; 1: as many. Only
+    gradients go from one to another."""
     data: int = -1
     """Copies of the model in a step, each with its part of the batch. Between steps,
     each holds its part of parameters and optimiser state."""

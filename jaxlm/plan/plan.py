@@ -170,7 +170,8 @@ def candidates(
     # In how many parts each device can cut its rows.
     rows = [each.batch / each.accumulate / chips for each in config.all_phases]
     cuts = [n for n in range(2, int(min(rows)) + 1) if not any(x % n for x in rows)]
-    for fsdp in (1, chips) if not found.phases else ():
+    replicas = max(config.mesh.replica, machine.slices)
+    for fsdp in (1, chips // replicas) if not found.phases else ():
         room = limit - state / fsdp
         if room < 0.1 * limit:
             continue

@@ -17,7 +17,7 @@ _SAMPLE = 64  # steps of a task among which the largest one is sought
 
 def remedies(run: Run) -> str:
     """Which settings were compiled and fit, which do not, and which are untried."""
-    limit, options = device_bytes(), _options(run.config)
+    limit, options = device_bytes(), _options(run)
     if limit is None or run.source.rebuilt is None:
         return f"untried: {', '.join(options)}, a smaller --batch"
     fit, large = [], []
@@ -42,11 +42,11 @@ def device_bytes() -> int | None:
     return min(each.get("bytes_limit", 0) for each in stats) or None
 
 
-def _options(config: RunConfig) -> dict[str, RunConfig]:
+def _options(run: Run) -> dict[str, RunConfig]:
     """Flags → the config that they give, the least costly first."""
     levers: list[Any] = [{"remat": "full"}, *({"times": times} for times in _TIMES)]
-    levers += [{"fsdp": jax.device_count()}]
-    return dict(filter(None, (changed(config, **each) for each in levers)))
+    levers += [{"fsdp": run.mesh.size // run.mesh.shape["replica"]}]
+    return dict(filter(None, (changed(run.config, **each) for each in levers)))
 
 
 def changed(

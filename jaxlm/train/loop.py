@@ -29,6 +29,7 @@ from jaxlm.checkpoints import (
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config import RunConfig
 from jaxlm.memory import exhausted
+from jaxlm.sharding import mesh_notes
 from jaxlm.train.fits import remedies
 from jaxlm.train.fork import forked_state
 from jaxlm.train.log import Log
@@ -107,7 +108,8 @@ def _loop(
     """Save, evaluate, step and log, from the first state to the last step."""
     config, source, checkpoints = run.config, run.source, run.checkpoints
     state, start, digests = first.state, first.step, first.digests
-    for note in [*first.notes, *xla.notes(config)]:
+    said = mesh_notes(config.mesh, run.mesh)
+    for note in [*first.notes, *said, *xla.notes(config)]:
         log.say(note)
     if start >= last:
         log.say(f"nothing left to train: the run is already at step {start}")
