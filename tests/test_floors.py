@@ -27,6 +27,7 @@ FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 DEVICES = {"jax", "jaxlib", "flax", "optax", "orbax"}  # text and config live without
 OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "gguf", "spacy"}
 OPTIONAL |= {"rjieba", "libtpu", "onnxruntime", "xllamacpp", "sentence_transformers"}
+OPTIONAL |= {"sklearn", "scipy", "matplotlib"}
 OPTIONAL |= {"mwxml", "mwparserfromhell", "pyarrow"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -24,6 +24,7 @@ VERBS = {  # each is a function run_VERB of a file
     "fill": ("use", "words for the [MASK]s of a sentence, by a BERT"),
     "generate": ("use", "continue a text, by a GPT"),
     "embed": ("use", "vectors of texts, from any layer of any family"),
+    "probe": ("probe", "look inside: the senses of a word, layer by layer"),
     "export": ("weights", "weights for other programs, with a parity figure"),
     "import": ("weights", "weights of other programs, with a parity figure"),
 }

@@ -37,12 +37,12 @@ _STYLE = (
 _REGISTRY = ConstructorRegistry()
 
 
-def parse(kind: type[T], argv: list[str], **given: Any) -> T:
+def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
     """The arguments in `argv`; others are from `given`, or the defaults of `kind`.
 
-    The verb is the name of `kind`. `--help` prints help and exits.
+    The verb is by default the name of `kind`. `--help` prints help and exits.
     """
-    verb = kind.__name__.lower()
+    verb = verb or kind.__name__.lower()
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
     takes_config = issubclass(hints.get("config", str), RunConfig)
     if takes_config:

@@ -1,0 +1,1 @@
+"""What layers know: word senses, and what a probe can read off frozen states."""

@@ -1,0 +1,221 @@
+"""Uses of a word → its vectors by layer: which uses are near, and are they one sense.
+
+    the bank lent me money     ─┐ near in a layer that knows the sense
+    money from the bank        ─┘
+    they fished from the bank  ── far
+
+A use is a word at a place in a text; its vector is the mean over its tokens.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlm.config.checks import optional
+from jaxlm.probe.features import Reader, hidden_states, text_of_use
+from jaxlm.text.sources import read_lines
+from jaxlm.types import UserError, note, plural
+
+_TIE = 1e-5  # cosines that differ by less are equal: rounding must not decide
+_SPACELESS = re.compile("[\u2e80-\ud7ff]")  # Chinese and Japanese: no word boundary
+
+
+class Use(NamedTuple):
+    """A word at a place in a text."""
+
+    text: str
+    begin: int
+    end: int
+    sense: str = ""
+
+    @property
+    def word(self) -> str:
+        """The word as it is written there."""
+        return self.text[self.begin : self.end]
+
+
+def uses_of(word: str, paths: Iterable[str]) -> list[Use]:
+    """Every use of a word form, in any case, in files with a text in each line.
+
+    If all lines have a tab, what stands before it is the sense.
+    """
+    lines = [each for path in paths for each in read_lines(path) if each.strip()]
+    cells = [each.partition("\t") for each in lines]
+    if not all(tab for _, tab, _ in cells):
+        cells = [("", "", each) for each in lines]
+    inside = re.escape(word)
+    if not _SPACELESS.search(word):
+        inside = rf"(?<!\w){inside}(?!\w)"
+    uses = [
+        Use(text, each.start(), each.end(), sense)
+        for sense, _, text in cells
+        for each in re.finditer(inside, text, re.IGNORECASE)
+    ]
+    if len(uses) < 2:
+        how = "does not occur" if not uses else "occurs once; a comparison needs two"
+        raise UserError(f"the word {word!r} {how} in {plural(len(lines), 'line')}")
+    return uses
+
+
+def read_coarsewsd(directory: Path) -> tuple[list[Use], list[Use]]:
+    """(training uses, test uses) of a word of CoarseWSD-20."""
+    names = json.loads("".join(read_lines(str(directory / "classes_map.txt"))))
+    splits = []
+    for split in ("train", "test"):
+        lines = _pairs(directory, split)
+        splits.append([_marked(row, names.get(gold, gold)) for row, gold in lines])
+    return splits[0], splits[1]
+
+
+def read_wic(directory: Path) -> tuple[list[tuple[Use, Use, bool]], ...]:
+    """(training pairs, dev pairs) of Word-in-Context: two uses, one sense or not."""
+    found = []
+    for split in ("train", "dev"):
+        pairs = []
+        for row, gold in _pairs(directory / split, split):
+            _, _, places, *texts = row.split("\t")
+            one, two = (
+                _marked(f"{place}\t{text}", "")
+                for place, text in zip(places.split("-"), texts, strict=True)
+            )
+            pairs.append((one, two, gold == "T"))
+        found.append(pairs)
+    return tuple(found)
+
+
+def _pairs(directory: Path, split: str) -> list[tuple[str, str]]:
+    parts = (f"{directory}/{split}.{kind}.txt" for kind in ("data", "gold"))
+    rows, golds = ([*read_lines(path)] for path in parts)
+    if not rows or len(rows) != len(golds):
+        counts = f"{len(rows):,} lines of data and {len(golds):,} of gold"
+        raise UserError(f"{directory}/{split}: {counts}")
+    return list(zip(rows, golds, strict=True))
+
+
+def _marked(row: str, sense: str) -> Use:
+    """The use in "3<TAB>a text, cut at spaces"."""
+    place, _, text = row.partition("\t")
+    words = text.split(" ")
+    if not place.isdecimal() or int(place) >= len(words):
+        raise UserError(f"{row[:60]!r}: its first column is not the place of a word")
+    begin = len(" ".join([*words[: int(place)], ""]))
+    return Use(text, begin, begin + len(words[int(place)]), sense)
+
+
+def vectors_of(
+    reader: Reader,
+    uses: Sequence[Use],
+    cache: Path,
+    tell: Callable[[str], None] = lambda _: None,
+) -> np.ndarray:
+    """The vectors [uses, M, D] of uses; UserError if one has no token."""
+    texts = [text_of_use(reader, each.text, each.begin, each.end) for each in uses]
+    for use, text in zip(uses, texts, strict=True):
+        if text is None:
+            raise UserError(f"{use.word!r} has no tokens, or too many: {use.text!r}")
+    states = hidden_states(reader, [each for each in texts if each], cache, tell)
+    sums = np.add.reduceat(states.hidden, states.offsets[:-1], axis=0)
+    return sums / np.diff(states.offsets)[:, None, None].astype(np.float32)
+
+
+class Near(NamedTuple):
+    """A layer's view of n uses."""
+
+    cosine: np.ndarray  # [n, n]
+    nearest: np.ndarray  # int [n, n - 1]: other uses, nearest first
+    map: np.ndarray  # [n, 2]: by PCA
+    shown: float  # share of the variance that the map shows
+
+
+def near(vectors: np.ndarray) -> Near:
+    """The nearest uses and the map of one layer's vectors [n, D]."""
+    cosine = _unit(vectors) @ _unit(vectors).T
+    others = np.where(np.eye(len(vectors), dtype=bool), -np.inf, cosine)
+    order = np.argsort(-np.round(others, 6), axis=1, kind="stable")[:, :-1]
+    decomposition = optional("sklearn.decomposition", "maps", "scikit-learn")
+    centred = vectors - vectors.mean(0)
+    if not np.abs(centred).max() > _TIE:  # a static vector: all uses at one point
+        return Near(cosine, order, np.zeros((len(vectors), 2)), 1.0)
+    pca = decomposition.PCA(2, svd_solver="full")
+    places = pca.fit_transform(centred.astype(np.float64))
+    return Near(cosine, order, places, float(pca.explained_variance_ratio_.sum()))
+
+
+def agreement(found: Near, senses: Sequence[str]) -> float:
+    """The share of uses whose nearest other use has the same sense, of those that have
+    such a use."""
+    kinds, counts = np.array(senses), Counter(senses)
+    same = kinds[found.nearest[:, 0]] == kinds
+    return float(same[[counts[each] > 1 for each in senses]].mean())
+
+
+class Figures(NamedTuple):
+    """How well senses are told apart."""
+
+    accuracy: float
+    macro_f1: float
+
+
+def nearest_neighbour(
+    train: np.ndarray, senses: Sequence[str], test: np.ndarray
+) -> list[str]:
+    """The sense of the nearest training vector; of several as near, the sense of most,
+    then the more frequent: equal vectors get the majority's sense."""
+    names, onehot = _onehot(senses)
+    cosine = _unit(test) @ _unit(train).T
+    votes = (cosine >= cosine.max(1, keepdims=True) - _TIE) @ onehot
+    return [names[i] for i in votes.argmax(1)]
+
+
+def centroid(train: np.ndarray, senses: Sequence[str], test: np.ndarray) -> list[str]:
+    """The sense with the nearest mean of training vectors; ties as above."""
+    names, onehot = _onehot(senses)
+    cosine = _unit(test) @ _unit(onehot.T @ _unit(train)).T
+    return [names[i] for i in (cosine >= cosine.max(1, keepdims=True) - _TIE).argmax(1)]
+
+
+def scored(said: Sequence[str], senses: Sequence[str]) -> Figures:
+    """Accuracy and macro-F1 over the senses of the test."""
+    metrics = optional("sklearn.metrics", "F1", "scikit-learn")
+    facts: dict[str, Any] = {"labels": sorted(set(senses)), "zero_division": 0}
+    f1 = metrics.f1_score(senses, said, average="macro", **facts)
+    return Figures(float(np.mean(np.array(said) == np.array(senses))), float(f1))
+
+
+def by_threshold(
+    train: np.ndarray, gold: np.ndarray, dev: np.ndarray, dev_gold: np.ndarray
+) -> tuple[float, float]:
+    """(the threshold of the cosine that is best on train, accuracy on dev)."""
+    values = np.unique(train)
+    order = np.argsort(train)
+    same = gold[order].astype(int)
+    # Right if the `k` smallest are said to differ, and all others to be the same.
+    right = np.concatenate([[0], np.cumsum(1 - same)])
+    right = right + same.sum() - np.concatenate([[0], np.cumsum(same)])
+    cut = np.searchsorted(train[order], values)  # equal cosines stay together
+    threshold = float(values[right[cut].argmax()])
+    return threshold, float(((dev >= threshold) == dev_gold).mean())
+
+
+def check_senses(train: Sequence[Use], test: Sequence[Use]) -> None:
+    """A note on senses of the test that training lacks."""
+    known = {each.sense for each in train}
+    lacking = Counter(each.sense for each in test if each.sense not in known)
+    if lacking:
+        names = ", ".join(f"{name} ({count})" for name, count in lacking.items())
+        note(f"senses of the test that training lacks, always wrong: {names}")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _onehot(senses: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """(the senses, the most frequent first; float [uses, senses])."""
+    names = [name for name, _ in Counter(senses).most_common()]
+    return names, (np.array(senses)[:, None] == np.array(names)).astype(np.float32)
