@@ -22,17 +22,23 @@ def platform() -> str:
     return device.platform if device else jax.devices()[0].platform
 
 
+def batch_axes() -> tuple[str, ...]:
+    """The axes that cut rows; in a `shard_map` over some of them, the others."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(axis for axis in BATCH if axis not in manual)
+
+
 def row_parts() -> int:
     """The number of parts that the mesh cuts the rows of a batch into."""
     sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(axis, 1) for axis in BATCH)
+    return math.prod(sizes.get(axis, 1) for axis in batch_axes())
 
 
 def by_rows(x: Any) -> Any:
     """`x`, cut along its first axis, the rows, and along no other."""
     if not jax.sharding.get_abstract_mesh().shape or len(x) % row_parts():
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch_axes()))
 
 
 def joined(first: Any, second: Any) -> Any:
@@ -75,7 +81,7 @@ def _in_blocks(x: Any, count: int) -> Any:
     if row_parts() == 1 or count % row_parts():
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH, *free))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch_axes(), *free))
 
 
 def whole(x: Any, *axes: str | None) -> Any:
@@ -114,4 +120,4 @@ def for_rows(table: Any, batch: Any) -> Any:
         return table
     free = (PartitionSpec.UNCONSTRAINED,) * table.ndim
     copies = jnp.broadcast_to(table[None], (parts, *table.shape))
-    return jax.lax.with_sharding_constraint(copies, PartitionSpec(BATCH, *free))
+    return jax.lax.with_sharding_constraint(copies, PartitionSpec(batch_axes(), *free))

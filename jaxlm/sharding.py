@@ -26,7 +26,7 @@ from jax.experimental.mesh_utils import (
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlm.config import MeshConfig, RunConfig
-from jaxlm.mesh import AXES, BATCH
+from jaxlm.mesh import AXES, BATCH, batch_axes
 from jaxlm.tree import map_with_path, match
 from jaxlm.types import UserError
 
@@ -305,7 +305,7 @@ def summed(
     the dtype of the result; each receives only its part.
     """
     sizes = jax.sharding.get_abstract_mesh().shape
-    axes = [axis for axis in BATCH if sizes.get(axis, 1) > 1]
+    axes = [axis for axis in batch_axes() if sizes.get(axis, 1) > 1]
     if not axes:
         return function(*rows)
     if sizes["tensor"] > 1 or len(rows[0]) % math.prod(sizes[axis] for axis in axes):
@@ -334,6 +334,26 @@ def summed(
         out_specs=PartitionSpec(*(names or None for names in cuts)),
         axis_names=set(axes),
     )(*rows)
+
+
+def by_replica(function: Callable[..., Any], params: Any, *rows: Any) -> Any:
+    """function(params, *rows) → (gradients, sums, results by rows): each replica adds
+    up what its own rows give, and replicas exchange gradients and sums once."""
+    if jax.sharding.get_abstract_mesh().shape.get("replica", 1) == 1:
+        return function(params, *rows)
+
+    def part(params: Any, *rows: Any) -> Any:
+        grads, sums, results = function(params, *rows)
+        return *jax.lax.psum((scattered(grads), sums), "replica"), results
+
+    cut, whole = PartitionSpec("replica"), PartitionSpec()
+    return jax.shard_map(
+        part,
+        in_specs=(whole, *(cut for _ in rows)),
+        out_specs=(whole, whole, cut),
+        axis_names={"replica"},
+        check_vma=False,
+    )(params, *rows)
 
 
 def _constrained(params: Any, whole: bool) -> Any:

@@ -101,8 +101,8 @@ class Update(NamedTuple):
     gradient: dict[str, np.ndarray]
 
 
-def first_update(family: str, cut: MeshConfig, begin) -> Update:
-    run, _, phase = opened(family, mesh=cut)
+def first_update(family: str, cut: MeshConfig, begin, **changes) -> Update:
+    run, _, phase = opened(family, mesh=cut, **changes)
     with jax.set_mesh(run.mesh):
         state = jax.tree.map(
             lambda x, shape: jax.device_put(x, shape.sharding), begin[0], run.abstract
@@ -191,6 +191,40 @@ def test_a_step_on_8_devices(family, cut, capfd):
     np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
     for path, expected in one.gradient.items():
         scale = max(np.abs(expected).max(), 1e-6)  # key biases have no gradient
+        assert np.abs(eight.gradient[path] - expected).max() / scale < 1e-4, path
+
+
+def between_replicas(program: str) -> list[str]:
+    """Collectives between the first four and the last four of 8 devices."""
+    found = []
+    for line in program.splitlines():
+        groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[\S+?(?=, \w))", line)
+        if not groups:
+            continue
+        listed = [re.findall(r"\d+", x) for x in re.findall(r"[\d,]+", groups[1])]
+        if iota := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", groups[1]):
+            shape, sizes, order = (
+                [int(n) for n in each.split(",")] if each else None
+                for each in iota.groups()
+            )
+            numbers = np.arange(8).reshape(sizes).transpose(order).reshape(shape)
+            listed = numbers.tolist()
+        if any(len({int(n) // 4 for n in each}) > 1 for each in listed):
+            found.append(line)
+    return found
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize("family", ["gpt", "elmo"])
+def test_replicas_exchange_gradients_once_for_all_micro_batches(family):
+    begin, one = on_one_device(family)
+    cut = MeshConfig(replica=2, data=2, fsdp=2)
+    eight = first_update(family, cut, begin, accumulate=2)
+    loops, entry = eight.program.split("\nENTRY ")
+    assert between_replicas(entry) and not between_replicas(loops)
+    np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
+    for path, expected in one.gradient.items():
+        scale = max(np.abs(expected).max(), 1e-6)
         assert np.abs(eight.gradient[path] - expected).max() / scale < 1e-4, path
 
 

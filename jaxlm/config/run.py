@@ -133,7 +133,7 @@ class MeshConfig:
 
     replica: int = 1
     """Parts of a multi-slice job, as many as slices or a multiple; 1: as many. Only
-    gradients go from one to another."""
+    gradients go from one to another, once a step (with dropout, once a micro-batch)."""
     data: int = -1
     """Copies of the model in a step, each with its part of the batch. Between steps,
     each holds its part of parameters and optimiser state."""

@@ -27,7 +27,7 @@ import optax
 from jaxlm.keys import hashed, key_for
 from jaxlm.metrics import Mean, scales
 from jaxlm.objectives.objective import Objective, SampledRows
-from jaxlm.sharding import gathered, scattered
+from jaxlm.sharding import by_replica, gathered, scattered
 from jaxlm.train.state import LARGEST, TrainState
 from jaxlm.tree import map_with_path
 
@@ -72,9 +72,10 @@ def make_train_step(
         if accumulate == 1:
             grads, (sums, carry) = gradient(whole, batch, state.carry, 0)
         else:
-            grads, sums, carry = _add_up(
-                gradient, whole, batch, state.carry, accumulate
-            )
+            # A mask of dropout is drawn for the rows of all replicas.
+            each = by_replica if not dropout else lambda add, *of: add(*of)
+            add = functools.partial(_add_up, gradient, accumulate)
+            grads, sums, carry = each(add, whole, batch, state.carry)
         grads = scattered(grads)
 
         grad_norm = optax.tree.norm(grads)
@@ -109,7 +110,7 @@ def make_train_step(
     return train_step
 
 
-def _add_up(gradient, params, batch, carry, accumulate):
+def _add_up(gradient, accumulate, params, batch, carry):
     """(gradients, sums, carry): sums over all micro-batches, and the carry of all rows.
 
     Micro-batch m has rows m, m + accumulate, …: each device splits its own rows, and no

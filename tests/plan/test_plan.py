@@ -76,13 +76,17 @@ def test_a_plan_of_a_tpu(capsys):
 
 
 @pytest.mark.tpu_compiler
-def test_a_plan_of_two_slices(capsys):
-    """Each chip exchanges its part of the gradients over the data centre's network."""
-    argv = ["gpt2_tiny", "--topology", "2xv5e:2x2", "--mesh.replica", "2", *TINY]
-    found = planned(capsys, *argv)
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_plan_of_two_slices(capsys, accumulate):
+    """Each chip exchanges its part of the gradients over the data centre's network,
+    once a step."""
+    argv = ["gpt2_tiny", "--topology", "2xv5e:2x2", "--accumulate", str(accumulate)]
+    found = planned(capsys, *argv, *TINY)
+    assert found["slices"] == 2
     kinds = found["collectives"]
     sent = kinds["all-reduce between slices"]
-    part = found["memory"]["parameters"] / 2  # in bfloat16, of a chip's quarter
+    part = found["memory"]["parameters"]  # of a chip's quarter, in float32
+    part /= 2 if accumulate == 1 else 1  # one micro-batch's are in bfloat16
     assert sent["bytes"] == pytest.approx(part, rel=0.1)
     inside = sum(x["seconds"] for x in kinds.values()) - sent["seconds"]
     hidden = max(found["compute_seconds"], inside, sent["seconds"])

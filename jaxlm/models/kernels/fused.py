@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxlm.mesh import BATCH, platform, row_parts
+from jaxlm.mesh import batch_axes, platform, row_parts
 from jaxlm.types import UserError
 
 Road = Literal["auto", "plain", "splash", "cudnn"]
@@ -112,7 +112,8 @@ def fused(
     """`attention` by the kernel of a road; `facts` are its causal, window and scale."""
     run = functools.partial(splash if road == "splash" else cudnn, **facts)
     if jax.sharding.get_abstract_mesh().shape:
-        rows, heads = PartitionSpec(BATCH), PartitionSpec(BATCH, None, "tensor")
+        axes = batch_axes()
+        rows, heads = PartitionSpec(axes), PartitionSpec(axes, None, "tensor")
         specs = heads, heads, heads, rows, rows
         run = jax.shard_map(run, in_specs=specs, out_specs=heads, check_vma=False)
     return run(q_BLHK, k_BLHK, v_BLHK, segments, lengths)
