@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tyro
 
 from jaxlm.cli.arguments import parse
@@ -30,7 +31,8 @@ class Senses:
     """Files with a text in each line; if all lines have a tab, the sense is before
     it."""
     data: str = ""
-    """A word's directory of CoarseWSD-20, or the directory of Word-in-Context."""
+    """A word's directory of CoarseWSD-20, the directory of all its words, or that of
+    Word-in-Context."""
     out: str = ""
     """Page to write, .html, with a .json of the same name; empty: none."""
     layers: tuple[int, ...] = ()
@@ -76,11 +78,116 @@ def _senses(argv: list[str]) -> int:
     args = parse(Senses, argv, verb="probe senses")
     if bool(args.data) == bool(args.word and args.text):
         raise UserError("probe senses needs --word and --text, or --data")
+    if args.data:
+        return (_wic if (Path(args.data) / "dev").is_dir() else _coarsewsd)(args)
     return _uses(args)
 
 
-def _uses(args: Senses) -> int:
+def _coarsewsd(args: Senses) -> int:
+    """Figures by layer, beside vectors that do not see the context; the mean over words
+    if the directory has one for each word."""
+    from jaxlm.probe import page, senses
+    from jaxlm.probe.features import chosen
+    from jaxlm.probe.ladder import by_word, static_vectors
+
+    words = senses.words_of(Path(args.data))
+    reader, cache, notes = _opened(args)
+    numbers = chosen(args.layers, reader.config.num_layers + 1)
+    names = [reader.layers()[i] for i in numbers]
+    figures: dict[str, dict[str, list[float]]] = {}
+    pictures = []
+    for word in words:
+        train, test = senses.read_coarsewsd(word)
+        vectors = senses.vectors_of(reader, [*train, *test], cache, say)
+        forms = [each.word.lower() for each in (*train, *test)]
+        every = {"majority": np.ones((len(forms), 1))}
+        every |= static_vectors([*train, *test])
+        every["word embedding (layer 0)"] = by_word(vectors[:, 0], forms)
+        every |= {
+            f"layer {n}": vectors[:, i] for n, i in zip(names, numbers, strict=True)
+        }
+        figures[word.name] = {
+            name: senses.figures(each, train, test) for name, each in every.items()
+        }
+        if len(words) == 1:
+            found = [senses.near(vectors[len(train) :, i]) for i in numbers]
+            picture = page.maps(names, found, [each.sense for each in test])
+            pictures.append(("Maps of the test's uses", picture))
+    rows = {
+        name: np.mean([each[name] for each in figures.values()], axis=0).tolist()
+        for name in next(iter(figures.values()))
+    }
+    title = (
+        f"senses of {words[0].name if len(words) == 1 else plural(len(words), 'word')}"
+    )
+    head = ["vectors", *senses.FIGURES]
+    _show(head, rows)
+    lines = {
+        f"macro-F1, {how}": [rows[f"layer {name}"][at] for name in names]
+        for how, at in (("nearest neighbour", 1), ("centroid", 3))
+    }
+    level = {"majority, and every static vector at most": rows["majority"][1]}
+    parts = [
+        ("Macro-F1 by layer", page.curves(names, lines, level, "macro-F1")),
+        ("Figures", page.figures_table(head, rows)),
+    ]
+    record = {"figures": senses.FIGURES, "mean": rows, "words": figures}
+    return _write(args, title, notes, [*parts, *pictures], record)
+
+
+def _wic(args: Senses) -> int:
+    """Whether two uses are of one sense, by a threshold of their cosine."""
+    from jaxlm.probe import page, senses
+    from jaxlm.probe.features import chosen
+
+    train, dev = senses.read_wic(Path(args.data))
+    reader, cache, notes = _opened(args)
+    numbers = chosen(args.layers, reader.config.num_layers + 1)
+    names = [reader.layers()[i] for i in numbers]
+    uses = [use for pairs in (train, dev) for pair in pairs for use in pair[:2]]
+    vectors = senses.vectors_of(reader, uses, cache, say)
+    gold = np.array([same for *_, same in (*train, *dev)])
+    rows = {"majority": [float("nan"), float(max(gold.mean(), 1 - gold.mean()))]}
+    for name, i in zip(names, numbers, strict=True):
+        cosine = senses.cosines(vectors[::2, i], vectors[1::2, i])
+        n = len(train)
+        split = cosine[:n], gold[:n], cosine[n:], gold[n:]
+        rows[f"layer {name}"] = list(senses.by_threshold(*split))
+    head = ["vectors", "threshold of the cosine", "accuracy"]
+    _show(head, rows)
+    lines = {"accuracy": [rows[f"layer {name}"][1] for name in names]}
+    level = {"majority": rows["majority"][1]}
+    parts = [
+        ("Accuracy by layer", page.curves(names, lines, level, "accuracy on dev")),
+        ("Figures", page.figures_table(head, rows)),
+    ]
+    finite = {name: [v for v in row if v == v] for name, row in rows.items()}
+    record = {"figures": head[1:], "layers": finite}
+    return _write(args, "Word-in-Context", notes, parts, record)
+
+
+def _show(head: list[str], rows: dict[str, list[float]]) -> None:
+    wide = max(map(len, rows))
+    print(f"{head[0]:<{wide}}  {'  '.join(head[1:])}")
+    for name, values in rows.items():
+        cells = [f"{v:>{len(h)}.3f}" for v, h in zip(values, head[1:], strict=True)]
+        print(f"{name:<{wide}}  {'  '.join(cells)}")
+
+
+def _write(args: Any, title: str, notes: list[str], parts: Any, record: dict) -> int:
+    """Write the page and, beside it, the JSON."""
     from jaxlm.files import write_file, write_json
+    from jaxlm.probe.page import page
+
+    if args.out:
+        beside = Path(args.out).with_suffix(".json")
+        write_file(Path(args.out), page(title, notes, parts))
+        write_json(beside, {"model": args.directory, "notes": notes, **record})
+        print(f"{args.out}, {beside}")
+    return 0
+
+
+def _uses(args: Senses) -> int:
     from jaxlm.probe import page, senses
     from jaxlm.probe.features import chosen
 
@@ -103,32 +210,23 @@ def _uses(args: Senses) -> int:
         ]
         same = f"  same sense {senses.agreement(each, kinds):.0%}" * any(kinds)
         print(f"layer {name:<13}", "  ".join(pairs) + same)
-    if args.out:
-        parts = [
-            ("Maps by layer", page.maps(names, found, kinds)),
-            ("Nearest uses", page.uses_table(names, found, uses)),
-        ]
-        notes.append(
-            "Each map shows the first two principal components of the vectors of one "
-            "layer; nearest is by cosine in all dimensions."
-        )
-        title = f"{args.word}: {plural(len(uses), 'use')}"
-        write_file(Path(args.out), page.page(title, notes, parts))
-        record = {
-            "model": args.directory,
-            "word": args.word,
-            "notes": notes,
-            "uses": [each._asdict() for each in uses],
-            "layers": [
-                {
-                    "layer": number,
-                    "nearest": each.nearest[:, :10].tolist(),
-                    "cosine": page.rounded(each.cosine),
-                    "map": page.rounded(each.map),
-                }
-                for number, each in zip(numbers, found, strict=True)
-            ],
+    parts = [
+        ("Maps by layer", page.maps(names, found, kinds)),
+        ("Nearest uses", page.uses_table(names, found, uses)),
+    ]
+    notes.append(
+        "Each map shows the first two principal components of the vectors of one "
+        "layer; nearest is by cosine in all dimensions."
+    )
+    layers = [
+        {
+            "layer": number,
+            "nearest": each.nearest[:, :10].tolist(),
+            "cosine": page.rounded(each.cosine),
+            "map": page.rounded(each.map),
         }
-        write_json(Path(args.out).with_suffix(".json"), record)
-        print(f"{args.out}, {Path(args.out).with_suffix('.json')}")
-    return 0
+        for number, each in zip(numbers, found, strict=True)
+    ]
+    record = {"word": args.word, "uses": [each._asdict() for each in uses]}
+    title = f"{args.word}: {plural(len(uses), 'use')}"
+    return _write(args, title, notes, parts, record | {"layers": layers})

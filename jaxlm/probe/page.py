@@ -6,7 +6,7 @@ is legible and can be searched.
 
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,10 +83,10 @@ def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) ->
 
 def curves(
     layers: Sequence[str],
-    lines: dict[str, Sequence[float]],
-    levels: dict[str, float],
+    lines: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float],
     label: str,
-    spread: dict[str, Sequence[float]] | None = None,
+    spread: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """Curves over layers, with ± `spread`; `levels` are dashed, one for all layers."""
 
@@ -105,7 +105,7 @@ def curves(
         axes.grid(axis="y", color="#eee")
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return picture(draw, 9, 3.6)
+    return picture(draw, 9.0, 3.6)
 
 
 def uses_table(
@@ -137,6 +137,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines += ["".join(f"<td>{each}</td>" for each in row) for row in rows]
     body = "\n".join(f"<tr>{each}</tr>" for each in lines)
     return f"<div class=wide><table>{body}</table></div>"
+
+
+def figures_table(head: Sequence[str], rows: dict[str, list[float]]) -> str:
+    """A table of numbers, with their names before them."""
+    shown = [
+        [html.escape(name), *("–" if v != v else f"{v:.3f}" for v in values)]
+        for name, values in rows.items()
+    ]
+    return table(head, shown)
 
 
 def page(title: str, notes: Sequence[str], parts: Sequence[tuple[str, str]]) -> str:

@@ -7,7 +7,6 @@
 A use is a word at a place in a text; its vector is the mean over its tokens.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.config.checks import optional
+from jaxlm.files import read_json
 from jaxlm.probe.features import Reader, hidden_states, text_of_use
 from jaxlm.text.sources import read_lines
 from jaxlm.types import UserError, note, plural
@@ -62,13 +62,29 @@ def uses_of(word: str, paths: Iterable[str]) -> list[Use]:
     return uses
 
 
+def words_of(directory: Path) -> list[Path]:
+    """The words' directories in a directory of CoarseWSD-20, or a word's alone."""
+    if not directory.is_dir():
+        raise UserError(f"--data {directory} is not a directory")
+    found = sorted(each.parent for each in directory.glob("*/classes_map.txt"))
+    if not found and not (directory / "classes_map.txt").is_file():
+        names = "classes_map.txt, as in CoarseWSD-20, and no dev/, as in WiC"
+        raise UserError(f"--data {directory} has no {names}")
+    return found or [directory]
+
+
 def read_coarsewsd(directory: Path) -> tuple[list[Use], list[Use]]:
     """(training uses, test uses) of a word of CoarseWSD-20."""
-    names = json.loads("".join(read_lines(str(directory / "classes_map.txt"))))
+    names = read_json(directory / "classes_map.txt")
     splits = []
     for split in ("train", "test"):
         lines = _pairs(directory, split)
         splits.append([_marked(row, names.get(gold, gold)) for row, gold in lines])
+    known = {each.sense for each in splits[0]}
+    lacking = Counter(each.sense for each in splits[1] if each.sense not in known)
+    if lacking:
+        senses = ", ".join(f"{name} ({count})" for name, count in lacking.items())
+        note(f"{directory}: training lacks senses of the test, always wrong: {senses}")
     return splits[0], splits[1]
 
 
@@ -154,11 +170,17 @@ def agreement(found: Near, senses: Sequence[str]) -> float:
     return float(same[[counts[each] > 1 for each in senses]].mean())
 
 
-class Figures(NamedTuple):
-    """How well senses are told apart."""
+FIGURES = [f"{by} {what}" for by in ("1-NN", "centroid") for what in ("accuracy", "F1")]
 
-    accuracy: float
-    macro_f1: float
+
+def figures(
+    vectors: np.ndarray, train: Sequence[Use], test: Sequence[Use]
+) -> list[float]:
+    """`FIGURES` of the test, whose vectors follow those of `train`; F1 is macro-F1."""
+    kinds, wanted = ([each.sense for each in split] for split in (train, test))
+    split = vectors[: len(train)], kinds, vectors[len(train) :]
+    said = (nearest_neighbour(*split), centroid(*split))
+    return [figure for each in said for figure in scored(each, wanted)]
 
 
 def nearest_neighbour(
@@ -179,12 +201,12 @@ def centroid(train: np.ndarray, senses: Sequence[str], test: np.ndarray) -> list
     return [names[i] for i in (cosine >= cosine.max(1, keepdims=True) - _TIE).argmax(1)]
 
 
-def scored(said: Sequence[str], senses: Sequence[str]) -> Figures:
+def scored(said: Sequence[str], senses: Sequence[str]) -> tuple[float, float]:
     """Accuracy and macro-F1 over the senses of the test."""
     metrics = optional("sklearn.metrics", "F1", "scikit-learn")
     facts: dict[str, Any] = {"labels": sorted(set(senses)), "zero_division": 0}
     f1 = metrics.f1_score(senses, said, average="macro", **facts)
-    return Figures(float(np.mean(np.array(said) == np.array(senses))), float(f1))
+    return float(np.mean(np.array(said) == np.array(senses))), float(f1)
 
 
 def by_threshold(
@@ -202,13 +224,9 @@ def by_threshold(
     return threshold, float(((dev >= threshold) == dev_gold).mean())
 
 
-def check_senses(train: Sequence[Use], test: Sequence[Use]) -> None:
-    """A note on senses of the test that training lacks."""
-    known = {each.sense for each in train}
-    lacking = Counter(each.sense for each in test if each.sense not in known)
-    if lacking:
-        names = ", ".join(f"{name} ({count})" for name, count in lacking.items())
-        note(f"senses of the test that training lacks, always wrong: {names}")
+def cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """The cosine of each pair of vectors."""
+    return (_unit(one) * _unit(two)).sum(-1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

