@@ -3,4 +3,10 @@
 from jaxlm.checkpoints.digests import state_sha256
 from jaxlm.checkpoints.leaf_files import StoredLeaf, UnsoundError
 from jaxlm.checkpoints.run_files import RunFiles
-from jaxlm.checkpoints.store import Checkpoints, Restored, check_best, restore_params
+from jaxlm.checkpoints.store import (
+    Checkpoints,
+    Restored,
+    check_best,
+    read_leaves,
+    restore_params,
+)

@@ -22,6 +22,7 @@ from jaxlm.checkpoints.digests import LeafDigest, measure
 from jaxlm.types import UserError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
+CHUNK = 2**26  # bytes of an object on gs:// at most
 _LARGE = 2**24  # bytes
 
 
@@ -49,7 +50,7 @@ class StoredLeaf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         with self._named_errors():
-            found = self._open(mapped=True).read().result()
+            found = self._open().read().result()
         digests, largest = measure({"": found})
         self.check(digests[""], largest[""])
         return np.array(found, dtype, copy=copy)
@@ -97,15 +98,18 @@ class StoredLeaf:
         except Exception as error:
             raise self._damaged(f"cannot be read: {first_line(error)}") from error
 
-    def _open(self, *, mapped: bool = False) -> ts.TensorStore:
+    def _open(self) -> ts.TensorStore:
         path = str(self.step / STATE / self.path)
         place: dict[str, Any] = {"driver": "file", "path": f"{path}/"}
-        if mapped:  # the bytes of the file are no second copy beside the array
-            place["file_io_mode"] = {"mode": "memmap"}
+        # Of a file, only the pages of the part that is read come in.
+        place["file_io_mode"] = {"mode": "memmap"}
+        spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
         if path.startswith("gs://"):
             bucket, _, inside = path.removeprefix("gs://").partition("/")
             place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
-        spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
+            # Objects come in whole: several parts of one are read at once.
+            cache = {"cache_pool": {"total_bytes_limit": 4 * CHUNK}}
+            spec |= {"kvstore": place, "context": cache}
         array = ts.open(spec, read=True).result()
         if array.shape != self.shape or array.dtype.numpy_dtype != self.dtype:
             found = f"{array.dtype.name}{list(array.shape)}"

@@ -30,7 +30,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from jaxlm.checkpoints.digests import LeafDigest, digest, measure
-from jaxlm.checkpoints.leaf_files import STATE, StoredLeaf, UnsoundError, first_line
+from jaxlm.checkpoints.leaf_files import (
+    CHUNK,
+    STATE,
+    StoredLeaf,
+    UnsoundError,
+    first_line,
+)
 from jaxlm.checkpoints.run_files import RunFiles
 from jaxlm.files import SEAL, DamagedError, seal, unseal
 from jaxlm.tree import differences, leaves, map_with_path
@@ -136,7 +142,7 @@ class Checkpoints:
                 return digests  # the step that this run was restored from
             raise UserError(f"{path} holds another state of step {step}")
         try:
-            with _context():
+            with _context(self._remote):
                 response = ocp.save_async(
                     path,
                     dict(leaves(state)),  # pyrefly: ignore
@@ -250,22 +256,14 @@ class Checkpoints:
         if problems := differences(wanted, on_disk):
             raise UserError("\n".join([f"{path} does not fit this run:", *problems]))
         default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        read, damage = {}, None
-        try:
-            for name, leaf in wanted.items():
-                sharding = getattr(leaf, "sharding", None) or default
-                if on_disk[name].shape != leaf.shape:
-                    sharding = _whole(sharding)
-                read[name] = on_disk[name].place(sharding)
-        except UnsoundError as error:
-            damage = error
-        if _on_any_host(damage is not None):
-            other = f"{path} is damaged: another host cannot read it"
-            raise damage or UnsoundError(other)
-        digests, largest = measure(read)
-        for name, found in digests.items():
-            limit = bound if name.startswith("params/") else math.inf
-            on_disk[name].check(found, largest[name], limit)
+        shardings = {}
+        for name, leaf in wanted.items():
+            sharding = getattr(leaf, "sharding", None) or default
+            if on_disk[name].shape != leaf.shape:
+                sharding = _whole(sharding)
+            shardings[name] = sharding
+        bounds = {p: bound if p.startswith("params/") else math.inf for p in wanted}
+        read = read_leaves(on_disk, shardings, bounds)
         for name, leaf in wanted.items():
             read[name] = _with_padding(read[name], leaf)
         return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
@@ -330,6 +328,28 @@ def restore_params(
     raise UserError(f"{workdir} has no checkpoint yet")
 
 
+def read_leaves(
+    stored: Mapping[str, StoredLeaf],
+    shardings: Mapping[str, jax.sharding.Sharding],
+    bounds: Mapping[str, float],
+) -> dict[str, jax.Array]:
+    """The leaves that `shardings` names, on the devices and verified: a host reads the
+    parts that its devices hold. UnsoundError on all hosts if one cannot read a leaf."""
+    read, damage = {}, None
+    try:
+        for name, sharding in shardings.items():
+            read[name] = stored[name].place(sharding)
+    except UnsoundError as error:
+        damage = error
+    if _on_any_host(damage is not None):
+        step = next(iter(stored.values())).step
+        raise damage or UnsoundError(f"{step} is damaged: another host cannot read it")
+    digests, largest = measure(read)
+    for name, found in digests.items():
+        stored[name].check(found, largest[name], bounds[name])
+    return read
+
+
 def check_best(workdir: str | os.PathLike, step: int | None) -> None:
     """Raise a UserError if the best parameters, those of `step`, are missing."""
     best = Checkpoints(f"{workdir}/best")
@@ -361,8 +381,10 @@ def _with_padding(array: jax.Array, leaf: Any) -> jax.Array:
     return jax.jit(lambda x: jnp.pad(x, more), out_shardings=sharding)(array)
 
 
-def _context() -> ocp.Context:
+def _context(remote: bool) -> ocp.Context:
     context = ocp.Context()
+    if remote:
+        context.array.saving.storage_options.chunk_byte_size = CHUNK
     context.array.saving.use_ocdbt = False  # a directory a leaf: damage names its leaf
     context.array.saving.use_zarr3 = True
     context.array.saving.use_compression = False  # floats hardly shrink

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
+from jaxlm.checkpoints import StoredLeaf, read_leaves
 from jaxlm.keys import key_for
 from jaxlm.sharding import (
     batch_sharding,
@@ -111,9 +112,19 @@ def merge(
         head = f"--init {pretrained.origin} does not fit this config:"
         raise UserError("\n".join([head, *problems]))
 
+    shapes = dict(leaves(abstract))
+    # A host reads its parts of leaves on disk; those that change shape are read whole.
+    parts = {
+        path: shapes[path].sharding
+        for path, leaf in found.items()
+        if isinstance(leaf, StoredLeaf) and path not in known_rows
+        if path in shapes and leaf.shape == shapes[path].shape
+    }
+    read = read_leaves(found, parts, dict.fromkeys(parts, LARGEST)) if parts else {}
+
     def place(path: str, mine: Any, shape: Any) -> Any:
-        if path not in found:
-            return mine
+        if path in read or path not in found:
+            return read.get(path, mine)
         theirs = np.asarray(found[path])
         if not np.all(np.abs(theirs) <= LARGEST):
             raise UserError(

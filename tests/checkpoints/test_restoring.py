@@ -8,14 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from states import ABSTRACT, leaf_file, same, state_of, write
 
-from jaxlm.checkpoints import Checkpoints, UnsoundError, store
+from jaxlm.checkpoints import Checkpoints, StoredLeaf, UnsoundError, store
 from jaxlm.checkpoints.digests import digest, state_sha256
+from jaxlm.train.state import Pretrained, merge
 from jaxlm.tree import leaves
 from jaxlm.types import UserError
+
+
+def read_bytes() -> int:
+    """That TensorStore has read from files, other than by mapping them."""
+    name = "/tensorstore/kvstore/file/bytes_read"
+    found = tensorstore.experimental_collect_matching_metrics(name)
+    return sum(value["value"] for each in found for value in each["values"])
 
 
 def test_a_state_comes_back_as_it_was(run):
@@ -62,8 +71,6 @@ def test_a_stored_leaf_is_an_array_when_it_is_wanted(run):
 
 
 def test_a_leaf_is_a_zarr_array_that_others_can_read(run):
-    import tensorstore
-
     path = run / "checkpoints/20/state/params/layers/mlp/wi/kernel"
     kvstore = {"driver": "file", "path": f"{path}/"}
     array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
@@ -134,6 +141,32 @@ def test_another_mesh_restores_the_same_bits(tmp_path, devices):
     assert restored.digests == digests == digest(host)
     assert restored.state["table"].sharding == placed["table"]
     np.testing.assert_array_equal(restored.state["table"], host["table"])
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize("spec", [P("d"), P(None, "d")], ids=["rows", "columns"])
+def test_parts_of_a_leaf_are_read_without_the_rest(tmp_path, spec):
+    """One device saved it in one piece; each part would otherwise read it whole."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.open()
+    saved = checkpoints.save(1, {"x": jnp.ones((1024, 1024))}, {})
+    checkpoints.wait()
+    mesh = Mesh(np.array(jax.devices()), ("d",), axis_types=(AxisType.Auto,))
+    leaf = dict(leaves(checkpoints.stored().state))["x"]
+    before = read_bytes()
+    placed = leaf.place(NamedSharding(mesh, spec))
+    assert read_bytes() - before <= 1.1 * placed.nbytes
+    assert digest({"x": placed}) == saved
+
+
+def test_init_from_a_run_reads_no_leaf_whole(run, monkeypatch):
+    """Of its parameters; those that change shape are the exception."""
+    stored = Checkpoints(run).stored(part="params/").state
+    monkeypatch.setattr(StoredLeaf, "__array__", None)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: x.update(sharding=one), ABSTRACT.params)
+    found, notes = merge(Pretrained("run", stored), abstract, state_of(0).params)
+    assert same(found, state_of(20).params) and notes == ["parameters of run"]
 
 
 # -- what a checkpoint must fit -------------------------------------------------

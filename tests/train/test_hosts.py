@@ -1,5 +1,6 @@
 """Two hosts are one run: a signal to either stops both after the same step."""
 
+import json
 import os
 import re
 import signal
@@ -31,8 +32,8 @@ sys.exit(status)
 """
 
 
-def hosts(*commands: list[str]) -> list[subprocess.Popen]:
-    """Two processes of one CPU device each that run the same commands."""
+def hosts(*commands: list[str], count: int = 2) -> list[subprocess.Popen]:
+    """Processes of one CPU device each that run the same commands."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -41,7 +42,7 @@ def hosts(*commands: list[str]) -> list[subprocess.Popen]:
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "PYTHONPATH": str(ROOT),
         "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_PROCESSES": str(count),
     }
     words = " AND ".join(" ".join(command) for command in commands).split()
     return [
@@ -52,7 +53,7 @@ def hosts(*commands: list[str]) -> list[subprocess.Popen]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(2)
+        for number in range(count)
     ]
 
 
@@ -99,6 +100,41 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     states = [re.findall("state sha256 .*", output) for _, output, _ in ended]
     assert [len(each) for each in states] == [2, 2]
     assert len({state for each in states for state in each}) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_run_goes_on_with_more_hosts_and_with_fewer(tmp_path: Path, corpus_directory):
+    """2 → 4 → 1: the state that was saved, and the batches of a run of one host."""
+    pretrain = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    pretrain += ["--log.every", "1", "--log.batches", "true", "--workdir"]
+    moved, whole = str(tmp_path / "moved"), str(tmp_path / "whole")
+
+    def states(count: int, *stops: int, to: str = moved) -> list[str]:
+        words = [[*pretrain, to, "--stop", str(stop)] for stop in stops]
+        ended = finish(hosts(*words, count=count))
+        assert [status for status, *_ in ended] == [0] * count, ended
+        found = [re.findall("state sha256 (.*)", output) for _, output, _ in ended]
+        assert all(each == found[0] for each in found if each)
+        return found[0]
+
+    # Each begins with nothing left to train: its digest is of what it has restored.
+    (two,) = states(2, 4)
+    four = states(4, 4, 8)
+    one = states(1, 8, 12)
+    assert [two, four[1]] == [four[0], one[0]]
+    states(1, 12, to=whole)
+    moved, whole = (
+        [
+            json.loads(line)
+            for line in Path(each, "metrics.jsonl").read_text().splitlines()
+        ]
+        for each in (moved, whole)
+    )
+    assert len(moved) == len(whole) == 12
+    assert [r["batch_sha256"] for r in moved] == [r["batch_sha256"] for r in whole]
+    for here, there in zip(moved, whole, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
 
 
 def test_a_mistake_ends_all_hosts(tmp_path: Path):
