@@ -17,6 +17,7 @@ VERBS = {  # each is a function run_VERB of a file
     "prepare": ("pretrain", "text → tokenizer → corpus"),
     "pretrain": ("pretrain", "train a model on a corpus, or resume a run"),
     "plan": ("plan", "memory, speed and hours on a machine that you do not have"),
+    "launch": ("launch", "a script or manifest for a TPU pod, Kubernetes or Slurm"),
     "show": ("show", "describe a config, a corpus, a model or a run"),
     "finetune": ("finetune", "train a model for a task: classes, tags, answers"),
     "predict": ("evaluate", "write a fine-tuned model's answers to a file"),
