@@ -14,7 +14,7 @@ from roads import mistake
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import FinetuneConfig, MaskedData, Phase, RunConfig, load_config
-from jaxlm.config.idle import foreign_data, idle
+from jaxlm.config.idle import foreign, idle
 from jaxlm.types import UserError
 
 SHAPE = "--model.num_layers 1 --model.num_heads 1 --model.d_model 8 --model.d_ff 32"
@@ -54,6 +54,9 @@ DERIVED |= {
             "--model.window",
         ),
         ("pretrain bert_base --length 64", "length", "phases"),
+        ("pretrain gpt2_tiny --phases.0.until 9", "phases.0.until", "pass --steps"),
+        ("pretrain bert_base --phases.2.until 9", "phases.2.until", "is 1"),
+        ("finetune sst2 --phases.0.length 9", "phases.0.length", "pretraining"),
         ("pretrain roformer_tiny --model.window 126", "model.window", "64 tokens"),
         (
             "pretrain roformer_tiny --model.window 16 --model.global_every 1",
@@ -142,7 +145,7 @@ def test_every_flag_of_pretraining_is_read_or_refused(recipe, monkeypatch, tmp_p
     found = recorded(monkeypatch, config)
     where = ["--text", str(tmp_path / "text.txt"), "--workdir", str(tmp_path / "run")]
     assert main(["pretrain", recipe, *TINY[recipe].split(), *STEP.split(), *where]) == 0
-    refused = {**foreign_data(config), **idle(config)}
+    refused = {**foreign(config), **idle(config)}
     silent = all_names(config) - found - refused.keys() - DERIVED
     assert not silent
 
@@ -211,7 +214,7 @@ def test_every_flag_of_fine_tuning_is_read_or_refused(words, monkeypatch, tmp_pa
     where += ["--workdir", str(tmp_path / "run")]
     assert main(["finetune", recipe, *flags, *PASS.split(), *where]) == 0
     monkeypatch.undo()
-    refused = {**foreign_data(config), **idle(config)}
+    refused = {**foreign(config), **idle(config)}
     mine = {name for name in all_names(config) if name.split(".")[0] not in refused}
     for name in mine - found - refused.keys() - DERIVED:
         field = name.removeprefix("task.")
@@ -234,7 +237,7 @@ def test_names_of_idle_flags_are_names_of_fields():
     known |= all_names(RunConfig()) | all_names(load_config("gpt2_tiny"))
     for config in configs:
         assert idle(config).keys() <= known | {"phases"}
-    assert foreign_data(RunConfig()).keys() == {"data.negatives", "data.carry"}
-    assert foreign_data(FinetuneConfig()).keys() > names(MaskedData, "data.") - {
+    assert foreign(RunConfig()).keys() == {"data.negatives", "data.carry", "phases"}
+    assert foreign(FinetuneConfig()).keys() > names(MaskedData, "data.") - {
         "data.threads"
     }

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import typing
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,7 @@ from tyro.constructors import (
 
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.config.checks import check_ranges
-from jaxlm.config.idle import foreign_data, idle
+from jaxlm.config.idle import foreign, idle
 from jaxlm.types import UserError
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
     if takes_config:
         if "config" not in given:
             given["config"], argv = take_config(hints["config"], verb, argv)
-        refuse(argv, foreign_data(given["config"]))
+        refuse(argv, foreign(given["config"]))
     # Made without `__init__`: required arguments have no value yet.
     default = object.__new__(kind)
     vars(default).update({field.name: _default(field) for field in fields} | given)
@@ -88,7 +89,8 @@ def refuse(argv: list[str], idle: dict[str, str]) -> None:
     """Raise a UserError for a flag in `idle`: name → why it would change nothing."""
     for arg in argv:
         name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""
-        for each in {name, name.partition(".")[0]} & idle.keys():
+        groups = itertools.accumulate(name.split("."), "{}.{}".format)
+        for each in {*groups} & idle.keys():
             raise UserError(f"--{name} {idle[each]}")
 
 

@@ -15,8 +15,8 @@ from jaxlm.config.task import FinetuneConfig
 Rule = tuple[bool, str, str]  # whether fields are idle, their names, and why
 
 
-def foreign_data(config: RunConfig) -> dict[str, str]:
-    """Name → reason, for the data fields that only other kinds of run have."""
+def foreign(config: RunConfig) -> dict[str, str]:
+    """Name → reason, for fields that only other kinds of run have: data and phases."""
     what = f"this config is of {config.data.of}"
     if config.finetunes:
         what = "the rows of a task are not masked, paired or streamed"
@@ -25,15 +25,24 @@ def foreign_data(config: RunConfig) -> dict[str, str]:
     for kind in get_args(AnyData):
         for field in dataclasses.fields(kind):
             owners.setdefault(field.name, []).append(kind.of)
-    return {
+    refused = {
         f"data.{name}": f"is for {' or '.join(kinds)}: {what}"
         for name, kinds in owners.items()
         if name not in mine
     }
+    last = len(config.phases) - 1
+    if config.finetunes:
+        refused["phases"] = "is for pretraining: a fine-tuning run has one phase"
+    elif not config.phases:
+        flags = "--steps, --length, --batch, …, --data.mask_rate, …"
+        refused["phases"] = f"is for a recipe with phases: for this one, pass {flags}"
+    else:
+        refused[f"phases.{last + 1}"] = f"is too many: the last of them is {last}"
+    return refused
 
 
 def idle(config: RunConfig) -> dict[str, str]:
-    """Name → why the flag would change nothing, apart from those of `foreign_data`."""
+    """Name → why the flag would change nothing, apart from those of `foreign`."""
     optim, adagrad = config.optim.name, config.optim.name == "adagrad"
     wsd = config.optim.decay.startswith("wsd")
     samples = optim == "adamw" and getattr(config.data, "negatives", 0)
@@ -116,7 +125,6 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
         (True, "smoothing", "is for corpora of several languages"),
         (True, "predictions", "is for masked words"),
         (True, "fork skip", "is for pretraining"),
-        (True, "phases", "is for pretraining: a fine-tuning run has one phase"),
         (True, "eval_rows", "is for pretraining: all of the dev file is evaluated"),
         (True, "steps", "follows from the passes: pass --task.epochs"),
         (True, "model.vocab_size", "is that of the tokenizer of --init"),

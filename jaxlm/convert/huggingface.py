@@ -16,14 +16,13 @@ from jaxlm.config.model import BertConfig, ModelConfig
 from jaxlm.convert import Dtype
 from jaxlm.convert.config_json import ConfigJson
 from jaxlm.convert.model_types import (
-    HEADS,
     canonical,
     check_config,
     model_type_in,
     model_type_of,
     part_of,
 )
-from jaxlm.convert.rules import ModelFile, Rule, TensorTable
+from jaxlm.convert.rules import HEADS, ModelFile, Rule, TensorTable
 from jaxlm.convert.tensors import WEIGHTS, Tensors, write_tensors
 from jaxlm.families import parameter_shapes
 from jaxlm.files import read_json, write_json

@@ -19,7 +19,6 @@ from jaxlm.convert.config_json import ATTENTION, ConfigJson, ModelType
 from jaxlm.files import read_json
 from jaxlm.types import UserError, note
 
-HEADS = ("mlm", "nsp")
 # How the tensors begin that a file has or lacks as a whole → the part of our tree.
 _PARTS = {"pooler.": "pooler", "cls.predictions.": "mlm", "cls.seq_": "nsp"}
 _PARTS |= {"head.": "mlm", "decoder.": "mlm"}

@@ -27,6 +27,7 @@ from jaxlm.types import UserError
 
 Place = Callable[[str, np.ndarray], Any]  # path, array → the parameter where it belongs
 Names = Mapping[Any, str]  # our module, or a tuple of several → their module
+HEADS = ("mlm", "nsp")  # parts that a file may lack
 _SHOWN = 20  # lines of a difference
 
 
@@ -206,10 +207,19 @@ class TensorTable:
         if not lines:
             return
         more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        if extra:
-            hint = extra[0].rsplit(".", 1)[0].replace(".", r"\.")
-            more.append(f"  jaxlm import --ignore '{hint}.*' leaves tensors out")
+        if unused := self._unused(found, extra):
+            ignore = " ".join(f"'{each}.*'" for each in unused)
+            more.append(f"  jaxlm import --ignore {ignore} leaves tensors out")
         raise UserError(f"{what}:\n" + "\n".join(lines[:_SHOWN] + more))
+
+    def _unused(self, found: Mapping[str, Any], extra: list[str]) -> list[str]:
+        """Patterns of tensors to ignore: one of `extra`, and a head found in part."""
+        part = {name: self.leaf_of(name).partition("/")[0] for name in self.shapes}
+        lacking = {part[name] for name in part.keys() - found.keys()} & {*HEADS}
+        head = [name for name in part if name in found and part[name] in lacking]
+        modules = [extra[0].rpartition(".")[0]] if extra else []
+        modules += [name.partition(".")[0] for name in head]
+        return [each.replace(".", r"\.") for each in dict.fromkeys(modules)]
 
 
 class ModelFile(NamedTuple):

@@ -22,8 +22,10 @@ from jaxlm.models.encoder import Encoded, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
+    Dense,
     Dropout,
     Dtype,
+    LayerNorm,
     Table,
     few_rows,
     gather,
@@ -69,22 +71,31 @@ class BertEmbed(nn.Module):
         return Dropout(self.spec.dropout, name="drop")(x_BLD), token_RD, copies
 
 
-class MlmHead(nn.Module):
-    """MLM logits: dense layer, activation, norm, x · tableᵀ, and a bias per token."""
+class MlmTransform(nn.Module):
+    """The dense layer, activation and norm before the logits of tokens."""
 
-    spec: Spec
-    width: int  # of the table
+    config: Any  # a BertConfig
+    width: int
+    dtype: Dtype
 
     @nn.compact
-    def __call__(
-        self, x_BPD: Float[Array, "B P D"]
-    ) -> tuple[Float[Array, "B P D"], Float[Array, "R"]]:
-        """(what the table multiplies, the bias)."""
-        spec, curve = self.spec, self.spec.config.activation
-        x_BPD = spec.dense(self.width, activation=curve, name="dense")(x_BPD)
-        x_BPD = spec.norm_layer("norm")(x_BPD)
-        rows = padded_rows(spec.config.vocab_size)
-        return x_BPD, self.param("bias", nn.initializers.zeros, (rows,))
+    def __call__(self, x: Float[Array, "B ..."]) -> Any:
+        """Vectors as wide as the table of tokens."""
+        config, dtype = self.config, self.dtype
+        init = nn.initializers.truncated_normal(config.init_std)
+        options: Any = {"activation": config.activation, "use_bias": config.biases}
+        x = Dense((self.width,), dtype, init, name="dense", **options)(x)
+        return LayerNorm(config.norm_eps, dtype, config.biases, name="norm")(x)
+
+
+class MlmHead(MlmTransform):
+    """MLM logits: the transform, x · tableᵀ, and a bias per token."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B P D"]) -> Any:
+        """(what the table multiplies [B, P, D], the bias [R])."""
+        rows = padded_rows(self.config.vocab_size)
+        return super().__call__(x), self.param("bias", nn.initializers.zeros, (rows,))
 
 
 def with_pooler(spec: Spec, out: Encoded, *, packed: bool, nsp: bool) -> Encoded:
@@ -117,11 +128,12 @@ def with_mlm(
     assert x_BPD is not None and table_RD is not None
     if predictions_BP is not None:
         x_BPD = gather(x_BPD, predictions_BP)
-    x_BPD, bias_R = MlmHead(spec, table_RD.shape[-1], name="mlm")(x_BPD)
+    head = MlmHead(spec.config, table_RD.shape[-1], spec.dtype, name="mlm")
+    x_BPD, bias_R = head(x_BPD)
     logits_BPR = tied_logits(x_BPD, table_RD) + bias_R[None, None]
     logits_BPV = logits_BPR[..., : spec.config.vocab_size]
-    head = Head(x_BPD, copies, for_rows(bias_R, x_BPD.shape[0]))
-    return out._replace(head=head, heads={**out.heads, "mlm": logits_BPV})
+    factors = Head(x_BPD, copies, for_rows(bias_R, x_BPD.shape[0]))
+    return out._replace(head=factors, heads={**out.heads, "mlm": logits_BPV})
 
 
 class Bert(nn.Module):

@@ -29,15 +29,14 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxlm.config import BertConfig, ModelConfig, TaskConfig
 from jaxlm.families import family_of
+from jaxlm.models.bert import MlmTransform
 from jaxlm.models.encoder import Encoded, Remat
 from jaxlm.models.kernels.attention import NEG_INF
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import (
-    Dense,
     Dropout,
     Dtype,
-    LayerNorm,
     ScalarMix,
     gather,
     same_segment,
@@ -124,7 +123,7 @@ class TaskModel(nn.Module):
         rate = 0.0 if deterministic else rate
         x = self._pooled(out, self._vectors(out, mask_BL, rate), mask_BL, segments)
         if reads_by_mlm(self.config, self.fields):
-            x = MlmTransform(self.config, self.dtype, name="mlm")(x)
+            x = MlmTransform(self.config, x.shape[-1], self.dtype, name="mlm")(x)
         if self.join:
             x = x.reshape(*rows, -1)
         if self.join == "add":
@@ -218,23 +217,6 @@ def reads_by_mlm(config: ModelConfig, fields: TaskConfig) -> bool:
     tasks in transformers have that dense layer and norm, as pretrained."""
     modern = isinstance(config, BertConfig) and config.layout == "modernbert"
     return modern and fields.mix == "none" and fields.body == "none"
-
-
-class MlmTransform(nn.Module):
-    """The dense layer, activation and norm of an MLM head without biases."""
-
-    config: Any  # a BertConfig
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-        """The vectors that logits are made of."""
-        config, init = self.config, nn.initializers.truncated_normal
-        options: Any = {"activation": config.activation, "use_bias": False}
-        kernel = init(config.init_std)
-        dense = Dense((x.shape[-1],), self.dtype, kernel, name="dense", **options)
-        norm = LayerNorm(config.norm_eps, self.dtype, use_bias=False, name="norm")
-        return norm(dense(x.astype(self.dtype)))
 
 
 class AttentionPool(nn.Module):

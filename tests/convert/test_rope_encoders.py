@@ -367,6 +367,8 @@ def test_the_encoder_of_a_task_is_read_without_its_head(tmp_path):
     tensors["classifier.weight"] = np.ones((3, 18), np.float32)
     del tensors["decoder.bias"]
     save_file(tensors, tmp_path / "out" / WEIGHTS)
+    with pytest.raises(UserError, match=r"--ignore 'classifier\.\*' 'head\.\*' leaves"):
+        import_model(tmp_path / "out", tmp_path / "in")
     ignore = ("classifier.*", "head.*")
     with pytest.warns(Note, match="ignored as asked"):
         import_model(tmp_path / "out", tmp_path / "in", ignore=ignore)
