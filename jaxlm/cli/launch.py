@@ -11,7 +11,7 @@ import string
 import textwrap
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from jaxlm.cli.arguments import early, parse
 from jaxlm.cli.runtime import say
@@ -24,31 +24,17 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _DIRECTORIES = (_PACKAGE / "_launch", _PACKAGE.parent / "tools" / "launch")
 
 
-class _Kind(NamedTuple):
-    """A generation of TPUs."""
-
-    plan: str  # its name in `jaxlm plan`; empty: not there
-    cores: int  # of a chip, as the names of accelerators count them
-    gke: str  # cloud.google.com/gke-tpu-accelerator
-    machine: str  # of GKE, with the number of chips
-    runtime: str  # the image of a TPU VM
-    shapes: str
-
-
-# cloud.google.com: tpu/docs/{v4,v5e,v5p,v6e}, tpu/docs/runtimes, and
+# Generations of TPUs: the name of gcloud, that of `jaxlm plan`, the number that gcloud
+# counts for a chip, GKE's accelerator and machine, the image of a TPU VM, topologies.
+# cloud.google.com: tpu/docs/{v4,v5e,v5p,v6e}, tpu/docs/runtimes and
 # kubernetes-engine/docs/concepts/plan-tpus.
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16"
-_KINDS = {
-    "v5litepod": _Kind(
-        "v5e", 1, "tpu-v5-lite-podslice", "ct5lp-hightpu", "v2-alpha-tpuv5-lite", _FLAT
-    ),
-    "v6e": _Kind("v6e", 1, "tpu-v6e-slice", "ct6e-standard", "v2-alpha-tpuv6e", _FLAT),
-    "v5p": _Kind("v5p", 2, "tpu-v5p-slice", "ct5p-hightpu", "v2-alpha-tpuv5", _CUBES),
-    "v4": _Kind(
-        "", 2, "tpu-v4-podslice", "ct4p-hightpu", "tpu-ubuntu2204-base", _CUBES
-    ),
-}
+_TPUS = f"""
+v5litepod v5e 1 tpu-v5-lite-podslice ct5lp-hightpu v2-alpha-tpuv5-lite {_FLAT}
+v6e v6e 1 tpu-v6e-slice ct6e-standard v2-alpha-tpuv6e {_FLAT}
+v5p v5p 2 tpu-v5p-slice ct5p-hightpu v2-alpha-tpuv5 {_CUBES}
+v4 v4 2 tpu-v4-podslice ct4p-hightpu tpu-ubuntu2204-base {_CUBES}"""
 _VERBS = ("pretrain", "finetune")
 
 # The flags of each target, beside --print, --name and --install.
@@ -71,9 +57,9 @@ class Launch:
     a preemption; gke: a JobSet for Kubernetes; slurm: a batch script."""
     name: str = "jaxlm"
     """Of the TPU, JobSet or job, and of the directory on the hosts."""
-    install: str = "jaxlm"
-    """jaxlm, jaxlm==0.1.0, git+https://…, https://….whl, gs://….whl or, for slurm, a
-    wheel's path."""
+    install: str
+    """git+https://…, https://….whl, gs://….whl, jaxlm==0.1.0 from a package index or,
+    for slurm, a wheel's path."""
     accelerator: str = ""
     """A slice, as gcloud or `jaxlm plan` names it: v5litepod-256 or v5e:16x16."""
     slices: Annotated[int, "[1, inf)"] = 1
@@ -95,26 +81,6 @@ class Launch:
     """GPUs of a node, each with a process; 0: one process a node."""
 
 
-class _Slice(NamedTuple):
-    """A slice of TPUs."""
-
-    name: str  # of gcloud
-    shape: str
-    kind: _Kind
-    chips: int
-
-    @property
-    def chips_per_host(self) -> int:
-        """Chips of a host: 4, or all of a small flat slice."""
-        whole = self.chips <= 8 and self.shape.count("x") == 1
-        return self.chips if whole else 4
-
-    @property
-    def hosts(self) -> int:
-        """Hosts of the slice."""
-        return self.chips // self.chips_per_host
-
-
 class _Template(string.Template):
     delimiter = "@@"
 
@@ -129,17 +95,21 @@ def run_launch(argv: list[str]) -> int:
     args = parse(Launch, own)
     _check(args, words)
     if args.print == "slurm":
-        chips, hosts, values = args.nodes * max(1, args.gpus), args.nodes, _slurm(args)
-        plan = ""
+        plan, chips, hosts = "", args.nodes * max(1, args.gpus), args.nodes
+        gpus = f"\n#SBATCH --gpus-per-node={args.gpus}" * bool(args.gpus)
+        values: dict[str, Any] = {"gpus": gpus, "tasks": max(1, args.gpus)}
+        values |= _install(args, "[cuda12,gcs]" if args.gpus else "[gcs]")
     else:
-        tpu = _slice(args.accelerator)
-        chips, hosts = tpu.chips * args.slices, tpu.hosts * args.slices
-        values = _tpu(args, tpu, words)
-        several = f"{args.slices}x" * (args.slices > 1)
-        plan = f"{several}{tpu.kind.plan}:{tpu.shape}" * bool(tpu.kind.plan)
+        values = _slice(args.accelerator)
+        hosts = args.slices * values["per_slice"]
+        chips = hosts * values["chips"]
+        plan = f"{args.slices}x{values['plan']}".removeprefix("1x")
+        values |= _install(args, "[tpu,gcs]")
     notes = _check_command(args, words, chips, hosts, plan)
-    made = shlex.join(["jaxlm", "launch", *argv])
-    values |= {"made": made, "name": args.name, "words": shlex.join(words)}
+    values |= {"made": shlex.join(["jaxlm", "launch", *argv]), "name": args.name}
+    values |= {"words": shlex.join(words), "count": hosts}
+    if args.print != "slurm":
+        values |= _tpu(args, words, values)
     suffix = ".yaml" if args.print == "gke" else ".sh"
     print(_render(args.print + suffix, values), end="")
     for note in notes:
@@ -197,7 +167,7 @@ def _check_command(
 
         config = parse(Pretrain, rest).config
         check_batch(config, abstract_mesh(config.mesh, chips))
-        if plan:
+        if plan and "v4" not in plan:
             notes += [f"memory and cost: jaxlm plan {rest[0]} --topology {plan}"]
     if args.print == "slurm":
         return notes
@@ -211,25 +181,35 @@ def _check_command(
     return notes
 
 
-def _slice(name: str) -> _Slice:
-    """The slice with this name, of gcloud or of `plan`."""
-    every: dict[str, _Slice] = {}
-    for prefix, kind in _KINDS.items():
-        for shape in kind.shapes.split():
-            chips = math.prod(map(int, shape.split("x")))
-            each = _Slice(f"{prefix}-{chips * kind.cores}", shape, kind, chips)
-            every |= {each.name: each, f"{kind.plan or prefix}:{shape}": each}
+def _slice(name: str) -> dict[str, Any]:
+    """What the templates say of a slice, by its name of gcloud or of `plan`."""
+    every: dict[str, dict[str, Any]] = {}
+    for line in _TPUS.split("\n")[1:]:
+        prefix, plan, cores, gke, machine, runtime, *shapes = line.split()
+        for shape in shapes:
+            size = math.prod(map(int, shape.split("x")))
+            # A host has 4 chips, or all of a small flat slice.
+            chips = size if size <= 8 and shape.count("x") == 1 else 4
+            accelerator = f"{prefix}-{size * int(cores)}"
+            each: dict[str, Any] = {
+                "accelerator": accelerator,
+                "topology": shape,
+                "kind": gke,
+            }
+            each |= {"machine": machine, "runtime": runtime, "plan": f"{plan}:{shape}"}
+            each |= {"chips": chips, "per_slice": size // chips}
+            every |= {accelerator: each, each["plan"]: each}
     if name not in every:
         said = f"no accelerator {name!r}" if name else "launch needs --accelerator"
         near = meant(re.sub(r"^v5e-", "v5litepod-", name), every, " ")
         some = "there are v5litepod-1 to -256, v6e-1 to -256, v5p-8 to -4096, v4-8 …"
         raise UserError(f"{said}:{near} {some}")
-    return every[name]
+    return dict(every[name])
 
 
-def _install(args: Launch, extras: str, failed: str) -> str:
-    """Lines that install jaxlm with its extras as bin/jaxlm."""
-    named = re.fullmatch(r"jaxlm(\[[^]]*\])?(.*)", args.install)
+def _install(args: Launch, extras: str) -> dict[str, str]:
+    """A function of the shell that installs jaxlm, with extras, as bin/jaxlm."""
+    named = re.fullmatch(r"jaxlm(\[[\w,-]*\])?(([=<>~!]=?| @).*)?", args.install)
     what, wheel = args.install, ":"
     file = what.rpartition("/")[2]
     if is_remote(what):
@@ -248,63 +228,39 @@ def _install(args: Launch, extras: str, failed: str) -> str:
             "https://….whl, gs://….whl"
         )
     requirement = f"jaxlm{extras} @ {what}"
-    if named and args.install[5:6] in ("", *"[=<>~!@ "):
-        requirement = f"jaxlm{named[1] or extras}{named[2]}"
+    if named:
+        requirement = f"jaxlm{named[1] or extras}{named[2] or ''}"
     values = {"wheel": wheel, "requirement": shlex.quote(requirement)}
-    return _render("install.sh", values | {"failed": failed}).rstrip()
+    return {"install": _render("install.sh", values).rstrip()}
 
 
-def _slurm(args: Launch) -> dict[str, Any]:
-    """What the template for Slurm needs."""
-    extras = "[cuda12,gcs]" if args.gpus else "[gcs]"
-    gpus = f"\n#SBATCH --gpus-per-node={args.gpus}" if args.gpus else ""
-    install = _install(args, extras, "exit 1")
-    values = {"nodes": args.nodes, "tasks": max(1, args.gpus), "gpus": gpus}
-    return values | {"install": install}
-
-
-def _tpu(args: Launch, tpu: _Slice, words: list[str]) -> dict[str, Any]:
-    """What the templates for TPUs need."""
-    account = shlex.quote(args.service_account)
-    count = args.slices * tpu.hosts
-    values: dict[str, Any] = {"slices": args.slices, "per_slice": tpu.hosts}
-    values |= {"topology": tpu.shape, "kind": tpu.kind.gke, "count": count}
-    if args.print == "gke":
-        script = _render("pod.sh", {"install": _install(args, "[tpu,gcs]", "exit 1")})
-        machine = f"{tpu.kind.machine}-{tpu.chips_per_host}t"
-        spot = '\n                cloud.google.com/gke-spot: "true"' * args.spot
-        named = f"\n{' ' * 14}serviceAccountName: {json.dumps(args.service_account)}"
-        # Kubernetes makes one $ of two.
-        doubled = [word.replace("$", "$$") for word in words]
-        return values | {
-            "machine": machine,
-            "chips": tpu.chips_per_host,
-            "script": textwrap.indent(script.rstrip(), " " * 22),
-            "arguments": json.dumps(doubled, ensure_ascii=False),
-            "image": json.dumps(args.image),
-            "account": named * bool(args.service_account),
-            "spot": spot,
-        }
-    install = _install(args, "[tpu,gcs]", "end 1")
-    host = _render("host.sh", {"install": install, "words": shlex.join(words)})
+def _tpu(args: Launch, words: list[str], values: dict[str, Any]) -> dict[str, Any]:
+    """What else the templates for TPUs need."""
+    queued, several, name = args.print == "queued", args.slices > 1, args.name
+    gone = "SUSPENDED | FAILED" if queued else "PREEMPTED | TERMINATED"
+    inner = values | {"gone": gone, "ready": "ACTIVE" if queued else "READY"}
+    inner["host"] = _render("host.sh", inner).rstrip()
     places = {"--zone": args.zone, "--project": args.project}
     where = [f"{flag}={shlex.quote(value)}" for flag, value in places.items() if value]
     flags = " --spot" * args.spot
-    flags += f" --service-account={account}" * bool(args.service_account)
-    several, name = args.slices > 1, args.name
-    node = f"--node-count={args.slices} --node-prefix={name}" if several else ""
-    queued = args.print == "queued"
-    gone = "SUSPENDED | FAILED" if queued else "PREEMPTED | TERMINATED"
-    ready = "ACTIVE" if queued else "READY"
-    follow = _render("follow.sh", {"host": host.rstrip(), "ready": ready, "gone": gone})
-    nodes = [f"{name}-{i}" for i in range(args.slices)] if several else [name]
-    return values | {
-        "hosts": f"{count} host{'s' * (count > 1)} of {tpu.chips * args.slices} chips",
-        "accelerator": tpu.name,
-        "runtime": tpu.kind.runtime,
+    if account := args.service_account:
+        flags += f" --service-account={shlex.quote(account)}"
+    node = f"--node-count={args.slices} --node-prefix={name}"
+    # Kubernetes makes one $ of two.
+    doubled = [word.replace("$", "$$") for word in words]
+    script = _render("pod.sh", values).rstrip()
+    return {
+        "hosts": f"{args.slices * values['per_slice']} host(s)",
+        "follow": _render("follow.sh", inner).rstrip(),
         "where": " ".join(where),
         "flags": flags,
-        "count": node or f"--node-id={name}",
-        "nodes": " ".join(nodes),
-        "follow": follow.rstrip(),
+        "node": node if several else f"--node-id={name}",
+        "nodes": " ".join(f"{name}-{i}" for i in range(args.slices) if several) or name,
+        "slices": args.slices,
+        "script": textwrap.indent(script, " " * 22),
+        "arguments": json.dumps(doubled, ensure_ascii=False),
+        "account": f"\n{' ' * 14}serviceAccountName: {json.dumps(account)}"
+        * bool(account),
+        "spot": f'\n{" " * 16}cloud.google.com/gke-spot: "true"' * args.spot,
+        "image": json.dumps(args.image),
     }

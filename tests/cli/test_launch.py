@@ -92,7 +92,8 @@ def fakes(tmp_path):
 
 def printed(capsys, target: str, *more: str, run=RUN) -> str:
     capsys.readouterr()
-    assert main(["launch", "--print", target, *TARGETS[target], *more, "--", *run]) == 0
+    argv = ["--print", target, "--install", "jaxlm", *TARGETS[target], *more]
+    assert main(["launch", *argv, "--", *run]) == 0
     return capsys.readouterr().out
 
 
@@ -267,16 +268,17 @@ def test_a_mistake_of_slurm_is_not_requeued(capsys, fakes):
         ("jaxlm", "'jaxlm[tpu,gcs]'"),
         ("jaxlm==0.1.0", "'jaxlm[tpu,gcs]==0.1.0'"),
         ("jaxlm[tpu]>=0.1", "'jaxlm[tpu]>=0.1'"),
+        ("jaxlm @ git+https://h/r", "'jaxlm[tpu,gcs] @ git+https://h/r'"),
         ("git+https://h/r.git@v1", "'jaxlm[tpu,gcs] @ git+https://h/r.git@v1'"),
         ("gs://b/jaxlm-0.1-py3.whl", "'jaxlm[tpu,gcs] @ ./jaxlm-0.1-py3.whl'"),
     ],
 )
 def test_jaxlm_is_installed_from_where_it_is(install, wanted, capsys):
     text = printed(capsys, "gke", "--install", install)
-    assert f"uv tool install --python 3.12 {wanted} &&" in text
+    assert f"uv tool install --python 3.12 {wanted} && return" in text
 
 
-GKE = "launch --print gke --accelerator v5litepod-16"
+GKE = "launch --print gke --install jaxlm --accelerator v5litepod-16"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,11 @@ GKE = "launch --print gke --accelerator v5litepod-16"
     [
         ("launch --print gcp -- pretrain", "'gcp'"),
         ("launch -- pretrain bert_tiny", "--print"),
-        ("launch --print gke -- pretrain bert_tiny --workdir w", "--accelerator"),
+        ("launch --print gke --accelerator v6e-4 -- pretrain bert_tiny", "--install"),
+        (
+            "launch --print gke --install jaxlm -- pretrain x --workdir w",
+            "--accelerator",
+        ),
         (f"{GKE} pretrain bert_tiny --workdir gs://b/r", "put -- before the command"),
         (GKE, "after --"),
         (f"{GKE} -- prepare bert_tiny", "not 'prepare'"),
@@ -294,13 +300,14 @@ GKE = "launch --print gke --accelerator v5litepod-16"
         (f"{GKE} -- pretrain bert_tiny --workdir gs://b/r --batch 24", "16 devices"),
         (f"{GKE} --zone us-west4-a -- pretrain x", "--zone has no effect"),
         (f"{GKE} --name My_Run -- pretrain x", "--name 'My_Run'"),
+        (f"{GKE} --install jaxlmx -- pretrain bert_tiny --workdir gs://b/r", "none of"),
         (f"{GKE} --install x.whl -- pretrain bert_tiny --workdir gs://b/r", "gs://"),
         (
-            "launch --print gke --accelerator v5e-256 -- pretrain x --workdir w",
+            f"{GKE} --accelerator v5e-256 -- pretrain x --workdir w",
             "did you mean v5litepod-256",
         ),
         (
-            "launch --print tpu-vm --accelerator v4-8 --zone west -- pretrain x",
+            f"{GKE} --print tpu-vm --zone west -- pretrain x",
             "--zone 'west'",
         ),
     ],
@@ -314,7 +321,7 @@ def test_what_hosts_cannot_see_is_noted(capsys, tmp_path):
     (tmp_path / "v.txt").touch()
     run = ["pretrain", "bert_tiny", "--workdir", "runs/a", "--tokenizer"]
     run += [str(tmp_path / "v.txt"), "--batch", "256"]
-    main(["launch", "--print", "gke", *POD, "--", *run])
+    main(["launch", "--print", "gke", "--install", "jaxlm", *POD, "--", *run])
     notes = capsys.readouterr().err
     assert "--workdir runs/a is not on gs://: 4 hosts need" in notes
     assert "v.txt is here" in notes and "plan bert_tiny --topology v5e:4x4" in notes

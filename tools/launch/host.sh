@@ -26,6 +26,7 @@ end() {
 }
 
 @@install
+install || end 1
 
 stopped=
 child=

@@ -1,6 +1,7 @@
 cd "${HOME:-/root}" || exit 1
 trap 'exit 75' TERM
 @@install
+install || exit 1
 bin/jaxlm "$@" &
 child=$!
 # As process 1, bash passes no signals on. jaxlm saves after the first SIGTERM, and

@@ -25,7 +25,7 @@ state() {
   fi
 }
 create() {
-  gcloud compute tpus queued-resources create "$name" "${where[@]}" @@count \
+  gcloud compute tpus queued-resources create "$name" "${where[@]}" @@node \
     --accelerator-type=@@accelerator --runtime-version=@@runtime \
     --scopes=cloud-platform@@flags
 }

@@ -7,7 +7,7 @@
 # Five minutes before the time limit, and when Slurm preempts the job, jaxlm saves and
 # ends with 75: the job goes back into the queue and resumes.
 #SBATCH --job-name=@@name
-#SBATCH --nodes=@@nodes
+#SBATCH --nodes=@@count
 #SBATCH --ntasks-per-node=@@tasks@@gpus
 #SBATCH --exclusive
 #SBATCH --signal=TERM@300
@@ -19,6 +19,7 @@ cd "${SLURM_SUBMIT_DIR:?submit it with sbatch}" || exit 1
 command=(@@words)
 mkdir -p @@name && cd @@name || exit 1
 @@install
+install || exit 1
 cd .. || exit 1
 
 # One log for each task; a lost task ends the others within 100 seconds.
