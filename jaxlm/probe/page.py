@@ -83,10 +83,10 @@ def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) ->
 
 def curves(
     layers: Sequence[str],
-    lines: Mapping[str, Sequence[float]],
+    lines: Mapping[str, Any],
     levels: Mapping[str, float],
     label: str,
-    spread: Mapping[str, Sequence[float]] | None = None,
+    spread: Mapping[str, Any] | None = None,
 ) -> str:
     """Curves over layers, with ± `spread`; `levels` are dashed, one for all layers."""
 
@@ -100,6 +100,7 @@ def curves(
             style = ("--", ":", "-.")[i % 3]
             axes.axhline(value, color="#777", ls=style, lw=1, label=name)
         axes.set_xticks(range(len(layers)), layers)
+        axes.set_ylim(bottom=0)
         axes.set_xlabel("layer")
         axes.set_ylabel(label)
         axes.grid(axis="y", color="#eee")

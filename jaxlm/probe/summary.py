@@ -1,0 +1,153 @@
+"""Probes' scores → what a layer adds, where a task lies, and beside it baselines."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlm.config.checks import optional
+from jaxlm.families import family_of
+from jaxlm.probe.edge import Probes, Schedule, mix_of, scorer, train
+from jaxlm.probe.edges import Cells, Example, Label, cells
+from jaxlm.probe.features import Reader, States, hidden_states, text_of_words
+from jaxlm.types import note
+
+
+class Data(NamedTuple):
+    """The examples of training and dev, and their labels."""
+
+    train: Sequence[Example]
+    dev: Sequence[Example]
+    names: Sequence[str]  # labels, the most frequent of training first
+    shares: np.ndarray  # [Y], of training
+    scored: np.ndarray  # bool [Y]: labels whose cells count
+
+
+class Curve(NamedTuple):
+    """Scores by layer 0 … N of each seed, and summaries of each seed."""
+
+    f1: np.ndarray  # [M, seeds]
+    control: np.ndarray  # [M, seeds], of the control task; empty: not trained
+    right: np.ndarray  # bool [M, seeds, targets]
+    mix: np.ndarray  # [seeds, M]: weights of the probe of all layers
+
+
+def labelled(train: Sequence[Example], dev: Sequence[Example], label: Label) -> Data:
+    """Training and dev with the labels of both; a note names those only dev has.
+
+    For semantic roles, labels of references and continuations (R-, C-) do not count;
+    for coreference, only the label 1 does.
+    """
+    counts: dict[str, int] = {}
+    for each in train:
+        for target in each.targets:
+            for name in target.labels:
+                counts[name] = counts.get(name, 0) + 1
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    every = {n for each in dev for target in each.targets for n in target.labels}
+    if new := sorted(every - set(names)):
+        note(f"labels of dev that training lacks, always missed: {', '.join(new)}")
+    names += new
+    shares = np.array([float(counts.get(name, 0)) for name in names])
+    if label == "srl":
+        scored = [not name.startswith(("R-", "C-")) for name in names]
+    else:
+        scored = [label != "coref" or name == "1" for name in names]
+    return Data(train, dev, names, shares, np.array(scored))
+
+
+def majority(data: Data, found: Cells) -> float:
+    """Micro F1 of the most frequent label for every target."""
+    labels = found.labels[0][:, data.scored]
+    best = data.shares[data.scored].argmax()
+    return float(2 * labels[:, best].sum() / max(1, len(labels) + labels.sum()))
+
+
+def curve(
+    reader: Reader,
+    data: Data,
+    seeds: int,
+    schedule: Schedule,
+    cache: Path,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    control: bool = True,
+) -> tuple[Curve, float]:
+    """(the scores of all layers' cumulative probes, those of the majority class)."""
+    dropped: dict[str, int] = {}
+    train_set = _features(reader, data.train, data, cache, tell, dropped)
+    dev_set = _features(reader, data.dev, data, cache, tell, dropped)
+    for why, count in dropped.items():
+        note(f"dropped {count:,} {why}")
+    layers = reader.config.num_layers + 1
+    probes = Probes.grid(layers, seeds, control)
+    score = scorer(probes, *dev_set, data.scored)
+    params = train(probes, *train_set, score, schedule, tell)
+    found = score(params)
+    shape = layers, seeds, 1 + control
+    f1, right = found.f1.reshape(shape), found.right.reshape(*shape, -1)[:, :, 0]
+    mixes = np.asarray(jax.vmap(mix_of)(params, np.asarray(probes.last)))
+    mix = mixes.reshape(*shape, layers)[-1, :, 0]
+    return Curve(f1[..., 0], f1[..., 1:].sum(-1), right, mix), majority(
+        data, dev_set[1]
+    )
+
+
+def _features(
+    reader: Reader,
+    examples: Sequence[Example],
+    data: Data,
+    cache: Path,
+    tell: Callable[[str], None],
+    dropped: dict[str, int],
+) -> tuple[States, Cells]:
+    most = family_of(reader.config).window(reader.config)
+    texts = [text_of_words(reader, each.words) for each in examples]
+    fits = [len(text.tokens) <= most for text, _ in texts]
+    counts = Counter[str]()
+    counts[f"sentences of more than {most:,} tokens"] = fits.count(False)
+    kept = [i for i, fit in enumerate(fits) if fit]
+    texts = [texts[i] for i in kept]
+    read = [examples[i] for i in kept]
+    found = cells(read, texts, data.names, data.shares, counts)
+    for why, count in (+counts).items():
+        dropped[why] = dropped.get(why, 0) + count
+    return hidden_states(reader, [text for text, _ in texts], cache, tell), found
+
+
+class Place(NamedTuple):
+    """Where in the network a task lies (Tenney et al., ACL 2019), by seed."""
+
+    gravity: np.ndarray  # centre of the mix of all layers
+    expected: np.ndarray  # layer, weighted by what each layer adds to F1
+    focus: np.ndarray  # KL divergence of the mix from the uniform one, in nats
+
+
+def place(found: Curve) -> Place:
+    """The summaries of a curve."""
+    layers = np.arange(len(found.f1))
+    adds = np.diff(found.f1, axis=0)  # negative ones are kept
+    total = adds.sum(0)
+    expected = (layers[1:, None] * adds).sum(0) / np.where(total == 0, np.nan, total)
+    mix = np.maximum(found.mix, 1e-30)
+    return Place(found.mix @ layers, expected, (mix * np.log(mix * len(layers))).sum(1))
+
+
+def paired(found: Curve) -> list[float]:
+    """p of each layer from 1 on: McNemar's exact test of it and the layer below, over
+    the targets that most seeds have right."""
+    stats = optional("scipy.stats", "paired tests", "scipy")
+    right = found.right.mean(1) > 0.5
+    gained = (right[1:] & ~right[:-1]).sum(1).tolist()
+    lost = (right[:-1] & ~right[1:]).sum(1).tolist()
+    pairs = zip(gained, lost, strict=True)
+    return [float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0 for a, b in pairs]
+
+
+def spread(values: Any) -> tuple[Any, Any]:
+    """(mean, standard deviation) over seeds; of one seed the deviation is 0."""
+    values = np.asarray(values, np.float64)
+    return values.mean(-1), values.std(-1, ddof=int(values.shape[-1] > 1))
