@@ -153,10 +153,17 @@ class Dropout(nn.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """`x` with dropped elements 0 and the others scaled up."""
-        if not self.rate:
-            return x
-        keep = keep_mask(self.make_rng("dropout"), x.shape, self.rate)
-        return jnp.where(keep, x * (1 / kept(self.rate)), 0)
+        return self.drawn()(x) if self.rate else x
+
+    def drawn(self) -> Callable[[Array], Array]:
+        """The function with its key drawn: a branch of `lax.cond` cannot draw one."""
+        key = self.make_rng("dropout")
+
+        def drop(x: Array) -> Array:
+            keep = keep_mask(key, x.shape, self.rate)
+            return jnp.where(keep, x * (1 / kept(self.rate)), 0)
+
+        return drop
 
 
 def keep_mask(

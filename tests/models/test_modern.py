@@ -157,6 +157,24 @@ def test_a_window_wider_than_the_row_shows_all_of_it():
     np.testing.assert_allclose(hidden_of(wide, *given), want, atol=1e-5)
 
 
+def test_local_layers_drop_probabilities_inside_the_window():
+    """At a rate that drops nothing, as without dropout; rows of many windows."""
+    shape = {"num_layers": 2, "global_every": 2, "max_length": 40}
+    config = dataclasses.replace(LOCAL, **shape)
+    params, tokens = params_of(config), jnp.arange(80).reshape(2, -1) % 31
+    module = Bert(dataclasses.replace(config, dropout=1e-6))
+
+    def total(params):
+        given = {"params": params}, tokens, tokens * 0
+        rngs = {"dropout": jax.random.key(0)}
+        last = module.apply(*given, deterministic=False, rngs=rngs).last
+        return jnp.sin(last).sum(), last
+
+    (_, last), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+    assert_close(last, hidden_of(config, params, tokens)[-1])
+    assert all(np.isfinite(leaf).all() for _, leaf in leaves(grads))
+
+
 def test_the_first_attention_has_no_norm():
     _, grads = value_and_grads(MODERN, params_of(MODERN), rows()[0], aims_of())
     first, second = grads["layers"]["attention_norm"]["scale"]

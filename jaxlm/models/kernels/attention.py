@@ -10,7 +10,6 @@ Callers pass these facts and not a mask, because a fused kernel needs the facts.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,7 +37,7 @@ def attention(
     offset: int | Int[Array, ""] = 0,
     scale: float | None = None,
     bias: Float[Array, "#B #H L T"] | None = None,
-    dropout: Callable[[Array], Array] | None = None,
+    dropout: Any = None,
     road: Road = "auto",
 ) -> Float[Array, "B L H K"]:
     """Softmax attention, with the softmax in float32.
@@ -53,8 +52,9 @@ def attention(
         offset: the position of query 0 among the keys, in a decoder with a cache.
         scale: factor of the scores; None: 1 / √K.
         bias: added to the scores.
-        dropout: of the probabilities. BERT drops each element independently; a mask
-            shared by heads or rows, as in Hugging Face's Flax port, differs from that.
+        dropout: of the probabilities, a `layers.Dropout`. BERT drops each element
+            independently; a mask shared by heads or rows, as in Hugging Face's Flax
+            port, differs from that.
         road: the kernel (`fused.py`); auto: the best one that can take the call.
     """
     if 0 < causal_rows < len(q_BLHK):
@@ -76,10 +76,12 @@ def attention(
     call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
     taken, _ = choose(road, call)
     far, _ = choose(road, call._replace(two_sided=False))
-    banded = two_sided and not other and isinstance(length, int) and length > 4 * window
+    banded = two_sided and other in ("", "dropout")
+    banded = banded and isinstance(length, int) and length > 4 * window
     facts = {"causal": causal, "scale": scale}
     if local is not None and (banded or {taken, far} != {"plain"}):
         facts |= {"segments": segments, "lengths": lengths, "road": road}
+        facts["dropout"] = dropout and dropout.drawn()
         whole = functools.partial(attention, **facts)
         near = functools.partial(whole, window=window)
         return jax.lax.cond(local, near, whole, q_BLHK, k_BTHK, v_BTHK)
@@ -87,7 +89,8 @@ def attention(
         facts |= {"window": window}
         return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
     if banded:
-        return _banded(q_BLHK, k_BTHK, v_BTHK, window, segments, lengths, scale)
+        rest: Any = segments, lengths, scale, dropout
+        return _banded(q_BLHK, k_BTHK, v_BTHK, window, *rest)
 
     slot_T = jnp.arange(keys)
     if isinstance(offset, int):  # not of a decoder
@@ -122,7 +125,7 @@ def attention(
     return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
 
 
-def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale):
+def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale, dropout):
     """Attention through a window to both sides: each block of queries sees its own keys
     and those of the blocks beside it.
 
@@ -149,7 +152,7 @@ def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale):
 
     k, v, ids = cut(k_BLHK, 1), cut(v_BLHK, 1), cut(ids, 1, -2)
     facts: Any = {"segments": ids, "window": window, "offset": block, "scale": scale}
-    y = attention(cut(q_BLHK, 0), k, v, **facts)
+    y = attention(cut(q_BLHK, 0), k, v, dropout=dropout, **facts)
     return y.reshape(rows, -1, *head)[:, :length]
 
 
