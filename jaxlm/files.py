@@ -8,6 +8,7 @@
 Files without a digest, which older versions wrote, are not verified.
 """
 
+import atexit
 import fcntl
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +59,81 @@ def place(path: str | os.PathLike) -> "epath.Path":
     return epath.Path(f"gs://{inside}")
 
 
+def absolute(path: str | os.PathLike) -> str:
+    """A path that does not depend on the current directory."""
+    return str(place(path)) if is_remote(path) else os.path.abspath(path)
+
+
+def listed(path: str | os.PathLike) -> "list[epath.Path]":
+    """What a directory holds, sorted; [] if there is no such directory."""
+    try:
+        return sorted(place(path).iterdir())
+    except FileNotFoundError:
+        return []
+
+
+# Directories of a run that hold no file of its model: arrays, logs, its corpus.
+_NO_MODEL = {"checkpoints", "best", "tensorboard", "profile", "corpus"}
+
+
+def local(path: str | os.PathLike) -> Path:
+    """A local directory with the files of a model or run, without arrays of a run.
+
+    Files on `gs://` are copied to a temporary directory, which ends with the process.
+    """
+    if not is_remote(path):
+        return Path(path)
+    there = place(path)
+    here = _copies() / str(there).removeprefix("gs://")
+    for each in listed(there):
+        copy = here / each.name
+        if each.name not in _NO_MODEL and each != there:
+            if each.is_dir():
+                local(each)
+            else:
+                here.mkdir(parents=True, exist_ok=True)
+                _gcs().get_file(str(each), str(copy))
+    return here
+
+
+@functools.cache
+def _copies() -> Path:
+    here = Path(tempfile.mkdtemp(prefix="jaxlm-"))
+    _TEMPORARY.add(here)
+    atexit.register(_remove, here)
+    return here
+
+
+@contextmanager
+def written(path: str | os.PathLike) -> Iterator[Path]:
+    """A local directory to write to; files for `gs://` are uploaded at the end."""
+    if not is_remote(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        yield Path(path)
+        return
+    with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as here:
+        yield here
+        copy_tree(here, path)
+
+
+def copy_tree(here: Path, there: str | os.PathLike, *, last: str = "") -> None:
+    """Copy all files of a local directory into another one; the file `last` is last."""
+    files = [path for path in here.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == last, path)):
+        copy = place(there) / path.relative_to(here).as_posix()
+        if is_remote(copy):  # appears whole; `open` would keep half of a file
+            _gcs().put_file(str(path), str(copy))
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def _gcs() -> Any:
+    import gcsfs
+
+    return gcsfs.GCSFileSystem()
+
+
 @functools.cache
 def _reach(bucket: str) -> None:
     """Raise a UserError if a bucket cannot be listed."""
@@ -66,10 +143,7 @@ def _reach(bucket: str) -> None:
     fsspec.config.conf["gcs"] = {"use_listings_cache": False}
     name = f"gs://{bucket}"
     try:
-        import gcsfs
-
-        files: Any = gcsfs.GCSFileSystem()
-        files.call("GET", "b/{}/o", bucket, maxResults=1)
+        _gcs().call("GET", "b/{}/o", bucket, maxResults=1)
     except ImportError:
         remedy = 'pip install "jaxlm[gcs]"'
         raise UserError(f"{name} needs the package gcsfs: {remedy}") from None
@@ -115,11 +189,20 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: os.PathLike, *, sealed: bool = False) -> Iterator[BinaryIO]:
     """A new file that replaces `path` as soon as it is complete and on the disk.
 
     `sealed`: append a digest of the name and the bytes, for `read_sealed`.
     """
+    if is_remote(path):
+        there = place(path)
+        with written(there.parent) as here, replacing(here / there.name) as file:
+            yield file
+            if sealed:
+                file.seek(0)
+                file.write(_read_digest(file, there.name, None))
+        return
+    path = Path(path)
     with temporary(path.with_name(f".{path.name}.{os.getpid()}.new")) as fresh:
         with open(fresh, "w+b") as file:
             yield file
@@ -133,7 +216,7 @@ def replacing(path: Path, *, sealed: bool = False) -> Iterator[BinaryIO]:
         sync(path.parent)
 
 
-def write_file(path: Path, *parts: str | bytes) -> None:
+def write_file(path: os.PathLike, *parts: str | bytes) -> None:
     """Write a file from its parts; a kill or a full disk leaves the old file."""
     with replacing(path) as file:
         for part in parts:
@@ -165,19 +248,20 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, content: dict | list) -> None:
+def write_json(path: os.PathLike, content: dict | list) -> None:
     """Write readable JSON; equal content gives equal bytes."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # A name that is not UTF-8 has surrogates, which JSON escapes in the same way.
     write_file(path, text.encode(errors="backslashreplace"))
 
 
-def read_json(path: Path, kind: type[T] = dict) -> T:
+def read_json(path: os.PathLike, kind: type[T] = dict) -> T:
     """The object (or list) in a JSON file; DamagedError if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(place(path).read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+        reason = error.strerror or "there is no such file"
+        raise DamagedError(f"{path} cannot be read: {reason}") from None
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, kind):
@@ -203,12 +287,14 @@ def unseal(content: Any, path: os.PathLike, field: str = SEAL) -> dict[str, Any]
     return content
 
 
-def write_sealed(path: Path, content: Mapping[str, Any], field: str = SEAL) -> None:
+def write_sealed(
+    path: os.PathLike, content: Mapping[str, Any], field: str = SEAL
+) -> None:
     """Write an object with its digest, for `read_object`."""
     write_json(path, seal(content, field))
 
 
-def read_object(path: Path, field: str = SEAL) -> dict[str, Any]:
+def read_object(path: os.PathLike, field: str = SEAL) -> dict[str, Any]:
     """The object in a JSON file; DamagedError if it was changed since."""
     return unseal(read_json(path), path, field)
 

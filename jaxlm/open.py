@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from numpy.typing import ArrayLike
 
 from jaxlm.checkpoints import RunFiles, restore_params
@@ -20,6 +21,7 @@ from jaxlm.config.vectors import VectorOptions
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.convert.sentence import read_sentence_model
 from jaxlm.families import build, family_of
+from jaxlm.files import local, place
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
@@ -224,7 +226,7 @@ class Model:
         ]
 
 
-def load(directory: str | Path, *, stay: bool = False) -> Model:
+def load(directory: str | os.PathLike, *, stay: bool = False) -> Model:
     """The model of a directory, on the default device.
 
     A run directory gives its newest checkpoint, verified. A model directory gives its
@@ -232,27 +234,27 @@ def load(directory: str | Path, *, stay: bool = False) -> Model:
     run's parameters stay on disk and are read and verified each time they are used,
     which suits an export (`checkpoints.StoredLeaf`).
     """
-    path = _existing(directory)
+    path = local(_existing(directory))
     if is_model(path):
         loaded = read_model(path, lambda _, array: jax.device_put(array))
         return Model(_run_of(loaded), loaded.params, loaded.tokenizer, None, path)
-    config = read_config(path)
+    config = read_config(directory)
     if isinstance(config, FinetuneConfig):
-        raise UserError(f"{path} is a model of a task: jaxlm predict uses it")
+        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
     abstract = abstract_params(build(config.model))
     files = path / "tokenizer"
     tokenizer = load_tokenizer(files)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
-    restored = restore_params(path, abstract, stored=stay, run=run)
+    restored = restore_params(directory, abstract, stored=stay, run=run)
     return Model(config, restored.state, tokenizer, restored.step, files)
 
 
-def _existing(directory: Any) -> Path:
+def _existing(directory: Any) -> epath.Path:
     if not isinstance(directory, str | os.PathLike) or not str(directory):
         raise UserError(
             f"{shown(directory)} is not the path of a run or model directory"
         )
-    path = Path(directory)
+    path = place(directory)
     if not path.is_dir():
         how = "is a file: name its directory" if path.exists() else "does not exist"
         raise UserError(f"{path} {how}")
@@ -272,19 +274,19 @@ def _run_of(loaded: Loaded) -> RunConfig:
     return RunConfig(model=loaded.config, text=text, length=max(8, min(128, longest)))
 
 
-def is_task(directory: str | Path) -> bool:
+def is_task(directory: str | os.PathLike) -> bool:
     """Whether a directory is a run of `jaxlm finetune`, or has its seeds."""
     path = best_seed(directory)
-    if not (path / "config.json").is_file() or is_model(path):
+    if not (path / "config.json").is_file() or is_model(local(path)):
         return False
     return isinstance(read_config(path), FinetuneConfig)
 
 
 def open_task(
-    directory: str | Path, columns: Mapping[str, Any] | None = None
+    directory: str | os.PathLike, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
     """`open_finetuned`; UserError if the directory holds a model and not a run."""
-    if is_model(Path(directory)):
+    if is_model(local(directory)):
         raise UserError(
             f"{directory} is a model: fine-tune it first, with jaxlm finetune --init"
         )
@@ -293,40 +295,38 @@ def open_task(
 
 def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
     """The config and the tokenizer of the model in a run or model directory."""
-    if is_model(Path(directory)):
-        loaded = read_model(Path(directory), None)
+    here = local(directory)
+    if is_model(here):
+        loaded = read_model(here, None)
         return loaded.config, loaded.tokenizer
     run = best_seed(directory)
-    return read_config(run).model, load_tokenizer(run / "tokenizer")
+    return read_config(run).model, load_tokenizer(local(run / "tokenizer"))
 
 
 def pretrained(directory: str) -> Pretrained:
     """The parameters of `--init` without a task's; those of a run stay on disk."""
     check_init(directory)
-    if is_model(Path(directory)):
-        read = read_model(Path(directory), lambda _, leaf: leaf)
+    here, files = local(directory), None
+    if is_model(here):
+        read = read_model(here, lambda _, leaf: leaf)
         return Pretrained(directory, read.params)
-    run, files = directory, None
-    if "://" not in directory:
-        run = str(path := best_seed(directory))
-        if (path / "config.json").is_file():
-            digest = load_tokenizer(path / "tokenizer").sha256
-            files = RunFiles(read_config(path), {"tokenizer_sha256": digest})
+    run = str(path := best_seed(directory))
+    if (path / "config.json").is_file():
+        digest = load_tokenizer(local(path / "tokenizer")).sha256
+        files = RunFiles(read_config(path), {"tokenizer_sha256": digest})
     found = restore_params(run, stored=True, run=files)
     params = {name: each for name, each in found.state.items() if name not in OWN}
     return Pretrained(f"{run} at step {found.step}", params)
 
 
 def check_init(directory: str) -> None:
-    """Refuse a local directory that does not exist."""
-    if "://" not in directory and not Path(directory).is_dir():
+    """Refuse a directory that does not exist."""
+    if not place(directory).is_dir():
         raise UserError(f"--init {directory}: there is no such directory")
 
 
 def other_settings(directory: str, model: ModelConfig) -> list[str]:
     """A note if settings that no shape shows differ from those of `--init`."""
-    if "://" in directory:
-        return []
     theirs, _ = model_of(directory)
     names = ["activation", "norm_eps"]
     ropes = [getattr(each, "positions", "") == "rope" for each in (theirs, model)]
@@ -350,8 +350,6 @@ def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> li
     An entry that is another word is a UserError, unless `other` allows it. `[unusedN]`
     fits any word: words of a domain may take its place.
     """
-    if "://" in directory:
-        return [f"the vocabulary of {directory} is not compared: it is not local"]
     config, known = model_of(directory)
     if not config.vocab_size or known.sha256 == tokenizer.sha256:
         return []  # an ELMo without a softmax reads characters alone
@@ -373,7 +371,7 @@ def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> li
     )
     if other:
         return [said]
-    model = is_model(Path(directory))
+    model = is_model(local(directory))
     files = directory if model else f"{best_seed(directory)}/tokenizer"
     way = "--other_vocabulary to keep the rows of the table under the new words"
     raise UserError(

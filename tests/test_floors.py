@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
     "types memory __version__",
     "files",
-    "keys tree config losses mesh",
+    "keys tree config losses mesh lease",
     "sharding xla",
     "text models metrics devices",
     "data objectives checkpoints",
@@ -27,7 +27,7 @@ FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 DEVICES = {"jax", "jaxlib", "flax", "optax", "orbax"}  # text and config live without
 OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "gguf", "spacy"}
 OPTIONAL |= {"rjieba", "libtpu", "onnxruntime", "xllamacpp", "sentence_transformers"}
-OPTIONAL |= {"sklearn", "scipy", "matplotlib"}
+OPTIONAL |= {"gcsfs", "sklearn", "scipy", "matplotlib"}
 OPTIONAL |= {"mwxml", "mwparserfromhell", "pyarrow"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

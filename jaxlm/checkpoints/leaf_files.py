@@ -19,6 +19,7 @@ import tensorstore as ts
 from etils import epath
 
 from jaxlm.checkpoints.digests import LeafDigest, measure
+from jaxlm.files import is_remote
 from jaxlm.types import UserError
 
 STATE = "state"  # directory of the leaves in that of a checkpoint
@@ -104,7 +105,7 @@ class StoredLeaf:
         # Of a file, only the pages of the part that is read come in.
         place["file_io_mode"] = {"mode": "memmap"}
         spec = {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False}
-        if path.startswith("gs://"):
+        if is_remote(path):
             bucket, _, inside = path.removeprefix("gs://").partition("/")
             place = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
             # Objects come in whole: several parts of one are read at once.

@@ -38,7 +38,16 @@ from jaxlm.checkpoints.leaf_files import (
     first_line,
 )
 from jaxlm.checkpoints.run_files import RunFiles
-from jaxlm.files import SEAL, DamagedError, seal, unseal
+from jaxlm.files import (
+    SEAL,
+    DamagedError,
+    absolute,
+    is_remote,
+    listed,
+    place,
+    seal,
+    unseal,
+)
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
@@ -81,11 +90,10 @@ class Checkpoints:
         keeps: Callable[[int], bool] = lambda step: False,
         run: RunFiles | None = None,
     ):
-        if "://" not in str(workdir):  # TensorStore takes no ".."
-            workdir = os.path.abspath(workdir)
-        self.directory = epath.Path(workdir) / "checkpoints"
+        # TensorStore takes no "..".
+        self.directory = place(absolute(workdir)) / "checkpoints"
         # On a local disk a step appears by a rename, on gs:// by a marker file.
-        self._remote = str(workdir).startswith("gs://")
+        self._remote = is_remote(workdir)
         self._keep, self._keeps, self.run = keep, keeps, run
         self._first = jax.process_index() == 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -106,7 +114,7 @@ class Checkpoints:
             probe.unlink()
             sound = [str(step) for step in self.steps()]
             orphans = []
-            for each in sorted(self.directory.iterdir()):
+            for each in listed(self.directory):
                 uncommitted = each.name.isdigit() and each.name not in sound
                 if uncommitted or _TEMPORARY in each.name or each.suffix == _DELETED:
                     each.rmtree()
@@ -119,10 +127,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps whose saves are complete, ascending."""
-        found = self.directory.iterdir() if self.directory.exists() else ()
         return sorted(
             int(each.name)
-            for each in found
+            for each in listed(self.directory)
             if each.name.isdigit()
             and (not self._remote or (each / _COMMITTED).exists())
         )

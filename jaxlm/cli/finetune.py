@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from jaxlm.cli.arguments import Flat, early, parse, take_config
@@ -12,7 +11,7 @@ from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import in_turn, say, start_jax
 from jaxlm.config import FinetuneConfig
 from jaxlm.config.run import Count
-from jaxlm.files import write_json
+from jaxlm.files import place, write_json
 from jaxlm.types import UserError
 
 
@@ -66,14 +65,14 @@ def run_finetune(argv: list[str]) -> int:
 
 def _init_of(workdir: str, init: str) -> str:
     """The directory of the model: --init, or the run itself if --init was deleted."""
-    here = Path(workdir)
+    here = place(workdir)
     begun = [here / "config.json", *sorted(here.glob("seed-*/config.json"))]
     begun = [str(path.parent) for path in begun if path.is_file()]
     if begun and not init:
         raise UserError(f"{begun[0]} has begun from a model: name it again by --init")
     if not init:
         raise UserError("jaxlm finetune needs --init, a run or model directory")
-    return init if Path(init).exists() or not begun else begun[0]
+    return init if place(init).exists() or not begun else begun[0]
 
 
 def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
@@ -114,9 +113,9 @@ def _write_answers(job: Any, workdir: str, step: int) -> None:
 
     if jax.process_index():
         return
-    kept = Path(workdir) / "best" / "checkpoints" / str(step)
-    written = [path.stat().st_mtime for path in Path(workdir).glob("predictions.*")]
-    if written and max(written) > kept.stat().st_mtime:
+    kept = place(workdir) / "best" / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+    written = [path.stat().mtime for path in place(workdir).glob("predictions.*")]
+    if written and max(written) >= kept.stat().mtime:
         return
     try:
         path = predict_dev(workdir, job.dev, batch=job.config.batch)
@@ -136,4 +135,4 @@ def _print_table(workdir: str, seeds: range) -> None:
         return
     print(*seed_table(figures), sep="\n")
     content = {f"seed-{seed}": each for seed, each in figures.items()}
-    write_json(Path(workdir) / "seeds.json", content)
+    write_json(place(workdir) / "seeds.json", content)

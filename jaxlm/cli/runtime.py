@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from jaxlm.files import remove_temporary
+from jaxlm.files import is_remote, remove_temporary
 from jaxlm.types import UserError
 
 # Launchers' variables with the number of processes of a job.
@@ -122,7 +122,7 @@ def _keep_native_output(workdir: str, host: int) -> None:
     """
     from jaxlm.cli import witness
 
-    here = Path(tempfile.gettempdir() if "://" in workdir else workdir)
+    here = Path(tempfile.gettempdir() if is_remote(workdir) else workdir)
     here.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, witness.__file__, str(here / f"host-{host}.log")]
     process = subprocess.Popen(

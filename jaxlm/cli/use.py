@@ -15,6 +15,7 @@ import tyro
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
+from jaxlm.files import is_remote
 from jaxlm.generate.sampling import Sampling
 from jaxlm.types import UserError, plural
 
@@ -123,20 +124,20 @@ def run_embed(argv: list[str]) -> int:
     if Path(args.out).suffix not in (".h5", ".hdf5", ".npz"):
         raise UserError(f"--out {args.out} is none of .h5, .hdf5 and .npz")
     for path in args.text:
-        if "://" not in path and not os.path.exists(path):
+        if not is_remote(path) and not os.path.exists(path):
             pipe = "echo 'A text.' | jaxlm embed … --text /dev/stdin"
             remedy = f"write one text a line into a file, or pipe it: {pipe}"
             raise UserError(f"--text {path!r} is not a file: {remedy}")
     start_jax()
     import jaxlm
     from jaxlm.convert.hdf5 import write_hdf5
-    from jaxlm.convert.model_directory import atomic
+    from jaxlm.convert.model_directory import atomic, export_path
     from jaxlm.text.sources import read_lines
 
     writer = _npz if args.out.endswith(".npz") else write_hdf5
     lines = tokens = cut_off = 0
     shape: tuple[int, ...] = ()
-    with atomic(Path(args.out), file=True) as beside:
+    with export_path(args.out) as out, atomic(out, file=True) as beside:
         texts = itertools.chain.from_iterable(map(read_lines, args.text))
         found = jaxlm.load(args.directory).embed_each(texts, args)
         try:

@@ -1,5 +1,6 @@
 """Weights of other programs: `jaxlm export DIR --to …`, `jaxlm import DIR`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.convert import READABLE, Dtype, Format
-from jaxlm.files import read_json
+from jaxlm.files import absolute, local, place, read_json
 from jaxlm.types import UserError
 
 
@@ -67,7 +68,7 @@ def run_export(argv: list[str]) -> int:
     args = parse(Export, argv)
     start_jax()
     from jaxlm.convert.gguf import missing_from_gguf
-    from jaxlm.convert.model_directory import export
+    from jaxlm.convert.model_directory import export, export_path
     from jaxlm.convert.verify import check_client, verify
     from jaxlm.open import is_task, load
 
@@ -78,15 +79,15 @@ def run_export(argv: list[str]) -> int:
         return _export_task(args)
     readable = args.to in READABLE
     model = load(args.directory, stay=readable)
-    origin = _origin(Path(args.directory), model.run, model.step)
-    digests = export(Path(args.out), args.to, model, dtype=args.dtype, origin=origin)
-    _say_written(args.out, digests)
-    if args.to == "gguf" and (note := missing_from_gguf(model)):
-        say(note)
-    if not args.verify:
-        return 0
-    exported = load(args.out) if readable else model
-    return _status(verify(exported, Path(args.out), args.to))
+    origin = _origin(args.directory, model.run, model.step)
+    with export_path(args.out) as out:
+        digests = export(out, args.to, model, dtype=args.dtype, origin=origin)
+        _say_written(args.out, digests)
+        if args.to == "gguf" and (note := missing_from_gguf(model)):
+            say(note)
+        if not args.verify:
+            return 0
+        return _status(verify(load(out) if readable else model, out, args.to))
 
 
 def run_import(argv: list[str]) -> int:
@@ -94,39 +95,41 @@ def run_import(argv: list[str]) -> int:
     args = parse(Import, argv)
     start_jax()
     import jaxlm
-    from jaxlm.convert.model_directory import import_model
+    from jaxlm.convert.model_directory import export_path, import_model
     from jaxlm.convert.verify import check_source, verify_import
 
-    directory, out = Path(args.directory), Path(args.out)
-    tokenizer = Path(args.tokenizer) if args.tokenizer else None
-    _check_out(out, directory, tokenizer or directory)
+    directory = local(args.directory)
+    tokenizer = local(args.tokenizer) if args.tokenizer else None
+    _check_out(args.out, args.directory, args.tokenizer or args.directory)
     if args.verify:
         check_source(directory)
-    source, digests = import_model(
-        directory,
-        out,
-        tokenizer=tokenizer,
-        pickle=args.allow_pickle,
-        ignore=args.ignore,
-        dtype=args.dtype,
-        words=args.words,
-    )
-    for head in source.missing:
-        say(f"the files have no {head} head, so the model has none")
-    _say_written(args.out, digests)
-    if not args.verify:
-        return 0
-    options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
-    return _status(*verify_import(jaxlm.load(out), out, directory, **options))
+    with export_path(args.out) as out:
+        source, digests = import_model(
+            directory,
+            out,
+            tokenizer=tokenizer,
+            pickle=args.allow_pickle,
+            ignore=args.ignore,
+            dtype=args.dtype,
+            words=args.words,
+        )
+        for head in source.missing:
+            say(f"the files have no {head} head, so the model has none")
+        _say_written(args.out, digests)
+        if not args.verify:
+            return 0
+        options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
+        return _status(*verify_import(jaxlm.load(out), out, directory, **options))
 
 
-def _check_out(out: str | Path, *read: str | Path) -> None:
+def _check_out(out: str, *read: str) -> None:
     """Refuse to replace what is read: another form may hold less."""
-    if Path(out).resolve() in [Path(each).resolve() for each in read]:
+    if place(out).resolve() in [place(each).resolve() for each in read]:
         raise UserError(f"--out {out} is the directory that is read: name another")
 
 
 def _export_task(args: Export) -> int:
+    from jaxlm.convert.model_directory import export_path
     from jaxlm.convert.task_head import export_task
     from jaxlm.convert.verify import passages, verify_task
     from jaxlm.tasks.finetuned import open_finetuned, sample
@@ -137,24 +140,26 @@ def _export_task(args: Export) -> int:
     config, tokenizer = finetuned.config, finetuned.task.tokenizer
     parts = config.model, config.task, finetuned.params, tokenizer
     origin = _origin(finetuned.directory, config, finetuned.step)
-    out = Path(args.out)
-    digests = export_task(out, *parts, dtype=args.dtype, origin=origin)
-    _say_written(args.out, digests)
-    if not args.verify:
-        return 0
-    return _status(verify_task(*sample(finetuned, passages(tokenizer)), out))
+    with export_path(args.out) as out:
+        digests = export_task(out, *parts, dtype=args.dtype, origin=origin)
+        _say_written(args.out, digests)
+        if not args.verify:
+            return 0
+        return _status(verify_task(*sample(finetuned, passages(tokenizer)), out))
 
 
-def _origin(here: Path, run: RunConfig, step: int | None) -> dict[str, Any]:
+def _origin(
+    here: str | os.PathLike, run: RunConfig, step: int | None
+) -> dict[str, Any]:
     """A description of a model's origin, without paths, for the export's files."""
     from jaxlm.train.workdir import written_provenance
 
     if step is None:
-        path = here / "jaxlm_export.json"
+        path = place(here) / "jaxlm_export.json"
         known = read_json(path).get("origin") if path.is_file() else {}
-        return known or {"model": here.resolve().name}
+        return known or {"model": Path(absolute(here)).name}
     of = f"{step:,} of {run.steps:,}"
-    known = {"run": here.resolve().name, "step": of, "seed": run.seed}
+    known = {"run": Path(absolute(here)).name, "step": of, "seed": run.seed}
     if run.finetunes:
         return {**known, "from": Path(run.init).name}
     newest = written_provenance(here)[-1]

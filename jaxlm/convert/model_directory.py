@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,10 @@ from jaxlm.families import family_of
 from jaxlm.families.elmo import with_words
 from jaxlm.files import (
     DamagedError,
+    copy_tree,
+    is_remote,
+    listed,
+    place,
     read_json,
     read_object,
     remedied,
@@ -266,6 +271,28 @@ def export(
         else:
             write_stablehlo(beside, config, params)
         return {out.name: sha256(beside)}
+
+
+@contextlib.contextmanager
+def export_path(out: str) -> Iterator[Path]:
+    """A local path to export to; for `gs://`, what is there is uploaded at the end.
+
+    The digests are uploaded last: half of an upload does not fit them.
+    """
+    if not is_remote(out):
+        yield Path(out)
+        return
+    there, old = place(out), [each for each in listed(out) if each != place(out)]
+    if old and not (there / _DIGESTS).exists():
+        raise UserError(
+            f"{out} holds other files and is not an export: name another --out"
+        )
+    with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as scratch:
+        yield scratch / there.name
+        copy_tree(scratch, there.parent, last=_DIGESTS)
+        for each in old:
+            if not (scratch / there.name / each.name).exists():
+                each.rmtree()
 
 
 @contextlib.contextmanager

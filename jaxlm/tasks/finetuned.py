@@ -3,6 +3,7 @@
 WORKDIR/seed-0  WORKDIR/seed-1 …        each a run directory
 """
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from jaxlm.checkpoints import Checkpoints, RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.families import family_of
-from jaxlm.files import write_file
+from jaxlm.files import local, place, write_file
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
@@ -34,7 +36,7 @@ from jaxlm.types import UserError
 class Finetuned:
     """A fine-tuned model with the best parameters of its run."""
 
-    directory: Path  # of the run
+    directory: epath.Path  # of the run
     task: Task
     module: TaskModel
     params: Any
@@ -84,14 +86,14 @@ class Finetuned:
     def _notes(self, path: str, file: File) -> tuple[str, ...]:
         return (*width_notes(path, file.examples, self.width), *file.rows.notes)
 
-    def write(self, file: File, out: Path, *, batch: int) -> None:
+    def write(self, file: File, out: os.PathLike, *, batch: int) -> None:
         """Write the answers for a file, whole or not at all."""
         text = self.task.output(file, self.scores(file, batch=batch))
         write_file(out, text)
 
 
 def open_finetuned(
-    directory: str | Path, columns: Mapping[str, Any] | None = None
+    directory: str | os.PathLike, columns: Mapping[str, Any] | None = None
 ) -> Finetuned:
     """The model of a run with its best parameters; of several seeds, the best seed's.
 
@@ -103,7 +105,7 @@ def open_finetuned(
         raise UserError(
             f"{workdir} is a pretraining run: start from it with jaxlm finetune --init"
         )
-    tokenizer = load_tokenizer(workdir / "tokenizer")
+    tokenizer = load_tokenizer(local(workdir / "tokenizer"))
     task = task_of(config, tokenizer)
     module = module_of(config, task)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
@@ -116,10 +118,10 @@ def open_finetuned(
     return Finetuned(workdir, task, module, found.state, found.step, width)
 
 
-def predict_dev(workdir: str | Path, dev: File, *, batch: int) -> Path:
+def predict_dev(workdir: str, dev: File, *, batch: int) -> epath.Path:
     """Write a run's answers for its dev file to its directory; returns the path."""
     finetuned = open_finetuned(workdir)
-    out = Path(workdir) / f"predictions.{finetuned.task.suffix}"
+    out = place(workdir) / f"predictions.{finetuned.task.suffix}"
     finetuned.write(dev, out, batch=batch)
     return out
 
@@ -154,15 +156,15 @@ def sample(
     return batches, finetuned.scores(File(examples, rows), batch=1)
 
 
-def best_figures(workdir: str | Path) -> tuple[int, dict[str, float]] | None:
+def best_figures(workdir: str | os.PathLike) -> tuple[int, dict[str, float]] | None:
     """(step, dev figures) of a run's best checkpoint; None if there is none."""
     found = Checkpoints(f"{workdir}/best").stored()
     return (found.step, found.meta) if found else None
 
 
-def best_seed(directory: str | Path) -> Path:
+def best_seed(directory: str | os.PathLike) -> epath.Path:
     """The directory if it is a run; else the best of its seeds on the dev file."""
-    here = Path(directory)
+    here = place(directory)
     seeds = [path.parent for path in here.glob("seed-[0-9]*/config.json")]
     seeds.sort(key=lambda run: (len(run.name), run.name))
     if (here / "config.json").is_file() or not seeds:

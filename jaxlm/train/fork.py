@@ -9,12 +9,12 @@ Next: `loop.py`, which takes the state; `workdir.py` keeps the record of the cha
 
 import dataclasses
 import fnmatch
-import os
 from typing import Any
 
 from jaxlm.checkpoints import Checkpoints, Restored, RunFiles, state_sha256
 from jaxlm.config import RunConfig
 from jaxlm.config.files import changes
+from jaxlm.files import absolute
 from jaxlm.text.corpus import Corpus
 from jaxlm.train.state import LARGEST
 from jaxlm.train.workdir import has_begun, provenance, read_config
@@ -33,7 +33,7 @@ def fork_of(text: str) -> tuple[str, int]:
     run, _, step = text.rpartition("@")
     if not (run and step.isdecimal()):
         raise UserError(f"--fork {text} is not RUN@STEP; {_kept(text)}")
-    return run if "://" in run else os.path.abspath(run), int(step)
+    return absolute(run), int(step)
 
 
 def _kept(run: str) -> str:
@@ -95,7 +95,7 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
             after = f"comes after batch {done - 1}"
             raise UserError(f"--skip {each}: step {step} of {run} {after}")
     if record.get("corpus_sha256") != corpus.sha256:
-        changed["corpus"] = record.get("corpus"), os.path.abspath(corpus.directory)
+        changed["corpus"] = record.get("corpus"), absolute(corpus.directory)
     stored = checkpoints.stored(step)
     assert stored
     digest = state_sha256(stored.digests)

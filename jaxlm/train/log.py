@@ -16,6 +16,7 @@ process 0 writes and prints; every process gets the fetched figures.
 
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -28,11 +29,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from jaxlm.config import RunConfig
 from jaxlm.devices import peak_flops
-from jaxlm.files import write_file
+from jaxlm.files import copy_tree, is_remote, place, write_file
 from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.screen import Screen
 
@@ -50,7 +50,7 @@ class Log(AbstractContextManager):
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | os.PathLike,
         config: RunConfig,
         start: int,
         last: int,
@@ -76,8 +76,8 @@ class Log(AbstractContextManager):
         if not first:
             return
         self._local = Path(workdir)
-        if str(workdir).startswith("gs://"):
-            self._remote = epath.Path(workdir)
+        if is_remote(workdir):
+            self._remote = place(workdir)
             self._local = Path(tempfile.mkdtemp("jaxlm"))
             if (there := self._remote / "metrics.jsonl").exists():
                 (self._local / "metrics.jsonl").write_bytes(there.read_bytes())
@@ -203,7 +203,10 @@ class Log(AbstractContextManager):
     def upload(self) -> None:
         """Copy all files of a `gs://` run there; does nothing for a local run."""
         if self._remote:
-            copy_tree(self._local, self._remote)
+            try:
+                copy_tree(self._local, self._remote)
+            except Exception as error:  # the next upload has these lines, too
+                self.say(f"warning: metrics are not uploaded: {error}")
 
     def close(self) -> None:
         """Write pending metrics and end the progress bar; called by `with`."""
@@ -244,15 +247,6 @@ class Log(AbstractContextManager):
         sums = {**_UNKNOWN, **figures(self._sums), **self._own}
         rates = {"tokens_per_second": rate, "mfu": mfu}
         return {"step": self._step, **sums, **rates}, seconds_left
-
-
-def copy_tree(here: Path, there: Any) -> None:
-    """Copy all files of a directory into another one, which may be in a bucket."""
-    for path in here.rglob("*"):
-        if path.is_file():
-            copy = there / str(path.relative_to(here))
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
 
 
 @dataclass

@@ -138,8 +138,8 @@ def _loop(
             with log.pause("save"):
                 kept = {"sound": sound, "best": best.step if best else None}
                 meta = {"log": log.carry(), **kept}
+                log.upload()  # first: a checkpoint is never newer than the metrics
                 digests = checkpoints.save(step, state, meta, held=sound)
-                log.upload()
         due = config.eval_every and step % config.eval_every == 0
         if evaluate and (step > start or missing) and (due or step == last):
             with log.pause("evaluate"):

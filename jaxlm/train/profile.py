@@ -13,7 +13,8 @@ import jax
 from etils import epath
 
 from jaxlm.config.run import range_of
-from jaxlm.train.log import Log, copy_tree
+from jaxlm.files import copy_tree, place
+from jaxlm.train.log import Log
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def profiling(
                 options.python_tracer_level = 0
                 here = stack.enter_context(tempfile.TemporaryDirectory())
                 jax.profiler.start_trace(here, profiler_options=options)
-                stack.callback(_stop, here, epath.Path(workdir) / "profile", log)
+                stack.callback(_stop, here, place(workdir) / "profile", log)
             elif steps and step == steps.stop:
                 log.flush()
                 stack.close()

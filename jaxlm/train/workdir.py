@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from jaxlm.checkpoints import Checkpoints, RunFiles, UnsoundError
 from jaxlm.checkpoints.store import FORMAT, check_format
@@ -27,7 +27,11 @@ from jaxlm.config import FinetuneConfig, RunConfig
 from jaxlm.config.files import from_dict
 from jaxlm.files import (
     DamagedError,
+    absolute,
+    is_remote,
+    listed,
     locked,
+    place,
     read_json,
     read_object,
     remedied,
@@ -36,7 +40,9 @@ from jaxlm.files import (
     write_file,
     write_json,
     write_sealed,
+    written,
 )
+from jaxlm.lease import leased
 from jaxlm.text.corpus import Corpus, files_below, read_manifest
 from jaxlm.types import UserError
 from jaxlm.xla import xla_options
@@ -46,10 +52,14 @@ _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy
 
 
 @contextlib.contextmanager
-def lock(workdir: str | Path) -> Iterator[None]:
-    """Lock a local run directory, see `files.locked`."""
-    if str(workdir).startswith("gs://") or jax.process_index() != 0:
+def lock(workdir: str | os.PathLike) -> Iterator[None]:
+    """Lock a run directory, see `files.locked` and `lease.leased`."""
+    if jax.process_index() != 0:
         yield
+        return
+    if is_remote(workdir):
+        with leased(str(workdir)):
+            yield
         return
     path = Path(workdir) / ".lock"
     try:
@@ -62,7 +72,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
 
 
 def open_workdir(
-    workdir: str | Path,
+    workdir: str | os.PathLike,
     config: RunConfig,
     corpus: Corpus,
     argv: list[str],
@@ -78,14 +88,15 @@ def open_workdir(
         remedy = f"pass --model.vocab_size {size}, or prepare it with this config"
         raise UserError(f"corpus {corpus.directory} has {sizes}: {remedy}")
     data = {
-        "corpus": os.path.abspath(corpus.directory),
-        "corpus_from_here": os.path.relpath(corpus.directory, workdir),
+        "corpus": absolute(corpus.directory),
         **corpus.digests,
         **(facts or {}),
     }
 
+    if not (is_remote(workdir) or is_remote(corpus.directory)):
+        data["corpus_from_here"] = os.path.relpath(corpus.directory, workdir)
+
     def save_tokenizer(to: Path) -> None:
-        to.mkdir(exist_ok=True)
         for name, path in files_below(Path(corpus.directory)):
             if name.startswith("tokenizer/"):
                 write_file(to / path.name, path.read_bytes())
@@ -94,7 +105,7 @@ def open_workdir(
 
 
 def claim_workdir(
-    workdir: str | Path,
+    workdir: str | os.PathLike,
     config: RunConfig,
     data: Mapping[str, Any],
     argv: list[str],
@@ -105,7 +116,7 @@ def claim_workdir(
     `data` describes the training data, for the provenance; a value named `…_sha256`
     must not have changed. `save_tokenizer` writes the tokenizer into a directory.
     """
-    here = Path(workdir)
+    here = place(workdir)
     options = {"xla_options": xla_options(config, training=True)}
     record = {**_provenance(argv), **options, **data}
     begun = has_begun(here)
@@ -118,28 +129,29 @@ def claim_workdir(
         return
     if not begun:
         here.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(here / "tokenizer", ignore_errors=True)
-        save_tokenizer(here / "tokenizer")
+        (here / "tokenizer").rmtree(missing_ok=True)
+        with written(here / "tokenizer") as to:
+            save_tokenizer(to)
     records = [*map(seal, provenance(here)), seal(record)]
     write_sealed(here / "config.json", dataclasses.asdict(config))
     write_json(here / "provenance.json", records)
 
 
-def has_begun(workdir: str | Path) -> bool:
+def has_begun(workdir: str | os.PathLike) -> bool:
     """Whether a run has trained here: it has a config, and a checkpoint or a metric.
 
     A command that failed before its first step claims nothing.
     """
-    here = Path(workdir)
+    here = place(workdir)
     metrics = here / "metrics.jsonl"
-    logged = metrics.is_file() and metrics.stat().st_size > 0
-    trained = logged or any(here.glob("checkpoints/*"))
+    logged = metrics.is_file() and metrics.stat().length > 0
+    trained = logged or bool(listed(here / "checkpoints"))
     return trained and (here / "config.json").is_file()
 
 
-def read_config(workdir: str | Path) -> RunConfig:
+def read_config(workdir: str | os.PathLike) -> RunConfig:
     """The configuration of a run directory; UserError if it has another format."""
-    path = Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     if not path.is_file():
         if (path.parent / "checkpoints").is_dir():
             raise UserError(f"{workdir} has no config.json; {_REMEDY}")
@@ -154,15 +166,17 @@ def read_config(workdir: str | Path) -> RunConfig:
             raise DamagedError(f"{path}: {error}") from None
 
 
-def corpus_of(workdir: str | Path) -> str:
+def corpus_of(workdir: str | os.PathLike) -> str:
     """The path of the corpus that a run used last; WORKDIR/corpus if it used none.
 
     A run may have been moved, with its corpus or without it. The digest of the corpus
     tells whether its absolute or its relative path is still right.
     """
     newest = (provenance(workdir) or [{}])[-1]
-    path = newest.get("corpus", str(Path(workdir) / "corpus"))
-    moved = os.path.normpath(Path(workdir, newest.get("corpus_from_here", path)))
+    path = newest.get("corpus", str(place(workdir) / "corpus"))
+    moved = path
+    if "corpus_from_here" in newest:
+        moved = os.path.normpath(Path(workdir, newest["corpus_from_here"]))
     for each in (path, moved):
         with contextlib.suppress(UserError):
             if read_manifest(Path(each)).sha256 == newest.get("corpus_sha256"):
@@ -170,7 +184,7 @@ def corpus_of(workdir: str | Path) -> str:
     return path
 
 
-def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
+def _compare(here: epath.Path, config: RunConfig, record: dict[str, Any]) -> None:
     before = read_config(here)
     if type(before) is not type(config):
         verb = "finetune" if isinstance(before, FinetuneConfig) else "pretrain"
@@ -181,16 +195,16 @@ def _compare(here: Path, config: RunConfig, record: dict[str, Any]) -> None:
         raise UserError("\n  ".join([head, *lines]))
 
 
-def provenance(workdir: str | Path) -> list[dict[str, Any]]:
+def provenance(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """A record of each invocation, the newest last; [] if the file is missing."""
-    path = Path(workdir) / "provenance.json"
+    path = place(workdir) / "provenance.json"
     if not path.is_file():
         return []
     with remedied(f"delete it; {_REMEDY}"):
         return [unseal(record, path) for record in read_json(path, list)]
 
 
-def written_provenance(workdir: str | Path) -> list[dict[str, Any]]:
+def written_provenance(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """A record of each invocation, the newest last; UserError if there is none."""
     if records := provenance(workdir):
         return records

@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from logs import config, lines, metrics, opened
 
-from jaxlm.train import log as log_module
+from jaxlm.files import place
 from jaxlm.train.log import Log, MetricsLines
 
 
@@ -94,15 +95,14 @@ def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
 # -- gs:// -----------------------------------------------------------------------
 
 
-def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch):
-    def bucket(path):
-        return tmp_path / str(path).removeprefix("gs://")
-
-    monkeypatch.setattr(log_module.epath, "Path", bucket)
-    where, local = tmp_path / "bucket/run", tmp_path / "local"
+@pytest.mark.bucket
+def test_a_bucket_gets_the_files_whole_and_gives_them_back(
+    bucket, tmp_path, monkeypatch
+):
+    where, local = place(f"{bucket}/run"), tmp_path / "local"
     local.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(local))
-    log = opened("gs://bucket/run")
+    log = opened(str(where))
     for step in range(1, 9):
         log.defer(step, metrics(step))
     assert not where.exists()
@@ -112,7 +112,7 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(tmp_path, monkeypatch
     assert list(local.rglob("metrics.jsonl"))
     log.close()
     assert not list(local.iterdir())
-    with opened("gs://bucket/run", start=4) as log:  # killed after the save at 4
+    with opened(str(where), start=4) as log:  # killed after the save at 4
         for step in range(5, 13):
             log.defer(step, metrics(step))
     assert [line["step"] for line in lines(where)] == [1, 4, 8, 12]

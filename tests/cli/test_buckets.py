@@ -1,0 +1,155 @@
+"""Runs and models on `gs://`, from the command line, on a fake server."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli.commands import again, mistake
+
+from jaxlm.cli import main
+from jaxlm.files import copy_tree, listed, place
+
+pytestmark = pytest.mark.bucket
+
+
+@pytest.fixture(autouse=True)
+def no_local_folder(monkeypatch, tmp_path):
+    """Nothing on `gs://` goes to a local folder `gs:`."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path("gs:").exists()
+
+
+def on(workdir: str, run: Path, *more: str) -> list[str]:
+    command = again(run, *more)
+    command[command.index("--workdir") + 1] = workdir
+    return command
+
+
+def state(capfd) -> str:
+    return re.findall("state sha256 (.*)", capfd.readouterr().out)[-1]
+
+
+def names(directory: str) -> list[str]:
+    return [each.name for each in listed(directory)]
+
+
+def test_a_run_is_killed_goes_on_and_is_used(run, bucket, capfd):
+    there = f"{bucket}/run"
+    assert main(again(run)) == 0  # the same run on the disk: nothing left to train
+    whole = state(capfd)
+    code = "import jaxlm.lease as l; l.LIMIT = 2; from jaxlm.cli import main; main()"
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, *on(there, run, "--save_every", "1")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 100
+    while not place(f"{there}/checkpoints/2/commit_success.txt").exists():
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    started.kill()
+    started.wait()
+    assert main(on(there, run, "--save_every", "1")) == 0
+    out = capfd.readouterr()
+    assert re.search("resuming at step [234]", out.out), out
+    assert re.findall("state sha256 (.*)", out.out) == [whole]
+    assert names(f"{there}/checkpoints") == ["3", "4"]
+    assert not place(f"{there}/.lock").exists()
+    lines = place(f"{there}/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 4]
+    assert len(json.loads(place(f"{there}/provenance.json").read_text())) == 2
+
+    assert main(["fill", there, "It is a [MASK] ."]) == 0
+    assert "[MASK] 1: " in capfd.readouterr().out
+
+
+def test_a_run_in_a_bucket_is_exported_forked_and_begun_from(run, bucket, capfd):
+    there = f"{bucket}/run"
+    copy_tree(run, there)
+    for step in ("2", "4"):
+        place(f"{there}/checkpoints/{step}/commit_success.txt").write_text("")
+    # A model directory, from the bucket and to it; an earlier export is replaced whole.
+    model = f"{bucket}/model"
+    place(f"{model}/vocab.txt").write_text("of another export")
+    assert "holds other files" in mistake(capfd, "export", there, *to(model))
+    place(f"{model}/jaxlm_export.json").write_text("{}")
+    place(f"{model}/old.bin").write_text("")
+    assert main(["export", there, *to(model)]) == 0
+    assert "old.bin" not in names(model) and "model.safetensors" in names(model)
+    assert main(["fill", model, "It is a [MASK] ."]) == 0
+    assert main(["export", model, *to("here")]) == 0
+    place(f"{model}/model.safetensors").write_bytes(b"half")  # a torn export
+    assert "is not as it was written" in mistake(capfd, "fill", model, "A [MASK] .")
+    assert main(["export", there, *to(model)]) == 0
+
+    # New runs that begin from the one in the bucket, or from its model.
+    steps = ["--steps", "6", "--eval_every", "0"]
+    forks = {}
+    for source in (there, str(run)):
+        name = f"{bucket}/fork-{len(forks)}"
+        command = [*on(name, run)[2:], "--fork", f"{source}@4", *steps]
+        capfd.readouterr()
+        assert main(["pretrain", *command]) == 0
+        forks[source] = state(capfd)
+    assert len(set(forks.values())) == 1
+    for init in (there, model):
+        begun = on(f"{bucket}/from-{init[-3:]}", run, "--init", init, *steps)
+        assert main([*begun, "--stop", "1"]) == 0
+
+    text = Path("text.txt")
+    text.write_text("It is a truth universally acknowledged.\n")
+    vectors = f"{bucket}/vectors.npz"
+    assert main(["embed", there, "--text", str(text), "--out", vectors]) == 0
+    assert place(vectors).exists()
+    assert main(["evaluate", there, "--corpus", str(run.parent / "corpus")]) == 0
+
+
+def to(out: str) -> list[str]:
+    return ["--to", "hf", "--out", out]
+
+
+def test_a_busy_server_a_torn_upload_and_retention(run, bucket, flaky, capfd):
+    """Requests are tried again; the run is the one of a quiet server."""
+    assert main(again(run)) == 0
+    whole = state(capfd)
+    flaky.every, flaky.cut, flaky.times = 60, "params|metrics", 2
+    assert main(on(f"{bucket}/run", run, "--keep", "1")) == 0
+    assert state(capfd) == whole
+    assert {429, 503} & set(flaky.seen) and [n for n in flaky.seen if str(n) == n]
+    assert names(f"{bucket}/run/checkpoints") == ["4"]
+
+
+def test_mistakes_are_one_line(run, bucket, capfd):
+    said = mistake(capfd, *on("gs://nowhere/run", run))
+    assert said == "jaxlm: there is no bucket gs://nowhere\n"
+    said = mistake(capfd, "fill", f"{bucket}/none", "A [MASK] .")
+    assert said == f"jaxlm: {bucket}/none does not exist\n"
+    said = mistake(capfd, *on(f"{bucket}/run", run, "--init", f"{bucket}/none"))
+    assert "there is no such directory" in said
+
+
+def test_half_a_save_is_removed_and_never_a_step(bucket):
+    """Without the object that is written last, the rest is no checkpoint."""
+    import jax.numpy as jnp
+
+    from jaxlm.checkpoints import Checkpoints, UnsoundError
+
+    state = {"params": {"a": jnp.arange(4.0)}}
+    checkpoints = Checkpoints(bucket)
+    assert checkpoints.open() == [] == checkpoints.steps()
+    for step in (1, 2):
+        checkpoints.save(step, state, {})
+    checkpoints.wait()
+    place(f"{bucket}/checkpoints/2/commit_success.txt").unlink()
+    again = Checkpoints(bucket)
+    assert again.steps() == [1] and again.restore(state).step == 1
+    assert again.open() == ["2"]
+    assert names(f"{bucket}/checkpoints") == ["1"]
+    place(f"{bucket}/checkpoints/1/state/params/a/c/0").write_bytes(b"half")
+    with pytest.raises(UnsoundError, match="leaf params/a"):
+        again.restore(state)

@@ -1,0 +1,71 @@
+"""The lock on `gs://`: one holder, renewed, told, and taken over when it runs out."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxlm import lease
+from jaxlm.files import place
+from jaxlm.lease import leased
+from jaxlm.types import UserError
+
+pytestmark = pytest.mark.bucket
+
+
+def test_a_second_process_is_told_who_holds_it_and_until_when(
+    bucket, monkeypatch, capfd
+):
+    monkeypatch.setattr(lease, "LIMIT", 1.0)
+    with leased(bucket):
+        began = time.monotonic()
+        with (
+            pytest.raises(UserError, match=r"process \d+ on .* ends at .* UTC and is"),
+            leased(bucket),
+        ):
+            pass
+        assert time.monotonic() - began < 1  # told before it could have run out
+        time.sleep(1.2)  # longer than the limit: it is renewed
+        with pytest.raises(UserError), leased(bucket):
+            pass
+    assert not place(f"{bucket}/.lock").exists()
+    assert "waiting for it" in capfd.readouterr().err
+    with leased(bucket):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(bucket, monkeypatch, capfd):
+    monkeypatch.setattr(lease, "LIMIT", 1.0)
+    until = time.time() + 0.5
+    record = {"holder": "process 7 on a", "until": until}
+    place(f"{bucket}/.lock").write_text(json.dumps(record))
+    with leased(bucket):
+        assert time.time() >= until
+        holder = json.loads(place(f"{bucket}/.lock").read_text())["holder"]
+        assert holder != "process 7 on a"
+    wait, taken = capfd.readouterr().err.splitlines()
+    assert "in use by process 7 on a" in wait and "the lock of process 7 on a" in taken
+
+
+def test_a_process_whose_lock_was_taken_ends_before_it_writes(bucket):
+    code = f"""if True:
+        import time
+        from jaxlm import lease
+        lease.LIMIT = 0.4
+        with lease.leased({bucket!r}):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as held:
+        assert held.stdout.readline() == "held\n"
+        record = {"holder": "process 7 on a", "until": time.time() + 9}
+        place(f"{bucket}/.lock").write_text(json.dumps(record))
+        _, error = held.communicate(timeout=20)
+    assert held.returncode == 1
+    assert f"{bucket} was taken over by another process" in error
+    assert json.loads(place(f"{bucket}/.lock").read_text()) == record
