@@ -68,6 +68,7 @@ def test_a_run_is_killed_goes_on_and_is_used(run, bucket, capfd):
     assert "[MASK] 1: " in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_run_in_a_bucket_is_exported_forked_and_begun_from(run, bucket, capfd):
     there = f"{bucket}/run"
     copy_tree(run, there)
