@@ -71,6 +71,11 @@ CASES = {
     "embed RUN": ("embed RUN --text LINES --out OUT.npz", {}),
     "embed MODEL": ("embed MODEL --text LINES --out OUT.npz", {}),
     "embed TASK": ("embed TASK --text LINES --out OUT.npz", all_of("jaxlm predict")),
+    "probe RUN": ("probe senses RUN --word film --text LINES --cache OUT", {}),
+    "probe TASK": (
+        "probe senses TASK --word film --text LINES",
+        all_of("jaxlm predict"),
+    ),
     "finetune RUN": ("finetune RECIPE_OF_TASK --init RUN --workdir TASK", {}),
     "finetune RUN by another family's recipe": (
         "finetune ANOTHER --init RUN --data DATA --workdir OUT",
@@ -108,6 +113,7 @@ CASES = {
 }
 # Of optional packages; without them the command says what to install.
 PACKAGES = {
+    "probe RUN": "sklearn",
     "export RUN gguf": "gguf",
     "export RUN onnx": "onnx",
     "export RUN stablehlo": "flatbuffers",
