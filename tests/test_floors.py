@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
     "types memory __version__",
-    "files",
+    "files hosts",
     "keys tree config losses mesh lease",
     "sharding xla",
     "text models metrics devices",

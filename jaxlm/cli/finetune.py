@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from jaxlm.cli.arguments import Flat, early, parse, take_config
 from jaxlm.cli.evaluate import Columns
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
-from jaxlm.cli.runtime import in_turn, say, start_jax
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import FinetuneConfig
 from jaxlm.config.run import Count
 from jaxlm.files import place, write_json
@@ -35,9 +35,10 @@ def run_finetune(argv: list[str]) -> int:
         parse(Finetune, argv)
     recipe, words = take_config(FinetuneConfig, "finetune", argv)
     # The flags of `model` are those of the family that --init names.
-    workdir, init = early(words, workdir="", init=recipe.init)
+    workdir, init, hosts = early(words, workdir="", init=recipe.init, hosts="auto")
     init = _init_of(workdir, init)
-    start_jax(workdir)
+    start_jax(workdir, hosts)
+    from jaxlm.hosts import agree, code, together
     from jaxlm.open import model_of
     from jaxlm.tasks.data_files import find_data_files
     from jaxlm.tasks.finetune import open_run
@@ -47,7 +48,10 @@ def run_finetune(argv: list[str]) -> int:
     config = dataclasses.replace(recipe, model=model, length=length)
     args = parse(Finetune, words, config=config)
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
-    job = open_run(args.config, tokenizer, files, own)
+    job = together(lambda: open_run(args.config, tokenizer, files, own))
+    shared = {"--workdir": args.workdir, "--seeds": args.seeds, **code()}
+    agree({**dataclasses.asdict(job.config), **shared, "--fallback": args.fallback})
+    agree({name: each for name, each in job.data.items() if "_sha256" in name})
     for note in job.notes:
         say(note)
     several, seed = args.seeds > 1, job.config.seed
@@ -77,6 +81,7 @@ def _init_of(workdir: str, init: str) -> str:
 
 def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
     """Train one run; returns whether it was interrupted."""
+    from jaxlm.hosts import in_turn
     from jaxlm.open import pretrained
     from jaxlm.tasks.finetuned import best_figures
     from jaxlm.tasks.objective import FIGURES

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxlm.cli.arguments import Config, early, parse
-from jaxlm.cli.runtime import in_turn, say, start_jax
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.config.run import range_of
 from jaxlm.text.recipe import ReadOptions
@@ -61,6 +61,9 @@ class TrainingOptions:
     """Run directory: configuration, metrics, checkpoints."""
     fallback: bool = False
     """If the newest checkpoint is damaged, resume from the one before it."""
+    hosts: str = "auto"
+    """Number of hosts that must join; auto: those that the launcher, or the metadata
+    server of a TPU, tells of; off: this host alone."""
     preempted_exit: int = 75
     """Exit status after a SIGTERM or Ctrl-C whose checkpoint is saved."""
     profile: str = ""
@@ -104,7 +107,8 @@ def run_pretrain(argv: list[str]) -> int:
     """The verb `pretrain`."""
     args = _parse(argv)
     config, workdir = args.config, args.workdir
-    start_jax(workdir)
+    start_jax(workdir, args.hosts)
+    from jaxlm.hosts import agree, code, in_turn
     from jaxlm.open import check_init, check_vocabulary, other_settings, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.text.corpus import open_corpus
@@ -149,8 +153,12 @@ def run_pretrain(argv: list[str]) -> int:
         open_workdir(workdir, config, corpus, ["pretrain", *argv], facts)
         return corpus
 
+    shared = {"--workdir": workdir, "--fallback": args.fallback}
+    agree({**dataclasses.asdict(config), **shared, **code()})
     with contextlib.ExitStack() as held:
-        source = corpus_source(config, in_turn(opened))
+        corpus = in_turn(opened)
+        agree(corpus.digests)
+        source = corpus_source(config, corpus)
         options: Any = {"fallback": args.fallback, "profile": args.profile}
         outcome = train(config, source, workdir, initial=pretrained, **options)
     say_finished(outcome)
@@ -159,12 +167,12 @@ def run_pretrain(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> Pretrain:
     """The arguments of `pretrain`; flags of a fork change the config of its parent."""
-    fork, workdir = early(argv, fork="", workdir="")
+    fork, workdir, hosts = early(argv, fork="", workdir="", hosts="auto")
     if not fork or {"-h", "--help"} & set(argv):
         return parse(Pretrain, argv)
     if not argv[0].startswith("-"):
         raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")
-    start_jax(workdir)
+    start_jax(workdir, hosts)
     from jaxlm.train.fork import forked, parent_config
 
     parent = parent_config(fork, workdir)

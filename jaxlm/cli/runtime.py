@@ -10,22 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from jaxlm.files import is_remote, remove_temporary
-from jaxlm.types import UserError
 
-# Launchers' variables with the number of processes of a job.
-_PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-# Without a launcher; all but the last are equal in all processes.
-_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-
-HEARTBEAT = 100  # seconds without a sign of life after which a host is lost
 _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
-
-T = TypeVar("T")
 
 _witnesses: list[subprocess.Popen] = []
 _stderr = 2  # what Python writes to; with several hosts, native code has another
@@ -68,8 +59,8 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
-def start_jax(workdir: str = "") -> None:
-    """Join the other hosts, if there are any, and keep compiled programs on disk.
+def start_jax(workdir: str = "", hosts: str = "auto") -> None:
+    """Join the other hosts, as `hosts.join` says, and keep compiled programs on disk.
 
     With several hosts, what native code prints goes to a file in the workdir.
     """
@@ -78,41 +69,16 @@ def start_jax(workdir: str = "") -> None:
     keep_freed_memory()
     import jax
 
+    from jaxlm.hosts import join
+
     if not jax.distributed.is_initialized():
-        _join_hosts()
+        join(hosts)
         if jax.process_count() > 1 and workdir:
             _keep_native_output(workdir, jax.process_index())
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxlm/xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _join_hosts() -> None:
-    import jax
-    from jax.experimental import multihost_utils
-
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    options: Any = {"heartbeat_timeout_seconds": HEARTBEAT}
-    counts = [int(os.environ.get(name, "1")) for name in _PROCESS_COUNTS]
-    if "JAX_NUM_PROCESSES" in os.environ:
-        # jax itself reads only the address.
-        missing = [name for name in _BY_HAND if not os.environ.get(name)]
-        if missing:
-            raise UserError(f"JAX_NUM_PROCESSES is set without {', '.join(missing)}")
-        address, count, number = (os.environ[name] for name in _BY_HAND)
-        if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
-            raise UserError(
-                f"JAX_PROCESS_ID={number} is not one of JAX_NUM_PROCESSES={count}"
-            )
-        jax.distributed.initialize(address, int(count), int(number), **options)
-    elif max(hosts, *counts) > 1:
-        jax.distributed.initialize(**options)
-    else:
-        return
-    # Wait for all hosts here: on CPUs the first collective fails if a host arrives 30 s
-    # after another, which it may if it has to compile first. Later collectives wait.
-    multihost_utils.sync_global_devices("start")
 
 
 def _keep_native_output(workdir: str, host: int) -> None:
@@ -158,26 +124,6 @@ def native_output() -> Iterator[BinaryIO]:
 def wait_if_a_host_is_lost(error: Exception) -> None:
     """After a broken connection, wait until JAX ends the process and names the host."""
     if _witnesses and re.search(_LOST, str(error)):
+        from jaxlm.hosts import HEARTBEAT
+
         time.sleep(HEARTBEAT + 20)
-
-
-def in_turn(work: Callable[[], T]) -> T:
-    """The result of `work()`, called first on the first host, then on all others.
-
-    On a shared disk, other hosts find the work done; on local disks, each host does it.
-    """
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return work()
-    done, mistake = [], None
-    if jax.process_index() == 0:
-        try:
-            done = [work()]
-        except Exception as error:
-            mistake = error
-    failed = multihost_utils.broadcast_one_to_all(mistake is not None)
-    if failed:
-        raise mistake or UserError("the first host has stopped and says why")
-    return done[0] if done else work()
