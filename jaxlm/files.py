@@ -134,6 +134,12 @@ def _gcs() -> Any:
     return gcsfs.GCSFileSystem()
 
 
+def host_log(workdir: str | os.PathLike, host: int) -> Path:
+    """The file for what a host says besides the lines of the first one."""
+    here = tempfile.gettempdir() if is_remote(workdir) else workdir
+    return Path(here, f"host-{host}.log")
+
+
 @functools.cache
 def _reach(bucket: str) -> None:
     """Raise a UserError if a bucket cannot be listed."""

@@ -13,9 +13,10 @@ from tiny import tiny
 from jaxlm.open import pretrained
 from jaxlm.train.loop import Outcome, train
 from jaxlm.train.source import corpus_source
+from jaxlm.train.times import FIELDS
 
 # What a line says of this machine's speed, and not of the run.
-SPEED = {"tokens_per_second", "mfu"}
+SPEED = {"tokens_per_second", "mfu", *FIELDS}
 
 
 def pretrain(config, corpus, workdir, profile="") -> Outcome:

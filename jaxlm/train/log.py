@@ -5,6 +5,7 @@
         host = log.defer(step, metrics)              takes this step, gives the previous
         log.evaluation(figures)                      joins the line of the newest step
         meta = {"log": log.carry()}                  to a checkpoint, for the next Log
+        log.record_times()                           before each checkpoint
 
 `defer` fetches only the metrics of the previous step, so the devices never wait for the
 host. A `Mean` is summed over the steps since the last line and divided when it is
@@ -35,6 +36,7 @@ from jaxlm.devices import peak_flops
 from jaxlm.files import copy_tree, is_remote, place, write_file
 from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.screen import Screen
+from jaxlm.train.times import Times
 
 # Fields of every line, known or not.
 _UNKNOWN = dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan)
@@ -60,7 +62,9 @@ class Log(AbstractContextManager):
         clock: Callable[[], float] = time.monotonic,
     ):
         self._config, self._clock = config, clock
-        self._step, self._last = start, last  # newest step with figures; last of all
+        self._start = start
+        self.step, self.last = start, last  # newest step with figures; last of all
+        self.times = Times(clock=clock)
         self._written = -1  # newest step with a line
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         sums = (carry or {}).get("sums", {})
@@ -68,6 +72,7 @@ class Log(AbstractContextManager):
         self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
         self._speed: _Speed | None = None
         self._files: list[MetricsLines | TensorBoardEvents] = []
+        self._records: list[MetricsLines] = []  # the times of saved steps
         self._remote: Any = None  # the workdir on gs://, written to a local one first
         self.evaluated = False  # whether the line of the first step has an evaluation
         first = jax.process_index() == 0
@@ -79,8 +84,14 @@ class Log(AbstractContextManager):
         if is_remote(workdir):
             self._remote = place(workdir)
             self._local = Path(tempfile.mkdtemp("jaxlm"))
-            if (there := self._remote / "metrics.jsonl").exists():
-                (self._local / "metrics.jsonl").write_bytes(there.read_bytes())
+            for name in ("metrics.jsonl", "times.jsonl"):
+                if (there := self._remote / name).exists():
+                    (self._local / name).write_bytes(there.read_bytes())
+        records = MetricsLines(self._local / "times.jsonl", start)
+        self._records.append(records)
+        self.times = Times(records.newest, clock)
+        if "time" not in records.newest:
+            self._append(self._records, {"step": start, **self.times.record()})
         lines = MetricsLines(self._local / "metrics.jsonl", start)
         self._files.append(lines)
         if lines.torn:
@@ -112,14 +123,15 @@ class Log(AbstractContextManager):
         self.flush()
         self._screen.below = f"compiling {what}"
         start = self._clock()
-        yield
+        with self.times.during("compile"):
+            yield
         seconds = self._clock() - start
         # Here, while the devices are idle: on a CPU it is measured.
         precision = self._config.precision
         peak = sum(peak_flops(each, precision) for each in jax.devices())
         self._screen.below = ""
         self.say(f"compiled {what} in {seconds:.1f} s")
-        now = self._clock(), self._step
+        now = self._clock(), self.step
         self._speed = _Speed(tokens, flops / peak, compiled=now, line=now)
 
     @contextmanager
@@ -127,7 +139,7 @@ class Log(AbstractContextManager):
         """Exclude an evaluation or a save from the rates, but not from the ETA."""
         self.flush()
         start = self._clock()
-        with jax.profiler.TraceAnnotation(what):
+        with jax.profiler.TraceAnnotation(what), self.times.during(what):
             yield
         if self._speed:
             self._speed.paused += self._clock() - start
@@ -135,12 +147,12 @@ class Log(AbstractContextManager):
     @property
     def skipped(self) -> range:
         """Steps that changed nothing, up to the newest one that was fetched."""
-        end = self._step + 1
+        end = self.step + 1
         return range(end - self._own.get("skipped_in_row", 0), end)
 
     def wants(self, step: int) -> bool:
         """Whether a step gets a line in any case."""
-        return self._due(step) or step == self._last
+        return self._due(step) or step == self.last
 
     def _due(self, step: int) -> bool:
         return step == 1 or step % self._config.log.every == 0
@@ -165,9 +177,11 @@ class Log(AbstractContextManager):
         """
         if self._pending is None:
             return None
-        (self._step, metrics), self._pending = self._pending, None
+        (self.step, metrics), self._pending = self._pending, None
         sums, self._own = {}, {}
-        for name, value in jax.device_get(metrics).items():
+        metrics = jax.device_get(metrics)
+        self.times.step_done()
+        for name, value in metrics.items():
             if isinstance(value, Mean):
                 # Python floats: exact when added one after another, exact as JSON.
                 sums[name] = Mean(float(value.total), float(value.weight))
@@ -178,14 +192,15 @@ class Log(AbstractContextManager):
             # A step whose gradient was not finite may have no loss to add.
             if math.isfinite(value.total):
                 self._sums[name] = add(self._sums.get(name, Mean(0.0, 0.0)), value)
-        if self._due(self._step):
+        if self._due(self.step):
             self._write()
             self._sums = {}
+            self.times.new_line()
             if self._speed:
-                self._speed.line, self._speed.paused = (self._clock(), self._step), 0.0
+                self._speed.line, self._speed.paused = (self._clock(), self.step), 0.0
         else:
             self._screen.show(*self._record())
-        return {"step": self._step, **figures(sums), **self._own}
+        return {"step": self.step, **figures(sums), **self._own}
 
     def carry(self) -> dict[str, Any]:
         """The sums for the next line, as JSON, for a run that resumes at this step."""
@@ -198,7 +213,14 @@ class Log(AbstractContextManager):
         """Add the figures of an evaluation, as `eval_…`, to the newest step's line."""
         self.flush()
         self._write({f"eval_{name}": each for name, each in result.items()})
-        self._screen.evaluation(self._step, result, declared)
+        self._screen.evaluation(self.step, result, declared)
+
+    def record_times(self, *, ended: bool = False) -> None:
+        """Record the times of the run up to a step that is saved, and upload all."""
+        if self.step > self._start:
+            record = {"step": self.step, **self.times.record(ended=ended)}
+            self._append(self._records, record)
+        self.upload()
 
     def upload(self) -> None:
         """Copy all files of a `gs://` run there; does nothing for a local run."""
@@ -212,41 +234,49 @@ class Log(AbstractContextManager):
         """Write pending metrics and end the progress bar; called by `with`."""
         try:
             self.flush()
-            if self._speed and self._step != self._written:
+            if self._speed and self.step != self._written:
                 self._write()
             self.upload()
         finally:
             self._screen.close()
-            for file in self._files:
+            for file in [*self._files, *self._records]:
                 file.close()
             if self._remote:
                 shutil.rmtree(self._local, ignore_errors=True)
 
     def _write(self, more: Mapping[str, Any] | None = None) -> None:
         """Write a line with the sums so far, or add `more` to the line of the step."""
-        record: dict[str, Any] = {"step": self._step}
-        if self._step != self._written:
+        record: dict[str, Any] = {"step": self.step}
+        if self.step != self._written:
             record, seconds_left = self._record()
             self._screen.show(record, seconds_left, line=True)
         record |= more or {}
-        self._written = self._step
-        for file in list(self._files):
+        self._written = self.step
+        self._append(self._files, record)
+
+    def _append(self, files: list[Any], record: Mapping[str, Any]) -> None:
+        """Write a record to files; those that cannot be written leave the list."""
+        for file in list(files):
             try:
                 file.write(record)
             except OSError as error:
-                self._files.remove(file)
+                files.remove(file)
                 file.close()
                 self.say(f"warning: {file.path} is written no further: {error}")
 
     def _record(self) -> tuple[dict[str, Any], float]:
         """(a record of the newest figures, the seconds until the last step)."""
-        rate, mfu, seconds_left = (math.nan,) * 3
-        if self._speed:
-            now = self._clock()
-            rate, mfu, seconds_left = self._speed.now(now, self._step, self._last)
+        rate, mfu, seconds_left = self.speed()
         sums = {**_UNKNOWN, **figures(self._sums), **self._own}
         rates = {"tokens_per_second": rate, "mfu": mfu}
-        return {"step": self._step, **sums, **rates}, seconds_left
+        record = {"step": self.step, **sums, **rates, **self.times.fields()}
+        return record, seconds_left
+
+    def speed(self) -> tuple[float, float, float]:
+        """(tokens per second, MFU, seconds until the last step)."""
+        if not self._speed:
+            return (math.nan,) * 3
+        return self._speed.now(self._clock(), self.step, self.last)
 
 
 @dataclass

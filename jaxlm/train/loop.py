@@ -36,6 +36,7 @@ from jaxlm.train.log import Log
 from jaxlm.train.profile import profiling
 from jaxlm.train.source import Run, TrainingSource, feed, open_run
 from jaxlm.train.state import LARGEST, Pretrained, TrainState, merge
+from jaxlm.train.times import watching
 from jaxlm.types import UserError
 
 
@@ -84,6 +85,7 @@ def train(
             until = first.step, last
             with (
                 Log(workdir, config, *until, first.meta.get("log")) as log,
+                watching(log, workdir),
                 profiling(profile, workdir, *until, log) as trace,
             ):
                 outcome = _loop(run, log, trace, first, last, interrupted)
@@ -93,7 +95,6 @@ def train(
         if isinstance(error, UserError) or not exhausted(error):
             raise
         raise MemoryError(f"{first_line(error)}; {remedies(run)}") from error
-    checkpoints.wait()
     return outcome
 
 
@@ -138,7 +139,7 @@ def _loop(
             with log.pause("save"):
                 kept = {"sound": sound, "best": best.step if best else None}
                 meta = {"log": log.carry(), **kept}
-                log.upload()  # first: a checkpoint is never newer than the metrics
+                log.record_times()  # first: no checkpoint is newer than the metrics
                 digests = checkpoints.save(step, state, meta, held=sound)
         due = config.eval_every and step % config.eval_every == 0
         if evaluate and (step > start or missing) and (due or step == last):
@@ -152,7 +153,8 @@ def _loop(
         if stop:
             break
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            train_step, batch = next(batches)
+            with log.times.during("data", then="step"):
+                train_step, batch = next(batches)
             state, metrics = train_step(state, batch)  # dispatched, not awaited
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
@@ -161,7 +163,13 @@ def _loop(
         checkpoints.check()
     if impatient and best:
         log.say(f"stopped early at step {step}: step {best.step} is still the best")
-    return Outcome(step, step < last and not impatient, state_sha256(digests))
+    with log.pause("save"):
+        checkpoints.wait()
+    cut = step < last and not impatient
+    if step > start:
+        log.record_times(ended=not cut)
+        log.say(log.times.said())
+    return Outcome(step, cut, state_sha256(digests))
 
 
 def _first_state(

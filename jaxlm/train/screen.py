@@ -1,6 +1,6 @@
 """Figures → a progress bar on a terminal, plain lines elsewhere.
 
-    step 120/900  loss 4.31  mlm 27.1%  nsp 63.0%  41,210 tokens/s  MFU 38.2%  ETA 12:09
+    step 120/900  loss 4.31  mlm 27.1%  goodput 97%  41,210 tokens/s  MFU 38%  ETA 9:07
 
 The bar shows only the newest figures, since `metrics.jsonl` has all of them. Without a
 terminal, each line of that file is printed.
@@ -70,7 +70,9 @@ class Screen:
         """
         if not line and (not self._live or time.monotonic() - self._shown <= 0.5):
             return
-        quality, speed = "  ".join(trained(record)), record["tokens_per_second"]
+        goodput = f"goodput {shown('goodput', record['goodput'])}"
+        quality = "  ".join([*trained(record), goodput])
+        speed = record["tokens_per_second"]
         right = f"{shown('tokens_per_second', speed)} tokens/s  "
         right += f"MFU {shown('mfu', record['mfu'])}  ETA {clock(seconds_left)}"
         if self._live:
@@ -133,7 +135,9 @@ def shown(name: str, value: float | None) -> str:
     """A figure as readable text: shares in per cent, counts without decimals."""
     if value is None or not math.isfinite(value):
         return "–"
-    if name == "mfu" or name.endswith(("accuracy", "f1", "exact", "padding")):
+    if name in ("mfu", "goodput") or name.endswith(
+        ("accuracy", "f1", "exact", "padding")
+    ):
         return f"{value:.1%}"
     if name == "tokens_per_second" or abs(value) >= 1e5:
         return f"{value:,.0f}"

@@ -244,8 +244,10 @@ def _feed_phase(
     told = ""
     for count, rows in batches:
         shapes = (count, *(array.shape for array in jax.tree.leaves(rows)))
-        batch = transform(to_devices(rows, opened.held(count), run.sharding, count))
-        if shapes not in compiled:
+        new = shapes not in compiled
+        with log.times.during("compile" if new else "data"):
+            batch = transform(to_devices(rows, opened.held(count), run.sharding, count))
+        if new:
             length = stream.length(rows)
             line = attention_line(run.config, rows, (count, length), dropout=dropout)
             if line not in ("", told):

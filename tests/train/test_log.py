@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from logs import STEP, lines, metrics, opened
+from runs import SPEED
 
 from jaxlm.devices import peak_flops
 from jaxlm.metrics import Mean
@@ -98,8 +99,7 @@ def test_a_resumed_run_writes_the_lines_of_an_uninterrupted_one(tmp_path, stop):
 
     def comparable(workdir):
         return [
-            {k: v for k, v in line.items() if k not in ("tokens_per_second", "mfu")}
-            for line in lines(workdir)
+            {k: v for k, v in line.items() if k not in SPEED} for line in lines(workdir)
         ]
 
     whole = comparable(tmp_path / "whole")
