@@ -3,6 +3,7 @@
 Launcher's variables, or the metadata server of a TPU → `join` → collectives of JAX.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -11,9 +12,11 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from jaxlm.types import UserError
@@ -37,10 +40,12 @@ class Job(NamedTuple):
     devices: Any = None  # local device numbers; None: all
 
 
-def join(hosts: str = "auto") -> None:
+def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) -> None:
     """Join the other hosts of this job, if there are any.
 
     `hosts` is "auto", "off" or the number of hosts that must join. "off" asks nobody.
+    `before` is called with this host's number. If a host does not come within LIMIT
+    seconds, JAX ends the others from C++ and names it; `witness.py` says so in a line.
     """
     if hosts == "off":
         return
@@ -55,12 +60,20 @@ def join(hosts: str = "auto") -> None:
         return
     if not 0 <= job.number < count:
         raise UserError(f"host {job.number} is not one of {count}, numbered from 0")
-    jax.distributed.initialize(
-        *job,
-        cluster_detection_method="deactivate",
-        initialization_timeout=LIMIT,
-        heartbeat_timeout_seconds=HEARTBEAT,
-    )
+    before(job.number)
+    # The first host's patience, which JAX does not pass on, ends before that of the
+    # others: so all are told who is missing.
+    service = distributed._jax.get_distributed_runtime_service
+    service = functools.partial(service, cluster_register_timeout=LIMIT)
+    with mock.patch.object(
+        distributed._jax, "get_distributed_runtime_service", service
+    ):
+        jax.distributed.initialize(
+            *job,
+            cluster_detection_method="deactivate",
+            initialization_timeout=LIMIT + 30,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
     # Wait for all hosts here: on CPUs the first collective fails if a host arrives 30 s
     # after another, which it may if it has to compile first. Later collectives wait.
     multihost_utils.sync_global_devices("start")

@@ -1,6 +1,9 @@
 """Hosts are found from what each launcher sets, and must agree."""
 
 import http.server
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from typing import ClassVar
@@ -8,6 +11,7 @@ from typing import ClassVar
 import jax
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
+from states import ROOT
 
 from jaxlm import hosts
 from jaxlm.types import UserError
@@ -171,3 +175,29 @@ def test_a_mistake_of_one_host_is_told_to_all(monkeypatch):
     monkeypatch.setattr(hosts, "gathered", lambda text: [text, "UserError: no disk"])
     with pytest.raises(UserError, match="host 1 has stopped: no disk"):
         hosts.together(lambda: 1)
+
+
+def test_hosts_that_do_not_come_are_named(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from jaxlm import hosts
+hosts.LIMIT = 3
+from jaxlm.cli import main
+main(["pretrain", "bert_tiny", "--workdir", {str(tmp_path)!r}])
+"""
+    variables = {
+        "JAX_COORDINATOR_ADDRESS": "127.0.0.1:45719",
+        "JAX_NUM_PROCESSES": "3",
+        "JAX_PROCESS_ID": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode != 0
+    remedy = "did not join in time: start the same command on all hosts"
+    assert done.stderr == f"jaxlm: host 0 has ended, because host 1, 2 {remedy}\n"

@@ -72,9 +72,9 @@ def start_jax(workdir: str = "", hosts: str = "auto") -> None:
     from jaxlm.hosts import join
 
     if not jax.distributed.is_initialized():
-        join(hosts)
-        if jax.process_count() > 1 and workdir:
-            _keep_native_output(workdir, jax.process_index())
+        join(
+            hosts, lambda host: _keep_native_output(workdir, host) if workdir else None
+        )
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxlm/xla")
@@ -84,8 +84,10 @@ def start_jax(workdir: str = "", hosts: str = "auto") -> None:
 def _keep_native_output(workdir: str, host: int) -> None:
     """Send the standard error of native code to WORKDIR/host-N.log; see `witness.py`.
 
-    Python's own standard error stays as it was.
+    Python's own standard error stays as it was. Without a workdir, nothing changes.
     """
+    if not workdir:
+        return
     from jaxlm.cli import witness
 
     here = Path(tempfile.gettempdir() if is_remote(workdir) else workdir)

@@ -12,6 +12,7 @@ import re
 import sys
 
 _FATAL = b"Terminating process because the JAX distributed service"
+_ABSENT = rb"Wait_for_all_tasks_to_register.*?timed out task names:\s*((?:\d+\s+)+)"
 _SILENT = rb"stopped sending heartbeats\):\s*((?:\d+\s+)+)"
 
 
@@ -22,7 +23,11 @@ def main(path: str, host: str) -> None:
         while text := os.read(0, 1 << 16):
             file.write(text)
             seen = (seen + text)[-(1 << 20) :]
-    if _FATAL in seen:
+    if absent := re.search(_ABSENT, seen, re.DOTALL):
+        others = ", ".join(sorted(absent[1].decode().split(), key=int))
+        said = f"host {host} has ended, because host {others} did not join in time"
+        print(f"jaxlm: {said}: start the same command on all hosts", file=sys.stderr)
+    elif _FATAL in seen:
         named = re.search(_SILENT, seen)
         others = ", ".join(named[1].decode().split()) if named else "0"
         lost = f"host {host} has ended, because host {others} was lost: it crashed, "
