@@ -43,17 +43,18 @@ class Job(NamedTuple):
 def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) -> None:
     """Join the other hosts of this job, if there are any.
 
-    `hosts` is "auto", "off" or the number of hosts that must join. "off" asks nobody.
+    `hosts` is "auto", "off" or the number of hosts that must join. "off" asks nobody;
+    "", of verbs that have no --hosts, is auto without refusing what is told by half.
     `before` is called with this host's number. If a host does not come within LIMIT
     seconds, JAX ends the others from C++ and names it; `witness.py` says so in a line.
     """
     if hosts == "off":
         return
-    if hosts != "auto" and not (hosts.isdecimal() and int(hosts)):
+    if hosts not in ("", "auto") and not (hosts.isdecimal() and int(hosts)):
         raise UserError(f"--hosts {hosts} is none of auto, off and a number of hosts")
-    job = find_job()
+    job = find_job(strict=hosts != "")
     count = job.count if job else 1
-    if hosts != "auto" and count != int(hosts):
+    if hosts.isdecimal() and count != int(hosts):
         remedy = "start the same command on each of them, or give another --hosts"
         raise UserError(f"--hosts {hosts}, but this job has {count}: {remedy}")
     if job is None or count == 1:
@@ -79,8 +80,11 @@ def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) ->
     multihost_utils.sync_global_devices("start")
 
 
-def find_job() -> Job | None:
-    """The job that this process is part of, or None."""
+def find_job(strict: bool = True) -> Job | None:
+    """The job that this process is part of, or None.
+
+    `strict`: a UserError if a variable tells of other hosts, but not who they are.
+    """
     values = os.environ
     if "JAX_NUM_PROCESSES" in values:  # jax itself reads only the address
         return Job(*_numbers(_BY_HAND))
@@ -90,7 +94,8 @@ def find_job() -> Job | None:
         values["SLURM_NTASKS"] = count
     if job := _found_by_jax():
         return job
-    _check_left_out()
+    if strict:
+        _check_left_out()
     return None
 
 

@@ -59,7 +59,7 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
-def start_jax(workdir: str = "", hosts: str = "auto") -> None:
+def start_jax(workdir: str = "", hosts: str = "") -> None:
     """Join the other hosts, as `hosts.join` says, and keep compiled programs on disk.
 
     With several hosts, what native code prints goes to a file in the workdir.
