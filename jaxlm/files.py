@@ -19,7 +19,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -230,15 +230,22 @@ def write_file(path: os.PathLike, *parts: str | bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on the directory of a file; it ends with the process, too."""
+def locked(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a lock on the directory of a file; it ends with the process, too.
+
+    If another process holds it: `wait` is told which and this process waits; without
+    `wait` a UserError is raised.
+    """
     with open(path, "a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
-            raise UserError(f"{path.parent} is in use by {holder}") from None
+            if wait is None:
+                raise UserError(f"{path.parent} is in use by {holder}") from None
+            wait(holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

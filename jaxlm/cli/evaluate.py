@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxlm.cli.arguments import parse, refuse
+from jaxlm.cli.pretrain import open_shown
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.run import Count
 from jaxlm.files import temporary
@@ -138,7 +139,6 @@ def _of_task(args: Evaluate) -> Found:
 
 def _of_text(args: Evaluate) -> Found:
     import jaxlm
-    from jaxlm.text.corpus import open_corpus
     from jaxlm.text.prepare import prepare
 
     model = jaxlm.load(args.directory)
@@ -151,7 +151,8 @@ def _of_text(args: Evaluate) -> Found:
             options["tokenizer"] = str(model.files)
             for note in prepare(model.run, args.text, directory, **options).notes:
                 say(note)
-        corpus = open_corpus(directory)
+        cache = model.run.data.cache  # of another machine, perhaps
+        corpus = open_shown(directory, cache if Path(cache).is_dir() else "")
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:
             raise UserError(f"{directory} has another vocabulary than {args.directory}")
         figures = _figures(model, corpus, args)

@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxlm.cli.arguments import Config, early, parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.config.run import range_of
+from jaxlm.files import is_remote, place
 from jaxlm.text.recipe import ReadOptions
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
     from jaxlm.text.corpus import Corpus
-    from jaxlm.text.prepare import Progress
+    from jaxlm.text.remote import Progress
     from jaxlm.train.loop import Outcome
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -50,7 +50,7 @@ class Prepare(TextOptions):
 
     config: Config
     corpus: str
-    """Directory to write."""
+    """Directory to write, local or on gs://."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ class Pretrain(TextOptions, TrainingOptions):
 
     config: Config
     corpus: str = ""
-    """Directory of the corpus, prepared from --text if it is missing. Empty: the corpus
-    that the run used before, or WORKDIR/corpus."""
+    """Directory of the corpus, local or on gs://, prepared from --text if it is
+    missing. Empty: the corpus that the run used before, or WORKDIR/corpus."""
     other_vocabulary: bool = False
     """Start from --init although its vocabulary has other words than the corpus: each
     row of the table then stands for the word that has its number in the corpus."""
@@ -96,9 +96,8 @@ def run_prepare(argv: list[str]) -> int:
         raise UserError("jaxlm prepare needs --text")
     for line in _prepare_corpus(args.config, args, args.corpus):
         say(line)
-    from jaxlm.text.corpus import open_corpus
-
-    for line in language_lines(open_corpus(args.corpus), args.config.smoothing):
+    corpus = open_shown(args.corpus, args.config.data.cache)
+    for line in language_lines(corpus, args.config.smoothing):
         say(line)
     return 0
 
@@ -111,7 +110,6 @@ def run_pretrain(argv: list[str]) -> int:
     from jaxlm.hosts import agree, code, in_turn
     from jaxlm.open import check_init, check_vocabulary, other_settings, pretrained
     from jaxlm.sharding import check_batch, make_mesh
-    from jaxlm.text.corpus import open_corpus
     from jaxlm.train.fork import fork_of, fork_record
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
@@ -134,7 +132,7 @@ def run_pretrain(argv: list[str]) -> int:
         held.enter_context(lock(workdir))
         before = fork_of(fork)[0] if fork else workdir
         directory = args.corpus or corpus_of(before)
-        prepared = Path(directory, "manifest.json").exists()
+        prepared = (place(directory) / "manifest.json").exists()
         if not prepared and not args.text:
             remedy = "name it by --corpus, or give --text to prepare one"
             raise UserError(f"no corpus in {directory}: {remedy}")
@@ -142,7 +140,7 @@ def run_pretrain(argv: list[str]) -> int:
             holds = _prepare_corpus(config, args, directory)
             for line in [] if prepared else holds:
                 say(line)
-        corpus = open_corpus(directory)
+        corpus = open_shown(directory, config.data.cache)
         if init:
             other = args.other_vocabulary
             for note in check_vocabulary(init, corpus.tokenizer, other=other):
@@ -203,13 +201,27 @@ def language_lines(corpus: "Corpus", smoothing: float) -> list[str]:
     ]
 
 
+def open_shown(directory: str, cache: str = "") -> "Corpus":
+    """A corpus; shows how far it is copied if it is on `gs://`."""
+    from jaxlm.text.corpus import open_corpus
+
+    if not is_remote(directory):
+        return open_corpus(directory)
+    with _progress() as report:
+        return open_corpus(directory, cache, report)
+
+
+def _progress() -> "contextlib.AbstractContextManager[Callable[[Progress], None]]":
+    return _bar() if sys.stderr.isatty() else _lines()
+
+
 def _prepare_corpus(
     config: RunConfig, options: TextOptions, directory: str
 ) -> list[str]:
     """Prepare a corpus and show progress; returns lines about what it holds."""
     from jaxlm.text.prepare import prepare
 
-    with _bar() if sys.stderr.isatty() else _lines() as report:
+    with _progress() as report:
         manifest = prepare(
             config,
             options.text,

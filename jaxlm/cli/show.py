@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.pretrain import language_lines, open_shown
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
+from jaxlm.files import place
 from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def run_show(argv: list[str]) -> int:
         raise UserError(f"jaxlm show needs a config ({', '.join(recipes())}) or a DIR")
     args = parse(Show, argv)
     path = Path(args.what)
-    if (path / "manifest.json").is_file():
+    if (place(args.what) / "manifest.json").is_file():
         _show_corpus(args)
         return 0
     if args.config:
@@ -152,7 +154,6 @@ def _show_run(path: Path, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints, RunFiles, state_sha256
     from jaxlm.families import family_of, parameter_shapes
     from jaxlm.tasks.objective import FIGURES
-    from jaxlm.text.corpus import open_corpus
     from jaxlm.train.workdir import corpus_of, read_config, written_provenance
 
     config = read_config(path)
@@ -163,7 +164,7 @@ def _show_run(path: Path, rows: int) -> None:
     kept = [checkpoints.stored(step) for step in checkpoints.steps()]
     records = written_provenance(path)
     newest = records[-1]
-    corpus = open_corpus(corpus_of(path)) if rows else None
+    corpus = open_shown(corpus_of(path)) if rows else None
     starts = plural(len(records), "start")
     print(f"{path}: {plural(config.steps, 'step')}, seed {config.seed}, {starts}")
     if task:
@@ -207,10 +208,8 @@ def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
 
 
 def _show_corpus(args: Show) -> None:
-    from jaxlm.cli.pretrain import language_lines
-    from jaxlm.text.corpus import open_corpus
 
-    corpus, config = open_corpus(args.what), load_config(args.config or "bert_tiny")
+    corpus, config = open_shown(args.what), load_config(args.config or "bert_tiny")
     manifest = corpus.manifest
     print(
         f"{args.what}: {manifest.tokens:,} tokens of {manifest.vocab_size:,}, "

@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # and losses within 1e-6.
 _FREE = (
     "stop log.* save_every eval_every eval_rows keep keep_every max_skipped "
-    "data.threads text.languages* mesh.* remat attention "
+    "data.threads data.cache text.languages* mesh.* remat attention "
     "deterministic xla*"
 )
 CONFIG_DIRECTORIES = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")

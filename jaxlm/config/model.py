@@ -15,6 +15,9 @@ class DataConfig:
 
     threads: int = 4
     """Threads that read rows ahead of the device."""
+    cache: str = ""
+    """Local directory to which a corpus on gs:// is copied, once a host; empty:
+    jaxlm/corpora in the user's cache directory."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data.")

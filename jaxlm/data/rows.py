@@ -23,7 +23,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import grain
@@ -136,7 +135,7 @@ class WindowRows(RowSource):
         """
         corpus, split = self.corpus, self.split
         name = f"{corpus.sha256[:16]}-{split}-{self.layout}-{self.phase.length}.plan"
-        cached = Path(corpus.directory) / "plans" / name
+        cached = corpus.files / "plans" / name
         with suppress(DamagedError):
             return np.frombuffer(read_sealed(cached), "<i8")
         windows = self.plan()

@@ -1,5 +1,7 @@
 """A prepared corpus on disk: a manifest, and arrays of tokens, marks and offsets.
 
+A corpus on `gs://` is copied to a local cache first, see `remote.py`.
+
 `manifest.json` is written last, so a corpus with a manifest is complete. The arrays are
 sharded zarr 3, read and written by TensorStore.
 """
@@ -18,8 +20,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from jaxlm.files import DamagedError, read_object, remedied
+from jaxlm.files import DamagedError, is_remote, place, read_object, remedied
 from jaxlm.text.recipe import ReadOptions, Recipe
+from jaxlm.text.remote import Report, cached, explained
 from jaxlm.text.sources import sha256
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.text.units import ARRAYS
@@ -91,17 +94,17 @@ class Manifest:
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: str | os.PathLike) -> Manifest:
     """The manifest of a complete corpus; UserError if it is not complete."""
-    path = directory / MANIFEST
-    if not path.is_file():
-        remedy = "make or finish it by `jaxlm prepare`"
-        raise UserError(f"no complete corpus in {directory}: {remedy}")
-    with remedied(_AGAIN):
+    path: Any = place(directory) / MANIFEST
+    with explained(f"{path} cannot be read"), remedied(_AGAIN):
+        if not path.is_file():
+            remedy = "make or finish it by `jaxlm prepare`"
+            raise UserError(f"no complete corpus in {directory}: {remedy}")
         return _manifest(read_object(path), path)
 
 
-def _manifest(content: dict[str, Any], path: Path) -> Manifest:
+def _manifest(content: dict[str, Any], path: os.PathLike) -> Manifest:
     if content.get("format") != FORMAT:
         found = content.get("format")
         raise DamagedError(f"{path} has format {found}, this version reads {FORMAT}")
@@ -122,7 +125,8 @@ def _manifest(content: dict[str, Any], path: Path) -> Manifest:
 class Corpus:
     """An open corpus: documents, sentences, tokens. Any number of threads may read."""
 
-    directory: str
+    directory: str  # as it was named, may be on gs://
+    files: Path  # the directory that is read
     manifest: Manifest
     sentences: np.ndarray  # int64 [m], the token at which each sentence starts, rising
     documents: np.ndarray  # int64 [d, 3]: first token, language, split (1: held out)
@@ -160,19 +164,18 @@ class Corpus:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the corpus was made with."""
-        return load_tokenizer(Path(self.directory) / "tokenizer")
+        return load_tokenizer(self.files / "tokenizer")
 
     @cached_property
     def types(self) -> tuple[str, ...]:
         """The word of each id: the vocabulary, then the corpus's other words."""
-        path = Path(self.directory) / TYPES
-        more = path.read_text(encoding="utf-8").split("\n")[:-1]
+        more = (self.files / TYPES).read_text(encoding="utf-8").split("\n")[:-1]
         return (*self.tokenizer.tokens, *more)
 
     @cached_property
     def _arrays(self) -> list[Any]:
         read = read_array if self.in_memory else open_array
-        return [read(Path(self.directory) / name) for name in ("tokens", "marks")]
+        return [read(self.files / name) for name in ("tokens", "marks")]
 
     def read(
         self, starts: np.ndarray, width: int, lengths: np.ndarray | None = None
@@ -188,12 +191,14 @@ class Corpus:
         tokens, marks = np.zeros(shape, np.int32), np.zeros(shape, np.uint8)
         # All reads are begun at once: faster than one of many ranges (`oindex`).
         begin = np.asarray if self.in_memory else operator.methodcaller("read")
-        reads: list[tuple[np.ndarray, Any]] = [
-            (row[: end - start], begin(array[start:end]))
-            for out, array in zip((tokens, marks), self._arrays, strict=True)
-            for row, start, end in zip(out, starts.tolist(), ends.tolist(), strict=True)
-        ]
-        with damage(self.directory):
+        with self._damage():
+            reads: list[tuple[np.ndarray, Any]] = [
+                (row[: end - start], begin(array[start:end]))
+                for out, array in zip((tokens, marks), self._arrays, strict=True)
+                for row, start, end in zip(
+                    out, starts.tolist(), ends.tolist(), strict=True
+                )
+            ]
             for row, read in reads:
                 row[:] = read if self.in_memory else read.result()
         known = self.manifest.vocab_size + self.manifest.oov_words
@@ -202,11 +207,36 @@ class Corpus:
             raise UserError(f"corpus {self.directory} has {what}: {_AGAIN}")
         return tokens, marks
 
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Report damaged files; those of a copy are copied anew at the next start."""
+        try:
+            with damage(self.files):
+                yield
+        except UserError as error:
+            if not is_remote(self.directory):
+                raise
+            (self.files / MANIFEST).unlink(missing_ok=True)
+            raise UserError(f"{error}: the same command copies them anew") from None
 
-def open_corpus(directory: str) -> Corpus:
-    """A complete corpus."""
-    path = Path(directory)
-    manifest = read_manifest(path)
+
+def open_corpus(
+    directory: str, cache: str = "", report: Report = lambda progress: None
+) -> Corpus:
+    """A complete corpus; one on `gs://` is read from its copy in `cache`."""
+    manifest = read_manifest(directory)
+    if not is_remote(directory):
+        return _opened(directory, Path(directory), manifest)
+    what = place(directory), manifest.sha256, manifest.files, cache, report
+    here = cached(*what)
+    try:
+        return _opened(directory, here, manifest)
+    except UserError:
+        (here / MANIFEST).unlink(missing_ok=True)
+        return _opened(directory, cached(*what), manifest)
+
+
+def _opened(directory: str, path: Path, manifest: Manifest) -> Corpus:
     present = dict(files_below(path))
     for name, recorded in manifest.files.items():
         if name not in present:
@@ -224,7 +254,7 @@ def open_corpus(directory: str) -> Corpus:
             raise UserError(f"corpus {directory}: {name} has not {rows} rows: {_AGAIN}")
     sentences, documents = (read_array(path / n) for n in ("sentences", "documents"))
     in_memory = manifest.tokens <= IN_MEMORY
-    return Corpus(str(directory), manifest, sentences, documents, in_memory)
+    return Corpus(str(directory), path, manifest, sentences, documents, in_memory)
 
 
 def write_array(path: Path, rows: int, pieces: Iterator[np.ndarray]) -> Iterator[float]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import fsspec
 
 from jaxlm.config.checks import instead, meant
+from jaxlm.files import is_remote, place
 from jaxlm.text.sources import (
     COMPRESSED,
     SHIPPED,
     TFDS,
     Source,
     explained,
-    is_remote,
     record_files,
 )
 from jaxlm.types import UserError
@@ -49,9 +49,9 @@ def find_sources(
     """The sources that `specs` name, in order, grouped by language.
 
     Args:
-        specs: paths, globs (both may be on `gs://`), directories (their files are
-            sorted by path), `shipped:NAME`, `tfds:…` or `wiki:…`; each may be labelled,
-            `fr:…`.
+        specs: paths, globs, directories (their files are sorted by path), all of which
+            may be on `gs://`, `shipped:NAME`, `tfds:…` or `wiki:…`; each may be
+            labelled, `fr:…`.
         annotated: the format of annotated text, whose files may have any name; or "".
         field: name of the field or column that holds the text.
     """
@@ -102,16 +102,17 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     hint = "; a language is labelled by its code in lower case, en:PATH"
     hint *= bool(_LIKE_A_LABEL.match(path))
     if is_remote(path):
+        path = str(place(path))
         with explained(path):
-            paths = fsspec.filesystem("gs").glob(path)
-        found = [f"gs://{str(each).lstrip('/')}" for each in paths]
+            files = fsspec.filesystem("gs")
+            is_glob = glob.has_magic(path)
+            below = [f"gs://{x}" for x in (files.glob if is_glob else files.find)(path)]
+        found = below if is_glob or below == [path] else _of_one_kind(below, kinds)
     elif "://" in path:
         raise UserError(f"{path}: of remote files, only gs:// is read: download it")
     elif os.path.isdir(path):
         below = [str(each) for each in Path(path).rglob("*") if each.is_file()]
-        below = [each for each in below if os.path.basename(each) not in _VOCABULARIES]
-        of_kinds = (list(filter(kind.search, below)) for kind in kinds)
-        found = next(filter(None, of_kinds), [])
+        found = _of_one_kind(below, kinds)
         hint = f", a directory with {len(below)} other files; text is in {_FORMS}"
     elif os.path.exists(path):
         found = [path]
@@ -129,6 +130,12 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     if not found:
         raise UserError(f"no text file matches {path!r}{hint}")
     return found
+
+
+def _of_one_kind(paths: list[str], kinds: Sequence[re.Pattern]) -> list[str]:
+    paths = [each for each in paths if os.path.basename(each) not in _VOCABULARIES]
+    of_kinds = (list(filter(kind.search, paths)) for kind in kinds)
+    return next(filter(None, of_kinds), [])
 
 
 def _kind(path: str) -> str:

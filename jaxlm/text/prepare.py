@@ -12,21 +12,31 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from jaxlm.config import RunConfig
-from jaxlm.files import locked, read_object, remedied, write_file, write_sealed
-from jaxlm.text import corpus, languages, units
+from jaxlm.files import (
+    is_remote,
+    locked,
+    place,
+    read_object,
+    remedied,
+    write_file,
+    write_sealed,
+)
+from jaxlm.text import corpus, languages, remote, units
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.find import find_sources
 from jaxlm.text.notes import notes
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
+from jaxlm.text.remote import Progress, Report
 from jaxlm.text.sources import Source, sha256
 from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
@@ -38,16 +48,6 @@ SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
 FEW = 100  # documents, of which two are held out whatever the share
 
 
-class Progress(NamedTuple):
-    """How far `prepare` is; `done` and `total` are bytes of the sources' files."""
-
-    stage: str  # "sources" | "held out" | "vocabulary" | "tokens" | "arrays"
-    done: int
-    total: int
-    tokens: int  # stored so far
-    source: str = ""  # the one that is read
-
-
 def prepare(
     config: RunConfig,
     sources: Sequence[str],
@@ -56,14 +56,17 @@ def prepare(
     options: ReadOptions | None = None,
     tokenizer: str | None = None,
     processes: int = 1,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
 ) -> corpus.Manifest:
     """Make the corpus of `sources` in `directory`, or finish an interrupted job.
+
+    A directory on `gs://` is made in the cache first, and then uploaded.
 
     A complete corpus of these sources and this recipe is left as it is.
 
     Args:
-        config: only `text`, `seed`, `model.vocab_size` and `smoothing` matter.
+        config: only `text`, `seed`, `model.vocab_size`, `smoothing` and `data.cache`
+            matter.
         sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`, `wiki:DUMP`,
             each with its language in front if it has a label, `fr:books/*.txt`.
         tokenizer: path of a tokenizer to use; None: train a vocabulary.
@@ -90,13 +93,24 @@ def prepare(
     )
     recipe.check(found)
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
-    job = _Job(Path(directory), found, recipe, lexicon, report)
+    here, cache = Path(directory), config.data.cache
+    if is_remote(directory):
+        here = remote.unfinished(str(place(directory)), cache)
+    job = _Job(here, found, recipe, lexicon, report)
     with _writing(directory):
+        if is_remote(directory) and (place(directory) / corpus.MANIFEST).exists():
+            shutil.rmtree(here, ignore_errors=True)
+            return job.complete(directory)
         if job.manifest.exists():
-            return job.complete()
-        again = f"delete {job.partial} and run the same command again"
-        with _locked(job.directory), remedied(again):
-            return job.run(given, processes)
+            manifest = job.complete()
+        else:
+            again = f"delete {job.partial} and run the same command again"
+            with _locked(job.directory), remedied(again):
+                manifest = job.run(given, processes)
+    if is_remote(directory):
+        remote.upload(here, place(directory), manifest.files, report)
+        remote.keep(here, manifest.sha256)
+    return manifest
 
 
 def _given(path: str, config: RunConfig) -> Tokenizer:
@@ -122,7 +136,7 @@ class _Job:
     sources: Sequence[Source]
     recipe: Recipe
     lexicon: Lexicon | None
-    report: Callable[[Progress], None]
+    report: Report
     tokens: int = 0  # stored so far
 
     def __post_init__(self) -> None:
@@ -132,10 +146,12 @@ class _Job:
         self.manifest = self.directory / corpus.MANIFEST
         self.tokenizer = self.partial / "tokenizer"
 
-    def complete(self) -> corpus.Manifest:
+    def complete(self, directory: str | Path = "") -> corpus.Manifest:
         """The manifest of the finished corpus; UserError if another job made it."""
-        manifest = corpus.read_manifest(self.directory)
-        if change := self._difference(self.manifest, manifest.recipe, manifest.sources):
+        where = directory or self.directory
+        manifest = corpus.read_manifest(where)
+        record = place(where) / corpus.MANIFEST
+        if change := self._difference(record, manifest.recipe, manifest.sources):
             raise UserError(change)
         shutil.rmtree(self.partial, ignore_errors=True)
         return manifest
@@ -183,18 +199,20 @@ class _Job:
         return manifest
 
     def _difference(
-        self, record: Path, recipe: Recipe, sources: Sequence[dict]
+        self, record: Any, recipe: Recipe, sources: Sequence[dict]
     ) -> str | None:
         """The first difference between this job and the recorded job, or None."""
         if change := self.recipe.difference(recipe) or self._changed(record, sources):
-            made = "made" if record == self.manifest else "begun"
+            made = record.name == corpus.MANIFEST
+            where = record.parent if made else self.directory
             return (
-                f"{change}; the corpus in {self.directory} was {made} without: delete "
+                f"{change}; the corpus in {where} was {'made' if made else 'begun'} "
+                "without: delete "
                 "it, or name another directory"
             )
         return None
 
-    def _changed(self, record: Path, sources: Sequence[dict]) -> str | None:
+    def _changed(self, record: Any, sources: Sequence[dict]) -> str | None:
         """The first difference between the sources and recorded sources, or None.
 
         A digest is compared only if the file's size has changed, or if the file was
@@ -205,7 +223,10 @@ class _Job:
             names = {each["name"] for each in sources} ^ {s.name for s in self.sources}
             example = f", as {min(names)}" if names else ""
             return f"there are {now} sources, were {before}{example}"
-        written = record.stat().st_ctime_ns
+        if is_remote(record):
+            written = int(record.stat().mtime) * 10**9
+        else:
+            written = os.stat(record).st_ctime_ns
         for each, source in zip(sources, self.sources, strict=True):
             language = each.get("language", source.language)
             if language != source.language:
@@ -364,8 +385,8 @@ class _Job:
 @contextlib.contextmanager
 def _writing(directory: str) -> Iterator[None]:
     """Turn errors of writing the directory into a UserError of one line."""
-    if "://" in directory:
-        raise UserError(f"{directory}: a corpus is prepared locally; copy it then")
+    if "://" in directory and not is_remote(directory):
+        raise UserError(f"{directory}: a corpus is written to a directory or to gs://")
     try:
         yield
     except (OSError, ValueError) as error:

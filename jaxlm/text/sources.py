@@ -24,6 +24,7 @@ import fsspec
 import zstandard
 
 from jaxlm.config.checks import instead
+from jaxlm.files import is_remote, place
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -75,9 +76,9 @@ class Source:
         for file in self.files:
             with explained(self.name):
                 if is_remote(file):
-                    files = fsspec.filesystem("gs")
-                    sizes.append(files.size(file))
-                    times.append(int(files.modified(file).timestamp()) * 10**9)
+                    status = place(file).stat()
+                    sizes.append(status.length)
+                    times.append(int(status.mtime) * 10**9)
                 else:
                     status = os.stat(file)
                     sizes.append(status.st_size)
@@ -91,11 +92,6 @@ class Source:
             with explained(self.name), open_file(file) as raw:
                 hashlib.file_digest(raw, lambda: total)
         return total.hexdigest()
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is on `gs://`."""
-    return path.startswith("gs://")
 
 
 def no_field(
@@ -228,7 +224,7 @@ def explained(name: str) -> Iterator[None]:
 def open_file(path: str) -> Any:
     """Open a local file or one on `gs://`, to read its bytes unchanged."""
     if is_remote(path):
-        return io.BufferedReader(fsspec.filesystem("gs").open(path))
+        return io.BufferedReader(fsspec.filesystem("gs").open(str(place(path))))
     return open(path, "rb")
 
 
@@ -287,7 +283,7 @@ def _builder(spec: str, split: str, fields: Sequence[str]):
     try:
         # A dataset's directory holds dataset_info.json, or a version that does.
         info = [*Path(name).glob("dataset_info.json"), *Path(name).glob("*/*info.json")]
-        if info or name.startswith("gs://"):
+        if info or is_remote(name):
             builder = tfds.builder_from_directory(info[-1].parent if info else name)
         else:
             builder = tfds.builder(name, try_gcs=False)

@@ -97,7 +97,7 @@ def open_workdir(
         data["corpus_from_here"] = os.path.relpath(corpus.directory, workdir)
 
     def save_tokenizer(to: Path) -> None:
-        for name, path in files_below(Path(corpus.directory)):
+        for name, path in files_below(corpus.files):
             if name.startswith("tokenizer/"):
                 write_file(to / path.name, path.read_bytes())
 
@@ -179,7 +179,7 @@ def corpus_of(workdir: str | os.PathLike) -> str:
         moved = os.path.normpath(Path(workdir, newest["corpus_from_here"]))
     for each in (path, moved):
         with contextlib.suppress(UserError):
-            if read_manifest(Path(each)).sha256 == newest.get("corpus_sha256"):
+            if read_manifest(each).sha256 == newest.get("corpus_sha256"):
                 return each
     return path
 

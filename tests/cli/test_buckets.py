@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cli.commands import again, mistake
 
 from jaxlm.cli import main
-from jaxlm.files import copy_tree, listed, place
+from jaxlm.files import copy_tree, listed, place, write_sealed
 
 pytestmark = pytest.mark.bucket
 
@@ -154,3 +155,33 @@ def test_half_a_save_is_removed_and_never_a_step(bucket):
     place(f"{bucket}/checkpoints/1/state/params/a/c/0").write_bytes(b"half")
     with pytest.raises(UnsoundError, match="leaf params/a"):
         again.restore(state)
+
+
+def test_a_run_on_a_corpus_of_a_bucket_has_the_state_of_a_local_one(
+    run, bucket, capfd, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    assert main(again(run)) == 0
+    whole, there = state(capfd), f"{bucket}/corpus"
+    command = again(run)
+    corpus = Path(command[command.index("--corpus") + 1])
+    copy_tree(corpus, there, last="manifest.json")
+    command[command.index("--corpus") + 1] = there
+    command[command.index("--workdir") + 1] = str(tmp_path / "run")
+    assert main([*command, "--data.cache", str(tmp_path / "disk")]) == 0
+    assert state(capfd) == whole
+    assert len(list((tmp_path / "disk").glob("*/manifest.json"))) == 1
+    record = json.loads((tmp_path / "run/provenance.json").read_text())[-1]
+    assert record["corpus"] == there
+    assert main(["show", there, "--rows", "1"]) == 0
+    assert f"{there}: " in capfd.readouterr().out
+    # Another corpus at the same place.
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    content = {k: v for k, v in manifest.items() if k != "sha256"}
+    files = {
+        **content["files"],
+        "types.txt": {"bytes": 0, "sha256": sha256().hexdigest()},
+    }
+    place(f"{there}/types.txt").write_bytes(b"")
+    write_sealed(place(f"{there}/manifest.json"), {**content, "files": files})
+    assert "corpus_sha256 was" in mistake(capfd, *command)

@@ -8,11 +8,11 @@ import lzma
 import os
 import subprocess
 import sys
-from typing import ClassVar
 
 import pytest
 import zstandard
 
+from jaxlm import files
 from jaxlm.text import documents
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.find import find_sources
@@ -375,23 +375,12 @@ assert "tensorflow" not in sys.modules and "jax" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-def test_a_bucket_is_read_like_a_folder(monkeypatch):
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Bucket(MemoryFileSystem):
-        protocol = ("gs",)
-        store: ClassVar[dict] = {}
-        pseudo_dirs: ClassVar[list] = [""]
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return super()._strip_protocol(path.replace("gs://", "/"))
-
-    files = Bucket()
-    monkeypatch.setattr("fsspec.filesystem", lambda name, **options: files)
-    files.pipe("/bucket/books/a.txt", TEXT.encode())
-    files.pipe("/bucket/books/b.txt.gz", gzip.compress(TEXT.encode()))
-    assert read("gs://bucket/books/a.txt")[0] == SPLIT
-    assert read("gs://bucket/books/*")[0] == SPLIT * 2
+@pytest.mark.bucket
+def test_a_bucket_is_read_like_a_folder(bucket):
+    books = files.place(f"{bucket}/books")
+    (books / "a.txt").write_text(TEXT)
+    (books / "b.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert read(f"{books}/a.txt")[0] == SPLIT
+    assert read(f"{books}/*")[0] == read(str(books))[0] == SPLIT * 2
     with pytest.raises(UserError, match="no text file matches"):
-        read("gs://bucket/books/c.txt")
+        read(f"{books}/c.txt")

@@ -282,8 +282,8 @@ def test_a_folder_of_other_files_is_not_written(books, tmp_path):
     (tmp_path / "tokens").mkdir()
     with pytest.raises(UserError, match="holds other files and no corpus"):
         prepare(CONFIG, [str(books)], str(tmp_path))
-    with pytest.raises(UserError, match="a corpus is prepared locally"):
-        prepare(CONFIG, [str(books)], "gs://bucket/corpus")
+    with pytest.raises(UserError, match="is written to a directory or to gs://"):
+        prepare(CONFIG, [str(books)], "s3://bucket/corpus")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
         prepare(CONFIG, [str(books)], str(tmp_path / "file/corpus"))
