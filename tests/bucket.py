@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -158,8 +158,8 @@ class _Server(ThreadingHTTPServer):
         """A client that was killed is no error."""
 
 
-@pytest.fixture(scope="session")
-def bucket_server() -> Iterator[str]:
+@contextmanager
+def serving() -> Iterator[str]:
     """The address of the server; the environment of this process names it."""
     from gcp_storage_emulator import server as emulator
     from gcp_storage_emulator.handlers import buckets
@@ -187,6 +187,13 @@ def bucket_server() -> Iterator[str]:
             os.environ[name] = value
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[str]:
+    """The server, see `serving`."""
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
