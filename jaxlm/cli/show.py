@@ -12,7 +12,7 @@ import tyro
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.pretrain import language_lines, open_shown
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
-from jaxlm.files import place
+from jaxlm.files import local, place
 from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def run_show(argv: list[str]) -> int:
     if not argv:
         raise UserError(f"jaxlm show needs a config ({', '.join(recipes())}) or a DIR")
     args = parse(Show, argv)
-    path = Path(args.what)
-    if (place(args.what) / "manifest.json").is_file():
+    path: Any = place(args.what)
+    if (path / "manifest.json").is_file():
         _show_corpus(args)
         return 0
     if args.config:
@@ -53,10 +53,10 @@ def run_show(argv: list[str]) -> int:
         return 0
     from jaxlm.convert.model_directory import is_model
 
-    if is_model(path):
+    if is_model(local(args.what)):
         if args.rows:
             raise UserError(f"--rows needs text, and {path} is a model")
-        _show_model(path)
+        _show_model(local(args.what))
     elif (path / "config.json").is_file():
         _show_run(path, args.rows)
     else:
@@ -150,7 +150,7 @@ def _si(value: int | float) -> str:
     return f"{value / 1000**power:.3g} {'kMGTPE'[power - 1]}"
 
 
-def _show_run(path: Path, rows: int) -> None:
+def _show_run(path: Any, rows: int) -> None:
     from jaxlm.checkpoints import Checkpoints, RunFiles, state_sha256
     from jaxlm.families import family_of, parameter_shapes
     from jaxlm.tasks.objective import FIGURES
@@ -186,7 +186,7 @@ def _show_run(path: Path, rows: int) -> None:
         print_rows(corpus, config, rows)
 
 
-def _print_figures(metrics: Path, declared: "Sequence[Figure]") -> None:
+def _print_figures(metrics: Any, declared: "Sequence[Figure]") -> None:
     """Print the newest figures of training and of evaluation."""
     from jaxlm.train.log import read_metrics
     from jaxlm.train.screen import evaluated, shown, trained

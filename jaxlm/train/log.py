@@ -384,7 +384,7 @@ class TensorBoardEvents(_MetricsFile):
         self._file.flush()
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_metrics(path: Any) -> tuple[list[dict[str, Any]], int]:
     """The records in `metrics.jsonl`, and the number of torn lines."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     whole = [line for line in lines if not math.isinf(_step_of(line))]

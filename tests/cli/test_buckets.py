@@ -67,6 +67,8 @@ def test_a_run_is_killed_goes_on_and_is_used(run, bucket, capfd):
 
     assert main(["fill", there, "It is a [MASK] ."]) == 0
     assert "[MASK] 1: " in capfd.readouterr().out
+    assert main(["show", there]) == 0
+    assert f"{there}: 4 steps" in capfd.readouterr().out
 
 
 @pytest.mark.long
