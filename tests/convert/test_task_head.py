@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from exported import CONFIGS, random_params, tokenizer_of
 
 from jaxlm.config import FinetuneConfig, TaskConfig, TextConfig, bert
@@ -99,7 +100,7 @@ def runs(kind, tmp_path):
     head = jax.tree.map(lambda x: x * 9, init_params(module, 3)["task"])
     kept = {k: v for k, v in random_params(config).items() if k not in ("mlm", "nsp")}
     params = {**kept, "task": head}
-    each = Finetuned(tmp_path, task_of(run, tokenizer), module, params, 1)
+    each = Finetuned(epath.Path(tmp_path), task_of(run, tokenizer), module, params, 1)
     out = tmp_path / "m"
     export_task(out, config, task, each.params, tokenizer, origin={})
     return each, out
