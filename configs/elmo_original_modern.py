@@ -10,7 +10,7 @@ updates all rows: each step then reads and writes 11 GB for it, and devices exch
 1.6 GB of gradients.
 
 Chips: 8, with 128 rows each; to fill more takes a larger batch.
-Cost: at least 2.9 hours on 8 v5e chips: 69 ms a step in 10.3 GB a chip, 39 % of the
+Cost: at least 3 hours on 8 v5e chips: 71 ms a step in 5.1 GB a chip, 38 % of the
 peak, by the compiled program; not measured.
 
     jaxlm pretrain elmo_original_modern --text '1b/*.txt' --workdir runs/elmo

@@ -194,6 +194,22 @@ def test_a_step_on_8_devices(family, cut, capfd):
         assert np.abs(eight.gradient[path] - expected).max() / scale < 1e-4, path
 
 
+@pytest.mark.devices
+def test_the_gradient_of_a_large_filter_needs_no_rows_of_other_devices(monkeypatch):
+    """Each device would else compute a part of it, from the characters of all."""
+    wide = ELMO | {"filters": (0, 4200), "num_highways": 0}
+    monkeypatch.setitem(MODELS, "wide", elmo("tiny", **wide, dropout=0.0))
+    run, _, phase = opened("wide", mesh=MeshConfig(data=8))
+    with jax.set_mesh(run.mesh):
+        batch = jax.jit(phase.stream.objective.transform)(drawn(phase))
+        batch = jax.device_put(batch, run.sharding)
+        program = phase.train_step.lower(run.abstract, batch).compile().as_text()
+    gathered = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", program)
+    largest = max(np.prod([int(n) for n in each.split(",")]) for each in gathered)
+    kernel = 2 * MODELS["wide"].d_character * 4200
+    assert largest <= kernel
+
+
 def between_replicas(program: str) -> list[str]:
     """Collectives between the first four and the last four of 8 devices."""
     found = []

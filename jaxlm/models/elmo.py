@@ -148,7 +148,8 @@ class Filters(nn.Module):
     def __call__(self, x: Float[Array, "C *n E"]) -> Float[Array, "*n O"]:
         """The maxima; the caller applies the activation, which is monotonic."""
         shape = self.width, x.shape[-1], self.number
-        kernel_WEO = self.param("kernel", self.kernel_init, shape)
+        # Whole, and so its gradient: for a part of that, devices would need all rows.
+        kernel_WEO = mesh.whole(self.param("kernel", self.kernel_init, shape))
         bias_O = self.param("bias", nn.initializers.zeros, shape[-1:])
         bias = bias_O.astype(self.dtype).reshape((1,) * (x.ndim - 2) + (-1,))
         return largest_windows(x, kernel_WEO.astype(self.dtype)) + bias
