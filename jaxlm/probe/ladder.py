@@ -7,6 +7,7 @@
 All uses of a word form have one vector, so none of them can tell its senses apart.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,9 @@ def static_vectors(train: Sequence[Use], seed: int = 0) -> dict[str, np.ndarray]
     embedding = left * np.sqrt(np.maximum(scale, 0))
     cluster = optional("sklearn.cluster", "word classes", "scikit-learn")
     means = cluster.KMeans(min(_CLASSES, len(words)), n_init=1, random_state=seed)
-    classes = means.fit_predict(embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of words with equal contexts: fewer classes
+        classes = means.fit_predict(embedding)
     found = np.array([place[word] for word in asked])
     return {
         "1-of-N": np.eye(len(set(asked)))[np.unique(found, return_inverse=True)[1]],
