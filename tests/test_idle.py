@@ -239,5 +239,6 @@ def test_names_of_idle_flags_are_names_of_fields():
         assert idle(config).keys() <= known | {"phases"}
     assert foreign(RunConfig()).keys() == {"data.negatives", "data.carry", "phases"}
     assert foreign(FinetuneConfig()).keys() > names(MaskedData, "data.") - {
-        "data.threads"
+        "data.threads",
+        "data.cache",
     }

@@ -123,6 +123,7 @@ def _of_task(config: FinetuneConfig) -> list[Rule]:
     return [
         (True, "text", "is for corpora: the tokenizer of --init reads a task's files"),
         (True, "smoothing", "is for corpora of several languages"),
+        (True, "data.cache", "is for corpora: a task's files are read where they are"),
         (True, "predictions", "is for masked words"),
         (True, "fork skip", "is for pretraining"),
         (True, "eval_rows", "is for pretraining: all of the dev file is evaluated"),

@@ -107,7 +107,13 @@ def numbered(
     marks[table[:, 0]] |= int(Mark.DOCUMENT)
     manifest = SimpleNamespace(languages=NAMES)
     return Numbered(
-        str(directory), manifest, sentences[:-1], table, marks=marks, ended=ended
+        str(directory),
+        Path(directory),
+        manifest,
+        sentences[:-1],
+        table,
+        marks=marks,
+        ended=ended,
     )
 
 

@@ -215,9 +215,10 @@ def test_a_heartbeat_that_cannot_be_written_is_given_up_in_a_line(tmp_path):
 def test_sigquit_writes_stacks_and_the_run_goes_on(tmp_path, capfd):
     with opened(tmp_path) as log, watching(log, tmp_path):
         os.kill(os.getpid(), signal.SIGQUIT)
-        deadline = time.monotonic() + 10
-        while "test_sigquit" not in capfd.readouterr().err:
-            assert time.monotonic() < deadline
+        deadline, said = time.monotonic() + 10, ""
+        while "test_sigquit" not in said:
+            said += capfd.readouterr().err
+            assert time.monotonic() < deadline, said
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
     beat = json.loads((tmp_path / "heartbeat.json").read_text())
     assert beat["doing"] == "stopped"
