@@ -92,7 +92,7 @@ def local(path: str | os.PathLike) -> Path:
                 local(each)
             else:
                 here.mkdir(parents=True, exist_ok=True)
-                _gcs().get_file(str(each), str(copy))
+                bucket_files().get_file(str(each), str(copy))
     return here
 
 
@@ -122,16 +122,23 @@ def copy_tree(here: Path, there: str | os.PathLike, *, last: str = "") -> None:
     for path in sorted(files, key=lambda path: (path.name == last, path)):
         copy = place(there) / path.relative_to(here).as_posix()
         if is_remote(copy):  # appears whole; `open` would keep half of a file
-            _gcs().put_file(str(path), str(copy))
+            bucket_files().put_file(str(path), str(copy))
         else:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
 
 
-def _gcs() -> Any:
+def bucket_files() -> Any:
+    """The files of all buckets, as fsspec has them; for paths that `place` has made."""
     import gcsfs
 
     return gcsfs.GCSFileSystem()
+
+
+def cache_of(name: str) -> Path:
+    """A directory of this user for what can be made anew."""
+    home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return Path(home, "jaxlm", name)
 
 
 def host_log(workdir: str | os.PathLike, host: int) -> Path:
@@ -149,7 +156,7 @@ def _reach(bucket: str) -> None:
     fsspec.config.conf["gcs"] = {"use_listings_cache": False}
     name = f"gs://{bucket}"
     try:
-        _gcs().call("GET", "b/{}/o", bucket, maxResults=1)
+        bucket_files().call("GET", "b/{}/o", bucket, maxResults=1)
     except ImportError:
         remedy = 'pip install "jaxlm[gcs]"'
         raise UserError(f"{name} needs the package gcsfs: {remedy}") from None

@@ -7,7 +7,7 @@ Next: `store.py`, which reads all leaves of a state.
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jaxlm.checkpoints.digests import LeafDigest, measure
 from jaxlm.files import is_remote
@@ -122,3 +123,32 @@ def first_line(error: BaseException) -> str:
     """An error's type and the first line of its message."""
     text = (str(error).strip().splitlines() or [""])[0].partition(" [tensorstore_")[0]
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def read_leaves(
+    stored: Mapping[str, StoredLeaf],
+    shardings: Mapping[str, jax.sharding.Sharding],
+    bounds: Mapping[str, float],
+) -> dict[str, jax.Array]:
+    """The leaves that `shardings` names, on the devices and verified: a host reads the
+    parts that its devices hold. UnsoundError on all hosts if one cannot read a leaf."""
+    read, damage = {}, None
+    try:
+        for name, sharding in shardings.items():
+            read[name] = stored[name].place(sharding)
+    except UnsoundError as error:
+        damage = error
+    if _on_any_host(damage is not None):
+        step = next(iter(stored.values())).step
+        raise damage or UnsoundError(f"{step} is damaged: another host cannot read it")
+    digests, largest = measure(read)
+    for name, found in digests.items():
+        stored[name].check(found, largest[name], bounds[name])
+    return read
+
+
+def _on_any_host(here: bool) -> bool:
+    """Whether `here` is true on any host; hosts that take different branches hang."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.array(here)).any())

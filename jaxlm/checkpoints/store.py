@@ -22,20 +22,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
-from jaxlm.checkpoints.digests import LeafDigest, digest, measure
+from jaxlm.checkpoints.digests import LeafDigest, digest
 from jaxlm.checkpoints.leaf_files import (
     CHUNK,
     STATE,
     StoredLeaf,
     UnsoundError,
     first_line,
+    read_leaves,
 )
 from jaxlm.checkpoints.run_files import RunFiles
 from jaxlm.files import (
@@ -335,28 +334,6 @@ def restore_params(
     raise UserError(f"{workdir} has no checkpoint yet")
 
 
-def read_leaves(
-    stored: Mapping[str, StoredLeaf],
-    shardings: Mapping[str, jax.sharding.Sharding],
-    bounds: Mapping[str, float],
-) -> dict[str, jax.Array]:
-    """The leaves that `shardings` names, on the devices and verified: a host reads the
-    parts that its devices hold. UnsoundError on all hosts if one cannot read a leaf."""
-    read, damage = {}, None
-    try:
-        for name, sharding in shardings.items():
-            read[name] = stored[name].place(sharding)
-    except UnsoundError as error:
-        damage = error
-    if _on_any_host(damage is not None):
-        step = next(iter(stored.values())).step
-        raise damage or UnsoundError(f"{step} is damaged: another host cannot read it")
-    digests, largest = measure(read)
-    for name, found in digests.items():
-        stored[name].check(found, largest[name], bounds[name])
-    return read
-
-
 def check_best(workdir: str | os.PathLike, step: int | None) -> None:
     """Raise a UserError if the best parameters, those of `step`, are missing."""
     best = Checkpoints(f"{workdir}/best")
@@ -415,10 +392,3 @@ def _without_closed_loops() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = before
-
-
-def _on_any_host(here: bool) -> bool:
-    """Whether `here` is true on any host; hosts that take different branches hang."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.array(here)).any())

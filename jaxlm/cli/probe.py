@@ -1,6 +1,5 @@
 """Look inside a model: `jaxlm probe senses DIR …`, `jaxlm probe edge DIR …`."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.checks import instead
 from jaxlm.config.run import Count
+from jaxlm.files import cache_of
 from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def _opened(args: Any) -> tuple["Reader", Path, list[str]]:
     import jaxlm
     from jaxlm.probe.features import Reader
 
-    home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    cache = Path(args.cache or f"{home}/jaxlm/probe")
+    cache = Path(args.cache) if args.cache else cache_of("probe")
     model = jaxlm.load(args.directory)
     step = "" if model.step is None else f" at step {model.step:,}"
     notes = [f"{args.directory}{step}: {plural(model.config.num_layers, 'layer')}"]

@@ -11,10 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxlm.files import is_remote, remove_temporary
+from jaxlm.files import cache_of, host_log, remove_temporary
 
 _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
 
@@ -76,8 +75,7 @@ def start_jax(workdir: str = "", hosts: str = "") -> None:
             hosts, lambda host: _keep_native_output(workdir, host) if workdir else None
         )
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", f"{home}/jaxlm/xla")
+        jax.config.update("jax_compilation_cache_dir", str(cache_of("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -90,9 +88,9 @@ def _keep_native_output(workdir: str, host: int) -> None:
         return
     from jaxlm.cli import witness
 
-    here = Path(tempfile.gettempdir() if is_remote(workdir) else workdir)
-    here.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, witness.__file__, str(here / f"host-{host}.log")]
+    log = host_log(workdir, host)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, witness.__file__, str(log)]
     process = subprocess.Popen(
         [*command, str(host)], stdin=subprocess.PIPE, start_new_session=True
     )

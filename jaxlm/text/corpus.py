@@ -11,6 +11,7 @@ import hashlib
 import math
 import operator
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -316,6 +317,24 @@ def read_array(path: Path) -> np.ndarray:
     array = open_array(path)
     with damage(path):
         return array.read().result()
+
+
+@contextlib.contextmanager
+def writing(directory: str) -> Iterator[None]:
+    """Turn errors of writing the directory into a UserError of one line."""
+    if "://" in directory and not is_remote(directory):
+        raise UserError(f"{directory}: a corpus is written to a directory or to gs://")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore has ValueErrors that quote the system's.
+        quoted = re.search(r": ([^:]+) \[os_error_code", str(error))
+        if isinstance(error, ValueError) and not quoted:
+            raise
+        reason = quoted[1] if quoted else getattr(error, "strerror", "") or error
+        raise UserError(
+            f"corpus {directory} cannot be written: {reason}; the same command goes on"
+        ) from error
 
 
 def files_below(directory: Path) -> Iterator[tuple[str, Path]]:

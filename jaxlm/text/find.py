@@ -7,10 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import fsspec
-
 from jaxlm.config.checks import instead, meant
-from jaxlm.files import is_remote, place
+from jaxlm.files import bucket_files, is_remote, place
 from jaxlm.text.sources import (
     COMPRESSED,
     SHIPPED,
@@ -104,7 +102,7 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     if is_remote(path):
         path = str(place(path))
         with explained(path):
-            files = fsspec.filesystem("gs")
+            files = bucket_files()
             is_glob = glob.has_magic(path)
             below = [f"gs://{x}" for x in (files.glob if is_glob else files.find)(path)]
         found = below if is_glob or below == [path] else _of_one_kind(below, kinds)

@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -97,7 +96,7 @@ def prepare(
     if is_remote(directory):
         here = remote.unfinished(str(place(directory)), cache)
     job = _Job(here, found, recipe, lexicon, report)
-    with _writing(directory):
+    with corpus.writing(directory):
         if is_remote(directory) and (place(directory) / corpus.MANIFEST).exists():
             shutil.rmtree(here, ignore_errors=True)
             return job.complete(directory)
@@ -380,24 +379,6 @@ class _Job:
             text = "".join(f"{word}\n" for word in words)
             write_file(self.directory / corpus.TYPES, text)
         return counts
-
-
-@contextlib.contextmanager
-def _writing(directory: str) -> Iterator[None]:
-    """Turn errors of writing the directory into a UserError of one line."""
-    if "://" in directory and not is_remote(directory):
-        raise UserError(f"{directory}: a corpus is written to a directory or to gs://")
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        # TensorStore has ValueErrors that quote the system's.
-        quoted = re.search(r": ([^:]+) \[os_error_code", str(error))
-        if isinstance(error, ValueError) and not quoted:
-            raise
-        reason = quoted[1] if quoted else getattr(error, "strerror", "") or error
-        raise UserError(
-            f"corpus {directory} cannot be written: {reason}; the same command goes on"
-        ) from error
 
 
 @contextlib.contextmanager

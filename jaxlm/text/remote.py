@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from jaxlm.files import locked, sync, temporary
+from jaxlm.files import bucket_files, cache_of, locked, sync, temporary
 from jaxlm.types import UserError
 
 _AT_ONCE = 8  # files
@@ -38,16 +38,15 @@ class Progress(NamedTuple):
 Report = Callable[[Progress], None]
 
 
-def cache_of(cache: str) -> Path:
+def copies(cache: str) -> Path:
     """The directory of copies; `cache` if it is given."""
-    home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    return Path(cache).absolute() if cache else Path(home) / "jaxlm" / "corpora"
+    return Path(cache).absolute() if cache else cache_of("corpora")
 
 
 def unfinished(directory: str, cache: str) -> Path:
     """The local directory in which a corpus for `gs://` is made."""
     name = hashlib.sha256(directory.rstrip("/").encode()).hexdigest()
-    return cache_of(cache) / f"new-{name[:16]}"
+    return copies(cache) / f"new-{name[:16]}"
 
 
 def cached(
@@ -61,7 +60,7 @@ def cached(
         there: the corpus's directory on `gs://`.
         digest: of all `files`, which are its manifest's.
     """
-    here = cache_of(cache) / digest[:16]
+    here = copies(cache) / digest[:16]
     with explained(f"corpus {there} cannot be copied to {here}"):
         here.mkdir(parents=True, exist_ok=True)
         lock = here / ".lock"
@@ -96,7 +95,7 @@ def _fetch(there: Any, here: Path, files: Mapping[str, dict], report: Report) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary(path.with_name(f".{path.name}.new")) as fresh:
             for _ in range(_TRIES):
-                _bucket().get_file(str(there / name), str(fresh))
+                bucket_files().get_file(str(there / name), str(fresh))
                 if _is_sound(fresh, files[name]):
                     break
             else:
@@ -125,7 +124,7 @@ def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None
     with explained(f"corpus {there} cannot be written"):
         for part in (list(names), ["manifest.json"]):
             for _ in range(_TRIES):
-                stored = _bucket().find(str(there), detail=True)
+                stored = bucket_files().find(str(there), detail=True)
                 root = str(there).removeprefix("gs://")
                 found = {name: stored.get(f"{root}/{name}", {}) for name in part}
                 sizes = {
@@ -142,7 +141,7 @@ def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None
 
 
 def _put(here: Path, there: Any, name: str) -> None:
-    _bucket().put_file(str(here / name), str(there / name))
+    bucket_files().put_file(str(here / name), str(there / name))
 
 
 def _is_stored(path: Path, facts: Mapping[str, Any]) -> bool:
@@ -160,12 +159,6 @@ def keep(here: Path, digest: str) -> None:
         with contextlib.suppress(OSError):
             here.replace(copy)
     shutil.rmtree(here, ignore_errors=True)
-
-
-def _bucket() -> Any:
-    import fsspec
-
-    return fsspec.filesystem("gs")
 
 
 def _each(

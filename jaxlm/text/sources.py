@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import zstandard
 
 from jaxlm.config.checks import instead
-from jaxlm.files import is_remote, place
+from jaxlm.files import bucket_files, is_remote, place
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -224,7 +223,7 @@ def explained(name: str) -> Iterator[None]:
 def open_file(path: str) -> Any:
     """Open a local file or one on `gs://`, to read its bytes unchanged."""
     if is_remote(path):
-        return io.BufferedReader(fsspec.filesystem("gs").open(str(place(path))))
+        return io.BufferedReader(bucket_files().open(str(place(path))))
     return open(path, "rb")
 
 

@@ -50,7 +50,7 @@ def corpus(local, bucket):
 
 def asked(monkeypatch):
     """The names of the files that are copied from now on."""
-    seen, real = [], remote._bucket
+    seen, real = [], remote.bucket_files
 
     class Bucket:
         def __getattr__(self, name):
@@ -64,7 +64,7 @@ def asked(monkeypatch):
             seen.append(there.partition("/corpus/")[2])
             real().put_file(here, there)
 
-    monkeypatch.setattr(remote, "_bucket", Bucket)
+    monkeypatch.setattr(remote, "bucket_files", Bucket)
     return seen
 
 
@@ -81,7 +81,7 @@ def test_a_corpus_on_a_bucket_has_the_bytes_of_a_local_one(
     wanted, there = contents(local / "corpus"), files.place(f"{bucket}/corpus")
     manifest = prepare(CONFIG, [f"{local}/text"], str(there))
     root = str(there).removeprefix("gs://")
-    stored = remote._bucket().find(root)
+    stored = remote.bucket_files().find(root)
     found = {name.removeprefix(f"{root}/"): name for name in stored}
     assert found.keys() == wanted.keys()
     assert all((there / name).read_bytes() == wanted[name] for name in wanted)
@@ -97,7 +97,7 @@ def test_a_corpus_on_a_bucket_has_the_bytes_of_a_local_one(
 
 
 def test_text_on_a_bucket_makes_the_records_of_local_text(local, bucket, tmp_path):
-    remote._bucket().put(f"{local}/text/", f"{bucket}/text/", recursive=True)
+    remote.bucket_files().put(f"{local}/text/", f"{bucket}/text/", recursive=True)
     files.place(f"{bucket}/text/notes.md").write_text("no text")
     wanted = read_manifest(local / "corpus")
     for number, spec in enumerate(("text", "text/*.txt", "text/")):

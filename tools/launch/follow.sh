@@ -1,3 +1,16 @@
+# The state that Google Cloud tells, or MISSING, or UNKNOWN if it does not answer.
+state() {
+  local said
+  if said=$(describe 2>&1); then
+    tail -n 1 <<< "$said"
+  elif [[ $said == *NOT_FOUND* ]]; then
+    echo MISSING
+  else
+    echo "$said" >&2
+    echo UNKNOWN
+  fi
+}
+
 # Every node has the files of this run in ~/$name.
 on() { # NODE WORKER COMMAND [FLAGS]: run a command on one worker of a node, or on all
   gcloud compute tpus tpu-vm ssh "$1" "${where[@]}" --worker="$2" --command="$3" "${@:4}"

@@ -11,18 +11,8 @@ nodes=(@@nodes)
 where=(@@where)
 cleanup="gcloud compute tpus queued-resources delete $name ${where[*]} --force"
 
-# The state of the request, or MISSING, or UNKNOWN if Google Cloud does not answer.
-state() {
-  local said
-  if said=$(gcloud compute tpus queued-resources describe "$name" "${where[@]}" \
-    --format='value(state.state)' 2>&1); then
-    tail -n 1 <<< "$said"
-  elif [[ $said == *NOT_FOUND* ]]; then
-    echo MISSING
-  else
-    echo "$said" >&2
-    echo UNKNOWN
-  fi
+describe() {
+  gcloud compute tpus queued-resources describe "$name" "${where[@]}" --format='value(state.state)'
 }
 create() {
   gcloud compute tpus queued-resources create "$name" "${where[@]}" @@node \

@@ -10,18 +10,8 @@ nodes=("$name")
 where=(@@where)
 cleanup="gcloud compute tpus tpu-vm delete $name ${where[*]}"
 
-# The state of the TPU, or MISSING, or UNKNOWN if Google Cloud does not answer.
-state() {
-  local said
-  if said=$(gcloud compute tpus tpu-vm describe "$name" "${where[@]}" \
-    --format='value(state)' 2>&1); then
-    tail -n 1 <<< "$said"
-  elif [[ $said == *NOT_FOUND* ]]; then
-    echo MISSING
-  else
-    echo "$said" >&2
-    echo UNKNOWN
-  fi
+describe() {
+  gcloud compute tpus tpu-vm describe "$name" "${where[@]}" --format='value(state)'
 }
 create() {
   gcloud compute tpus tpu-vm create "$name" "${where[@]}" \
