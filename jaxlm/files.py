@@ -77,22 +77,21 @@ _NO_MODEL = {"checkpoints", "best", "tensorboard", "profile", "corpus"}
 
 
 def local(path: str | os.PathLike) -> Path:
-    """A local directory with the files of a model or run, without arrays of a run.
+    """A local path of a file, or of the files of a model or run without its arrays.
 
-    Files on `gs://` are copied to a temporary directory, which ends with the process.
+    What is on `gs://` is copied to a temporary directory, which ends with the process.
     """
     if not is_remote(path):
         return Path(path)
     there = place(path)
     here = _copies() / str(there).removeprefix("gs://")
+    if there.is_file():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        bucket_files().get_file(str(there), str(here))
+        return here
     for each in listed(there):
-        copy = here / each.name
         if each.name not in _NO_MODEL and each != there:
-            if each.is_dir():
-                local(each)
-            else:
-                here.mkdir(parents=True, exist_ok=True)
-                bucket_files().get_file(str(each), str(copy))
+            local(each)
     return here
 
 

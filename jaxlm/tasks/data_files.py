@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxlm.files import is_remote
 from jaxlm.text import sources
 from jaxlm.text.sources import TFDS, Digests
 from jaxlm.types import UserError
@@ -64,6 +65,8 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
     named dev, valid(ation) or testa in the directory or dataset.
     """
     for each in (data, dev) if dev else (data,):
+        if is_remote(each):
+            raise UserError(f"{each}: a task's files are read from a disk: copy them")
         if not each.startswith(TFDS) and not Path(each).exists():
             raise UserError(f"no file or directory {each}")
     if data.startswith(TFDS):

@@ -23,6 +23,7 @@ from typing import Any
 from jaxlm.config import RunConfig
 from jaxlm.files import (
     is_remote,
+    local,
     locked,
     place,
     read_object,
@@ -114,7 +115,7 @@ def prepare(
 
 def _given(path: str, config: RunConfig) -> Tokenizer:
     text = config.text
-    model = load_tokenizer(path, lowercase=text.lowercase, words=text.words)
+    model = load_tokenizer(local(path), lowercase=text.lowercase, words=text.words)
     if text.unused:
         model = model.grown(model.vocab_size + text.unused)
     if model.vocab_size != config.model.vocab_size:

@@ -135,6 +135,12 @@ def test_mistakes_are_one_line(run, bucket, capfd):
     assert said == f"jaxlm: {bucket}/none does not exist\n"
     said = mistake(capfd, *on(f"{bucket}/run", run, "--init", f"{bucket}/none"))
     assert "there is no such directory" in said
+    data = ["--data", f"{bucket}/data", "--init", str(run), "--workdir", "task"]
+    said = mistake(capfd, "finetune", "sst2", *data)
+    assert (
+        said
+        == f"jaxlm: {bucket}/data: a task's files are read from a disk: copy them\n"
+    )
 
 
 def test_half_a_save_is_removed_and_never_a_step(bucket):

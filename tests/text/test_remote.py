@@ -110,6 +110,17 @@ def test_text_on_a_bucket_makes_the_records_of_local_text(local, bucket, tmp_pat
         prepare(CONFIG, [f"{bucket}/tex"], f"{tmp_path}/none")
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer/vocab.txt"])
+def test_a_tokenizer_on_a_bucket_is_that_on_the_disk(local, bucket, tmp_path, name):
+    there = f"{bucket}/tokenizer"
+    remote.bucket_files().put(f"{local}/corpus/tokenizer/", f"{there}/", recursive=True)
+    made = [
+        prepare(CONFIG, [str(local / "text")], f"{tmp_path}/{i}", tokenizer=each)
+        for i, each in enumerate((f"{local}/corpus/{name}", f"{bucket}/{name}"))
+    ]
+    assert made[0].sha256 == made[1].sha256
+
+
 def test_an_interrupted_upload_goes_on(local, bucket, flaky, cache, monkeypatch):
     there = files.place(f"{bucket}/corpus")
     real = remote._put
