@@ -138,7 +138,8 @@ def _edge(argv: list[str]) -> int:
     sizes = " and ".join(f"{len(each):,}" for each in read)
     notes += [
         f"{sizes} sentences of training and dev; {plural(len(data.names), 'label')}; "
-        f"{plural(args.seeds, 'seed')}; {schedule}",
+        f"{plural(args.seeds, 'seed')}; {schedule.steps:,} steps of "
+        f"{schedule.batch} sentences, rate {schedule.rate:g}",
         "The probe of layer k reads a mix of layers 0 … k; gain is its F1 less that of "
         "k - 1, p is of McNemar's exact test of the two, selectivity is the distance "
         "from a control task.",
