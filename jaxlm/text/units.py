@@ -261,7 +261,8 @@ def tokenise_all(
         return
     # Fresh interpreters, not forks: the caller may have threads.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, _start_worker)
+    with _signals_held():
+        pool = ProcessPoolExecutor(processes, spawn, _start_worker)
 
     def submitted() -> Iterator[tuple[Future[Unit], Place | None]]:
         waiting = deque()
@@ -286,10 +287,11 @@ def tokenise_all(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Delay signals to the end of the block, in which a worker process may start.
+    """Delay signals to the end of the block, which makes a pool or starts a worker.
 
-    A worker prints a traceback if its caller ends while it starts. Workers inherit a
-    blocked Ctrl-C, which is for the caller alone.
+    A pool that is half made leaks semaphores, and a worker prints a traceback if its
+    caller ends while it starts. Workers inherit a blocked Ctrl-C, which is for the
+    caller alone.
     """
     held: list[int] = []
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}

@@ -64,3 +64,26 @@ def test_a_signal_ends_the_preparation_that_pretrain_begins_with(how, tmp_path):
     assert process.returncode == 75, error
     said = [line for line in error.splitlines() if " MB/s" not in line]
     assert not out and said == ["jaxlm: interrupted; run the same command to resume"]
+
+
+HALF_A_POOL = """
+import signal, sys
+from multiprocessing import resource_tracker
+from jaxlm.cli.runtime import end_on_signals
+from jaxlm.text import units
+
+def register(name, kind, register=resource_tracker.register):
+    register(name, kind)
+    signal.raise_signal(signal.SIGINT)  # the semaphore exists, but no finalizer of it
+
+end_on_signals(75)
+resource_tracker.register = register
+list(units.tokenise_all([], None, None, 2))
+"""
+
+
+def test_a_signal_while_a_pool_is_made_leaks_no_semaphore():
+    command = [sys.executable, "-c", HALF_A_POOL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 75
+    assert done.stderr == "jaxlm: interrupted; run the same command to resume\n"
