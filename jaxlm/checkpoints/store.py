@@ -6,7 +6,7 @@ that the state depends on, and `meta`, any JSON from the caller.
 Orbax writes both in the background and makes the step appear in one rename. Digests are
 recomputed after a restore because Orbax restores flipped bits without an error. Old
 steps are deleted here because Orbax deletes them in place: a kill would leave half a
-step that looks whole. Next: `train/loop.py`, which saves; `open.py`, which reads.
+step that looks whole. Next: `train/loop.py`, which saves; `jaxlm/open`, which reads.
 """
 
 import json

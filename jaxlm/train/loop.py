@@ -71,7 +71,7 @@ def train(
 
     No data position is saved: the batch of step s is a function of (data, seed, s). The
     caller has locked and checked the workdir (`workdir.py`). `initial` reads the
-    parameters of `config.init` (`open.py`). With `fallback`, a damaged checkpoint is
+    parameters of `config.init` (`jaxlm/open`). With `fallback`, a damaged checkpoint is
     skipped; without it, a damaged checkpoint is an error. `profile` is START:STOP, the
     steps to trace (`profile.py`).
     """

@@ -1,0 +1,98 @@
+"""A run, model or task directory → what is in it."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from jaxlm.checkpoints import RunFiles, restore_params
+from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
+from jaxlm.config.checks import shown
+from jaxlm.convert.model_directory import Loaded, is_model, read_model
+from jaxlm.families import build, family_of
+from jaxlm.files import local, place
+from jaxlm.open.model import Model
+from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
+from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
+from jaxlm.train.state import abstract_params
+from jaxlm.train.workdir import read_config
+from jaxlm.types import UserError
+
+
+def load(directory: str | os.PathLike, *, stay: bool = False) -> Model:
+    """The model of a directory, on the default device.
+
+    A run directory gives its newest checkpoint, verified. A model directory gives its
+    weights, compared with the digests that `export` and `import` stored. With `stay`, a
+    run's parameters stay on disk and are read and verified each time they are used,
+    which suits an export (`checkpoints.StoredLeaf`).
+    """
+    path = local(_existing(directory))
+    if is_model(path):
+        loaded = read_model(path, lambda _, array: jax.device_put(array))
+        return Model(_run_of(loaded), loaded.params, loaded.tokenizer, None, path)
+    config = read_config(directory)
+    if isinstance(config, FinetuneConfig):
+        raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
+    abstract = abstract_params(build(config.model))
+    files = path / "tokenizer"
+    tokenizer = load_tokenizer(files)
+    run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
+    restored = restore_params(directory, abstract, stored=stay, run=run)
+    return Model(config, restored.state, tokenizer, restored.step, files)
+
+
+def _existing(directory: Any) -> epath.Path:
+    if not isinstance(directory, str | os.PathLike) or not str(directory):
+        raise UserError(
+            f"{shown(directory)} is not the path of a run or model directory"
+        )
+    path = place(directory)
+    if not path.is_dir():
+        how = "is a file: name its directory" if path.exists() else "does not exist"
+        raise UserError(f"{path} {how}")
+    return path
+
+
+def _run_of(loaded: Loaded) -> RunConfig:
+    """A run config for an imported model: its model and text settings, and defaults."""
+    tokenizer, longest = loaded.tokenizer, loaded.config.max_length
+    text = TextConfig(
+        tokenizer=tokenizer.like,
+        lowercase=getattr(tokenizer, "lowercase", False),
+        unused=loaded.unused,
+        words=tokenizer.options.get("words", "basic"),
+        verbatim=not family_of(loaded.config).bidirectional,
+    )
+    return RunConfig(model=loaded.config, text=text, length=max(8, min(128, longest)))
+
+
+def is_task(directory: str | os.PathLike) -> bool:
+    """Whether a directory is a run of `jaxlm finetune`, or has its seeds."""
+    path = best_seed(directory)
+    if not (path / "config.json").is_file() or is_model(local(path)):
+        return False
+    return isinstance(read_config(path), FinetuneConfig)
+
+
+def open_task(
+    directory: str | os.PathLike, columns: Mapping[str, Any] | None = None
+) -> Finetuned:
+    """`open_finetuned`; UserError if the directory holds a model and not a run."""
+    if is_model(local(directory)):
+        raise UserError(
+            f"{directory} is a model: fine-tune it first, with jaxlm finetune --init"
+        )
+    return open_finetuned(directory, columns)
+
+
+def model_of(directory: str) -> tuple[ModelConfig, Tokenizer]:
+    """The config and the tokenizer of the model in a run or model directory."""
+    here = local(directory)
+    if is_model(here):
+        loaded = read_model(here, None)
+        return loaded.config, loaded.tokenizer
+    run = best_seed(directory)
+    return read_config(run).model, load_tokenizer(local(run / "tokenizer"))
