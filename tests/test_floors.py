@@ -12,7 +12,7 @@ FLOORS = (
     "types memory __version__",
     "files hosts",
     "keys tree config losses mesh lease",
-    "sharding xla",
+    "sharding xla page",
     "text models metrics devices",
     "data objectives checkpoints",
     "families",

@@ -11,6 +11,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.probe_page import opened, show_table, write_page
 from jaxlm.cli.runtime import say
 from jaxlm.config.run import Count
+from jaxlm.page import figures_table
 from jaxlm.types import UserError, plural
 
 Label = Literal["upos", "xpos", "deps", "chunks", "entities", "json", "srl", "coref"]
@@ -53,7 +54,7 @@ class Edge:
 def run_probe_edge(argv: list[str]) -> int:
     """`jaxlm probe edge`."""
     args = parse(Edge, argv, verb="probe edge")
-    from jaxlm.probe import page, summary
+    from jaxlm.probe import pictures, summary
     from jaxlm.probe.edge import PUBLISHED, Schedule
     from jaxlm.probe.edges import read_edges
     from jaxlm.tasks.data_files import find_data_files
@@ -111,23 +112,23 @@ def run_probe_edge(argv: list[str]) -> int:
     levels = {"majority class": level}
     weights = {"weights": found.mix.mean(0), "random weights": twin.mix.mean(0)}
     parts = [
-        ("Micro F1", page.curves(names, lines, levels, "F1", deviations)),
+        ("Micro F1", pictures.curves(names, lines, levels, "F1", deviations)),
         (
             "Layer weights of the mix of all layers",
-            page.curves(names, weights, {}, "weight"),
+            pictures.curves(names, weights, {}, "weight"),
         ),
-        ("Figures", page.figures_table(head, rows)),
-        ("Where the task lies", page.figures_table(["", "mean", "± sd"], where)),
+        ("Figures", figures_table(head, rows)),
+        ("Where the task lies", figures_table(["", "mean", "± sd"], where)),
     ]
     record = {
         "label": args.label,
         "labels": list(data.names),
         "majority": level,
-        "f1": page.rounded(found.f1),
-        "control": page.rounded(found.control),
-        "random_f1": page.rounded(twin.f1),
-        "weights": page.rounded(found.mix),
-        "random_weights": page.rounded(twin.mix),
+        "f1": pictures.rounded(found.f1),
+        "control": pictures.rounded(found.control),
+        "random_f1": pictures.rounded(twin.f1),
+        "weights": pictures.rounded(found.mix),
+        "random_weights": pictures.rounded(twin.mix),
         "p": tests[1:],
         "places": {k: [x if x == x else None for x in v] for k, v in where.items()},
     }

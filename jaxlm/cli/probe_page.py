@@ -48,7 +48,7 @@ def write_page(
 ) -> int:
     """Write the page and, beside it, the JSON."""
     from jaxlm.files import write_file, write_json
-    from jaxlm.probe.page import page
+    from jaxlm.page import page
 
     if args.out:
         beside = Path(args.out).with_suffix(".json")

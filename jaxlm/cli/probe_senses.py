@@ -9,6 +9,7 @@ import tyro
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.probe_page import opened, show_table, write_page
 from jaxlm.cli.runtime import say
+from jaxlm.page import figures_table
 from jaxlm.types import UserError, plural
 
 _LINES = 12  # uses on the screen
@@ -49,7 +50,7 @@ def run_probe_senses(argv: list[str]) -> int:
 def _coarsewsd(args: Senses) -> int:
     """Figures by layer, beside vectors that do not see the context; the mean over words
     if the directory has one for each word."""
-    from jaxlm.probe import page, senses
+    from jaxlm.probe import pictures, senses
     from jaxlm.probe.features import chosen
     from jaxlm.probe.ladder import by_word, static_vectors
 
@@ -58,7 +59,7 @@ def _coarsewsd(args: Senses) -> int:
     numbers = chosen(args.layers, reader.config.num_layers + 1)
     names = [reader.layers()[i] for i in numbers]
     figures: dict[str, dict[str, list[float]]] = {}
-    pictures = []
+    maps = []
     for word in words:
         train, test = senses.read_coarsewsd(word)
         vectors = senses.vectors_of(reader, [*train, *test], cache, say)
@@ -74,8 +75,8 @@ def _coarsewsd(args: Senses) -> int:
         }
         if len(words) == 1:
             found = [senses.near(vectors[len(train) :, i]) for i in numbers]
-            picture = page.maps(names, found, [each.sense for each in test])
-            pictures.append(("Maps of the test's uses", picture))
+            drawn = pictures.maps(names, found, [each.sense for each in test])
+            maps.append(("Maps of the test's uses", drawn))
     rows = {
         name: np.mean([each[name] for each in figures.values()], axis=0).tolist()
         for name in next(iter(figures.values()))
@@ -91,16 +92,16 @@ def _coarsewsd(args: Senses) -> int:
     }
     level = {"majority, and every static vector at most": rows["majority"][1]}
     parts = [
-        ("Macro-F1 by layer", page.curves(names, lines, level, "macro-F1")),
-        ("Figures", page.figures_table(head, rows)),
+        ("Macro-F1 by layer", pictures.curves(names, lines, level, "macro-F1")),
+        ("Figures", figures_table(head, rows)),
     ]
     record = {"figures": senses.FIGURES, "mean": rows, "words": figures}
-    return write_page(args, title, notes, [*parts, *pictures], record)
+    return write_page(args, title, notes, [*parts, *maps], record)
 
 
 def _wic(args: Senses) -> int:
     """Whether two uses are of one sense, by a threshold of their cosine."""
-    from jaxlm.probe import page, senses
+    from jaxlm.probe import pictures, senses
     from jaxlm.probe.features import chosen
 
     train, dev = senses.read_wic(Path(args.data))
@@ -121,8 +122,8 @@ def _wic(args: Senses) -> int:
     lines = {"accuracy": [rows[f"layer {name}"][1] for name in names]}
     level = {"majority": rows["majority"][1]}
     parts = [
-        ("Accuracy by layer", page.curves(names, lines, level, "accuracy on dev")),
-        ("Figures", page.figures_table(head, rows)),
+        ("Accuracy by layer", pictures.curves(names, lines, level, "accuracy on dev")),
+        ("Figures", figures_table(head, rows)),
     ]
     finite = {name: [v for v in row if v == v] for name, row in rows.items()}
     record = {"figures": head[1:], "layers": finite}
@@ -130,7 +131,7 @@ def _wic(args: Senses) -> int:
 
 
 def _uses(args: Senses) -> int:
-    from jaxlm.probe import page, senses
+    from jaxlm.probe import pictures, senses
     from jaxlm.probe.features import chosen
 
     uses = senses.uses_of(args.word, args.text)
@@ -153,8 +154,8 @@ def _uses(args: Senses) -> int:
         same = f"  same sense {senses.agreement(each, kinds):.0%}" * any(kinds)
         print(f"layer {name:<13}", "  ".join(pairs) + same)
     parts = [
-        ("Maps by layer", page.maps(names, found, kinds)),
-        ("Nearest uses", page.uses_table(names, found, uses)),
+        ("Maps by layer", pictures.maps(names, found, kinds)),
+        ("Nearest uses", pictures.uses_table(names, found, uses)),
     ]
     notes.append(
         "Each map shows the first two principal components of the vectors of one "
@@ -164,8 +165,8 @@ def _uses(args: Senses) -> int:
         {
             "layer": number,
             "nearest": each.nearest[:, :10].tolist(),
-            "cosine": page.rounded(each.cosine),
-            "map": page.rounded(each.map),
+            "cosine": pictures.rounded(each.cosine),
+            "map": pictures.rounded(each.map),
         }
         for number, each in zip(numbers, found, strict=True)
     ]

@@ -1,51 +1,16 @@
-"""Figures → one self-contained page: pictures are inline SVG by matplotlib.
-
-Text in a picture stays text, which the browser draws in its own fonts, so every script
-is legible and can be searched.
-"""
+"""Vectors and figures by layer → the pictures and tables of the probes' pages."""
 
 import html
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlm.config.checks import optional
+from jaxlm.page import COLOURS, GRID, MARKS, picture, table
 from jaxlm.probe.senses import Near, Use
 
-_COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#8856a7", "#b8860b", "#0097a7", "#555")
-_MARKS = "osD^vPX"
 _COLUMNS = 4
 _LISTED = 60  # uses in the table of a page
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1100px;
-       margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem }
-p.note { color: #555 } svg { width: 100%; height: auto }
-div.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 14px }
-th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #ddd;
-         vertical-align: top; font-variant-numeric: tabular-nums }
-p.use { min-width: 22em; margin: 0 } b { background: #fff1b8 } small { color: #666 }
-"""
-
-
-def picture(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """What `draw(figure)` draws, as inline SVG; equal figures give equal bytes."""
-    optional("matplotlib", "pictures")
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    how = {"svg.fonttype": "none", "svg.hashsalt": "jaxlm", "font.size": 10}
-    how |= {"font.family": "sans-serif", "axes.spines.top": False}
-    none: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(how | {"axes.spines.right": False}):
-        figure = Figure((width, height), layout="constrained")
-        draw(figure)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=none)
-    return file.getvalue()[file.getvalue().index("<svg") :]
 
 
 def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) -> str:
@@ -66,7 +31,7 @@ def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) ->
             axes.margins(0.14)
             for i, kind in enumerate(kinds):
                 here = each.map[[sense == kind for sense in senses]]
-                how = {"color": _COLOURS[i % 7], "marker": _MARKS[i % 7]}
+                how = {"color": COLOURS[i % 7], "marker": MARKS[i % 7]}
                 size = 26 if numbered else 8
                 axes.scatter(*here.T, s=size, label=kind, linewidths=0, **how)
             at = {"textcoords": "offset points", "fontsize": 9}
@@ -93,17 +58,17 @@ def curves(
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for i, (name, values) in enumerate(lines.items()):
-            how: dict[str, Any] = {"color": _COLOURS[i % 7], "marker": _MARKS[i % 7]}
+            how: dict[str, Any] = {"color": COLOURS[i % 7], "marker": MARKS[i % 7]}
             error = (spread or {}).get(name)
             axes.errorbar(range(len(layers)), values, error, label=name, ms=4, **how)
         for i, (name, value) in enumerate(levels.items()):
             style = ("--", ":", "-.")[i % 3]
-            axes.axhline(value, color="#777", ls=style, lw=1, label=name)
+            axes.axhline(value, color=COLOURS[-1], ls=style, lw=1, label=name)
         axes.set_xticks(range(len(layers)), layers)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layer")
         axes.set_ylabel(label)
-        axes.grid(axis="y", color="#eee")
+        axes.grid(axis="y", color=GRID)
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
     return picture(draw, 9.0, 3.6)
@@ -130,32 +95,6 @@ def uses_table(
     more = len(uses) - _LISTED
     rest = f"<p class=note>{more:,} more uses are in the JSON.</p>" if more > 0 else ""
     return table([*head, *(f"layer {name}" for name in layers)], rows) + rest
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML."""
-    lines = ["".join(f"<th>{html.escape(each)}</th>" for each in head)]
-    lines += ["".join(f"<td>{each}</td>" for each in row) for row in rows]
-    body = "\n".join(f"<tr>{each}</tr>" for each in lines)
-    return f"<div class=wide><table>{body}</table></div>"
-
-
-def figures_table(head: Sequence[str], rows: dict[str, list[float]]) -> str:
-    """A table of numbers, with their names before them."""
-    shown = [
-        [html.escape(name), *("–" if v != v else f"{v:.3f}" for v in values)]
-        for name, values in rows.items()
-    ]
-    return table(head, shown)
-
-
-def page(title: str, notes: Sequence[str], parts: Sequence[tuple[str, str]]) -> str:
-    """A page with a heading for each part, which is HTML."""
-    said = "".join(f"<p class=note>{html.escape(each)}</p>" for each in notes)
-    body = "".join(f"<h2>{html.escape(name)}</h2>{part}" for name, part in parts)
-    name = html.escape(title)
-    head = f"<meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang=en>{head}<h1>{name}</h1>{said}{body}</html>\n"
 
 
 def rounded(values: Any) -> Any:
