@@ -30,8 +30,13 @@ def leased(directory: str) -> Iterator[None]:
     """
     import tensorstore as ts
 
-    store = ts.KvStore.open(f"{place(directory)}/").result()
-    generation, ended = _take(store, directory), threading.Event()
+    try:
+        store = ts.KvStore.open(f"{place(directory)}/").result()
+        generation = _take(store, directory)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{directory} cannot be locked: {reason}") from error
+    ended = threading.Event()
 
     def renew() -> None:
         nonlocal generation

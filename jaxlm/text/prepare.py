@@ -31,6 +31,7 @@ from jaxlm.files import (
     write_file,
     write_sealed,
 )
+from jaxlm.lease import leased
 from jaxlm.text import corpus, languages, remote, units
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.find import find_sources
@@ -93,24 +94,20 @@ def prepare(
     )
     recipe.check(found)
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
-    here, cache = Path(directory), config.data.cache
-    if is_remote(directory):
-        here = remote.unfinished(str(place(directory)), cache)
+    if not is_remote(directory):
+        with corpus.writing(directory):
+            return _Job(Path(directory), found, recipe, lexicon, report).made(
+                given, processes
+            )
+    there = place(directory)
+    here = remote.unfinished(str(there), config.data.cache)
     job = _Job(here, found, recipe, lexicon, report)
     with corpus.writing(directory):
-        if is_remote(directory) and (place(directory) / corpus.MANIFEST).exists():
-            shutil.rmtree(here, ignore_errors=True)
-            return job.complete(directory)
-        if job.manifest.exists():
-            manifest = job.complete()
-        else:
-            again = f"delete {job.partial} and run the same command again"
-            with _locked(job.directory), remedied(again):
-                manifest = job.run(given, processes)
-    if is_remote(directory):
-        remote.upload(here, place(directory), manifest.files, report)
-        remote.keep(here, manifest.sha256)
-    return manifest
+        if not (there / corpus.MANIFEST).exists():
+            with leased(directory):
+                return job.uploaded(there, given, processes)
+        shutil.rmtree(here, ignore_errors=True)
+        return job.complete(directory)
 
 
 def _given(path: str, config: RunConfig) -> Tokenizer:
@@ -154,6 +151,25 @@ class _Job:
         if change := self._difference(record, manifest.recipe, manifest.sources):
             raise UserError(change)
         shutil.rmtree(self.partial, ignore_errors=True)
+        return manifest
+
+    def made(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:
+        """The manifest of the corpus, which is made now unless it is complete."""
+        if self.manifest.exists():
+            return self.complete()
+        again = f"delete {self.partial} and run the same command again"
+        with _locked(self.directory), remedied(again):
+            return self.run(given, processes)
+
+    def uploaded(
+        self, there: Any, given: Tokenizer | None, processes: int
+    ) -> corpus.Manifest:
+        """As `made`, and the files are on `gs://` then; the caller holds the lock."""
+        if (there / corpus.MANIFEST).exists():  # another machine was faster
+            return self.complete(str(there))
+        manifest = self.made(given, processes)
+        remote.upload(self.directory, there, manifest.files, self.report)
+        remote.keep(self.directory, manifest.sha256)
         return manifest
 
     def run(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:

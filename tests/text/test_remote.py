@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from text.books import CONFIG, contents, novel
 
-from jaxlm import files
+from jaxlm import files, lease
 from jaxlm.text import remote
 from jaxlm.text.corpus import open_corpus, read_manifest
 from jaxlm.text.prepare import prepare
@@ -119,6 +119,22 @@ def test_a_tokenizer_on_a_bucket_is_that_on_the_disk(local, bucket, tmp_path, na
         for i, each in enumerate((f"{local}/corpus/{name}", f"{bucket}/{name}"))
     ]
     assert made[0].sha256 == made[1].sha256
+
+
+def test_two_machines_make_a_corpus_once(local, bucket, monkeypatch):
+    """The second waits for the lock of the first, and finds the corpus made."""
+    monkeypatch.setattr(lease, "LIMIT", 1.0)
+    made, what = f"{bucket}/made", (CONFIG, [f"{local}/text"])
+    with (
+        lease.leased(made),
+        pytest.raises(UserError, match=r"made is in use by process \d+ .* is renewed"),
+    ):
+        prepare(*what, made)
+    assert not files.place(f"{made}/manifest.json").exists()
+    first = prepare(*what, made)
+    monkeypatch.setattr(remote, "upload", lambda *_: pytest.fail("it is there"))
+    assert prepare(*what, made).sha256 == first.sha256
+    assert not files.place(f"{made}/.lock").exists()
 
 
 def test_an_interrupted_upload_goes_on(local, bucket, flaky, cache, monkeypatch):
