@@ -56,7 +56,13 @@ def test_imports_go_downwards(path):
         if package == "jaxlm":
             other = below[0] if below else "open"  # `import jaxlm`: what a user calls
             assert other == room or FLOOR_OF[other] < FLOOR_OF[room], name
-            assert room != "text" or other in ("types", "files", "config", "text"), name
+            assert room != "text" or other in (
+                "types",
+                "files",
+                "config",
+                "lease",
+                "text",
+            ), name
         assert inside or package not in OPTIONAL, f"{name} is optional"
         assert room not in ("text", "config") or package not in DEVICES, name
 
