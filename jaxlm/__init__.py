@@ -9,8 +9,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(directory: str | Path) -> "Model":
-    """The model of a run or model directory; see `jaxlm.open.Model`."""
+def load(directory: str | Path, *, step: int | None = None) -> "Model":
+    """The model of a run or model directory; see `jaxlm.open.Model`.
+
+    `step` names a checkpoint that a run keeps; by default the newest.
+    """
     from jaxlm.open import load
 
-    return load(directory)
+    return load(directory, step=step)

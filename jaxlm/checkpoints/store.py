@@ -133,6 +133,17 @@ class Checkpoints:
             and (not self._remote or (each / _COMMITTED).exists())
         )
 
+    def kept(self, step: Any) -> int:
+        """A step that is kept; UserError with those that are, if it is not."""
+        steps = self.steps()
+        if step not in steps:
+            every = ", ".join(map(str, steps)) or "none"
+            raise UserError(
+                f"{self.directory} has no step {step}, but {every}; "
+                "pretrain --keep_every log keeps steps 0, 1, 2, 4, 8 …"
+            )
+        return int(step)
+
     def save(
         self, step: int, state: Any, meta: Mapping[str, Any], held: int | None = None
     ) -> dict[str, LeafDigest]:
@@ -315,21 +326,26 @@ def restore_params(
     workdir: str | os.PathLike,
     abstract: Any = None,
     *,
+    step: int | None = None,
     stored: bool = False,
     run: RunFiles | None = None,
 ) -> Restored:
-    """The parameters of a run that are best on its dev file, else the newest ones.
+    """The parameters of a step; by default those best on dev, else the newest ones.
 
-    `stored`: the parameters stay on disk; see `Checkpoints.stored`.
+    `stored`: the parameters stay on disk; see `Checkpoints.stored`. UserError if the
+    step is not kept.
     """
-    for directory in (f"{workdir}/best", workdir):
+    if step is not None:
+        step = Checkpoints(workdir).kept(step)
+    for directory in (f"{workdir}/best", workdir)[step is not None :]:
         checkpoints = Checkpoints(directory, run=run)
         if stored:
-            found = checkpoints.stored(part="params/")
+            found = checkpoints.stored(step, part="params/")
         else:
-            found = checkpoints.restore(abstract, part="params/")
+            found = checkpoints.restore(abstract, step=step, part="params/")
         if found:
-            check_best(workdir, found.meta.get("best"))
+            if step is None:
+                check_best(workdir, found.meta.get("best"))
             return found
     raise UserError(f"{workdir} has no checkpoint yet")
 

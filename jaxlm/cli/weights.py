@@ -1,5 +1,6 @@
 """Weights of other programs: `jaxlm export DIR --to …`, `jaxlm import DIR`."""
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ class Export:
     """Directory or file to write; an earlier export there is replaced."""
     dtype: Dtype = "float32"
     """Dtype of the weights."""
+    step: int | Literal["", "all"] = ""
+    """Step of a run's checkpoint; all: every one that it keeps, each in OUT/stepN;
+    empty: the newest."""
     verify: bool = False
     """Load the export with the program that it is for, compare on real text, and exit 1
     if the difference is above the tolerance."""
@@ -67,22 +71,38 @@ def run_export(argv: list[str]) -> int:
     """The verb `export`."""
     args = parse(Export, argv)
     start_jax()
-    from jaxlm.convert.gguf import missing_from_gguf
-    from jaxlm.convert.model_directory import export, export_path
-    from jaxlm.convert.verify import check_client, verify
-    from jaxlm.open import is_task, load
+    from jaxlm.convert.verify import check_client
+    from jaxlm.open import is_task, kept_steps
 
     _check_out(args.out, args.directory)
     if args.verify:
         check_client(args.to)
     if is_task(args.directory):
+        if args.step != "":
+            raise UserError("--step is of a pretraining run: a task has its best step")
         return _export_task(args)
+    if args.step != "all":
+        return _export(args, args.step if args.step != "" else None, args.out)
+    if not (steps := kept_steps(args.directory)):
+        raise UserError(f"{args.directory} has no checkpoint: --step all needs a run")
+    end = f".{args.to}" * (args.to in ("gguf", "stablehlo"))  # files
+    outs = [f"{args.out}/step{step}{end}" for step in steps]
+    return max(map(_export, itertools.repeat(args), steps, outs))
+
+
+def _export(args: Export, step: int | None, path: str) -> int:
+    """Export a run's step, by default the newest, or a model."""
+    from jaxlm.convert.gguf import missing_from_gguf
+    from jaxlm.convert.model_directory import export, export_path
+    from jaxlm.convert.verify import verify
+    from jaxlm.open import load
+
     readable = args.to in READABLE
-    model = load(args.directory, stay=readable)
+    model = load(args.directory, step=step, stay=readable)
     origin = _origin(args.directory, model.run, model.step)
-    with export_path(args.out) as out:
+    with export_path(path) as out:
         digests = export(out, args.to, model, dtype=args.dtype, origin=origin)
-        _say_written(args.out, digests)
+        _say_written(path, digests)
         if args.to == "gguf" and (note := missing_from_gguf(model)):
             say(note)
         if not args.verify:

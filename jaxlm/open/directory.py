@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jaxlm.checkpoints import RunFiles, restore_params
+from jaxlm.checkpoints import Checkpoints, RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
 from jaxlm.config.checks import shown
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
@@ -21,16 +21,21 @@ from jaxlm.train.workdir import read_config
 from jaxlm.types import UserError
 
 
-def load(directory: str | os.PathLike, *, stay: bool = False) -> Model:
+def load(
+    directory: str | os.PathLike, *, step: int | None = None, stay: bool = False
+) -> Model:
     """The model of a directory, on the default device.
 
-    A run directory gives its newest checkpoint, verified. A model directory gives its
+    A run directory gives the checkpoint of a `step` that it keeps, by default the
+    newest, verified (`kept_steps` lists them). A model directory gives its
     weights, compared with the digests that `export` and `import` stored. With `stay`, a
     run's parameters stay on disk and are read and verified each time they are used,
     which suits an export (`checkpoints.StoredLeaf`).
     """
     path = local(_existing(directory))
     if is_model(path):
+        if step is not None:
+            raise UserError(f"{directory} is a model, only a run has a step {step}")
         loaded = read_model(path, lambda _, array: jax.device_put(array))
         return Model(_run_of(loaded), loaded.params, loaded.tokenizer, None, path)
     config = read_config(directory)
@@ -40,8 +45,13 @@ def load(directory: str | os.PathLike, *, stay: bool = False) -> Model:
     files = path / "tokenizer"
     tokenizer = load_tokenizer(files)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
-    restored = restore_params(directory, abstract, stored=stay, run=run)
+    restored = restore_params(directory, abstract, step=step, stored=stay, run=run)
     return Model(config, restored.state, tokenizer, restored.step, files)
+
+
+def kept_steps(directory: str | os.PathLike) -> list[int]:
+    """The steps of the checkpoints that a run directory keeps; none of a model's."""
+    return Checkpoints(_existing(directory)).steps()
 
 
 def _existing(directory: Any) -> epath.Path:

@@ -27,8 +27,6 @@ def run(novel, tmp_path_factory) -> Path:
     arguments = ["--text", novel, "--holdout", "0.3", "--processes", "1"]
     corpus = ["--corpus", str(here / "corpus")]
     assert main(["prepare", "bert_tiny", *arguments, *corpus, *TINY]) == 0
-    assert (
-        main(["pretrain", "bert_tiny", *corpus, "--workdir", str(here / "r"), *TINY])
-        == 0
-    )
+    keep = ["--workdir", str(here / "r"), "--keep_every", "log"]
+    assert main(["pretrain", "bert_tiny", *corpus, *keep, *TINY]) == 0
     return here / "r"
