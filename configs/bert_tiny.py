@@ -3,8 +3,8 @@
 Paper: Turc et al. 2019 (arXiv 1908.08962) for the size, Devlin et al. 2018 for the
 rest. Rows are short, and weights start at 1 / sqrt(width); BERT's .02 is for a width of
 768. Both shorten the first plateau, on which a small BERT knows which words are
-frequent but not which word belongs where (3M tokens here; README, "What the models
-learn").
+frequent but not which word belongs where (3M tokens here; jaxlm help
+results).
 Cost: an hour on one CPU core.
 
     jaxlm prepare  bert_tiny --text 'books/*.txt' --corpus corpora/books

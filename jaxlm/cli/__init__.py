@@ -28,6 +28,7 @@ VERBS = {  # each is a function run_VERB of a file
     "probe": ("probe", "look inside: the senses of a word, layer by layer"),
     "export": ("weights", "weights for other programs, with a parity figure"),
     "import": ("weights", "weights of other programs, with a parity figure"),
+    "help": ("help", "a guide on a topic, or the flags of a verb"),
 }
 
 FINISHED, MISTAKE, TOO_LARGE, INTERRUPTED = 0, 2, 3, 75
@@ -35,7 +36,7 @@ FINISHED, MISTAKE, TOO_LARGE, INTERRUPTED = 0, 2, 3, 75
 _USAGE = """\
 jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
 
-usage: jaxlm VERB … ; jaxlm VERB --help says more
+usage: jaxlm VERB … ; jaxlm VERB --help has its flags, jaxlm help the guides
 
 {verbs}
 
@@ -116,7 +117,7 @@ def _notes() -> Callable[..., None]:
 
 
 def _run(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv or argv[0] in ("-h", "--help"):
         lines = [f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items()]
         print(_USAGE.format(verbs="\n".join(lines)))
         return FINISHED
