@@ -14,7 +14,7 @@ from jaxlm.cli.pretrain import Pretrain
 from jaxlm.config import load_config
 
 
-class Understood(Exception):
+class UnderstoodError(Exception):
     """All flags of a command are understood; nothing was run."""
 
 
@@ -24,7 +24,7 @@ def no_verb_runs(monkeypatch):
 
     def parse(kind, argv, **given):
         arguments.parse(kind, argv, **given)
-        raise Understood
+        raise UnderstoodError
 
     for each in pkgutil.iter_modules(jaxlm.cli.__path__, "jaxlm.cli."):
         module = importlib.import_module(each.name)
@@ -45,7 +45,7 @@ def test_a_command_of_a_page_is_understood(command, no_verb_runs):
     elif "--fork" in words:  # else it opens the run
         arguments.parse(Pretrain, words, config=load_config("bert_tiny"))
     elif verb not in ("launch", "recipes", "doctor", "help"):
-        with pytest.raises(Understood):
+        with pytest.raises(UnderstoodError):
             main(command.argv)
 
 
