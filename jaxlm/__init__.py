@@ -1,7 +1,6 @@
 """From text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX code base."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxlm.open import Model
@@ -9,11 +8,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(directory: str | Path, *, step: int | None = None) -> "Model":
-    """The model of a run or model directory; see `jaxlm.open.Model`.
-
-    `step` names a checkpoint that a run keeps; by default the newest.
-    """
+def load(*args: Any, **named: Any) -> "Model":
+    """The model of a run or model directory; see `jaxlm.open.Model`."""
     from jaxlm.open import load
 
-    return load(directory, step=step)
+    return load(*args, **named)

@@ -111,7 +111,8 @@ def _read(
 ) -> Iterator[tuple[_Window, np.ndarray]]:
     """Each window of the texts, with the hidden states [(M,) L, D] of its row."""
     family, batch, stateful = family_of(config), options.batch, options.stateful
-    encoder, layers = family.encoder(config), options.layers
+    layers, dtype = options.layers, jax.tree.leaves(params)[0].dtype
+    encoder = family.encoder(config, dtype=dtype)
 
     @jax.jit
     def apply(tokens: jax.Array, mask: jax.Array, carry: Any):

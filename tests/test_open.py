@@ -9,9 +9,10 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
-from exported import export
+from exported import export, same
 from roads import mistake
 from test_vectors import model as tiny
 
@@ -90,6 +91,81 @@ def test_what_is_no_text_is_named(model):
         assert message in said(call, model, wrong), wrong
 
 
+def test_texts_and_their_ids_are_read_alike(model):
+    texts = [TEXT, "She was out of the house."]
+    rows = model.encode(np.array(texts, object))
+    assert rows.tokens.shape[:2] == rows.mask.shape and not rows.mask.all()
+    both = model.forward(texts).hidden
+    for i, text in enumerate(texts):
+        ids = model.encode(text)
+        np.testing.assert_array_equal(ids, rows.tokens[i, : len(ids)])
+        alone = model.forward(ids).hidden
+        np.testing.assert_array_equal(alone, model.forward(text).hidden)
+        np.testing.assert_allclose(both[:, i, : len(ids)], alone[:, 0], atol=1e-5)
+    for empty in ([], np.array([], str)):
+        assert "nothing to encode" in said(type(model).encode, model, empty)
+
+
+def test_ids_are_decoded(model):
+    texts = ["the cat sat on", "on the mat"]
+    rows, family = model.encode(texts), model.family
+    begin, end = ("[CLS] ", " [SEP]") if family.has_cls else ("", "")
+    if family.stateful:
+        begin, end = "<S> ", " </S>"
+    else:
+        texts = [text.replace("mat", "house") for text in texts]
+        rows = model.encode(texts)
+    assert model.decode(rows) == [f"{begin}{text}{end}" for text in texts]
+    assert model.decode(rows.tokens[0][rows.mask[0]].tolist()).strip(" []CLSEP</>")
+    wrong = "ids: shape [1, 2], not [L" if not family.stateful else "ids: shape [1, 2]"
+    assert wrong in said(type(model).decode, model, [[1, 2]])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_transformers_encodes_and_reads_texts_alike(name, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    mine, texts = opened(name, tmp_path), [TEXT, "She was out of the house, [MASK]."]
+    mine.save(tmp_path / "saved")
+    library = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    library.pad_token = library.pad_token or library.convert_ids_to_tokens(0)
+    theirs = library(texts, padding=True, return_tensors="pt")
+    rows = mine.encode(texts)
+    np.testing.assert_array_equal(rows.tokens, theirs.input_ids)
+    np.testing.assert_array_equal(rows.mask, theirs.attention_mask)
+    assert mine.tokenize(texts[1]) == library.tokenize(texts[1])
+    with_states = AutoModel.from_pretrained(tmp_path / "saved")(
+        **theirs, output_hidden_states=True
+    )
+    for layer, want in enumerate(with_states.hidden_states):
+        got = mine.forward(texts).hidden[layer]
+        np.testing.assert_allclose(got[rows.mask], want.detach()[rows.mask], atol=1e-5)
+
+
+def test_a_model_in_half_precision_is_near(model):
+    half = jaxlm.load(model.directory, device="cpu:0", dtype="bfloat16")
+    assert f"in bfloat16; {model.directory}>" in repr(half)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {"bfloat16"}
+    one, other = (np.array(m.forward(TEXT).hidden, np.float32) for m in (model, half))
+    assert 0 < np.abs(one - other).max() < 0.05 * np.abs(one).max()
+    one, other = model.embed(TEXT), half.embed(TEXT)
+    assert 0 < np.abs(one - other).max() < 0.05 * np.abs(one).max()
+    wrong = said(jaxlm.load, model.directory, dtype="float61")
+    assert "did you mean float16?" in wrong
+    assert "'cpu:9': there are cpu:0" in said(
+        jaxlm.load, model.directory, device="cpu:9"
+    )
+
+
+def test_a_saved_model_is_the_same_model(model, tmp_path):
+    model.save(tmp_path / "saved")
+    again = jaxlm.load(tmp_path / "saved")
+    same(again.params, model.params)
+    assert again.tokenizer.tokens == model.tokenizer.tokens
+    assert "is the directory that is read" in said(again.save, tmp_path / "saved")
+
+
 def test_options_of_vectors_are_checked(model):
     call = type(model).embed
     for wrong, message in (
@@ -120,9 +196,10 @@ def test_arrays_are_checked(model):
         row[:, :, 0], row[:, :, 1] = 259, 260
     assert model.forward(row, mask=[[1, 1, 1, 0]]).hidden.shape[1:3] == (1, 4)
     for wrong, message in (
-        (TEXT, "model.tokenizer.encode(text).ids"),
+        ([3, TEXT], "model.encode(text)"),
+        ([TEXT, 3], "texts[1] is of type int"),
         ([[1, 2], [3]], "tokens: no array; pad all rows"),
-        ([1, 2], "tokens: shape [2], not [B, L"),
+        (3, "tokens: shape [], not [B, L"),
         (np.array(row) + 0.5, "tokens: float64, not whole numbers"),
         (None, "tokens: object"),
         (np.array(row) - 300, "ids run from"),

@@ -1,18 +1,15 @@
 """Weights of other programs: `jaxlm export DIR --to …`, `jaxlm import DIR`."""
 
 import itertools
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
-from jaxlm.config import RunConfig
 from jaxlm.convert import READABLE, Dtype, Format
-from jaxlm.files import absolute, local, place, read_json
+from jaxlm.files import local
 from jaxlm.types import UserError
 
 
@@ -73,8 +70,9 @@ def run_export(argv: list[str]) -> int:
     start_jax()
     from jaxlm.convert.verify import check_client
     from jaxlm.open import is_task, kept_steps
+    from jaxlm.open.origin import check_out
 
-    _check_out(args.out, args.directory)
+    check_out(args.out, args.directory)
     if args.verify:
         check_client(args.to)
     if is_task(args.directory):
@@ -96,10 +94,11 @@ def _export(args: Export, step: int | None, path: str) -> int:
     from jaxlm.convert.model_directory import export, export_path
     from jaxlm.convert.verify import verify
     from jaxlm.open import load
+    from jaxlm.open.origin import origin_of
 
     readable = args.to in READABLE
     model = load(args.directory, step=step, stay=readable)
-    origin = _origin(args.directory, model.run, model.step)
+    origin = origin_of(args.directory, model.run, model.step)
     with export_path(path) as out:
         digests = export(out, args.to, model, dtype=args.dtype, origin=origin)
         _say_written(path, digests)
@@ -117,10 +116,11 @@ def run_import(argv: list[str]) -> int:
     import jaxlm
     from jaxlm.convert.model_directory import export_path, import_model
     from jaxlm.convert.verify import check_source, verify_import
+    from jaxlm.open.origin import check_out
 
     directory = local(args.directory)
     tokenizer = local(args.tokenizer) if args.tokenizer else None
-    _check_out(args.out, args.directory, args.tokenizer or args.directory)
+    check_out(args.out, args.directory, args.tokenizer or args.directory)
     if args.verify:
         check_source(directory)
     with export_path(args.out) as out:
@@ -142,16 +142,11 @@ def run_import(argv: list[str]) -> int:
         return _status(*verify_import(jaxlm.load(out), out, directory, **options))
 
 
-def _check_out(out: str, *read: str) -> None:
-    """Refuse to replace what is read: another form may hold less."""
-    if place(out).resolve() in [place(each).resolve() for each in read]:
-        raise UserError(f"--out {out} is the directory that is read: name another")
-
-
 def _export_task(args: Export) -> int:
     from jaxlm.convert.model_directory import export_path
     from jaxlm.convert.task_head import export_task
     from jaxlm.convert.verify import passages, verify_task
+    from jaxlm.open.origin import origin_of
     from jaxlm.tasks.finetuned import open_finetuned, sample
 
     if args.to != "hf":
@@ -159,41 +154,13 @@ def _export_task(args: Export) -> int:
     finetuned = open_finetuned(args.directory)
     config, tokenizer = finetuned.config, finetuned.task.tokenizer
     parts = config.model, config.task, finetuned.params, tokenizer
-    origin = _origin(finetuned.directory, config, finetuned.step)
+    origin = origin_of(finetuned.directory, config, finetuned.step)
     with export_path(args.out) as out:
         digests = export_task(out, *parts, dtype=args.dtype, origin=origin)
         _say_written(args.out, digests)
         if not args.verify:
             return 0
         return _status(verify_task(*sample(finetuned, passages(tokenizer)), out))
-
-
-def _origin(
-    here: str | os.PathLike, run: RunConfig, step: int | None
-) -> dict[str, Any]:
-    """A description of a model's origin, without paths, for the export's files."""
-    from jaxlm.train.workdir import written_provenance
-
-    if step is None:
-        path = place(here) / "jaxlm_export.json"
-        known = read_json(path).get("origin") if path.is_file() else {}
-        return known or {"model": Path(absolute(here)).name}
-    of = f"{step:,} of {run.steps:,}"
-    known = {"run": Path(absolute(here)).name, "step": of, "seed": run.seed}
-    if run.finetunes:
-        return {**known, "from": Path(run.init).name}
-    newest = written_provenance(here)[-1]
-    return {
-        **known,
-        "rows": ", ".join(
-            f"{p.batch} × {p.length} tokens to step {p.until:,}" for p in run.all_phases
-        ),
-        "optimiser": f"{run.optim.name}, rate {run.optim.peak:g}",
-        "corpus sha256": newest["corpus_sha256"],
-        "tokenizer sha256": newest["tokenizer_sha256"],
-        "commit": newest["commit"] or "none",
-        "versions": newest["versions"],
-    }
 
 
 def _say_written(out: str, digests: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from jaxlm.text.characters import (
     NO_WORD,
     NUM_CHARACTERS,
     check_characters,
+    spelled_words,
     word_characters,
 )
 from jaxlm.text.tokenizers import Tokenizer
@@ -44,11 +45,21 @@ class WordFrame(Frame):
         cut = ["".join(self._cut(word)) or word for word in words]
         return list(word_characters(cut, slots=self.slots)[:, None])
 
-    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
+    def spelled(self, text: str, *, specials: bool = False) -> tuple[Tokens, list[str]]:
         """(the words of a text as characters, the words as strings); an empty text has
         one empty word as characters."""
         words = self._cut(text)
         return word_characters(words or [""], slots=self.slots), words
+
+    def whole(self, text: str) -> Tokens:
+        """The words of a text between `<S>` and `</S>`, as characters."""
+        words = [BEGIN, *self._cut(text), END]
+        return word_characters(words, slots=self.slots)
+
+    def text(self, row: np.ndarray) -> str:
+        """The words that are spelled, separated by spaces."""
+        shape = ("L", self.slots)
+        return " ".join(spelled_words(given_array("ids", row, shape, NUM_CHARACTERS)))
 
     def _cut(self, text: str) -> list[str]:
         assert isinstance(self.tokenizer, WordVocab)

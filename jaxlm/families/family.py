@@ -48,10 +48,20 @@ class Frame:
         unknown = np.array([special.unknown] if special else [], np.int32)
         return [ids if len(ids) else unknown for ids in self.texts(words)]
 
-    def spelled(self, text: str) -> tuple[Tokens, list[str]]:
-        """The tokens of a text, and each of them as a string."""
-        ids = self.tokenizer.encode(text).ids
+    def spelled(self, text: str, *, specials: bool = False) -> tuple[Tokens, list[str]]:
+        """The tokens of a text, and each of them as a string; see `Tokenizer.encode`
+        for `specials`."""
+        ids = self.tokenizer.encode(text, specials=specials).ids
         return ids, [self.tokenizer.token(int(i)) for i in ids]
+
+    def whole(self, text: str) -> Tokens:
+        """The row of a text, as `Family.inputs` takes it; "[MASK]" is that token."""
+        return self.row(self.spelled(text, specials=True)[0])
+
+    def text(self, row: np.ndarray) -> str:
+        """The text of a row; special tokens are spelled out."""
+        row = given_array("ids", row, ("L",), self.tokenizer.vocab_size)
+        return self.tokenizer.decode(row)
 
     def row(self, tokens: Tokens, second: Tokens | None = None) -> Tokens:
         """A row of one or two texts, with special tokens around them."""
@@ -68,15 +78,20 @@ class Frame:
 
 
 def given_array(name: str, given: Any, shape: Sequence[Any], size: int) -> np.ndarray:
-    """A user's whole numbers in [0, size); a letter in `shape` is any number."""
+    """A user's whole numbers in [0, size); a letter in `shape` is any number.
+
+    One row may stand for a batch of one.
+    """
     try:
         found = np.asarray(given)
     except (ValueError, TypeError):
         raise UserError(f"{name}: no array; pad all rows to one length") from None
     if found.dtype.kind not in "iu":
-        text = "; of a text take model.tokenizer.encode(text).ids"
+        text = "; of a text take model.encode(text)"
         text *= found.dtype.kind in "US"
         raise UserError(f"{name}: {found.dtype}, not whole numbers{text}")
+    if found.size and found.ndim == len(shape) - 1 and shape[0] in ("B", 1):
+        found = found[None]
     fits = [
         isinstance(a, str) or a == b for a, b in zip(shape, found.shape, strict=False)
     ]

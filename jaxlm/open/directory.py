@@ -9,7 +9,8 @@ from etils import epath
 
 from jaxlm.checkpoints import Checkpoints, RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, ModelConfig, RunConfig, TextConfig
-from jaxlm.config.checks import shown
+from jaxlm.config.checks import shown, typed
+from jaxlm.convert import Dtype
 from jaxlm.convert.model_directory import Loaded, is_model, read_model
 from jaxlm.families import build, family_of
 from jaxlm.files import local, place
@@ -18,13 +19,20 @@ from jaxlm.tasks.finetuned import Finetuned, best_seed, open_finetuned
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer
 from jaxlm.train.state import abstract_params
 from jaxlm.train.workdir import read_config
+from jaxlm.tree import map_with_path
 from jaxlm.types import UserError
 
 
 def load(
-    directory: str | os.PathLike, *, step: int | None = None, stay: bool = False
+    directory: str | os.PathLike,
+    *,
+    step: int | None = None,
+    device: str | jax.Device | None = None,
+    dtype: Dtype = "float32",
+    stay: bool = False,
 ) -> Model:
-    """The model of a directory, on the default device.
+    """The model of a directory, on a device ("cpu", "gpu:1"; default: JAX's), its
+    parameters and products in `dtype`.
 
     A run directory gives the checkpoint of a `step` that it keeps, by default the
     newest, verified (`kept_steps` lists them). A model directory gives its
@@ -32,12 +40,18 @@ def load(
     run's parameters stay on disk and are read and verified each time they are used,
     which suits an export (`checkpoints.StoredLeaf`).
     """
-    path = local(_existing(directory))
+    path, there = local(_existing(directory)), _device(device)
+    dtype = typed(Dtype, dtype, "dtype")
+
+    def put(_: str, array: Any) -> jax.Array:
+        return jax.device_put(array.astype(dtype), there)
+
     if is_model(path):
         if step is not None:
             raise UserError(f"{directory} is a model, only a run has a step {step}")
-        loaded = read_model(path, lambda _, array: jax.device_put(array))
-        return Model(_run_of(loaded), loaded.params, loaded.tokenizer, None, path)
+        loaded = read_model(path, put)
+        what = _run_of(loaded), loaded.params, loaded.tokenizer, None, path
+        return Model(*what, str(directory), dtype)
     config = read_config(directory)
     if isinstance(config, FinetuneConfig):
         raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
@@ -46,7 +60,20 @@ def load(
     tokenizer = load_tokenizer(files)
     run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
     restored = restore_params(directory, abstract, step=step, stored=stay, run=run)
-    return Model(config, restored.state, tokenizer, restored.step, files)
+    params = restored.state if stay else map_with_path(put, restored.state)
+    what = config, params, tokenizer, restored.step, files
+    return Model(*what, str(directory), dtype)
+
+
+def _device(device: Any) -> jax.Device | None:
+    if not isinstance(device, str):
+        return device
+    platform, _, number = device.partition(":")
+    try:
+        return jax.devices(platform)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError):
+        known = ", ".join(f"{x.platform}:{x.id}" for x in jax.devices())
+        raise UserError(f"device = {device!r}: there are {known}") from None
 
 
 def kept_steps(directory: str | os.PathLike) -> list[int]:

@@ -1,30 +1,43 @@
-"""A model in memory: forward, embed, fill, generate."""
+"""A model in memory: encode, forward, embed, fill, generate, save."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxlm.config import ElmoConfig, ModelConfig, RunConfig
 from jaxlm.config.checks import changed, shown, text_of, texts_of, whole
 from jaxlm.config.vectors import VectorOptions
+from jaxlm.convert import Dtype
+from jaxlm.convert.model_directory import export, export_path
 from jaxlm.convert.sentence import read_sentence_model
-from jaxlm.families import family_of
+from jaxlm.families import family_of, num_parameters
+from jaxlm.families.family import Frame
 from jaxlm.generate.beam import beam_search
 from jaxlm.generate.decode import Continuation, decode
 from jaxlm.generate.sampling import Sampling
 from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.sentence import SentenceModel
+from jaxlm.open.origin import check_out, origin_of
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.text.unknown_words import counted, warn_unknown
 from jaxlm.types import UserError
 from jaxlm.vectors import Embedded, bucket, embed
+
+
+class Rows(NamedTuple):
+    """Several texts as rows of one length."""
+
+    tokens: np.ndarray  # int32 [B, L]; an ELMo's characters uint16 [B, L, C]
+    mask: np.ndarray  # bool [B, L], False at padding
 
 
 class Guess(NamedTuple):
@@ -34,7 +47,7 @@ class Guess(NamedTuple):
     probability: float
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Model:
     """A trained model of any family, in memory."""
 
@@ -43,11 +56,59 @@ class Model:
     tokenizer: Tokenizer
     step: int | None  # of a run
     files: Path  # where the tokenizer is
+    directory: str  # as it was opened
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         self.config: ModelConfig = self.run.model
         self.family = family_of(self.config)
-        self.module = self.family.build(self.config)
+        self.module = self.family.build(self.config, dtype=jnp.dtype(self.dtype))
+
+    def __repr__(self) -> str:
+        config, count = self.config, num_parameters(self.params, self.config)
+        kind = self.family.article.split()[-1]
+        at = "" if self.step is None else f" at step {self.step:,}"
+        return (
+            f"<{kind}: {config.num_layers} layers of width {config.d_model}, "
+            f"vocabulary {config.vocab_size:,}, {count:,} parameters in {self.dtype}; "
+            f"{self.directory}{at}>"
+        )
+
+    @overload
+    def encode(self, texts: str) -> np.ndarray: ...
+    @overload
+    def encode(self, texts: Iterable[str]) -> Rows: ...
+    def encode(self, texts: str | Iterable[str]) -> np.ndarray | Rows:
+        """The ids of texts with the special tokens round them, as `forward` reads them.
+
+            ids = model.encode("The [MASK] of the river.")        # [L]
+            tokens, mask = model.encode(["A bank.", "It lends."])  # [B, L]
+
+        A string gives one row; several texts are padded on the right. "[MASK]" and the
+        like in a text become that token. An ELMo's ids are characters [L, C].
+        """
+        rows = [self._frame.whole(text) for text in texts_of(texts, "texts")]
+        if isinstance(texts, str):
+            return rows[0]
+        if not rows:
+            raise UserError("there is nothing to encode: no text")
+        return Rows(*self._frame.padded(rows, max(map(len, rows))))
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text as strings, without the special tokens round it."""
+        return self._frame.spelled(text_of(text), specials=True)[1]
+
+    def decode(self, ids: Rows | ArrayLike) -> str | list[str]:
+        """The text of a row of ids, or the texts of `Rows`; special tokens are spelled
+        out."""
+        if isinstance(ids, Rows):
+            rows = zip(*ids, strict=True)
+            return [self._frame.text(row[mask]) for row, mask in rows]
+        return self._frame.text(np.asarray(ids))
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return self.family.frame(self.config, self.tokenizer)
 
     def _unfit(self, lacks: str) -> UserError:
         return UserError(f"{self.family.article} {lacks}: jaxlm {self.family.purpose}")
@@ -73,23 +134,29 @@ class Model:
 
     def forward(
         self,
-        tokens: ArrayLike,
+        tokens: str | Iterable[str] | ArrayLike,
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> Encoded:
         """Hidden states [N+1, B, L, D] and logits [B, L, V], without dropout.
+
+            model.forward("The bank of the river.").hidden[-1, 0]
 
         A BERT also gives the pooled vector [B, D] and NSP logits [B, 2]. An ELMo gives
         hidden states of width 2 D (forward, backward), logits [2, B, L, V] of the next
         and of the previous word, and its state.
 
         Args:
-            tokens: ids [B, L] below the vocabulary's size; for an ELMo, characters
-                [B, L, C] as numbered in `text/characters.py`.
+            tokens: a text, several texts, or ids [B, L] or [L] below the vocabulary's
+                size; for an ELMo, characters [B, L, C] as `encode` gives them.
             token_types: [B, L], 0 in the first segment, 1 in the second; default: all
                 0. BERT only.
-            mask: [B, L], True at tokens, False at padding; default: no padding.
+            mask: [B, L], True at tokens, False at padding; default: no padding,
+                or that of the texts.
         """
+        if texts := _texts(tokens):
+            tokens, own = self.encode(texts)
+            mask = own if mask is None and not own.all() else mask
         inputs, facts = self.family.inputs(self.config, tokens, token_types, mask)
         with jax.default_matmul_precision("float32"):
             return self._forward(self.params, *inputs, **facts)
@@ -138,17 +205,17 @@ class Model:
             raise self._unfit("fills no blanks")
         self.check_heads()
         top_k = whole("top_k", top_k, 1, self.config.vocab_size)
-        frame = self.family.frame(self.config, self.tokenizer)
-        ids = self.tokenizer.encode(text_of(text), specials=True).ids
-        row = frame.row(ids)
+        row = self.encode(text_of(text))
         special: Any = self.tokenizer.special
         holes = np.flatnonzero(row == special.mask)
         if not len(holes):
             raise UserError(f"no [MASK] in {shown(text)}")
         warn_unknown(self.tokenizer, counted(self.tokenizer, row))
         length = min(bucket(len(row)), self.config.max_length)
-        tokens, mask = frame.padded([row], max(length, len(row)))
-        logits = np.asarray(self.forward(tokens, mask=mask).logits)[0, holes]
+        tokens, mask = self._frame.padded([row], max(length, len(row)))
+        logits = np.asarray(self.forward(tokens, mask=mask).logits, np.float32)[
+            0, holes
+        ]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         drawn = scores[:, : self.tokenizer.drawn]
@@ -211,3 +278,22 @@ class Model:
             texts.finish(i, Continuation(tokens, None))._replace(scores=score)
             for i, (tokens, score) in enumerate(ranked)
         ]
+
+    def save(self, directory: str | os.PathLike, dtype: Dtype = "float32") -> None:
+        """Write a model directory, as `jaxlm export` does: Hugging Face's layout, or
+        for an ELMo AllenNLP's."""
+        to = "elmo" if isinstance(self.config, ElmoConfig) else "hf"
+        check_out(str(directory), self.directory)
+        with export_path(str(directory)) as out:
+            origin = origin_of(self.directory, self.run, self.step)
+            export(out, to, self, dtype=dtype, origin=origin)
+
+
+def _texts(given: Any) -> list[str]:
+    """`given` as texts; none if it is anything else."""
+    if isinstance(given, str):
+        return [given]
+    if hasattr(given, "dtype") and given.dtype.kind in "biuf":
+        return []
+    found = list(given) if isinstance(given, Iterable) else []
+    return found if found and isinstance(found[0], str) else []

@@ -49,6 +49,18 @@ def word_characters(words: Sequence[str], *, slots: int = SLOTS) -> np.ndarray:
     return ids
 
 
+def spelled_words(ids: np.ndarray) -> list[str]:
+    """The words of ids [words, slots], as far as they were read."""
+    check_characters(ids)
+    marks = {BEGIN_SENTENCE: BEGIN, END_SENTENCE: END}
+    words = []
+    for row in ids[ids[:, 0] != NO_WORD].astype(int):
+        spelled = row[(row > 0) & (row < BEGIN_SENTENCE)] - 1
+        text = spelled.astype(np.uint8).tobytes().decode("utf-8", "ignore")
+        words.append(marks.get(row[1], text))
+    return words
+
+
 def check_characters(ids: np.ndarray) -> None:
     """Raise UserError if `ids` [..., slots] are numbered otherwise or out of range."""
     if not ids.size:
