@@ -18,8 +18,9 @@ FLOORS = (
     "families",
     "evaluate",
     "train",
-    "tasks generate probe convert vectors plan",
+    "tasks generate probe convert vectors scoring plan",
     "open",
+    "zeroshot",
     "cli",
     "__init__ __main__",
 )

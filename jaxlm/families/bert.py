@@ -3,12 +3,14 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import BertConfig
 from jaxlm.families.family import Family, Frame
 from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops
+from jaxlm.models.kernels.head import Head
 from jaxlm.objectives.masked import masked_figures, masked_lm
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import UserError
@@ -26,6 +28,7 @@ class BertFamily(Family):
     figures = staticmethod(masked_figures)
     forward_flops = staticmethod(bert_forward_flops)
     token_types = has_cls = fills = packs = True
+    scorings = ("pll", "pll_word_l2r")
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`."""
@@ -36,6 +39,13 @@ class BertFamily(Family):
             )
         cls, sep = (np.array([i], np.int32) for i in (special.cls, special.sep))
         return Frame(tokenizer, cls, sep, sep, special.pad)
+
+    def predict(
+        self, module: Any, tokens_BL: Any, lengths_B: Any, places_BP: Any
+    ) -> Head:
+        """See `Family`."""
+        types = jnp.zeros_like(tokens_BL)
+        return module(tokens_BL, types, places_BP, lengths=lengths_B).head
 
     def train_flops(self, run: Any, phase: Any) -> int:
         """See `Family`; a causal row is predicted at all positions."""

@@ -13,6 +13,9 @@ from jaxlm.families.family import Family, Frame, Tokens, given_array, given_mask
 from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.flops import elmo_forward_flops
+from jaxlm.models.kernels.head import Head
+from jaxlm.models.kernels.lstm import flip_backward
+from jaxlm.models.layers import gather
 from jaxlm.objectives.bidirectional import bidirectional_figures, bidirectional_lm
 from jaxlm.text.characters import (
     BEGIN,
@@ -95,6 +98,7 @@ class ElmoFamily(Family):
     objective = staticmethod(bidirectional_lm)
     figures = staticmethod(bidirectional_figures)
     forward_flops = staticmethod(framed_flops)
+    scorings = ("both", "forward", "backward")
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""
@@ -121,6 +125,17 @@ class ElmoFamily(Family):
         facts = {"lengths": lengths_B, "deterministic": deterministic}
         out = module(characters_BLC, carry or None, logits=False, **facts)
         return Encoded(hidden=out.hidden[:, :, 1:-1]), out.carry
+
+    def predict(
+        self, module: Any, tokens_BL: Any, lengths_B: Any, places_BP: Any
+    ) -> Head:
+        """See `Family`."""
+        characters_BLC, lengths_B = with_boundaries(tokens_BL, lengths_B)
+        read = module.read(characters_BLC, lengths=lengths_B)
+        ahead, back = flip_backward(read.last, lengths_B)
+        # `<S>` is before all places: word 0 comes after row 0, and before row 2.
+        x_2BPD = jnp.stack([gather(ahead, places_BP), gather(back, places_BP + 2)])
+        return Head(x_2BPD, *read.head)
 
     def example(self, config: Any) -> tuple[Any, ...]:
         """See `Family`."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.metrics import Figure
+from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import position_ids
 from jaxlm.objectives.objective import Objective
 from jaxlm.text.tokenizers import Tokenizer
@@ -142,6 +143,7 @@ class Family(abc.ABC):
     has_cls = False  # rows begin with a token that stands for the whole row
     fills = False  # predicts [MASK]
     packs = False  # several examples may share a row
+    scorings: tuple[str, ...] = ()  # how it scores texts, see `scoring.py`
 
     @property
     def stateful(self) -> bool:
@@ -175,6 +177,16 @@ class Family(abc.ABC):
         inputs = (tokens_BL, token_types_BL) if self.token_types else (tokens_BL,)
         facts |= {"logits": False, "deterministic": deterministic}
         return module(*inputs, **facts), carry
+
+    @abc.abstractmethod
+    def predict(
+        self, module: Any, tokens_BL: Any, lengths_B: Any, places_BP: Any
+    ) -> Head:
+        """The factors of the logits of the tokens at `places`, of rows made by `frame`.
+
+        Call this with a bound `module`. A GPT's `places` may be one past the row's end.
+        An ELMo's `x` is [2, B, P, D], with those of the two directions.
+        """
 
     def example(self, config: Any) -> tuple[Any, ...]:
         """(tokens, token types, mask) of a row to initialise with."""

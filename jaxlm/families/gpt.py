@@ -3,12 +3,15 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import GptConfig
 from jaxlm.families.family import Family, Frame
 from jaxlm.models.flops import gpt_forward_flops
 from jaxlm.models.gpt import Gpt
+from jaxlm.models.kernels.head import Head
+from jaxlm.models.layers import gather
 from jaxlm.objectives.causal import causal_figures, causal_lm
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.types import GPT_FRAME
@@ -31,6 +34,7 @@ class GptFamily(Family):
     forward_flops = staticmethod(gpt_forward_flops)
     task_tokens = GPT_FRAME
     bidirectional = False
+    scorings = ("next",)
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`."""
@@ -41,6 +45,13 @@ class GptFamily(Family):
         begin, between, end = np.arange(first, first + 3, dtype=np.int32)[:, None]
         # No token sees what fills a row: id 0, as in the release.
         return Frame(tokenizer, begin, between, end, 0, halves=True)
+
+    def predict(
+        self, module: Any, tokens_BL: Any, lengths_B: Any, places_BP: Any
+    ) -> Head:
+        """See `Family`."""
+        out = module(tokens_BL, lengths=lengths_B, logits=False)
+        return Head(gather(out.last, jnp.maximum(places_BP - 1, 0)), out.table)
 
     def train_flops(self, run: Any, phase: Any) -> int:
         """See `Family`; all tokens are predicted."""

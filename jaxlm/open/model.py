@@ -1,4 +1,4 @@
-"""A model in memory: encode, forward, embed, fill, generate, save."""
+"""A model in memory: encode, forward, embed, score, fill, generate, save."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +27,10 @@ from jaxlm.generate.streaming import Generated, TextStream, encode_prompt
 from jaxlm.models.encoder import Encoded
 from jaxlm.models.sentence import SentenceModel
 from jaxlm.open.origin import check_out, origin_of
+from jaxlm.scoring import Scored, Scorer, Scoring
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.text.unknown_words import counted, warn_unknown
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 from jaxlm.vectors import Embedded, bucket, embed
 
 
@@ -198,6 +199,36 @@ class Model:
         if isinstance(self.config, ElmoConfig):
             return None
         return read_sentence_model(self.files, self.config)
+
+    def score(
+        self,
+        texts: str | Iterable[str],
+        prompts: str | Iterable[str] = "",
+        scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+        **changes: Any,
+    ) -> Scored | list[Scored]:
+        """The log-probabilities of the tokens of texts, in nats; see `scoring.py`.
+
+            model.score("The cats sleep.").total
+            model.score([" sleep.", " sleeps."], "The cats")
+
+        A string is one text. `prompts`, one for all or one for each, come before the
+        texts and are not scored; without, a GPT's text begins a document. A BERT's
+        score is a pseudo-log-likelihood. `changes` replace fields of `scoring`.
+        """
+        scoring = changed(scoring, Scoring, changes)
+        every = list(texts_of(texts, "texts"))
+        if isinstance(prompts, str):
+            before = [text_of(prompts)] * len(every)
+        else:
+            before = list(texts_of(prompts, "prompts"))
+        if len(before) != len(every):
+            counts = f"{plural(len(every), 'text')} and {plural(len(before), 'prompt')}"
+            raise UserError(f"{counts}: give one prompt for all, or one for each")
+        self.check_heads()
+        scorer = Scorer(self.config, self.params, self.tokenizer)
+        found = scorer.score(every, before, scoring)
+        return found[0] if isinstance(texts, str) else found
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
         """The `top_k` likeliest words for each [MASK] of a text, best first."""
