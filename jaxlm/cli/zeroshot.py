@@ -1,0 +1,181 @@
+"""Tasks without training: `jaxlm zeroshot DIR --protocol … --data …`."""
+
+import dataclasses
+import importlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.runtime import say, start_jax
+from jaxlm.types import UserError, plural
+from jaxlm.zeroshot.protocol import PROTOCOLS, Figure, Options, Report, Variant
+
+Name = Literal["", "pairs", "lambada", "lm", "reading", "summary", "translation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zeroshot(Options):
+    """Tasks without training, each as its paper and as the community does it.
+
+    pairs fits every family: BLiMP, ZhoBLiMP. The others are GPT-2's: lambada (last
+    words), lm (perplexity), reading (answers), summary (TL;DR:), translation. With
+    --prompt alone, the prompt is continued greedily.
+    """
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory."""
+    protocol: Name = ""
+    """What to do."""
+    data: tuple[str, ...] = ()
+    """Files of the protocol, or their directory."""
+    prompt: str = ""
+    """A prompt of your own; of a protocol its template, with {fields}."""
+    source: Annotated[str, tyro.conf.arg(name="from")] = "en"
+    """translation: language of the first column."""
+    target: Annotated[str, tyro.conf.arg(name="to")] = "fr"
+    """translation: language of the second column."""
+    harness: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness to run instead, by name or .yaml file."""
+    out: str = ""
+    """File for the answers, .jsonl, with the figures beside it in .json; empty:
+    none."""
+
+
+def run_zeroshot(argv: list[str]) -> int:
+    """The verb `zeroshot`."""
+    args = parse(Zeroshot, argv)
+    if args.out and Path(args.out).suffix != ".jsonl":
+        raise UserError(f"--out {args.out} is not .jsonl")
+    if args.protocol and args.harness:
+        raise UserError("--protocol or --harness: choose one")
+    if args.harness:
+        return _harness(args)
+    if not args.protocol:
+        return _continue(args)
+    if not args.data:
+        raise UserError(f"--data: {args.protocol} needs {PROTOCOLS[args.protocol]}")
+    protocol: Any = importlib.import_module(f"jaxlm.zeroshot.{args.protocol}")
+    from jaxlm.zeroshot.protocol import with_template
+
+    variants = with_template(protocol.VARIANTS, args.prompt)
+    items = protocol.read(args.data)
+    model = _opened(args.directory)
+    if protocol.NEEDS and model.family.bidirectional:
+        raise UserError(
+            f"{model.family.article} continues no text, as {args.protocol} asks: "
+            f"--protocol pairs fits every family, and jaxlm {model.family.purpose}"
+        )
+    report = protocol.run(model, items, variants, args)
+    _show(report, variants, args, protocol)
+    if args.out:
+        _write(report, variants, args)
+    return 0
+
+
+def _opened(directory: str) -> Any:
+    start_jax()
+    import jaxlm
+
+    return jaxlm.load(directory)
+
+
+def _continue(args: Zeroshot) -> int:
+    if not args.prompt:
+        raise UserError(f"--protocol is missing: {', '.join(PROTOCOLS)}; or --prompt")
+    model = _opened(args.directory)
+    (made,) = model.generate(args.prompt, temperature=0.0, max_tokens=_short(model))
+    print(args.prompt + made.text)
+    return 0
+
+
+def _short(model: Any) -> int:
+    return min(50, model.config.max_length // 2)
+
+
+def _harness(args: Zeroshot) -> int:
+    from jaxlm.zeroshot.harness import evaluate
+
+    model = _opened(args.directory)
+    found = evaluate(model, args.harness, limit=args.limit or None)
+    for task, figures in found.items():
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        print(f"{task}  {shown}")
+    if args.out:
+        beside = Path(args.out).with_suffix(".json")
+        beside.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def _show(report: Report, variants: list[Variant], args: Any, protocol: Any) -> None:
+    for variant in variants:
+        print(f"{variant.name}: {variant.source}")
+    print()
+    if args.protocol == "pairs":
+        _pairs_table(report.figures, protocol.published(args.data), protocol.HUMAN)
+    else:
+        for each in report.figures:
+            beside = ", ".join(f"{k} {_number(v)}" for k, v in each.beside.items())
+            name = f"{each.variant}  {each.name}"
+            print(
+                f"{name:<36} {_with_error(each):>18}  n {each.n:,}  {beside}".rstrip()
+            )
+    for note in report.notes:
+        say(note)
+
+
+def _pairs_table(
+    figures: list[Figure], published: dict[str, dict[str, float]], human: float
+) -> None:
+    """A row for all, each phenomenon and, indented, each of its paradigms."""
+    rows: dict[str, dict[str, Figure]] = {}
+    inside: dict[str, list[str]] = {"all": []}
+    for each in figures:
+        rows.setdefault(each.name, {})[each.variant] = each
+    term = "all"
+    for name in rows:
+        term = name if name[-1] == "." else term
+        inside.setdefault(name, [name] * (name[-1] != "."))
+        if name not in ("all", term):
+            inside[term].append(name)
+            inside["all"].append(name)
+    columns = list(dict.fromkeys(each.variant for each in figures))
+    wide = max(map(len, rows)) + 2
+    print(f"{'':<{wide}} {'n':>6}", *(f"{c:>13}" for c in [*columns, *published]))
+    for name, row in rows.items():
+        cells = [_with_error(row[c]) if c in row else "" for c in columns]
+        for values in published.values():
+            known = [values[each] for each in inside[name] if each in values]
+            cells.append(f"{sum(known) / len(known):.3f}" if known else "")
+        label = name.rstrip(".") if name == "all" or name[-1] == "." else f"  {name}"
+        number = max(each.n for each in row.values())
+        print(f"{label:<{wide}} {number:>6,}", *(f"{cell:>13}" for cell in cells))
+    print(f"chance .5; humans {human} on BLiMP; columns of other models are published")
+
+
+def _with_error(figure: Figure) -> str:
+    error = "" if math.isnan(figure.error) else f" ± {_number(figure.error)}"
+    return f"{_number(figure.value)}{error}"
+
+
+def _number(value: float) -> str:
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}"
+
+
+def _write(report: Report, variants: list[Variant], args: Any) -> None:
+    from jaxlm.files import write_file, write_json
+
+    lines = (json.dumps(each, ensure_ascii=False) for each in report.answers)
+    write_file(Path(args.out), "".join(f"{line}\n" for line in lines))
+    beside = Path(args.out).with_suffix(".json")
+    figures = [each._asdict() for each in report.figures]
+    figures = [{k: None if v != v else v for k, v in each.items()} for each in figures]
+    record = {"model": args.directory, "protocol": args.protocol, "data": args.data}
+    record |= {"variants": [dataclasses.asdict(each) for each in variants]}
+    write_json(beside, {**record, "notes": report.notes, "figures": figures})
+    say(f"{args.out}: {plural(len(report.answers), 'answer')}; {beside}: figures")
