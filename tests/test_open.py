@@ -221,6 +221,21 @@ def test_arrays_are_checked(model):
         assert "no token types" in said(call, model, row, token_types=[[0, 0, 0, 0]])
 
 
+def test_attention_is_given_when_asked_for(model):
+    call, config = type(model).forward, model.config
+    if model.family.name == "elmo":
+        row = np.full((1, 4, config.max_characters), 261)
+        row[:, :, 0], row[:, :, 1] = 259, 260
+        assert "no attention, it reads word" in said(call, model, row, attention=True)
+        return
+    row, mask = np.array(ROW * 2), np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+    assert model.forward(row, mask=mask).attention is None
+    found = np.asarray(model.forward(row, mask=mask, attention=True).attention)
+    assert found.shape == (config.num_layers, 2, config.num_heads, 4, 4)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
+    assert not found[:, 1, :, :3, 3].any()
+
+
 def test_an_elmo_pads_behind(tmp_path):
     model = opened("elmo", tmp_path)
     row = np.full((1, 3, model.config.max_characters), 261)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Integer
 from jaxlm.config import ElmoConfig
 from jaxlm.families.family import Family, Frame, Tokens, given_array, given_mask
 from jaxlm.models.elmo import Elmo, zero_state
-from jaxlm.models.encoder import Encoded
+from jaxlm.models.encoder import Encoded, Looks
 from jaxlm.models.flops import elmo_forward_flops
 from jaxlm.models.kernels.head import Head
 from jaxlm.models.kernels.lstm import flip_backward
@@ -99,6 +99,7 @@ class ElmoFamily(Family):
     figures = staticmethod(bidirectional_figures)
     forward_flops = staticmethod(framed_flops)
     scorings = ("both", "forward", "backward")
+    attends = False
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""
@@ -118,9 +119,10 @@ class ElmoFamily(Family):
         segments: Any = None,
         carry: Any = (),
         deterministic: bool = True,
+        looks: Looks | None = None,
     ) -> tuple[Any, Any]:
         """See `Family`. `<S>` and `</S>` are read, but their states are not returned,
-        as in AllenNLP's `Elmo`."""
+        as in AllenNLP's `Elmo`; it does not attend."""
         characters_BLC, lengths_B = with_boundaries(tokens_BL, mask_BL.sum(1))
         facts = {"lengths": lengths_B, "deterministic": deterministic}
         out = module(characters_BLC, carry or None, logits=False, **facts)

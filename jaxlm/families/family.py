@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.metrics import Figure
+from jaxlm.models.encoder import Looks
 from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import position_ids
 from jaxlm.objectives.objective import Objective
@@ -144,6 +145,7 @@ class Family(abc.ABC):
     fills = False  # predicts [MASK]
     packs = False  # several examples may share a row
     scorings: tuple[str, ...] = ()  # how it scores texts, see `scoring.py`
+    attends = True  # has attention, whose probabilities can be looked at
 
     @property
     def stateful(self) -> bool:
@@ -165,17 +167,18 @@ class Family(abc.ABC):
         segments: Any = None,
         carry: Any = (),
         deterministic: bool = True,
+        looks: Looks | None = None,
     ) -> tuple[Any, Any]:
         """(Encoded, carry): hidden states [N+1, B, L, D] of rows made by `frame`.
 
         Call this with a bound `module`. `segments` number the texts of packed rows, in
-        a family that `packs`.
+        a family that `packs`; `looks` is for one that `attends`.
         """
         facts: dict[str, Any] = {"lengths": mask_BL.sum(1)}
         if segments is not None:
             facts = {"segments": segments, "position_ids": position_ids(segments)}
         inputs = (tokens_BL, token_types_BL) if self.token_types else (tokens_BL,)
-        facts |= {"logits": False, "deterministic": deterministic}
+        facts |= {"logits": False, "deterministic": deterministic, "looks": looks}
         return module(*inputs, **facts), carry
 
     @abc.abstractmethod

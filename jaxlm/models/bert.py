@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import BertConfig
 from jaxlm.mesh import for_rows
-from jaxlm.models.encoder import Encoded, Remat, Spec, encode
+from jaxlm.models.encoder import Encoded, Looks, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
@@ -161,6 +161,7 @@ class Bert(nn.Module):
         position_ids: Int[Array, "B L"] | None = None,
         causal_rows: int = 0,
         logits: bool = True,
+        looks: Looks | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """Encode rows, predict masked tokens and next sentences.
@@ -178,6 +179,8 @@ class Bert(nn.Module):
             causal_rows: number of rows in which a token sees no later one, the first
                 rows by `mesh.joined`.
             logits: False leaves out the MLM and NSP heads (features only).
+            looks: makes what is kept as `attention` of each layer's probabilities
+                [B, H, L, L]; without it, none are computed on their own.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         config = self.config
@@ -194,6 +197,7 @@ class Bert(nn.Module):
             remat=self.remat,
             road=self.road,
             causal_rows=causal_rows,
+            looks=looks,
         )
         embed = BertEmbed(spec, name="embed")
         x_BLD, table_RD, copies = embed(tokens_BL, token_types_BL, position_ids)

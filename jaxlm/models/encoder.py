@@ -5,7 +5,7 @@ so one compiled body serves any depth, and a layer is an index.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.config.model import BertConfig, GptConfig
 from jaxlm.mesh import by_rows, platform
-from jaxlm.models.kernels.attention import attention
+from jaxlm.models.kernels.attention import attention, probabilities
 from jaxlm.models.kernels.fused import SAVED, Road
 from jaxlm.models.kernels.head import Head
 from jaxlm.models.layers import (
@@ -60,6 +60,7 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "B *L D"] | None = None
     heads: Mapping[str, Array] = {}  # logits by name: mlm, nsp, lm
     carry: Any = None  # what goes on: a decoder's caches, an ELMo's state
+    attention: Any = None  # what `Spec.looks` makes of each layer, stacked [N, …]
 
     @property
     def logits(self) -> Any:
@@ -70,6 +71,9 @@ class Encoded(NamedTuple):
     def nsp_logits(self) -> Any:
         """The logits of B following A or being random, float32 [B, 2]; or None."""
         return self.heads.get("nsp")
+
+
+Looks = Callable[[Float[Array, "B H L L"]], Any]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Spec:
     remat: Remat
     road: Road
     causal_rows: int = 0  # of an encoder
+    looks: Looks | None = None  # what is kept of the attention probabilities of a layer
 
     def norm_layer(self, name: str) -> LayerNorm:
         """A norm with the config's epsilon."""
@@ -142,8 +147,8 @@ class Attention(nn.Module):
         layer: Layer,
         rows: Rows,
         cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B L D"], Cache | None]:
-        """(output at each position, the cache with L more tokens).
+    ) -> tuple[Float[Array, "B L D"], Cache | None, Any]:
+        """(output at each position, the cache with L more tokens, what `looks` made).
 
         With a cache, the L tokens are first written to it; then they attend to T slots.
         """
@@ -162,23 +167,27 @@ class Attention(nn.Module):
         if cache is not None:
             offset, cache = cache.slot, cache.append(k, v)
             k, v = cache.k, cache.v
+        facts: Any = {
+            "causal": spec.causal,
+            "window": spec.config.window // 2 + 1 if spec.config.window else None,
+            "local": layer.local,
+            "segments": rows.segments,
+            "lengths": rows.lengths,
+            "offset": offset,
+        }
         y_BLHK = attention(
             q,
             k,
             v,
-            causal=spec.causal,
+            **facts,
             causal_rows=spec.causal_rows,
-            window=spec.config.window // 2 + 1 if spec.config.window else None,
-            local=layer.local,
-            segments=rows.segments,
-            lengths=rows.lengths,
-            offset=offset,
             dropout=Dropout(spec.dropout) if spec.dropout else None,
             # Rows to initialise with are too short for a kernel.
             road="plain" if self.is_initializing() else spec.road,
         )
         out = spec.dense(width, kernel_init=spec.out_init, inputs=2, name="out")
-        return out(y_BLHK), cache
+        seen = spec.looks(probabilities(q, k, **facts)) if spec.looks else None
+        return out(y_BLHK), cache, seen
 
 
 class Mlp(nn.Module):
@@ -221,8 +230,9 @@ class Block(nn.Module):
         layer: Layer,
         rows: Rows,
         cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None]]:
-        """(output, (output, cache)): what `nn.scan` carries and what it stacks."""
+    ) -> tuple[Float[Array, "B L D"], tuple[Float[Array, "B L D"], Cache | None, Any]]:
+        """(output, (output, cache, what `looks` made of the probabilities)): what
+        `nn.scan` carries and what it stacks."""
         spec, drop = self.spec, Dropout(self.spec.dropout)
         attend, mlp = Attention(spec, name="attention"), Mlp(spec, name="mlp")
         attention_norm = spec.norm_layer("attention_norm")
@@ -231,15 +241,15 @@ class Block(nn.Module):
             y_BLD = attention_norm(x_BLD)
             if layer.normed is not None:
                 y_BLD = jnp.where(layer.normed, y_BLD, x_BLD)
-            y_BLD, cache = attend(y_BLD, layer, rows, cache)
+            y_BLD, cache, seen = attend(y_BLD, layer, rows, cache)
             x_BLD = x_BLD + drop(y_BLD)
             x_BLD = x_BLD + drop(mlp(mlp_norm(x_BLD)))
         else:
-            y_BLD, cache = attend(x_BLD, layer, rows, cache)
+            y_BLD, cache, seen = attend(x_BLD, layer, rows, cache)
             x_BLD = attention_norm(x_BLD + drop(y_BLD))
             x_BLD = mlp_norm(x_BLD + drop(mlp(x_BLD)))
         x_BLD = by_rows(x_BLD)  # not cut as the parameters are
-        return x_BLD, (x_BLD, cache)
+        return x_BLD, (x_BLD, cache, seen)
 
 
 def encode(
@@ -259,7 +269,7 @@ def encode(
     None: 0 … L - 1. With `caches`, one for each layer, the parameters are `unstacked`,
     and `segments` are those of the T slots.
     """
-    x_BLD = by_rows(x_BLD)
+    x_BLD, seen = by_rows(x_BLD), None
     rows = Rows(lengths, segments, _ropes(spec, x_BLD.shape[1], position_ids))
     if caches is None:
         body: Any = Block
@@ -273,20 +283,20 @@ def encode(
             length=spec.config.num_layers,
             unroll=spec.config.num_layers if unrolled() else 1,
         )(spec, name="layers")
-        last_BLD, (layers_NBLD, _) = layers(x_BLD, _each_layer(spec), rows)
+        last_BLD, (layers_NBLD, _, seen) = layers(x_BLD, _each_layer(spec), rows)
     else:
         last_BLD, each = x_BLD, []
         for n, cache in enumerate(caches):
             block = Block(spec, name=f"layers_{n}")
             last_BLD, result = block(last_BLD, Layer(), rows, cache)
-            each.append(result)
+            each.append(result[:2])
         outputs, caches = zip(*each, strict=True)
         layers_NBLD = jnp.stack(outputs)
     if spec.config.norm == "pre":
         last_BLD = spec.norm_layer("final_norm")(last_BLD)
         layers_NBLD = jnp.concatenate([layers_NBLD[:-1], last_BLD[None]])
     hidden = jnp.concatenate([x_BLD[None], layers_NBLD])
-    return Encoded(hidden, last_BLD, table_RD, carry=caches)
+    return Encoded(hidden, last_BLD, table_RD, carry=caches, attention=seen)
 
 
 def _ropes(spec: Spec, length: Any, ids: Array | None) -> tuple[Rope, ...]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxlm.config.model import GptConfig
 from jaxlm.mesh import for_rows
-from jaxlm.models.encoder import Cache, Encoded, Remat, Spec, encode
+from jaxlm.models.encoder import Cache, Encoded, Looks, Remat, Spec, encode
 from jaxlm.models.kernels.fused import Road
 from jaxlm.models.kernels.head import Head, tied_logits
 from jaxlm.models.layers import (
@@ -84,6 +84,7 @@ class Gpt(nn.Module):
         segments: Int[Array, "B T"] | None = None,
         caches: tuple[Cache, ...] | None = None,
         logits: bool = True,
+        looks: Looks | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """Encode rows and predict each next token; no token sees a later one.
@@ -96,6 +97,8 @@ class Gpt(nn.Module):
             caches: keys and values of earlier tokens, a cache for each layer; the
                 parameters must then be `unstacked` (`encoder.py`).
             logits: False leaves out the head, last · tableᵀ.
+            looks: makes what is kept as `attention` of each layer's probabilities
+                [B, H, L, L]; without it, none are computed on their own.
             deterministic: True switches dropout off; else pass rngs={"dropout": key}.
         """
         config = self.config
@@ -109,6 +112,7 @@ class Gpt(nn.Module):
             dtype=self.dtype,
             remat=self.remat,
             road=self.road,
+            looks=looks,
         )
         embed = GptEmbed(spec, name="embed")
         x_BLD, table_RD, copies = embed(tokens_BL, position_ids)

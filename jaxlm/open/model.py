@@ -1,5 +1,6 @@
 """A model in memory: encode, forward, embed, score, fill, generate, save."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -120,11 +121,19 @@ class Model:
         if missing:
             raise UserError(f"{self.files} has {missing}")
 
+    def check_attends(self) -> None:
+        """Raise a UserError if the model has no attention."""
+        if not self.family.attends:
+            raise UserError(
+                f"{self.family.article} has no attention, it reads word by word: see "
+                "its layers by jaxlm probe senses and jaxlm probe edge"
+            )
+
     @cached_property
     def _forward(self) -> Callable[..., Any]:
         whole = not self.family.missing_head(self.config, self.params)
 
-        @jax.jit
+        @functools.partial(jax.jit, static_argnames="looks")
         def forward(params: Any, *inputs: Any, **facts: Any) -> Encoded:
             out: Any = self.module.apply(
                 {"params": params}, *inputs, **facts, logits=whole
@@ -138,6 +147,8 @@ class Model:
         tokens: str | Iterable[str] | ArrayLike,
         token_types: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        *,
+        attention: bool = False,
     ) -> Encoded:
         """Hidden states [N+1, B, L, D] and logits [B, L, V], without dropout.
 
@@ -154,11 +165,16 @@ class Model:
                 0. BERT only.
             mask: [B, L], True at tokens, False at padding; default: no padding,
                 or that of the texts.
+            attention: also give `.attention` [N, B, H, L, L], how much each token takes
+                from each other one, in all layers and heads; padding sees padding.
         """
         if texts := _texts(tokens):
             tokens, own = self.encode(texts)
             mask = own if mask is None and not own.all() else mask
         inputs, facts = self.family.inputs(self.config, tokens, token_types, mask)
+        if attention:
+            self.check_attends()
+            facts["looks"] = _all
         with jax.default_matmul_precision("float32"):
             return self._forward(self.params, *inputs, **facts)
 
@@ -328,3 +344,7 @@ def _texts(given: Any) -> list[str]:
         return []
     found = list(given) if isinstance(given, Iterable) else []
     return found if found and isinstance(found[0], str) else []
+
+
+def _all(p_BHLL: Any) -> Any:
+    return p_BHLL

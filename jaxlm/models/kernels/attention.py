@@ -57,9 +57,9 @@ def attention(
             port, differs from that.
         road: the kernel (`fused.py`); auto: the best one that can take the call.
     """
+    facts: dict[str, Any] = {"window": window, "scale": scale}
     if 0 < causal_rows < len(q_BLHK):
-        facts: Any = {"window": window, "local": local, "scale": scale}
-        facts |= {"dropout": dropout, "road": road}
+        facts |= {"local": local, "dropout": dropout, "road": road}
         of_rows = q_BLHK, k_BTHK, v_BTHK, {"segments": segments, "lengths": lengths}
         (*qkv, first), (*others, rest) = parted(of_rows, causal_rows)
         y_BLHK = attention(*qkv, causal=True, **first, **facts)
@@ -91,7 +91,32 @@ def attention(
     if banded:
         rest: Any = segments, lengths, scale, dropout
         return _banded(q_BLHK, k_BTHK, v_BTHK, window, *rest)
+    facts |= {"window": window, "local": local, "segments": segments}
+    facts |= {"lengths": lengths, "offset": offset, "bias": bias}
+    p_BHLT = probabilities(q_BLHK, k_BTHK, v_BTHK.dtype, **facts)
+    if dropout is not None:
+        p_BHLT = dropout(p_BHLT)
+    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
 
+
+def probabilities(
+    q_BLHK: Float[Array, "B L H K"],
+    k_BTHK: Float[Array, "B T H K"],
+    dtype: Any = jnp.float32,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    local: Bool[Array, ""] | None = None,
+    segments: Int[Array, "B T"] | None = None,
+    lengths: Int[Array, "B"] | None = None,
+    offset: int | Int[Array, ""] = 0,
+    scale: float | None = None,
+    bias: Float[Array, "#B #H L T"] | None = None,
+) -> Float[Array, "B H L T"]:
+    """How much each query takes from each key, with all scores in memory: what the
+    plain road of `attention` multiplies, which explains the facts."""
+    length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
+    scale = 1 / math.sqrt(width) if scale is None else scale
     slot_T = jnp.arange(keys)
     if isinstance(offset, int):  # not of a decoder
         # Else who sees whom depends on no layer, and the loop over layers would take it
@@ -119,10 +144,7 @@ def attention(
     if bias is not None:
         score_BHLT += bias
     seen_BLT = functools.reduce(jnp.logical_and, seen) if seen else None
-    p_BHLT = _softmax(score_BHLT, seen_BLT, v_BTHK.dtype)
-    if dropout is not None:
-        p_BHLT = dropout(p_BHLT)
-    return jnp.einsum("bhlt,bthk->blhk", p_BHLT, v_BTHK)
+    return _softmax(score_BHLT, seen_BLT, dtype)
 
 
 def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale, dropout):
