@@ -20,6 +20,7 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
+from jaxlm.cli.flags import flags_of, mistake_in, print_help, refuse_unknown
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.config.checks import check_ranges
 from jaxlm.config.idle import foreign, idle
@@ -35,6 +36,7 @@ _STYLE = (
     tyro.conf.FlagConversionOff,
     tyro.conf.PositionalMetavarFromFieldName,
 )
+HELP = {"-h", "--help", "--help-all"}
 _REGISTRY = ConstructorRegistry()
 
 
@@ -44,15 +46,21 @@ def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
     The verb is by default the name of `kind`. `--help` prints help and exits.
     """
     verb = verb or kind.__name__.lower()
-    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)  # type: ignore[arg-type]
-    takes_config = issubclass(hints.get("config", str), RunConfig)
+    hints = typing.get_type_hints(kind)
+    takes_config, chosen = issubclass(hints.get("config", str), RunConfig), None
     if takes_config:
         if "config" not in given:
+            asked, argv = argv[:1], list(argv)
             given["config"], argv = take_config(hints["config"], verb, argv)
-        refuse(argv, foreign(given["config"]))
-    # Made without `__init__`: required arguments have no value yet.
-    default = object.__new__(kind)
-    vars(default).update({field.name: _default(field) for field in fields} | given)
+            chosen = given["config"] if asked != argv[:1] else None
+        if not HELP & set(argv):
+            refuse(argv, foreign(given["config"]))
+    default = _blank(kind, **given)
+    flags = [*flags_of(kind, default)]
+    if HELP & set(argv):
+        print_help(kind, flags, verb, chosen, every="--help-all" in argv)
+        raise SystemExit(0)
+    refuse_unknown(argv, flags, verb)
     lists = {name for name, hint in hints.items() if typing.get_origin(hint) is tuple}
     printed = io.StringIO()
     try:
@@ -70,11 +78,18 @@ def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
         if end.code == 0:
             raise
         said = _without_box(printed.getvalue())
-        raise UserError(f"{said} (see jaxlm {verb} --help)") from None
+        raise UserError(mistake_in(said, argv, flags, verb)) from None
     check_ranges(found, "--")
     if takes_config:
         refuse(argv, idle(found.config))
     return found
+
+
+def refuse_misspelt(kind: type, config: RunConfig, argv: list[str]) -> None:
+    """`parse`'s error for an unknown flag, but for the flags of a model's family."""
+    words = [arg for arg in argv if not arg.startswith(("--model.", "--data."))]
+    flags = [*flags_of(kind, _blank(kind, config=config))]
+    refuse_unknown(words, flags, kind.__name__.lower())
 
 
 def early(argv: list[str], **flags: str) -> list[str]:
@@ -102,9 +117,17 @@ def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]
             return config, argv[1:]
         other = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
         raise UserError(f"{argv[0]} is a recipe of jaxlm {other}")
-    if {"-h", "--help"} & set(argv):
+    if HELP & set(argv):
         return kind(), argv
     raise UserError(f"jaxlm {verb} needs a CONFIG first, a recipe's name or file")
+
+
+def _blank(kind: type[T], **given: Any) -> T:
+    """A `kind` made without `__init__`: required arguments have no value yet."""
+    blank = object.__new__(kind)
+    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
+    vars(blank).update({field.name: _default(field) for field in fields} | given)
+    return blank
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from jaxlm.cli.arguments import Flat, early, parse, take_config
+from jaxlm.cli.arguments import HELP, Flat, early, parse, refuse_misspelt, take_config
 from jaxlm.cli.evaluate import Columns
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import say, start_jax
@@ -31,9 +31,10 @@ class Finetune(TrainingOptions):
 
 def run_finetune(argv: list[str]) -> int:
     """The verb `finetune`."""
-    if {"-h", "--help"} & set(argv):
+    if HELP & set(argv):
         parse(Finetune, argv)
     recipe, words = take_config(FinetuneConfig, "finetune", argv)
+    refuse_misspelt(Finetune, recipe, words)
     # The flags of `model` are those of the family that --init names.
     workdir, init, hosts = early(words, workdir="", init=recipe.init, hosts="auto")
     init = _init_of(workdir, init)

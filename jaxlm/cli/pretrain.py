@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.cli.arguments import Config, early, parse
+from jaxlm.cli.arguments import HELP, Config, early, parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.config.run import range_of
@@ -166,7 +166,7 @@ def run_pretrain(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> Pretrain:
     """The arguments of `pretrain`; flags of a fork change the config of its parent."""
     fork, workdir, hosts = early(argv, fork="", workdir="", hosts="auto")
-    if not fork or {"-h", "--help"} & set(argv):
+    if not fork or HELP & set(argv):
         return parse(Pretrain, argv)
     if not argv[0].startswith("-"):
         raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")

@@ -37,16 +37,19 @@ class TestMistakes:
             ("pretain", ["did you mean pretrain"]),
             ("pretrain bert_tinny", ["did you mean bert_tiny"]),
             ("pretrain sst2", ["a recipe of jaxlm finetune"]),
-            (f"{NEW} --optim.peek 1", ["--optim.peek", "--optim.peak FLOAT"]),
-            ("fill", ["Missing from jaxlm fill: DIRECTORY"]),
-            ("export x --to hg --out y", ["'--to'. Expected one of ('hf'"]),
+            (f"{NEW} --optim.peek 1", ["no flag --optim.peek", "--optim.peak NUMBER"]),
+            ("fill", ["fill needs DIRECTORY"]),
+            (
+                "export x --to hg --out y",
+                ["--to 'hg': did you mean hf? there are hf, "],
+            ),
             (
                 "export x --to hf --out y --verify maybe",
                 ["'maybe' is neither true nor false"],
             ),
             (
                 "pretrain bert_tiny",
-                ["Missing from jaxlm pretrain CONFIG: --workdir"],
+                ["pretrain needs --workdir DIR"],
             ),
             (NEW, ["--text"]),
             ("prepare bert_tiny --text no/*.txt --corpus HERE/c", ["no/*.txt"]),
