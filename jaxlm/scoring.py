@@ -93,9 +93,14 @@ class _Text(NamedTuple):
 class Scorer(NamedTuple):
     """A model that scores."""
 
-    config: ModelConfig
+    module: Any
     params: Any
     tokenizer: Tokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its config."""
+        return self.module.config
 
     @property
     def family(self) -> Family:
@@ -135,9 +140,9 @@ class Scorer(NamedTuple):
         if cut := sum(not each.whole for each in found):
             width = self.family.window(self.config)
             note(
-                f"{cut:,} of {plural(len(found), 'text')} do not fit the context of "
-                f"{width:,} tokens: prompts are truncated on the left, longer texts "
-                "are read in windows"
+                f"{cut:,} of {plural(len(found), 'text')} too long for the context of "
+                f"{width:,} tokens: a prompt is truncated on the left, a longer text "
+                "is read in windows"
             )
         return found
 
@@ -241,7 +246,7 @@ class Scorer(NamedTuple):
             length = min(length_bucket(len(query.row)), longest)
             asked = min(1 << 2 * math.ceil(math.log(len(query.places), 4)), length)
             groups.setdefault((length, asked), []).append(i)
-        module, banned_V = self.family.build(self.config), None
+        banned_V = None
         if len(never):
             banned_V = np.isin(np.arange(self.config.vocab_size), never)
         frame = self.family.frame(self.config, self.tokenizer)
@@ -261,7 +266,7 @@ class Scorer(NamedTuple):
                     targets_BP[row, : len(each.places)] = each.targets
                 batch = tokens_BL.astype(np.int32), mask_BL.sum(1, dtype=np.int32)
                 batch = *batch, places_BP, targets_BP
-                out = _log_p(self.family, module, self.params, *batch, banned_V)
+                out = _log_p(self.family, self.module, self.params, *batch, banned_V)
                 waiting.append((numbers[start : start + rows], out))
         found: list[Any] = [()] * len(queries)
         for numbers, out in waiting:

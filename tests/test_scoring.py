@@ -113,7 +113,7 @@ def test_an_elmo_predicts_each_word_from_both_sides():
     at = np.arange(1, len(words) - 1)
     want = {"forward": ahead[at - 1, ids[at]], "backward": back[at + 1, ids[at]]}
     want["both"] = (want["forward"] + want["backward"]) / 2
-    scorer = Scorer(module.config, params, tokenizer)
+    scorer = Scorer(module, params, tokenizer)
     for method, each in want.items():
         (found,) = scorer.score([" ".join(words[1:-1])], [""], Scoring(method))
         np.testing.assert_allclose(found.log_p, each, atol=1e-4, rtol=0)
@@ -148,7 +148,9 @@ def test_more_texts_of_known_lengths_compile_nothing(model):
 
 
 def test_a_long_text_is_read_in_windows_and_counted(model):
-    with pytest.warns(Note, match=r"1 of 2 texts do not fit the context of \d+ tokens"):
+    with pytest.warns(
+        Note, match=r"1 of 2 texts too long for the context of \d+ tokens"
+    ):
         long, short = model.score([LONG, "It was"])
     assert (long.whole, short.whole) == (False, True)
     ids = model.tokenizer.encode(LONG).ids
@@ -181,7 +183,7 @@ def test_a_long_text_is_read_in_windows_and_counted(model):
 def test_a_long_prompt_is_truncated_on_the_left(tmp_path_factory):
     gpt = opened("gpt2", tmp_path_factory)
     prompt = "nobody was a truth " * 8
-    with pytest.warns(Note, match="1 of 1 text do not fit"):
+    with pytest.warns(Note, match="1 of 1 text too long"):
         found = gpt.score("that", prompt)
     ids = gpt.tokenizer.encode(prompt + "that").ids
     length = gpt.config.max_length

@@ -242,7 +242,7 @@ class Model:
             counts = f"{plural(len(every), 'text')} and {plural(len(before), 'prompt')}"
             raise UserError(f"{counts}: give one prompt for all, or one for each")
         self.check_heads()
-        scorer = Scorer(self.config, self.params, self.tokenizer)
+        scorer = Scorer(self.module, self.params, self.tokenizer)
         found = scorer.score(every, before, scoring)
         return found[0] if isinstance(texts, str) else found
 

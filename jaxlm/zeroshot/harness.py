@@ -29,7 +29,7 @@ _EXTRA = "'jaxlm[zeroshot]'"
 def adapter(model: "Model") -> Any:
     """The model as an `lm_eval.api.model.LM`, with its three methods."""
     harness = optional("lm_eval.api.model", "the harness", _EXTRA)
-    scorer = Scorer(model.config, model.params, model.tokenizer)
+    scorer = Scorer(model.module, model.params, model.tokenizer)
 
     def score(texts: Sequence[str], contexts: Sequence[str]) -> list[Any]:
         model.check_heads()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxlm.scoring import Scorer, Scoring
-from jaxlm.types import UserError
+from jaxlm.types import UserError, without_notes
 from jaxlm.zeroshot.protocol import (
     Options,
     Report,
@@ -77,15 +77,16 @@ def run(
     """Accuracy and perplexity of each variant."""
     items = items[: options.limit or None]
     passages, words = [one for one, _ in items], [f" {word}" for _, word in items]
-    scorer = Scorer(model.config, model.params, model.tokenizer)
+    scorer = Scorer(model.module, model.params, model.tokenizer)
     tokenizer = model.tokenizer
     barred = [
         i
         for i in range(tokenizer.vocab_size)
         if tokenizer.decode([i]).strip().lower() in STOP_WORDS
     ]
-    plain = scorer.score(words, passages, Scoring())
-    filtered = scorer.score(words, passages, Scoring(), barred)
+    with without_notes():  # counted below
+        plain = scorer.score(words, passages, Scoring())
+        filtered = scorer.score(words, passages, Scoring(), barred)
     luck = mean_of("", "", [p.split().count(w) / len(p.split()) for p, w in items])
     right = {
         "paper": [each.likeliest[-1] for each in filtered],

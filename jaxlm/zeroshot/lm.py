@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxlm.text.sources import read_file
-from jaxlm.types import UserError
+from jaxlm.types import UserError, without_notes
 from jaxlm.zeroshot.protocol import (
     Figure,
     Options,
@@ -117,7 +117,8 @@ def run(
             plain = [harness({"page": each}) for each in parts]
         half = model.config.max_length // 2  # type: ignore[union-attr]
         stride = 0 if name == "community" else half
-        found: Any = model.score(plain, stride=stride)
+        with without_notes():  # counted below
+            found: Any = model.score(plain, stride=stride)
         nats = -sum(each.total for each in found)
         tokens = sum(len(each.log_p) for each in found)
         words = sum(map(_words, parts) if name == "paper" else map(_runs, parts))
