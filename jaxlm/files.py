@@ -3,7 +3,7 @@
     write_file(path, text)             writes another file, syncs it, renames it
     write_sealed(path, content)        JSON with a digest of the content in it
     read_object(path)                  DamagedError, in one line, if it was changed
-    place(path)                        a local path or one on `gs://`
+    place(path)                        a local path, one on `gs://`, `shipped:NAME`
 
 Files without a digest, which older versions wrote, are not verified.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 SEAL = "sha256"  # the field of a sealed object that holds its digest
+SHIPPED = Path(__file__).parent / "shipped"  # models; jaxlm/shipped/README.md
 _SIZE = hashlib.sha256().digest_size
 _TEMPORARY: set[Path] = set()
 
@@ -45,6 +46,23 @@ def is_remote(path: str | os.PathLike) -> bool:
     return str(path).startswith("gs:/")  # pathlib makes one slash of two
 
 
+def unshipped(path: str | os.PathLike) -> str | os.PathLike:
+    """The directory of the model `shipped:NAME`; any other path as it is."""
+    name = str(path).removeprefix("shipped:")
+    if name == str(path):
+        return path
+    known = sorted(each.name for each in SHIPPED.iterdir() if each.is_dir())
+    if name not in known:
+        raise UserError(f"no model shipped:{name}: there are {', '.join(known)}")
+    return SHIPPED / name
+
+
+def check_own(flag: str, path: str) -> None:
+    """Refuse to write where the package has its models."""
+    if path.startswith("shipped:"):
+        raise UserError(f"{flag} {path} is in the package: name another {flag}")
+
+
 def place(path: str | os.PathLike) -> "epath.Path":
     """A path, local or on `gs://`, with methods that work on both.
 
@@ -53,7 +71,7 @@ def place(path: str | os.PathLike) -> "epath.Path":
     from etils import epath  # here, for `jaxlm --help` to stay fast
 
     if not is_remote(path):
-        return epath.Path(path)
+        return epath.Path(unshipped(path))
     inside = str(path).removeprefix("gs:").lstrip("/")
     _reach(inside.partition("/")[0])
     return epath.Path(f"gs://{inside}")
@@ -61,7 +79,7 @@ def place(path: str | os.PathLike) -> "epath.Path":
 
 def absolute(path: str | os.PathLike) -> str:
     """A path that does not depend on the current directory."""
-    return str(place(path)) if is_remote(path) else os.path.abspath(path)
+    return str(place(path)) if is_remote(path) else os.path.abspath(unshipped(path))
 
 
 def listed(path: str | os.PathLike) -> "list[epath.Path]":
@@ -82,7 +100,7 @@ def local(path: str | os.PathLike) -> Path:
     What is on `gs://` is copied to a temporary directory, which ends with the process.
     """
     if not is_remote(path):
-        return Path(path)
+        return Path(unshipped(path))
     there = place(path)
     here = _copies() / str(there).removeprefix("gs://")
     if there.is_file():

@@ -58,8 +58,11 @@ CASES = {
     "show RUN": ("show RUN --rows 1", {}),
     "show TASK": ("show TASK", {}),
     "evaluate RUN": ("evaluate RUN --text TEXT --rows 8 --batch 8", {}),
+    "evaluate RUN alone": ("evaluate RUN --batch 8", {}),
     "evaluate RUN --data": ("evaluate RUN --data DEV", all_of("jaxlm finetune")),
     "evaluate TASK": ("evaluate TASK --data DEV", {}),
+    "evaluate TASK alone": ("evaluate TASK", {}),
+    "evaluate MODEL alone": ("evaluate MODEL", all_of("--text FILE")),
     "evaluate TASK --text": ("evaluate TASK --text TEXT", all_of("jaxlm predict")),
     "fill RUN": ("fill RUN 'the [MASK]'", {**DECODERS, "elmo": "jaxlm embed"}),
     "fill TASK": ("fill TASK 'the [MASK]'", all_of("jaxlm predict")),
@@ -190,9 +193,9 @@ def bench(tmp_path_factory) -> Bench:
 
 
 def test_every_verb_is_in_the_matrix():
-    # `plan` and `launch` take recipes, not models: see tests/plan, cli/test_launch.py.
+    # Others take no model: see tests/plan, cli/test_launch.py, cli/test_visitor.py.
     tried = {words.split()[0] for words, _ in CASES.values()}
-    assert tried == set(VERBS) - {"plan", "launch"}
+    assert tried == set(VERBS) - {"plan", "launch", "recipes", "doctor"}
 
 
 def refusal(capsys, argv: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Figures and answers: `jaxlm evaluate DIR --text …`, `jaxlm predict DIR --data …`."""
+"""Figures and answers: `jaxlm evaluate DIR`, `jaxlm predict DIR --data …`."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from jaxlm.cli.arguments import parse, refuse
 from jaxlm.cli.pretrain import open_shown
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.run import Count
-from jaxlm.files import temporary
+from jaxlm.files import local, place, temporary
 from jaxlm.text.recipe import FileOptions, ReadOptions
 from jaxlm.types import UserError, plural
 
@@ -54,7 +54,8 @@ class Evaluate(FileOptions):
     data: str = ""
     """Fine-tuned runs: a file of the task, with labels."""
     text: tuple[str, ...] = ()
-    """Files, directories or quoted globs."""
+    """Files, directories or quoted globs. Without --text, --corpus and --data: what the
+    run itself held out, documents of its corpus or the dev file of its task."""
     corpus: str = ""
     """Prepared corpus whose held-out documents to use, instead of --text."""
     rows: Annotated[int, "[0, inf)"] = 0
@@ -88,8 +89,8 @@ class Predict:
 def run_evaluate(argv: list[str]) -> int:
     """The verb `evaluate`."""
     args = parse(Evaluate, argv)
-    if sum(map(bool, (args.text, args.corpus, args.data))) != 1:
-        raise UserError("jaxlm evaluate needs one of --text, --corpus and --data")
+    if sum(map(bool, (args.text, args.corpus, args.data))) > 1:
+        raise UserError("jaxlm evaluate takes one of --text, --corpus and --data")
     if args.data:
         of_text = [each.name for each in fields(FileOptions)]
         of_text += ["rows", "length", "stride"]
@@ -97,6 +98,8 @@ def run_evaluate(argv: list[str]) -> int:
     else:
         refuse(argv, {"task": "is for columns of --data"})
     start_jax()
+    if not (args.text or args.corpus or args.data):
+        args = dataclasses.replace(args, **_own(args.directory))
     step, figures, lines = _of_task(args) if args.data else _of_text(args)
     if not args.json:
         print(*lines, sep="\n")
@@ -163,6 +166,29 @@ def _of_text(args: Evaluate) -> Found:
     return model.step, figures, [f"{where}: {figures['targets']:,.0f} {what}", *lines]
 
 
+def _own(directory: str) -> dict[str, str]:
+    """What a run held out, as a field of `Evaluate`; UserError if it is not there."""
+    from jaxlm.convert.model_directory import is_model
+    from jaxlm.open import is_task
+    from jaxlm.tasks.finetuned import best_seed
+    from jaxlm.train.workdir import corpus_of, provenance, read_config
+
+    evaluate = f"jaxlm evaluate {directory}"
+    if is_task(directory):
+        dev = provenance(best_seed(directory))[-1]["dev"]
+        if not dev:
+            raise UserError(f"{directory} had no dev file: {evaluate} --data FILE")
+        return {"data": dev}
+    if is_model(local(directory)):
+        raise UserError(f"{directory} has no text of its own: {evaluate} --text FILE")
+    read_config(directory)  # a run, or an error that says what it is
+    corpus = corpus_of(directory)
+    if not (place(corpus) / "manifest.json").exists():
+        remedy = f"{evaluate} --text FILE"
+        raise UserError(f"the corpus {corpus} of {directory} is gone: {remedy}")
+    return {"corpus": corpus}
+
+
 def _figures(model: "Model", corpus: "Corpus", args: Evaluate) -> dict[str, float]:
     import jax
 
@@ -175,6 +201,9 @@ def _figures(model: "Model", corpus: "Corpus", args: Evaluate) -> dict[str, floa
     phase = dataclasses.replace(phase, length=length, batch=args.batch)
     what = run, model.module, corpus, phase
     split = 1 if args.corpus else 0  # held-out documents, or all of --text
+    if split and not corpus.manifest.held_out:
+        remedy = "prepare it with --holdout 0.01, or evaluate --text FILE"
+        raise UserError(f"{args.corpus} has no held-out documents: {remedy}")
     rows: Any = {"split": split, "limit": args.rows}
     if not family.bidirectional:
         stride = args.stride or max(1, length // 2)

@@ -157,6 +157,7 @@ def run_pretrain(argv: list[str]) -> int:
         corpus = in_turn(opened)
         agree(corpus.digests)
         source = corpus_source(config, corpus)
+        say(_arithmetic(config, corpus))
         options: Any = {"fallback": args.fallback, "profile": args.profile}
         outcome = train(config, source, workdir, initial=pretrained, **options)
     say_finished(outcome)
@@ -176,6 +177,22 @@ def _parse(argv: list[str]) -> Pretrain:
     parent = parent_config(fork, workdir)
     args = parse(Pretrain, argv, config=parent)
     return dataclasses.replace(args, config=forked(args.config, parent))
+
+
+def _arithmetic(config: RunConfig, corpus: "Corpus") -> str:
+    """What will be trained on what: parameters, rows, passes over the text."""
+    from jaxlm.families import num_parameters, parameter_shapes
+
+    count = num_parameters(parameter_shapes(config.model), config.model)
+    begin = rows = tokens = 0
+    for phase in config.all_phases:
+        new = (phase.until - begin) * phase.batch
+        begin, rows, tokens = phase.until, rows + new, tokens + new * phase.length
+    text = int(corpus.language_tokens(split=0).sum())
+    return (
+        f"{count:,} parameters; {config.steps:,} steps: {rows:,} rows, {tokens:,} "
+        f"tokens, {tokens / max(1, text):.2g} passes over the {text:,} of the text"
+    )
 
 
 def say_finished(outcome: "Outcome") -> None:

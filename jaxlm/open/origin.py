@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.config import RunConfig
-from jaxlm.files import absolute, place, read_json
+from jaxlm.files import absolute, check_own, place, read_json
 from jaxlm.train.workdir import written_provenance
 from jaxlm.types import UserError
 
 
 def check_out(out: str, *read: str) -> None:
     """Refuse to replace what is read: another form may hold less."""
+    check_own("--out", out)
     if place(out).resolve() in [place(each).resolve() for each in read]:
         raise UserError(f"--out {out} is the directory that is read: name another")
 

@@ -18,8 +18,15 @@ from jaxlm.plan.program import read_program
 from jaxlm.plan.roofline import between_slices, collective, compute_seconds, steps_of
 from jaxlm.plan.topologies import Topology
 from jaxlm.sharding import batch_parts
-from jaxlm.train.fits import changed, lower_step, program_bytes
-from jaxlm.train.source import Run, corpus_source, open_phase, open_run, phases_of
+from jaxlm.train.fits import changed, lower_step
+from jaxlm.train.source import (
+    Run,
+    corpus_source,
+    open_phase,
+    open_run,
+    phases_of,
+    program_bytes,
+)
 
 _TRIED = 6  # settings that are compiled at most
 _KINDS = ("matrix", "memory", "vector", "kernel")

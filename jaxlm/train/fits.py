@@ -8,7 +8,14 @@ import jax
 
 from jaxlm.config import RunConfig
 from jaxlm.memory import exhausted
-from jaxlm.train.source import OpenPhase, Run, open_phase, open_run, phases_of
+from jaxlm.train.source import (
+    OpenPhase,
+    Run,
+    open_phase,
+    open_run,
+    phases_of,
+    program_bytes,
+)
 from jaxlm.types import UserError
 
 _TIMES = (2, 4, 8)  # as many micro-batches as now
@@ -134,12 +141,3 @@ def lower_step(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> 
             jax.eval_shape(opened.stream.objective.transform, shapes),
         )
         return opened.train_step.lower(run.abstract, batch)
-
-
-def program_bytes(run: Run, compiled: Any) -> int:
-    """The memory that a compiled step takes on a device, by XLA's count."""
-    found = compiled.memory_analysis()
-    if run.mesh.devices.flat[0].platform == "tpu":
-        return found.peak_memory_in_bytes  # all temporaries are never there at once
-    new = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + new + found.temp_size_in_bytes

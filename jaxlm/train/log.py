@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from jaxlm.devices import peak_flops
 from jaxlm.files import copy_tree, is_remote, place, write_file
 from jaxlm.metrics import Figure, Mean, add, figures
 from jaxlm.train.screen import Screen
-from jaxlm.train.times import Times
+from jaxlm.train.times import Speed, Times
 
 # Fields of every line, known or not.
 _UNKNOWN = dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan)
@@ -70,7 +69,7 @@ class Log(AbstractContextManager):
         sums = (carry or {}).get("sums", {})
         self._sums = {name: Mean(*each) for name, each in sums.items()}
         self._own: dict[str, Any] = {}  # what the newest step has that is no Mean
-        self._speed: _Speed | None = None
+        self._speed: Speed | None = None
         self._files: list[MetricsLines | TensorBoardEvents] = []
         self._records: list[MetricsLines] = []  # the times of saved steps
         self._remote: Any = None  # the workdir on gs://, written to a local one first
@@ -115,24 +114,25 @@ class Log(AbstractContextManager):
     @contextmanager
     def compiling(
         self, what: str, *, tokens: float, flops: float = math.nan
-    ) -> Iterator[None]:
+    ) -> Iterator[list[str]]:
         """Time and announce a compilation; rates are measured from its end.
 
-        `tokens` and `flops` (of the model, for MFU) are means over steps.
+        `tokens` and `flops` (of the model, for MFU) are means over steps. What is added
+        to the list is announced, too.
         """
         self.flush()
         self._screen.below = f"compiling {what}"
-        start = self._clock()
+        start, more = self._clock(), list[str]()
         with self.times.during("compile"):
-            yield
+            yield more
         seconds = self._clock() - start
         # Here, while the devices are idle: on a CPU it is measured.
         precision = self._config.precision
         peak = sum(peak_flops(each, precision) for each in jax.devices())
         self._screen.below = ""
-        self.say(f"compiled {what} in {seconds:.1f} s")
+        self.say("; ".join([f"compiled {what} in {seconds:.1f} s", *more]))
         now = self._clock(), self.step
-        self._speed = _Speed(tokens, flops / peak, compiled=now, line=now)
+        self._speed = Speed(tokens, flops / peak, compiled=now, line=now)
 
     @contextmanager
     def pause(self, what: str) -> Iterator[None]:
@@ -200,6 +200,9 @@ class Log(AbstractContextManager):
                 self._speed.line, self._speed.paused = (self._clock(), self.step), 0.0
         else:
             self._screen.show(*self._record())
+        now = self._clock(), self.step, self.last
+        if self._speed and (told := self._speed.estimate(*now)):
+            self.say(told)
         return {"step": self.step, **figures(sums), **self._own}
 
     def carry(self) -> dict[str, Any]:
@@ -277,27 +280,6 @@ class Log(AbstractContextManager):
         if not self._speed:
             return (math.nan,) * 3
         return self._speed.now(self._clock(), self.step, self.last)
-
-
-@dataclass
-class _Speed:
-    """The speed since the last line, and since the step was compiled."""
-
-    tokens: float  # of a step
-    peak_seconds: float  # of a step, at the peak rate of all devices
-    compiled: tuple[float, int]  # when, and after which step
-    line: tuple[float, int]  # when, and after which step, the newest line was written
-    paused: float = 0.0  # seconds since that line that were spent on something else
-
-    def now(self, now: float, step: int, last: int) -> tuple[float, float, float]:
-        """(tokens per second, MFU, seconds until the last step)."""
-        seconds, made = now - self.compiled[0], step - self.compiled[1]
-        left = (last - step) * seconds / made if made else math.nan
-        # One step alone says little: its time may have passed in the line before.
-        if step - self.line[1] >= 2:
-            seconds, made = now - self.line[0] - self.paused, step - self.line[1]
-        rate = made / seconds if seconds > 0 else math.nan
-        return rate * self.tokens, rate * self.peak_seconds, left
 
 
 class _MetricsFile:

@@ -150,3 +150,11 @@ def clock(seconds: float) -> str:
         return "–"
     text = str(timedelta(seconds=round(seconds)))  # 0:03:07, 1 day, 2:00:00
     return re.sub("^0:0?", "", re.sub(" days?, ", "d ", text))
+
+
+def about(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 4 min, 2.5 hours, 12 days."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.1g}'):g} s"

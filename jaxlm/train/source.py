@@ -122,7 +122,8 @@ def corpus_source(config: RunConfig, corpus: Corpus | None) -> TrainingSource:
         objective = family.objective(config, module, corpus.manifest, phase, STREAM)
         needed = LAYOUTS[objective.layout].documents_needed
         if held_out < needed:
-            return f"{held_out} held-out documents, {needed} needed"
+            remedy = "evaluate another text, or prepare with a larger --holdout"
+            return f"{held_out} held-out documents, {needed} needed; {remedy}"
         phase = dataclasses.replace(phase, batch=phase.batch // phase.accumulate)
         options: Any = {"split": 1, "limit": config.eval_rows}
         return open_evaluation(config, module, corpus, phase, sharding, **options)
@@ -253,10 +254,22 @@ def _feed_phase(
             if line not in ("", told):
                 log.say(told := line)
             what = f"the step for {count} × {length} tokens"
-            with log.compiling(what, tokens=stream.tokens, flops=stream.flops):
+            facts = {"tokens": stream.tokens, "flops": stream.flops}
+            with log.compiling(what, **facts) as said:
                 lowered = opened.train_step.lower(run.abstract, batch)
                 compiled[shapes] = lowered.compile()
+                needed = program_bytes(run, compiled[shapes])
+                said.append(f"it needs {needed / 1e9:.2f} GB of memory")
         yield compiled[shapes], batch
+
+
+def program_bytes(run: Run, compiled: Any) -> int:
+    """The memory that a compiled step takes on a device, by XLA's count."""
+    found = compiled.memory_analysis()
+    if run.mesh.devices.flat[0].platform == "tpu":
+        return found.peak_memory_in_bytes  # all temporaries are never there at once
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + new + found.temp_size_in_bytes
 
 
 def attention_line(

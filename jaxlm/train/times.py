@@ -34,18 +34,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxlm.files import host_log, place, write_json
+from jaxlm.train.screen import about
 from jaxlm.train.screen import clock as readable
 
 PARTS = ("step", "data", "compile", "save", "evaluate", "restart")
 FIELDS = ("goodput", *(f"time_{part}" for part in PARTS))  # of a line of metrics.jsonl
 
 BEAT = 5.0  # seconds between two heartbeats
+_MEASURED = 5.0  # seconds of training by which the time of a run is estimated
 _SLOW = 20  # a step that takes so many times the median hangs
 _FLOOR, _UNKNOWN = 60.0, 600.0  # seconds that are no hang yet; before a median is known
 
@@ -150,6 +153,37 @@ class Times:
 
 def _share(part: str, seconds: Mapping[str, float]) -> float:
     return seconds[part] / (sum(seconds.values()) or 1.0)
+
+
+@dataclass
+class Speed:
+    """The speed since the last line, and since the step was compiled."""
+
+    tokens: float  # of a step
+    peak_seconds: float  # of a step, at the peak rate of all devices
+    compiled: tuple[float, int]  # when, and after which step
+    line: tuple[float, int]  # when, and after which step, the newest line was written
+    paused: float = 0.0  # seconds since that line that were spent on something else
+    told: bool = False  # whether the time of the run has been estimated
+
+    def now(self, now: float, step: int, last: int) -> tuple[float, float, float]:
+        """(tokens per second, MFU, seconds until the last step)."""
+        seconds, made = now - self.compiled[0], step - self.compiled[1]
+        left = (last - step) * seconds / made if made else math.nan
+        # One step alone says little: its time may have passed in the line before.
+        if step - self.line[1] >= 2:
+            seconds, made = now - self.line[0] - self.paused, step - self.line[1]
+        rate = made / seconds if seconds > 0 else math.nan
+        return rate * self.tokens, rate * self.peak_seconds, left
+
+    def estimate(self, now: float, step: int, last: int) -> str:
+        """How long the run will take; said once, after its first seconds, else ""."""
+        made = step - self.compiled[1]
+        if self.told or made < 2 or now - self.compiled[0] < _MEASURED:
+            return ""
+        self.told, left = True, self.now(now, step, last)[2]
+        this = f"about {about(left)} here to step {last:,}, by the first {made} steps"
+        return this * (left > _MEASURED)
 
 
 class Watch:

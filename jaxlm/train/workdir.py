@@ -28,6 +28,7 @@ from jaxlm.config.files import from_dict
 from jaxlm.files import (
     DamagedError,
     absolute,
+    check_own,
     is_remote,
     listed,
     locked,
@@ -54,6 +55,7 @@ _PACKAGES = "jaxlm jax jaxlib flax optax orbax-checkpoint grain tokenizers numpy
 @contextlib.contextmanager
 def lock(workdir: str | os.PathLike) -> Iterator[None]:
     """Lock a run directory, see `files.locked` and `lease.leased`."""
+    check_own("--workdir", str(workdir))
     if jax.process_index() != 0:
         yield
         return

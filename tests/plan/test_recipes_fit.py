@@ -10,8 +10,8 @@ import pytest
 
 from jaxlm.config import load_config
 from jaxlm.plan.topologies import open_topology
-from jaxlm.train.fits import lower_step, program_bytes
-from jaxlm.train.source import corpus_source, open_phase, open_run
+from jaxlm.train.fits import lower_step
+from jaxlm.train.source import corpus_source, open_phase, open_run, program_bytes
 
 LEAST = {"exec_time_optimization_effort": -1.0}
 # GB of a chip of v5e:16x16 in the recipe's first phase. Recipes for a laptop are left

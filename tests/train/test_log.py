@@ -12,6 +12,7 @@ from runs import SPEED
 
 from jaxlm.devices import peak_flops
 from jaxlm.metrics import Mean
+from jaxlm.train.screen import about
 
 
 class Clock:
@@ -193,8 +194,17 @@ def test_rates_leave_out_compiling_and_pauses_and_the_eta_does_not(tmp_path):
     np.testing.assert_allclose(third["mfu"], 3e9 / 2 / peak)
     shown = stream.getvalue().splitlines()
     assert shown[0] == "compiled the step for 8 × 64 tokens in 100.0 s"
+    # 3 steps in 6 seconds: 17 more take 34.
+    assert "about 30 s here to step 20, by the first 3 steps" in shown
     # 8 steps in 46 seconds, pause and all: 12 more take 69.
-    assert shown[3].startswith("step 8/20  loss ") and shown[3].endswith("ETA 1:09")
+    last = next(line for line in shown if line.startswith("step 8/20  loss "))
+    assert last.endswith("ETA 1:09")
+
+
+def test_seconds_are_said_as_people_say_them():
+    said = {40.0: "40 s", 89.0: "90 s", 250.0: "4.2 min", 9e3: "2.5 hours"}
+    said |= {1e6: "12 days"}
+    assert {seconds: about(seconds) for seconds in said} == said
 
 
 def test_a_new_phase_has_rates_of_its_own(tmp_path):
