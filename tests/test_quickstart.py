@@ -1,32 +1,67 @@
-"""What a new user sees first: the model of `tools/quickstart`."""
+"""What a new user sees first: `jaxlm demo`, which `tools/quickstart` runs."""
 
 import json
+import re
 
 import pytest
 
 import jaxlm
-from jaxlm.cli import main
+from jaxlm.cli import demo, main
+from jaxlm.types import UserError
 
-# A blank, and the rank by which one of these words comes.
-BLANKS = (
+# Of each blank of the demo, in its order: words of which one comes, and by which rank.
+EXPECTED = (
+    ({"obliged"}, 1),
+    ({"knightley", "weston", "darcy", "elton", "bingley"}, 1),
+    ({"man", "woman", "day"}, 1),
+)
+MORE = (
     ("She was very [MASK] to see him.", {"glad", "happy"}, 5),
-    ("I am very much [MASK] to you.", {"obliged"}, 5),
-    ("It was a very fine [MASK].", {"man", "woman", "day"}, 5),
-    ("Mr. [MASK] was not at home.", {"knightley", "weston", "darcy", "elton"}, 3),
     ('"My dear Miss [MASK]," cried she.', {"woodhouse", "crawford", "fairfax"}, 3),
 )
 
 
 @pytest.mark.long
-def test_the_quickstart_fills_blanks_sensibly(tmp_path):
-    run = tmp_path / "run"
-    argv = ["bert_modern_tiny", "--text", "shipped:austen", "--workdir", str(run)]
-    argv += ["--holdout", "0.1", "--model.vocab_size", "4096", "--steps", "1000"]
-    argv += ["--eval_every", "1000", "--log.tensorboard", "false"]
-    assert main(["pretrain", *argv]) == 0
+def test_the_demo_fills_blanks_sensibly(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert [int(x.replace(",", "")) for x in re.findall("after (.*) steps", out)] == [
+        *(250, 500, 750, 1000)
+    ]
+    run = tmp_path / "runs/demo"
     *_, line = (run / "metrics.jsonl").read_text().splitlines()
     assert 3.7 < json.loads(line)["eval_mlm_loss"] < 3.95
     model = jaxlm.load(run)
-    for text, words, rank in BLANKS:
+    shown = zip(demo.BLANKS, EXPECTED, strict=True)
+    for text, words, rank in [*((x, *y) for x, y in shown), *MORE]:
         (guesses,) = model.fill(text, rank)
         assert words & {each.token for each in guesses}, (text, guesses)
+    # Again: nothing is trained. With other settings: beside it.
+    assert main(["demo"]) == 0
+    assert "after 1,000 steps" in capsys.readouterr().out
+    assert main(["demo", "--steps", "4"]) == 0
+    assert "runs/demo is left as it is" in capsys.readouterr().err
+    assert {each.name for each in run.parent.iterdir()} == {"demo", "demo-2"}
+
+
+def test_a_run_that_cannot_go_on_stays_and_a_new_one_is_begun(tmp_path, monkeypatch):
+    tried = []
+
+    def pretrain(words):
+        tried.append(words[-1])
+        if words[-1] in taken:
+            raise UserError("belongs to another run\n  seed: 1, now 0")
+        return 0
+
+    monkeypatch.setattr(demo, "run_pretrain", pretrain)
+    here = str(tmp_path / "demo")
+    taken = {here, f"{here}-2"}
+    for each in taken:
+        (tmp_path / each).mkdir()
+    assert demo._begun(here, ["--workdir"]) == (f"{here}-3", 0)
+    # A refusal where there is nothing yet is one of the command.
+    taken |= {f"{here}-3"}
+    with pytest.raises(UserError):
+        demo._begun(here, ["--workdir"])
+    assert tried == [here, f"{here}-2", f"{here}-3"] * 2

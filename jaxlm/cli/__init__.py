@@ -29,6 +29,7 @@ VERBS = {  # each is a function run_VERB of a file
     "zeroshot": ("zeroshot", "tasks without training, minimal pairs"),
     "export": ("weights", "weights for other programs, with a parity figure"),
     "import": ("weights", "weights of other programs, with a parity figure"),
+    "demo": ("demo", "train a small BERT on shipped novels, and watch three blanks"),
     "recipes": ("recipes", "what can be trained: size, cost, hardware"),
     "doctor": ("doctor", "check an installation: versions, devices, speed, disk"),
     "help": ("help", "a guide on a topic, or the flags of a verb"),

@@ -122,7 +122,7 @@ def _disk(args: Doctor) -> Iterator[str]:
 def _cache(args: Doctor) -> Iterator[str]:
     import jax
 
-    path = Path(jax.config.jax_compilation_cache_dir or "")
+    path = Path(jax.config.values["jax_compilation_cache_dir"])
     files = [each for each in path.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in files) / 1e6
     yield f"{path}: {len(files)} are kept, {size:,.0f} MB"

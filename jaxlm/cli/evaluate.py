@@ -166,7 +166,7 @@ def _of_text(args: Evaluate) -> Found:
     return model.step, figures, [f"{where}: {figures['targets']:,.0f} {what}", *lines]
 
 
-def _own(directory: str) -> dict[str, str]:
+def _own(directory: str) -> dict[str, Any]:
     """What a run held out, as a field of `Evaluate`; UserError if it is not there."""
     from jaxlm.convert.model_directory import is_model
     from jaxlm.open import is_task

@@ -1,0 +1,108 @@
+"""`jaxlm demo`: from the shipped novels to an encoder that fills blanks, in minutes."""
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxlm.cli.arguments import parse
+from jaxlm.cli.pretrain import run_pretrain
+from jaxlm.cli.runtime import start_jax
+from jaxlm.config.run import Count
+from jaxlm.types import UserError
+
+# Filled while it learns; tests/test_quickstart.py has the ranks of these words.
+BLANKS = (
+    "I am very much [MASK] to you.",  # obliged
+    "Mr. [MASK] was not at home.",  # Knightley, Weston, Darcy …
+    "It was a very fine [MASK].",  # man, woman, day
+)
+_TIMES = 4  # that they are filled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Train a small BERT on Jane Austen's six novels, which are in the package, and
+    watch three blanks: about two minutes on 2 CPU cores."""
+
+    workdir: str = "runs/demo"
+    """Run directory; if a run of another recipe or version is there, the next number is
+    added to its name."""
+    steps: Count = 1000
+    """Steps of training."""
+    seed: int = 0
+    """Seed of the run."""
+
+
+def run_demo(argv: list[str]) -> int:
+    """The verb `demo`."""
+    args = parse(Demo, argv)
+    start_jax()
+    stops = [args.steps * i // _TIMES for i in range(1, _TIMES + 1)]
+    every = max(1, args.steps // _TIMES)
+    recipe = ["bert_modern_tiny", "--text", "shipped:austen", "--holdout", "0.1"]
+    recipe += ["--model.vocab_size", "4096", "--steps", str(args.steps)]
+    recipe += ["--seed", str(args.seed), "--save_every", str(every)]
+    recipe += ["--eval_every", str(every), "--log.every", str(every)]
+    workdir = ""
+    for stop in sorted({*stops} - {0}):
+        # Each call goes on from the checkpoint of the one before.
+        words = [*recipe, "--stop", str(stop), "--workdir"]
+        if workdir:
+            status = run_pretrain([*words, workdir])
+        else:
+            workdir, status = _begun(args.workdir, words)
+        if status:
+            return status
+        _fill(workdir)
+    _say_next(workdir)
+    return 0
+
+
+def _begun(first: str, words: list[str]) -> tuple[str, int]:
+    """(run directory, exit status of `pretrain`): the first that takes these words.
+
+    A run that an earlier version left may have other settings, or files that this
+    version does not read: it stays as it is.
+    """
+    for workdir in _numbered(first):
+        new = not os.path.exists(workdir)
+        try:
+            return workdir, run_pretrain([*words, workdir])
+        except UserError as error:
+            if new:
+                raise
+            print(f"{workdir} is left as it is: {_first_line(error)}", file=sys.stderr)
+    raise AssertionError("numbers end")
+
+
+def _numbered(first: str) -> Iterator[str]:
+    yield first
+    yield from (f"{first}-{number}" for number in itertools.count(2))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _fill(workdir: str) -> None:
+    """Print the blanks with the likeliest words of the newest checkpoint."""
+    import jaxlm
+
+    model = jaxlm.load(workdir)
+    print(f"\nafter {model.step:,} steps")
+    for text in BLANKS:
+        (guesses,) = model.fill(text, 4)
+        words = "  ".join(f"{each.token} {each.probability:.0%}" for each in guesses)
+        print(f"  {text:<32}{words}", flush=True)
+    print()
+
+
+def _say_next(workdir: str) -> None:
+    print(
+        f"The model is in {workdir}. Next:\n"
+        f'  jaxlm fill {workdir} "She was very [MASK] to see him."\n'
+        "  jaxlm pretrain bert_modern_tiny --text FILES --workdir runs/mine\n"
+        "  jaxlm recipes"
+    )
