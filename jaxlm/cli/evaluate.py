@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,12 +15,13 @@ from jaxlm.cli.arguments import parse, refuse
 from jaxlm.cli.pretrain import open_shown
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.run import Count
-from jaxlm.files import local, place, temporary
+from jaxlm.files import local, place, temporary, write_json
 from jaxlm.text.recipe import FileOptions, ReadOptions
 from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
     from jaxlm.open import Model
+    from jaxlm.tasks.transfer import Target
     from jaxlm.text.corpus import Corpus
 
 
@@ -53,8 +55,10 @@ class Evaluate(FileOptions):
     """Run or model directory."""
     data: str = ""
     """Fine-tuned runs: a file of the task, with labels."""
+    transfer: tuple[str, ...] = ()
+    """Fine-tuned runs, of all seeds: files in other languages, as for finetune."""
     text: tuple[str, ...] = ()
-    """Files, directories or quoted globs. Without --text, --corpus and --data: what the
+    """Files, directories or quoted globs. Without any such flag: what the
     run itself held out, documents of its corpus or the dev file of its task."""
     corpus: str = ""
     """Prepared corpus whose held-out documents to use, instead of --text."""
@@ -89,15 +93,20 @@ class Predict:
 def run_evaluate(argv: list[str]) -> int:
     """The verb `evaluate`."""
     args = parse(Evaluate, argv)
-    if sum(map(bool, (args.text, args.corpus, args.data))) > 1:
-        raise UserError("jaxlm evaluate takes one of --text, --corpus and --data")
-    if args.data:
+    if sum(map(bool, (args.text, args.corpus, args.data, args.transfer))) > 1:
+        these = "--text, --corpus, --data and --transfer"
+        raise UserError(f"jaxlm evaluate takes one of {these}")
+    if args.data or args.transfer:
         of_text = [each.name for each in fields(FileOptions)]
         of_text += ["rows", "length", "stride"]
-        refuse(argv, dict.fromkeys(of_text, "is for text, and --data is of a task"))
+        flag = "--data" if args.data else "--transfer"
+        refuse(argv, dict.fromkeys(of_text, f"is for text, and {flag} is of a task"))
     else:
         refuse(argv, {"task": "is for columns of --data"})
     start_jax()
+    if args.transfer:
+        _transferred(args)
+        return 0
     if not (args.text or args.corpus or args.data):
         args = dataclasses.replace(args, **_own(args.directory))
     step, figures, lines = _of_task(args) if args.data else _of_text(args)
@@ -122,6 +131,45 @@ def run_predict(argv: list[str]) -> int:
         say(note)
     print(f"{args.out}: {plural(count, 'answer')}, by {finetuned}")
     return 0
+
+
+def _transferred(args: Evaluate) -> None:
+    from jaxlm.open import open_task
+    from jaxlm.tasks.finetuned import runs_of
+    from jaxlm.tasks.transfer import find, read
+    from jaxlm.train.workdir import provenance
+
+    files, columns = find(args.transfer), args.task.given()
+    runs = [str(run) for run in runs_of(args.directory)] or [args.directory]
+    data = (provenance(runs[0]) or [{}])[-1]
+    targets = read(open_task(runs[0], columns).task, files, data)
+    options: Any = {"columns": columns, "batch": args.batch, "as_json": args.json}
+    say_transfer(args.directory, runs, targets, **options)
+
+
+def say_transfer(
+    directory: str,
+    runs: Sequence[str],
+    targets: Sequence["Target"],
+    *,
+    columns: dict[str, Any],
+    batch: int,
+    as_json: bool = False,
+) -> None:
+    """Print the figures of all runs on all targets, and write them to DIRECTORY."""
+    import jax
+
+    from jaxlm.open import open_task
+    from jaxlm.tasks.transfer import transfer
+
+    if jax.process_index():
+        return
+    found = transfer([open_task(run, columns) for run in runs], targets, batch=batch)
+    # JSON has no infinity: null stands in its place.
+    text = json.dumps(found.content())
+    content = json.loads(text, parse_constant=lambda _: None)
+    write_json(place(directory) / "transfer.json", content)
+    print(json.dumps(content) if as_json else "\n".join(found.lines()))
 
 
 Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from jaxlm.cli.arguments import HELP, Flat, early, parse, refuse_misspelt, take_config
-from jaxlm.cli.evaluate import Columns
+from jaxlm.cli.evaluate import Columns, say_transfer
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import FinetuneConfig
@@ -27,6 +27,10 @@ class Finetune(TrainingOptions):
     dev_task: Columns = field(default_factory=Columns)
     seeds: Count = 1
     """Number of runs, with seeds from --seed on, in WORKDIR/seed-N; prints a table."""
+    transfer: tuple[str, ...] = ()
+    """Files in other languages, tested after training and not trained on: files,
+    directories, quoted globs; de.tsv, de/test.tsv or de:PATH is German. Their columns
+    are those of the dev file."""
 
 
 def run_finetune(argv: list[str]) -> int:
@@ -43,13 +47,16 @@ def run_finetune(argv: list[str]) -> int:
     from jaxlm.open import model_of
     from jaxlm.tasks.data_files import find_data_files
     from jaxlm.tasks.finetune import open_run
+    from jaxlm.tasks.transfer import find, read
 
     model, tokenizer = model_of(init)
     length = min(recipe.length, model.max_length)
     config = dataclasses.replace(recipe, model=model, length=length)
     args = parse(Finetune, words, config=config)
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
+    others = together(lambda: find(args.transfer) if args.transfer else {})
     job = together(lambda: open_run(args.config, tokenizer, files, own))
+    targets = together(lambda: read(job.task.with_columns(own), others, job.data))
     shared = {"--workdir": args.workdir, "--seeds": args.seeds, **code()}
     agree({**dataclasses.asdict(job.config), **shared, "--fallback": args.fallback})
     agree({name: each for name, each in job.data.items() if "_sha256" in name})
@@ -57,14 +64,17 @@ def run_finetune(argv: list[str]) -> int:
         say(note)
     several, seed = args.seeds > 1, job.config.seed
     seeds = range(seed, seed + args.seeds)
-    for seed in seeds:
+    runs = {s: f"{args.workdir}/seed-{s}" if several else args.workdir for s in seeds}
+    for seed, workdir in runs.items():
         config = dataclasses.replace(job.config, seed=seed)
-        workdir = f"{args.workdir}/seed-{seed}" if several else args.workdir
         command = ["finetune", *argv]
         if _train(dataclasses.replace(job, config=config), args, workdir, command):
             return args.preempted_exit
     if several and job.dev:
         _print_table(args.workdir, seeds)
+    if targets:
+        options: Any = {"columns": own, "batch": job.config.batch}
+        say_transfer(args.workdir, [*runs.values()], targets, **options)
     return 0
 
 

@@ -38,9 +38,9 @@ _USUAL = {
     "batch length accumulate save_every keep_every eval_every log.every precision "
     "optim.name optim.peak optim.warmup model.vocab_size model.num_layers "
     "model.d_model mesh.fsdp",
-    "Finetune": "data dev workdir init seeds seed batch length eval_every precision "
-    "optim.peak task.text task.pair task.label task.metric task.epochs task.limit "
-    "task.patience task.head_std task.layer_decay task.freeze task.pooling",
+    "Finetune": "data dev transfer workdir init seeds seed batch length eval_every "
+    "precision optim.peak task.text task.pair task.label task.metric task.epochs "
+    "task.limit task.patience task.head_std task.layer_decay task.freeze task.pooling",
     "Plan": "topology advice json steps batch length accumulate precision remat "
     "attention optim.name model.num_layers model.d_model mesh.data mesh.fsdp "
     "mesh.tensor",

@@ -9,6 +9,17 @@ from jaxlm.config.run import Count, RunConfig
 from jaxlm.types import UserError
 
 Kind = Literal["class", "number", "choice", "tokens", "spans"]
+Rules = Literal[
+    "squad",
+    "cmrc",
+    "mlqa_ar",
+    "mlqa_de",
+    "mlqa_en",
+    "mlqa_es",
+    "mlqa_hi",
+    "mlqa_vi",
+    "mlqa_zh",
+]
 _METRICS: dict[str, tuple[str, ...]] = {
     "class": ("accuracy", "f1", "macro_f1", "mcc"),
     "number": ("pearson", "spearman"),
@@ -81,8 +92,9 @@ class TaskConfig:
     null_threshold: float = 0.0
     """Spans: give no answer if the null score is above the best span's by more than
     this. evaluate and predict use the threshold that was best on the dev file."""
-    rules: Literal["squad", "cmrc"] = "squad"
-    """Spans: rules of EM and F1; cmrc counts Chinese by characters."""
+    rules: Rules = "squad"
+    """Spans: rules of EM and F1. cmrc: Chinese by characters; mlqa_de: MLQA's, without
+    the articles of that language, and mlqa_zh by characters."""
     pack: bool = True
     """Pack several examples into a row of a BERT, for task.pooling pooler, cls or mean.
     Other rows are padded, in batches of similar length."""

@@ -107,6 +107,24 @@ class Classes(Task):
         labels = [self.number(e) if labelled else 0 for e in examples]
         return rows._replace(labels=np.array(labels, self.dtype))
 
+    def texts(self, example: Example) -> Sequence[str]:
+        """All texts of the row."""
+        pair = [] if example.pair is None else [example.pair]
+        return [example.text, *pair, *example.choices]
+
+    def relabel(
+        self, rows: TaskRows, examples: Sequence[Example]
+    ) -> tuple[TaskRows, Counter[str], int]:
+        """A class that training lacks has the number after the last, see `_find`."""
+        unseen: Counter[str] = Counter()
+        labels = []
+        for each in examples:
+            known = self.outputs == 1 or _find(each, self.labels) is not None
+            labels.append(self.number(each) if known else len(self.labels))
+            unseen.update([str(each.label)] * (not known))
+        found = rows._replace(labels=np.array(labels, self.dtype))
+        return found, unseen, len(examples)
+
     def number(self, example: Example) -> int | float:
         """The label as a number."""
         return _index_of(example, self.labels, "--task.labels or the training file: {}")
@@ -214,13 +232,18 @@ class Choice(Classes):
 
 def _index_of(example: Example, names: Sequence[str], those: str) -> int:
     """The index of an example's label in `names`; `those` describes them in errors."""
+    found = _find(example, names)
+    if found is None:
+        known = those.format(", ".join(names))
+        raise UserError(f"{example.where}: label {example.label!r} is none of {known}")
+    return found
+
+
+def _find(example: Example, names: Sequence[str]) -> int | None:
     # A run may have the classes 0.0 and 1.0, from numbers of JSON.
     label = str(example.label)
     label = label if label in names else f"{label}.0"
-    if label not in names:
-        known = those.format(", ".join(names))
-        raise UserError(f"{example.where}: label {example.label!r} is none of {known}")
-    return names.index(label)
+    return names.index(label) if label in names else None
 
 
 def encode(examples: Sequence[Example], frame: Frame, length: int) -> TaskRows:
@@ -269,10 +292,15 @@ def class_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     generalised to any number of classes (Gorodkin 2004).
     """
     n, classes = scores.shape
-    counts = np.zeros((classes, classes), np.int64)  # truth, answer
+    size = max(classes, int(truth.max()) + 1)  # no answer is a class beyond `classes`
+    counts = np.zeros((size, size), np.int64)  # truth, answer
     np.add.at(counts, (truth, scores.argmax(1)), 1)
     truths, answers, correct = counts.sum(1), counts.sum(0), int(np.trace(counts))
-    scores = scores.astype(np.float64)
+    scores = np.pad(
+        scores.astype(np.float64),
+        ((0, 0), (0, size - classes)),
+        constant_values=-np.inf,
+    )
     losses = np.logaddexp.reduce(scores, axis=1) - scores[np.arange(n), truth]
     f1 = 2 * np.diag(counts) / np.maximum(truths + answers, 1)
     spread = math.sqrt(n**2 - truths @ truths) * math.sqrt(n**2 - answers @ answers)

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlm.files import is_remote
+from etils import epath
+
+from jaxlm.files import absolute, is_remote, listed, place
 from jaxlm.text import sources
-from jaxlm.text.sources import TFDS, Digests
+from jaxlm.text.sources import TFDS, Digests, open_file
 from jaxlm.types import UserError
 
-_DEV = ("dev", "valid", "validation", "val", "testa")
+DEV = ("dev", "valid", "validation", "val", "testa")
 
 
 class DataFiles(NamedTuple):
@@ -34,25 +36,30 @@ class DataFiles(NamedTuple):
         for path in self:
             for each in _files(path):
                 if each not in digests:
-                    with open(each, "rb") as file:
+                    with open_file(each) as file:
                         digests[each] = hashlib.file_digest(file, "sha256").digest()
                 total.update(digests[each])
             total.update(b"|")
         if dev_columns:
             total.update(repr(sorted(dev_columns.items())).encode())
-        data, dev = (
-            path if not path or path.startswith(TFDS) else str(Path(path).resolve())
-            for path in self
-        )
+        data, dev = map(resolved, self)
         return {"data": data, "dev": dev, "data_sha256": total.hexdigest()}
+
+
+def resolved(path: str) -> str:
+    """The path of a file as the provenance has it."""
+    as_named = not path or path.startswith(TFDS)
+    if as_named or is_remote(path):
+        return path if as_named else absolute(path)
+    return str(Path(path).resolve())
 
 
 def _files(path: str) -> list[str]:
     """The files of a path: one file, or all of a directory or dataset; "" has none."""
     if path.startswith(TFDS):
         return sources.record_files(*split_of(path), fields=())
-    if path and Path(path).is_dir():
-        return [str(each) for each in sorted(Path(path).iterdir()) if each.is_file()]
+    if path and place(path).is_dir():
+        return [str(each) for each in listed(path) if each.is_file()]
     return [path] if path else []
 
 
@@ -65,31 +72,29 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
     named dev, valid(ation) or testa in the directory or dataset.
     """
     for each in (data, dev) if dev else (data,):
-        if is_remote(each):
-            raise UserError(f"{each}: a task's files are read from a disk: copy them")
-        if not each.startswith(TFDS) and not Path(each).exists():
+        if not each.startswith(TFDS) and not place(each).exists():
             raise UserError(f"no file or directory {each}")
     if data.startswith(TFDS):
         if split_of(data)[1]:
             return DataFiles(data, dev)
-        found = [name for name in sources.split_names(data) if name.startswith(_DEV)]
+        found = [name for name in sources.split_names(data) if name.startswith(DEV)]
         dev = dev or (f"{data}:{found[0]}" if found else "")
         return DataFiles(f"{data}:train", dev)
-    path = Path(data)
+    path = place(data)
     if not path.is_dir() or (path / "seq.in").is_file():
         return DataFiles(data, dev)
     train = _find(path, ("train",))
     if not train:
-        have = ", ".join(sorted(each.name for each in path.iterdir())[:8]) or "nothing"
+        have = ", ".join([each.name for each in listed(path)][:8]) or "nothing"
         remedy = "name the files by --data FILE --dev FILE"
         raise UserError(f"{data} has no train.*: it has {have}; {remedy}")
-    return DataFiles(train, dev or _find(path, _DEV))
+    return DataFiles(train, dev or _find(path, DEV))
 
 
-def _find(directory: Path, names: tuple[str, ...]) -> str:
+def _find(directory: epath.Path, names: tuple[str, ...]) -> str:
     """The path in a directory that matches the names best; "" if none matches."""
     found = []
-    for path in directory.iterdir():
+    for path in listed(directory):
         words = path.name.lower().replace("-", ".").replace("_", ".").split(".")
         for rank, name in enumerate(names):
             if name in words and (path.is_file() or (path / "seq.in").is_file()):

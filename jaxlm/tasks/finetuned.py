@@ -3,11 +3,11 @@
 WORKDIR/seed-0  WORKDIR/seed-1 …        each a run directory
 """
 
+import functools
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,14 +17,15 @@ from etils import epath
 from jaxlm.checkpoints import Checkpoints, RunFiles, restore_params
 from jaxlm.config import FinetuneConfig, MeshConfig
 from jaxlm.families import family_of
-from jaxlm.files import local, place, write_file
+from jaxlm.files import is_remote, local, place, write_file
 from jaxlm.sharding import batch_sharding, make_mesh
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
+from jaxlm.tasks.data_files import resolved
 from jaxlm.tasks.finetune import module_of, scorer, task_of
 from jaxlm.tasks.model import TaskModel, mix_figures
 from jaxlm.tasks.tables import Example, width_notes
-from jaxlm.tasks.task import File, Scores, Task
+from jaxlm.tasks.task import File, Scores, Task, TaskRows
 from jaxlm.text.tokenizers import load_tokenizer
 from jaxlm.train.screen import shown
 from jaxlm.train.state import abstract_params
@@ -55,9 +56,15 @@ class Finetuned:
         """The scores of the rows of a file."""
         mesh = make_mesh(MeshConfig(data=1))
         with jax.set_mesh(mesh):
-            sharding = batch_sharding(mesh)
-            score = scorer(self.config, self.module, sharding, batch=batch)
-            return score(self.params, file.rows)
+            if batch not in self._scorers:
+                how = self.config, self.module, batch_sharding(mesh)
+                self._scorers[batch] = scorer(*how, batch=batch)
+            return self._scorers[batch](self.params, file.rows)
+
+    @functools.cached_property
+    def _scorers(self) -> dict[int, Callable[[Any, TaskRows], Scores]]:
+        """Compiled once for all files: rows at a time → a function."""
+        return {}
 
     def evaluate(
         self, path: str, *, batch: int = 32
@@ -73,14 +80,15 @@ class Finetuned:
         self, path: str, out: str, *, batch: int = 32
     ) -> tuple[int, tuple[str, ...]]:
         """Write the answers for a file, labelled or not; their number, and notes."""
-        if not Path(out).parent.is_dir():
-            raise UserError(f"--out {out}: no directory {Path(out).parent}")
-        if Path(out).is_dir():
+        there = place(out)
+        if not is_remote(out) and not there.parent.is_dir():
+            raise UserError(f"--out {out}: no directory {there.parent}")
+        if there.is_dir():
             raise UserError(f"--out {out} is a directory")
-        if Path(out).exists() and Path(path).exists() and Path(out).samefile(path):
+        if resolved(out) == resolved(path):
             raise UserError(f"--out {out} is the file of --data: name another")
         file = self.task.open(path, False)
-        self.write(file, Path(out), batch=batch)
+        self.write(file, there, batch=batch)
         return len(file.examples), self._notes(path, file)
 
     def _notes(self, path: str, file: File) -> tuple[str, ...]:
@@ -162,11 +170,15 @@ def best_figures(workdir: str | os.PathLike) -> tuple[int, dict[str, float]] | N
     return (found.step, found.meta) if found else None
 
 
+def runs_of(directory: str | os.PathLike) -> list[epath.Path]:
+    """The runs of several seeds in a directory, in the order of their seeds."""
+    found = place(directory).glob("seed-[0-9]*/config.json")
+    return sorted((p.parent for p in found), key=lambda run: (len(run.name), run.name))
+
+
 def best_seed(directory: str | os.PathLike) -> epath.Path:
     """The directory if it is a run; else the best of its seeds on the dev file."""
-    here = place(directory)
-    seeds = [path.parent for path in here.glob("seed-[0-9]*/config.json")]
-    seeds.sort(key=lambda run: (len(run.name), run.name))
+    here, seeds = place(directory), runs_of(directory)
     if (here / "config.json").is_file() or not seeds:
         return here
     config = read_config(seeds[0])

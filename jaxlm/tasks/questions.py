@@ -1,5 +1,5 @@
 """Files of SQuAD (1.1, 2.0) or CMRC 2018 → questions; answers → EM and F1, computed as
-in the official scripts. The task is in `spans.py`.
+in the official scripts, MLQA's too. The task is in `spans.py`.
 
 SQuAD's own format, and a question a line as the `datasets` library writes it:
 
@@ -15,6 +15,7 @@ import json
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,16 @@ _CMRC_PUNCTUATION = str.maketrans(
     "", "", "-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』"
 )
 _IDEOGRAPH = re.compile("([\u4e00-\u9fa5])")
+# What mlqa_evaluation_v1.py (facebookresearch/MLQA) takes for articles.
+_MLQA_ARTICLES = {
+    "ar": re.compile(r"\sال^|ال"),
+    "de": re.compile(r"\b(ein|eine[nmsr]?|der|die|das|den|dem|des)\b"),
+    "en": _ARTICLES,
+    "es": re.compile(r"\b(un|unas?|unos|el|las?|los)\b"),
+    "hi": None,
+    "vi": re.compile(r"\b(của|là|cái|chiếc|những)\b"),
+    "zh": None,
+}
 
 
 class Question(NamedTuple):
@@ -159,15 +170,24 @@ def answer_scores(
 
     Without true answers, "" is correct. SQuAD compares lower-case text without
     punctuation and articles, and F1 is over bags of words. In CMRC 2018 each ideograph
-    is a word, and F1 is over the longest common run of words.
+    is a word, and F1 is over the longest common run of words. "mlqa_zh" is SQuAD's with
+    the punctuation of all scripts, the language's articles, and ideographs as words.
     """
     # The official script leaves out true answers of which nothing is left.
-    truths = [truth for truth in truths if rules == "cmrc" or normal(truth)]
+    truths = [truth for truth in truths if rules != "squad" or normal(truth)]
     if not truths:
         correct = float(normal(answer) == "")
         return correct, correct
-    pair = _squad_pair if rules == "squad" else _cmrc_pair
-    exact, f1 = zip(*(pair(truth, answer) for truth in truths), strict=True)
+    if rules == "cmrc":
+        pairs = [_cmrc_pair(truth, answer) for truth in truths]
+    elif rules == "squad":
+        got = normal(answer).split()
+        pairs = [_bag_pair(normal(truth).split(), got) for truth in truths]
+    else:
+        language = rules.removeprefix("mlqa_")
+        got = mlqa_words(answer, language)
+        pairs = [_bag_pair(mlqa_words(truth, language), got) for truth in truths]
+    exact, f1 = zip(*pairs, strict=True)
     return max(exact), max(f1)
 
 
@@ -177,8 +197,18 @@ def normal(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def _squad_pair(truth: str, answer: str) -> tuple[float, float]:
-    want, got = normal(truth).split(), normal(answer).split()
+def mlqa_words(text: str, language: str) -> list[str]:
+    """The words of an answer as MLQA's script normalises it."""
+    kept = (c for c in text.lower() if c not in string.punctuation)
+    text = "".join(c for c in kept if unicodedata.category(c)[0] != "P")
+    if articles := _MLQA_ARTICLES[language]:
+        text = articles.sub(" ", text)
+    if language == "zh":
+        text = _IDEOGRAPH.sub(r" \1 ", text)
+    return text.split()
+
+
+def _bag_pair(want: list[str], got: list[str]) -> tuple[float, float]:
     exact = float(want == got)
     if not want or not got:
         return exact, exact

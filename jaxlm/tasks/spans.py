@@ -122,6 +122,10 @@ class Spans(Task):
             origins=windows,
         )
 
+    def texts(self, example: Question) -> Sequence[str]:
+        """The question and the document."""
+        return example.question, example.context
+
     def sums(self, logits: Any, batch: Any) -> Sums:
         """The mean of two cross-entropies: of the start and of the end in a window."""
         if batch.segments is None:

@@ -15,17 +15,23 @@ A file has one word a line; or two files are parallel; or a file is in ERNIE's f
 
     EU B-ORG           train/seq.in    show flights          text_a<TAB>label
     rejects O          train/seq.out   O    O                海\\x02钓<TAB>O\\x02O
+
+In CoNLL-U, of Universal Dependencies, the tag of a word is its part of speech, UPOS:
+
+    1<TAB>From<TAB>from<TAB>ADP<TAB>IN …
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxlm.families.family import Frame, Tokens
+from jaxlm.files import place
+from jaxlm.metrics import majority_accuracy
 from jaxlm.tasks.tables import is_name
 from jaxlm.tasks.task import NONE, File, Scores, Task, TaskRows
 from jaxlm.tasks.values import check_distinct, lines_of, trimmed
@@ -34,6 +40,7 @@ from jaxlm.text.spans.annotated import columns_of, entities, entity_tag
 from jaxlm.types import UserError, plural
 
 _COUNTED = re.compile(r"[01]([-.]\d+)? [12]([-.]\d+)?")  # CoNLL-U's first words
+_CONLLU = re.compile(r"[01]([-.]\d+)?(\t[^\t]*){9}")  # a first line of 10 columns
 _SEPARATOR = "\x02"  # between words in ERNIE's form
 
 
@@ -57,8 +64,9 @@ def read_sentences(
     """The sentences of a file, or of a directory with `seq.in` and `seq.out`.
 
     In a CoNLL file, the first column is the word, and the last column is the tag.
+    In a CoNLL-U file, they are the second and the fourth.
     """
-    if Path(path).is_dir():
+    if place(path).is_dir():
         found = _two_files(path, labelled, digests)
     else:
         lines = lines_of(read_file(path, digests))
@@ -67,7 +75,9 @@ def read_sentences(
         ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
             _SEPARATOR in line for line in lines[:2]
         )
-        found = (_ernie if ernie else _conll)(path, lines, labelled)
+        begin = next((line for line in lines if line.strip() and line[0] != "#"), "")
+        form = _conllu if _CONLLU.fullmatch(begin) else _ernie if ernie else _conll
+        found = form(path, lines, labelled)
     sentences = [each._replace(tags=tuple(map(trimmed, each.tags))) for each in found]
     for each in sentences:
         words, tags = len(each.words), len(each.tags)
@@ -85,6 +95,26 @@ def read_sentences(
         this = f"{path}: its first column counts the words, as in CoNLL-U"
         raise UserError(f"{this}: leave the word and its tag alone, cut -f2,4")
     return sentences
+
+
+def _conllu(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
+    """Without tokens of several words, 8-9, and words that are not written, 8.1."""
+    rows: list[list[str]] = []
+    first = 0
+    for number, line in enumerate([*lines, ""], start=1):
+        cells = line.split("\t")
+        if line.strip() and line[0] != "#":
+            if len(cells) != 10:
+                this = f"{len(cells)} columns, CoNLL-U has 10"
+                raise UserError(f"{path}, line {number}: {this}")
+            first = first or number
+            if cells[0].isdecimal():
+                rows.append(cells)
+        elif rows and not line.strip():
+            columns = list(zip(*rows, strict=True))
+            tags = columns[3] if labelled else ()
+            yield Sentence(columns[1], tags, path, first, 0)
+            rows, first = [], 0
 
 
 def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
@@ -185,6 +215,22 @@ class Tags(Task):
                 row[starts] = numbers[sentence][first : first + len(starts)]
         return rows._replace(labels=labels)
 
+    def texts(self, example: Sentence) -> Sequence[str]:
+        """The words."""
+        return example.words
+
+    def relabel(
+        self, rows: TaskRows, examples: Sequence[Sentence]
+    ) -> tuple[TaskRows, Counter[str], int]:
+        """Figures read the tags of the examples."""
+        tags = [tag for e in examples for tag in (*self._tags(e), *self._odd(e))]
+        unseen = Counter(tag for tag in tags if tag not in self.labels)
+        return rows, unseen, sum(len(each.tags) for each in examples)
+
+    def _odd(self, sentence: Sentence) -> list[str]:
+        """Tags that are not of entities, where they should be."""
+        return [tag for tag in sentence.tags if self._bio and not entity_tag(tag)]
+
     def _numbers(self, sentence: Sentence) -> list[int]:
         labels, tags = self.labels, self._tags(sentence)
         for i, (given, tag) in enumerate(zip(sentence.tags, tags, strict=True)):
@@ -208,7 +254,11 @@ class Tags(Task):
         """The F1 of entities; for other tags, the accuracy."""
         answers = self._answers(file, scores)
         found = entity_figures([self._tags(each) for each in file.examples], answers)
-        return found if self._bio else {"accuracy": found["accuracy"]}
+        if self._bio:
+            return found
+        counts = Counter(tag for each in file.examples for tag in each.tags)
+        majority = majority_accuracy(np.array([*counts.values()]))
+        return {"accuracy": found["accuracy"], "majority_accuracy": majority}
 
     def output(self, file: File, scores: Scores) -> str:
         """A line for each word with its tag, and a blank line after each sentence."""

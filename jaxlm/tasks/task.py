@@ -11,6 +11,7 @@ Next: `batches.py`.
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -98,6 +99,17 @@ class Task(ABC):
     @abstractmethod
     def encode(self, examples: Sequence[Any], labelled: bool) -> TaskRows:
         """The rows of the examples, with at most `config.length` tokens each."""
+
+    @abstractmethod
+    def texts(self, example: Any) -> Sequence[str]:
+        """The texts, or the words, of an example."""
+
+    def relabel(
+        self, rows: TaskRows, examples: Sequence[Any]
+    ) -> tuple[TaskRows, Counter[str], int]:
+        """(rows that were encoded without labels with those that `figures` reads; the
+        labels that training lacks, which are errors; the number of labels)."""
+        return rows, Counter(), len(examples)
 
     def sums(self, logits: Any, batch: Any) -> Sums:
         """Loss and accuracy of a softmax over classes or alternatives."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli.commands import again, mistake
+from reviews import reviews, write_tsv
 
 from jaxlm.cli import main
 from jaxlm.files import copy_tree, listed, place, write_sealed
@@ -137,10 +138,37 @@ def test_mistakes_are_one_line(run, bucket, capfd):
     assert "there is no such directory" in said
     data = ["--data", f"{bucket}/data", "--init", str(run), "--workdir", "task"]
     said = mistake(capfd, "finetune", "sst2", *data)
-    assert (
-        said
-        == f"jaxlm: {bucket}/data: a task's files are read from a disk: copy them\n"
-    )
+    assert said == f"jaxlm: no file or directory {bucket}/data\n"
+
+
+def test_a_task_s_files_are_read_from_a_bucket_and_answers_written_to_it(
+    run, bucket, capfd, tmp_path
+):
+    for name, count, seed in (("train", 24, 1), ("dev", 8, 2), ("test-de", 8, 3)):
+        rows = reviews(count, seed)
+        write_tsv(tmp_path / f"d/{name}.tsv", ("sentence", "label"), rows)
+    copy_tree(tmp_path / "d", f"{bucket}/d")
+    flags = "--batch 8 --length 16 --task.buckets 16 --task.epochs 1 --task.pack false"
+    flags += " --log.tensorboard false --save_every 3"
+    states, answers = [], []
+    for data, out in (
+        (f"{tmp_path}/d", f"{tmp_path}/out.tsv"),
+        (f"{bucket}/d", f"{bucket}/out.tsv"),
+    ):
+        words = ["--init", str(run), "--data", data, "--workdir", f"{out}-run"]
+        assert main(["finetune", "sst2", *words, *flags.split()]) == 0
+        states.append(state(capfd))
+        dev = f"{data}/dev.tsv"
+        assert main(["predict", f"{out}-run", "--data", dev, "--out", out]) == 0
+        answers.append(place(out).read_text())
+        assert "8 answers" in capfd.readouterr().out
+        assert main(["evaluate", f"{out}-run", "--transfer", data]) == 0
+        assert (place(f"{out}-run") / "transfer.json").exists()
+    assert states[0] == states[1] and answers[0] == answers[1]
+    [record] = json.loads(place(f"{bucket}/out.tsv-run/provenance.json").read_text())
+    assert record["data"] == f"{bucket}/d/train.tsv"
+    said = mistake(capfd, "predict", f"{out}-run", "--data", dev, "--out", dev)
+    assert "is the file of --data" in said
 
 
 def test_half_a_save_is_removed_and_never_a_step(bucket):

@@ -36,6 +36,21 @@ CMRC = [
     ("1998年7月", "1998年", 0, 2 * 2 / 6),
     ("上海", "北京", 0, 0),
 ]
+# language, truth, answer, and what mlqa_evaluation_v1.py gives for them: articles of a
+# language, punctuation of every script, ideographs one by one in a bag.
+MLQA = [
+    ("de", "der Stadt Bremen", "die Stadt Bremen", 1, 1),
+    ("de", "Einem Mann", "mann,", 1, 1),
+    ("es", "la Universidad de París", "Universidad de «París»", 1, 1),
+    ("vi", "của nhà vua", "nhà vua", 1, 1),
+    ("ar", "الملك فيصل", "ملك فيصل", 1, 1),
+    ("ar", "في القرن العاشر", "القرن العاشر", 0, 4 / 5),
+    ("hi", "महात्मा गांधी।", "गांधी", 0, 2 / 3),
+    ("en", "the King’s Road", "Kings Road", 1, 1),
+    ("zh", "北京大学", "在北京", 0, 4 / 7),
+    ("zh", "《北京》 Nexon 公司", "nexon公司", 0, 6 / 8),
+    ("zh", "1998年7月", "1998年", 0, 2 / 3),
+]
 
 
 @pytest.mark.parametrize(("truth", "answer", "exact", "f1"), SQUAD)
@@ -46,6 +61,12 @@ def test_squad_s_rules(truth, answer, exact, f1):
 @pytest.mark.parametrize(("truth", "answer", "exact", "f1"), CMRC)
 def test_cmrc_s_rules(truth, answer, exact, f1):
     assert answer_scores([truth], answer, "cmrc") == pytest.approx((exact, f1))
+
+
+@pytest.mark.parametrize(("language", "truth", "answer", "exact", "f1"), MLQA)
+def test_mlqa_s_rules(language, truth, answer, exact, f1):
+    found = answer_scores([truth], answer, f"mlqa_{language}")
+    assert found == pytest.approx((exact, f1))
 
 
 def test_of_several_answers_the_best_counts_and_of_none_silence():

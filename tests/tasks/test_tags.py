@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -31,6 +32,50 @@ def test_all_forms_of_files_say_the_same(tmp_path):
         ], path
     assert found[0].where().endswith("seq.in, line 1")
     assert read_sentences(str(conll), labelled=True)[1].line == 7
+
+
+def test_a_file_of_universal_dependencies_gives_words_with_their_parts_of_speech(
+    tmp_path,
+):
+    rest = "\t_" * 6
+    lines = [
+        "# text = Du côté",
+        f"1-2\tDu\t_\t_{rest}",
+        f"1\tDe\tde\tADP{rest}",
+        f"2\tle\tle\tDET{rest}",
+        f"2.1\tnon\tnon\tADV{rest}",
+        f"3\t#\t#\tNOUN{rest}",
+        "",
+        f"1\t1 000\tmille\tNUM{rest}",
+    ]
+    path = tmp_path / "fr_x-ud-test.conllu"
+    path.write_text("\n".join(lines) + "\n")
+    found = read_sentences(str(path), labelled=True)
+    assert [(e.words, e.tags) for e in found] == [
+        (("De", "le", "#"), ("ADP", "DET", "NOUN")),
+        (("1 000",), ("NUM",)),
+    ]
+    assert [each.tags for each in read_sentences(str(path), labelled=False)] == [(), ()]
+    path.write_text("\n".join([*lines, "2\tx\tx\tX"]))
+    with pytest.raises(UserError, match="line 9: 4 columns, CoNLL-U has 10"):
+        read_sentences(str(path), labelled=True)
+
+
+@pytest.mark.shared
+def test_universal_dependencies_are_read_whole(shared, tmp_path):
+    """Sentences, words and tags as universaldependencies.org counts them."""
+    for corpus, name, counts in (
+        ("ud_pud", "en_pud-ud-test", (1000, 21180, 17)),
+        ("ud_en_ewt", "en_ewt-ud-test", (2077, 25094, 17)),
+    ):
+        [packed] = (shared / corpus).glob("*.tar.xz")
+        with tarfile.open(packed) as files:
+            [member] = (each for each in files if each.name.endswith(f"{name}.conllu"))
+            content = files.extractfile(member).read()
+        (tmp_path / name).write_bytes(content)
+        found = read_sentences(str(tmp_path / name), labelled=True)
+        tags = [tag for each in found for tag in each.tags]
+        assert (len(found), len(tags), len(set(tags))) == counts
 
 
 @pytest.mark.parametrize(
