@@ -14,17 +14,17 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlm.keys import hashes
+from jaxlm.probe import Label
 from jaxlm.probe.features import Text
 from jaxlm.text.sources import read_lines
 from jaxlm.text.spans.annotated import columns_of, entities
 from jaxlm.types import UserError
 
-Label = Literal["upos", "xpos", "deps", "chunks", "entities", "json", "srl", "coref"]
 _COUNTED = {"upos": 3, "xpos": 4, "deps": 7}  # columns of CoNLL-U
 _JSON = ("json", "srl", "coref")
 

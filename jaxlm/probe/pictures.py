@@ -2,7 +2,8 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,77 @@ from jaxlm.probe.senses import Near, Use
 
 _COLUMNS = 4
 _LISTED = 60  # uses in the table of a page
+
+
+class Figures(NamedTuple):
+    """A table of figures; a column "F1 ±" has the deviations of the column "F1"."""
+
+    title: str
+    what: str  # what each name is: "layer"
+    names: Sequence[str]
+    columns: Mapping[str, Sequence[float]]
+    drawn: Sequence[str] = ()  # columns
+    levels: Mapping[str, float] = MappingProxyType({})  # of all names, drawn dashed
+    fixed: bool = False  # the same at every step of a run
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text, with their names."""
+        return [
+            [name, *("–" if v != v else f"{v:.3f}" for v in values)]
+            for name, *values in zip(self.names, *self.columns.values(), strict=True)
+        ]
+
+    def json(self) -> dict[str, Any]:
+        """The columns as lists, with the names and the levels."""
+        columns = {
+            name: [float(v) if v == v else None for v in column]
+            for name, column in self.columns.items()
+        }
+        return {self.what or "figure": list(self.names), **columns, **self.levels}
+
+    def html(self, at: Sequence[int] | None = None) -> str:
+        """The drawn columns as curves over the names, or the steps `at`; the table."""
+        cells = [list(map(html.escape, row)) for row in self.cells()]
+        below = table([self.what, *self.columns], cells)
+        return self._picture(at) + below if self.drawn else below
+
+    def _picture(self, at: Sequence[int] | None) -> str:
+
+        def draw(figure: Any) -> None:
+            axes, where = figure.subplots(), at or range(len(self.names))
+            for i, name in enumerate(n for n in self.drawn if n in self.columns):
+                how: Any = {"color": COLOURS[i % 7], "marker": MARKS[i % 7], "ms": 4}
+                error = self.columns.get(f"{name} ±")
+                axes.errorbar(where, self.columns[name], error, label=name, **how)
+            for name, value in self.levels.items():
+                axes.axhline(value, color=COLOURS[-1], ls="--", lw=1, label=name)
+            if at:
+                axes.set_xscale("symlog", linthresh=1)
+                axes.set_xlim(-0.2, 1.4 * max(at))
+            else:
+                axes.set_xticks(where, self.names)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(self.what)
+            axes.set_ylabel(self.title)
+            axes.grid(axis="y", color=GRID)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+            axes.legend(frameon=False, fontsize=9, **beside)
+
+        return picture(draw, 9.0, 3.6, self.title)
+
+
+def over_steps(steps: Sequence[int], each: Sequence[Figures]) -> Figures:
+    """The main column of one table at several steps: a row a step, a column a name."""
+    first, columns = each[0], {}
+    drawn = [f"{first.what} {name}".strip() for name in first.names]
+    main = [*first.drawn, *first.columns][0]
+    for i, name in enumerate(drawn):
+        for end in ("", " ±"):
+            if main + end in first.columns:
+                values = [float(table.columns[main + end][i]) for table in each]
+                columns[name + end] = values
+    names = [f"{step:,}" for step in steps]
+    return Figures(first.title, "step", names, columns, drawn, first.levels)
 
 
 def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) -> str:
@@ -46,34 +118,6 @@ def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) ->
     return picture(draw, 2.7 * columns + 0.3, 2.7 * rows + 0.4)
 
 
-def curves(
-    layers: Sequence[str],
-    lines: Mapping[str, Any],
-    levels: Mapping[str, float],
-    label: str,
-    spread: Mapping[str, Any] | None = None,
-) -> str:
-    """Curves over layers, with ± `spread`; `levels` are dashed, one for all layers."""
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for i, (name, values) in enumerate(lines.items()):
-            how: dict[str, Any] = {"color": COLOURS[i % 7], "marker": MARKS[i % 7]}
-            error = (spread or {}).get(name)
-            axes.errorbar(range(len(layers)), values, error, label=name, ms=4, **how)
-        for i, (name, value) in enumerate(levels.items()):
-            style = ("--", ":", "-.")[i % 3]
-            axes.axhline(value, color=COLOURS[-1], ls=style, lw=1, label=name)
-        axes.set_xticks(range(len(layers)), layers)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("layer")
-        axes.set_ylabel(label)
-        axes.grid(axis="y", color=GRID)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-
-    return picture(draw, 9.0, 3.6)
-
-
 def uses_table(
     layers: Sequence[str], found: Sequence[Near], uses: Sequence[Use]
 ) -> str:
@@ -81,16 +125,13 @@ def uses_table(
     head = ["", *(["sense"] if any(u.sense for u in uses) else []), "use"]
     rows = []
     for i, use in enumerate(uses[:_LISTED]):
-        before, word, after = (
-            html.escape(each)
-            for each in (use.text[: use.begin], use.word, use.text[use.end :])
-        )
+        parts = use.text[: use.begin], use.word, use.text[use.end :]
+        before, word, after = map(html.escape, parts)
         cells = [str(i + 1), *([html.escape(use.sense)] if len(head) > 2 else [])]
         cells.append(f"<p class=use>{before}<b>{word}</b>{after}</p>")
         for each in found:
             other = int(each.nearest[i, 0])
-            cosine = f"<small>{each.cosine[i, other]:.2f}</small>"
-            cells.append(f"{other + 1} {cosine}")
+            cells.append(f"{other + 1} <small>{each.cosine[i, other]:.2f}</small>")
         rows.append(cells)
     more = len(uses) - _LISTED
     rest = f"<p class=note>{more:,} more uses are in the JSON.</p>" if more > 0 else ""

@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxlm.config.checks import optional
 from jaxlm.families import family_of
+from jaxlm.probe import Label
 from jaxlm.probe.edge import Probes, Schedule, mix_of, scorer, train
-from jaxlm.probe.edges import Cells, Example, Label, cells
+from jaxlm.probe.edges import Cells, Example, cells
 from jaxlm.probe.features import Reader, States, hidden_states, text_of_words
+from jaxlm.probe.pictures import Figures
 from jaxlm.types import note
 
 
@@ -26,13 +28,23 @@ class Data(NamedTuple):
     scored: np.ndarray  # bool [Y]: labels whose cells count
 
 
+class Setting(NamedTuple):
+    """How probes are made."""
+
+    seeds: int
+    schedule: Schedule
+    cache: Path
+    tell: Callable[[str], None] = lambda _: None
+
+
 class Curve(NamedTuple):
     """Scores by layer 0 … N of each seed, and summaries of each seed."""
 
     f1: np.ndarray  # [M, seeds]
-    control: np.ndarray  # [M, seeds], of the control task; empty: not trained
+    control: np.ndarray  # [M, seeds], of the control task; 0: not trained
     right: np.ndarray  # bool [M, seeds, targets]
     mix: np.ndarray  # [seeds, M]: weights of the probe of all layers
+    majority: float  # F1 of the most frequent label for every target
 
 
 def labelled(train: Sequence[Example], dev: Sequence[Example], label: Label) -> Data:
@@ -41,17 +53,15 @@ def labelled(train: Sequence[Example], dev: Sequence[Example], label: Label) -> 
     For semantic roles, labels of references and continuations (R-, C-) do not count;
     for coreference, only the label 1 does.
     """
-    counts: dict[str, int] = {}
-    for each in train:
-        for target in each.targets:
-            for name in target.labels:
-                counts[name] = counts.get(name, 0) + 1
+    counts, every = (
+        Counter(n for each in split for target in each.targets for n in target.labels)
+        for split in (train, dev)
+    )
     names = sorted(counts, key=lambda name: (-counts[name], name))
-    every = {n for each in dev for target in each.targets for n in target.labels}
-    if new := sorted(every - set(names)):
+    if new := sorted(every.keys() - counts.keys()):
         note(f"labels of dev that training lacks, always missed: {', '.join(new)}")
     names += new
-    shares = np.array([float(counts.get(name, 0)) for name in names])
+    shares = np.array([float(counts[name]) for name in names])
     if label == "srl":
         scored = [not name.startswith(("R-", "C-")) for name in names]
     else:
@@ -66,56 +76,44 @@ def majority(data: Data, found: Cells) -> float:
     return float(2 * labels[:, best].sum() / max(1, len(labels) + labels.sum()))
 
 
-def curve(
-    reader: Reader,
-    data: Data,
-    seeds: int,
-    schedule: Schedule,
-    cache: Path,
-    tell: Callable[[str], None] = lambda _: None,
-    *,
-    control: bool = True,
-) -> tuple[Curve, float]:
-    """(the scores of all layers' cumulative probes, those of the majority class)."""
-    dropped: dict[str, int] = {}
-    train_set = _features(reader, data.train, data, cache, tell, dropped)
-    dev_set = _features(reader, data.dev, data, cache, tell, dropped)
+def curve(reader: Reader, data: Data, how: Setting, *, control: bool = True) -> Curve:
+    """The scores of all layers' cumulative probes."""
+    dropped = Counter[str]()
+    train_set, dev_set = (
+        _features(reader, split, data, how, dropped) for split in (data.train, data.dev)
+    )
     for why, count in dropped.items():
         note(f"dropped {count:,} {why}")
     layers = reader.config.num_layers + 1
-    probes = Probes.grid(layers, seeds, control)
+    probes = Probes.grid(layers, how.seeds, control)
     score = scorer(probes, *dev_set, data.scored)
-    params = train(probes, *train_set, score, schedule, tell)
+    params = train(probes, *train_set, score, how.schedule, how.tell)
     found = score(params)
-    shape = layers, seeds, 1 + control
+    shape = layers, how.seeds, 1 + control
     f1, right = found.f1.reshape(shape), found.right.reshape(*shape, -1)[:, :, 0]
     mixes = np.asarray(jax.vmap(mix_of)(params, np.asarray(probes.last)))
     mix = mixes.reshape(*shape, layers)[-1, :, 0]
-    return Curve(f1[..., 0], f1[..., 1:].sum(-1), right, mix), majority(
-        data, dev_set[1]
-    )
+    level = majority(data, dev_set[1])
+    return Curve(f1[..., 0], f1[..., 1:].sum(-1), right, mix, level)
 
 
 def _features(
     reader: Reader,
     examples: Sequence[Example],
     data: Data,
-    cache: Path,
-    tell: Callable[[str], None],
-    dropped: dict[str, int],
+    how: Setting,
+    dropped: Counter[str],
 ) -> tuple[States, Cells]:
     most = family_of(reader.config).window(reader.config)
     texts = [text_of_words(reader, each.words) for each in examples]
-    fits = [len(text.tokens) <= most for text, _ in texts]
-    counts = Counter[str]()
-    counts[f"sentences of more than {most:,} tokens"] = fits.count(False)
-    kept = [i for i, fit in enumerate(fits) if fit]
+    kept = [i for i, (text, _) in enumerate(texts) if len(text.tokens) <= most]
+    if len(kept) < len(texts):
+        dropped[f"sentences of more than {most:,} tokens"] += len(texts) - len(kept)
     texts = [texts[i] for i in kept]
     read = [examples[i] for i in kept]
-    found = cells(read, texts, data.names, data.shares, counts)
-    for why, count in (+counts).items():
-        dropped[why] = dropped.get(why, 0) + count
-    return hidden_states(reader, [text for text, _ in texts], cache, tell), found
+    found = cells(read, texts, data.names, data.shares, dropped)
+    states = [text for text, _ in texts]
+    return hidden_states(reader, states, how.cache, how.tell), found
 
 
 class Place(NamedTuple):
@@ -124,6 +122,9 @@ class Place(NamedTuple):
     gravity: np.ndarray  # centre of the mix of all layers
     expected: np.ndarray  # layer, weighted by what each layer adds to F1
     focus: np.ndarray  # KL divergence of the mix from the uniform one, in nats
+
+
+_PLACE = ("centre of gravity", "expected layer", "focus of the mix (KL, nats)")
 
 
 def place(found: Curve) -> Place:
@@ -151,3 +152,30 @@ def spread(values: Any) -> tuple[Any, Any]:
     """(mean, standard deviation) over seeds; of one seed the deviation is 0."""
     values = np.asarray(values, np.float64)
     return values.mean(-1), values.std(-1, ddof=int(values.shape[-1] > 1))
+
+
+def tables(found: Curve, names: Sequence[str], twin: Curve | None) -> list[Figures]:
+    """The figures of a curve, beside those of a random `twin` with a control task."""
+
+    def columns(name: str, values: Any) -> dict[str, Any]:
+        return dict(zip((name, f"{name} ±"), spread(values), strict=True))
+
+    scores, f1 = columns("F1", found.f1), spread(found.f1)[0]
+    where = columns("mean", np.stack(place(found)))
+    weights, drawn = columns("weight", found.mix.T), ["F1"]
+    if twin:
+        scores["gain"] = np.diff(f1, prepend=np.nan)
+        scores["p"] = [np.nan, *paired(found)]
+        scores["control F1"] = spread(found.control)[0]
+        scores["selectivity"] = f1 - scores["control F1"]
+        scores |= columns("random F1", twin.f1)
+        where |= columns("random", np.stack(place(twin)))
+        weights |= columns("random", twin.mix.T)
+        drawn += ["control F1", "random F1"]
+    mixes = [f"0 … {i}" for i in range(len(names))]
+    levels = {"majority class": found.majority}
+    return [
+        Figures("Micro F1", "layers", mixes, scores, drawn, levels),
+        Figures("Where the task lies", "", _PLACE, where, []),
+        Figures("Layer weights", "layer", names, weights, ["weight", "random"]),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -44,3 +46,40 @@ def test_a_run_is_opened_and_exported_at_each_step_it_keeps(run, tmp_path, capsy
     capsys.readouterr()
     line = mistake(capsys, "export", str(one), *to(tmp_path / "two"), "--step", "all")
     assert "needs a run" in line
+
+
+@pytest.mark.probe
+def test_senses_are_followed_over_training(run, tmp_path, capsys):
+    """At each step the sheet has what the step alone has."""
+    lines = ["money\tthe bank of money", "money\tmoney in a bank"]
+    lines += ["river\tthe river bank", "river\ta bank of the river"]
+    (tmp_path / "bank.txt").write_text("".join(f"{each}\n" for each in lines))
+    text = ["--word", "bank", "--text", str(tmp_path / "bank.txt")]
+    command = ["probe", "senses", str(run), *text, "--cache", str(tmp_path / "cache")]
+
+    def measured(*steps: str) -> dict:
+        out = tmp_path / "out.html"
+        assert main([*command, "--steps", *steps, "--out", str(out)]) == 0
+        return json.loads(out.with_suffix(".json").read_text())
+
+    sheet = measured("all")
+    assert sheet["steps"] == kept_steps(run) == [0, 1, 2, 4]
+    (title,) = sheet["tables"]
+    for i, step in ((0, "0"), (3, "4")):
+        alone = measured(step)["tables"][title]["same sense"]
+        found = sheet["tables"][title]
+        assert [row[i] for name, row in found.items() if "layer" in name] == alone
+    page = (tmp_path / "out.html").read_text()
+    assert measured("0", "4")["steps"] == [0, 4] and "<svg" in page
+    line = mistake(capsys, *command, "--steps", "3")
+    assert "no step 3, but 0, 1, 2, 4" in line
+    (tmp_path / "bank.txt").write_text("bank\nbank\n")
+    assert "--steps needs senses" in mistake(capsys, *command, "--steps", "all")
+
+
+def test_curves_need_kept_checkpoints(tmp_path, capsys):
+    command = ["probe", "edge", str(tmp_path), "--data", str(tmp_path / "a.conllu")]
+    (tmp_path / "a.conllu").write_text("1\ta\ta\tX\tX\t_\t0\troot\t_\t_\n")
+    command += ["--dev", str(tmp_path / "a.conllu"), "--label", "upos"]
+    line = mistake(capsys, *command, "--steps", "all")
+    assert "keeps 0 checkpoints, a curve needs 3; pretrain --keep_every log" in line

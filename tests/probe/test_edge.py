@@ -196,7 +196,7 @@ def test_summaries_of_a_curve():
     right = np.zeros((4, 1, 10), bool)
     right[1:, :, :6] = True
     mix = np.array([[0.0, 0.5, 0.5, 0.0]])
-    found = summary.Curve(f1, f1, right, mix)
+    found = summary.Curve(f1, f1, right, mix, 0.1)
     place = summary.place(found)
     assert place.gravity[0] == 1.5
     assert place.expected[0] == pytest.approx((0.2 + 2 * 0.1 - 3 * 0.05) / 0.25)
@@ -231,11 +231,11 @@ def test_the_command(tmp_path, capsys):
         write(tmp_path / f"x-ud-{split}.conllu", CONLLU)
     out = tmp_path / "deps.html"
     command = ["probe", "edge", files, "--data", str(tmp_path), "--label", "deps"]
-    command += ["--seeds", "2", "--steps", "2", "--out", str(out)]
+    command += ["--seeds", "2", "--probe_steps", "2", "--out", str(out)]
     assert main([*command, "--cache", str(tmp_path / "cache")]) == 0
     screen = capsys.readouterr().out.splitlines()
-    assert screen[0].split()[:2] == ["layers", "F1"] and len(screen) == 18
-    assert screen[-2] == "majority class: F1 0.333"
+    assert screen[2].split()[:2] == ["layers", "F1"] and len(screen) == 28
+    assert screen[10] == "majority class: 0.333"
     page = out.read_text()
     assert page.count("<svg") == 2 and "selectivity" in page
     record = json.loads(out.with_suffix(".json").read_text())

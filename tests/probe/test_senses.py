@@ -166,12 +166,12 @@ def test_a_page_of_senses(tmp_path, capsys):
     command += ["--out", str(out), "--cache", str(tmp_path / "cache")]
     assert main([*command, "--layers", "0", "3", "-1"]) == 0
     screen = capsys.readouterr().out.splitlines()
-    assert screen[5].startswith("layer 0 (embedding)") and len(screen) == 9
+    assert screen[5].startswith("layer 0 (embedding)") and len(screen) == 15
     for layer in screen[6:8]:  # money by money, river by river
         assert "1→2" in layer and "2→1" in layer and "3→4" in layer and "4→3" in layer
-        assert layer.endswith("same sense 100%")
     page = out.read_text()
-    assert page.count("<svg") == 1 and "<metadata" not in page and "src=" not in page
+    assert screen[-2].split() == ["6", "1.000"]
+    assert page.count("<svg") == 2 and "<metadata" not in page and "src=" not in page
     assert "<b>Bank</b>" in page and "layer 6" in page
     record = json.loads(out.with_suffix(".json").read_text())
     assert [each["layer"] for each in record["layers"]] == [0, 3, 6]
@@ -234,8 +234,8 @@ def test_figures_by_layer(tmp_path, capsys):
     data = ["--data", str(tmp_path / "all"), "--out", str(out)]
     assert main([*command, *data, "--layers", "-1", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["majority", "0.500", "0.333", "0.500", "0.333"]
-    assert lines[-2].split() == ["layer", "6", *["1.000"] * 4]
+    assert lines[3].split() == ["majority", "0.500", "0.333", "0.500", "0.333"]
+    assert lines[-3].split() == ["6", *["1.000"] * 4]
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["words"].keys() == {"bank", "bench"}
     wic = tmp_path / "wic"
@@ -246,7 +246,7 @@ def test_figures_by_layer(tmp_path, capsys):
         write(wic / split / f"{split}.data.txt", *pairs)
         write(wic / split / f"{split}.gold.txt", "F", "T")
     assert main([*command, "--data", str(wic), "--layers", "5"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "1.000"
+    assert capsys.readouterr().out.splitlines()[-2].split()[1] == "1.000"
     (wic / "dev" / "dev.gold.txt").write_text("F\n")
     assert main([*command, "--data", str(wic)]) == 2
     assert "2 lines of data and 1 of gold" in capsys.readouterr().err
