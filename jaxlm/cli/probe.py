@@ -5,7 +5,7 @@ from importlib import import_module
 from jaxlm.config.checks import instead
 from jaxlm.types import UserError
 
-_KINDS = ("senses", "edge")
+_KINDS = ("senses", "edge", "weights")
 
 
 def run_probe(argv: list[str]) -> int:

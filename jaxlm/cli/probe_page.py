@@ -33,8 +33,7 @@ def look(
     """
     from jaxlm.probe.pictures import over_steps
 
-    if args.out and Path(args.out).suffix != ".html":
-        raise UserError(f"--out {args.out} is not .html")
+    check_out(args.out)
     start_jax()
     steps = _steps(args)
     if over_training(args):
@@ -56,6 +55,12 @@ def look(
     tables = {each.title: each.json() for each in found.tables}
     record = {"tables": tables, **found.record}
     return write_page(args, title, said + notes, parts, record)
+
+
+def check_out(out: str) -> None:
+    """Refuse a page that is not .html."""
+    if out and Path(out).suffix != ".html":
+        raise UserError(f"--out {out} is not .html")
 
 
 def opened(args: Any, step: int | None = None) -> tuple["Reader", list[str]]:

@@ -17,6 +17,7 @@ from jaxlm.convert.model_directory import export_model
 from jaxlm.families import build, family_of
 from jaxlm.tasks.batches import padded_batch
 from jaxlm.tasks.classes import encode
+from jaxlm.tasks.finetuned import best_figures
 from jaxlm.tasks.model import mix_figures
 from jaxlm.tasks.tables import Example
 from jaxlm.text.characters import word_characters
@@ -269,3 +270,27 @@ def test_shares_are_the_softmax_of_the_weights():
     )
     with pytest.raises(UserError, match=r"penalty = -1.0 must be at least 0"):
         TaskConfig(penalty=-1.0)
+
+
+@pytest.mark.probe
+def test_weights_of_tasks_are_on_one_page(run, tmp_path, capsys):
+    workdir, out = run[0], tmp_path / "w.html"
+    (tmp_path / "two").mkdir()
+    for seed in range(2):
+        (tmp_path / "two" / f"seed-{seed}").symlink_to(workdir)
+    several = str(tmp_path / "two")
+    assert main(["probe", "weights", str(workdir), several, "--out", str(out)]) == 0
+    _, meta = best_figures(workdir)
+    best = [meta[f"mix_layer{n}"] for n in range(3)]
+    tables = json.loads(out.with_suffix(".json").read_text())["tables"]
+    weights = tables["Layer weights"]
+    assert weights["layer"] == ["0 (embedding)", "1", "2"]
+    assert weights[workdir.name] == weights["two"] == pytest.approx(best)
+    assert weights["two ±"] == [0.0] * 3
+    over = tables[f"{workdir.name} over training"]
+    first = (workdir / "metrics.jsonl").read_text().split('"eval_mix_layer2": ')[1]
+    assert over["layer 2"][0] == float(first.split(",")[0].split("}")[0])
+    assert out.read_text().count("<svg") == 3
+    capsys.readouterr()
+    line = mistake(capsys, "probe", "weights", str(tmp_path))
+    assert "no evaluated mix of layers; finetune --task.mix" in line
