@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def novels():
 def test_the_encoder_fills_blanks_sensibly(novels, text, words, rank):
     (guesses,) = novels.fill(text, rank)
     assert words & {each.token for each in guesses}, guesses
+
+
+def test_the_decoder_writes_words_of_its_language(novels):
+    """Greedily, so that nothing is left to chance; the encoder knows all of its words."""
+    model = jaxlm.load("shipped:novels-gpt")
+    (found,) = model.generate(["She was very glad to"], max_tokens=24, temperature=0.0)
+    words = re.findall("[a-z]+", found.text.lower())
+    assert len(words) > 12 and set(words) <= set(novels.tokenizer.tokens), found.text
+    # In nats; without order, the words are equally likely.
+    likely = "He put his hand upon her shoulder, and looked into her eyes."
+    mixed = " ".join(reversed(likely.split()))
+    assert model.score(likely).total > model.score(mixed).total + 20
 
 
 def test_both_weigh_at_most_eight_megabytes():
