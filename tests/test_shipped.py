@@ -36,7 +36,7 @@ def test_the_encoder_fills_blanks_sensibly(novels, text, words, rank):
 
 
 def test_the_decoder_writes_words_of_its_language(novels):
-    """Greedily, so that nothing is left to chance; the encoder knows all of its words."""
+    """Without chance; the encoder knows all of its words."""
     model = jaxlm.load("shipped:novels-gpt")
     (found,) = model.generate(["She was very glad to"], max_tokens=24, temperature=0.0)
     words = re.findall("[a-z]+", found.text.lower())
