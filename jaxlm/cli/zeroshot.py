@@ -29,6 +29,8 @@ class Zeroshot(Options):
 
     directory: tyro.conf.Positional[str]
     """Run or model directory."""
+    step: Annotated[int, "[-1, inf)"] = -1
+    """Checkpoint of a run, one that it keeps; -1: the newest."""
     protocol: Name = ""
     """What to do."""
     data: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ def run_zeroshot(argv: list[str]) -> int:
 
     variants = with_template(protocol.VARIANTS, args.prompt)
     items = protocol.read(args.data)
-    model = _opened(args.directory)
+    model = _opened(args)
     if protocol.NEEDS and model.family.bidirectional:
         raise UserError(
             f"{model.family.article} continues no text, as {args.protocol} asks: "
@@ -77,17 +79,18 @@ def run_zeroshot(argv: list[str]) -> int:
     return 0
 
 
-def _opened(directory: str) -> Any:
+def _opened(args: Zeroshot) -> Any:
     start_jax()
     import jaxlm
 
-    return jaxlm.load(directory)
+    step = None if args.step < 0 else args.step
+    return jaxlm.load(args.directory, step=step)
 
 
 def _continue(args: Zeroshot) -> int:
     if not args.prompt:
         raise UserError(f"--protocol is missing: {', '.join(PROTOCOLS)}; or --prompt")
-    model = _opened(args.directory)
+    model = _opened(args)
     (made,) = model.generate(args.prompt, temperature=0.0, max_tokens=_short(model))
     print(args.prompt + made.text)
     return 0
@@ -100,7 +103,7 @@ def _short(model: Any) -> int:
 def _harness(args: Zeroshot) -> int:
     from jaxlm.zeroshot.harness import evaluate
 
-    model = _opened(args.directory)
+    model = _opened(args)
     found = evaluate(model, args.harness, limit=args.limit or None)
     for task, figures in found.items():
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -177,7 +180,12 @@ def _write(report: Report, variants: list[Variant], args: Any) -> None:
     beside = Path(args.out).with_suffix(".json")
     figures = [each._asdict() for each in report.figures]
     figures = [{k: None if v != v else v for k, v in each.items()} for each in figures]
-    record = {"model": args.directory, "protocol": args.protocol, "data": args.data}
+    record = {
+        "model": args.directory,
+        "step": args.step,
+        "protocol": args.protocol,
+        "data": args.data,
+    }
     record |= {"variants": [dataclasses.asdict(each) for each in variants]}
     write_json(beside, {**record, "notes": report.notes, "figures": figures})
     say(f"{args.out}: {plural(len(report.answers), 'answer')}; {beside}: figures")

@@ -3,10 +3,10 @@
 The perplexity of a word divides by the words of the file as it is, before it is
 detokenised: so models with different vocabularies compare.
 
-    community   documents apart, windows side by side; the harness's detokeniser
-    paper       one stream, windows that overlap by half; one that can be undone
+    community   documents apart, windows side by side, the harness's detokeniser
+    paper       one stream, windows that overlap by half, our detokeniser
 
-The paper does not tell its windows or its detokenisers.
+The paper's windows and invertible detokenisers are not public.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ def wikitext(text: str) -> str:
 def ptb(text: str) -> str:
     """The Penn Treebank without the spaces of its tokens."""
     text = re.sub(r" (n't|'(?:s|re|ve|ll|d|m))\b", r"\1", text)
-    return re.sub(r"(\$) (?=N|\d)", r"\1", text).replace(" N ", " 1 ")
+    return re.sub(r"\$ (?=\d)", "$", re.sub(r"\bN\b", "1", text))
 
 
 DETOKENISERS: dict[str, Callable[[str], str]] = {

@@ -94,7 +94,7 @@ def run(
     options: Options,
 ) -> Report:
     """Accuracy by paradigm, by phenomenon (a dot follows its name) and of all."""
-    pairs = _first(items, options.limit)
+    pairs = first(items, options.limit)
     n, how = len(pairs), {"method": options.method}
     sentences = [pair.good for pair in pairs] + [pair.bad for pair in pairs]
     found: Any = model.score(sentences, **how)
@@ -156,7 +156,8 @@ def _better(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return (np.sign(np.round(good - bad, 5)) + 1) / 2
 
 
-def _first(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+def first(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+    """The first `limit` pairs of each paradigm; 0: all."""
     seen: dict[str, int] = {}
     kept = []
     for pair in pairs:

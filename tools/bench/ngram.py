@@ -1,6 +1,9 @@
 """A strong n-gram on a decoder's corpus: what a GPT's perplexity stands beside.
 
     python -m tools.bench.ngram corpora/books --order 4
+    python -m tools.bench.ngram corpora/books --order 4 --pairs blimp/
+
+With --pairs, it also says which sentence of minimal pairs it finds likelier.
 
 Interpolated Kneser-Ney (Chen & Goodman 1999, section 3) over the same tokens, trained
 on the training documents and scored on the held-out ones, end to end as the decoder
@@ -11,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 import numpy as np
 
 from jaxlm.config import GptConfig, Phase, RunConfig
 from jaxlm.data.layouts import StreamRows
 from jaxlm.text.corpus import Corpus, open_corpus
+from jaxlm.text.tokenizers import load_tokenizer
+from jaxlm.zeroshot.pairs import first, read
 
 
 def stream(corpus: Corpus, split: int) -> np.ndarray:
@@ -66,10 +72,10 @@ def _looked_up(where: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.
     return np.where(where[at] == wanted, values[at], 0)
 
 
-def cross_entropy(
+def probabilities(
     train: np.ndarray, test: np.ndarray, *, order: int, vocab_size: int
-) -> float:
-    """Nats a token of `test`, its first `order` - 1 tokens left out.
+) -> np.ndarray:
+    """The probability of each token of `test` from number `order` - 1 on.
 
     Raises:
         ValueError: n-grams of this order do not fit 63 bits.
@@ -87,7 +93,33 @@ def cross_entropy(
     p = np.full(len(test) - order + 1, 1 / vocab_size)
     for n, each in enumerate(reversed(orders), 1):
         p = each.mix(keys(test, n, bits)[order - n :], p)
-    return float(-np.log(p).mean())
+    return p
+
+
+def pairs_of(
+    train: np.ndarray, corpus: Corpus, data: str, *, order: int, limit: int
+) -> None:
+    """Print the accuracy on minimal pairs, each sentence as it begins a document."""
+    tokenizer = load_tokenizer(Path(corpus.directory) / "tokenizer")
+    items = first(read([data]), limit)
+    end = tokenizer.end_of_document
+    assert end is not None
+    texts = [each.good for each in items] + [each.bad for each in items]
+    rows = [[end] * (order - 1) + tokenizer.encode(t).ids.tolist() for t in texts]
+    test = np.concatenate(rows)
+    size = corpus.manifest.vocab_size
+    p = probabilities(train, test, order=order, vocab_size=size)
+    nats = np.concatenate([np.zeros(order - 1), -np.log(p)])
+    ends = np.cumsum([len(row) for row in rows])
+    sums = [
+        nats[e - len(r) + order - 1 : e].sum() for e, r in zip(ends, rows, strict=True)
+    ]
+    good, bad = np.array(sums).reshape(2, -1)
+    right = (np.sign(np.round(bad - good, 5)) + 1) / 2
+    terms = np.array([each.phenomenon for each in items])
+    print(f"pairs, order {order}: {right.mean():.3f} of {len(items):,}")
+    for term in dict.fromkeys(terms):
+        print(f"  {term:<28} {right[terms == term].mean():.3f}")
 
 
 def main() -> None:
@@ -95,14 +127,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus")
     parser.add_argument("--order", type=int, default=4)
+    parser.add_argument("--pairs", help="a directory of minimal pairs")
+    parser.add_argument("--limit", type=int, default=0, help="of each paradigm")
     args = parser.parse_args()
     corpus = open_corpus(args.corpus)
     train, test = stream(corpus, 0), stream(corpus, 1)
     for order in range(1, args.order + 1):
-        loss = cross_entropy(
+        p = probabilities(
             train, test, order=order, vocab_size=corpus.manifest.vocab_size
         )
+        loss = float(-np.log(p).mean())
         print(f"order {order}  loss {loss:.3f}  perplexity {math.exp(loss):,.1f}")
+    if args.pairs:
+        pairs_of(train, corpus, args.pairs, order=args.order, limit=args.limit)
 
 
 if __name__ == "__main__":
