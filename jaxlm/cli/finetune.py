@@ -45,7 +45,7 @@ def run_finetune(argv: list[str]) -> int:
     start_jax(workdir, hosts)
     from jaxlm.hosts import agree, code, together
     from jaxlm.open import model_of
-    from jaxlm.tasks.data_files import find_data_files
+    from jaxlm.tasks.data_files import find_data_files, no_dev_note
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.transfer import find, read
 
@@ -60,7 +60,7 @@ def run_finetune(argv: list[str]) -> int:
     shared = {"--workdir": args.workdir, "--seeds": args.seeds, **code()}
     agree({**dataclasses.asdict(job.config), **shared, "--fallback": args.fallback})
     agree({name: each for name, each in job.data.items() if "_sha256" in name})
-    for note in job.notes:
+    for note in [*job.notes, *[no_dev_note(files)] * (not files.dev)]:
         say(note)
     several, seed = args.seeds > 1, job.config.seed
     seeds = range(seed, seed + args.seeds)

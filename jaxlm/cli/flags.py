@@ -111,6 +111,16 @@ verify: check
 to: format
 """
 
+# The same for values of choices.
+_VALUES = {
+    "huggingface": "hf",
+    "transformers": "hf",
+    "pytorch": "hf",
+    "llama.cpp": "gguf",
+}
+_VALUES |= {"safetensors": "hf", "onnxruntime": "onnx", "allennlp": "elmo"}
+_VALUES |= {"bf16": "bfloat16", "fp16": "bfloat16", "fp32": "float32", "adam": "adamw"}
+
 
 class Flag(NamedTuple):
     """One argument of a verb."""
@@ -206,7 +216,9 @@ def mistake_in(said: str, argv: Sequence[str], flags: Iterable[Flag], verb: str)
     if flag.takes == "{true,false}":
         return f"--{flag.name} {given!r} is neither true nor false"
     if choices:
-        return f"--{flag.name} {given!r}: {instead(given, choices)}"
+        meaning = _VALUES.get(given.lower())
+        near = instead(meaning if meaning in choices else given, choices)
+        return f"--{flag.name} {given!r}: {near}"
     kind = {"INT": "a whole number", "NUMBER": "a number"}.get(
         flag.takes.removesuffix(" …"), flag.takes
     )

@@ -246,6 +246,7 @@ def _prepare_corpus(
             options=options,
             tokenizer=options.tokenizer or None,
             processes=options.processes or os.cpu_count() or 1,
+            fitting=True,
             report=report,
         )
     holds = (

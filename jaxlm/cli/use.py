@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.glance import check_family, with_masks
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
 from jaxlm.files import is_remote
@@ -68,11 +69,13 @@ def run_fill(argv: list[str]) -> int:
     args = parse(Fill, argv)
     if not args.sentence:
         raise UserError("no text to fill: jaxlm fill DIRECTORY 'It is a [MASK].'")
+    check_family(args.directory, "bert", "fills no blanks")
+    texts = with_masks(args.sentence)
     start_jax()
     import jaxlm
 
     model = jaxlm.load(args.directory)
-    found = [model.fill(text, args.top_k) for text in args.sentence]
+    found = [model.fill(text, args.top_k) for text in texts]
     for text, masks in zip(args.sentence, found, strict=True):
         if len(found) > 1:
             print(text)
@@ -85,6 +88,7 @@ def run_fill(argv: list[str]) -> int:
 def run_generate(argv: list[str]) -> int:
     """The verb `generate`."""
     args = parse(Generate, argv)
+    check_family(args.directory, "gpt", "continues no text")
     start_jax()
     import jaxlm
 

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -10,7 +11,7 @@ from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.convert import READABLE, Dtype, Format
 from jaxlm.files import local
-from jaxlm.types import UserError
+from jaxlm.types import UserError, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +165,12 @@ def _export_task(args: Export) -> int:
 
 
 def _say_written(out: str, digests: dict[str, str]) -> None:
-    """Print the digest and the name of each file."""
-    for name, digest in digests.items():
-        print(f"{digest}  {name}")
-    print(f"wrote {out}", flush=True)
+    """Print what was written, and where its digests are."""
+    if list(digests) == [Path(out).name]:
+        print(f"wrote {out}: sha256 {digests[Path(out).name]}", flush=True)
+    else:
+        what = f"{plural(len(digests), 'file')}, digests in jaxlm_export.json"
+        print(f"wrote {out}: {what}", flush=True)
 
 
 def _status(*reports: Any) -> int:

@@ -41,6 +41,8 @@ def load_config(name: str) -> RunConfig:
     path = Path(name)
     if path.suffix != ".py":
         shipped = recipes()
+        if path.is_file():
+            raise UserError(f"{name} is a file: a recipe is a name or a file .py")
         if name not in shipped:
             raise UserError(f"no config {name!r}: {instead(name, shipped)}")
         path = shipped[name]

@@ -47,7 +47,7 @@ class TextConfig:
     and the model predicts whether a turn is from another dialogue."""
     verbatim: bool = False
     """Decoders: keep spaces and line ends, do not split sentences; the only special
-    token of a trained vocabulary is its last entry, <|endoftext|>."""
+    token of a trained vocabulary is <|endoftext|>, behind all pieces."""
 
     def __post_init__(self) -> None:
         if self.dialogues and self.verbatim:
@@ -338,6 +338,14 @@ class RunConfig(Rows):
         if self.keep_every == "log":
             return step & (step - 1) == 0
         return bool(step and self.keep_every) and step % self.keep_every == 0
+
+    def read(self, step: int) -> int:
+        """Tokens of the batches before a step's end, padding too."""
+        begun, tokens = 0, 0
+        for phase in self.all_phases:
+            steps = max(0, min(step, phase.until) - begun)
+            tokens, begun = tokens + steps * phase.batch * phase.length, phase.until
+        return tokens
 
     def batch_number(self, step: int) -> int:
         """The batch that a step reads: the one of its own number, but for `skip`.

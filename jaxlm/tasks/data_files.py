@@ -91,6 +91,14 @@ def find_data_files(data: str, dev: str = "") -> DataFiles:
     return DataFiles(train, dev or _find(path, DEV))
 
 
+def no_dev_note(files: DataFiles) -> str:
+    """What it means that there is no dev file, and the one that may be meant."""
+    said = "no dev file: nothing is evaluated, and the last checkpoint is the model"
+    parent = place(files.train).parent
+    beside = "" if files.train.startswith(TFDS) else _find(parent, DEV)
+    return f"{said}; {beside} lies beside it, pass --dev" if beside else said
+
+
 def _find(directory: epath.Path, names: tuple[str, ...]) -> str:
     """The path in a directory that matches the names best; "" if none matches."""
     found = []

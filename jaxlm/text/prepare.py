@@ -57,6 +57,7 @@ def prepare(
     options: ReadOptions | None = None,
     tokenizer: str | None = None,
     processes: int = 1,
+    fitting: bool = False,
     report: Report = lambda progress: None,
 ) -> corpus.Manifest:
     """Make the corpus of `sources` in `directory`, or finish an interrupted job.
@@ -73,6 +74,7 @@ def prepare(
         tokenizer: path of a tokenizer to use; None: train a vocabulary.
         processes: number of processes; any number gives the same corpus. With several,
             a script needs `if __name__ == "__main__":`.
+        fitting: refuse a vocabulary of which the text yields less than half.
         report: called about every megabyte.
     """
     if processes < 1:
@@ -96,12 +98,11 @@ def prepare(
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
     if not is_remote(directory):
         with corpus.writing(directory):
-            return _Job(Path(directory), found, recipe, lexicon, report).made(
-                given, processes
-            )
+            job = _Job(Path(directory), found, recipe, lexicon, report, fitting)
+            return job.made(given, processes)
     there = place(directory)
     here = remote.unfinished(str(there), config.data.cache)
-    job = _Job(here, found, recipe, lexicon, report)
+    job = _Job(here, found, recipe, lexicon, report, fitting)
     with corpus.writing(directory):
         if not (there / corpus.MANIFEST).exists():
             with leased(directory):
@@ -134,6 +135,7 @@ class _Job:
     recipe: Recipe
     lexicon: Lexicon | None
     report: Report
+    fitting: bool = False
     tokens: int = 0  # stored so far
 
     def __post_init__(self) -> None:
@@ -342,11 +344,23 @@ class _Job:
                 fragments, weights = languages.sample(fragments, self.recipe, most)
             texts = languages.weighted_texts(fragments, weights, self.recipe)
             model = train_tokenizer(texts, self.recipe, self.recipe.vocab_size)
+            if self.fitting:
+                self._check_fit(model)
         fresh = self.partial / "tokenizer.new"
         shutil.rmtree(fresh, ignore_errors=True)
         model.save(fresh)
         fresh.replace(self.tokenizer)
         return model
+
+    def _check_fit(self, trained: Tokenizer) -> None:
+        """Refuse a vocabulary of which more than half would never occur."""
+        size = trained.vocab_size
+        yields = size - (trained.training or {}).get("unused", 0)
+        if 2 * yields < size:
+            shutil.rmtree(self.partial)
+            this = f"the text yields {yields:,} of {size:,} entries of a vocabulary"
+            remedy = f"pass --model.vocab_size {yields}, or more text"
+            raise UserError(f"{this}: {remedy}")
 
     def _units(self) -> list[units.StoredUnit]:
         """The finished units, in the order of the text."""

@@ -272,7 +272,10 @@ class Log(AbstractContextManager):
         rate, mfu, seconds_left = self.speed()
         sums = {**_UNKNOWN, **figures(self._sums), **self._own}
         rates = {"tokens_per_second": rate, "mfu": mfu}
-        record = {"step": self.step, **sums, **rates, **self.times.fields()}
+        read = (
+            {} if self._config.finetunes else {"tokens": self._config.read(self.step)}
+        )
+        record = {"step": self.step, **sums, **read, **rates, **self.times.fields()}
         return record, seconds_left
 
     def speed(self) -> tuple[float, float, float]:

@@ -45,7 +45,8 @@ from jaxlm.train.screen import about
 from jaxlm.train.screen import clock as readable
 
 PARTS = ("step", "data", "compile", "save", "evaluate", "restart")
-FIELDS = ("goodput", *(f"time_{part}" for part in PARTS))  # of a line of metrics.jsonl
+# Of a line of metrics.jsonl.
+FIELDS = ("seconds", "goodput", *(f"time_{part}" for part in PARTS))
 
 BEAT = 5.0  # seconds between two heartbeats
 _MEASURED = 5.0  # seconds of training by which the time of a run is estimated
@@ -128,11 +129,13 @@ class Times:
         return self.waited() > limit
 
     def fields(self) -> dict[str, float]:
-        """Goodput of the run's life, and the share of each part since `new_line`."""
+        """Seconds and goodput of the run's life; the share of each part since
+        `new_line`."""
         now = self.seconds()
         since = {part: now[part] - self._line[part] for part in PARTS}
         shares = {f"time_{part}": round(_share(part, since), 4) for part in PARTS}
-        return {"goodput": round(_share("step", now), 4), **shares}
+        life = {"seconds": round(sum(now.values()), 1)}
+        return {**life, "goodput": round(_share("step", now), 4), **shares}
 
     def new_line(self) -> None:
         """Count the shares of the next line from now."""

@@ -157,6 +157,10 @@ def read_config(workdir: str | os.PathLike) -> RunConfig:
     if not path.is_file():
         if (path.parent / "checkpoints").is_dir():
             raise UserError(f"{workdir} has no config.json; {_REMEDY}")
+        if path.parent.is_file():
+            raise UserError(f"{workdir} is a file: name the directory of a run")
+        if not path.parent.exists():
+            raise UserError(f"{workdir} does not exist: name the directory of a run")
         raise UserError(f"{workdir} is not a run directory: it has no config.json")
     for record in provenance(workdir)[-1:]:
         check_format(record.get("format", 1), str(workdir))

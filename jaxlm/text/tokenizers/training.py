@@ -155,7 +155,7 @@ def _byte_bpe(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     learnt, model = _learnt(models.BPE(), trainer, dict(_by_count(words)))
-    tokens = (*padded(learnt, vocab_size - len(last)), *last)
+    tokens = padded((*learnt, *last), vocab_size)  # nothing draws what pads the end
     tokenizer = ByteBpe(tokens, model["merges"])
     tokenizer.training = {"unused": len(tokens) - len(last) - len(learnt)}
     return tokenizer
