@@ -1,8 +1,11 @@
 """README and guides: their commands are understood, their links lead somewhere."""
 
 import importlib
+import lzma
 import pkgutil
 import re
+import textwrap
+from pathlib import Path
 
 import guides
 import pytest
@@ -64,3 +67,52 @@ def test_the_readme_is_short():
     readme, *others = guides.PAGES
     assert len(readme.read_text("utf-8").splitlines()) <= 150
     assert all(page.read_text("utf-8").startswith("# ") for page in others)
+
+
+SMALL = """
+    --steps 4 --batch 8 --length 32 --save_every 4 --eval_every 0 --model.num_layers 1
+    --log.tensorboard false
+"""
+OF_FAMILY = {
+    "bert": "--predictions 5 --model.vocab_size 600",
+    "gpt2": "--model.vocab_size 600",
+    "elmo": "--model.vocab_size 300 --model.d_model 16 --model.d_ff 32",
+    "ernie": "--predictions 5 --model.vocab_size 600",
+}
+OF_VERB = {
+    "generate": "--max_tokens 5",
+    "finetune": "--task.epochs 1 --batch 8 --length 32 --log.tensorboard false",
+    "export": "--verify false",  # tests/convert compares with other programs
+}
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """The files that README.md names, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(jaxlm.__file__).parent / "text" / "shipped"
+    for folder, name in (("books", "austen"), ("zh", "classics-zh")):
+        Path(folder).mkdir()
+        with lzma.open(shipped / f"{name}.txt.xz", "rt", encoding="utf-8") as file:
+            text = file.read(150_000)
+        (Path(folder) / "a.txt").write_text(text, "utf-8")
+    Path("held-out.txt").write_text(Path("books/a.txt").read_text("utf-8")[:9000])
+    Path("sentences.txt").write_text("The bank of the river.\nA bank that lends.\n")
+    Path("glue/SST-2").mkdir(parents=True)
+    rows = "".join(f"good {n}\t1\nbad {n}\t0\n" for n in range(8))
+    for name in ("train.tsv", "dev.tsv"):
+        (Path("glue/SST-2") / name).write_text(f"sentence\tlabel\n{rows}")
+
+
+@pytest.mark.long
+def test_the_readme_s_commands_and_python_run(world, capsys):
+    """With small settings, in order, in one directory."""
+    for page, argv in guides.shown():
+        if page == "README.md" and argv[0] != "help":
+            more = OF_VERB.get(argv[0], "")
+            if argv[0] == "pretrain":
+                more = SMALL + OF_FAMILY[argv[1].split("_")[0]]
+            assert main([*argv, *more.split()]) == 0, argv
+    readme = guides.PAGES[0].read_text("utf-8")
+    python = readme.split("## Python\n")[1].split("\n## ")[0]
+    exec(textwrap.dedent(python), {})

@@ -74,7 +74,7 @@ def prepare(
         tokenizer: path of a tokenizer to use; None: train a vocabulary.
         processes: number of processes; any number gives the same corpus. With several,
             a script needs `if __name__ == "__main__":`.
-        fitting: refuse a vocabulary of which the text yields less than half.
+        fitting: refuse a vocabulary of which the text yields less than an eighth.
         report: called about every megabyte.
     """
     if processes < 1:
@@ -353,10 +353,10 @@ class _Job:
         return model
 
     def _check_fit(self, trained: Tokenizer) -> None:
-        """Refuse a vocabulary of which more than half would never occur."""
+        """Refuse a vocabulary that is far too large for the text."""
         size = trained.vocab_size
         yields = size - (trained.training or {}).get("unused", 0)
-        if 2 * yields < size:
+        if 8 * yields < size:
             shutil.rmtree(self.partial)
             this = f"the text yields {yields:,} of {size:,} entries of a vocabulary"
             remedy = f"pass --model.vocab_size {yields}, or more text"
