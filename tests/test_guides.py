@@ -76,7 +76,8 @@ SMALL = """
 OF_FAMILY = {
     "bert": "--predictions 5 --model.vocab_size 600",
     "gpt2": "--model.vocab_size 600",
-    "elmo": "--model.vocab_size 300 --model.d_model 16 --model.d_ff 32",
+    "elmo": "--model.vocab_size 300 --model.d_model 16 --model.d_ff 32 "
+    "--model.filters 4 8",
     "ernie": "--predictions 5 --model.vocab_size 600",
 }
 OF_VERB = {
@@ -105,6 +106,7 @@ def world(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_the_readme_s_commands_and_python_run(world, capsys):
     """With small settings, in order, in one directory."""
     for page, argv in guides.shown():

@@ -87,7 +87,6 @@ MISTAKES = {
         "embed RUN --text NOVEL --out HERE/v.txt",
         "none of .h5, .hdf5 and .npz",
     ),
-    "no figures without text": ("evaluate RUN", "--text, --corpus"),
     "another vocabulary": (
         "pretrain bert_tiny --corpus CORPUS --workdir NEW --model.vocab_size 700",
         "vocabulary of 600",
