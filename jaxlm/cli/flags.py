@@ -156,7 +156,8 @@ def flags_of(kind: Any, default: Any, at: str = "") -> Iterator[Flag]:
     for field in dataclasses.fields(kind):
         hint, value = hints[field.name], getattr(default, field.name)
         notes = getattr(hint, "__metadata__", ())
-        name = f"{at}{field.name}"
+        own = (each for note in notes if (each := getattr(note, "name", None)))
+        name = at + next(own, field.name)
         if dataclasses.is_dataclass(value):
             flat = any(getattr(note, "name", None) == "" for note in notes)
             yield from flags_of(type(value), value, at if flat else f"{name}.")
