@@ -16,12 +16,13 @@ FLOORS = (
     "text models metrics devices",
     "data objectives checkpoints",
     "families",
-    "evaluate",
+    "evaluation",
     "train",
     "tasks generate probe convert vectors scoring plan",
     "open",
     "zeroshot",
     "cli",
+    "api",
     "__init__ __main__",
 )
 FLOOR_OF = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}

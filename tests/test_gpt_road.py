@@ -12,7 +12,7 @@ from roads import Road, digest, mistake
 import jaxlm
 from jaxlm.cli import main
 from jaxlm.config import Phase
-from jaxlm.evaluate import evaluate_stream
+from jaxlm.evaluation import evaluate_stream
 from jaxlm.text.corpus import open_corpus
 from jaxlm.types import UserError
 

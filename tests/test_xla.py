@@ -6,7 +6,7 @@ import jax
 import pytest
 from tiny import tiny
 
-from jaxlm import evaluate, xla
+from jaxlm import evaluation, xla
 from jaxlm.sharding import make_mesh
 from jaxlm.train.fits import lower_step
 from jaxlm.train.source import corpus_source, open_phase, open_run, phases_of
@@ -86,4 +86,4 @@ def test_the_provenance_has_the_options(tmp_path):
     claim_workdir(tmp_path, config, {}, ["pretrain"], lambda to: None)
     (record,) = json.loads((tmp_path / "provenance.json").read_text())
     assert record["xla_options"] == {"xla_cpu_enable_fast_math": False}
-    assert evaluate.xla_options(config) == {}
+    assert evaluation.xla_options(config) == {}

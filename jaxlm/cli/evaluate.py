@@ -21,6 +21,7 @@ from jaxlm.types import UserError, plural
 
 if TYPE_CHECKING:
     from jaxlm.open import Model
+    from jaxlm.tasks.finetuned import Finetuned
     from jaxlm.tasks.transfer import Target
     from jaxlm.text.corpus import Corpus
 
@@ -93,23 +94,12 @@ class Predict:
 def run_evaluate(argv: list[str]) -> int:
     """The verb `evaluate`."""
     args = parse(Evaluate, argv)
-    if sum(map(bool, (args.text, args.corpus, args.data, args.transfer))) > 1:
-        these = "--text, --corpus, --data and --transfer"
-        raise UserError(f"jaxlm evaluate takes one of {these}")
-    if args.data or args.transfer:
-        of_text = [each.name for each in fields(FileOptions)]
-        of_text += ["rows", "length", "stride"]
-        flag = "--data" if args.data else "--transfer"
-        refuse(argv, dict.fromkeys(of_text, f"is for text, and {flag} is of a task"))
-    else:
-        refuse(argv, {"task": "is for columns of --data"})
-    start_jax()
     if args.transfer:
+        _check(args, argv)
+        start_jax()
         _transferred(args)
         return 0
-    if not (args.text or args.corpus or args.data):
-        args = dataclasses.replace(args, **_own(args.directory))
-    step, figures, lines = _of_task(args) if args.data else _of_text(args)
+    step, figures, lines = evaluate(args, argv)
     if not args.json:
         print(*lines, sep="\n")
         return 0
@@ -119,9 +109,43 @@ def run_evaluate(argv: list[str]) -> int:
     return 0
 
 
+Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
+
+
+def evaluate(args: Evaluate, flags: list[str]) -> Found:
+    """The figures of a run or model; `flags` are those that were given."""
+    _check(args, flags)
+    if args.transfer:
+        raise UserError("transfer: jaxlm evaluate --transfer writes its table")
+    start_jax()
+    if not (args.text or args.corpus or args.data):
+        args = dataclasses.replace(args, **_own(args.directory))
+    return _of_task(args) if args.data else _of_text(args)
+
+
+def _check(args: Evaluate, flags: list[str]) -> None:
+    if sum(map(bool, (args.text, args.corpus, args.data, args.transfer))) > 1:
+        these = "--text, --corpus, --data and --transfer"
+        raise UserError(f"jaxlm evaluate takes one of {these}")
+    if args.data or args.transfer:
+        of_text = [each.name for each in fields(FileOptions)]
+        of_text += ["rows", "length", "stride"]
+        flag = "--data" if args.data else "--transfer"
+        refuse(flags, dict.fromkeys(of_text, f"is for text, and {flag} is of a task"))
+    else:
+        refuse(flags, {"task": "is for columns of --data"})
+
+
 def run_predict(argv: list[str]) -> int:
     """The verb `predict`."""
     args = parse(Predict, argv)
+    count, finetuned = predict(args)
+    print(f"{args.out}: {plural(count, 'answer')}, by {finetuned}")
+    return 0
+
+
+def predict(args: Predict) -> "tuple[int, Finetuned]":
+    """Write the answers; (their number, the model that gave them)."""
     start_jax()
     from jaxlm.open import open_task
 
@@ -129,8 +153,7 @@ def run_predict(argv: list[str]) -> int:
     count, notes = finetuned.predict(args.data, args.out, batch=args.batch)
     for note in notes:
         say(note)
-    print(f"{args.out}: {plural(count, 'answer')}, by {finetuned}")
-    return 0
+    return count, finetuned
 
 
 def _transferred(args: Evaluate) -> None:
@@ -170,9 +193,6 @@ def say_transfer(
     content = json.loads(text, parse_constant=lambda _: None)
     write_json(place(directory) / "transfer.json", content)
     print(json.dumps(content) if as_json else "\n".join(found.lines()))
-
-
-Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
 
 
 def _of_task(args: Evaluate) -> Found:
@@ -241,7 +261,7 @@ def _figures(model: "Model", corpus: "Corpus", args: Evaluate) -> dict[str, floa
     import jax
 
     from jaxlm.config import MeshConfig
-    from jaxlm.evaluate import evaluate_stream, open_evaluation
+    from jaxlm.evaluation import evaluate_stream, open_evaluation
     from jaxlm.sharding import batch_sharding, make_mesh
 
     run, family, phase = model.run, model.family, model.run.all_phases[0]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxlm.cli.arguments import HELP, Flat, early, parse, refuse_misspelt, take_config
 from jaxlm.cli.evaluate import Columns, say_transfer
@@ -13,6 +13,10 @@ from jaxlm.config import FinetuneConfig
 from jaxlm.config.run import Count
 from jaxlm.files import place, write_json
 from jaxlm.types import UserError
+
+if TYPE_CHECKING:
+    from jaxlm.text.tokenizers import Tokenizer
+    from jaxlm.train.loop import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +45,32 @@ def run_finetune(argv: list[str]) -> int:
     refuse_misspelt(Finetune, recipe, words)
     # The flags of `model` are those of the family that --init names.
     workdir, init, hosts = early(words, workdir="", init=recipe.init, hosts="auto")
+    config, tokenizer = with_model(recipe, workdir, init, hosts)
+    args = parse(Finetune, words, config=config)
+    outcome = finetune(args, tokenizer, ["finetune", *argv])
+    return args.preempted_exit if outcome.interrupted else 0
+
+
+def with_model(
+    recipe: FinetuneConfig, workdir: str, init: str, hosts: str
+) -> "tuple[FinetuneConfig, Tokenizer]":
+    """(the recipe with the model of --init, the tokenizer of that model)."""
     init = _init_of(workdir, init)
     start_jax(workdir, hosts)
-    from jaxlm.hosts import agree, code, together
     from jaxlm.open import model_of
+
+    model, tokenizer = model_of(init)
+    length = min(recipe.length, model.max_length)
+    return dataclasses.replace(recipe, model=model, length=length), tokenizer
+
+
+def finetune(args: Finetune, tokenizer: "Tokenizer", command: list[str]) -> "Outcome":
+    """Train on each seed, or resume; `command` is for the provenance."""
+    from jaxlm.hosts import agree, code, together
     from jaxlm.tasks.data_files import find_data_files, no_dev_note
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.transfer import find, read
 
-    model, tokenizer = model_of(init)
-    length = min(recipe.length, model.max_length)
-    config = dataclasses.replace(recipe, model=model, length=length)
-    args = parse(Finetune, words, config=config)
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
     others = together(lambda: find(args.transfer) if args.transfer else {})
     job = together(lambda: open_run(args.config, tokenizer, files, own))
@@ -62,20 +80,23 @@ def run_finetune(argv: list[str]) -> int:
     agree({name: each for name, each in job.data.items() if "_sha256" in name})
     for note in [*job.notes, *[no_dev_note(files)] * (not files.dev)]:
         say(note)
-    several, seed = args.seeds > 1, job.config.seed
+    several, seed, outcome = args.seeds > 1, job.config.seed, None
     seeds = range(seed, seed + args.seeds)
     runs = {s: f"{args.workdir}/seed-{s}" if several else args.workdir for s in seeds}
     for seed, workdir in runs.items():
         config = dataclasses.replace(job.config, seed=seed)
-        command = ["finetune", *argv]
-        if _train(dataclasses.replace(job, config=config), args, workdir, command):
-            return args.preempted_exit
+        outcome = _train(
+            dataclasses.replace(job, config=config), args, workdir, command
+        )
+        if outcome.interrupted:
+            return outcome
     if several and job.dev:
         _print_table(args.workdir, seeds)
     if targets:
         options: Any = {"columns": own, "batch": job.config.batch}
         say_transfer(args.workdir, [*runs.values()], targets, **options)
-    return 0
+    assert outcome
+    return outcome
 
 
 def _init_of(workdir: str, init: str) -> str:
@@ -90,8 +111,8 @@ def _init_of(workdir: str, init: str) -> str:
     return init if place(init).exists() or not begun else begun[0]
 
 
-def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
-    """Train one run; returns whether it was interrupted."""
+def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> "Outcome":
+    """Train one run."""
     from jaxlm.hosts import in_turn
     from jaxlm.open import pretrained
     from jaxlm.tasks.finetuned import best_figures
@@ -117,7 +138,7 @@ def _train(job: Any, args: Finetune, workdir: str, command: list[str]) -> bool:
     say_finished(outcome)
     if best and not outcome.interrupted:
         _write_answers(job, workdir, best[0])
-    return outcome.interrupted
+    return outcome
 
 
 def _write_answers(job: Any, workdir: str, step: int) -> None:

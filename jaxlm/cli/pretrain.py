@@ -91,7 +91,12 @@ class Pretrain(TextOptions, TrainingOptions):
 
 def run_prepare(argv: list[str]) -> int:
     """The verb `prepare`."""
-    args = parse(Prepare, argv)
+    prepare_corpus(parse(Prepare, argv))
+    return 0
+
+
+def prepare_corpus(args: Prepare) -> "Corpus":
+    """Prepare a corpus, and say what it holds."""
     if not args.text:
         raise UserError("jaxlm prepare needs --text")
     for line in _prepare_corpus(args.config, args, args.corpus):
@@ -99,12 +104,19 @@ def run_prepare(argv: list[str]) -> int:
     corpus = open_shown(args.corpus, args.config.data.cache)
     for line in language_lines(corpus, args.config.smoothing):
         say(line)
-    return 0
+    return corpus
 
 
 def run_pretrain(argv: list[str]) -> int:
     """The verb `pretrain`."""
     args = _parse(argv)
+    outcome = pretrain(args, ["pretrain", *argv])
+    say_finished(outcome)
+    return args.preempted_exit if outcome.interrupted else 0
+
+
+def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
+    """Train, or resume; `command` is for the provenance."""
     config, workdir = args.config, args.workdir
     start_jax(workdir, args.hosts)
     from jaxlm.hosts import agree, code, in_turn
@@ -148,7 +160,7 @@ def run_pretrain(argv: list[str]) -> int:
             for note in other_settings(init, config.model):
                 say(note)
         facts = {"fork": fork_record(config, corpus)} if fork else {}
-        open_workdir(workdir, config, corpus, ["pretrain", *argv], facts)
+        open_workdir(workdir, config, corpus, command, facts)
         return corpus
 
     shared = {"--workdir": workdir, "--fallback": args.fallback}
@@ -159,9 +171,7 @@ def run_pretrain(argv: list[str]) -> int:
         source = corpus_source(config, corpus)
         say(_arithmetic(config, corpus))
         options: Any = {"fallback": args.fallback, "profile": args.profile}
-        outcome = train(config, source, workdir, initial=pretrained, **options)
-    say_finished(outcome)
-    return args.preempted_exit if outcome.interrupted else 0
+        return train(config, source, workdir, initial=pretrained, **options)
 
 
 def _parse(argv: list[str]) -> Pretrain:
@@ -169,13 +179,25 @@ def _parse(argv: list[str]) -> Pretrain:
     fork, workdir, hosts = early(argv, fork="", workdir="", hosts="auto")
     if not fork or HELP & set(argv):
         return parse(Pretrain, argv)
-    if not argv[0].startswith("-"):
-        raise UserError(f"--fork takes the config of its run: leave out {argv[0]}")
-    start_jax(workdir, hosts)
-    from jaxlm.train.fork import forked, parent_config
+    recipe = "" if argv[0].startswith("-") else argv[0]
+    parent = parent_of(fork, workdir, hosts, recipe)
+    return of_fork(parse(Pretrain, argv, config=parent), parent)
 
-    parent = parent_config(fork, workdir)
-    args = parse(Pretrain, argv, config=parent)
+
+def parent_of(fork: str, workdir: str, hosts: str, recipe: str = "") -> RunConfig:
+    """The config of the run that --fork names."""
+    if recipe:
+        raise UserError(f"--fork takes the config of its run: leave out {recipe}")
+    start_jax(workdir, hosts)
+    from jaxlm.train.fork import parent_config
+
+    return parent_config(fork, workdir)
+
+
+def of_fork(args: Pretrain, parent: RunConfig) -> Pretrain:
+    """The arguments with what a fork takes from its parent."""
+    from jaxlm.train.fork import forked
+
     return dataclasses.replace(args, config=forked(args.config, parent))
 
 

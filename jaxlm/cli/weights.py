@@ -67,7 +67,12 @@ class Import:
 
 def run_export(argv: list[str]) -> int:
     """The verb `export`."""
-    args = parse(Export, argv)
+    return 0 if export(parse(Export, argv)) else 1
+
+
+def export(args: Export) -> bool:
+    """Write the files, print their digests and, if asked for, the comparison; returns
+    whether nothing is above the tolerance."""
     start_jax()
     from jaxlm.convert.verify import check_client
     from jaxlm.open import is_task, kept_steps
@@ -86,13 +91,13 @@ def run_export(argv: list[str]) -> int:
         raise UserError(f"{args.directory} has no checkpoint: --step all needs a run")
     end = f".{args.to}" * (args.to in ("gguf", "stablehlo"))  # files
     outs = [f"{args.out}/step{step}{end}" for step in steps]
-    return max(map(_export, itertools.repeat(args), steps, outs))
+    return all([*map(_export, itertools.repeat(args), steps, outs)])
 
 
-def _export(args: Export, step: int | None, path: str) -> int:
+def _export(args: Export, step: int | None, path: str) -> bool:
     """Export a run's step, by default the newest, or a model."""
+    from jaxlm.convert import model_directory
     from jaxlm.convert.gguf import missing_from_gguf
-    from jaxlm.convert.model_directory import export, export_path
     from jaxlm.convert.verify import verify
     from jaxlm.open import load
     from jaxlm.open.origin import origin_of
@@ -100,14 +105,15 @@ def _export(args: Export, step: int | None, path: str) -> int:
     readable = args.to in READABLE
     model = load(args.directory, step=step, stay=readable)
     origin = origin_of(args.directory, model.run, model.step)
-    with export_path(path) as out:
-        digests = export(out, args.to, model, dtype=args.dtype, origin=origin)
+    with model_directory.export_path(path) as out:
+        how: Any = {"dtype": args.dtype, "origin": origin}
+        digests = model_directory.export(out, args.to, model, **how)
         _say_written(path, digests)
         if args.to == "gguf" and (note := missing_from_gguf(model)):
             say(note)
         if not args.verify:
-            return 0
-        return _status(verify(load(out) if readable else model, out, args.to))
+            return True
+        return _passed(verify(load(out) if readable else model, out, args.to))
 
 
 def run_import(argv: list[str]) -> int:
@@ -140,10 +146,11 @@ def run_import(argv: list[str]) -> int:
         if not args.verify:
             return 0
         options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
-        return _status(*verify_import(jaxlm.load(out), out, directory, **options))
+        same = _passed(*verify_import(jaxlm.load(out), out, directory, **options))
+        return 0 if same else 1
 
 
-def _export_task(args: Export) -> int:
+def _export_task(args: Export) -> bool:
     from jaxlm.convert.model_directory import export_path
     from jaxlm.convert.task_head import export_task
     from jaxlm.convert.verify import passages, verify_task
@@ -160,8 +167,8 @@ def _export_task(args: Export) -> int:
         digests = export_task(out, *parts, dtype=args.dtype, origin=origin)
         _say_written(args.out, digests)
         if not args.verify:
-            return 0
-        return _status(verify_task(*sample(finetuned, passages(tokenizer)), out))
+            return True
+        return _passed(verify_task(*sample(finetuned, passages(tokenizer)), out))
 
 
 def _say_written(out: str, digests: dict[str, str]) -> None:
@@ -173,8 +180,8 @@ def _say_written(out: str, digests: dict[str, str]) -> None:
         print(f"wrote {out}: {what}", flush=True)
 
 
-def _status(*reports: Any) -> int:
-    """Print comparisons; returns the exit status."""
+def _passed(*reports: Any) -> bool:
+    """Print comparisons; returns whether all are within the tolerance."""
     for report in reports:
         print(*report.lines, sep="\n")
-    return 0 if all(report.passed for report in reports) else 1
+    return all(report.passed for report in reports)

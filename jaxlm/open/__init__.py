@@ -8,3 +8,4 @@ from jaxlm.open.initial import (
     pretrained,
 )
 from jaxlm.open.model import Guess, Model
+from jaxlm.open.run import Run

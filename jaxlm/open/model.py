@@ -83,11 +83,12 @@ class Model:
     def encode(self, texts: str | Iterable[str]) -> np.ndarray | Rows:
         """The ids of texts with the special tokens round them, as `forward` reads them.
 
-            ids = model.encode("The [MASK] of the river.")        # [L]
-            tokens, mask = model.encode(["A bank.", "It lends."])  # [B, L]
+        A string gives one row [L]; several texts are padded on the right. "[MASK]" and
+        the like in a text become that token. An ELMo's ids are characters [L, C].
 
-        A string gives one row; several texts are padded on the right. "[MASK]" and the
-        like in a text become that token. An ELMo's ids are characters [L, C].
+        >>> tokens, mask = model.encode(["it was", "it was a truth"])
+        >>> mask.sum(1) < tokens.shape[1]
+        array([ True, False])
         """
         rows = [self._frame.whole(text) for text in texts_of(texts, "texts")]
         if isinstance(texts, str):
@@ -97,12 +98,20 @@ class Model:
         return Rows(*self._frame.padded(rows, max(map(len, rows))))
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text as strings, without the special tokens round it."""
+        """The tokens of a text as strings, without the special tokens round it.
+
+        >>> model.tokenize("It was [MASK].")
+        ['it', 'was', '[MASK]', '.']
+        """
         return self._frame.spelled(text_of(text), specials=True)[1]
 
     def decode(self, ids: Rows | ArrayLike) -> str | list[str]:
         """The text of a row of ids, or the texts of `Rows`; special tokens are spelled
-        out."""
+        out.
+
+        >>> model.decode(model.encode("It was a [MASK]."))
+        '[CLS] it was a [MASK]. [SEP]'
+        """
         if isinstance(ids, Rows):
             rows = zip(*ids, strict=True)
             return [self._frame.text(row[mask]) for row, mask in rows]
@@ -152,8 +161,6 @@ class Model:
     ) -> Encoded:
         """Hidden states [N+1, B, L, D] and logits [B, L, V], without dropout.
 
-            model.forward("The bank of the river.").hidden[-1, 0]
-
         A BERT also gives the pooled vector [B, D] and NSP logits [B, 2]. An ELMo gives
         hidden states of width 2 D (forward, backward), logits [2, B, L, V] of the next
         and of the previous word, and its state.
@@ -167,6 +174,10 @@ class Model:
                 or that of the texts.
             attention: also give `.attention` [N, B, H, L, L], how much each token takes
                 from each other one, in all layers and heads; padding sees padding.
+
+        >>> out = model.forward(["it was", "it was a truth"])
+        >>> out.hidden.shape[:2], out.pooled.shape
+        ((3, 2), (2, 128))
         """
         if texts := _texts(tokens):
             tokens, own = self.encode(texts)
@@ -186,11 +197,12 @@ class Model:
     ) -> np.ndarray | list[np.ndarray]:
         """The vectors of texts: [texts, D], or [texts, M, D] for all M layers.
 
-            model.embed(["A text."], layers="all", pooling="mean")
-
         Without pooling, a list with [L, D] or [M, L, D] for each text. A string is one
         text and gives its own vector, [D] or [M, D]. `changes` replace fields of
         `options`.
+
+        >>> model.embed(["A bank.", "It lends."], layers="all", pooling="mean").shape
+        (2, 3, 128)
         """
         options = changed(options, VectorOptions, changes)
         each = self.embed_each(texts_of(texts, "texts"), options)
@@ -225,12 +237,14 @@ class Model:
     ) -> Scored | list[Scored]:
         """The log-probabilities of the tokens of texts, in nats; see `scoring.py`.
 
-            model.score("The cats sleep.").total
-            model.score([" sleep.", " sleeps."], "The cats")
-
         A string is one text. `prompts`, one for all or one for each, come before the
         texts and are not scored; without, a GPT's text begins a document. A BERT's
         score is a pseudo-log-likelihood. `changes` replace fields of `scoring`.
+
+        >>> gpt = jaxlm.load("models/gpt")
+        >>> one, other = gpt.score([" sleep.", " sleeps."], "The cats")
+        >>> one.total < 0
+        True
         """
         scoring = changed(scoring, Scoring, changes)
         every = list(texts_of(texts, "texts"))
@@ -247,7 +261,12 @@ class Model:
         return found[0] if isinstance(texts, str) else found
 
     def fill(self, text: str, top_k: int = 5) -> list[list[Guess]]:
-        """The `top_k` likeliest words for each [MASK] of a text, best first."""
+        """The `top_k` likeliest words for each [MASK] of a text, best first.
+
+        >>> (guesses,) = model.fill("It was a [MASK].", top_k=2)
+        >>> guesses[0].probability > guesses[1].probability
+        True
+        """
         if not self.family.fills:
             raise self._unfit("fills no blanks")
         self.check_heads()
@@ -283,8 +302,6 @@ class Model:
     ) -> list[Generated]:
         """Continue each prompt `samples` times with a GPT.
 
-            model.generate(["Once upon"], max_tokens=50, temperature=0.0)
-
         A continuation ends at `max_tokens`, at <|endoftext|> or before a stop string.
         A prompt that does not fit the context together with `max_tokens` is truncated
         on the left. Equal prompt, sample number, settings and seed give equal text,
@@ -295,6 +312,10 @@ class Model:
             scored: return log-probabilities.
             stream: called with each piece of the first continuation as it comes.
             **changes: replace fields of `sampling`.
+
+        >>> gpt = jaxlm.load("models/gpt")
+        >>> len(gpt.generate(["Once upon"], max_tokens=5, temperature=0.0)[0].tokens)
+        5
         """
         if self.family.bidirectional:
             raise self._unfit("continues no text")
@@ -328,7 +349,10 @@ class Model:
 
     def save(self, directory: str | os.PathLike, dtype: Dtype = "float32") -> None:
         """Write a model directory, as `jaxlm export` does: Hugging Face's layout, or
-        for an ELMo AllenNLP's."""
+        for an ELMo AllenNLP's.
+
+        >>> model.save("models/a")
+        """
         to = "elmo" if isinstance(self.config, ElmoConfig) else "hf"
         check_out(str(directory), self.directory)
         with export_path(str(directory)) as out:

@@ -23,7 +23,7 @@ from jaxlm.checkpoints import Checkpoints
 from jaxlm.config import Phase, RunConfig
 from jaxlm.data.layouts import LAYOUTS, rows_of_zeros
 from jaxlm.data.rows import ahead
-from jaxlm.evaluate import STREAM, open_evaluation
+from jaxlm.evaluation import STREAM, open_evaluation
 from jaxlm.families import family_of
 from jaxlm.metrics import Figure
 from jaxlm.models.kernels.fused import Call, said

@@ -13,7 +13,7 @@ from tiny import tiny
 
 from jaxlm.config import MaskedData, MeshConfig, Phase, bert
 from jaxlm.data.layouts import LAYOUTS
-from jaxlm.evaluate import STREAM
+from jaxlm.evaluation import STREAM
 from jaxlm.families import family_of
 from jaxlm.mesh import joined, parted
 from jaxlm.models.bert import Bert

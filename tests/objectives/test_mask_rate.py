@@ -13,7 +13,7 @@ from tiny import tiny
 from jaxlm.config import MaskedData, Phase
 from jaxlm.data.layouts import LAYOUTS
 from jaxlm.data.rows import mask_rates
-from jaxlm.evaluate import STREAM
+from jaxlm.evaluation import STREAM
 from jaxlm.families import family_of
 from jaxlm.objectives.mask import target_counts
 from jaxlm.objectives.masked import masked_lm
