@@ -64,7 +64,7 @@ def test_the_examples_of_docstrings_run(tmp_path, monkeypatch, capfd):
         n for n, f in vars(jaxlm.Model).items() if inspect.isfunction(f) and n[0] != "_"
     }
     shown = {t.name.rpartition(".")[2] for t in with_model if t.examples}
-    assert public - shown == {"check_heads", "embed_each"}
+    assert not [x for x in public - shown if x[:6] != "check_" and x != "embed_each"]
 
 
 def test_settings_mean_what_flags_mean():
