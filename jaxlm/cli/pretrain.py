@@ -84,6 +84,10 @@ class Pretrain(TextOptions, TrainingOptions):
     corpus: str = ""
     """Directory of the corpus, local or on gs://, prepared from --text if it is
     missing. Empty: the corpus that the run used before, or WORKDIR/corpus."""
+    samples: tuple[str, ...] = ()
+    """Texts that a BERT or an ELMo fills at their [MASK], and a GPT continues, at each
+    evaluation, into WORKDIR/samples.jsonl; empty: some in English and in Chinese; off:
+    none."""
     other_vocabulary: bool = False
     """Start from --init although its vocabulary has other words than the corpus: each
     row of the table then stands for the word that has its number in the corpus."""
@@ -131,6 +135,9 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
     if args.other_vocabulary and not config.init:
         raise UserError("--other_vocabulary has no effect without --init")
 
+    if args.samples and not config.eval_every:
+        raise UserError("--samples has no effect without --eval_every")
+
     def opened() -> "Corpus":
         # A run that has begun needs its parent and its first parameters no more.
         begins = not has_begun(workdir)
@@ -164,11 +171,13 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
         return corpus
 
     shared = {"--workdir": workdir, "--fallback": args.fallback}
+    shared["--samples"] = args.samples
     agree({**dataclasses.asdict(config), **shared, **code()})
     with contextlib.ExitStack() as held:
         corpus = in_turn(opened)
         agree(corpus.digests)
-        source = corpus_source(config, corpus)
+        prompts = None if args.samples == ("off",) else args.samples
+        source = corpus_source(config, corpus, prompts)
         say(_arithmetic(config, corpus))
         options: Any = {"fallback": args.fallback, "profile": args.profile}
         return train(config, source, workdir, initial=pretrained, **options)

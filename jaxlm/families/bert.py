@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlm.config import BertConfig
 from jaxlm.families.family import Family, Frame
+from jaxlm.families.samples import masked_words
 from jaxlm.models.bert import Bert
 from jaxlm.models.flops import bert_forward_flops
 from jaxlm.models.kernels.head import Head
@@ -27,6 +28,7 @@ class BertFamily(Family):
     objective = staticmethod(masked_lm)
     figures = staticmethod(masked_figures)
     forward_flops = staticmethod(bert_forward_flops)
+    sampler = masked_words
     token_types = has_cls = fills = packs = True
     scorings = ("pll", "pll_word_l2r")
 

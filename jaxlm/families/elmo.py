@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, Integer
 
 from jaxlm.config import ElmoConfig
 from jaxlm.families.family import Family, Frame, Tokens, given_array, given_mask
+from jaxlm.families.samples import words_between
 from jaxlm.models.elmo import Elmo, zero_state
 from jaxlm.models.encoder import Encoded, Looks
 from jaxlm.models.flops import elmo_forward_flops
@@ -100,6 +101,7 @@ class ElmoFamily(Family):
     forward_flops = staticmethod(framed_flops)
     scorings = ("both", "forward", "backward")
     attends = False
+    sampler = words_between
 
     def frame(self, config: Any, tokenizer: Tokenizer, task: bool = False) -> Frame:
         """See `Family`; `encode` adds the first `<S>` and the last `</S>`."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.families.samples import MASKED, Sampler
 from jaxlm.metrics import Figure
 from jaxlm.models.encoder import Looks
 from jaxlm.models.kernels.head import Head
@@ -138,6 +139,9 @@ class Family(abc.ABC):
     # (config, length, predictions) → FLOP of one row through all layers, and of its
     # predictions through the head.
     forward_flops: ClassVar[Callable[..., int]]
+    # (family, config, tokenizer, prompts) → what the model says to prompts.
+    sampler: ClassVar[Callable[..., Sampler]]
+    prompts: tuple[str, ...] = MASKED  # of the samples of a run
     task_tokens: tuple[str, ...] = ()  # that a task adds behind the vocabulary
     token_types = False  # rows have a sentence A and a sentence B
     bidirectional = True  # a token sees what comes after it

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlm.config import GptConfig
 from jaxlm.families.family import Family, Frame
+from jaxlm.families.samples import BEGUN, continuations
 from jaxlm.models.flops import gpt_forward_flops
 from jaxlm.models.gpt import Gpt
 from jaxlm.models.kernels.head import Head
@@ -32,6 +33,8 @@ class GptFamily(Family):
     objective = staticmethod(causal_lm)
     figures = staticmethod(causal_figures)
     forward_flops = staticmethod(gpt_forward_flops)
+    sampler = continuations
+    prompts = BEGUN
     task_tokens = GPT_FRAME
     bidirectional = False
     scorings = ("next",)

@@ -3,6 +3,7 @@
     with Log(workdir, config, start, last) as log:
         with log.compiling("the step", …): …
         host = log.defer(step, metrics)              takes this step, gives the previous
+        log.samples(records)                         the newest step's, to samples.jsonl
         log.evaluation(figures)                      joins the line of the newest step
         meta = {"log": log.carry()}                  to a checkpoint, for the next Log
         log.record_times()                           before each checkpoint
@@ -40,6 +41,7 @@ from jaxlm.train.times import Speed, Times
 # Fields of every line, known or not.
 _UNKNOWN = dict.fromkeys(("loss", "learning_rate", "grad_norm"), math.nan)
 _UNKNOWN |= {"skipped": 0}
+_LINES = "metrics.jsonl", "times.jsonl", "samples.jsonl"
 
 
 class Log(AbstractContextManager):
@@ -72,6 +74,7 @@ class Log(AbstractContextManager):
         self._speed: Speed | None = None
         self._files: list[MetricsLines | TensorBoardEvents] = []
         self._records: list[MetricsLines] = []  # the times of saved steps
+        self._samples: list[MetricsLines] = []  # what the model says to prompts
         self._remote: Any = None  # the workdir on gs://, written to a local one first
         self.evaluated = False  # whether the line of the first step has an evaluation
         first = jax.process_index() == 0
@@ -83,7 +86,7 @@ class Log(AbstractContextManager):
         if is_remote(workdir):
             self._remote = place(workdir)
             self._local = Path(tempfile.mkdtemp("jaxlm"))
-            for name in ("metrics.jsonl", "times.jsonl"):
+            for name in _LINES:
                 if (there := self._remote / name).exists():
                     (self._local / name).write_bytes(there.read_bytes())
         records = MetricsLines(self._local / "times.jsonl", start)
@@ -99,6 +102,8 @@ class Log(AbstractContextManager):
         self.evaluated = self._written == start and any(
             "eval_" in name for name in lines.newest
         )
+        if (self._local / "samples.jsonl").exists():
+            self._samples.append(MetricsLines(self._local / "samples.jsonl", start))
         if config.log.tensorboard:
             path = self._local / "tensorboard"
             try:
@@ -218,6 +223,14 @@ class Log(AbstractContextManager):
         self._write({f"eval_{name}": each for name, each in result.items()})
         self._screen.evaluation(self.step, result, declared)
 
+    def samples(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the model says at the newest step, a line of samples.jsonl."""
+        self.flush()
+        if not self._samples and jax.process_index() == 0:
+            path = self._local / "samples.jsonl"
+            self._samples.append(MetricsLines(path, self._start))
+        self._append(self._samples, {"step": self.step, "samples": records})
+
     def record_times(self, *, ended: bool = False) -> None:
         """Record the times of the run up to a step that is saved, and upload all."""
         if self.step > self._start:
@@ -242,7 +255,7 @@ class Log(AbstractContextManager):
             self.upload()
         finally:
             self._screen.close()
-            for file in [*self._files, *self._records]:
+            for file in [*self._files, *self._records, *self._samples]:
                 file.close()
             if self._remote:
                 shutil.rmtree(self._local, ignore_errors=True)
@@ -372,13 +385,20 @@ class TensorBoardEvents(_MetricsFile):
 def read_metrics(path: Any) -> tuple[list[dict[str, Any]], int]:
     """The records in `metrics.jsonl`, and the number of torn lines."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    whole = [line for line in lines if not math.isinf(_step_of(line))]
-    return [json.loads(line) for line in whole], len(lines) - len(whole)
+    records = [record for line in lines if (record := _record_of(line))]
+    return records, len(lines) - len(records)
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None if the line is torn."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+        return record if math.isfinite(record["step"]) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _step_of(line: bytes) -> float:
     """The step of a line; infinite if the line is torn."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+    record = _record_of(line)
+    return math.inf if record is None else float(record["step"])

@@ -114,10 +114,8 @@ def _loop(
         log.say(note)
     if start >= last:
         log.say(f"nothing left to train: the run is already at step {start}")
-    evaluate: Any = source.evaluation(run.sharding) if config.eval_every else None
-    if isinstance(evaluate, str):
-        log.say(f"no evaluation: {evaluate}")
-        evaluate = None
+    evaluate = _opened(run, log, "evaluation", source.evaluation)
+    sample = _opened(run, log, "samples", source.samples)
     best = _Best(run, first.meta.get("best")) if evaluate and source.best else None
     batches = feed(run, log, start, last)
     # The run was killed between this checkpoint and its evaluation.
@@ -142,7 +140,11 @@ def _loop(
                 log.record_times()  # first: no checkpoint is newer than the metrics
                 digests = checkpoints.save(step, state, meta, held=sound)
         due = config.eval_every and step % config.eval_every == 0
-        if evaluate and (step > start or missing) and (due or step == last):
+        due_here = (step > start or missing) and (due or step == last)
+        if sample and due_here:  # first: an evaluated step has its samples
+            with log.pause("evaluate"):
+                log.samples(sample(state.params))
+        if evaluate and due_here:
             with log.pause("evaluate"):
                 figures = evaluate(state.params)
                 # An evaluation that only --stop asks for must not choose: without
@@ -170,6 +172,15 @@ def _loop(
         log.record_times(ended=not cut)
         log.say(log.times.said())
     return Outcome(step, cut, state_sha256(digests))
+
+
+def _opened(run: Run, log: Log, what: str, open_one: Any) -> Any:
+    """A function of parameters, or None after saying why there is none."""
+    found = open_one(run.sharding) if open_one and run.config.eval_every else None
+    if isinstance(found, str):
+        log.say(f"no {what}: {found}")
+        return None
+    return found
 
 
 def _first_state(

@@ -25,6 +25,7 @@ from jaxlm.data.layouts import LAYOUTS, rows_of_zeros
 from jaxlm.data.rows import ahead
 from jaxlm.evaluation import STREAM, open_evaluation
 from jaxlm.families import family_of
+from jaxlm.families.samples import suited
 from jaxlm.metrics import Figure
 from jaxlm.models.kernels.fused import Call, said
 from jaxlm.objectives.objective import Objective
@@ -34,6 +35,7 @@ from jaxlm.sharding import (
     check_batch,
     local_rows,
     make_mesh,
+    replicated,
     to_devices,
 )
 from jaxlm.text.corpus import Corpus, Manifest
@@ -44,6 +46,7 @@ from jaxlm.train.step import make_train_step
 from jaxlm.xla import check_options, xla_options
 
 EvaluateFn = Callable[[Any], dict[str, float]]  # parameters → figures
+SampleFn = Callable[[Any], list[dict[str, Any]]]  # parameters → a record a prompt
 
 
 class BatchStream(NamedTuple):
@@ -70,6 +73,8 @@ class TrainingSource(NamedTuple):
     open_stream: Callable[[Phase, str], BatchStream]  # a phase and its name
     evaluation: Callable[[NamedSharding], EvaluateFn | str]  # or why there is none
     figures: tuple[Figure, ...]  # of the evaluation
+    # What the model says at each evaluation, or why it says nothing; None: not asked.
+    samples: Callable[[NamedSharding], SampleFn | str] | None = None
     zero_carry: Callable[[], Any] = tuple  # the carry before the first batch
     best: str = ""  # figure whose best parameters are kept; empty: none are
     patience: int = 0  # evaluations without a better figure that end the run; 0: never
@@ -79,10 +84,13 @@ class TrainingSource(NamedTuple):
     digests: Mapping[str, str] = MappingProxyType({})  # of text and tokenizer
 
 
-def corpus_source(config: RunConfig, corpus: Corpus | None) -> TrainingSource:
+def corpus_source(
+    config: RunConfig, corpus: Corpus | None, prompts: tuple[str, ...] | None = ()
+) -> TrainingSource:
     """The source of a pretraining run: a corpus and the objective of the family.
 
-    Without a corpus, rows are zeros: enough to compile the steps of a config.
+    Without a corpus, rows are zeros: enough to compile the steps of a config. Samples
+    are of `prompts`, or of the family's own; None: there are no samples.
     """
     family = family_of(config.model)
     module = family.build(
@@ -128,14 +136,30 @@ def corpus_source(config: RunConfig, corpus: Corpus | None) -> TrainingSource:
         options: Any = {"split": 1, "limit": config.eval_rows}
         return open_evaluation(config, module, corpus, phase, sharding, **options)
 
+    def samples(sharding: NamedSharding) -> SampleFn | str:
+        assert corpus is not None and prompts is not None
+        chosen = prompts or suited(corpus.tokenizer, family.prompts)
+        if not chosen:
+            return "the vocabulary spells no shipped prompt; see --samples"
+        sampler = family.sampler(config.model, corpus.tokenizer, chosen)
+        how: Any = {"out_shardings": replicated(sharding.mesh)}
+        compute = jax.jit(sampler.compute, compiler_options=xla_options(config), **how)
+
+        def sample(params: Any) -> list[dict[str, Any]]:
+            with jax.default_matmul_precision("float32"):
+                return sampler.said(jax.device_get(compute(params)))
+
+        return sample
+
     return TrainingSource(
         module,
         open_stream,
         evaluation,
         family.figures(config),
+        samples if corpus and prompts is not None else None,
         zero_carry=lambda: family.zero_carry(config.model, config.all_phases[0].batch),
         digests=corpus.digests if corpus else {},
-        rebuilt=lambda config: corpus_source(config, corpus),
+        rebuilt=lambda config: corpus_source(config, corpus, prompts),
     )
 
 

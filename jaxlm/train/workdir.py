@@ -4,7 +4,7 @@
 config.json       the resolved configuration; compared when the run goes on
 provenance.json   one record for each invocation: format, versions, commit, devices
 tokenizer/        copied from the corpus or model
-checkpoints/  metrics.jsonl  tensorboard/     written by `loop.py`
+checkpoints/  metrics.jsonl  samples.jsonl  tensorboard/     written by `loop.py`
 """
 
 import contextlib
