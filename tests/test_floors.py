@@ -20,7 +20,7 @@ FLOORS = (
     "train",
     "tasks generate probe convert vectors scoring plan",
     "open",
-    "zeroshot",
+    "zeroshot report playground",
     "cli",
     "api",
     "__init__ __main__",

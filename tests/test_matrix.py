@@ -79,6 +79,9 @@ CASES = {
         "probe senses TASK --word film --text LINES",
         all_of("jaxlm predict"),
     ),
+    "report RUN": ("report RUN --out OUT", {}),
+    "report TASK": ("report TASK --out OUT", {}),
+    "report MODEL": ("report MODEL --out OUT", all_of("is a model")),
     "finetune RUN": ("finetune RECIPE_OF_TASK --init RUN --workdir TASK", {}),
     "finetune RUN by another family's recipe": (
         "finetune ANOTHER --init RUN --data DATA --workdir OUT",
@@ -117,6 +120,8 @@ CASES = {
 # Of optional packages; without them the command says what to install.
 PACKAGES = {
     "probe RUN": "sklearn",
+    "report RUN": "matplotlib",
+    "report TASK": "matplotlib",
     "export RUN gguf": "gguf",
     "export RUN onnx": "onnx",
     "export RUN stablehlo": "flatbuffers",

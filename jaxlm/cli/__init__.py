@@ -27,6 +27,8 @@ VERBS = {  # each is a function run_VERB of a file
     "embed": ("use", "vectors of texts, from any layer of any family"),
     "probe": ("probe", "look inside: the senses of a word, layer by layer"),
     "zeroshot": ("zeroshot", "tasks without training, minimal pairs"),
+    "report": ("report", "one page of a run, or of several side by side"),
+    "playground": ("playground", "a page on this machine to try a model"),
     "export": ("weights", "weights for other programs, with a parity figure"),
     "import": ("weights", "weights of other programs, with a parity figure"),
     "demo": ("demo", "train a small BERT on shipped novels, and watch three blanks"),

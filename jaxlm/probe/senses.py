@@ -44,7 +44,12 @@ def uses_of(word: str, paths: Iterable[str]) -> list[Use]:
 
     If all lines have a tab, what stands before it is the sense.
     """
-    lines = [each for path in paths for each in read_lines(path) if each.strip()]
+    return uses_in(word, [each for path in paths for each in read_lines(path)])
+
+
+def uses_in(word: str, texts: Iterable[str], least: int = 2) -> list[Use]:
+    """As `uses_of`, in lines of text; UserError if there are fewer than `least`."""
+    lines = [each for each in texts if each.strip()]
     cells = [each.partition("\t") for each in lines]
     if not all(tab for _, tab, _ in cells):
         cells = [("", "", each) for each in lines]
@@ -56,7 +61,7 @@ def uses_of(word: str, paths: Iterable[str]) -> list[Use]:
         for sense, _, text in cells
         for each in re.finditer(inside, text, re.IGNORECASE)
     ]
-    if len(uses) < 2:
+    if len(uses) < least:
         how = "does not occur" if not uses else "occurs once; a comparison needs two"
         raise UserError(f"the word {word!r} {how} in {plural(len(lines), 'line')}")
     return uses

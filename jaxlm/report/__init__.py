@@ -1,0 +1,1 @@
+"""Run directories → one page: curves, samples, configuration, provenance, digests."""
