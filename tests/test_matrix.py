@@ -198,9 +198,11 @@ def bench(tmp_path_factory) -> Bench:
 
 
 def test_every_verb_is_in_the_matrix():
-    # Others take no model: see tests/plan, cli/test_launch.py, cli/test_visitor.py.
+    # Others take no model: see tests/plan, cli/test_launch.py, cli/test_visitor.py,
+    # and test_playground.py.
     tried = {words.split()[0] for words, _ in CASES.values()}
-    assert tried == set(VERBS) - {"plan", "launch", "demo", "recipes", "doctor", "help"}
+    others = "plan launch demo recipes doctor help playground"
+    assert tried == set(VERBS) - set(others.split())
 
 
 def refusal(capsys, argv: list[str]) -> str:

@@ -170,7 +170,7 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
         open_workdir(workdir, config, corpus, command, facts)
         return corpus
 
-    shared = {"--workdir": workdir, "--fallback": args.fallback}
+    shared: dict[str, Any] = {"--workdir": workdir, "--fallback": args.fallback}
     shared["--samples"] = args.samples
     agree({**dataclasses.asdict(config), **shared, **code()})
     with contextlib.ExitStack() as held:

@@ -93,7 +93,7 @@ def _panel(runs: Sequence[RunRecord], name: str, baseline: str, title: str) -> s
         several, drawn = len(runs) > 1, False
         for i, run in enumerate(runs):
             colour, named = COLOURS[i % 7], f"{run.name} " if several else ""
-            lines = [
+            lines: list[Any] = [
                 (curve(run, name), f"{named}training", {"lw": 1.1, "alpha": 0.65}),
                 (curve(run, f"eval_{name}"), f"{named}held out", _dots(run, name)),
             ]

@@ -146,9 +146,9 @@ def _configuration(runs: Sequence[RunRecord]) -> str:
     began = {run.recipe: run.began for run in runs}
     # The model of a task is not the recipe's, but that of --init.
     from_recipe = {
-        run.name: difference(began[run.recipe], run.config)
+        run.name: difference(recipe, run.config)
         for run in runs
-        if began[run.recipe]
+        if (recipe := began[run.recipe])
     }
     fields = {name for each in from_recipe.values() for name in each}
     for run in runs[1:]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +19,7 @@ from jaxlm.train.log import read_metrics
 from jaxlm.train.workdir import provenance, read_config
 from jaxlm.types import UserError
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 _LARGEST = 1 << 20  # bytes of a page that a report embeds
 
 

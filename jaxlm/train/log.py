@@ -392,7 +392,7 @@ def read_metrics(path: Any) -> tuple[list[dict[str, Any]], int]:
 def _record_of(line: bytes) -> dict[str, Any] | None:
     """The record in a line; None if the line is torn."""
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
+        record: Any = json.loads(line) if line.endswith(b"\n") else None
         return record if math.isfinite(record["step"]) else None
     except (ValueError, KeyError, TypeError):
         return None
