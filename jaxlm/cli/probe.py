@@ -1,11 +1,11 @@
-"""Look inside a model: `jaxlm probe senses DIR …`, `jaxlm probe edge DIR …`."""
+"""Look inside a model: `jaxlm probe senses|edge|weights|attention DIR …`."""
 
 from importlib import import_module
 
 from jaxlm.config.checks import instead
 from jaxlm.types import UserError
 
-_KINDS = ("senses", "edge", "weights")
+_KINDS = ("senses", "edge", "weights", "attention")
 
 
 def run_probe(argv: list[str]) -> int:

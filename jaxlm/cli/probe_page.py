@@ -35,7 +35,7 @@ def look(
 
     check_out(args.out)
     start_jax()
-    steps = _steps(args)
+    steps = steps_of(args)
     if over_training(args):
         every = []
         for step in steps:
@@ -58,9 +58,11 @@ def look(
 
 
 def check_out(out: str) -> None:
-    """Refuse a page that is not .html."""
+    """Refuse a page that is not .html, or that no directory is there for."""
     if out and Path(out).suffix != ".html":
         raise UserError(f"--out {out} is not .html")
+    if not Path(out).resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no directory for it")
 
 
 def opened(args: Any, step: int | None = None) -> tuple["Reader", list[str]]:
@@ -90,7 +92,7 @@ def cache_path(args: Any) -> Path:
     return Path(args.cache) if args.cache else cache_of("probe")
 
 
-def _steps(args: Any) -> list[int]:
+def steps_of(args: Any) -> list[int]:
     """The steps that `--steps` names, ascending."""
     from jaxlm.open import kept_steps
 
@@ -117,15 +119,15 @@ def show_table(table: "Figures") -> None:
 
 
 def write_page(
-    args: Any, title: str, notes: list[str], parts: Any, record: dict
+    args: Any, title: str, notes: list[str], parts: Any, record: dict, **code: str
 ) -> int:
-    """Write the page and, beside it, the JSON."""
+    """Write the page, with more CSS and JavaScript, and beside it the JSON."""
     from jaxlm.files import write_file, write_json
     from jaxlm.page import page
 
     if args.out:
         beside = Path(args.out).with_suffix(".json")
-        write_file(Path(args.out), page(title, notes, parts))
+        write_file(Path(args.out), page(title, notes, parts, **code))
         write_json(beside, {"model": args.directory, "notes": notes, **record})
         print(f"{args.out}, {beside}")
     return 0
