@@ -11,6 +11,7 @@ rest. Next: `summary.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -221,19 +222,16 @@ def train(
     for number in range(schedule.steps):
         if not schedule.validate:
             rates[:] = schedule.rate * (1 - number / schedule.steps)
-        params, state = step(
-            params, state, next(batches), jnp.asarray(number), jnp.asarray(rates)
-        )
+        now = next(batches), jnp.asarray(number), jnp.asarray(rates)
+        params, state = step(params, state, *now)
         if not (number + 1) % 100:
             tell(f"probes: step {number + 1:,} of {schedule.steps:,}")
         if schedule.validate and not (number + 1) % schedule.validate:
             f1 = dev(params).f1
             better = f1 > best_f1 + _PROGRESS
-            best = _where(better, params, best)
-            best_f1, since = (
-                np.where(better, f1, best_f1),
-                np.where(better, 0, since + 1),
-            )
+            best = jax.tree.map(partial(_chosen, better), params, best)
+            best_f1 = np.where(better, f1, best_f1)
+            since = np.where(better, 0, since + 1)
             tired = (since > 0) & (since % _PATIENCE == 0)
             rates = np.where(tired, np.maximum(rates / 2, _LEAST), rates)
             rates = np.where(since >= _STOP, 0, rates).astype(np.float32)
@@ -242,11 +240,8 @@ def train(
     return best if schedule.validate else params
 
 
-def _where(chosen: np.ndarray, one: Any, other: Any) -> Any:
-    def pick(a: Array, b: Array) -> Array:
-        return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, one, other)
+def _chosen(which: np.ndarray, one: Array, other: Array) -> Array:
+    return jnp.where(which.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 def scorer(
@@ -262,11 +257,8 @@ def scorer(
         labels = batch.labels[control]
         counts = batch.valid[:, None] & counted[None]
         hit = (said & labels & counts).sum()
-        return (
-            hit,
-            ((said & counts).sum() + (labels & counts).sum()),
-            ((said == labels) | ~counts).all(-1),
-        )
+        total = (said & counts).sum() + (labels & counts).sum()
+        return hit, total, ((said == labels) | ~counts).all(-1)
 
     every = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
     sentences = np.arange(len(cells.sentence) - 1)

@@ -59,12 +59,10 @@ def by_word(vectors: np.ndarray, words: Sequence[str]) -> np.ndarray:
 def _counts(texts: Sequence[Sequence[str]], place: dict[str, int]) -> Any:
     """How often each word occurs within the window of each other one."""
     sparse = optional("scipy.sparse", "counts of words", "scipy")
-    pairs: list[np.ndarray] = []
-    for text in texts:
-        ids = np.array([place.get(word, -1) for word in text])
-        for apart in range(1, min(_WINDOW, len(ids) - 1) + 1):
-            pairs.append(np.stack([ids[:-apart], ids[apart:]]))
-    both = np.concatenate([*pairs, np.zeros((2, 0), int)], axis=1)
+    apart = [""] * _WINDOW  # no window reaches into the next text
+    ids = np.array([place.get(w, -1) for text in texts for w in [*text, *apart]])
+    pairs = [np.stack([ids[:-n], ids[n:]]) for n in range(1, _WINDOW + 1)]
+    both = np.concatenate(pairs, axis=1)
     both = both[:, (both >= 0).all(0)]
     ones, shape = np.ones(both.shape[1]), (len(place), len(place))
     counts = sparse.coo_matrix((ones, (both[0], both[1])), shape).tocsr()

@@ -218,14 +218,10 @@ def by_threshold(
     train: np.ndarray, gold: np.ndarray, dev: np.ndarray, dev_gold: np.ndarray
 ) -> tuple[float, float]:
     """(the threshold of the cosine that is best on train, accuracy on dev)."""
-    values = np.unique(train)
-    order = np.argsort(train)
-    same = gold[order].astype(int)
-    # Right if the `k` smallest are said to differ, and all others to be the same.
-    right = np.concatenate([[0], np.cumsum(1 - same)])
-    right = right + same.sum() - np.concatenate([[0], np.cumsum(same)])
-    cut = np.searchsorted(train[order], values)  # equal cosines stay together
-    threshold = float(values[right[cut].argmax()])
+    metrics = optional("sklearn.metrics", "thresholds", "scikit-learn")
+    wrong, right, cuts = metrics.roc_curve(gold, train, drop_intermediate=False)
+    gains = right * gold.sum() - wrong * (~gold).sum()
+    threshold = float(cuts[1:][gains[1:].argmax()])
     return threshold, float(((dev >= threshold) == dev_gold).mean())
 
 

@@ -80,7 +80,7 @@ def curve(reader: Reader, data: Data, how: Setting, *, control: bool = True) -> 
     """The scores of all layers' cumulative probes."""
     dropped = Counter[str]()
     train_set, dev_set = (
-        _features(reader, split, data, how, dropped) for split in (data.train, data.dev)
+        features(reader, split, data, how, dropped) for split in (data.train, data.dev)
     )
     for why, count in dropped.items():
         note(f"dropped {count:,} {why}")
@@ -97,13 +97,14 @@ def curve(reader: Reader, data: Data, how: Setting, *, control: bool = True) -> 
     return Curve(f1[..., 0], f1[..., 1:].sum(-1), right, mix, level)
 
 
-def _features(
+def features(
     reader: Reader,
     examples: Sequence[Example],
     data: Data,
     how: Setting,
     dropped: Counter[str],
 ) -> tuple[States, Cells]:
+    """The states and the cells of a split; what is dropped is counted."""
     most = family_of(reader.config).window(reader.config)
     texts = [text_of_words(reader, each.words) for each in examples]
     kept = [i for i, (text, _) in enumerate(texts) if len(text.tokens) <= most]

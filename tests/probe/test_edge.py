@@ -163,9 +163,9 @@ def test_probes_learn_together_what_they_learn_alone():
     assert (f1[1, :, 1] < 0.9).all()
     mix = np.asarray(jax.vmap(edge.mix_of)(params, probes.last))
     assert (mix[4::2, 1] > 0.6).all()  # the layer that knows gets the weight
-    params, _ = trained(probes, 8)
+    params, _ = trained(probes, 2)
     one = Probes(*(each[5:6] for each in probes))
-    alone, _ = trained(one, 8)
+    alone, _ = trained(one, 2)
     for each in (params, alone):
         # Spans are one to three tokens: its gradient is little more than rounding, of
         # which Adam makes whole steps.
