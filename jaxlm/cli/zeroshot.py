@@ -48,6 +48,18 @@ class Zeroshot(Options):
     none."""
 
 
+_USES = {  # which of `Options` each protocol, or what is run instead, depends on
+    "pairs": "limit method",
+    "lambada": "limit",
+    "lm": "limit detokenise",
+    "reading": "limit",
+    "summary": "limit seeds",
+    "translation": "limit seeds shots source target",
+    "harness": "limit",
+    "prompt": "",
+}
+
+
 def run_zeroshot(argv: list[str]) -> int:
     """The verb `zeroshot`."""
     args = parse(Zeroshot, argv)
@@ -55,6 +67,15 @@ def run_zeroshot(argv: list[str]) -> int:
         raise UserError(f"--out {args.out} is not .jsonl")
     if args.protocol and args.harness:
         raise UserError("--protocol or --harness: choose one")
+    what = args.protocol or ("harness" if args.harness else "prompt")
+    for field in dataclasses.fields(Options):
+        given = getattr(args, field.name) != field.default
+        if given and field.name not in _USES[what].split():
+            flag = {"source": "from", "target": "to"}.get(field.name, field.name)
+            raise UserError(f"--{flag} changes nothing in {what}")
+    for flag in ("data", "out") if what == "prompt" else ():
+        if getattr(args, flag):
+            raise UserError(f"--{flag} needs --protocol: {', '.join(PROTOCOLS)}")
     if args.harness:
         return _harness(args)
     if not args.protocol:

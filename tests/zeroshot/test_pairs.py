@@ -144,6 +144,10 @@ def test_mistakes_are_named(tmp_path, capsys):
     assert "method 'next' is not a BERT's" in said(
         "--protocol", "pairs", "--data", good, "--method", "next"
     )
+    assert "--shots changes nothing in pairs" in said(
+        "--protocol", "pairs", "--data", good, "--shots", "3"
+    )
+    assert "--data needs --protocol: pairs" in said("--prompt", "a", "--data", good)
     assert "--data: pairs needs sentence_good" in said("--protocol", "pairs")
     assert "--out a.txt is not .jsonl" in said("--out", "a.txt")
 
