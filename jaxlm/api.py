@@ -59,8 +59,7 @@ def pretrain(
 
     >>> run = jaxlm.pretrain("bert_tiny", corpus="corpora/books", workdir="runs/tiny",
     ...                      steps=2, batch=4, length=32, model={"vocab_size": 200})
-    no evaluation: 0 held-out documents, 2 needed
-    ...
+    no evaluation: 0 held-out documents, ...
     step 2/2  loss ...
     >>> run.step, run.metrics[-1]["step"]
     (2, 2)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import doctest
 import inspect
 import lzma
+import shutil
 import subprocess
 import sys
+import zipfile
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,9 @@ def test_the_examples_of_docstrings_run(tmp_path, monkeypatch, capfd):
     for each in with_model:
         each.globs.update(named)
         runner.run(each)
+    guide = (Path(api.__file__).parent / "guides" / "python.md").read_text("utf-8")
+    parser = doctest.DocTestParser()
+    runner.run(parser.get_doctest(guide, {}, "python.md", None, 0))
     assert not runner.failures, capfd.readouterr().out
     exported = {*jaxlm.__all__} & {*dir(api)}
     tested = {each.name.rpartition(".")[2] for each in tests}
@@ -131,6 +137,53 @@ def test_a_mistake_is_named_in_one_line(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+WRONG = """import jaxlm
+jaxlm.load("runs/a", dtype="float61")
+jaxlm.pretrain("bert_tiny", steps=3)
+jaxlm.load("a").embedd("text")
+"""
+
+
+def test_a_type_checker_reads_the_package_from_outside(tmp_path):
+    shutil.copy(HERE / "consumer.py", tmp_path)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "pyrefly.toml").write_text(
+        f'preset = "strict"\nproject-includes = ["*.py"]\n'
+        f"search-path = [{str(HERE.parent)!r}]\n"
+        f"python-interpreter-path = {sys.executable!r}\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "pyrefly", "check", "--output-format", "min-text"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in found.stdout.splitlines() if line.startswith("ERROR")]
+    assert [line.split(":")[:2] for line in lines] == [
+        ["ERROR wrong.py", "2"],
+        ["ERROR wrong.py", "3"],
+        ["ERROR wrong.py", "4"],
+    ], found.stdout
+    assert (Path(api.__file__).parent / "py.typed").exists()
+
+
 def test_importing_jaxlm_imports_no_jax():
     code = "import sys, jaxlm; assert not {'jax', 'numpy', 'tyro'} & {*sys.modules}"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_wheel_has_what_ships(tmp_path):
+    """Built in place, without a network; the version is that of the code."""
+    build = pytest.importorskip("hatchling.build")
+    with chdir(HERE.parent):
+        wheel = tmp_path / build.build_wheel(str(tmp_path))
+    assert wheel.stat().st_size < 15e6
+    with zipfile.ZipFile(wheel) as file:
+        names = {*file.namelist()}
+        about = f"jaxlm-{jaxlm.__version__}.dist-info"
+        metadata = file.read(f"{about}/METADATA").decode()
+    assert f"\nVersion: {jaxlm.__version__}\n" in metadata
+    parts = {f"{about}/licenses/{name}" for name in ("LICENSE", "NOTICE")}
+    parts |= {"jaxlm/py.typed", "jaxlm/guides/python.md", "jaxlm/_configs/bert_tiny.py"}
+    parts |= {"jaxlm/text/shipped/austen.txt.xz"}
+    assert parts <= names and not [x for x in names if x.startswith("tests")]
