@@ -99,6 +99,8 @@ def test_answers_are_those_of_the_model():
         (bad,) = asked(server, "words", text="the cat sat", word="dog")
         assert "does not occur" in bad["error"]
         lines = "the bank of a river\n\nis a bank"
+        (drawn,) = asked(server, "attention", text="the cat sat")
+        assert "roots" in drawn["page"]
         senses, _ = asked(server, "senses", text=lines, word="bank")
         kind = {"layers": "all", "pooling": "none"}
         both = loaded.embed(["the bank of a river", "is a bank"], **kind)
@@ -137,7 +139,7 @@ def test_keys_are_enough(browser):
             page.check()
             page.evaluate("document.querySelector('[role=tab]').focus()")
             page.press("ArrowLeft")  # round to the last
-            assert page.evaluate("document.activeElement.id") == "tab-senses"
+            assert page.evaluate("document.activeElement.id") == "tab-attention"
             page.press("Home", "Tab")
             page.evaluate("document.activeElement.value = 'שלום [MASK] 北京'")
             assert page.evaluate("document.activeElement.matches(':dir(rtl)')")

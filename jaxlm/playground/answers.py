@@ -1,7 +1,7 @@
 """A model and what a user typed → answers, as parts of HTML or of text.
 
 An answer is a sequence of records: {"html": …}, {"text": a piece of a text}, {"note":
-…}. Next: `server.py`, which sends each as soon as it comes.
+…}, {"page": a page of its own}. Next: `server.py`, which sends each as it comes.
 """
 
 import functools
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.families.samples import HOLE
-from jaxlm.page import table
+from jaxlm.page import page, table
+from jaxlm.probe import attention_page
+from jaxlm.probe.attention import Looker
 from jaxlm.probe.features import Reader, Text, text_of_use
 from jaxlm.probe.pictures import uses_table
 from jaxlm.probe.senses import Near, Use, uses_in
@@ -28,6 +30,7 @@ from jaxlm.vectors import bucket
 
 Answer = Iterator[dict[str, Any]]
 _WORDS, _NEAREST, _ROWS = 1000, 8, 16
+_LONGEST = 128  # tokens whose attention is shown
 _SETTINGS = {"max_tokens": int, "temperature": float, "top_k": int, "top_p": float}
 _SETTINGS |= {"seed": int}
 
@@ -45,6 +48,8 @@ class Answers:
         if not model.family.bidirectional:
             self.kinds["generate"] = self._generate
         self.kinds |= {"words": self._words, "senses": self._senses}
+        if model.family.attends:
+            self.kinds["attention"] = self._attention
         self._lock = threading.Lock()
 
     def answer(self, kind: str, asked: Mapping[str, Any]) -> Answer:
@@ -138,6 +143,31 @@ class Answers:
         yield {"note": "Each column: the nearest other use, by number, and its cosine."}
         if not self.model.family.bidirectional:
             yield {"note": "A decoder's vector knows only what stands before the word."}
+
+    def _attention(self, asked: Mapping[str, Any]) -> Answer:
+        text, looker, config = _text(asked, "text"), self._looker, self.model.config
+        tokens, names = looker.frame.spelled(text)
+        shape = config.num_layers, config.num_heads
+        room = min(looker.room, attention_page.shown_tokens(shape[0] * shape[1]))
+        row = looker.frame.row(tokens[:room])
+        found = looker.heads([text])
+        known = attention_page.known(found, causal=looker.causal)
+        figures = {name: found.figures[name] for name in known}
+        layers, heads = (list(range(1, each + 1)) for each in shape)
+        spelled = looker.spelled(row), looker.probabilities(row)
+        looked = attention_page.Looked(*spelled, layers, heads)
+        parts = [("Heads by layer", attention_page.explorer(looked, figures))]
+        code = {"style": attention_page.STYLE, "script": attention_page.SCRIPT}
+        yield {"page": page("Where heads look", [], parts, **code)}
+        if len(names) > room:
+            yield {"note": f"The first {room} of {len(names):,} tokens are shown."}
+
+    @functools.cached_property
+    def _looker(self) -> Looker:
+        frame = self.reader.frame()
+        edges = len(frame.begin) + len(frame.end)
+        most = self.model.family.window(self.model.config) + edges
+        return Looker(self.reader, min(most, _LONGEST))
 
     @functools.cached_property
     def _vocabulary(self) -> tuple[list[str], np.ndarray]:

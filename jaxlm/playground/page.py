@@ -14,12 +14,14 @@ _TITLES = {
     "generate": "Generate",
     "words": "Nearest words",
     "senses": "Senses",
+    "attention": "Attention",
 }
 _WHAT = {
     "fill": f"The likeliest words for each {HOLE}; press one to put it in.",
     "generate": "Continue a text; an empty one starts a document.",
     "words": "The words that are nearest to a word in its context, layer by layer.",
     "senses": "Uses of one word in your own sentences, one a line: which are near?",
+    "attention": "Where the heads of each layer look in a text.",
 }
 # name: (label, value, smallest, largest, step)
 _NUMBERS = {
@@ -67,6 +69,8 @@ textarea, input { font: inherit; color: var(--ink); background: var(--paper);
 button[type=submit] { background: var(--series0); color: var(--paper) }
 .text { white-space: pre-wrap; border-inline-start: 3px solid var(--series0);
         padding-inline-start: .8rem } .error { color: var(--series1) }
+iframe { width: 100%; height: 75rem; border: 1px solid var(--line);
+         box-sizing: border-box }
 meter { width: 8rem } td button { padding: 0 .5rem }
 """
 
@@ -76,6 +80,7 @@ def examples(answers: Answers) -> dict[str, list[dict[str, str]]]:
     none."""
     tokenizer = answers.model.tokenizer
     texts = {"fill": MASKED, "generate": BEGUN}
+    texts["attention"] = tuple(text for text, _ in _IN_CONTEXT)
     found: dict[str, list[dict[str, str]]] = {
         kind: [{"text": e} for e in suited(tokenizer, every) or every]
         for kind, every in texts.items()

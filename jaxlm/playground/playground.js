@@ -47,6 +47,13 @@ async function ask(form) {
       streamed.textContent += record.text;
     }
     if (record.html) out.insertAdjacentHTML("beforeend", record.html);
+    if (record.page) {
+      const frame = document.createElement("iframe");
+      frame.sandbox = "allow-scripts";
+      frame.title = "attention";
+      frame.srcdoc = record.page;
+      out.append(frame);
+    }
     for (const kind of ["note", "error"]) {
       if (record[kind]) out.append(line(kind, record[kind]));
     }

@@ -97,12 +97,14 @@ def _panel(runs: Sequence[RunRecord], name: str, baseline: str, title: str) -> s
                 (curve(run, name), f"{named}training", {"lw": 1.1, "alpha": 0.65}),
                 (curve(run, f"eval_{name}"), f"{named}held out", _dots(run, name)),
             ]
-            if i == 0 or not _same(runs, baseline):
+            same = _same(runs, baseline)
+            if i == 0 or not same:
                 level = curve(run, f"eval_{baseline}") if baseline else ([], [])
                 what = baseline.removeprefix(name.partition("_")[0] + "_")
                 what = what.partition("_")[0]
                 how = {"ls": "--", "lw": 1.1, "color": COLOURS[-1]}
-                lines.append((level, f"{what} baseline", how))
+                whose = "" if same else named
+                lines.append((level, f"{whose}{what} baseline", how))
             for (steps, values), label, how in lines:
                 if not len(steps):
                     continue

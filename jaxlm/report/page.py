@@ -72,11 +72,12 @@ def _summary(runs: Sequence[RunRecord]) -> str:
         )
         figures = {k[5:]: v for k, v in held_out.items() if k.startswith("eval_")}
         lines = evaluated(figures, run.figures)
+        lines = [f"step {held_out['step']:,}", *lines] if lines else []
         count = num_parameters(parameter_shapes(run.config.model), run.config.model)
         facts = {
             "model": f"{run.kind}, {count:,} parameters",
             "step": f"{newest['step']:,} of {run.config.steps:,}",
-            f"held out, step {held_out.get('step', 0):,}": "\n".join(lines),
+            "held out": "\n".join(lines),
             "tokens per second": shown(
                 "tokens_per_second", newest.get("tokens_per_second")
             ),
