@@ -79,7 +79,7 @@ def examples(answers: Answers) -> dict[str, list[dict[str, str]]]:
     """Tab → what can be tried: texts that the vocabulary spells; all if it spells
     none."""
     tokenizer = answers.model.tokenizer
-    texts = {"fill": MASKED, "generate": BEGUN}
+    texts: dict[str, tuple[str, ...]] = {"fill": MASKED, "generate": BEGUN}
     texts["attention"] = tuple(text for text, _ in _IN_CONTEXT)
     found: dict[str, list[dict[str, str]]] = {
         kind: [{"text": e} for e in suited(tokenizer, every) or every]
