@@ -91,6 +91,9 @@ def _columns(path: str, label: str) -> Iterator[tuple[tuple[str, ...], list[Targ
 
 def _targets(path: str, rows: list[list[str]], label: str) -> list[Target]:
     if label == "deps":
+        if odd := [row for row in rows if not (row[6].isdecimal() or row[6] == "_")]:
+            line = "\t".join(odd[0])
+            raise UserError(f"{path}: {line[:60]!r}: its head is not a number")
         return [
             Target(((i, i + 1), (int(row[6]) - 1, int(row[6]))), (row[7],))
             for i, row in enumerate(rows)

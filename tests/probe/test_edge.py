@@ -84,6 +84,9 @@ def test_json_drops_and_counts_spans_that_do_not_fit(tmp_path):
         read_edges(bad, "json", dropped)
     with pytest.raises(UserError, match="10 columns"):
         read_edges(write(tmp_path / "c.txt", CONLL), "upos", dropped)
+    headless = CONLLU.replace("\t3\tcop", "\tred\tcop")
+    with pytest.raises(UserError, match="its head is not a number"):
+        read_edges(write(tmp_path / "h.conllu", headless), "deps", dropped)
     with pytest.raises(UserError, match="no target"):
         read_edges(write(tmp_path / "e", "a\tO\n\n"), "entities", dropped)
 
