@@ -159,11 +159,11 @@ def near(vectors: np.ndarray) -> Near:
     others = np.where(np.eye(len(vectors), dtype=bool), -np.inf, cosine)
     order = np.argsort(-np.round(others, 6), axis=1, kind="stable")[:, :-1]
     decomposition = optional("sklearn.decomposition", "maps", "scikit-learn")
-    centred = vectors - vectors.mean(0)
+    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
     if not np.abs(centred).max() > _TIE:  # a static vector: all uses at one point
         return Near(cosine, order, np.zeros((len(vectors), 2)), 1.0)
     pca = decomposition.PCA(2, svd_solver="full")
-    places = pca.fit_transform(centred.astype(np.float64))
+    places = pca.fit_transform(centred)
     return Near(cosine, order, places, float(pca.explained_variance_ratio_.sum()))
 
 
