@@ -10,7 +10,7 @@ import pytest
 from logs import config, lines, metrics, opened
 
 from jaxlm.files import place
-from jaxlm.train.log import Log, MetricsLines
+from jaxlm.train.log import Log, MetricsLines, read_metrics
 
 
 def test_opening_cuts_later_and_torn_lines_only(tmp_path):
@@ -106,6 +106,7 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(
     for step in range(1, 9):
         log.defer(step, metrics(step))
     assert not where.exists()
+    log.samples([{"prompt": "a", "text": "b"}])
     log.carry()
     log.upload()
     assert [line["step"] for line in lines(where)] == [1, 4, 8]
@@ -115,4 +116,7 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(
     with opened(str(where), start=4) as log:  # killed after the save at 4
         for step in range(5, 13):
             log.defer(step, metrics(step))
+        log.samples([{"prompt": "a", "text": "c"}])
     assert [line["step"] for line in lines(where)] == [1, 4, 8, 12]
+    said, torn = read_metrics(where / "samples.jsonl")
+    assert [line["step"] for line in said] == [12] and not torn  # that of 8 is cut
