@@ -45,8 +45,10 @@ def run_demo(argv: list[str]) -> int:
     recipe += ["--model.vocab_size", "4096", "--steps", str(args.steps)]
     recipe += ["--seed", str(args.seed), "--save_every", str(every)]
     recipe += ["--eval_every", str(every), "--log.every", str(every)]
-    workdir = ""
+    workdir, done = "", 0
     for stop in sorted({*stops} - {0}):
+        if stop <= done:  # by an earlier invocation
+            continue
         # Each call goes on from the checkpoint of the one before.
         words = [*recipe, "--stop", str(stop), "--workdir"]
         if workdir:
@@ -55,7 +57,7 @@ def run_demo(argv: list[str]) -> int:
             workdir, status = _begun(args.workdir, words)
         if status:
             return status
-        _fill(workdir)
+        done = _fill(workdir)
     _say_next(workdir)
     return 0
 
@@ -86,8 +88,8 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _fill(workdir: str) -> None:
-    """Print the blanks with the likeliest words of the newest checkpoint."""
+def _fill(workdir: str) -> int:
+    """Print the blanks with the likeliest words of the newest checkpoint; its step."""
     import jaxlm
 
     model = jaxlm.load(workdir)
@@ -97,6 +99,7 @@ def _fill(workdir: str) -> None:
         words = "  ".join(f"{each.token} {each.probability:.0%}" for each in guesses)
         print(f"  {text:<32}{words}", flush=True)
     print()
+    return model.step or 0
 
 
 def _say_next(workdir: str) -> None:
