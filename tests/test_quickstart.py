@@ -1,5 +1,6 @@
 """What a new user sees first: `jaxlm demo`, which `tools/quickstart` runs."""
 
+import html
 import json
 import re
 
@@ -22,6 +23,7 @@ MORE = (
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_demo_fills_blanks_sensibly(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
@@ -30,6 +32,9 @@ def test_the_demo_fills_blanks_sensibly(tmp_path, monkeypatch, capsys):
         *(250, 500, 750, 1000)
     ]
     run = tmp_path / "runs/demo"
+    assert f"The page of the run is {run}/report.html" in out
+    page = (run / "report.html").read_text()
+    assert all(html.escape(text) in page for text in demo.BLANKS)
     *_, line = (run / "metrics.jsonl").read_text().splitlines()
     assert 3.7 < json.loads(line)["eval_mlm_loss"] < 3.95
     model = jaxlm.load(run)

@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.pretrain import run_pretrain
+from jaxlm.cli.report import run_report
 from jaxlm.cli.runtime import start_jax
 from jaxlm.config.run import Count
 from jaxlm.types import UserError
@@ -45,6 +47,7 @@ def run_demo(argv: list[str]) -> int:
     recipe += ["--model.vocab_size", "4096", "--steps", str(args.steps)]
     recipe += ["--seed", str(args.seed), "--save_every", str(every)]
     recipe += ["--eval_every", str(every), "--log.every", str(every)]
+    recipe += ["--samples", *BLANKS]
     workdir, done = "", 0
     for stop in sorted({*stops} - {0}):
         if stop <= done:  # by an earlier invocation
@@ -58,7 +61,9 @@ def run_demo(argv: list[str]) -> int:
         if status:
             return status
         done = _fill(workdir)
-    _say_next(workdir)
+    page = f"{workdir}/report.html"
+    run_report([workdir, "--out", page])
+    _say_next(workdir, page)
     return 0
 
 
@@ -102,10 +107,10 @@ def _fill(workdir: str) -> int:
     return model.step or 0
 
 
-def _say_next(workdir: str) -> None:
+def _say_next(workdir: str, page: str) -> None:
     print(
-        f"The model is in {workdir}. Next:\n"
+        f"The page of the run is {Path(page).absolute()}. Next:\n"
         f'  jaxlm fill {workdir} "She was very [MASK] to see him."\n'
         "  jaxlm pretrain bert_modern_tiny --text FILES --workdir runs/mine\n"
-        "  jaxlm recipes"
+        "  jaxlm help"
     )
