@@ -199,9 +199,9 @@ def bench(tmp_path_factory) -> Bench:
 
 def test_every_verb_is_in_the_matrix():
     # Others take no model: see tests/plan, cli/test_launch.py, cli/test_visitor.py,
-    # and test_playground.py.
+    # test_playground.py and tests/zeroshot.
     tried = {words.split()[0] for words, _ in CASES.values()}
-    others = "plan launch demo recipes doctor help playground"
+    others = "plan launch demo recipes doctor help playground zeroshot"
     assert tried == set(VERBS) - set(others.split())
 
 
