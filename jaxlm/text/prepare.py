@@ -356,7 +356,7 @@ class _Job:
         """Refuse a vocabulary that is far too large for the text."""
         size = trained.vocab_size
         yields = size - (trained.training or {}).get("unused", 0)
-        if 8 * yields < size:
+        if size > 8 * yields and size > 1000:  # small ones cost little
             shutil.rmtree(self.partial)
             this = f"the text yields {yields:,} of {size:,} entries of a vocabulary"
             remedy = f"pass --model.vocab_size {yields}, or more text"
