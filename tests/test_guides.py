@@ -106,6 +106,7 @@ def world(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.probe
 @pytest.mark.timeout(1800)
 def test_the_readme_s_commands_and_python_run(world, capsys):
     """With small settings, in order, in one directory."""

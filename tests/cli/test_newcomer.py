@@ -5,6 +5,7 @@ The issue of each line was met by somebody who tried jaxlm for the first time.
 
 import json
 import shutil
+import types
 
 import pytest
 from cli.commands import TINY, mistake
@@ -157,7 +158,8 @@ def test_an_export_says_where_its_digests_are_in_one_line(here, capsys):
 def test_a_task_without_a_dev_file_says_that_nothing_is_evaluated(
     here, capsys, monkeypatch
 ):
-    monkeypatch.setattr("jaxlm.cli.finetune._train", lambda *_: False)
+    done = types.SimpleNamespace(interrupted=False)
+    monkeypatch.setattr("jaxlm.cli.finetune._train", lambda *_: done)
     rows = "".join(f"it is good {n}\t1\nit is bad {n}\t0\n" for n in range(8))
     for name in ("train.tsv", "dev.tsv"):
         (here / name).write_text(f"sentence\tlabel\n{rows}")
