@@ -26,5 +26,5 @@ def shown() -> list[Command]:
             for part in re.split(r"[;|]", line):
                 words = shlex.split(part.split(" > ")[0], comments=True)
                 if words[:1] == ["jaxlm"] and "VERB" not in part:
-                    found.append(Command(page.name, words[1:]))
+                    found.append(Command(str(page.relative_to(ROOT)), words[1:]))
     return found

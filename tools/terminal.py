@@ -2,8 +2,8 @@
 
     python -m tools.terminal tools/pictures/fill.svg "jaxlm fill runs/austen …" …
 
-Long lines are wrapped. Only standard output is shown. `report.png` beside it is the page
-of `jaxlm report runs/austen` in `chromium --headless --screenshot --window-size=1200,760`.
+Long lines are wrapped. Only standard output is shown. `report.png` beside it is the
+page of `jaxlm report runs/austen`, by `chromium --headless --screenshot`.
 """
 
 import re
