@@ -11,6 +11,7 @@ import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.probe_page import check_out, show_table, write_page
+from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run_probe_weights(argv: list[str]) -> int:
     """`jaxlm probe weights`."""
     args = parse(Weights, argv, verb="probe weights")
     check_out(args.out)
+    start_jax()
     from jaxlm.probe.pictures import Figures
     from jaxlm.probe.summary import spread
     from jaxlm.tasks.finetuned import best_figures, best_seed

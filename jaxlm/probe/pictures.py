@@ -61,7 +61,7 @@ class Figures(NamedTuple):
                 axes.set_xlim(-0.2, 1.4 * max(at))
             else:
                 axes.set_xticks(where, self.names)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
             axes.set_xlabel(self.what)
             axes.set_ylabel(self.title)
             axes.grid(axis="y", color=GRID)
