@@ -73,9 +73,10 @@ def run_probe_attention(argv: list[str]) -> int:
     notes = [
         f"{args.directory}{at}: {plural(config.num_layers, 'layer')} of "
         f"{plural(config.num_heads, 'head')}",
-        f"Figures are of {found.tokens:,} tokens in {plural(found.rows, 'row')} of at "
-        f"most {looker.longest:,} tokens; a longer text is cut into several. They are "
-        "means over queries, without the first of each row.",
+        f"Figures are of {plural(found.tokens, 'token')} in "
+        f"{plural(found.rows, 'row')} of at most {looker.longest:,} tokens; a longer "
+        "text is cut into several. They are means over queries, without the first of "
+        "each row.",
     ]
     print(*notes, sep="\n")
     _show(found, layers, heads, causal=looker.causal)
@@ -142,8 +143,6 @@ def _show(found: "Heads", layers: list[int], heads: list[int], *, causal: bool) 
             for j in heads
         ]
         _table(["layer", "head", *names], rows)
-    if not np.isfinite(every["entropy"]).all():
-        return say("of rows of one token there are no figures: there is nothing else")
     for name in names[:-2]:  # the shares
         i, j = np.unravel_index(every[name].argmax(), every[name].shape)
         most = f"{every[name][i, j]:.2f}, layer {i + 1}, head {j + 1}"

@@ -15,6 +15,7 @@ of one batch, however long the text.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxlm.families import family_of
 from jaxlm.families.family import Frame, Tokens
 from jaxlm.probe.features import Reader
+from jaxlm.text.unknown_words import counted, warn_unknown
 from jaxlm.types import UserError
 
 FIGURES = ("first", "sep", "itself", "previous", "next", "entropy", "distance")
@@ -143,7 +145,7 @@ class Looker:
         the texts have no tokens."""
         total: dict[str, np.ndarray] = {}
         tokens = count = told = with_next = 0
-        even = 0.0
+        even, words = 0.0, Counter[str]()
         rows, params = self.rows(texts), params or self.reader.params
         while pool := sorted(itertools.islice(rows, _POOL), key=len):
             for batch in self._batches(pool):
@@ -154,16 +156,22 @@ class Looker:
             count += len(pool)
             with_next += sum(max(0, len(row) - 2) for row in pool)
             even += sum(map(self._even, map(len, pool)))
+            words += counted(self.reader.tokenizer, np.concatenate(pool))
             if tokens - told >= _EVERY:
                 told = tokens
                 tell(f"{tokens:,} tokens")
         if not count:
             raise UserError("the text is empty: there is nothing to look at")
+        if tokens == count:
+            raise UserError(
+                "each text is one token, which sees itself alone: add words"
+            )
+        warn_unknown(self.reader.tokenizer, words)
         queries = dict.fromkeys(FIGURES, tokens - count) | {"next": with_next}
         means = {name: each / (queries[name] or np.nan) for name, each in total.items()}
         if self.sep < 0:
             means["sep"] = np.full_like(means["sep"], np.nan)
-        return Heads(means, tokens, count, even / (tokens - count or np.nan))
+        return Heads(means, tokens, count, even / (tokens - count))
 
     def _even(self, length: int) -> float:
         """The sum of the even shares on the first token over the queries of a row."""

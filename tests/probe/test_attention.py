@@ -17,6 +17,7 @@ from jaxlm.cli import main
 from jaxlm.probe.attention import FIGURES, Looker
 from jaxlm.probe.attention_page import Looked, explorer
 from jaxlm.probe.features import Reader
+from jaxlm.types import UserError
 
 TEXTS = ["the cat sat on the mat , the cat", "a", "on the mat", "", "the " * 40]
 
@@ -149,6 +150,11 @@ def test_an_elmo_says_what_it_has_instead(tmp_path, capsys):
     opened("elmo", tmp_path)
     said = mistake(capsys, "probe", "attention", str(tmp_path / "m"), "a cat")
     assert "no attention" in said and "probe senses" in said
+
+
+def test_a_decoders_single_tokens_have_no_figures():
+    with pytest.raises(UserError, match="each text is one token"):
+        looker("gpt").heads(["a", "b"])
 
 
 @pytest.mark.probe
