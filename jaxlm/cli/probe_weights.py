@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -75,7 +75,7 @@ def run_probe_weights(argv: list[str]) -> int:
     return write_page(args, "Layer weights of tasks", notes, parts, record)
 
 
-def _mixes(found: list[dict[str, float]]) -> dict[str, dict[int, list[float]]]:
+def _mixes(found: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
     """Name of a mix → layer → its weight in each of some evaluations."""
     mixes: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for figures in found:
