@@ -111,7 +111,10 @@ class TestMistakes:
         shard.write_bytes(bytes(data))
         argv = again(run)
         argv[argv.index(str(run))] = str(copy)
-        error = mistake(capsys, *argv)
+        capsys.readouterr()
+        assert main(argv) == 2
+        size, error = capsys.readouterr().err.splitlines()
+        assert "parameters; 4 steps" in size and error.startswith("jaxlm: ")
         assert "embed/" in error and "--fallback" in error
         assert main([*argv, "--fallback", "true"]) == 0
 
