@@ -11,6 +11,7 @@ the source language, the figure of random scores and of the commonest answer, an
 much of the language the vocabulary covers.
 """
 
+import functools
 import os
 import statistics
 from collections import Counter
@@ -39,6 +40,7 @@ from jaxlm.train.workdir import provenance
 from jaxlm.types import UserError, plural
 
 _MAJORITY = "majority_accuracy"
+_DRAWS = 5  # of random scores
 Figures = dict[str, float]
 
 
@@ -122,12 +124,17 @@ def _is_train(path: Path | epath.Path) -> bool:
 
 def language_of(path: str | os.PathLike) -> str:
     """The one code of a language in a file's name or its directory's; or ""."""
-    codes = {code for code in load_config("mbert").text.languages if len(code) == 2}
     for part in (Path(path), Path(path).parent):
-        found = _words(part) & codes
+        found = _words(part) & _codes()
         if found:
             return found.pop() if len(found) == 1 else ""
     return ""
+
+
+@functools.cache
+def _codes() -> set[str]:
+    """ISO 639-1, as far as mBERT's Wikipedias have it."""
+    return {code for code in load_config("mbert").text.languages if len(code) == 2}
 
 
 def read(
@@ -239,12 +246,14 @@ class Transfer:
             rows.append([target.language + mark, f"{target.examples:,}", *cells])
         others = [e for e in self.results if e.target.language != self.source]
         if len(others) > 1:
-            means = [
-                {n: statistics.fmean(e.seeds[i][n] for e in others) for n in self.names}
-                for i in range(len(self.seeds))
-                if all(n in e.seeds[i] for e in others for n in self.names)
+            all_have = [
+                n for n in self.names if all(n in s for e in others for s in e.seeds)
             ]
-            cells = [_spread(means, name) for name in self.names] if means else []
+            means = [
+                {n: statistics.fmean(e.seeds[i][n] for e in others) for n in all_have}
+                for i in range(len(self.seeds))
+            ]
+            cells = [_spread(means, name) for name in self.names]
             rows.append([f"mean of {len(others)} others", "", *cells])
         return [*_columns(rows), *self._notes()]
 
@@ -333,7 +342,8 @@ def _evaluated(runs: Sequence[Finetuned], target: Target, batch: int) -> Result:
     file = File(examples, rows)
     for run, each in zip(runs, scores, strict=True):
         out.seeds.append(_figures(run.task, file, each, target.language))
-    out.chance = task.figures(file, _random(scores[0]))
+    draws = [task.figures(file, _random(scores[0], seed)) for seed in range(_DRAWS)]
+    out.chance = {n: statistics.fmean(each[n] for each in draws) for n in draws[0]}
     return out
 
 
@@ -346,8 +356,8 @@ def _figures(task: Task, file: File, scores: Scores, language: str) -> Figures:
     return found
 
 
-def _random(scores: Scores) -> Scores:
-    draw = np.random.default_rng(0)
+def _random(scores: Scores, seed: int) -> Scores:
+    draw = np.random.default_rng(seed)
     none = NEG_INF / 2  # an alternative that is none
     noise = ((each, draw.standard_normal(each.shape)) for each in scores)
     return [np.where(each > none, other, each) for each, other in noise]

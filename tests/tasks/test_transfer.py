@@ -211,6 +211,15 @@ def test_answers_are_scored_by_the_rules_of_their_language(tmp_path):
     assert german["exact"] == 0 and german["f1"] == pytest.approx(2 / 3)
     assert german["mlqa_exact"] == german["mlqa_f1"] == 1
     assert "mlqa_f1" not in russian and "–" in found.lines()[2]
+    assert found.lines()[3].split() == [
+        "mean",
+        "of",
+        "2",
+        "others",
+        "66.7%",
+        "0.0%",
+        "–",
+    ]
 
 
 def test_a_class_that_training_lacks_is_an_error_and_counted(tmp_path):
