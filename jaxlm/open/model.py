@@ -71,7 +71,7 @@ class Model:
         kind = self.family.article.split()[-1]
         at = "" if self.step is None else f" at step {self.step:,}"
         return (
-            f"<{kind}: {config.num_layers} layers of width {config.d_model}, "
+            f"<{kind}: {plural(config.num_layers, 'layer')} of width {config.d_model}, "
             f"vocabulary {config.vocab_size:,}, {count:,} parameters in {self.dtype}; "
             f"{self.directory}{at}>"
         )
