@@ -40,6 +40,8 @@ def family_in(here: Path) -> str:
         return "elmo"
     try:
         config = json.loads((here / "config.json").read_text("utf-8"))
+        if "task" in config:
+            return ""  # of a task, whatever its family: `load` says which verb fits
         model = config.get("model", {})
         name = model.get("family") or config.get("model_type") or ""
     except (OSError, ValueError, AttributeError):
