@@ -87,6 +87,7 @@ def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
 
 def refuse_misspelt(kind: type, config: RunConfig, argv: list[str]) -> None:
     """`parse`'s error for an unknown flag, but for the flags of a model's family."""
+    refuse(argv, foreign(config))
     words = [arg for arg in argv if not arg.startswith(("--model.", "--data."))]
     flags = [*flags_of(kind, _blank(kind, config=config))]
     refuse_unknown(words, flags, kind.__name__.lower())

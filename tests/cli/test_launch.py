@@ -284,7 +284,7 @@ GKE = "launch --print gke --install jaxlm --accelerator v5litepod-16"
 @pytest.mark.parametrize(
     "command, said",
     [
-        ("launch --print gcp -- pretrain", "'gcp'"),
+        ("launch --print gcp --install jaxlm -- pretrain", "'gcp'"),
         ("launch -- pretrain bert_tiny", "--print"),
         ("launch --print gke --accelerator v6e-4 -- pretrain bert_tiny", "--install"),
         (
