@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from hashlib import sha256
 
 import jax
 import numpy as np
@@ -153,15 +154,16 @@ def test_a_client_that_is_not_installed_is_named_with_its_command(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_stores_the_digests_that_it_prints(tmp_path, capsys):
+def test_an_export_stores_the_digest_of_each_file(tmp_path, capsys):
     export(tmp_path / "model", "bert", digests=True)
     out = tmp_path / "out"
     words = ["export", str(tmp_path / "model"), "--to", "hf", "--out", str(out)]
     assert main(words) == 0
-    printed = dict(
-        reversed(line.split()) for line in capsys.readouterr().out.splitlines()[:-1]
-    )
+    said = capsys.readouterr().out
+    assert said == f"wrote {out}: 7 files, digests in jaxlm_export.json\n"
     stored = json.loads((out / "jaxlm_export.json").read_text())
-    assert printed == stored["sha256"] and "model.safetensors" in printed
+    files = [path for path in out.iterdir() if path.name != "jaxlm_export.json"]
+    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
+    assert digests == stored["sha256"] and "model.safetensors" in digests
     assert stored["origin"] == {"test": "bert"}
     read_model(out, lambda _, array: array)
