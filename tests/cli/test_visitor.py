@@ -79,7 +79,7 @@ def test_evaluate_alone_says_what_it_lacks(run, tmp_path, capsys):
         del each["sha256"]
     (moved / "provenance.json").write_text(json.dumps(records))
     assert f"{moved} --text FILE" in mistake(capsys, "evaluate", str(moved))
-    assert "not a run directory" in mistake(capsys, "evaluate", str(tmp_path / "no"))
+    assert "no does not exist" in mistake(capsys, "evaluate", str(tmp_path / "no"))
 
 
 def test_what_a_run_will_do_is_said_before_it_trains(run, capsys):
