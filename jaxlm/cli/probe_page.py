@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.config.checks import optional
 from jaxlm.files import cache_of
 from jaxlm.types import UserError, note, plural
 
@@ -71,6 +72,8 @@ def opened(args: Any, step: int | None = None) -> tuple["Reader", list[str]]:
     from jaxlm.probe.features import Reader
 
     model = jaxlm.load(args.directory, step=step)
+    for needed in ("sklearn", "scipy"):
+        optional(needed, "this probe", "'jaxlm[probe]'")  # told before it is trained
     at = "" if model.step is None else f" at step {model.step:,}"
     notes = [f"{args.directory}{at}: {plural(model.config.num_layers, 'layer')}"]
     if not model.family.bidirectional:
