@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from roads import mistake
+from roads import mistake, without_size
 from runs import command, lines, pretrain
 from tiny import tiny
 
@@ -54,7 +54,7 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
     changes = {"save_every": 1, "max_skipped": 4, "keep": 2}
     words = command(tmp_path, corpus_directory, tmp_path / "a run", **changes)[3:]
     assert main(words) == 2
-    error = capsys.readouterr().err
+    error = without_size(capsys.readouterr().err)
     assert error.count("\n") == 1 and "steps 6 to 9 were skipped" in error
     kept = Checkpoints(tmp_path / "a run").steps()
     assert kept == [5, 7, 8] and "the last sound checkpoint is step 5. " in error
