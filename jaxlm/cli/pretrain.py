@@ -123,6 +123,8 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
     """Train, or resume; `command` is for the provenance."""
     config, workdir = args.config, args.workdir
     start_jax(workdir, args.hosts)
+    import jax
+
     from jaxlm.hosts import agree, code, in_turn
     from jaxlm.open import check_init, check_vocabulary, other_settings, pretrained
     from jaxlm.sharding import check_batch, make_mesh
@@ -178,7 +180,8 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
         agree(corpus.digests)
         prompts = None if args.samples == ("off",) else args.samples
         source = corpus_source(config, corpus, prompts)
-        say(_arithmetic(config, corpus))
+        if not jax.process_index():
+            say(_arithmetic(config, corpus))
         options: Any = {"fallback": args.fallback, "profile": args.profile}
         return train(config, source, workdir, initial=pretrained, **options)
 
