@@ -100,7 +100,7 @@ def test_differences_are_by_dotted_name_with_both_values():
         (lambda: RunConfig(stop=-1), "stop = -1 must be at least 0"),
         (lambda: LogConfig(every=0), "log.every = 0 must be at least 1"),
         (lambda: OptimConfig(peak=-1.0), "optim.peak = -1.0 must be at least 0"),
-        (lambda: OptimConfig(clip=math.nan), "optim.clip = nan must be at least 0"),
+        (lambda: OptimConfig(clip=math.nan), "optim.clip = nan is not a finite number"),
         (lambda: OptimConfig(b1=1.0), r"optim.b1 = 1.0 is not in \[0, 1\)"),
         (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 4294967296"),
         (lambda: RunConfig(length=600), "length = 600 exceeds model.max_length = 512"),

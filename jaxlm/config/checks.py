@@ -1,7 +1,7 @@
 """A user's values, from Python or a file → values of the right types, or an error.
 
-The library's records, which are also the flags of its verbs, check themselves with
-`check_fields` or `check_ranges`: Python and the command line say the same.
+The library's records, which are also the flags of its verbs, check themselves when they
+are made, see `Checked`: Python and the command line say the same.
 
     top_p: Annotated[float, "(0, 1]"] = 1.0         above 0, at most 1
 """
@@ -17,7 +17,7 @@ import operator
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from jaxlm.types import UserError
 
@@ -27,6 +27,25 @@ _NAMES = {bool: "True or False", int: "a whole number", float: "a finite number"
 _NAMES |= {str: "a string"}
 _UNIONS = (typing.Union, types.UnionType)
 _MISFITS = (TypeError, ValueError, OverflowError)
+
+
+class Checked:
+    """A base of frozen dataclasses that refuse wrong values of their fields."""
+
+    _at: ClassVar[str] = ""
+
+    def __init_subclass__(cls, at: str = "") -> None:
+        """`at` is the prefix of the fields' names in errors, such as "model."."""
+        cls._at = at or cls._at
+
+    def __post_init__(self) -> None:
+        check_fields(self, self._at)
+        for mistake in self._mistakes():
+            raise UserError(mistake)
+
+    def _mistakes(self) -> Iterator[str]:
+        """What is wrong although each field has the right type and range."""
+        yield from ()
 
 
 def check_fields(record: Any, at: str = "") -> None:
@@ -53,9 +72,7 @@ def typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def check_ranges(record: Any, at: str = "") -> None:
-    """Refuse a field outside the interval that it is annotated with; `at` is the prefix
-    of the names in the error, such as "model.".
-    """
+    """Refuse a field outside the interval that it is annotated with."""
     for name, interval in _intervals(type(record)).items():
         low, high = map(float, interval[1:-1].split(", "))
         value = getattr(record, name)

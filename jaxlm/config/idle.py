@@ -54,26 +54,18 @@ def idle(config: RunConfig) -> dict[str, str]:
         (config.model.carries_state, "attention", "is for transformers"),
         (not wsd, "optim.cooldown", f"is wsd's, optim.decay = {config.optim.decay}"),
         (adagrad, "optim.b1 optim.b2 optim.eps", "is for optimisers with two moments"),
-        (not _drops(config), "dropout_bits", "is for dropout, and the rate is 0"),
+        (not config.drops, "dropout_bits", "is for dropout, and the rate is 0"),
         (not samples, "optim.lazy", "is for adamw and an ELMo's --data.negatives"),
         (not rope, "model.rope_base", "is for --model.positions rope"),
         (not windows, "model.global_every", "is for --model.window"),
         (min(depths) == 1, "model.window", "is for local layers: all are global"),
         (not rope or not windows, "model.local_rope_base", "is for rope in a window"),
     ]
-    if isinstance(config, FinetuneConfig):
-        rules += _of_task(config)
-    else:
-        rules += _of_pretraining(config)
+    task = isinstance(config, FinetuneConfig)
+    rules += _of_task(config) if task else _of_pretraining(config)
     return {
         name: why for is_idle, names, why in rules if is_idle for name in names.split()
     }
-
-
-def _drops(config: RunConfig) -> bool:
-    rates = [config.model.dropout]
-    rates += [config.task.dropout] if isinstance(config, FinetuneConfig) else []
-    return max(rates) > 0
 
 
 def _of_pretraining(config: RunConfig) -> list[Rule]:

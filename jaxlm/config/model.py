@@ -1,14 +1,14 @@
 """Settings of the model families: the shape of each, and how it reads its rows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxlm.config.checks import check_fields, check_ranges
-from jaxlm.types import UserError
+from jaxlm.config.checks import Checked
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked, at="data."):
     """How any run reads its rows."""
 
     of: ClassVar[str] = "all models"
@@ -18,9 +18,6 @@ class DataConfig:
     cache: str = ""
     """Local directory to which a corpus on gs:// is copied, once a host; empty:
     jaxlm/corpora in the user's cache directory."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "data.")
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,8 @@ class MaskedData(DataConfig):
     """Fill each row with texts, without padding; a text has its own [CLS] and [SEP],
     positions from 0, and sees itself alone. For --model.nsp false."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_levels("data.levels", self.levels)
+    def _mistakes(self) -> Iterator[str]:
+        return wrong_levels("data.levels", self.levels)
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,11 @@ class BilmData(DataConfig):
 AnyData = MaskedData | StreamData | BilmData | DataConfig
 
 
-def check_levels(name: str, levels: tuple[float, ...]) -> None:
-    """Refuse levels that are not three shares (tokens, phrases, entities) of 1."""
+def wrong_levels(name: str, levels: tuple[float, ...]) -> Iterator[str]:
+    """The mistake in levels that are not three shares of 1."""
     if levels and (len(levels) != 3 or min(levels) < 0 or abs(sum(levels) - 1) > 1e-6):
         shares = "three shares (tokens, phrases, entities) of 1"
-        raise UserError(f"{name} = {levels} are not {shares}")
+        yield f"{name} = {levels} are not {shares}"
 
 
 # No model has other sizes; a damaged file may ask for them.
@@ -101,7 +97,7 @@ Base = Annotated[float, "[1, inf)"]
 
 
 @dataclass(frozen=True)
-class _Transformer:
+class _Transformer(Checked, at="model."):
     """The fields that BERT and GPT share."""
 
     carries_state: ClassVar[bool] = False  # from batch to batch
@@ -123,13 +119,10 @@ class _Transformer:
     init_std: Positive = 0.02
     """Scale of the normal that kernels and tables start from; BERT's is truncated."""
 
-    def __post_init__(self) -> None:
-        check_fields(self, "model.")
+    def _mistakes(self) -> Iterator[str]:
         if self.d_model % self.num_heads:
             heads = f"model.num_heads = {self.num_heads}"
-            raise UserError(
-                f"model.d_model = {self.d_model} is not a multiple of {heads}"
-            )
+            yield f"model.d_model = {self.d_model} is not a multiple of {heads}"
 
 
 @dataclass(frozen=True)
@@ -172,15 +165,15 @@ class BertConfig(_Transformer):
     """Train next-sentence prediction beside MLM: pairs in the rows, a pooler and a
     second head in the model."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _mistakes(self) -> Iterator[str]:
+        yield from super()._mistakes()
         width = self.d_model // self.num_heads
         if self.positions == "rope" and width % 2:
             rope = "model.positions = rope turns pairs of channels"
-            raise UserError(f"{rope}: heads of {width} have an odd number of them")
+            yield f"{rope}: heads of {width} have an odd number of them"
         if self.window % 2:
             both = "half of it lies on each side of a token"
-            raise UserError(f"model.window = {self.window} is odd: {both}")
+            yield f"model.window = {self.window} is odd: {both}"
 
     @property
     def local(self) -> tuple[bool, ...]:
@@ -236,7 +229,7 @@ class GptConfig(_Transformer):
 
 
 @dataclass(frozen=True)
-class ElmoConfig:
+class ElmoConfig(Checked, at="model."):
     """ELMo's bidirectional language model (Peters et al. 2018); the defaults are the
     original, 93.6M parameters and a softmax over 793,471 words."""
 
@@ -272,16 +265,13 @@ class ElmoConfig:
     dropout: Dropout = 0.1
     """Dropout of the input of each layer and of the softmax, in training."""
 
-    def __post_init__(self) -> None:
-        check_fields(self, "model.")
+    def _mistakes(self) -> Iterator[str]:
         widest = len(self.filters)
         if not all(0 <= n <= 2**24 for n in self.filters) or not any(self.filters):
-            raise UserError(
-                f"model.filters = {self.filters} are not numbers of filters"
-            )
+            yield f"model.filters = {self.filters} are not numbers of filters"
         if self.max_characters < max(3, widest):
             this = f"model.max_characters = {self.max_characters}"
-            raise UserError(f"{this} must be at least 3 and the widest filter {widest}")
+            yield f"{this} must be at least 3 and the widest filter {widest}"
 
     @property
     def max_length(self) -> int:

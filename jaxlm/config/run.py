@@ -3,17 +3,18 @@
 import math
 import re
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxlm.config.checks import check_ranges
+from jaxlm.config.checks import Checked
 from jaxlm.config.model import (
     AnyData,
     BertConfig,
     DataConfig,
     MaskedData,
     ModelConfig,
-    check_levels,
+    wrong_levels,
 )
 from jaxlm.types import UserError
 
@@ -21,7 +22,7 @@ Count = Annotated[int, "[1, inf)"]
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked, at="text."):
     """How text becomes tokens; fixed once a corpus is prepared."""
 
     tokenizer: Literal[
@@ -49,19 +50,17 @@ class TextConfig:
     """Decoders: keep spaces and line ends, do not split sentences; the only special
     token of a trained vocabulary is <|endoftext|>, behind all pieces."""
 
-    def __post_init__(self) -> None:
+    def _mistakes(self) -> Iterator[str]:
         if self.dialogues and self.verbatim:
-            raise UserError(
-                "text.dialogues is for encoders, text.verbatim for decoders"
-            )
+            yield "text.dialogues is for encoders, text.verbatim for decoders"
         rule = {"gpt1_bpe": "space", "words": "spacy"}.get(self.tokenizer)
         if self.words == rule:
             this = f"text.words = {self.words} cannot be with"
-            raise UserError(f"{this} text.tokenizer = {self.tokenizer}: take basic")
+            yield f"{this} text.tokenizer = {self.tokenizer}: take basic"
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked, at="optim."):
     """Optimiser and learning-rate schedule."""
 
     name: Literal["bert_adam", "gpt1_adam", "adamw", "lamb", "adagrad", "muon"] = (
@@ -106,9 +105,6 @@ class OptimConfig:
     The moments of others stay, and they do not decay (torch's SparseAdam). False: a row
     without a gradient still moves by its momentum and decays, which needs all rows."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "optim.")
-
     def warmup_steps(self, steps: int) -> int:
         """Steps of warm-up in a run of `steps`."""
         if self.warmup >= 1:
@@ -128,7 +124,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Checked, at="mesh."):
     """Number of devices along each mesh axis; -1 on one axis: all remaining devices."""
 
     replica: int = 1
@@ -149,7 +145,7 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class LogConfig:
+class LogConfig(Checked, at="log."):
     """What a run logs."""
 
     every: Count = 100
@@ -159,12 +155,9 @@ class LogConfig:
     tensorboard: bool = True
     """Write TensorBoard events."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "log.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class Rows(Checked):
     """Shape of a batch: fields of a run, or of each phase of a run with phases."""
 
     length: Annotated[int, "[8, inf)"] = 128
@@ -176,11 +169,10 @@ class Rows:
     accumulate: Count = 1
     """Micro-batches that a batch is cut into."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
+    def _mistakes(self) -> Iterator[str]:
         if self.batch % self.accumulate:
             micro = f"accumulate = {self.accumulate}"
-            raise UserError(f"batch = {self.batch} is not a multiple of {micro}")
+            yield f"batch = {self.batch} is not a multiple of {micro}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +188,9 @@ class Phase(Rows):
     causal_share: Annotated[float, "[0, 1]"] = 0.0
     """data.causal_share in this phase; 1: no words are masked; 0: that of the run."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_levels("phases.levels", self.levels)
+    def _mistakes(self) -> Iterator[str]:
+        yield from super()._mistakes()
+        yield from wrong_levels("phases.levels", self.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,44 +256,34 @@ class RunConfig(Rows):
     else plain, which any device runs; the run says which it takes, and why."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        kind = DataConfig if self.finetunes else self.model.data
         if self.data is None:
-            object.__setattr__(self, "data", kind())
+            object.__setattr__(self, "data", self._data_kind())
+        super().__post_init__()
+
+    @property
+    def _data_kind(self) -> type[DataConfig]:
+        return DataConfig if self.finetunes else self.model.data
+
+    def _mistakes(self) -> Iterator[str]:
+        yield from super()._mistakes()
+        kind = self._data_kind
         if type(self.data) is not kind:
             this = f"data is a {type(self.data).__name__}"
-            raise UserError(f"{this}, this config takes a {kind.__name__}")
+            yield f"{this}, this config takes a {kind.__name__}"
         if self.optim.name == "muon" and self.model.carries_state:
-            raise UserError("optim.name = muon is for transformers: take adamw")
+            yield "optim.name = muon is for transformers: take adamw"
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
-            raise UserError(f"eval_every = {self.eval_every} is not a number of steps")
+            yield f"eval_every = {self.eval_every} is not a number of steps"
         for each in self.skip:
             range_of(each, "skip")
-        self._check_texts()
         for each in self.xla:
             if not re.fullmatch(r"\w+=.+", each):
-                raise UserError(f"xla = {each} is not NAME=VALUE")
-        done, at, rows = 0, "", self.all_phases[0].batch
-        for i, phase in enumerate(self.all_phases):
-            at = f"phases.{i}." if self.phases else ""
-            if phase.until <= done:
-                raise UserError(f"{at}until = {phase.until} does not follow {done}")
-            done = phase.until
-            if self.model.carries_state and phase.batch != rows:
-                why = "the state goes from batch to batch, row by row"
-                raise UserError(f"{at}batch = {phase.batch} is not {rows}: {why}")
-            self._check_predictions(phase, at)
-            if phase.length > self.model.max_length:
-                most = f"model.max_length = {self.model.max_length}"
-                if getattr(self.model, "positions", "") == "rope":
-                    most += f": pass --model.max_length {phase.length}"
-                raise UserError(f"{at}length = {phase.length} exceeds {most}")
-        if done != self.steps:
-            this = f"the last phase ends at step {done}, steps = {self.steps}"
-            raise UserError(f"{this}: pass --{at}until {self.steps}, too")
+                yield f"xla = {each} is not NAME=VALUE"
+        yield from self._in_texts()
+        yield from self._in_phases()
 
-    def _check_texts(self) -> None:
-        """Refuse pairs and dialogues where a row must be of texts."""
+    def _in_texts(self) -> Iterator[str]:
+        """Pairs and dialogues where a row must be of texts."""
         data, model = self.data, typing.cast(Any, self.model)
         if not isinstance(data, MaskedData):
             return
@@ -311,7 +293,38 @@ class RunConfig(Rows):
                 rows, remedy = "model.nsp = True", "pass --model.nsp false"
                 if self.text.dialogues:
                     rows, remedy = "text.dialogues = True", "take another recipe"
-                raise UserError(f"data.{name} = {value} is for texts, {rows}: {remedy}")
+                yield f"data.{name} = {value} is for texts, {rows}: {remedy}"
+
+    def _in_phases(self) -> Iterator[str]:
+        done, at, rows = 0, "", self.all_phases[0].batch
+        end = getattr(self.data, "mask_rate_end", 0.0)
+        for i, phase in enumerate(self.all_phases):
+            at = f"phases.{i}." if self.phases else ""
+            if phase.until <= done:
+                yield f"{at}until = {phase.until} does not follow {done}"
+            done = phase.until
+            if self.model.carries_state and phase.batch != rows:
+                why = "the state goes from batch to batch, row by row"
+                yield f"{at}batch = {phase.batch} is not {rows}: {why}"
+            # The mask rate changes within the run: are there enough predictions?
+            if isinstance(self.data, MaskedData) and (end or phase.mask_rate):
+                rate = phase.mask_rate or max(self.data.mask_rate, end)
+                if (most := round(rate * phase.length)) > phase.predictions:
+                    this = f"{at}predictions = {phase.predictions} are too few to hide"
+                    yield f"{this} {rate:g} of {phase.length} tokens: {most} are needed"
+            if phase.length > self.model.max_length:
+                most = f"model.max_length = {self.model.max_length}"
+                if getattr(self.model, "positions", "") == "rope":
+                    most += f": pass --model.max_length {phase.length}"
+                yield f"{at}length = {phase.length} exceeds {most}"
+        if done != self.steps:
+            this = f"the last phase ends at step {done}, steps = {self.steps}"
+            yield f"{this}: pass --{at}until {self.steps}, too"
+
+    @property
+    def drops(self) -> bool:
+        """Whether a step draws dropout."""
+        return self.model.dropout > 0
 
     def causal_share(self, phase: Phase | None = None) -> float:
         """The share of rows, of a phase or the run, that predict each next token."""
@@ -322,16 +335,6 @@ class RunConfig(Rows):
     def has_causal_rows(self) -> bool:
         """Whether rows predict each next token in some phase."""
         return any(map(self.causal_share, self.all_phases))
-
-    def _check_predictions(self, phase: Phase, at: str) -> None:
-        """Refuse too few predictions for a mask rate that changes within the run."""
-        end = getattr(self.data, "mask_rate_end", 0.0)
-        if not isinstance(self.data, MaskedData) or not (end or phase.mask_rate):
-            return
-        rate = phase.mask_rate or max(self.data.mask_rate, end)
-        if (most := round(rate * phase.length)) > phase.predictions:
-            this = f"{at}predictions = {phase.predictions} are too few to hide {rate:g}"
-            raise UserError(f"{this} of {phase.length} tokens: {most} are needed")
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of a step is saved and kept for good."""

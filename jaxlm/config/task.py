@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from jaxlm.config.checks import check_ranges
+from jaxlm.config.checks import Checked
 from jaxlm.config.run import Count, RunConfig
-from jaxlm.types import UserError
 
 Kind = Literal["class", "number", "choice", "tokens", "spans"]
 Rules = Literal[
@@ -30,7 +29,7 @@ _METRICS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(Checked, at="task."):
     """The task that a pretrained model is trained for, and the columns of its files."""
 
     kind: Kind = "class"
@@ -114,11 +113,6 @@ class TaskConfig:
     patience: Annotated[int, "[0, inf)"] = 0
     """End the run after this many evaluations without a better metric; 0: never."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "task.")
-        for mistake in self._mistakes():
-            raise UserError(mistake)
-
     def _mistakes(self) -> Iterator[str]:
         classes, text = len(self.labels), self.kind not in ("tokens", "spans")
         if len(set(self.labels)) < classes:
@@ -164,3 +158,8 @@ class FinetuneConfig(RunConfig):
 
     task: TaskConfig = field(default_factory=TaskConfig)
     eval_every: int | float = 1.0
+
+    @property
+    def drops(self) -> bool:
+        """Whether a step draws dropout."""
+        return max(self.model.dropout, self.task.dropout) > 0

@@ -1,16 +1,16 @@
 """How texts become vectors: the arguments of `Model.embed` and of `jaxlm embed`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from jaxlm.config.checks import check_fields
-from jaxlm.types import UserError
+from jaxlm.config.checks import Checked
 
 Pooling = Literal["none", "mean", "cls", "sentence"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorOptions:
+class VectorOptions(Checked):
     """Which layers of a text to return, and how to pool its tokens."""
 
     layers: Literal["last", "all", "mix"] | int = "last"
@@ -31,7 +31,6 @@ class VectorOptions:
     """ELMo: a text starts, in both directions, with the state of the text --batch texts
     earlier, as in the original (allenai/bilm-tf); texts are then read whole."""
 
-    def __post_init__(self) -> None:
-        check_fields(self)
+    def _mistakes(self) -> Iterator[str]:
         if self.prompt and self.pooling != "sentence":
-            raise UserError(f"prompt = {self.prompt} is for pooling = sentence")
+            yield f"prompt = {self.prompt} is for pooling = sentence"
