@@ -1,5 +1,6 @@
 """The state that a run carries from step to step, initialised with its shardings."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -43,7 +44,13 @@ def init_params(module: Any, seed: int) -> Any:
 
 def abstract_params(module: Any) -> Any:
     """The shapes of the parameters."""
-    return jax.eval_shape(lambda: init_params(module, 0))
+    return _shapes(module)
+
+
+# A verb asks for them several times, and each trace takes a third of a second.
+_shapes: Callable[[Any], Any] = functools.cache(
+    lambda module: jax.eval_shape(lambda: init_params(module, 0))
+)
 
 
 def abstract_state(
