@@ -160,7 +160,7 @@ def cache_of(name: str) -> Path:
 
 def host_log(workdir: str | os.PathLike, host: int) -> Path:
     """The file for what a host says besides the lines of the first one."""
-    here = tempfile.gettempdir() if is_remote(workdir) else workdir
+    here = workdir if workdir and not is_remote(workdir) else tempfile.gettempdir()
     return Path(here, f"host-{host}.log")
 
 

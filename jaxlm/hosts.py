@@ -26,6 +26,7 @@ LIMIT = 300  # seconds to wait for all hosts at the start
 
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _TORCHRUN = ("MASTER_ADDR", "WORLD_SIZE", "RANK")
+_STATUS = "jaxlm/status"  # what the first host ends with, in the store of the job
 _BLOCK = 4096  # bytes; texts are gathered in whole blocks, so that few programs compile
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) ->
     """Join the other hosts of this job, if there are any.
 
     `hosts` is "auto", "off" or the number of hosts that must join. "off" asks nobody;
-    "", of verbs that have no --hosts, is auto without refusing what is told by half.
+    "", of verbs without --hosts, is auto without refusing what is told by half.
     `before` is called with this host's number. If a host does not come within LIMIT
     seconds, JAX ends the others from C++ and names it; `witness.py` says so in a line.
     """
@@ -78,6 +79,23 @@ def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) ->
     # Wait for all hosts here: on CPUs the first collective fails if a host arrives 30 s
     # after another, which it may if it has to compile first. Later collectives wait.
     multihost_utils.sync_global_devices("start")
+
+
+def tell_status(status: int) -> None:
+    """Tell the other hosts with which status the first one ends."""
+    store: Any = distributed.global_state.client
+    store.key_value_set(_STATUS, str(status), allow_overwrite=True)
+
+
+def wait_for_first() -> int:
+    """The status of the first host, when it has ended."""
+    store: Any = distributed.global_state.client
+    while True:
+        try:
+            return int(store.blocking_key_value_get(_STATUS, 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):  # else it still works
+                raise
 
 
 def find_job(strict: bool = True) -> Job | None:
@@ -218,6 +236,8 @@ def in_turn(work: Callable[[], T]) -> T:
 
     On a shared disk, other hosts find the work done; on local disks, each host does it.
     """
+    if not jax.distributed.is_initialized():  # and no device is touched here
+        return work()
     first = jax.process_index() == 0
     before = together(lambda: work() if first else None)
     after = together(lambda: None if first else work())

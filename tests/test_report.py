@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny
 
-from jaxlm.checkpoints.store import FORMAT
+from jaxlm.checkpoints.manifest import FORMAT
 from jaxlm.cli import main
 from jaxlm.config import load_config
 from jaxlm.files import seal, write_json, write_sealed

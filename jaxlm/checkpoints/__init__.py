@@ -2,7 +2,7 @@
 
 from jaxlm.checkpoints.digests import state_sha256
 from jaxlm.checkpoints.leaf_files import StoredLeaf, UnsoundError, read_leaves
-from jaxlm.checkpoints.run_files import RunFiles
+from jaxlm.checkpoints.manifest import RunFiles
 from jaxlm.checkpoints.store import (
     Checkpoints,
     Restored,

@@ -9,7 +9,6 @@ steps are deleted here because Orbax deletes them in place: a kill would leave h
 step that looks whole. Next: `train/loop.py`, which saves; `jaxlm/open`, which reads.
 """
 
-import json
 import logging
 import math
 import os
@@ -22,7 +21,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
@@ -36,21 +34,11 @@ from jaxlm.checkpoints.leaf_files import (
     first_line,
     read_leaves,
 )
-from jaxlm.checkpoints.run_files import RunFiles
-from jaxlm.files import (
-    SEAL,
-    DamagedError,
-    absolute,
-    is_remote,
-    listed,
-    place,
-    seal,
-    unseal,
-)
+from jaxlm.checkpoints.manifest import RunFiles, read_manifest, sealed_manifest
+from jaxlm.files import absolute, is_remote, listed, place
 from jaxlm.tree import differences, leaves, map_with_path
 from jaxlm.types import UserError
 
-FORMAT = 2  # of a run directory; raised when a run cannot go on with other code
 _TEMPORARY, _DELETED = ".orbax-checkpoint-tmp", ".deleted"
 _COMMITTED = "commit_success.txt"
 
@@ -155,7 +143,7 @@ class Checkpoints:
         self.wait()
         digests, path = digest(state), self.directory / str(step)
         if step in self.steps():
-            if self._manifest(path)[0] == digests:
+            if read_manifest(path, self.run)[0] == digests:
                 return digests  # the step that this run was restored from
             raise UserError(f"{path} holds another state of step {step}")
         try:
@@ -164,7 +152,7 @@ class Checkpoints:
                     path,
                     dict(leaves(state)),  # pyrefly: ignore
                     checkpointable_name=STATE,
-                    custom_metadata=self._sealed(step, digests, meta),
+                    custom_metadata=sealed_manifest(step, digests, meta, self.run),
                 )
         except Exception as error:
             raise self._failed(step, error) from error
@@ -222,7 +210,7 @@ class Checkpoints:
         if step is None:
             return None
         path = self.directory / str(step)
-        digests, meta = self._manifest(path)
+        digests, meta = read_manifest(path, self.run)
         digests = {p: each for p, each in digests.items() if p.startswith(part)}
         flat = {p[len(part) :]: StoredLeaf(path, p, digests[p]) for p in digests}
         state = traverse_util.unflatten_dict(flat, sep="/")
@@ -276,50 +264,14 @@ class Checkpoints:
         shardings = {}
         for name, leaf in wanted.items():
             sharding = getattr(leaf, "sharding", None) or default
-            if on_disk[name].shape != leaf.shape:
-                sharding = _whole(sharding)
+            if on_disk[name].shape != leaf.shape and hasattr(sharding, "mesh"):
+                sharding = NamedSharding(sharding.mesh, PartitionSpec())  # whole
             shardings[name] = sharding
         bounds = {p: bound if p.startswith("params/") else math.inf for p in wanted}
         read = read_leaves(on_disk, shardings, bounds)
         for name, leaf in wanted.items():
             read[name] = _with_padding(read[name], leaf)
         return stored._replace(state=map_with_path(lambda p, _: read[p], abstract))
-
-    def _sealed(
-        self, step: int, digests: Mapping[str, LeafDigest], meta: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The manifest as JSON, with its own hash to detect later changes."""
-        return seal(
-            {
-                "format": FORMAT,
-                "step": step,
-                "digests": {path: str(each) for path, each in digests.items()},
-                "meta": dict(meta),
-                "run": self.run.as_json() if self.run else {},
-            }
-        )
-
-    def _manifest(
-        self, step: epath.Path
-    ) -> tuple[dict[str, LeafDigest], dict[str, Any]]:
-        """The digests and the caller's `meta` in the manifest of a checkpoint."""
-        path = step / "_CHECKPOINT_METADATA"
-        try:
-            sealed = json.loads(path.read_text())["custom_metadata"] or {}
-            if not {"format", SEAL} <= sealed.keys():
-                raise UnsoundError(f"{path} is not the manifest of a jaxlm checkpoint")
-            content = unseal(sealed, path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UnsoundError(f"{path} cannot be read: {first_line(error)}") from error
-        except DamagedError as error:
-            raise UnsoundError(str(error)) from None
-        check_format(content["format"], str(path))
-        if content["step"] != int(step.name):
-            raise UnsoundError(f"{path} is of step {content['step']}, not {step.name}")
-        if self.run:
-            self.run.check(content.get("run", {}), step)
-        digests = {p: LeafDigest.parse(each) for p, each in content["digests"].items()}
-        return digests, content["meta"]
 
 
 def restore_params(
@@ -355,21 +307,6 @@ def check_best(workdir: str | os.PathLike, step: int | None) -> None:
     best = Checkpoints(f"{workdir}/best")
     if step is not None and not best.steps():
         raise UserError(f"{best.directory} is empty, and step {step} was the best")
-
-
-def check_format(found: int, path: str) -> None:
-    """Raise a UserError if a run directory or checkpoint has another format."""
-    if found != FORMAT:
-        remedy = "go on with the jaxlm that made it, or start again"
-        this = f"{path} has format {found}; this jaxlm reads {FORMAT}"
-        raise UserError(f"{this}: {remedy}")
-
-
-def _whole(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """A sharding that replicates the leaf on the same devices."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec())
-    return sharding
 
 
 def _with_padding(array: jax.Array, leaf: Any) -> jax.Array:

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxlm
-from jaxlm.cli.runtime import end_on_signals, wait_if_a_host_is_lost
+from jaxlm.cli.runtime import (
+    INTERRUPTED,
+    end_on_signals,
+    show_errors,
+    tell_others,
+    wait_if_a_host_is_lost,
+)
 from jaxlm.types import Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -37,7 +43,7 @@ VERBS = {  # each is a function run_VERB of a file
     "help": ("help", "a guide on a topic, or the flags of a verb"),
 }
 
-FINISHED, MISTAKE, TOO_LARGE, INTERRUPTED = 0, 2, 3, 75
+FINISHED, CRASHED, MISTAKE, TOO_LARGE = 0, 1, 2, 3
 
 _USAGE = """\
 jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
@@ -65,10 +71,20 @@ _REFUSALS |= {errno.EFBIG, errno.EIO}
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     if argv is not None:
-        return _run_safely(argv)
+        return _run_first(argv)
     end_on_signals(INTERRUPTED)
-    status = _run_safely(sys.argv[1:])
+    status = _run_first(sys.argv[1:])
     end_on_signals(status, done=True)
+    return status
+
+
+def _run_first(argv: list[str]) -> int:
+    """Run a command, and tell its status to the hosts that wait for this one."""
+    status = CRASHED
+    try:
+        status = _run_safely(argv)
+    finally:
+        tell_others(status)
     return status
 
 
@@ -136,4 +152,9 @@ def _run(argv: list[str]) -> int:
 
         raise UserError(f"no verb {verb!r}: {instead(verb, VERBS)}")
     file, _ = VERBS[verb]
-    return getattr(importlib.import_module(f"jaxlm.cli.{file}"), f"run_{verb}")(rest)
+    run = getattr(importlib.import_module(f"jaxlm.cli.{file}"), f"run_{verb}")
+    try:
+        return run(rest)
+    except Exception:
+        show_errors()
+        raise

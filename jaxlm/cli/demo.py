@@ -40,7 +40,7 @@ class Demo:
 def run_demo(argv: list[str]) -> int:
     """The verb `demo`."""
     args = parse(Demo, argv)
-    start_jax()
+    start_jax(together=True)
     stops = [args.steps * i // _TIMES for i in range(1, _TIMES + 1)]
     every = max(1, args.steps // _TIMES)
     recipe = ["bert_modern_tiny", "--text", "shipped:austen", "--holdout", "0.1"]

@@ -162,9 +162,14 @@ def _write_answers(job: Any, workdir: str, step: int) -> None:
 
 
 def _print_table(workdir: str, seeds: range) -> None:
-    """Print and store the best figures of each seed, and mean ± sample deviation."""
+    """On the first host, print and store the best figures of each seed, and mean ±
+    sample deviation."""
+    import jax
+
     from jaxlm.tasks.finetuned import best_figures, seed_table
 
+    if jax.process_index():
+        return
     found = {seed: best_figures(f"{workdir}/seed-{seed}") for seed in seeds}
     figures = {seed: each[1] for seed, each in found.items() if each}
     if not figures:

@@ -95,7 +95,11 @@ class Pretrain(TextOptions, TrainingOptions):
 
 def run_prepare(argv: list[str]) -> int:
     """The verb `prepare`."""
-    prepare_corpus(parse(Prepare, argv))
+    args = parse(Prepare, argv)
+    start_jax("", together=True)
+    from jaxlm.hosts import in_turn
+
+    in_turn(lambda: prepare_corpus(args))  # the others find it done on a shared disk
     return 0
 
 

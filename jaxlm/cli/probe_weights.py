@@ -88,7 +88,7 @@ def _mixes(found: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
 
 def _over_steps(run: Path, directory: str) -> "Figures":
     from jaxlm.probe.pictures import Figures
-    from jaxlm.train.log import read_metrics
+    from jaxlm.train.log_files import read_metrics
 
     lines, _ = read_metrics(run / "metrics.jsonl")
     lines = [each for each in lines if any(map(_WEIGHT.fullmatch, each))]

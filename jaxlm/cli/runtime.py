@@ -15,10 +15,13 @@ from typing import Any, BinaryIO
 
 from jaxlm.files import cache_of, host_log, remove_temporary
 
+INTERRUPTED = 75  # exit status after a signal: the same command resumes
+
 _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
 
 _witnesses: list[subprocess.Popen] = []
-_stderr = 2  # what Python writes to; with several hosts, native code has another
+_stderr = 2  # the terminal's; with several hosts, native code has another
+_others_wait = False  # for this host, the first of several
 
 
 def say(text: str) -> None:
@@ -58,10 +61,14 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
-def start_jax(workdir: str = "", hosts: str = "") -> None:
+def start_jax(
+    workdir: str | None = None, hosts: str = "", *, together: bool = False
+) -> None:
     """Join the other hosts, as `hosts.join` says, and keep compiled programs on disk.
 
-    With several hosts, what native code prints goes to a file in the workdir.
+    All hosts go on if `hosts` is given, as by verbs that train, or if they work
+    `together`; else only the first does, and the others end with its status. With a
+    workdir, hosts have a log; see `_keep_log`.
     """
     from jaxlm.memory import keep_freed_memory
 
@@ -71,21 +78,41 @@ def start_jax(workdir: str = "", hosts: str = "") -> None:
     from jaxlm.hosts import join
 
     if not jax.distributed.is_initialized():
-        join(
-            hosts, lambda host: _keep_native_output(workdir, host) if workdir else None
-        )
+        join(hosts, lambda host: None if workdir is None else _keep_log(workdir, host))
+        if jax.distributed.is_initialized() and not hosts:
+            end_on_signals(INTERRUPTED)  # again: JAX catches SIGTERM for training
+            if not together:
+                _leave_to_first()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_of("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _keep_native_output(workdir: str, host: int) -> None:
-    """Send the standard error of native code to WORKDIR/host-N.log; see `witness.py`.
+def _leave_to_first() -> None:
+    """Return on the first host; end the others, once it has ended, with its status."""
+    import jax
 
-    Python's own standard error stays as it was. Without a workdir, nothing changes.
-    """
-    if not workdir:
-        return
+    from jaxlm.hosts import wait_for_first
+
+    global _others_wait
+    host = jax.process_index()
+    _others_wait = not host
+    if host:
+        say(f"jaxlm: host {host} has nothing to do: host 0 does the work of this verb")
+        raise SystemExit(wait_for_first())
+
+
+def tell_others(status: int) -> None:
+    """Let the hosts end that wait for this one, which ends with `status`."""
+    if _others_wait:
+        from jaxlm.hosts import tell_status
+
+        tell_status(status)
+
+
+def _keep_log(workdir: str, host: int) -> None:
+    """Send what native code says of errors to `host_log`; see `witness.py`. On other
+    hosts than the first, all that is printed goes there; see `show_errors`."""
     from jaxlm.cli import witness
 
     log = host_log(workdir, host)
@@ -97,10 +124,21 @@ def _keep_native_output(workdir: str, host: int) -> None:
     assert process.stdin
     global _stderr
     _stderr = os.dup(2)
-    sys.stderr = open(_stderr, "w", 1, errors="backslashreplace")  # noqa: SIM115
     os.dup2(process.stdin.fileno(), 2)
     process.stdin.close()
     _witnesses.append(process)  # collected, it would warn that it still runs
+    if host:
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+    else:
+        show_errors()
+
+
+def show_errors() -> None:
+    """Send Python's standard error to the terminal, not to the log of this host."""
+    if _witnesses:
+        options: Any = {"errors": "backslashreplace", "closefd": False}
+        sys.stderr = open(_stderr, "w", 1, **options)  # noqa: SIM115
 
 
 @contextlib.contextmanager

@@ -188,7 +188,7 @@ def _show_run(path: Any, rows: int) -> None:
 
 def _print_figures(metrics: Any, declared: "Sequence[Figure]") -> None:
     """Print the newest figures of training and of evaluation."""
-    from jaxlm.train.log import read_metrics
+    from jaxlm.train.log_files import read_metrics
     from jaxlm.train.screen import evaluated, shown, trained
 
     records, torn = read_metrics(metrics)

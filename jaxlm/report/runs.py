@@ -15,7 +15,7 @@ from jaxlm.families import family_of
 from jaxlm.files import place
 from jaxlm.metrics import Figure
 from jaxlm.tasks.objective import FIGURES
-from jaxlm.train.log import read_metrics
+from jaxlm.train.log_files import read_metrics
 from jaxlm.train.workdir import provenance, read_config
 from jaxlm.types import UserError
 

@@ -22,7 +22,7 @@ import jax
 from etils import epath
 
 from jaxlm.checkpoints import Checkpoints, RunFiles, UnsoundError
-from jaxlm.checkpoints.store import FORMAT, check_format
+from jaxlm.checkpoints.manifest import FORMAT, check_format
 from jaxlm.config import FinetuneConfig, RunConfig
 from jaxlm.config.files import from_dict
 from jaxlm.files import (

@@ -89,7 +89,9 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     processes[1].send_signal(signal.SIGTERM)  # not the one that writes
     ended = finish(processes)
     assert [status for status, *_ in ended] == [75, 75], ended
-    steps = {re.search(r"stopped at step (\d+) after saving", e)[1] for *_, e in ended}
+    assert ended[1][1:] == ("", "")  # it says to its log what the first host prints
+    said = [ended[0][2], (tmp_path / "cut/host-1.log").read_text()]
+    steps = {re.search(r"stopped at step (\d+) after saving", each)[1] for each in said}
     assert len(steps) == 1, ended
     (step,) = map(int, steps)
     saved = {int(each.name) for each in (tmp_path / "cut/checkpoints").iterdir()}
@@ -99,8 +101,13 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     ended = finish(hosts([*pretrain, *cut, *stop], [*pretrain, *whole, *stop]))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert f"resuming at step {step}\n" in ended[0][1]
-    states = [re.findall("state sha256 .*", output) for _, output, _ in ended]
-    assert [len(each) for each in states] == [2, 2]
+    logged = (tmp_path / name / "host-1.log" for name in ("cut", "whole"))
+    outputs = [
+        ended[0][1],
+        "".join(each.read_text() for each in logged if each.exists()),
+    ]
+    states = [re.findall("state sha256 .*", output) for output in outputs]
+    assert [len(each) for each in states] == [2, 3]  # one at the cut
     assert len({state for each in states for state in each}) == 1
 
 
@@ -146,6 +153,29 @@ def test_a_mistake_ends_all_hosts(tmp_path: Path):
     assert [status for status, *_ in ended] == [2, 2], ended
     assert f"in use by process {os.getpid()} on " in ended[0][2]
     assert "host 0 has stopped: " in ended[1][2]
+
+
+@pytest.mark.parametrize("model, status", [("novels", 0), ("none", 2)])
+def test_the_first_host_alone_does_what_is_not_training(model, status):
+    ended = finish(hosts(["fill", f"shipped:{model}", "She[MASK]was", "--top_k", "1"]))
+    assert [each for each, *_ in ended] == [status, status], ended
+    answers = [re.sub(r"\[Gloo\].*\n", "", output) for _, output, _ in ended]
+    assert bool(answers[0]) == (not status) and not answers[1]
+    assert ended[1][2] == (
+        "jaxlm: host 1 has nothing to do: host 0 does the work of this verb\n"
+    )
+
+
+def test_all_hosts_have_a_corpus_that_is_prepared_once(tmp_path: Path):
+    corpus, text = tmp_path / "corpus", tmp_path / "text.txt"
+    text.write_text("".join(f"The number {n} follows.\n\n" for n in range(2000)))
+    words = ["prepare", "bert_tiny", "--model.vocab_size", "600", "--processes", "1"]
+    words += ["--text", str(text), "--corpus", str(corpus)]
+    ended = finish(hosts(words))
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert f"{corpus}: " in ended[0][2]
+    assert ended[1][1:] == ("", "")
+    assert (corpus / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("lost, how", [(1, signal.SIGKILL), (0, signal.SIGSTOP)])

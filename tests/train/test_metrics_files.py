@@ -10,7 +10,8 @@ import pytest
 from logs import config, lines, metrics, opened
 
 from jaxlm.files import place
-from jaxlm.train.log import Log, MetricsLines, read_metrics
+from jaxlm.train.log import Log
+from jaxlm.train.log_files import JsonLines, read_metrics
 
 
 def test_opening_cuts_later_and_torn_lines_only(tmp_path):
@@ -23,7 +24,7 @@ def test_opening_cuts_later_and_torn_lines_only(tmp_path):
         (whole, 0, b""),
     ):
         path.write_bytes(written)
-        MetricsLines(path, start).close()
+        JsonLines(path, start)
         assert path.read_bytes() == kept
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -82,7 +83,7 @@ def test_training_goes_on_when_writing_fails_midway(tmp_path, monkeypatch):
         def full(self, record):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(MetricsLines, "write", full)
+        monkeypatch.setattr(JsonLines, "write", full)
         for step in range(2, 9):
             log.defer(step, metrics(step))
         assert log.flush()["step"] == 8
@@ -108,7 +109,7 @@ def test_a_bucket_gets_the_files_whole_and_gives_them_back(
     assert not where.exists()
     log.samples([{"prompt": "a", "text": "b"}])
     log.carry()
-    log.upload()
+    log.record_times()
     assert [line["step"] for line in lines(where)] == [1, 4, 8]
     assert list(local.rglob("metrics.jsonl"))
     log.close()

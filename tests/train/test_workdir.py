@@ -14,7 +14,7 @@ from states import ROOT
 from tiny import tiny
 
 from jaxlm.checkpoints import Checkpoints, RunFiles
-from jaxlm.checkpoints.store import FORMAT
+from jaxlm.checkpoints.manifest import FORMAT
 from jaxlm.config import RunConfig
 from jaxlm.text.corpus import open_corpus
 from jaxlm.train.workdir import (

@@ -28,7 +28,7 @@ import dataclasses, json, sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jaxlm.checkpoints import Checkpoints
-from jaxlm.checkpoints.store import FORMAT
+from jaxlm.checkpoints.manifest import FORMAT
 from jaxlm.config import load_config
 from jaxlm.files import write_json
 from jaxlm.families import parameter_shapes
