@@ -1,10 +1,11 @@
-"""Memory of the process: freed blocks are kept; aligned and transposed arrays."""
+"""Memory: of a program; freed blocks are kept; aligned and transposed arrays."""
 
 import ctypes
 import math
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,15 @@ def exhausted(error: BaseException) -> bool:
     """Whether an error says that the host or, by XLA, a device has no memory left."""
     said = re.search("RESOURCE_EXHAUSTED|OUT_OF_MEMORY", str(error))
     return isinstance(error, MemoryError) or bool(said)
+
+
+def program_bytes(compiled: Any, mesh: Any) -> int:
+    """What a compiled program takes on a device of a mesh, by XLA's count."""
+    found = compiled.memory_analysis()
+    if mesh.devices.flat[0].platform == "tpu":
+        return found.peak_memory_in_bytes  # all temporaries are never there at once
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + new + found.temp_size_in_bytes
 
 
 def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax
 
 from jaxlm.config import Phase, RunConfig
 from jaxlm.families import family_of
-from jaxlm.memory import exhausted
+from jaxlm.memory import exhausted, program_bytes
 from jaxlm.plan.program import read_program
 from jaxlm.plan.roofline import between_slices, collective, compute_seconds, steps_of
 from jaxlm.plan.topologies import Topology
@@ -25,7 +25,6 @@ from jaxlm.train.source import (
     open_phase,
     open_run,
     phases_of,
-    program_bytes,
 )
 
 _TRIED = 6  # settings that are compiled at most
@@ -59,7 +58,7 @@ def plan(config: RunConfig, machine: Topology) -> Planned:
             if not exhausted(error):
                 raise
             return Planned(held, _needed(str(error), held))
-    needed = [program_bytes(run, each) for each in compiled]
+    needed = [program_bytes(each, run.mesh) for each in compiled]
     if max(needed) > limit:
         return Planned(held, max(needed))
     found = []

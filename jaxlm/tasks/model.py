@@ -37,11 +37,11 @@ from jaxlm.models.kernels.lstm import Carry, Weights, flip_backward, lstm
 from jaxlm.models.layers import (
     Dropout,
     Dtype,
-    ScalarMix,
     gather,
     same_segment,
     uniform,
 )
+from jaxlm.models.mix import ScalarMix
 
 Pooling = Literal["pooler", "cls", "mean", "max", "attention", "last", "none"]
 PACKED = ("pooler", "cls", "mean", "none")  # poolings that read packed rows

@@ -31,7 +31,7 @@ from jaxlm.config import TaskConfig
 from jaxlm.metrics import Figure, Mean, Sums
 from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
-from jaxlm.models.layers import mix_penalty
+from jaxlm.models.mix import mix_penalty
 from jaxlm.objectives.objective import Objective, stateless
 from jaxlm.sharding import stacked
 from jaxlm.tasks.batches import TaskBatch

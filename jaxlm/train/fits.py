@@ -7,14 +7,13 @@ from typing import Any
 import jax
 
 from jaxlm.config import RunConfig
-from jaxlm.memory import exhausted
+from jaxlm.memory import exhausted, program_bytes
 from jaxlm.train.source import (
     OpenPhase,
     Run,
     open_phase,
     open_run,
     phases_of,
-    program_bytes,
 )
 from jaxlm.types import UserError
 
@@ -121,12 +120,9 @@ def step_bytes(run: Run) -> int:
         opened = open_phase(run, number, begin, phase)
         few = range(begin, min(phase.until, begin + _SAMPLE))
         read = map(opened.read, few if run.config.finetunes else few[:1])
-        most = max(most, _bytes(run, opened, read))
+        compiled = lower_step(run, opened, read).compile()
+        most = max(most, program_bytes(compiled, run.mesh))
     return most
-
-
-def _bytes(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> int:
-    return program_bytes(run, lower_step(run, opened, read).compile())
 
 
 def lower_step(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> Any:

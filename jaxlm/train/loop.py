@@ -5,12 +5,8 @@ The source is a corpus (`source.py`) or the files of a task (`jaxlm/tasks`).
 
 import functools
 import hashlib
-import math
-import os
 import shlex
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxlm import xla
-from jaxlm.checkpoints import (
-    Checkpoints,
-    Restored,
-    RunFiles,
-    check_best,
-    state_sha256,
-)
+from jaxlm.checkpoints import Checkpoints, Restored, RunFiles, state_sha256
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config import RunConfig
 from jaxlm.memory import exhausted
@@ -36,6 +26,7 @@ from jaxlm.train.log import Log
 from jaxlm.train.profile import profiling
 from jaxlm.train.source import Run, TrainingSource, feed, open_run
 from jaxlm.train.state import LARGEST, Pretrained, TrainState, merge
+from jaxlm.train.stopping import Best, stop_signals
 from jaxlm.train.times import watching
 from jaxlm.types import UserError
 
@@ -116,7 +107,7 @@ def _loop(
         log.say(f"nothing left to train: the run is already at step {start}")
     evaluate = _opened(run, log, "evaluation", source.evaluation)
     sample = _opened(run, log, "samples", source.samples)
-    best = _Best(run, first.meta.get("best")) if evaluate and source.best else None
+    best = Best(run, first.meta.get("best")) if evaluate and source.best else None
     batches = feed(run, log, start, last)
     # The run was killed between this checkpoint and its evaluation.
     missing = start > 0 and not log.evaluated
@@ -229,37 +220,6 @@ def _check_sound(run: Run, skipped: range, sound: int | None) -> None:
     )
 
 
-class _Best:
-    """The best parameters on the dev file, kept in WORKDIR/best.
-
-    A resumed run repeats its steps and evaluations bit for bit, so a stored best is
-    never from the run's future. If figures are equal, the first stays.
-    """
-
-    def __init__(self, run: Run, kept: int | None):
-        self._figure = run.source.best
-        self._patience = int(run.source.patience * run.config.eval_every)  # steps
-        self._checkpoints = Checkpoints(
-            run.checkpoints.directory.parent / "best", keep=1, run=run.checkpoints.run
-        )
-        self._checkpoints.open()
-        self._highest, self.step = -math.inf, None
-        check_best(run.checkpoints.directory.parent, kept)
-        if found := self._checkpoints.stored():
-            self._highest, self.step = found.meta[self._figure], found.step
-
-    def offer(self, step: int, params: Any, figures: Mapping[str, float]) -> None:
-        """Save the parameters of a step durably if they are the best so far."""
-        value = figures[self._figure]
-        if math.isfinite(value) and value > self._highest:
-            self._highest, self.step = value, step
-            self._checkpoints.save(step, {"params": params}, dict(figures))
-            self._checkpoints.wait()
-
-    def out_of_patience(self, step: int) -> bool:
-        return self.step is not None and 0 < self._patience <= step - self.step
-
-
 def _sha256_of(batch: Any) -> str:
     """SHA-256 of a global batch: dtype, shape and bytes of its arrays in order."""
     total = hashlib.sha256()
@@ -270,34 +230,3 @@ def _sha256_of(batch: Any) -> str:
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Catch SIGTERM and Ctrl-C; yields a function step → whether to stop at that step.
-
-    A second signal ends the process. Several hosts stop at the same step, because jax's
-    own SIGTERM handler tells all hosts. It stays in place and also gets each Ctrl-C.
-    """
-    asked, several = False, jax.process_count() > 1
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        if several:
-            signal.raise_signal(signal.SIGTERM)
-
-    def interrupted(step: int) -> bool:
-        if several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return asked
-
-    caught = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, note) for number in caught}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

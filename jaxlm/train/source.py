@@ -26,6 +26,7 @@ from jaxlm.data.rows import ahead
 from jaxlm.evaluation import STREAM, open_evaluation
 from jaxlm.families import family_of
 from jaxlm.families.samples import suited
+from jaxlm.memory import program_bytes
 from jaxlm.metrics import Figure
 from jaxlm.models.kernels.fused import Call, said
 from jaxlm.objectives.objective import Objective
@@ -282,18 +283,9 @@ def _feed_phase(
             with log.compiling(what, **facts) as said:
                 lowered = opened.train_step.lower(run.abstract, batch)
                 compiled[shapes] = lowered.compile()
-                needed = program_bytes(run, compiled[shapes])
+                needed = program_bytes(compiled[shapes], run.mesh)
                 said.append(f"it needs {needed / 1e9:.2f} GB of memory")
         yield compiled[shapes], batch
-
-
-def program_bytes(run: Run, compiled: Any) -> int:
-    """The memory that a compiled step takes on a device, by XLA's count."""
-    found = compiled.memory_analysis()
-    if run.mesh.devices.flat[0].platform == "tpu":
-        return found.peak_memory_in_bytes  # all temporaries are never there at once
-    new = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + new + found.temp_size_in_bytes
 
 
 def attention_line(

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from states import ABSTRACT, leaf_file, same, state_of, write
 
-from jaxlm.checkpoints import Checkpoints, StoredLeaf, UnsoundError, store
+from jaxlm.checkpoints import Checkpoints, StoredLeaf, UnsoundError, manifest
 from jaxlm.checkpoints.digests import digest, state_sha256
 from jaxlm.train.state import Pretrained, merge
 from jaxlm.tree import leaves
@@ -201,15 +201,15 @@ def change_manifest(run: Path, change) -> None:
     path.write_text(json.dumps(data))
 
 
-@pytest.mark.parametrize("format", [1, store.FORMAT + 1])
+@pytest.mark.parametrize("format", [1, manifest.FORMAT + 1])
 def test_another_format_version_is_refused(run, monkeypatch, format):
     """Format 1 was written before fields of configurations went."""
     with monkeypatch.context() as patch:
-        patch.setattr(store, "FORMAT", format)
+        patch.setattr(manifest, "FORMAT", format)
         write(run, 30)
     with pytest.raises(UserError) as error:
         Checkpoints(run).restore(ABSTRACT, fallback=True)
-    said = f"has format {format}; this jaxlm reads {store.FORMAT}"
+    said = f"has format {format}; this jaxlm reads {manifest.FORMAT}"
     assert said in str(error.value) and "\n" not in str(error.value)
     assert Checkpoints(run).steps() == [10, 20, 30]
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxlm.config import bert
 from jaxlm.models.bert import Bert
-from jaxlm.models.layers import ScalarMix, mix_penalty
+from jaxlm.models.mix import ScalarMix, mix_penalty
 
 M, B, L, D = 3, 2, 5, 4
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)

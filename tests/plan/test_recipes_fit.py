@@ -9,9 +9,10 @@ import dataclasses
 import pytest
 
 from jaxlm.config import load_config
+from jaxlm.memory import program_bytes
 from jaxlm.plan.topologies import open_topology
 from jaxlm.train.fits import lower_step
-from jaxlm.train.source import corpus_source, open_phase, open_run, program_bytes
+from jaxlm.train.source import corpus_source, open_phase, open_run
 
 LEAST = {"exec_time_optimization_effort": -1.0}
 # GB of a chip of v5e:16x16 in the recipe's first phase. Recipes for a laptop are left
@@ -54,6 +55,6 @@ def test_a_recipe_fits_256_chips(name):
     run, _ = open_run(config, corpus_source(config, None), devices=machine.devices)
     opened = open_phase(run, 0, 0, config.phases[0])
     lowered = lower_step(run, opened, [opened.read(0)])
-    needed = program_bytes(run, lowered.compile(compiler_options=LEAST))
+    needed = program_bytes(lowered.compile(compiler_options=LEAST), run.mesh)
     assert needed < machine.chip.memory
     assert needed / 1e9 == pytest.approx(NEEDED[name], rel=0.05)

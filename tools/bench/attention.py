@@ -38,7 +38,7 @@ def main() -> None:
     if args.packed:
         at_L = jnp.arange(args.length) * args.packed // args.length
         facts["segments"] = jnp.broadcast_to(at_L[None], shape[:2]).astype(jnp.int32)
-    rest = {"window": None, "scale": args.width**-0.5} | facts
+    rest = {"window": None} | facts
     sides = {
         "plain": functools.partial(attention, road="plain", **facts),
         road: functools.partial(fused, road, **rest),

@@ -9,7 +9,6 @@ Callers pass these facts and not a mask, because a fused kernel needs the facts.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxlm.mesh import joined, parted
-from jaxlm.models.kernels.fused import Call, Road, choose, fused
+from jaxlm.models.kernels.fused import Call, Road, choose, fused, score_scale
 
 # Finite, so that a query that sees nothing becomes uniform and not NaN.
 NEG_INF = float(jnp.finfo(jnp.float32).min)
@@ -35,8 +34,6 @@ def attention(
     segments: Int[Array, "B T"] | None = None,
     lengths: Int[Array, "B"] | None = None,
     offset: int | Int[Array, ""] = 0,
-    scale: float | None = None,
-    bias: Float[Array, "#B #H L T"] | None = None,
     dropout: Any = None,
     road: Road = "auto",
 ) -> Float[Array, "B L H K"]:
@@ -50,49 +47,44 @@ def attention(
         segments: the segment of each key; a query sees only its own segment.
         lengths: number of keys in each row; later keys are padding.
         offset: the position of query 0 among the keys, in a decoder with a cache.
-        scale: factor of the scores; None: 1 / √K.
-        bias: added to the scores.
         dropout: of the probabilities, a `layers.Dropout`. BERT drops each element
             independently; a mask shared by heads or rows, as in Hugging Face's Flax
             port, differs from that.
         road: the kernel (`fused.py`); auto: the best one that can take the call.
     """
-    facts: dict[str, Any] = {"window": window, "scale": scale}
+    facts: dict[str, Any] = {"dropout": dropout, "road": road}
     if 0 < causal_rows < len(q_BLHK):
-        facts |= {"local": local, "dropout": dropout, "road": road}
+        facts |= {"window": window, "local": local}
         of_rows = q_BLHK, k_BTHK, v_BTHK, {"segments": segments, "lengths": lengths}
         (*qkv, first), (*others, rest) = parted(of_rows, causal_rows)
         y_BLHK = attention(*qkv, causal=True, **first, **facts)
         return joined(y_BLHK, attention(*others, **rest, **facts))
     causal = causal or causal_rows > 0
-    length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
-    scale = 1 / math.sqrt(width) if scale is None else scale
+    length, keys = q_BLHK.shape[1], k_BTHK.shape[1]
     if window is not None and isinstance(keys, int) and keys <= window:
         window = local = None  # no key is farther
     two_sided = window is not None and not causal
-    other = "dropout" if dropout else "bias" if bias is not None else ""
+    other = "dropout" if dropout else ""
     if length != keys or not isinstance(offset, int) or offset:
         other = "cache"
     call = Call(q_BLHK.shape, q_BLHK.dtype, segments is not None, two_sided, other)
     taken, _ = choose(road, call)
     far, _ = choose(road, call._replace(two_sided=False))
-    banded = two_sided and other in ("", "dropout")
+    banded = two_sided and other != "cache"
     banded = banded and isinstance(length, int) and length > 4 * window
-    facts = {"causal": causal, "scale": scale}
     if local is not None and (banded or {taken, far} != {"plain"}):
-        facts |= {"segments": segments, "lengths": lengths, "road": road}
+        facts |= {"causal": causal, "segments": segments, "lengths": lengths}
         facts["dropout"] = dropout and dropout.drawn()
         whole = functools.partial(attention, **facts)
         near = functools.partial(whole, window=window)
         return jax.lax.cond(local, near, whole, q_BLHK, k_BTHK, v_BTHK)
     if taken != "plain":
-        facts |= {"window": window}
+        facts = {"causal": causal, "window": window}
         return fused(taken, q_BLHK, k_BTHK, v_BTHK, segments, lengths, **facts)
     if banded:
-        rest: Any = segments, lengths, scale, dropout
-        return _banded(q_BLHK, k_BTHK, v_BTHK, window, *rest)
-    facts |= {"window": window, "local": local, "segments": segments}
-    facts |= {"lengths": lengths, "offset": offset, "bias": bias}
+        return _banded(q_BLHK, k_BTHK, v_BTHK, window, segments, lengths, dropout)
+    facts = {"causal": causal, "window": window, "local": local, "offset": offset}
+    facts |= {"segments": segments, "lengths": lengths}
     p_BHLT = probabilities(q_BLHK, k_BTHK, v_BTHK.dtype, **facts)
     if dropout is not None:
         p_BHLT = dropout(p_BHLT)
@@ -110,13 +102,10 @@ def probabilities(
     segments: Int[Array, "B T"] | None = None,
     lengths: Int[Array, "B"] | None = None,
     offset: int | Int[Array, ""] = 0,
-    scale: float | None = None,
-    bias: Float[Array, "#B #H L T"] | None = None,
 ) -> Float[Array, "B H L T"]:
     """How much each query takes from each key, with all scores in memory: what the
     plain road of `attention` multiplies, which explains the facts."""
-    length, keys, width = q_BLHK.shape[1], k_BTHK.shape[1], q_BLHK.shape[3]
-    scale = 1 / math.sqrt(width) if scale is None else scale
+    length, keys, scale = q_BLHK.shape[1], k_BTHK.shape[1], score_scale(q_BLHK)
     slot_T = jnp.arange(keys)
     if isinstance(offset, int):  # not of a decoder
         # Else who sees whom depends on no layer, and the loop over layers would take it
@@ -140,14 +129,11 @@ def probabilities(
         seen.append((key_1T < lengths[:, None])[:, None])
 
     score_BHLT = jnp.einsum("blhk,bthk->bhlt", q_BLHK * scale, k_BTHK)
-    score_BHLT = score_BHLT.astype(jnp.float32)
-    if bias is not None:
-        score_BHLT += bias
     seen_BLT = functools.reduce(jnp.logical_and, seen) if seen else None
-    return _softmax(score_BHLT, seen_BLT, dtype)
+    return _softmax(score_BHLT.astype(jnp.float32), seen_BLT, dtype)
 
 
-def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale, dropout):
+def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, dropout):
     """Attention through a window to both sides: each block of queries sees its own keys
     and those of the blocks beside it.
 
@@ -173,7 +159,7 @@ def _banded(q_BLHK, k_BLHK, v_BLHK, window, segments, lengths, scale, dropout):
         return x.reshape(-1, *x.shape[2:])
 
     k, v, ids = cut(k_BLHK, 1), cut(v_BLHK, 1), cut(ids, 1, -2)
-    facts: Any = {"segments": ids, "window": window, "offset": block, "scale": scale}
+    facts: Any = {"segments": ids, "window": window, "offset": block}
     y = attention(cut(q_BLHK, 0), k, v, dropout=dropout, **facts)
     return y.reshape(rows, -1, *head)[:, :length]
 

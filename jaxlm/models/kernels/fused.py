@@ -3,13 +3,14 @@
     road    on     not for
     splash  TPU    rows whose length its blocks of 128 tokens do not divide
     cudnn   GPU    float32, packed rows, a window to both sides
-    both           dropout, a bias, a decoder's cache
+    both           dropout, a decoder's cache
 
 `unfit` is the whole table, with reasons. Other calls take the plain road of
 `attention.py`. Each device runs the kernel on its own rows and heads.
 """
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class Call(NamedTuple):
     dtype: Any
     segments: bool = False
     two_sided: bool = False  # a window
-    other: str = ""  # what no kernel has: "dropout", "bias", "cache"
+    other: str = ""  # what no kernel has: "dropout", "cache"
 
 
 def unfit(road: str, call: Call) -> str:
@@ -109,7 +110,7 @@ def fused(
     lengths: Int[Array, "B"] | None = None,
     **facts: Any,
 ) -> Float[Array, "B L H K"]:
-    """`attention` by the kernel of a road; `facts` are its causal, window and scale."""
+    """`attention` by the kernel of a road; `facts` are its causal and window."""
     run = functools.partial(splash if road == "splash" else cudnn, **facts)
     if jax.sharding.get_abstract_mesh().shape:
         axes = batch_axes()
@@ -119,7 +120,12 @@ def fused(
     return run(q_BLHK, k_BLHK, v_BLHK, segments, lengths)
 
 
-def splash(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window, scale):
+def score_scale(q_BLHK: Float[Array, "B L H K"]) -> float:
+    """The factor of the scores, 1 / √K."""
+    return 1 / math.sqrt(q_BLHK.shape[-1])
+
+
+def splash(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window):
     """Attention by jax's Pallas kernel; on a CPU it is interpreted.
 
     Padding is a segment of its own, so each query sees itself at least. The kernel of
@@ -157,11 +163,12 @@ def splash(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window, scale):
         inside_BL = jnp.arange(length)[None] < lengths[:, None]
         segments = jnp.where(inside_BL, 1 if segments is None else segments, -1)
     ids = None if segments is None else kernels.SegmentIds(segments, segments)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BLHK * scale, k_BLHK, v_BLHK))
+    of_tokens = q_BLHK * score_scale(q_BLHK), k_BLHK, v_BLHK
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in of_tokens)
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v, ids), 1, 2)
 
 
-def cudnn(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window, scale):
+def cudnn(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window):
     """Attention by cuDNN, which takes neither a mask nor `segments` here.
 
     A row without tokens would be NaN; it counts as one of one token.
@@ -171,7 +178,7 @@ def cudnn(q_BLHK, k_BLHK, v_BLHK, segments, lengths, *, causal, window, scale):
         q_BLHK,
         k_BLHK,
         v_BLHK,
-        scale=scale,
+        scale=score_scale(q_BLHK),
         is_causal=causal,
         key_value_seq_lengths=None if lengths is None else jnp.maximum(lengths, 1),
         local_window_size=None if window is None else (window - 1, 0),

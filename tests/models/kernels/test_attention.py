@@ -20,9 +20,9 @@ def inputs(queries=T):
     return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
 
 
-def by_formula(q, k, v, seen=True, scale=K**-0.5, bias=0.0):
+def by_formula(q, k, v, seen=True):
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    score = np.einsum("blhk,bthk->bhlt", q, k) * scale + bias
+    score = np.einsum("blhk,bthk->bhlt", q, k) * K**-0.5
     p = np.exp(score) * np.broadcast_to(seen, (B, len(q[0]), T))[:, None]
     return np.einsum("bhlt,bthk->blhk", p / p.sum(-1, keepdims=True), v)
 
@@ -59,13 +59,6 @@ def test_queries_of_a_cached_decoder_are_the_last_rows_of_the_whole(offset):
     some = slice(offset, offset + L)
     run = jax.jit(lambda offset: attention(q[:, some], k, v, offset=offset, **facts))
     np.testing.assert_allclose(run(offset), whole[:, some], atol=1e-6)
-
-
-def test_scale_and_bias_are_those_of_the_scores():
-    bias = np.asarray(jax.random.normal(KEY, (1, H, T, T)))
-    got = attention(*inputs(), scale=0.3, bias=jnp.asarray(bias))
-    want = by_formula(*inputs(), scale=0.3, bias=bias)
-    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_a_query_that_may_attend_to_nothing_gives_no_nan():
