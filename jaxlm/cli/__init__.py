@@ -14,7 +14,7 @@ from jaxlm.cli.runtime import (
     INTERRUPTED,
     end_on_signals,
     show_errors,
-    tell_others,
+    telling_others,
     wait_if_a_host_is_lost,
 )
 from jaxlm.types import Note, UserError
@@ -43,7 +43,7 @@ VERBS = {  # each is a function run_VERB of a file
     "help": ("help", "a guide on a topic, or the flags of a verb"),
 }
 
-FINISHED, CRASHED, MISTAKE, TOO_LARGE = 0, 1, 2, 3
+FINISHED, MISTAKE, TOO_LARGE = 0, 2, 3
 
 _USAGE = """\
 jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
@@ -71,21 +71,17 @@ _REFUSALS |= {errno.EFBIG, errno.EIO}
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     if argv is not None:
-        return _run_first(argv)
+        return _run_command(argv)
     end_on_signals(INTERRUPTED)
-    status = _run_first(sys.argv[1:])
+    status = _run_command(sys.argv[1:])
     end_on_signals(status, done=True)
     return status
 
 
-def _run_first(argv: list[str]) -> int:
-    """Run a command, and tell its status to the hosts that wait for this one."""
-    status = CRASHED
-    try:
-        status = _run_safely(argv)
-    finally:
-        tell_others(status)
-    return status
+def _run_command(argv: list[str]) -> int:
+    with telling_others() as statuses:
+        statuses.append(_run_safely(argv))
+    return statuses[-1]
 
 
 def _run_safely(argv: list[str]) -> int:

@@ -21,6 +21,7 @@ _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
 
 _witnesses: list[subprocess.Popen] = []
 _stderr = 2  # the terminal's; with several hosts, native code has another
+_is_command = False  # a verb runs, not a function of the library
 _others_wait = False  # for this host, the first of several
 
 
@@ -67,8 +68,8 @@ def start_jax(
     """Join the other hosts, as `hosts.join` says, and keep compiled programs on disk.
 
     All hosts go on if `hosts` is given, as by verbs that train, or if they work
-    `together`; else only the first does, and the others end with its status. With a
-    workdir, hosts have a log; see `_keep_log`.
+    `together`. For other verbs only the first does, and the others end with its status.
+    With a workdir, hosts have a log; see `_keep_log`.
     """
     from jaxlm.memory import keep_freed_memory
 
@@ -79,7 +80,7 @@ def start_jax(
 
     if not jax.distributed.is_initialized():
         join(hosts, lambda host: None if workdir is None else _keep_log(workdir, host))
-        if jax.distributed.is_initialized() and not hosts:
+        if _is_command and jax.distributed.is_initialized() and not hosts:
             end_on_signals(INTERRUPTED)  # again: JAX catches SIGTERM for training
             if not together:
                 _leave_to_first()
@@ -102,12 +103,19 @@ def _leave_to_first() -> None:
         raise SystemExit(wait_for_first())
 
 
-def tell_others(status: int) -> None:
-    """Let the hosts end that wait for this one, which ends with `status`."""
-    if _others_wait:
-        from jaxlm.hosts import tell_status
+@contextlib.contextmanager
+def telling_others() -> Iterator[list[int]]:
+    """While a verb runs, other hosts may wait for this one: they end with the status
+    that is put in the list, or with 1."""
+    global _is_command
+    _is_command, statuses = True, [1]
+    try:
+        yield statuses
+    finally:
+        if _others_wait:
+            from jaxlm.hosts import tell_status
 
-        tell_status(status)
+            tell_status(statuses[-1])
 
 
 def _keep_log(workdir: str, host: int) -> None:
