@@ -62,47 +62,29 @@ def suited(tokenizer: Tokenizer, prompts: Sequence[str]) -> tuple[str, ...]:
 
 def masked_words(family: Any, config: Any, tokenizer: Tokenizer, prompts: Any):
     """The sampler of a BERT: the likeliest words for each [MASK]."""
-    module, frame = _module(family, config), family.frame(config, tokenizer)
-    hole, most = tokenizer.special.mask, config.max_length  # type: ignore[union-attr]
+    hole, frame = tokenizer.special.mask, family.frame(config, tokenizer)  # type: ignore[union-attr]
     rows = [frame.row(tokenizer.encode(each, specials=True).ids) for each in prompts]
     for prompt, row in zip(prompts, rows, strict=True):
-        _check(prompt, hole in row, len(row), most)
-    tokens, mask = frame.padded(rows, max(map(len, rows)))
-    at = np.nonzero(tokens == hole)
-    inputs = _host(family.inputs(config, tokens, None, mask))
-
-    def compute(params: Any) -> Any:
-        out = _applied(module, params, inputs)
-        return _likeliest(out.logits[at], tokenizer)
-
-    return Sampler(compute, lambda found: _records(prompts, at[0], found, tokenizer))
+        _check(prompt, hole in row, len(row), config.max_length)
+    at = [(i, j) for i, row in enumerate(rows) for j in np.flatnonzero(row == hole)]
+    return _words_at(family, config, tokenizer, prompts, frame, rows, np.array(at).T)
 
 
 def words_between(family: Any, config: Any, tokenizer: Any, prompts: Any) -> Sampler:
     """The sampler of an ELMo: the likeliest words for [MASK], by what is before it, and
     by what is behind it."""
-    module, frame = _module(family, config), family.frame(config, tokenizer)
+    frame = family.frame(config, tokenizer)
     begin, end = np.split(frame.between[::-1], 2)  # <S> and </S>
     rows, at = [], []
-    for prompt in prompts:
+    for i, prompt in enumerate(prompts):
         before, hole, behind = prompt.partition(HOLE)
         cut = [tokenizer.cut(each) for each in (before, behind.replace(HOLE, " "))]
         words = frame.words([*cut[0], "-", *cut[1]])
         rows.append(np.concatenate([begin, *words, end]))
         _check(prompt, hole != "", len(rows[-1]), family.window(config))
-        at.append(len(cut[0]) + 1)
-    tokens, mask = frame.padded(rows, max(map(len, rows)))
-    inputs = _host(family.inputs(config, tokens, None, mask))
-    row = np.arange(len(rows)).repeat(2)
-    places = np.array([[each - 1, each + 1] for each in at]).ravel()
-
-    def compute(params: Any) -> Any:
-        out = _applied(module, params, inputs)
-        return _likeliest(
-            out.logits[np.tile([0, 1], len(rows)), row, places], tokenizer
-        )
-
-    return Sampler(compute, lambda found: _records(prompts, row, found, tokenizer))
+        # The word before the hole predicts it forwards, the one behind it backwards.
+        at += [(0, i, len(cut[0])), (1, i, len(cut[0]) + 2)]
+    return _words_at(family, config, tokenizer, prompts, frame, rows, np.array(at).T)
 
 
 def continuations(family: Any, config: Any, tokenizer: Tokenizer, prompts: Any):
@@ -148,14 +130,27 @@ def _module(family: Any, config: Any) -> Any:
     return family.build(config, road="plain")  # the rows fit no mesh, no kernel's tiles
 
 
-def _host(inputs: Any) -> Any:
-    """Arrays of the host, which any mesh can read."""
-    return jax.tree.map(np.asarray, inputs)
+def _words_at(
+    family: Any,
+    config: Any,
+    tokenizer: Tokenizer,
+    prompts: Any,
+    frame: Any,
+    rows: Sequence[np.ndarray],
+    at: np.ndarray,
+) -> Sampler:
+    """The likeliest words by the logits at `at`: (… row, position), int [2 or 3, M]."""
+    module = _module(family, config)
+    tokens, mask = frame.padded(rows, max(map(len, rows)))
+    inputs = family.inputs(config, tokens, None, mask)
+    inputs = jax.tree.map(np.asarray, inputs)  # of the host, which any mesh can read
 
+    def compute(params: Any) -> Any:
+        arrays, facts = jax.tree.map(jnp.asarray, inputs)
+        out = module.apply({"params": params}, *arrays, **facts)
+        return _likeliest(out.logits[tuple(at)], tokenizer)
 
-def _applied(module: Any, params: Any, inputs: Any) -> Any:
-    arrays, facts = jax.tree.map(jnp.asarray, inputs)
-    return module.apply({"params": params}, *arrays, **facts)
+    return Sampler(compute, lambda found: _records(prompts, at[-2], found, tokenizer))
 
 
 def _check(prompt: str, has_hole: bool, length: int, most: int) -> None:

@@ -27,7 +27,7 @@ from jaxlm.models.gpt import head_rows
 from jaxlm.models.kernels.head import head_cross_entropy
 from jaxlm.objectives.objective import Objective, apply, row_shares, stateless
 from jaxlm.text.corpus import Manifest
-from jaxlm.types import GptBatch, Rows, TokenSpan, UserError
+from jaxlm.types import GptBatch, Rows, TokenSpan
 
 
 def causal_figures(run: RunConfig) -> tuple[Figure, ...]:
@@ -41,12 +41,7 @@ def causal_lm(
     """The objective: predict each next token in a stream of documents."""
     model: Any = run.model
     data: Any = run.data
-    end = manifest.end_of_document
-    if end is None:
-        raise UserError(
-            "the corpus does not mark where its documents end, which a GPT needs: "
-            "prepare it with the recipe of one"
-        )
+    end: Any = manifest.end_of_document  # `StreamRows` refuses a corpus without it
     shift = functools.partial(
         shift_row, length=phase.length, end_of_document=end, packed=data.packed
     )

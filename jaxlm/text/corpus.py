@@ -13,7 +13,7 @@ import operator
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,27 +39,27 @@ _CACHE = 32 << 20  # bytes kept for random reads, above all the shards' indices
 IN_MEMORY = 1 << 26  # tokens; a corpus up to this size is loaded once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The counts and digests of a corpus, and the recipe that it was made by."""
 
     format: int
-    tokens: int
-    sentences: int
-    documents: int
-    held_out: int  # documents of split 1
-    text_bytes: int  # of the unpacked sources
-    replaced: int  # byte sequences that were not UTF-8
-    token_dtype: str
+    tokens: int = 0
+    sentences: int = 0
+    documents: int = 0
+    held_out: int = 0  # documents of split 1
+    text_bytes: int = 0  # of the unpacked sources
+    replaced: int = 0  # byte sequences that were not UTF-8
+    token_dtype: str = "uint16"
     vocab_size: int
     tokenizer_kind: str
-    tokenizer_sha256: str
+    tokenizer_sha256: str = ""
     special: SpecialTokens | None
     end_of_document: int | None  # id stored after each document
-    languages: tuple[str, ...]  # by language id
+    languages: tuple[str, ...] = ("en",)  # by language id
     recipe: Recipe
-    sources: tuple[dict, ...]  # name, bytes, sha256 of each, in order
-    files: dict  # relative path → bytes, sha256, of arrays and tokenizer
+    sources: tuple[dict, ...] = ()  # name, bytes, sha256 of each, in order
+    files: dict = field(default_factory=dict)  # path → bytes, sha256, of what it has
     notes: tuple[str, ...] = ()  # what a user may want to know
     boundaries: tuple[int, int] | None = None  # ids stored round each sentence
     oov_words: int = 0  # outside the vocabulary, with ids from `vocab_size` on
@@ -70,22 +70,11 @@ class Manifest:
         size = config.model.vocab_size
         return cls(
             format=FORMAT,
-            tokens=0,
-            sentences=0,
-            documents=0,
-            held_out=0,
-            text_bytes=0,
-            replaced=0,
-            token_dtype="uint16",
             vocab_size=size,
             tokenizer_kind=config.text.tokenizer,
-            tokenizer_sha256="",
             special=SpecialTokens(0, 1, 2, 3, 4, size),
             end_of_document=size - 1,
-            languages=("en",),
             recipe=Recipe.of(config, ReadOptions()),
-            sources=(),
-            files={},
         )
 
     @property

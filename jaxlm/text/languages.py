@@ -30,6 +30,8 @@ from jaxlm.text.texts import converter, primary, texts_of
 from jaxlm.text.units import hashed, split_of
 from jaxlm.types import UserError
 
+SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
+
 
 def with_languages(sources: Sequence[Source], text: TextConfig) -> Sequence[Source]:
     """The sources, each with its language.
@@ -75,6 +77,20 @@ def smoothed(sizes: np.ndarray, exponent: float) -> np.ndarray:
     part = sizes / max(np.sum(sizes), 1)
     raised = np.where(part > 0, part**exponent, 0.0)
     return raised / max(np.sum(raised), np.finfo(float).tiny)
+
+
+def texts_to_learn(
+    fragments: Iterable[Fragment], sources: Sequence[Source], recipe: Recipe
+) -> Iterator[str]:
+    """The training texts for a vocabulary: a sample of all `fragments`.
+
+    ELMo's words are counted in all of the text.
+    """
+    if recipe.tokenizer == "words":
+        weights = dict.fromkeys(recipe.languages, 1.0)
+        return weighted_texts(not_held_out(fragments, recipe), weights, recipe)
+    kept, weights = sample(fragments, recipe, limits(sources, recipe, SAMPLE))
+    return weighted_texts(kept, weights, recipe)
 
 
 def not_held_out(fragments: Iterable[Fragment], recipe: Recipe) -> Iterator[Fragment]:

@@ -64,7 +64,7 @@ def _of_text(
     if replaced := counts["replaced"]:
         yield f"{replaced:,} byte sequences that are not UTF-8 were replaced"
     if empty := [each.name for each in sources if not any(read_fragments(each))]:
-        yield f"{len(empty):,} of {len(sources):,} sources are empty: {_some(empty)}"
+        yield f"{len(empty):,} of {len(sources):,} sources are empty: {some(empty)}"
     for language in recipe.languages:
         ideographs = 3 * counts[f"{units.IDEOGRAPHS}{language}"]
         share = ideographs / max(counts[f"{units.BYTES}{language}"], 1)
@@ -99,8 +99,9 @@ def _of_lexicon(counts: Counts, recipe: Recipe, lexicon: Lexicon) -> Iterator[st
         others = sum(convert(each) != each for each in absent)
         reason = f"{others:,} of them are not in {recipe.chinese} Chinese, as the text"
     which = f"lexicon: {len(absent):,} of {len(lexicon.entries):,} entries"
-    yield f"{which} are nowhere in the text ({reason}): {_some(absent)}"
+    yield f"{which} are nowhere in the text ({reason}): {some(absent)}"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list."""
     return ", ".join(names[:_EXAMPLES]) + ", …" * (len(names) > _EXAMPLES)

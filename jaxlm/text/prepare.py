@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,17 +34,16 @@ from jaxlm.lease import leased
 from jaxlm.text import corpus, languages, remote, units
 from jaxlm.text.documents import Fragment, read_fragments
 from jaxlm.text.find import find_sources
-from jaxlm.text.notes import notes
+from jaxlm.text.notes import notes, some
 from jaxlm.text.recipe import ANNOTATED, ReadOptions, Recipe
 from jaxlm.text.remote import Progress, Report
-from jaxlm.text.sources import Source, sha256
+from jaxlm.text.sources import Source, sha256, size_and_time
 from jaxlm.text.spans.finders import Lexicon, open_finders, read_lexicon
 from jaxlm.text.texts import lines_are_sentences
 from jaxlm.text.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxlm.types import UserError
 
 PARTIAL = ".partial"  # the folder of unfinished files, inside the corpus's own
-SAMPLE = 64 << 20  # bytes of text that a vocabulary is learnt from, at most
 FEW = 100  # documents, of which two are held out whatever the share
 
 
@@ -96,17 +94,21 @@ def prepare(
     )
     recipe.check(found)
     open_finders(recipe.spans, recipe.lexicon)  # a missing library is told at once
-    if not is_remote(directory):
-        with corpus.writing(directory):
-            job = _Job(Path(directory), found, recipe, lexicon, report, fitting)
-            return job.made(given, processes)
-    there = place(directory)
-    here = remote.unfinished(str(there), config.data.cache)
+    here = Path(directory)
+    if is_remote(directory):
+        here = remote.unfinished(str(place(directory)), config.data.cache)
     job = _Job(here, found, recipe, lexicon, report, fitting)
     with corpus.writing(directory):
+        if not is_remote(directory):
+            return job.made(given, processes)
+        there = place(directory)
         if not (there / corpus.MANIFEST).exists():
             with leased(directory):
-                return job.uploaded(there, given, processes)
+                if not (there / corpus.MANIFEST).exists():  # no machine was faster
+                    manifest = job.made(given, processes)
+                    remote.upload(here, there, manifest.files, report)
+                    remote.keep(here, manifest.sha256)
+                    return manifest
         shutil.rmtree(here, ignore_errors=True)
         return job.complete(directory)
 
@@ -157,24 +159,17 @@ class _Job:
 
     def made(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:
         """The manifest of the corpus, which is made now unless it is complete."""
+        here = self.directory
         if self.manifest.exists():
             return self.complete()
+        if here.is_dir() and not self.partial.is_dir() and any(here.iterdir()):
+            raise UserError(f"{here} holds other files and no corpus: name another")
+        self.partial.mkdir(parents=True, exist_ok=True)
         again = f"delete {self.partial} and run the same command again"
-        with _locked(self.directory), remedied(again):
-            return self.run(given, processes)
+        with locked(self.partial / "lock"), remedied(again):
+            return self._run(given, processes)
 
-    def uploaded(
-        self, there: Any, given: Tokenizer | None, processes: int
-    ) -> corpus.Manifest:
-        """As `made`, and the files are on `gs://` then; the caller holds the lock."""
-        if (there / corpus.MANIFEST).exists():  # another machine was faster
-            return self.complete(str(there))
-        manifest = self.made(given, processes)
-        remote.upload(self.directory, there, manifest.files, self.report)
-        remote.keep(self.directory, manifest.sha256)
-        return manifest
-
-    def run(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:
+    def _run(self, given: Tokenizer | None, processes: int) -> corpus.Manifest:
         """Do all steps, from the sources to the manifest, which is returned."""
         recorded = self._begin()
         self.sources = [
@@ -223,11 +218,9 @@ class _Job:
         if change := self.recipe.difference(recipe) or self._changed(record, sources):
             made = record.name == corpus.MANIFEST
             where = record.parent if made else self.directory
-            return (
-                f"{change}; the corpus in {where} was {'made' if made else 'begun'} "
-                "without: delete "
-                "it, or name another directory"
-            )
+            how = f"was {'made' if made else 'begun'} without"
+            remedy = "delete it, or name another directory"
+            return f"{change}; the corpus in {where} {how}: {remedy}"
         return None
 
     def _changed(self, record: Any, sources: Sequence[dict]) -> str | None:
@@ -241,10 +234,7 @@ class _Job:
             names = {each["name"] for each in sources} ^ {s.name for s in self.sources}
             example = f", as {min(names)}" if names else ""
             return f"there are {now} sources, were {before}{example}"
-        if is_remote(record):
-            written = int(record.stat().mtime) * 10**9
-        else:
-            written = os.stat(record).st_ctime_ns
+        _, written = size_and_time(record)
         for each, source in zip(sources, self.sources, strict=True):
             language = each.get("language", source.language)
             if language != source.language:
@@ -281,7 +271,7 @@ class _Job:
             done += source.size
             self._tell("sources", done)
         if not any(any(read_fragments(source)) for source in self.sources):
-            raise UserError(f"there is no text in {self._some_names()}")
+            raise self._no_text()
         self._hold_below(self._limit_for_few_documents())
         job = {"recipe": dataclasses.asdict(self.recipe), "sources": recorded}
         write_sealed(self.record, job)
@@ -335,14 +325,7 @@ class _Job:
         model = given
         if model is None:
             fragments = (fragment for _, fragment in self._fragments("vocabulary"))
-            # Words are counted in all of the text; the others learn from a sample.
-            weights = dict.fromkeys(self.recipe.languages, 1.0)
-            if self.recipe.tokenizer == "words":
-                fragments = languages.not_held_out(fragments, self.recipe)
-            else:
-                most = languages.limits(self.sources, self.recipe, SAMPLE)
-                fragments, weights = languages.sample(fragments, self.recipe, most)
-            texts = languages.weighted_texts(fragments, weights, self.recipe)
+            texts = languages.texts_to_learn(fragments, self.sources, self.recipe)
             model = train_tokenizer(texts, self.recipe, self.recipe.vocab_size)
             if self.fitting:
                 self._check_fit(model)
@@ -388,11 +371,10 @@ class _Job:
                     self.tokens += len(unit.tokens)
                     parts = []
         if not self.tokens:
-            raise UserError(f"there is no text in {self._some_names()}")
+            raise self._no_text()
 
-    def _some_names(self) -> str:
-        more = ", …" * (len(self.sources) > 3)
-        return ", ".join(source.name for source in self.sources[:3]) + more
+    def _no_text(self) -> UserError:
+        return UserError(f"there is no text in {some([s.name for s in self.sources])}")
 
     def _write_arrays(self, tokenizer: Tokenizer) -> Counter[str]:
         """Write the arrays of all units end to end; returns the corpus's counts."""
@@ -410,14 +392,3 @@ class _Job:
             text = "".join(f"{word}\n" for word in words)
             write_file(self.directory / corpus.TYPES, text)
         return counts
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lock the folder of unfinished files for this process."""
-    partial = directory / PARTIAL
-    if directory.is_dir() and not partial.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{directory} holds other files and no corpus: name another")
-    partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / "lock"):
-        yield

@@ -9,16 +9,15 @@ digests when it goes on.
 
 import base64
 import contextlib
-import functools
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from jaxlm.files import bucket_files, cache_of, locked, sync, temporary
+from jaxlm.files import bucket_files, cache_of, locked, sync, temporary, write_file
+from jaxlm.text.sources import sha256
 from jaxlm.types import UserError
 
 _AT_ONCE = 8  # files
@@ -68,10 +67,7 @@ def cached(
             complete = here / "manifest.json"
             if not complete.is_file():
                 _fetch(there, here, files, report)
-                # Not the file's own name while it is written: it says "complete".
-                fresh = here / ".manifest.new"
-                fresh.write_bytes((there / complete.name).read_bytes())
-                fresh.replace(complete)
+                write_file(complete, (there / complete.name).read_bytes())
     return here
 
 
@@ -109,11 +105,8 @@ def _fetch(there: Any, here: Path, files: Mapping[str, dict], report: Report) ->
 
 
 def _is_sound(path: Path, recorded: Mapping[str, Any]) -> bool:
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == recorded["bytes"]:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return digest == recorded["sha256"]
-    return False
+    same_size = path.is_file() and path.stat().st_size == recorded["bytes"]
+    return same_size and sha256(path) == recorded["sha256"]
 
 
 def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None:
@@ -121,27 +114,25 @@ def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None
 
     Files that the bucket has already are left as they are.
     """
+
+    def put(name: str) -> None:
+        bucket_files().put_file(str(here / name), str(there / name))
+
+    root = str(there).removeprefix("gs://")
     with explained(f"corpus {there} cannot be written"):
         for part in (list(names), ["manifest.json"]):
             for _ in range(_TRIES):
                 stored = bucket_files().find(str(there), detail=True)
-                root = str(there).removeprefix("gs://")
-                found = {name: stored.get(f"{root}/{name}", {}) for name in part}
                 sizes = {
                     name: (here / name).stat().st_size
-                    for name, facts in found.items()
-                    if not _is_stored(here / name, facts)
+                    for name in part
+                    if not _is_stored(here / name, stored.get(f"{root}/{name}", {}))
                 }
                 if not sizes:
                     break
-                put = functools.partial(_put, here, there)
                 _each(put, sizes, "uploading", report)
             else:
                 raise UserError(f"{there} does not keep what is written to it")
-
-
-def _put(here: Path, there: Any, name: str) -> None:
-    bucket_files().put_file(str(here / name), str(there / name))
 
 
 def _is_stored(path: Path, facts: Mapping[str, Any]) -> bool:

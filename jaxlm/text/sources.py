@@ -12,10 +12,11 @@ import functools
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from jaxlm.files import bucket_files, is_remote, place
 from jaxlm.types import UserError
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 # First bytes of files that are not UTF-8 text → what these files are.
 _NO_TEXT = {
     codecs.BOM_UTF32_LE: "UTF-32: convert it (iconv -f utf-32 -t utf-8)",
@@ -71,17 +71,9 @@ class Source:
 
     def on_disk(self) -> tuple[int, int]:
         """(size in bytes, time of the last change to any file in nanoseconds)."""
-        sizes, times = [0], [0]
-        for file in self.files:
-            with explained(self.name):
-                if is_remote(file):
-                    status = place(file).stat()
-                    sizes.append(status.length)
-                    times.append(int(status.mtime) * 10**9)
-                else:
-                    status = os.stat(file)
-                    sizes.append(status.st_size)
-                    times.append(status.st_ctime_ns)
+        with explained(self.name):
+            found = [(0, 0), *map(size_and_time, self.files)]
+        sizes, times = zip(*found, strict=True)
         return sum(sizes), max(times)
 
     def sha256(self) -> str:
@@ -91,6 +83,15 @@ class Source:
             with explained(self.name), open_file(file) as raw:
                 hashlib.file_digest(raw, lambda: total)
         return total.hexdigest()
+
+
+def size_and_time(file: str | os.PathLike) -> tuple[int, int]:
+    """(size in bytes, time of the last change in nanoseconds) of a file."""
+    if is_remote(file):
+        status = place(file).stat()
+        return status.length, int(status.mtime) * 10**9
+    status = os.stat(file)
+    return status.st_size, status.st_ctime_ns
 
 
 def no_field(
@@ -127,9 +128,12 @@ def open_source(
             start -= len(got := unpacked.read(min(start, 1 << 20)))
             if not got:
                 raise EOFError("it is shorter than it was")
-        old = b"\r" in head[:-1] and b"\n" not in head and not verbatim
-        lines = io.BufferedReader(_Pieces(_line_feeds(unpacked))) if old else unpacked
-        yield lines, packed
+        if b"\r" in head[:-1] and b"\n" not in head and not verbatim:  # of an old Mac
+            parts = iter(functools.partial(unpacked.read, 1 << 16), b"")
+            feeds = (part.replace(b"\r", b"\n") for part in parts)
+            yield io.BufferedReader(_Pieces(feeds)), packed
+        else:
+            yield unpacked, packed
 
 
 Digests = dict[str, bytes]  # path → SHA-256 of a file, as it is on disk
@@ -141,15 +145,14 @@ def read_file(path: str, digests: Digests | None = None) -> str:
     The SHA-256 of the file is added to `digests`.
     """
     with explained(path), contextlib.closing(open_file(path)) as file:
-        raw = file.read()
-        packed, parts = io.BytesIO(raw), []
-        unpacked = _unpacked(path, packed)
-        while part := unpacked.read(1 << 20):
-            parts.append(part)
-            if unpacked is not packed and len(parts) > _UNPACKED:
+        content = raw = file.read()
+        unpacked = _unpacked(path, packed := io.BytesIO(raw))
+        if unpacked is not packed:
+            parts = iter(functools.partial(unpacked.read, 1 << 20), b"")
+            content = b"".join(itertools.islice(parts, _UNPACKED))
+            if next(parts, b""):
                 size = f"more than {_UNPACKED:,} MiB"
                 raise UserError(f"{path} unpacks to {size}: unpack it before")
-        content = b"".join(parts)
     if digests is not None:
         digests[path] = hashlib.sha256(raw).digest()
     _check_text(path, content[:_HEAD])
@@ -256,23 +259,18 @@ def _zstd(raw: Any) -> Iterator[bytes]:
         raise EOFError("it ends in the middle of a frame")
 
 
-def _line_feeds(stream: Any) -> Iterator[bytes]:
-    """The content of a file with "\\n" for each "\\r", the line end of old Macs."""
-    while part := stream.read(1 << 16):
-        yield part.replace(b"\r", b"\n")
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".zst": lambda raw: io.BufferedReader(_Pieces(_zstd(raw))),
+    ".bz2": bz2.open,
+}
+COMPRESSED = tuple(_OPENERS)
 
 
 def _unpacked(path: str, raw: Any) -> Any:
-    match os.path.splitext(path)[1]:
-        case ".gz":
-            return gzip.open(raw)
-        case ".xz":
-            return lzma.open(raw)
-        case ".bz2":
-            return bz2.open(raw)
-        case ".zst":
-            return io.BufferedReader(_Pieces(_zstd(raw)))
-    return raw
+    opener = _OPENERS.get(os.path.splitext(path)[1])
+    return opener(raw) if opener else raw
 
 
 def _builder(spec: str, split: str, fields: Sequence[str]):

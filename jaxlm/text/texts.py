@@ -18,7 +18,7 @@ import bisect
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sentencex
@@ -113,12 +113,11 @@ def converter(chinese: str) -> Callable[[str], str]:
 
 
 def _sentences(content: str | list[str], whole: bool, language: str) -> list[str]:
-    if isinstance(content, str):
-        lines = [piece for line in content.split("\n") for piece in _pieces(line)]
-    else:
-        lines, whole = content, True
+    if not isinstance(content, str):
+        return _stripped(content)
+    lines = (piece for line in content.split("\n") for piece in _pieces(line))
     if whole:
-        return [stripped for line in lines if (stripped := line.strip())]
+        return _stripped(lines)
     return [sentence for line in lines for sentence in _split(language, line)]
 
 
@@ -134,8 +133,11 @@ def _pieces(line: str) -> Iterator[str]:
 def _split(language: str, line: str) -> list[str]:
     if not line or line.isspace():
         return []
-    found = (sentence.strip() for sentence in sentencex.segment(language, line))  # pyrefly: ignore
-    return [sentence for sentence in found if sentence]
+    return _stripped(sentencex.segment(language, line))  # pyrefly: ignore
+
+
+def _stripped(texts: Iterable[str]) -> list[str]:
+    return [stripped for text in texts if (stripped := text.strip())]
 
 
 def _verbatim(content: str | list[str]) -> list[str]:
@@ -146,12 +148,12 @@ def _verbatim(content: str | list[str]) -> list[str]:
     text = content if isinstance(content, str) else "\n".join([*content, ""])
     data = text.replace("\r\n", "\n").encode()
     pieces, at = [], 0
-    while len(data) - at > documents.FRAGMENT:
-        end = cut_verbatim(data, at, at + documents.FRAGMENT)
-        pieces.append(data[at:end])
+    while at < len(data):
+        end = at + documents.FRAGMENT
+        end = cut_verbatim(data, at, end) if end < len(data) else len(data)
+        pieces.append(data[at:end].decode())
         at = end
-    pieces.append(data[at:])
-    return [piece.decode() for piece in pieces if piece]
+    return pieces
 
 
 def _turns(fragment: Fragment, line: str) -> Texts:

@@ -79,16 +79,15 @@ def hashed(data: bytes, seed: int, name: str) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def split_of(start: bytes, recipe: Recipe) -> int:
-    """The split of a document, 1 (held out) or 0, by a hash of its first fragment."""
-    if not recipe.holdout:
-        return 0
-    return int(holdout_hash(start, recipe) < (recipe.held_below or recipe.holdout))
-
-
 def holdout_hash(start: bytes, recipe: Recipe) -> float:
     """The hash of a document's first fragment that decides its split."""
     return hashed(start, recipe.seed, "holdout")
+
+
+def split_of(start: bytes, recipe: Recipe) -> int:
+    """The split of the document with this first fragment: 1, held out, or 0."""
+    below = recipe.held_below or recipe.holdout
+    return int(bool(below) and holdout_hash(start, recipe) < below)
 
 
 def tokenise(
@@ -107,10 +106,9 @@ def tokenise(
         ends_line = tokenizer.ends_line[ids[:-1]]
         sentences = np.union1d(sentences, np.flatnonzero(ends_line) + 1)
     marked = Marked(encoded.word_start * np.uint8(Mark.WORD), 0, 0)
-    spans: list[Sequence] = []
-    if finders or given:
-        spans = [[find(text) for text in texts] for find in finders]
-        spans += [given] if given else []
+    spans: list[Sequence] = [[find(text) for text in texts] for find in finders]
+    spans += [given] if given else []
+    if spans:
         marked = mark_spans(texts, encoded, tokenizer, spans)
     marks = marked.marks
     marks[sentences] |= np.uint8(Mark.SENTENCE)
@@ -122,14 +120,14 @@ def tokenise(
         for each, at in zip(fragments, first[:-1].tolist(), strict=True)
         if each.starts
     ]
-    words = encoded.word_start
+    unknown = encoded.word_start & _unknown(ids, tokenizer)
     counts = Counter(
         text_bytes=sum(len(fragment.data) for fragment in fragments),
         replaced=sum(each.replaced for each in found),
         spans=marked.found,
         spans_dropped=marked.dropped + sum(each.dropped for each in found),
-        words=int(words.sum()),
-        words_unknown=int((words & _unknown(ids, tokenizer)).sum()),
+        words=int(encoded.word_start.sum()),
+        words_unknown=int(unknown.sum()),
     )
     if recipe.lexicon:  # the first finder is its
         for text, entries in zip(texts, spans[0], strict=True):
@@ -295,9 +293,8 @@ def _signals_held() -> Iterator[None]:
     """
     held: list[int] = []
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}  # the main thread alone may set them
-    handlers = {n: handler for n, handler in handlers.items() if callable(handler)}
+    alone = threading.current_thread() is threading.main_thread()  # it may set them
+    handlers = {n: each for n, each in handlers.items() if alone and callable(each)}
     for number in handlers:
         signal.signal(number, lambda number, _: held.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlm.config import RunConfig, TextConfig, elmo
-from jaxlm.text import prepare as preparing
-from jaxlm.text import units
+from jaxlm.text import languages, units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions
@@ -84,7 +83,7 @@ def test_saved_and_loaded(tmp_path):
 
 def test_all_of_the_text_is_counted(tmp_path, monkeypatch):
     """Pieces are learnt from a sample; a word that comes late is still counted."""
-    monkeypatch.setattr(preparing, "SAMPLE", 100)
+    monkeypatch.setattr(languages, "SAMPLE", 100)
     text = "\n\n".join([f"a{n} b{n}." for n in range(200)] + ["rare " * 50])
     (tmp_path / "t.txt").write_text(text)
     directory = str(tmp_path / "c")

@@ -100,11 +100,9 @@ class ByteBpe(Bpe):
     ):
         super().__init__(tokens, merges, prefix_space=prefix_space)
         self.prefix_space = prefix_space
-        lacking = set(pre_tokenizers.ByteLevel.alphabet()) - set(tokens)
-        if lacking:
-            raise UserError(
-                f"a byte-level vocabulary lacks {len(lacking)} of 256 bytes"
-            )
+        if lacking := set(pre_tokenizers.ByteLevel.alphabet()) - set(tokens):
+            what = f"lacks {len(lacking)} of 256 bytes"
+            raise UserError(f"a byte-level vocabulary {what}")
 
     def _runs(self, text: str) -> list[str]:
         prefix = self.prefix_space and text and not text.startswith(" ")
@@ -157,15 +155,15 @@ class Gpt1Bpe(Bpe):
 
     @cached_property
     def _library(self) -> Library:
-        model = models.BPE(
-            self._ids,
-            list(self.merges),
-            unk_token=UNKNOWN,
-            end_of_word_suffix=WORD_END,
-            continuing_subword_prefix="",
-            fuse_unk=False,
+        library = Library(
+            models.BPE(
+                self._ids,
+                list(self.merges),
+                unk_token=UNKNOWN,
+                end_of_word_suffix=WORD_END,
+                continuing_subword_prefix="",
+            )
         )
-        library = Library(model)
         if self.words == "basic":
             library.normalizer = normalizers.BertNormalizer(lowercase=True)
             library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -211,14 +209,9 @@ def read_pair(vocabulary: Path, merges: Path) -> tuple[tuple[str, ...], Pairs]:
     tokens = in_order(((id, token) for token, id in ids), vocabulary)
     lines = read_file(str(merges)).split("\n")
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
-    return tokens, checked_merges(tokens, pairs, merges)
-
-
-def checked_merges(tokens: Sequence[str], pairs: Pairs, path: Path) -> Pairs:
-    """`pairs`, checked: UserError if a merge does not give a known token."""
     known = set(tokens)
     for pair in pairs:
         if len(pair) != 2 or pair[0] + pair[1] not in known:
             merge = " ".join(pair)
-            raise UserError(f"{path}: the merge {merge!r} gives no known token")
-    return pairs
+            raise UserError(f"{merges}: the merge {merge!r} gives no known token")
+    return tokens, pairs

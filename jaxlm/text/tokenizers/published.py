@@ -106,32 +106,33 @@ def described(directory: Path) -> Described:
     """What the files of a directory say of its tokenizer."""
     options: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = directory / name
         # As in transformers, the first file may say all.
-        if path.is_file() and "added_tokens_decoder" not in options:
-            check(path, content := read_json(path))
+        if "added_tokens_decoder" not in options:
+            check(directory / name, content := _read(directory / name))
             options |= content
-    path = directory / "config.json"
-    if path.is_file():
-        said = read_json(path)
-        usual = _JIEBA if said.get("model_type") == "roformer" else None
-        options.setdefault("tokenizer_class", said.get("tokenizer_class") or usual)
+    said = _read(directory / "config.json")
+    usual = _JIEBA if said.get("model_type") == "roformer" else None
+    options.setdefault("tokenizer_class", said.get("tokenizer_class") or usual)
     found = Described(directory, options, {})
     if found.kind == _JIEBA:  # a tokenizer.json saved by it does not say so
         this = f"{directory}: {_JIEBA} cuts Chinese by jieba, which jaxlm does not"
         raise UserError(f"{this}: pass another one by --tokenizer")
-    path = directory / "added_tokens.json"
-    more = read_json(path) if path.is_file() else {}
+    more = _read(directory / "added_tokens.json").items()
     try:
         special = {token["content"] for token in found.special.values()}
-        if (every := options.get("added_tokens_decoder")) is None:
-            every = {id: _token(token, token in special) for token, id in more.items()}
+        every = options.get("added_tokens_decoder")
+        if every is None:
+            every = {id: _token(token, token in special) for token, id in more}
         for id, token in every.items():
             flags = found.added[int(id)] = _token(token)
             AddedToken(**flags)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory}: added tokens cannot be read: {error}") from None
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def _token(said: Any, special: bool = False) -> dict[str, Any]:

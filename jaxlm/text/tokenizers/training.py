@@ -69,11 +69,9 @@ def _wordpiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
     # Each character's entries, the most frequent first.
     forms = {c: [c, f"##{c}"] if c in inside else [c] for c, _ in _by_count(counts)}
     room = max((vocab_size - len(SPECIAL)) // 2, 2)
-    alphabet: list[str] = []
-    for of_character in forms.values():
-        if len(alphabet) + len(of_character) > room:
-            break
-        alphabet += of_character
+    sizes = itertools.accumulate(map(len, forms.values()))
+    most = sum(size <= room for size in sizes)
+    alphabet = [form for each in list(forms.values())[:most] for form in each]
     # The library numbers "##c" in an order that changes from process to process, and
     # breaks ties by number: given as special tokens, sorted, they have fixed numbers.
     # They stay plain entries: only the vocabulary is taken from the library.
@@ -108,15 +106,14 @@ def _wordpiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
 
 def _words(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
     """ELMo's words: `<S>` `</S>` `<UNK>`, then the most frequent words in order."""
-    whole = text.words == "space"
-    counts = count_words(texts, lowercase=text.lowercase, whole=whole, room=vocab_size)
+    lower, whole = text.lowercase, text.words == "space"
+    counts = count_words(texts, lowercase=lower, whole=whole, room=vocab_size)
     for mark in MARKS:
         counts.pop(mark, None)
     _check_size(vocab_size, len(MARKS) + 1)
     tokens = (*MARKS, *counts)[:vocab_size]
-    tokenizer = WordVocab(
-        padded(tokens, vocab_size), lowercase=text.lowercase, words=text.words
-    )
+    every = padded(tokens, vocab_size)
+    tokenizer = WordVocab(every, lowercase=lower, words=text.words)
     unknown = itertools.islice(counts.values(), vocab_size - len(MARKS), None)
     tokenizer.training = {
         "words": sum(counts.values()),
@@ -218,12 +215,11 @@ def count_words(
         if text is not None:
             runs.update(text.split() if whole else runs_of(text))
             size += len(text) + 1
-            if size < 1_000_000:
-                continue
-        size = 0
-        while len(runs) > max(MOST_RUNS, 4 * room):
-            rarest += 1
-            runs = Counter({run: n for run, n in runs.items() if n > rarest})
+        if text is None or size >= 1_000_000:
+            size = 0
+            while len(runs) > max(MOST_RUNS, 4 * room):
+                rarest += 1
+                runs = Counter({run: n for run, n in runs.items() if n > rarest})
     words: Counter[str] = Counter()
     for run, count in runs.items():
         run = run.lower() if whole and lowercase else run
