@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.config import BertConfig, RunConfig
+from jaxlm.text.recipe import ReadOptions
 
 VOCABULARY = 600
 CONFIG = RunConfig(model=BertConfig(vocab_size=VOCABULARY))
+HELD_OUT = ReadOptions(holdout=0.2)
 
 
 def novel(chapters, seed=0):

@@ -1,12 +1,11 @@
 """Books, and a corpus made of them."""
 
 import pytest
-from text.books import CONFIG, novel
+from text.books import CONFIG, HELD_OUT, novel
 
 from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.prepare import prepare
-from jaxlm.text.recipe import ReadOptions
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +15,7 @@ def books(tmp_path_factory):
     for i, chapters in enumerate((40, 3, 60)):
         (folder / f"{i}.txt").write_text(novel(chapters, seed=i))
     # In the folder of text, as people will: its vocab.txt is no text.
-    prepare(
-        CONFIG, [str(folder)], str(folder / "corpus"), options=ReadOptions(holdout=0.2)
-    )
+    prepare(CONFIG, [str(folder)], str(folder / "corpus"), options=HELD_OUT)
     return folder
 
 

@@ -6,11 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentences import sentence_characters
 
-from jaxlm.text.characters import (
-    BEGIN_WORD,
-    check_characters,
-    word_characters,
-)
+from jaxlm.text.characters import BEGIN_WORD, check_characters, word_characters
 from jaxlm.types import UserError
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from text.books import HELD_OUT
 
 from jaxlm.config import MaskedData, RunConfig, TextConfig, bert
-from jaxlm.text import units
 from jaxlm.text.corpus import open_corpus
 from jaxlm.text.documents import read_fragments
 from jaxlm.text.find import find_sources, labelled
 from jaxlm.text.languages import limits, sample, smoothed, weighted_texts
 from jaxlm.text.prepare import prepare
-from jaxlm.text.recipe import ReadOptions, Recipe
+from jaxlm.text.recipe import Recipe
 from jaxlm.text.texts import converter
 from jaxlm.types import UserError
 
@@ -124,19 +124,12 @@ def test_one_label_is_the_language_of_the_text(texts, tmp_path):
 
 
 def test_any_number_of_processes_and_blocks_gives_the_same_bytes(
-    texts, tmp_path, monkeypatch
+    texts, tmp_path, request
 ):
+    prepare(CONFIG, several(texts), str(tmp_path / "one"), options=HELD_OUT)
+    request.getfixturevalue("small_units")
     prepare(
-        CONFIG, several(texts), str(tmp_path / "one"), options=ReadOptions(holdout=0.2)
-    )
-    monkeypatch.setattr(units, "BLOCK", 1000)
-    monkeypatch.setattr(units, "UNIT", 3000)
-    prepare(
-        CONFIG,
-        several(texts),
-        str(tmp_path / "two"),
-        options=ReadOptions(holdout=0.2),
-        processes=2,
+        CONFIG, several(texts), str(tmp_path / "two"), options=HELD_OUT, processes=2
     )
     a, b = (open_corpus(str(tmp_path / name)) for name in ("one", "two"))
     assert a.sha256 == b.sha256

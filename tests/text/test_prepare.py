@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from text.books import CONFIG, VOCABULARY, contents, everything, novel
+from text.books import CONFIG, HELD_OUT, VOCABULARY, contents, everything, novel
 
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text import documents, units
@@ -72,21 +72,11 @@ def test_held_out_documents_are_chosen_by_content(books, corpus, tmp_path):
     (tmp_path / "a.txt").write_text(novel(5, seed=9))
     shutil.copy(books / "2.txt", tmp_path / "b.txt")
     config = RunConfig(model=BertConfig(vocab_size=500))
-    prepare(
-        config,
-        [str(tmp_path)],
-        str(tmp_path / "corpus"),
-        options=ReadOptions(holdout=0.2),
-    )
+    prepare(config, [str(tmp_path)], str(tmp_path / "corpus"), options=HELD_OUT)
     other = open_corpus(str(tmp_path / "corpus"))
     assert (other.documents[-60:, 2] == corpus.documents[-60:, 2]).all()
     config = RunConfig(model=BertConfig(vocab_size=500), seed=1)
-    prepare(
-        config,
-        [str(tmp_path)],
-        str(tmp_path / "seed1"),
-        options=ReadOptions(holdout=0.2),
-    )
+    prepare(config, [str(tmp_path)], str(tmp_path / "seed1"), options=HELD_OUT)
     other = open_corpus(str(tmp_path / "seed1"))
     assert (other.documents[-60:, 2] != corpus.documents[-60:, 2]).any()
 

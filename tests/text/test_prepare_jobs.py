@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from text.books import CONFIG, contents, novel
+from text.books import CONFIG, HELD_OUT, contents, novel
 
 from jaxlm.config import BertConfig, RunConfig, TextConfig
 from jaxlm.text import prepare as preparing
@@ -29,7 +29,7 @@ def test_units_and_processes_change_no_byte(books, tmp_path, small_units, proces
         CONFIG,
         [str(books)],
         str(tmp_path / "corpus"),
-        options=ReadOptions(holdout=0.2),
+        options=HELD_OUT,
         processes=processes,
     )
     assert contents(tmp_path / "corpus") == contents(books / "corpus")
@@ -105,7 +105,7 @@ def test_killed_and_run_again_it_continues(
         return tokenise((read.append(each[0]) or each for each in blocks), *args)
 
     monkeypatch.setattr(units, "tokenise_all", watched)
-    prepare(CONFIG, [str(books)], str(directory), options=ReadOptions(holdout=0.2))
+    prepare(CONFIG, [str(books)], str(directory), options=HELD_OUT)
     assert contents(directory) == contents(books / "corpus")
     again = sum(len(fragment.data) for block in read for fragment in block)
     total = open_corpus(str(books / "corpus")).manifest.text_bytes
@@ -124,23 +124,23 @@ def test_a_killed_worker_is_reported(books, tmp_path, small_units):
             CONFIG,
             [str(books)],
             directory,
-            options=ReadOptions(holdout=0.2),
+            options=HELD_OUT,
             processes=2,
             report=killing,
         )
     assert not multiprocessing.active_children()
-    prepare(CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2))
+    prepare(CONFIG, [str(books)], directory, options=HELD_OUT)
     assert contents(directory) == contents(books / "corpus")
 
 
 def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
     shutil.copytree(books, tmp_path / "books")
     here, directory = str(tmp_path / "books"), str(tmp_path / "corpus")
-    first = prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2))
+    first = prepare(CONFIG, [here], directory, options=HELD_OUT)
     before = contents(directory)
     monkeypatch.setattr(units, "tokenise_all", None)
     monkeypatch.setattr(preparing, "train_tokenizer", None)
-    assert prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2)) == first
+    assert prepare(CONFIG, [here], directory, options=HELD_OUT) == first
     os.utime(tmp_path / "books/0.txt")  # touched, not changed
     assert (
         prepare(
@@ -169,11 +169,7 @@ def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
         ({"tokenizer": f"{directory}/tokenizer"}, "tokenizer is '[0-9a-f]{64}', was"),
         ({"sources": [f"{here}/0.txt"]}, "there are 1 sources, were 3"),
     ]:
-        same = {
-            "config": CONFIG,
-            "sources": [here],
-            "options": ReadOptions(holdout=0.2),
-        }
+        same = {"config": CONFIG, "sources": [here], "options": HELD_OUT}
         asked = {**same, **change}
         with pytest.raises(UserError, match=message) as caught:
             prepare(directory=directory, **asked)
@@ -181,7 +177,7 @@ def test_a_complete_corpus_is_left_alone(books, tmp_path, monkeypatch):
     text = (tmp_path / "books/1.txt").read_text()
     (tmp_path / "books/1.txt").write_text(text[:-3] + "!!\n")
     with pytest.raises(UserError, match=r"books/1\.txt has changed"):
-        prepare(CONFIG, [here], directory, options=ReadOptions(holdout=0.2))
+        prepare(CONFIG, [here], directory, options=HELD_OUT)
     assert contents(directory) == before
 
 
@@ -243,7 +239,7 @@ def test_a_job_with_finished_units_may_not(books, tmp_path, small_units):
 def test_damage_to_unfinished_files_is_one_line_with_the_way_on(
     books, tmp_path, small_units, monkeypatch
 ):
-    directory, asked = tmp_path / "corpus", {"options": ReadOptions(holdout=0.2)}
+    directory, asked = tmp_path / "corpus", {"options": HELD_OUT}
 
     def stop(self, tokenizer):
         raise KeyboardInterrupt
@@ -314,14 +310,14 @@ def test_a_full_disk_is_one_line_and_loses_nothing(books, tmp_path, limit):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout.count("\n") == 1 and "cannot be written" in done.stdout
-    prepare(CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2))
+    prepare(CONFIG, [str(books)], directory, options=HELD_OUT)
     assert contents(directory) == contents(books / "corpus")
 
 
 def test_progress_reaches_the_total(books, tmp_path):
     seen = []
     sources = [str(books)]
-    directory, options = str(tmp_path / "corpus"), ReadOptions(holdout=0.2)
+    directory, options = str(tmp_path / "corpus"), HELD_OUT
     prepare(CONFIG, sources, directory, options=options, report=seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
     names = ["sources", "held out", "vocabulary", "tokens", "arrays"]

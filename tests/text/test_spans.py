@@ -153,13 +153,7 @@ def test_text_without_phrases_says_so(tmp_path):
     assert any("no phrase and no entity" in note for note in corpus.manifest.notes)
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("", "is empty"),
-        ("\n \n", "is empty"),
-    ],
-)
+@pytest.mark.parametrize("content, message", [("", "is empty"), ("\n \n", "is empty")])
 def test_a_list_that_will_not_do(tmp_path, content, message):
     (tmp_path / "l.txt").write_text(content)
     with pytest.raises(UserError, match=message):

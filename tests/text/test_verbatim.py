@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from text.books import HELD_OUT, contents
 from tokenizers import pre_tokenizers
 
 from jaxlm.config import RunConfig, TextConfig, gpt2
@@ -254,9 +255,7 @@ def books(tmp_path_factory):
     for i, chapters in enumerate((40, 3, 60)):
         (folder / f"{i}.txt").write_text(novel(chapters, i))
     (folder / "3.txt").write_text(TEXT)
-    prepare(
-        CONFIG, [str(folder)], str(folder / "corpus"), options=ReadOptions(holdout=0.2)
-    )
+    prepare(CONFIG, [str(folder)], str(folder / "corpus"), options=HELD_OUT)
     return folder
 
 
@@ -300,27 +299,14 @@ def test_a_document_decodes_to_its_text(books):
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_blocks_units_cuts_and_processes_change_no_byte(
-    books, tmp_path, monkeypatch, processes
+    books, tmp_path, small_units, processes
 ):
-    monkeypatch.setattr(units, "BLOCK", 1000)
-    monkeypatch.setattr(units, "UNIT", 3000)
-    directory = tmp_path / "corpus"
-    prepare(
-        CONFIG,
-        [str(books)],
-        str(directory),
-        options=ReadOptions(holdout=0.2),
-        processes=processes,
-    )
-    for path in sorted((books / "corpus").rglob("*")):
-        if path.is_file():
-            again = directory / path.relative_to(books / "corpus")
-            assert again.read_bytes() == path.read_bytes()
+    directory = str(tmp_path / "corpus")
+    prepare(CONFIG, [str(books)], directory, options=HELD_OUT, processes=processes)
+    assert contents(directory) == contents(books / "corpus")
 
 
-def test_one_that_failed_goes_on(books, tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "BLOCK", 1000)
-    monkeypatch.setattr(units, "UNIT", 3000)
+def test_one_that_failed_goes_on(books, tmp_path, small_units, monkeypatch):
     tokenise, read = units.tokenise, []
 
     def failing(fragments, *args):
@@ -332,12 +318,10 @@ def test_one_that_failed_goes_on(books, tmp_path, monkeypatch):
     monkeypatch.setattr(units, "tokenise", failing)
     directory = str(tmp_path / "corpus")
     with pytest.raises(KeyboardInterrupt):
-        prepare(CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2))
-    manifest = prepare(
-        CONFIG, [str(books)], directory, options=ReadOptions(holdout=0.2)
-    )
+        prepare(CONFIG, [str(books)], directory, options=HELD_OUT)
+    manifest = prepare(CONFIG, [str(books)], directory, options=HELD_OUT)
     before, after = sum(read[:6]), sum(read[6:])
-    assert manifest.text_bytes - before < after < manifest.text_bytes - 3000
+    assert manifest.text_bytes - before < after < manifest.text_bytes - 4000
     assert manifest == open_corpus(str(books / "corpus")).manifest
 
 
@@ -345,13 +329,7 @@ def test_tokens_of_pieces_are_those_of_the_document(books, tmp_path, monkeypatch
     monkeypatch.setattr(documents, "FRAGMENT", 200)
     tokenizer = str(books / "corpus/tokenizer")
     directory = str(tmp_path / "corpus")
-    prepare(
-        CONFIG,
-        [str(books)],
-        directory,
-        options=ReadOptions(holdout=0.2),
-        tokenizer=tokenizer,
-    )
+    prepare(CONFIG, [str(books)], directory, options=HELD_OUT, tokenizer=tokenizer)
     monkeypatch.undo()
     whole = open_corpus(str(books / "corpus"))
     for (a, _), (b, _) in zip(
@@ -384,5 +362,5 @@ def test_what_does_not_fit_is_one_line(books, tmp_path):
     plain = RunConfig(model=CONFIG.model, text=TextConfig(tokenizer="byte_bpe"))
     corpus = str(books / "corpus")
     with pytest.raises(UserError, match="verbatim is False, was True"):
-        prepare(plain, [str(books)], corpus, options=ReadOptions(holdout=0.2))
+        prepare(plain, [str(books)], corpus, options=HELD_OUT)
     assert not prepare(plain, [str(books)], directory).recipe.verbatim
