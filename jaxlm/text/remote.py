@@ -9,6 +9,7 @@ digests when it goes on.
 
 import base64
 import contextlib
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -114,10 +115,6 @@ def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None
 
     Files that the bucket has already are left as they are.
     """
-
-    def put(name: str) -> None:
-        bucket_files().put_file(str(here / name), str(there / name))
-
     root = str(there).removeprefix("gs://")
     with explained(f"corpus {there} cannot be written"):
         for part in (list(names), ["manifest.json"]):
@@ -130,9 +127,14 @@ def upload(here: Path, there: Any, names: Iterable[str], report: Report) -> None
                 }
                 if not sizes:
                     break
+                put = functools.partial(_put, here, there)
                 _each(put, sizes, "uploading", report)
             else:
                 raise UserError(f"{there} does not keep what is written to it")
+
+
+def _put(here: Path, there: Any, name: str) -> None:
+    bucket_files().put_file(str(here / name), str(there / name))
 
 
 def _is_stored(path: Path, facts: Mapping[str, Any]) -> bool:

@@ -69,9 +69,11 @@ def _wordpiece(texts: Texts, text: TextConfig, vocab_size: int) -> Tokenizer:
     # Each character's entries, the most frequent first.
     forms = {c: [c, f"##{c}"] if c in inside else [c] for c, _ in _by_count(counts)}
     room = max((vocab_size - len(SPECIAL)) // 2, 2)
-    sizes = itertools.accumulate(map(len, forms.values()))
-    most = sum(size <= room for size in sizes)
-    alphabet = [form for each in list(forms.values())[:most] for form in each]
+    alphabet: list[str] = []
+    for of_character in forms.values():
+        if len(alphabet) + len(of_character) > room:
+            break
+        alphabet += of_character
     # The library numbers "##c" in an order that changes from process to process, and
     # breaks ties by number: given as special tokens, sorted, they have fixed numbers.
     # They stay plain entries: only the vocabulary is taken from the library.
