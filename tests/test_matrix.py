@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PRETRAIN = {
     "elmo": "elmo_tiny --model.vocab_size 30 --model.d_model 4 --model.d_ff 6 "
     "--model.filters 2 3 --model.max_characters 8 --data.negatives 10",
 }
+OF_TEXT = r"^\w+|--(?:tokenizer|model\.vocab_size) \S+"
 PASS = """
     --batch 8 --length 16 --task.buckets 16 --task.epochs 1 --log.tensorboard false
     --save_every 1
@@ -49,7 +51,7 @@ HF = {"gpt1": "--to hf", "gpt2": "--to hf"}
 # Words of a command, and what its refusal names for the families that it does not fit.
 # RUN is a pretraining run, MODEL a model directory, TASK a fine-tuning run.
 CASES = {
-    "prepare TEXT": ("prepare RECIPE --text TEXT --corpus OUT", {}),
+    "prepare TEXT": ("prepare RECIPE_OF_TEXT --text TEXT --corpus OUT", {}),
     "pretrain RUN": ("pretrain RECIPE --text TEXT --workdir RUN", {}),
     "pretrain into TASK": (
         "pretrain RECIPE --corpus CORPUS --workdir TASK",
@@ -148,6 +150,7 @@ class Bench:
         task = f"{FINETUNE[family]} --data {here}/data {PASS}"
         names = {
             "RECIPE_OF_TASK": task,
+            "RECIPE_OF_TEXT": " ".join(re.findall(OF_TEXT, PRETRAIN[family])),
             "RECIPE": f"{PRETRAIN[family]} {STEP}",
             "ANOTHER": "sst2_gpt" if family in ("bert", "ernie") else "sst2",
             "VOCABULARY": here / "vocabulary",

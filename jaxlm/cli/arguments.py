@@ -1,96 +1,57 @@
-"""The words of a command → a frozen dataclass of its arguments, through tyro.
+"""The words of a command → a frozen dataclass of its arguments.
 
 The arguments of a verb are a dataclass, flat or with the library's dataclasses as
 fields. A field `config` is read from the file that the first word names, and its fields
-are flags without a prefix (`--seed 1 --model.dropout 0`).
+are flags without a prefix (`--seed 1 --model.dropout 0`). Next: `settings.py` makes the
+record, as it does of Python's keyword arguments.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import io
-import itertools
+import re
 import typing
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-import tyro
-from tyro.constructors import (
-    ConstructorRegistry,
-    PrimitiveConstructorSpec,
-    PrimitiveTypeInfo,
-)
-
-from jaxlm.cli.flags import flags_of, mistake_in, print_help, refuse_unknown
-from jaxlm.config import FinetuneConfig, RunConfig, load_config
-from jaxlm.config.checks import check_ranges
-from jaxlm.config.idle import foreign, idle
+from jaxlm.cli.flags import Flag, flag_meant, flags_of
+from jaxlm.cli.settings import arguments, config_of, refuse, refused
+from jaxlm.cli.usage import print_help, usage_of
+from jaxlm.config import RunConfig
 from jaxlm.types import UserError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=RunConfig)
-Flat = tyro.conf.arg(name="")
-Config = Annotated[RunConfig, Flat]
-
-_STYLE = (
-    tyro.conf.AvoidSubcommands,
-    tyro.conf.FlagConversionOff,
-    tyro.conf.PositionalMetavarFromFieldName,
-)
 HELP = {"-h", "--help", "--help-all"}
-_REGISTRY = ConstructorRegistry()
 
 
-def parse(kind: type[T], argv: list[str], *, verb: str = "", **given: Any) -> T:
-    """The arguments in `argv`; others are from `given`, or the defaults of `kind`.
+def parse(kind: type[T], argv: list[str], *, verb: str = "", config: Any = None) -> T:
+    """The arguments in `argv`; others have the defaults of `kind`.
 
-    The verb is by default the name of `kind`. `--help` prints help and exits.
+    The verb is by default the name of `kind`. A config that is not given is named by
+    the first word. `--help` prints help and exits.
     """
     verb = verb or kind.__name__.lower()
-    hints = typing.get_type_hints(kind)
-    takes_config, chosen = issubclass(hints.get("config", str), RunConfig), None
-    if takes_config:
-        if "config" not in given:
-            asked, argv = argv[:1], list(argv)
-            given["config"], argv = take_config(hints["config"], verb, argv)
-            chosen = given["config"] if asked != argv[:1] else None
-        if not HELP & set(argv):
-            refuse(argv, foreign(given["config"]))
-    default = _blank(kind, **given)
-    flags = [*flags_of(kind, default)]
+    argv, chosen = [_underscored(arg) for arg in argv], None
+    needs = typing.get_type_hints(kind).get("config", str)
+    if config is None and issubclass(needs, RunConfig):
+        config, rest = take_config(needs, verb, argv)
+        chosen, argv = (config if rest != argv else None), rest
+    flags = [*flags_of(kind, {"config": config})]
     if HELP & set(argv):
         print_help(kind, flags, verb, chosen, every="--help-all" in argv)
         raise SystemExit(0)
-    refuse_unknown(argv, flags, verb)
-    lists = {name for name, hint in hints.items() if typing.get_origin(hint) is tuple}
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            found: Any = tyro.cli(
-                kind,
-                prog=f"jaxlm {verb}" + " CONFIG" * takes_config,
-                args=_joined(argv, lists),
-                default=default,
-                use_underscores=True,
-                config=_STYLE,
-                registry=_REGISTRY,
-            )
-    except SystemExit as end:
-        if end.code == 0:
-            raise
-        said = _without_box(printed.getvalue())
-        raise UserError(mistake_in(said, argv, flags, verb)) from None
-    check_ranges(found, "--")
-    if takes_config:
-        refuse(argv, idle(found.config))
-    return found
+    if config:
+        refuse(argv, refused(kind, config))
+    _refuse_unknown(argv, flags, verb)
+    return arguments(kind, _values(argv, flags, verb), config, at="--")
 
 
 def refuse_misspelt(kind: type, config: RunConfig, argv: list[str]) -> None:
     """`parse`'s error for an unknown flag, but for the flags of a model's family."""
-    refuse(argv, foreign(config))
+    argv = [_underscored(arg) for arg in argv]
+    refuse(argv, refused(kind, config))
     words = [arg for arg in argv if not arg.startswith(("--model.", "--data."))]
-    flags = [*flags_of(kind, _blank(kind, config=config))]
-    refuse_unknown(words, flags, kind.__name__.lower())
+    flags = [*flags_of(kind, {"config": config})]
+    _refuse_unknown(words, flags, kind.__name__.lower())
 
 
 def early(argv: list[str], **flags: str) -> list[str]:
@@ -98,95 +59,72 @@ def early(argv: list[str], **flags: str) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, value in flags.items():
         parser.add_argument(f"--{name}", default=value)
+    argv = [_underscored(arg) for arg in argv]
     return [*vars(parser.parse_known_args(argv)[0]).values()]
-
-
-def refuse(argv: list[str], idle: dict[str, str]) -> None:
-    """Raise a UserError for a flag in `idle`: name → why it would change nothing."""
-    for arg in argv:
-        name = arg[2:].partition("=")[0].replace("-", "_") if arg[:2] == "--" else ""
-        groups = itertools.accumulate(name.split("."), "{}.{}".format)
-        for each in {*groups} & idle.keys():
-            raise UserError(f"--{name} {idle[each]}")
 
 
 def take_config(kind: type[C], verb: str, argv: list[str]) -> tuple[C, list[str]]:
     """(the configuration that the first word names, the remaining words)."""
     if argv and not argv[0].startswith("-"):
-        config = load_config(argv[0])
-        if type(config) is kind:
-            return config, argv[1:]
-        other = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
-        raise UserError(f"{argv[0]} is a recipe of jaxlm {other}")
+        return config_of(kind, argv[0], verb), argv[1:]
     if HELP & set(argv):
         return kind(), argv
     raise UserError(f"jaxlm {verb} needs a CONFIG first, a recipe's name or file")
 
 
-def _blank(kind: type[T], **given: Any) -> T:
-    """A `kind` made without `__init__`: required arguments have no value yet."""
-    blank = object.__new__(kind)
-    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
-    vars(blank).update({field.name: _default(field) for field in fields} | given)
-    return blank
+def _underscored(arg: str) -> str:
+    """`--max-tokens=7` as `--max_tokens=7`; other words as they are."""
+    name, equals, value = arg.partition("=")
+    if arg in HELP or not re.match("--[A-Za-z]", name):
+        return arg
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    required = field.default is dataclasses.MISSING
-    return tyro.MISSING if required else field.default
+def _refuse_unknown(argv: Sequence[str], flags: Sequence[Flag], verb: str) -> None:
+    """UserError for a flag that the verb lacks, with the one that may be meant, and for
+    a required one that is not given."""
+    known = {flag.name: flag for flag in flags if not flag.positional}
+    given = dict.fromkeys(arg[2:].partition("=")[0] for arg in argv if arg[:2] == "--")
+    for name in given:
+        if name in known or not re.match(r"[A-Za-z]", name):
+            continue
+        near = flag_meant(name, known)
+        hint = f"see jaxlm {verb} --help"
+        if near:
+            hint = f"did you mean {near.label}? ({near.said})"
+        raise UserError(f"{verb} has no flag --{name}: {hint}")
+    for flag in known.values():
+        if flag.required and flag.name not in given:
+            raise UserError(f"{verb} needs {flag.label}: {flag.said}")
 
 
-@_REGISTRY.primitive_rule
-def _boolean(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """How tyro parses booleans: `--verify`, `--verify true` or `--verify false`."""
-    if info.type is not bool:
-        return None
-
-    def value_of(words: list[str]) -> bool:
-        word = " ".join(words).lower() or "true"
-        if word not in ("true", "false"):
-            raise ValueError(f"{word!r} is neither true nor false")
-        return word == "true"
-
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="{true,false}",
-        instance_from_str=value_of,
-        is_instance=lambda value: isinstance(value, bool),
-        str_from_instance=lambda value: [str(value).lower()],
+def _values(argv: Sequence[str], flags: Sequence[Flag], verb: str) -> dict[str, Any]:
+    """Field → value of what is given; a flag that is repeated has the last value, or,
+    if it takes a list, all of them."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
-
-
-def _joined(argv: list[str], lists: set[str]) -> list[str]:
-    """`argv` with all words of a repeated list flag moved to its first occurrence.
-
-    If any other flag is repeated, tyro takes the last value.
-    """
-    groups: dict[Any, list[str]] = {0: []}
-    key: Any = 0
-    for arg in argv:
-        flag, equals, value = arg.partition("=")
-        name = flag[2:].replace("-", "_")
-        if not flag.startswith("--"):
-            groups[key].append(arg)
-        elif name in lists:
-            key = name
-            groups.setdefault(key, [flag]).extend([value] * bool(equals))
-        else:
-            key = len(groups)
-            groups[key] = [arg]
-    return [arg for group in groups.values() for arg in group]
-
-
-def _without_box(box: str) -> str:
-    """tyro's error message, without its frame, title and help texts."""
-    said: list[str] = []
-    for line in box.splitlines()[1:-1]:
-        text = line[1:-1].strip()
-        if text.startswith(("For full helptext", "Argument helptext")):
-            break
-        if text.strip("─-") and not line[2:].startswith(" " * 8):
-            said.append(text)
-    return " ".join(said)
+    for flag in flags:
+        how: Any = {"nargs": "?", "const": True if flag.kind is bool else None}
+        if flag.several:
+            how = {"nargs": "*", "action": "extend"}
+        if not flag.positional:
+            parser.add_argument(
+                f"--{flag.name}", dest=flag.field, type=flag.read, **how
+            )
+    named, words = parser.parse_known_args(argv)
+    words, found = [word for word in words if word != "--"], vars(named)
+    for flag in flags:
+        if found.get(flag.field, "") is None:
+            raise UserError(f"--{flag.name} needs a value: {flag.takes}")
+        if not flag.positional:
+            continue
+        if flag.several:
+            found[flag.field], words = [flag.read(word) for word in words], []
+        elif words:
+            found[flag.field] = flag.read(words.pop(0))
+        elif flag.required:
+            raise UserError(f"{verb} needs {flag.label}: {usage_of(verb, flags)}")
+    if words:
+        raise UserError(f"too many words: {' '.join(words)}; {usage_of(verb, flags)}")
+    return found

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxlm.cli.arguments import parse, refuse
+from jaxlm.cli.arguments import parse
 from jaxlm.cli.pretrain import open_shown
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.cli.settings import refuse
 from jaxlm.config.run import Count
 from jaxlm.files import local, place, temporary, write_json
 from jaxlm.text.recipe import FileOptions, ReadOptions

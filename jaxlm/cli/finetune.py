@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from jaxlm.cli.arguments import HELP, Flat, early, parse, refuse_misspelt, take_config
+from jaxlm.cli.arguments import HELP, early, parse, refuse_misspelt, take_config
 from jaxlm.cli.evaluate import Columns, say_transfer
 from jaxlm.cli.pretrain import TrainingOptions, say_finished
 from jaxlm.cli.runtime import say, start_jax
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Finetune(TrainingOptions):
     """Train a pretrained model for a task. The same command resumes a run."""
 
-    config: Annotated[FinetuneConfig, Flat]
+    config: FinetuneConfig
     data: str
     """Training file, or a directory with train.* and dev.*."""
     dev: str = ""

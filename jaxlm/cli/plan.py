@@ -5,8 +5,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from jaxlm.cli.arguments import Config, parse
+from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import native_output
+from jaxlm.config import RunConfig
 
 if TYPE_CHECKING:
     from jaxlm.plan.plan import Planned
@@ -25,7 +26,7 @@ class Plan:
     """Compile a recipe's training steps for a machine that is not here: memory, bounds
     of a step, hours. Times are bounds of the compiled program, not measurements."""
 
-    config: Config
+    config: RunConfig
     topology: tuple[str, ...]
     """v5e:16x16, v6e:4x4, v5p:4x4x4, 2xv5e:16x16 (two slices), h100:8; of several, the
     speed of a chip in each is compared with the first."""

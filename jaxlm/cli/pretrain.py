@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxlm.cli.arguments import HELP, Config, early, parse
+from jaxlm.cli.arguments import HELP, early, parse
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config import RunConfig
 from jaxlm.config.run import range_of
@@ -48,7 +48,9 @@ class TextOptions(ReadOptions):
 class Prepare(TextOptions):
     """Text → tokenizer → corpus. The same command resumes after a kill."""
 
-    config: Config
+    settings: ClassVar = ("text", "smoothing", "seed", "model.vocab_size", "data.cache")
+
+    config: RunConfig
     corpus: str
     """Directory to write, local or on gs://."""
 
@@ -80,7 +82,7 @@ class Pretrain(TextOptions, TrainingOptions):
     """Train to --steps. The same command resumes a run. --fork RUN@STEP, without a
     CONFIG, begins a new one at a checkpoint of another."""
 
-    config: Config
+    config: RunConfig
     corpus: str = ""
     """Directory of the corpus, local or on gs://, prepared from --text if it is
     missing. Empty: the corpus that the run used before, or WORKDIR/corpus."""

@@ -6,15 +6,18 @@ Names are those of the flags, dotted or nested. Next: the function of the verb.
 """
 
 import dataclasses
+import functools
+import itertools
 import json
+import operator
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from jaxlm.cli.arguments import refuse
+from jaxlm.cli.flags import flag_meant, flags_of, settings_of
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
-from jaxlm.config.checks import check_ranges, meant, typed
+from jaxlm.config.checks import check_ranges, typed
 from jaxlm.config.files import from_dict
 from jaxlm.config.idle import foreign, idle
 from jaxlm.types import UserError
@@ -23,23 +26,36 @@ T = TypeVar("T")
 C = TypeVar("C", bound=RunConfig)
 
 
-def arguments(kind: type[T], given: Mapping[str, Any], config: Any = None) -> T:
+def arguments(
+    kind: type[T], given: Mapping[str, Any], config: Any = None, at: str = ""
+) -> T:
     """A record of the type `kind`; what it has no field for is a setting of `config`.
 
-    None stands for the default.
+    None stands for the default. `at` stands before the names in errors.
     """
-    each: Any = {x.name: x for x in dataclasses.fields(kind) if x.name != "config"}  # type: ignore[arg-type]
-    flat = dict(flattened(given))
-    mine: dict[str, Any] = {}
-    for name in [name for name in flat if name.partition(".")[0] in each]:
-        group, _, field = name.partition(".")
-        value = flat.pop(name)
-        mine[group] = {**mine.get(group, {}), field: value} if field else value
+    each: Any = {x.name: x for x in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if config is not None:
-        mine["config"] = _with(config, flat, each)
-    elif flat:
-        raise _unknown(next(iter(flat)), each)
-    hints = typing.get_type_hints(kind)
+        del each["config"]
+    hints, mine, others = typing.get_type_hints(kind), {}, {}
+    for name, value in flattened(given):
+        group, _, field = name.partition(".")
+        if name in each:
+            mine[name] = value
+        elif group in each and dataclasses.is_dataclass(each[group].default_factory):
+            mine.setdefault(group, {})[field] = value
+        else:  # `text` is the verb's own, `text.lowercase` is of the config
+            others[name] = value
+    try:
+        if config is not None:
+            refuse([f"--{name}" for name in others], refused(kind, config))
+            mine["config"] = _with(config, others)
+        elif others:
+            raise KeyError(next(iter(others)))
+    except KeyError as error:
+        flags = {flag.name: flag for flag in flags_of(kind, {"config": config})}
+        near = flag_meant(error.args[0], flags)
+        hint = f": did you mean {near.name}?" if near else ""
+        raise UserError(f"no setting {error.args[0]!r}{hint}") from None
     for name, value in mine.items():
         if isinstance(value, dict):
             value = arguments(each[name].default_factory, value)
@@ -52,7 +68,7 @@ def arguments(kind: type[T], given: Mapping[str, Any], config: Any = None) -> T:
     if missing:
         raise UserError(f"{', '.join(missing)}: needed, and not given")
     found = kind(**mine)
-    check_ranges(found)
+    check_ranges(found, at)
     return found
 
 
@@ -100,41 +116,35 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
-def _with(config: RunConfig, flat: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """The config with other values of some settings, all checked."""
-    words = [f"--{name}" for name in flat]
-    refuse(words, foreign(config))
+def refused(kind: type, config: RunConfig) -> dict[str, str]:
+    """Name → why a verb takes no such setting of a config."""
+    read, every = settings_of(kind), flags_of(type(config), vars(config))
+    why = "changes nothing in a corpus: pass it to pretrain"
+    unread = {flag.name: why for flag in every if not flag.name.startswith(read)}
+    return {**unread, **foreign(config)}
+
+
+def refuse(words: Iterable[str], reasons: Mapping[str, str]) -> None:
+    """UserError for a flag in `reasons`: its name, or its group's → why it is idle."""
+    for word in words:
+        name = word[2:].partition("=")[0] if word[:2] == "--" else ""
+        groups = itertools.accumulate(name.split("."), "{}.{}".format)
+        for each in {*groups} & reasons.keys():
+            raise UserError(f"--{name} {reasons[each]}")
+
+
+def _with(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The config with other values of some settings, all checked; KeyError for one that
+    it does not have."""
     data = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name, value in flat.items():
-        if not _put(data, name.split("."), value):
-            raise _unknown(name, own, data)
+    for name, value in settings.items():
+        *groups, last = [int(x) if x.isdecimal() else x for x in name.split(".")]
+        try:
+            at = functools.reduce(operator.getitem, groups, data)
+            operator.getitem(at, last)  # it must be there
+            at[last] = value
+        except (LookupError, TypeError):
+            raise KeyError(name) from None
     found = from_dict(data)
-    refuse(words, idle(found))
+    refuse([f"--{name}" for name in settings], idle(found))
     return found
-
-
-def _put(data: Any, names: list[str], value: Any) -> bool:
-    """Set an entry of nested dictionaries and lists; returns whether there is one."""
-    first, *rest = names
-    keys = range(len(data)) if isinstance(data, list) else data
-    key: Any = int(first) if isinstance(data, list) and first.isdecimal() else first
-    if not isinstance(data, list | dict) or key not in keys:
-        return False
-    if rest:
-        return _put(data[key], rest, value)
-    data[key] = value
-    return True
-
-
-def _unknown(name: str, *known: Any) -> UserError:
-    names = [each for group in known for each, _ in _names(group)]
-    last = name.rpartition(".")[2]
-    same = [each for each in names if each.rpartition(".")[2] == last]
-    return UserError(f"no setting {name!r}{meant(name, same or names, ': ')}")
-
-
-def _names(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
-        yield f"{at}{name}", value
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{at}{name}.")

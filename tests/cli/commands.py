@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jaxlm.cli import main
 
+SIZE = ["--model.vocab_size", "600"]
 TINY = """
     --model.vocab_size 600 --model.num_layers 1 --model.num_heads 2 --model.d_model 16
     --model.d_ff 32 --batch 8 --length 32 --predictions 5 --log.tensorboard false

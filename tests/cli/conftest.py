@@ -4,7 +4,7 @@ import lzma
 from pathlib import Path
 
 import pytest
-from cli.commands import TINY
+from cli.commands import SIZE, TINY
 
 import jaxlm
 from jaxlm.cli import main
@@ -26,7 +26,7 @@ def run(novel, tmp_path_factory) -> Path:
     here = tmp_path_factory.mktemp("run")
     arguments = ["--text", novel, "--holdout", "0.3", "--processes", "1"]
     corpus = ["--corpus", str(here / "corpus")]
-    assert main(["prepare", "bert_tiny", *arguments, *corpus, *TINY]) == 0
+    assert main(["prepare", "bert_tiny", *arguments, *corpus, *SIZE]) == 0
     keep = ["--workdir", str(here / "r"), "--keep_every", "log"]
     assert main(["pretrain", "bert_tiny", *corpus, *keep, *TINY]) == 0
     return here / "r"

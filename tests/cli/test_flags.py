@@ -1,5 +1,6 @@
 """Flags: how they are written, what help says, which are refused."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,9 +8,11 @@ import time
 import pytest
 from cli.commands import mistake
 
+import jaxlm
 from jaxlm.cli import main
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.use import Generate
+from jaxlm.types import UserError
 
 
 def test_show_refuses_flags_that_would_change_nothing(run, capsys):
@@ -19,6 +22,20 @@ def test_show_refuses_flags_that_would_change_nothing(run, capsys):
     assert "--config is for a corpus" in mistake(
         capsys, "show", str(run), "--config", "bert_base"
     )
+
+
+def test_prepare_refuses_settings_that_no_corpus_depends_on(capsys):
+    words = ["prepare", "bert_tiny", "--text", "a.txt", "--corpus", "c"]
+    for flag in ("--optim.peak", "--steps", "--model.num_layers", "--data.mask_rate"):
+        why = f"{flag} changes nothing in a corpus: pass it to pretrain"
+        assert why in mistake(capsys, *words, flag, "1")
+    with pytest.raises(UserError, match="batch changes nothing in a corpus"):
+        jaxlm.prepare("bert_tiny", text="a.txt", corpus="c", batch=4)
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help-all"])
+    listed = re.findall(r"^  --(\S+)", capsys.readouterr().out, re.MULTILINE)
+    kept = {"seed", "smoothing", "data.cache", "model.vocab_size", "text.lowercase"}
+    assert kept < {*listed} and not {"steps", "batch", "optim.peak"} & {*listed}
 
 
 def test_evaluate_refuses_flags_that_would_change_nothing(capsys):

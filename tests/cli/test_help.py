@@ -1,25 +1,25 @@
 """`--help`, `--help-all`, and flags that are called by other names."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import re
 import subprocess
 import sys
 
 import pytest
-import tyro
 from cli.commands import mistake
 
 from jaxlm.cli import main
-from jaxlm.cli.arguments import _REGISTRY, _STYLE, _blank
+from jaxlm.cli.arguments import parse
 from jaxlm.cli.finetune import Finetune
-from jaxlm.cli.flags import _others, example_of, flags_of
+from jaxlm.cli.flags import flags_of
 from jaxlm.cli.launch import Launch
+from jaxlm.cli.meanings import _others
 from jaxlm.cli.pretrain import Pretrain
+from jaxlm.cli.usage import example_of
 from jaxlm.cli.use import Embed, Generate
 from jaxlm.config import load_config
+from jaxlm.config.idle import foreign, idle
 
 
 def said(capsys, *argv: str) -> str:
@@ -37,17 +37,23 @@ def said(capsys, *argv: str) -> str:
         *((Finetune, "squad"), (Generate, ""), (Embed, ""), (Launch, "")),
     ],
 )
-def test_flags_are_those_that_tyro_parses(kind, recipe):
-    default = _blank(kind, **({"config": load_config(recipe)} if recipe else {}))
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        how = {"use_underscores": True, "config": _STYLE, "registry": _REGISTRY}
-        tyro.cli(kind, args=["--help"], default=default, **how)
-    theirs = re.findall(r"^\W{0,3}--([\w.]+) ", printed.getvalue(), re.MULTILINE)
-    theirs = set(theirs) - {"model.family"}
-    ours = [*flags_of(kind, default)]
-    assert {flag.name for flag in ours if not flag.positional} == theirs
-    assert all(flag.what for flag in ours if "task" not in flag.name)
+def test_every_flag_is_documented_and_takes_the_default_that_help_shows(kind, recipe):
+    config = load_config(recipe) if recipe else None
+    refused = {**foreign(config), **idle(config)} if config else {}
+    given = {"config": config} if config else {}
+    words, bare = [], []
+    for flag in flags_of(kind, given):
+        assert flag.what or "task" in flag.name
+        value = flag.default
+        if flag.required:
+            value = {"print": "slurm"}.get(flag.name, "x")
+        values = map(str, value if isinstance(value, tuple) else [value])
+        said = [*values] if flag.positional else [f"--{flag.name}", *values]
+        if flag.required:
+            bare += said
+        if not {".".join(flag.name.split(".")[: n + 1]) for n in range(3)} & {*refused}:
+            words += said
+    assert parse(kind, words, **given) == parse(kind, bare, **given)
 
 
 def test_help_shows_what_people_use_and_help_all_the_rest(capsys):
@@ -114,10 +120,8 @@ def test_flags_that_are_meant_exist():
     known = {"to", "out", "verify", "directory", "pooling", "layers"}
     for recipe in ("bert_tiny", "gpt2_tiny"):
         config = load_config(recipe)
-        known |= {
-            flag.name for flag in flags_of(Pretrain, _blank(Pretrain, config=config))
-        }
+        known |= {flag.name for flag in flags_of(Pretrain, {"config": config})}
     config = load_config("sst2")
-    known |= {flag.name for flag in flags_of(Finetune, _blank(Finetune, config=config))}
+    known |= {flag.name for flag in flags_of(Finetune, {"config": config})}
     known |= {field.name for field in dataclasses.fields(Generate)}
     assert {flag for flags in _others().values() for flag in flags} <= known

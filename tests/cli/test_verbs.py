@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from cli.commands import TINY, again, mistake
+from cli.commands import SIZE, TINY, again, mistake
 
 from jaxlm.cli import main, pretrain
 from jaxlm.text.prepare import Progress
@@ -70,7 +70,7 @@ def test_one_percent_is_held_out_by_default(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Number {n} is here.\nIt ends.\n\n" for n in range(400)))
     where = ["--text", str(text), "--corpus", str(tmp_path / "c")]
-    assert main(["prepare", "bert_tiny", *where, *TINY]) == 0
+    assert main(["prepare", "bert_tiny", *where, *SIZE]) == 0
     said = capsys.readouterr().err
     assert "400 documents (" in said
     count = int(said.split("400 documents (")[1].split()[0])
