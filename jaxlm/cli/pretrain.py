@@ -221,16 +221,13 @@ def of_fork(args: Pretrain, parent: RunConfig) -> Pretrain:
 
 def _arithmetic(config: RunConfig, corpus: "Corpus") -> str:
     """What will be trained on what: parameters, rows, passes over the text."""
-    from jaxlm.families import num_parameters, parameter_shapes
-
-    count = num_parameters(parameter_shapes(config.model), config.model)
     begin = rows = tokens = 0
     for phase in config.all_phases:
         new = (phase.until - begin) * phase.batch
         begin, rows, tokens = phase.until, rows + new, tokens + new * phase.length
     text = int(corpus.language_tokens(split=0).sum())
     return (
-        f"{count:,} parameters; {config.steps:,} steps: {rows:,} rows, {tokens:,} "
+        f"{config.model.num_parameters:,} parameters; {config.steps:,} steps: {rows:,} rows, {tokens:,} "
         f"tokens, {tokens / max(1, text):.2g} passes over the {text:,} of the text"
     )
 

@@ -6,10 +6,9 @@ import shutil
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxlm.cli.arguments import parse
-from jaxlm.config import FinetuneConfig, load_config
+from jaxlm.config import load_config
 from jaxlm.config.files import recipes
 from jaxlm.types import UserError
 
@@ -31,10 +30,11 @@ def run_recipes(argv: list[str]) -> int:
     if not named:
         raise UserError(f"no recipe has {args.only!r} in its name: see jaxlm recipes")
     configs = {name: load_config(name) for name in named}
-    sizes = {name: _parameters(config) for name, config in configs.items()}
+    # A task's parameters are those of --init.
+    sizes = {n: c.model.num_parameters * (not c.finetunes) for n, c in configs.items()}
     groups = {"pretrain": False, "finetune": True}
     for verb, task in groups.items():
-        here = [n for n, c in configs.items() if isinstance(c, FinetuneConfig) == task]
+        here = [name for name, config in configs.items() if config.finetunes == task]
         here.sort(key=lambda name: (configs[name].model.family, sizes[name], name))
         if here:
             print(f"jaxlm {verb} RECIPE …")
@@ -57,14 +57,6 @@ def _said(path: Path) -> tuple[str, str]:
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     cost = re.search(r"^Cost: (.*?)(?=\n\n|\n[A-Z]\w+: |\Z)", text, re.M | re.S)
     return text.partition("\n")[0], " ".join(cost[1].split()) if cost else ""
-
-
-def _parameters(config: Any) -> int:
-    from jaxlm.families import num_parameters, parameter_shapes
-
-    if isinstance(config, FinetuneConfig):
-        return 0  # those of --init
-    return num_parameters(parameter_shapes(config.model), config.model)
 
 
 def _millions(count: int) -> str:

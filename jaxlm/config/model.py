@@ -124,6 +124,16 @@ class _Transformer(Checked, at="model."):
             heads = f"model.num_heads = {self.num_heads}"
             yield f"model.d_model = {self.d_model} is not a multiple of {heads}"
 
+    def _encoder(self, *, gated: bool, biases: bool, final_norm: bool) -> int:
+        """Parameters of the tables of words and positions, and of all blocks."""
+        d, f, one = self.d_model, self.d_ff, int(biases)
+        attention, norm = 4 * (d * d + one * d), (1 + one) * d
+        mlp = (2 + gated) * d * f + one * ((1 + gated) * f + d)
+        tables = (self.vocab_size + self.max_length) * d
+        return (
+            tables + self.num_layers * (attention + mlp + 2 * norm) + final_norm * norm
+        )
+
 
 @dataclass(frozen=True)
 class BertConfig(_Transformer):
@@ -174,6 +184,17 @@ class BertConfig(_Transformer):
         if self.window % 2:
             both = "half of it lies on each side of a token"
             yield f"model.window = {self.window} is odd: {both}"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters with the heads, without rows that pad the vocabulary."""
+        d, one = self.d_model, int(self.biases)
+        how: Any = {"gated": self.gated, "biases": self.biases}
+        count = self._encoder(**how, final_norm=self.norm == "pre")
+        count -= self.max_length * d * (self.positions == "rope")
+        count += self.num_token_types * d + (1 + one) * d  # and the norm behind them
+        count += d * d + one * d + (1 + one) * d + self.vocab_size  # the MLM head
+        return count + (d * d + 3 * d + 2) * self.nsp  # the pooler and two classes
 
     @property
     def local(self) -> tuple[bool, ...]:
@@ -227,6 +248,11 @@ class GptConfig(_Transformer):
     """Scale the initial projections into the residual stream by 1 / sqrt(2 num_layers),
     as in GPT-2's paper."""
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters without rows that pad the vocabulary; the head has none."""
+        return self._encoder(gated=False, biases=True, final_norm=self.norm == "pre")
+
 
 @dataclass(frozen=True)
 class ElmoConfig(Checked, at="model."):
@@ -272,6 +298,16 @@ class ElmoConfig(Checked, at="model."):
         if self.max_characters < max(3, widest):
             this = f"model.max_characters = {self.max_characters}"
             yield f"{this} must be at least 3 and the widest filter {widest}"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters with the softmax, without rows that pad its vocabulary."""
+        d, f, c, pooled = self.d_model, self.d_ff, self.d_character, sum(self.filters)
+        count = 261 * c  # bytes and marks
+        count += sum(n * (width * c + 1) for width, n in enumerate(self.filters, 1))
+        count += 2 * self.num_highways * (pooled + 1) * pooled + (pooled + 1) * d
+        count += 2 * self.num_layers * ((2 * d + 1) * 4 * f + f * d)
+        return count + self.vocab_size * (d + 1)
 
     @property
     def max_length(self) -> int:
