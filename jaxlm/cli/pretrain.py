@@ -226,9 +226,10 @@ def _arithmetic(config: RunConfig, corpus: "Corpus") -> str:
         new = (phase.until - begin) * phase.batch
         begin, rows, tokens = phase.until, rows + new, tokens + new * phase.length
     text = int(corpus.language_tokens(split=0).sum())
+    size, steps = config.model.num_parameters, config.steps
     return (
-        f"{config.model.num_parameters:,} parameters; {config.steps:,} steps: {rows:,} rows, {tokens:,} "
-        f"tokens, {tokens / max(1, text):.2g} passes over the {text:,} of the text"
+        f"{size:,} parameters; {steps:,} steps: {rows:,} rows, {tokens:,} tokens, "
+        f"{tokens / max(1, text):.2g} passes over the {text:,} of the text"
     )
 
 
