@@ -4,10 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.probe_page import Found, Steps, cache_path, look, over_training
+from jaxlm.cli.probe_page import Found, Probe, cache_path, look, over_training
 from jaxlm.cli.runtime import say
 from jaxlm.config.run import Count
 from jaxlm.probe import Label
@@ -19,16 +17,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edge:
+class Edge(Probe):
     """What each layer knows: edge probes of Tenney et al. on frozen states.
 
     The probe of layer k reads a mix of layers 0 … k. Beside it: the majority class, a
     model of the same shape with random weights, and a control task, which can only be
-    learnt by heart; selectivity is the distance from it.
+    learnt by heart; selectivity is the distance from it. Over training, both are left
+    out: step 0 is a random model.
     """
 
-    directory: tyro.conf.Positional[str]
-    """Run or model directory."""
     data: str
     """Training file, or a directory with the training and the dev file in it."""
     label: Label
@@ -37,11 +34,6 @@ class Edge:
     R-… and C-… do not count, and for coref only the label 1 does."""
     dev: str = ""
     """Dev file; empty: the one beside the training file."""
-    out: str = ""
-    """Page to write, .html, with a .json of the same name; empty: none."""
-    steps: Steps = ()
-    """Steps of a run's kept checkpoints, or all: curves over training, without control
-    task and random model (step 0 is one); none: the newest."""
     seeds: Count = 3
     """Probes of each layer, which differ in initial values and dropout."""
     sentences: Annotated[int, "[0, inf)"] = 4000
@@ -62,7 +54,7 @@ def run_probe_edge(argv: list[str]) -> int:
     from jaxlm.probe.edge import PUBLISHED, Schedule
 
     schedule = PUBLISHED if args.published else Schedule(args.probe_steps)
-    how = summary.Setting(args.seeds, schedule, cache_path(args), say)
+    how = summary.Setting(args.seeds, schedule, cache_path(args.cache), say)
     data = _data(args)
 
     def measure(reader: "Reader") -> Found:

@@ -1,9 +1,12 @@
 """What the kinds of `jaxlm probe` share: the model, its steps, the screen, the page."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import tyro
 
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.checks import optional
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
 Steps = tuple[int | Literal["all"], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a probe is told."""
+
+    directory: tyro.conf.Positional[str]
+    """Run or model directory."""
+    out: str = ""
+    """Page to write, .html, with a .json of the same name; empty: none."""
+    steps: Steps = ()
+    """Steps of a run's kept checkpoints, or all: curves over training; none: the
+    newest."""
+
+
 class Found(NamedTuple):
     """What a model knows: tables, more parts of the page, more of the JSON."""
 
@@ -26,7 +42,7 @@ class Found(NamedTuple):
 
 
 def look(
-    args: Any, title: str, notes: list[str], measure: "Callable[[Reader], Found]"
+    args: Probe, title: str, notes: list[str], measure: "Callable[[Reader], Found]"
 ) -> int:
     """Measure a model, or a run at several of its steps; print and write what is found.
 
@@ -40,22 +56,16 @@ def look(
     if over_training(args):
         every = []
         for step in steps:
-            reader, said = opened(args, step)
+            reader, said = _opened(args, step)
             say(said[0])
             every.append([each for each in measure(reader).tables if not each.fixed])
         tables = [over_steps(steps, each) for each in zip(*every, strict=True)]
         found = Found(tables, record={"steps": steps})
         said[0] = f"{args.directory}, steps {steps[0]:,} to {steps[-1]:,}"
     else:
-        reader, said = opened(args, *steps)
+        reader, said = _opened(args, *steps)
         found = measure(reader)
-    parts = [*found.parts]
-    for each in found.tables:
-        show_table(each)
-        parts.append((each.title, each.html(steps if over_training(args) else None)))
-    tables = {each.title: each.json() for each in found.tables}
-    record = {"tables": tables, **found.record}
-    return write_page(args, title, said + notes, parts, record)
+    return write_page(args, title, said + notes, found)
 
 
 def check_out(out: str) -> None:
@@ -66,7 +76,7 @@ def check_out(out: str) -> None:
         raise UserError(f"--out {out}: there is no directory for it")
 
 
-def opened(args: Any, step: int | None = None) -> tuple["Reader", list[str]]:
+def _opened(args: Probe, step: int | None = None) -> tuple["Reader", list[str]]:
     """(the model of a directory, notes on it for a page)."""
     import jaxlm
     from jaxlm.probe.features import Reader
@@ -85,22 +95,22 @@ def opened(args: Any, step: int | None = None) -> tuple["Reader", list[str]]:
     return Reader(model.config, model.params, model.tokenizer), notes
 
 
-def over_training(args: Any) -> bool:
+def over_training(args: Probe) -> bool:
     """Whether a run is measured at several steps."""
     return "all" in args.steps or len(set(args.steps)) > 1
 
 
-def cache_path(args: Any) -> Path:
-    """Where states are kept."""
-    return Path(args.cache) if args.cache else cache_of("probe")
+def cache_path(cache: str) -> Path:
+    """Where states are kept, if `--cache` says so."""
+    return Path(cache) if cache else cache_of("probe")
 
 
-def steps_of(args: Any) -> list[int]:
+def steps_of(args: Probe) -> list[int]:
     """The steps that `--steps` names, ascending."""
     from jaxlm.open import kept_steps
 
     if "all" not in args.steps:
-        return sorted(set(args.steps))
+        return sorted({step for step in args.steps if step != "all"})
     kept = kept_steps(args.directory)
     if len(kept) < 3:
         has = f"keeps {plural(len(kept), 'checkpoint')}, a curve needs 3"
@@ -109,8 +119,7 @@ def steps_of(args: Any) -> list[int]:
     return kept
 
 
-def show_table(table: "Figures") -> None:
-    """Print figures in columns."""
+def _show(table: "Figures") -> None:
     rows = [[table.what, *table.columns], *table.cells()]
     wide = [max(6, *map(len, column)) for column in zip(*rows, strict=True)]
     print(f"\n{table.title}")
@@ -122,15 +131,20 @@ def show_table(table: "Figures") -> None:
 
 
 def write_page(
-    args: Any, title: str, notes: list[str], parts: Any, record: dict, **code: str
+    args: Any, title: str, notes: list[str], found: Found, **code: str
 ) -> int:
-    """Write the page, with more CSS and JavaScript, and beside it the JSON."""
+    """Print the tables; write the page, with more CSS and JavaScript, and the JSON."""
     from jaxlm.files import write_file, write_json
     from jaxlm.page import page
 
+    for each in found.tables:
+        _show(each)
     if args.out:
         beside = Path(args.out).with_suffix(".json")
+        parts = [*found.parts, *((each.title, each.html()) for each in found.tables)]
         write_file(Path(args.out), page(title, notes, parts, **code))
-        write_json(beside, {"model": args.directory, "notes": notes, **record})
+        tables = {each.title: each.json() for each in found.tables}
+        record = {"model": args.directory, "notes": notes, "tables": tables}
+        write_json(beside, {**record, **found.record})
         print(f"{args.out}, {beside}")
     return 0

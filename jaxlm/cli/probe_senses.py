@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.probe_page import Found, Steps, cache_path, look, over_training
+from jaxlm.cli.probe_page import Found, Probe, cache_path, look, over_training
 from jaxlm.cli.runtime import say
 from jaxlm.types import UserError, plural
 
@@ -22,11 +21,9 @@ Measure = Callable[["Reader"], Found]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Senses:
+class Senses(Probe):
     """Vectors of one word in many contexts, by layer: which uses are near?"""
 
-    directory: tyro.conf.Positional[str]
-    """Run or model directory."""
     word: str = ""
     """A word form, found in any case."""
     text: tuple[str, ...] = ()
@@ -35,11 +32,6 @@ class Senses:
     data: str = ""
     """A word's directory of CoarseWSD-20, the directory of all its words, or that of
     Word-in-Context."""
-    out: str = ""
-    """Page to write, .html, with a .json of the same name; empty: none."""
-    steps: Steps = ()
-    """Steps of a run's kept checkpoints, or all: curves over training; none: the
-    newest."""
     layers: tuple[int, ...] = ()
     """Layers from 0 (the embedding) or, from the end, -1; none: all."""
     cache: str = ""
@@ -61,10 +53,14 @@ def run_probe_senses(argv: list[str]) -> int:
 
 
 def _layers(args: Senses, reader: "Reader") -> tuple[list[int], list[str]]:
-    from jaxlm.probe.features import chosen
-
-    numbers = chosen(args.layers, reader.config.num_layers + 1)
-    return numbers, [reader.layers()[i] for i in numbers]
+    """The layers that are asked for, and their names."""
+    every = reader.layers()
+    count = len(every)
+    for each in args.layers:
+        if not -count <= each < count:
+            raise UserError(f"layer {each}: there are 0 (embedding) to {count - 1}")
+    numbers = sorted({each % count for each in args.layers}) or list(range(count))
+    return numbers, [every[i] for i in numbers]
 
 
 def _coarsewsd(args: Senses) -> tuple[str, list[str], Measure]:
@@ -82,14 +78,14 @@ def _coarsewsd(args: Senses) -> tuple[str, list[str], Measure]:
         parts = []
         for word, split in read.items():
             uses, first = [*split[0], *split[1]], len(split[0])
-            vectors = senses.vectors_of(reader, uses, cache_path(args), say)
+            vectors = senses.vectors_of(reader, uses, cache_path(args.cache), say)
             forms = [each.word.lower() for each in uses]
             known = {"majority": np.ones((len(uses), 1)), **ladders[word]}
             known["word embedding (layer 0)"] = ladder.by_word(vectors[:, 0], forms)
             known |= {n: vectors[:, i] for n, i in zip(names, numbers, strict=True)}
             every[word] = {n: senses.figures(v, *split) for n, v in known.items()}
             if len(words) == 1:
-                found = [senses.near(vectors[first:, i]) for i in numbers]
+                found = [senses.mapped(vectors[first:, i]) for i in numbers]
                 picture = pictures.maps(names, found, [each.sense for each in split[1]])
                 parts.append(("Maps of the test's uses", picture))
         rows = {
@@ -123,7 +119,7 @@ def _wic(args: Senses) -> tuple[str, list[str], Measure]:
 
     def measure(reader: "Reader") -> Found:
         numbers, names = _layers(args, reader)
-        vectors = senses.vectors_of(reader, uses, cache_path(args), say)
+        vectors = senses.vectors_of(reader, uses, cache_path(args.cache), say)
         found = []
         for i in numbers:
             cosine = senses.cosines(vectors[::2, i], vectors[1::2, i])
@@ -152,7 +148,7 @@ def _uses(args: Senses) -> tuple[str, list[str], Measure]:
 
     def measure(reader: "Reader") -> Found:
         numbers, names = _layers(args, reader)
-        vectors = senses.vectors_of(reader, uses, cache_path(args), say)
+        vectors = senses.vectors_of(reader, uses, cache_path(args.cache), say)
         found = [senses.near(vectors[:, i]) for i in numbers]
         tables = []
         if any(kinds):
@@ -161,18 +157,19 @@ def _uses(args: Senses) -> tuple[str, list[str], Measure]:
             tables = [pictures.Figures(title, "layer", names, same, ["same sense"])]
         if over_training(args):
             return Found(tables)
+        maps = [senses.mapped(vectors[:, i]) for i in numbers]
         _show_uses(uses, dict(zip(names, found, strict=True)))
         layers = [
             {
                 "layer": number,
                 "nearest": each.nearest[:, :10].tolist(),
                 "cosine": pictures.rounded(each.cosine),
-                "map": pictures.rounded(each.map),
+                "map": pictures.rounded(plane.places),
             }
-            for number, each in zip(numbers, found, strict=True)
+            for number, each, plane in zip(numbers, found, maps, strict=True)
         ]
         parts = [
-            ("Maps by layer", pictures.maps(names, found, kinds)),
+            ("Maps by layer", pictures.maps(names, maps, kinds)),
             ("Nearest uses", pictures.uses_table(names, found, uses)),
         ]
         record = {"uses": [each._asdict() for each in uses], "layers": layers}

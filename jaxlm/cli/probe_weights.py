@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from jaxlm.cli.arguments import parse
-from jaxlm.cli.probe_page import check_out, show_table, write_page
+from jaxlm.cli.probe_page import Found, check_out, write_page
 from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
 
@@ -65,14 +65,8 @@ def run_probe_weights(argv: list[str]) -> int:
     }
     drawn = [name for name in shown if not name.endswith(" ±")]
     tables = [Figures("Layer weights", "layer", names, shown, drawn), *tables]
-    parts = []
-    for i, each in enumerate(tables):
-        show_table(each)
-        steps = [int(name.replace(",", "")) for name in each.names] if i else None
-        parts.append((each.title, each.html(steps)))
-    record = {"tables": {each.title: each.json() for each in tables}}
     notes = ["The weights of a mix sum to 1; ± is the standard deviation over seeds."]
-    return write_page(args, "Layer weights of tasks", notes, parts, record)
+    return write_page(args, "Layer weights of tasks", notes, Found(tables))
 
 
 def _mixes(found: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
@@ -87,7 +81,7 @@ def _mixes(found: list[dict[str, Any]]) -> dict[str, dict[int, list[float]]]:
 
 
 def _over_steps(run: Path, directory: str) -> "Figures":
-    from jaxlm.probe.pictures import Figures
+    from jaxlm.probe.pictures import by_step
     from jaxlm.train.log_files import read_metrics
 
     lines, _ = read_metrics(run / "metrics.jsonl")
@@ -97,6 +91,6 @@ def _over_steps(run: Path, directory: str) -> "Figures":
         for end, mix in _mixes(lines).items()
         for layer, weights in mix.items()
     }
-    names = [f"{each['step']:,}" for each in lines]
     title = f"{Path(directory).name} over training"
-    return Figures(title, "step", names, columns, list(columns))
+    steps = [int(each["step"]) for each in lines]
+    return by_step(title, steps, columns, list(columns))

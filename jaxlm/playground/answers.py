@@ -11,25 +11,22 @@ import re
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.families.samples import HOLE
 from jaxlm.page import page, table
 from jaxlm.probe import attention_page
 from jaxlm.probe.attention import Looker
-from jaxlm.probe.features import Reader, Text, text_of_use
+from jaxlm.probe.features import Reader
 from jaxlm.probe.pictures import uses_table
-from jaxlm.probe.senses import Near, Use, uses_in
+from jaxlm.probe.senses import Use, near, unit, uses_in, vectors_of
 from jaxlm.types import Note, UserError
-from jaxlm.vectors import bucket
 
 Answer = Iterator[dict[str, Any]]
-_WORDS, _NEAREST, _ROWS = 1000, 8, 16
+_WORDS, _NEAREST = 1000, 8
 _LONGEST = 128  # tokens whose attention is shown
 _SETTINGS = {"max_tokens": int, "temperature": float, "top_k": int, "top_p": float}
 _SETTINGS |= {"seed": int}
@@ -112,8 +109,8 @@ class Answers:
         text, word = _text(asked, "text"), _text(asked, "word")
         use = uses_in(word, [text], least=1)[0]
         names, vectors = self._vocabulary
-        here = self._vectors([use])[0]  # [M, D]
-        cosine_MV = np.einsum("md,vmd->mv", _unit(here), vectors)
+        here = vectors_of(self.reader, [use], None)[0]  # [M, D]
+        cosine_MV = np.einsum("md,vmd->mv", unit(here), vectors)
         rows = []
         for layer, cosines in zip(self.reader.layers(), cosine_MV, strict=True):
             best = [i for i in np.argsort(-cosines) if names[i] != use.word.lower()]
@@ -131,14 +128,8 @@ class Answers:
     def _senses(self, asked: Mapping[str, Any]) -> Answer:
         lines = [each for each in _text(asked, "text").splitlines() if each.strip()]
         uses = uses_in(_text(asked, "word"), lines)
-        vectors = self._vectors(uses)
-        found = []
-        for layer in range(vectors.shape[1]):
-            unit = _unit(vectors[:, layer])
-            cosine = unit @ unit.T
-            others = np.where(np.eye(len(uses), dtype=bool), -np.inf, cosine)
-            order = np.argsort(-np.round(others, 6), axis=1, kind="stable")[:, :-1]
-            found.append(Near(cosine, order, np.zeros((len(uses), 2)), 0.0))
+        vectors = vectors_of(self.reader, uses, None)
+        found = [near(vectors[:, i]) for i in range(vectors.shape[1])]
         yield {"html": uses_table(self.reader.layers(), found, uses)}
         yield {"note": "Each column: the nearest other use, by number, and its cosine."}
         if not self.model.family.bidirectional:
@@ -146,21 +137,15 @@ class Answers:
 
     def _attention(self, asked: Mapping[str, Any]) -> Answer:
         text, looker, config = _text(asked, "text"), self._looker, self.model.config
-        tokens, names = looker.frame.spelled(text)
-        shape = config.num_layers, config.num_heads
-        room = min(looker.room, attention_page.shown_tokens(shape[0] * shape[1]))
-        row = looker.frame.row(tokens[:room])
+        every = [range(1, n + 1) for n in (config.num_layers, config.num_heads)]
+        shown, cut = attention_page.looked(looker, text, (every[0], every[1]))
         found = looker.heads([text])
         known = attention_page.known(found, causal=looker.causal)
-        figures = {name: found.figures[name] for name in known}
-        layers, heads = (list(range(1, each + 1)) for each in shape)
-        spelled = looker.spelled(row), looker.probabilities(row)
-        looked = attention_page.Looked(*spelled, layers, heads)
-        parts = [("Heads by layer", attention_page.explorer(looked, figures))]
+        parts = attention_page.parts(shown, found, known)[:1]
         code = {"style": attention_page.STYLE, "script": attention_page.SCRIPT}
         yield {"page": page("Where heads look", [], parts, **code)}
-        if len(names) > room:
-            yield {"note": f"The first {room} of {len(names):,} tokens are shown."}
+        if cut:
+            yield {"note": cut}
 
     @functools.cached_property
     def _looker(self) -> Looker:
@@ -178,44 +163,7 @@ class Answers:
         # A decoder's first token says little of itself, so a word has another before.
         lead = "" if self.model.family.bidirectional else "the "
         uses = [Use(lead + each, len(lead), len(lead) + len(each)) for each in names]
-        return names, _unit(self._vectors(uses))
-
-    def _vectors(self, uses: Sequence[Use]) -> np.ndarray:
-        """The vectors of uses in all layers, [uses, M, D], means over their tokens."""
-        frame, found = self.reader.frame(), []
-        first = len(frame.begin)
-        for start in range(0, len(uses), _ROWS):
-            part = uses[start : start + _ROWS]
-            texts = [text_of_use(self.reader, *each[:3]) for each in part]
-            for use, text in zip(part, texts, strict=True):
-                if text is None:
-                    raise UserError(f"{use.word!r} has no tokens, or too many")
-            known: list[Text] = [each for each in texts if each]
-            rows = [frame.row(each.tokens) for each in known]
-            rows += rows[:1] * (_ROWS - len(rows) if len(uses) > 1 else 0)
-            length = min(bucket(max(map(len, rows))), self.model.config.max_length)
-            tokens, mask = frame.padded(rows, length)
-            hidden = np.asarray(self._encode(self.reader.params, tokens, mask))
-            for i, each in enumerate(known):
-                at = slice(first + each.first, first + each.end)
-                found.append(hidden[:, i, at].mean(1))
-        return np.stack(found)
-
-    @functools.cached_property
-    def _encode(self) -> Any:
-        family, config = self.model.family, self.model.config
-        encoder = family.encoder(config)
-
-        @jax.jit
-        def encode(params: Any, tokens: Any, mask: Any) -> Any:
-            tokens, types = jnp.asarray(tokens, jnp.int32), jnp.zeros(mask.shape, int)
-            carry = family.zero_carry(config, len(tokens))
-            with jax.default_matmul_precision("float32"):
-                inputs = {"params": params}, tokens, types, mask
-                out, _ = encoder.apply(*inputs, carry=carry, method=family.encode)
-            return out.hidden.astype(jnp.float32)
-
-        return encode
+        return names, unit(vectors_of(self.reader, uses, None))
 
 
 def whole_words(tokenizer: Any, most: int) -> list[str]:
@@ -230,10 +178,6 @@ def whole_words(tokenizer: Any, most: int) -> list[str]:
         if not piece and word.isalpha() and (len(word) > 1 or ord(word) > 0x2E80):
             words.setdefault(word.lower() if word.isascii() else word)
     return list(words)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _text(asked: Mapping[str, Any], name: str, default: str | None = None) -> str:

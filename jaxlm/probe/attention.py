@@ -1,5 +1,7 @@
 """Texts → where heads look: figures of each head, and the probabilities of one text.
 
+A text is a string, or a pair of strings: two segments of one row.
+
     query \\ key   [CLS]  the  keys  [SEP]
     [CLS]           ·     ·     ·     ·      query 0 counts nowhere: a decoder's sees
     the             first self  next  sep    itself alone
@@ -14,9 +16,11 @@ Each layer is reduced to sums as soon as it is computed, so memory is that of on
 of one batch, however long the text.
 """
 
+import codecs
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxlm.config import ModelConfig
 from jaxlm.families import family_of
 from jaxlm.families.family import Frame, Tokens
-from jaxlm.probe.features import Reader
+from jaxlm.probe.features import Reader, encode
+from jaxlm.tasks import classes
+from jaxlm.tasks.tables import Example
 from jaxlm.text.unknown_words import counted, warn_unknown
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note
+from jaxlm.vectors import bucket
 
+Given = str | tuple[str, str]
 FIGURES = ("first", "sep", "itself", "previous", "next", "entropy", "distance")
 SINK = 0.5  # of the probability on the first token
 _SCORES = 1 << 24  # probabilities of a layer at once
@@ -39,12 +48,17 @@ _EVERY = 50_000  # tokens between two notes of how far it is
 
 # How byte-level BPE writes bytes: those that are visible as themselves.
 _AS_IS = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_HIDDEN = [each for each in range(256) if each not in _AS_IS]
 _BYTES = {chr(each): each for each in _AS_IS}
-_BYTES |= {
-    chr(256 + i): each
-    for i, each in enumerate(each for each in range(256) if each not in _AS_IS)
-}
+_BYTES |= {chr(256 + i): each for i, each in enumerate(_HIDDEN)}
 _VISIBLE = str.maketrans(" \n\t", "·↵→")
+
+
+class Row(NamedTuple):
+    """The tokens [L] of one or two texts, and their types: 1 in the second text."""
+
+    tokens: Tokens
+    types: np.ndarray
 
 
 class Heads(NamedTuple):
@@ -93,9 +107,23 @@ def head_sums(
     }
 
 
+@partial(jax.jit, static_argnums=0)
+def _sums(config: ModelConfig, params: Any, rows: Any, sep: Any) -> dict[str, Array]:
+    tokens, _, mask = rows
+
+    def looks(p_BHLL: Array) -> dict[str, Array]:
+        return head_sums(p_BHLL, mask.sum(1), tokens == sep)
+
+    return encode(config, params, rows, looks=looks).attention
+
+
+@partial(jax.jit, static_argnums=0)
+def _whole(config: ModelConfig, params: Any, rows: Any) -> Array:
+    return encode(config, params, rows, looks=lambda p_BHLL: p_BHLL).attention
+
+
 class Looker:
-    """A model whose attention is looked at; parameters are an argument, so one program
-    serves all checkpoints of a run."""
+    """A model whose attention is looked at."""
 
     def __init__(self, reader: Reader, longest: int) -> None:
         """`longest` is the length of a row."""
@@ -104,59 +132,54 @@ class Looker:
         self.room = longest - len(self.frame.begin) - len(self.frame.end)
         special = reader.tokenizer.special
         self.sep = special.sep if special and len(self.frame.end) else -1
-        family = family_of(reader.config)
-        self.causal = not family.bidirectional
-        encoder = family.encoder(reader.config)
+        self.causal = not family_of(reader.config).bidirectional
 
-        def run(params: Any, tokens: Any, mask: Any, looks: Any) -> Any:
-            with jax.default_matmul_precision("float32"):
-                types = jnp.zeros(mask.shape, jnp.int32)
-                inputs = {"params": params}, tokens, types, mask
-                out, _ = encoder.apply(*inputs, method=family.encode, looks=looks)
-            return out.attention
-
-        @jax.jit
-        def sums(params: Any, tokens: Array, mask: Array) -> dict[str, Array]:
-            def looks(p_BHLL: Array) -> dict[str, Array]:
-                return head_sums(p_BHLL, mask.sum(1), tokens == self.sep)
-
-            return run(params, tokens, mask, looks)
-
-        @jax.jit
-        def whole(params: Any, tokens: Array, mask: Array) -> Array:
-            return run(params, tokens, mask, lambda p_BHLL: p_BHLL)
-
-        self._sums, self._whole = sums, whole
-
-    def rows(self, texts: Iterable[str]) -> Iterator[Tokens]:
-        """The rows of texts; a text longer than a row is cut into several."""
+    def rows(self, texts: Iterable[Given]) -> Iterator[Row]:
+        """The rows of texts. A text longer than a row is cut into several; a pair is
+        shortened, as in fine-tuning, and a note says so."""
         for text in texts:
+            if not isinstance(text, str):
+                yield self._pair(text)
+                continue
             tokens, _ = self.frame.spelled(text)
             for start in range(0, len(tokens), self.room):
-                yield self.frame.row(tokens[start : start + self.room])
+                row = self.frame.row(tokens[start : start + self.room])
+                yield Row(row, np.zeros(len(row), np.int32))
+
+    def _pair(self, texts: tuple[str, str]) -> Row:
+        if not len(self.frame.between):
+            article = family_of(self.reader.config).article
+            raise UserError(f"{article} reads one text at a time, not a pair")
+        example = Example(*texts, None, "the pair")
+        made = classes.encode([example], self.frame, self.longest)
+        for each in made.notes:
+            note(each)
+        (tokens,), (second,) = made.tokens, made.pair_start
+        return Row(tokens, (np.arange(len(tokens)) >= second).astype(np.int32))
 
     def heads(
         self,
-        texts: Iterable[str],
+        texts: Iterable[Given],
         tell: Callable[[str], None] = lambda _: None,
-        params: Any = None,
     ) -> Heads:
-        """The figures of each head, of the model or of other parameters; UserError if
-        the texts have no tokens."""
+        """The figures of each head; UserError if the texts have no tokens."""
         total: dict[str, np.ndarray] = {}
         tokens = count = told = with_next = 0
         even, words = 0.0, Counter[str]()
-        rows, params = self.rows(texts), params or self.reader.params
-        while pool := sorted(itertools.islice(rows, _POOL), key=len):
+        rows, (config, params, tokenizer) = self.rows(texts), self.reader
+        while pool := sorted(
+            itertools.islice(rows, _POOL), key=lambda r: len(r.tokens)
+        ):
             for batch in self._batches(pool):
-                found = jax.device_get(self._sums(params, *batch))
+                found = jax.device_get(_sums(config, params, batch, self.sep))
                 for name, each in found.items():
                     total[name] = total.get(name, 0) + each.astype(np.float64)
-            tokens += sum(map(len, pool))
+            sizes = [len(row.tokens) for row in pool]
+            tokens += sum(sizes)
             count += len(pool)
-            with_next += sum(max(0, len(row) - 2) for row in pool)
-            even += sum(map(self._even, map(len, pool)))
-            words += counted(self.reader.tokenizer, np.concatenate(pool))
+            with_next += sum(max(0, size - 2) for size in sizes)
+            even += sum(map(self._even, sizes))
+            words += counted(tokenizer, np.concatenate([row.tokens for row in pool]))
             if tokens - told >= _EVERY:
                 told = tokens
                 tell(f"{tokens:,} tokens")
@@ -166,7 +189,7 @@ class Looker:
             raise UserError(
                 "each text is one token, which sees itself alone: add words"
             )
-        warn_unknown(self.reader.tokenizer, words)
+        warn_unknown(tokenizer, words)
         queries = dict.fromkeys(FIGURES, tokens - count) | {"next": with_next}
         means = {name: each / (queries[name] or np.nan) for name, each in total.items()}
         if self.sep < 0:
@@ -178,51 +201,54 @@ class Looker:
         seen = np.arange(2, length + 1) if self.causal else np.full(length - 1, length)
         return float((1 / seen).sum())
 
-    def _batches(self, pool: Sequence[Tokens]) -> Iterator[tuple[Any, Any]]:
-        """(tokens, mask) of rows in order of length, in few shapes."""
+    def _batches(self, pool: Sequence[Row]) -> Iterator[tuple[Any, Any, Any]]:
+        """(tokens, token types, mask) of rows in order of length, in few shapes."""
+        config: Any = self.reader.config
         pool = list(pool)
         while pool:
-            length = 32
-            while length < len(pool[0]):
-                length *= 2
-            length = min(length, max(self.longest, len(pool[0])))
-            config: Any = self.reader.config
+            first = len(pool[0].tokens)
+            length = 1 << max(5, (first - 1).bit_length())
+            length = min(length, max(self.longest, first))
             most = max(1, _SCORES // (config.num_heads * length**2))
             size = min(64, 1 << most.bit_length() - 1)
-            taken = [each for each in pool[:size] if len(each) <= length]
+            taken = [each for each in pool[:size] if len(each.tokens) <= length]
             pool = pool[len(taken) :]
-            padding = [taken[0][:1]] * (size - len(taken))  # of one token: no query
-            tokens, mask = self.frame.padded([*taken, *padding], length)
-            yield tokens.astype(np.int32), mask
+            # Rows of one token fill the batch: they have no query.
+            filler = Row(taken[0].tokens[:1], taken[0].types[:1])
+            yield self._padded([*taken, *[filler] * (size - len(taken))], length)
 
-    def probabilities(self, row: Tokens) -> np.ndarray:
+    def _padded(self, rows: Sequence[Row], length: int) -> tuple[Any, Any, Any]:
+        tokens, mask = self.frame.padded([row.tokens for row in rows], length)
+        types = np.zeros(mask.shape, np.int32)
+        types[mask] = np.concatenate([row.types for row in rows])
+        return tokens.astype(np.int32), types, mask
+
+    def probabilities(self, row: Row) -> np.ndarray:
         """Those of a row, float32 [N, H, L, L]."""
-        length = min(-(-len(row) // 32) * 32, max(self.longest, len(row)))
-        tokens, mask = self.frame.padded([row], length)
-        found = self._whole(self.reader.params, tokens.astype(np.int32), mask)
-        return np.asarray(found)[:, 0, :, : len(row), : len(row)]
+        size = len(row.tokens)
+        rows = self._padded([row], min(bucket(size), max(self.longest, size)))
+        found = _whole(self.reader.config, self.reader.params, rows)
+        return np.asarray(found)[:, 0, :, :size, :size]
 
-    def spelled(self, row: Tokens) -> list[str]:
+    def spelled(self, row: Row) -> list[str]:
         """The tokens of a row as a reader knows them: · is a space, ↵ ends a line.
 
         Where byte-level BPE cuts a character, its parts are numbered: 北₁ 北₂.
         """
         tokenizer = self.reader.tokenizer
-        names = [tokenizer.token(int(id)) for id in row]
+        names = [tokenizer.token(int(id)) for id in row.tokens]
         if tokenizer.like != "byte_bpe":
             return names
-        shown, waiting, parts = [], b"", 0
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        shown, text, parts = [], "", 0
         for i, name in enumerate(names):
-            waiting += bytes(_BYTES[c] for c in name if c in _BYTES)
+            last = i + 1 == len(names)
+            text += decoder.decode(bytes(_BYTES[c] for c in name if c in _BYTES), last)
             parts += 1
-            try:
-                text = waiting.decode()
-            except UnicodeDecodeError as error:
-                if error.reason.startswith("unexpected end") and i + 1 < len(names):
-                    continue
-                text = waiting.decode(errors="replace")
+            if decoder.getstate()[0]:  # the beginning of a character
+                continue
             text = text.translate(_VISIBLE)
             numbered = [f"{text}{chr(0x2080 + i)}" for i in range(1, parts + 1)]
             shown += numbered if parts > 1 else [text]
-            waiting, parts = b"", 0
+            text, parts = "", 0
         return shown

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.page import COLOURS, GRID, picture, table
-from jaxlm.probe.attention import FIGURES, SINK, Heads
+from jaxlm.page import COLOURS, GRID, picture
+from jaxlm.probe import pictures
+from jaxlm.probe.attention import FIGURES, SINK, Given, Heads, Looker
+from jaxlm.probe.pictures import Figures, panels, panels_size, rounded
 
 _HERE = Path(__file__).parent
 STYLE, SCRIPT = (
@@ -31,7 +33,6 @@ NAMES = {
     "distance": "distance in tokens",
 }
 _MOST = 1_500_000  # probabilities in a page
-_COLUMNS = 4
 _HTML = """
 <p><label>Colour heads by <select id=figure><option value="">their map</option>{}
 </select></label></p>
@@ -61,9 +62,20 @@ class Looked(NamedTuple):
     heads: Sequence[int]
 
 
-def shown_tokens(heads: int) -> int:
-    """How many tokens a page shows at most, if it shows so many heads."""
-    return int(max(16, min(128, (_MOST / heads) ** 0.5)))
+def looked(
+    looker: Looker, text: Given, which: tuple[Sequence[int], Sequence[int]]
+) -> tuple[Looked, str]:
+    """(the text at layers and heads, as much as a page shows; a note if it is cut)."""
+    layers, heads = which
+    most = (_MOST / (len(layers) * len(heads))) ** 0.5
+    around = looker.longest - looker.room
+    room = min(looker.room, int(max(16, min(128, most))))
+    looker = Looker(looker.reader, room + around)
+    row, *rest = looker.rows([text])
+    count = len(row.tokens) + sum(len(each.tokens) - around for each in rest) - around
+    cut = f"Pictures are of the first {room} of {count:,} tokens." if rest else ""
+    at = np.ix_(np.array(layers) - 1, np.array(heads) - 1)
+    return Looked(looker.spelled(row), looker.probabilities(row)[at], *which), cut
 
 
 def known(found: Heads, *, causal: bool) -> list[str]:
@@ -85,7 +97,7 @@ def explorer(text: Looked, figures: Mapping[str, np.ndarray]) -> str:
         "layers": list(text.layers),
         "heads": list(text.heads),
         "names": NAMES,
-        "figures": {name: numbers(each) for name, each in figures.items()},
+        "figures": {name: rounded(each) for name, each in figures.items()},
         "start": [int(each) for each in begin],
         "roots": base64.b64encode(roots.tobytes()).decode(),
     }
@@ -96,38 +108,50 @@ def explorer(text: Looked, figures: Mapping[str, np.ndarray]) -> str:
     return _HTML.format(options, json.dumps(data).replace("<", "\\u003c"))
 
 
-def by_layer(found: Heads, names: Sequence[str]) -> str:
-    """The mean shares of each layer's heads, and the share of its sinks, as curves."""
-    layers = np.arange(len(found.sinks)) + 1
-    lines = {NAMES[n]: found.figures[n].mean(1) for n in names if n in FIGURES[:5]}
+def by_layer(found: Heads, names: Sequence[str]) -> Figures:
+    """The means of each layer's heads, and the share of its sinks."""
+    columns = {name: found.figures[name].mean(1) for name in names}
+    columns["sinks"] = found.sinks
+    drawn = [name for name in columns if name not in ("entropy", "distance")]
+    numbers = [str(i + 1) for i in range(len(found.sinks))]
+    return Figures("Means of layers", "layer", numbers, columns, drawn)
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for i, (name, each) in enumerate(lines.items()):
-            axes.plot(layers, each, marker=".", color=COLOURS[i], label=name)
-        how = {"color": COLOURS[-1], "ls": "--"}
-        axes.plot(layers, found.sinks, label="heads that are sinks", **how)
-        axes.set_xticks(layers)
-        _share(axes, "layer", "mean over heads")
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
-    return picture(draw, 9.0, 3.2, "where the heads of each layer look")
+def by_head(found: Heads, names: Sequence[str], which: Any) -> Figures:
+    """The figures of layers and heads, which are counted from 1."""
+    places = [(layer, head) for layer in which[0] for head in which[1]]
+    i, j = np.array(places).T - 1
+    columns = {name: found.figures[name][i, j] for name in names}
+    heads = [f"layer {layer}, head {head}" for layer, head in places]
+    return Figures("Figures of heads", "", heads, columns)
+
+
+def by_step(steps: Sequence[int], found: Sequence[Heads]) -> Figures:
+    """The mean share on the first token, and the share of each layer's sinks."""
+    columns = {"first": [each.figures["first"].mean() for each in found]}
+    for i in range(len(found[0].sinks)):
+        columns[f"sinks of layer {i + 1}"] = [each.sinks[i] for each in found]
+    return pictures.by_step("First token over training", steps, columns)
+
+
+def parts(text: Looked, found: Heads, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The parts of a page: heads to look at, and every figure of each, folded."""
+    which = text.layers, text.heads
+    at = np.ix_(*(np.array(each) - 1 for each in which))
+    figures = {name: found.figures[name][at] for name in names}
+    every = by_head(found, names, which)
+    count = f"<summary>{len(every.names)} heads</summary>"
+    folded = f"<details>{count}{every.html()}</details>"
+    return [("Heads by layer", explorer(text, figures)), (every.title, folded)]
 
 
 def over_training(steps: Sequence[int], found: Sequence[Heads]) -> str:
-    """The share of each head on the first token over the steps, a picture a layer.
-
-    Dashed: above, a head is a sink. Dotted: a head that looks at all it sees alike.
-    """
+    """The share of each head on the first token over the steps, a picture a layer."""
     first = np.stack([each.figures["first"] for each in found])
     layers, heads = first.shape[1:]
-    columns, rows = min(_COLUMNS, layers), -(-layers // _COLUMNS)
 
     def draw(figure: Any) -> None:
-        every = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-        for axes in every[layers:]:
-            axes.set_axis_off()
-        for n, axes in enumerate(every[:layers]):
+        for n, axes in enumerate(panels(figure, layers, sharey=True)):
             for h in range(heads):
                 how = {"marker": ".", "ms": 3, "lw": 1, "color": COLOURS[h % 7]}
                 axes.plot(steps, first[:, n, h], label=f"head {h + 1}", **how)
@@ -136,35 +160,16 @@ def over_training(steps: Sequence[int], found: Sequence[Heads]) -> str:
             axes.set_title(f"layer {n + 1}", fontsize=10)
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(0, steps[-1])
-            _share(axes, "step", "on the first token" if n % columns == 0 else "")
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_xlabel("step")
+            axes.grid(axis="y", color=GRID)
+        figure.axes[0].set_ylabel("on the first token")
         if heads <= 8:
-            named = every[0].get_legend_handles_labels()
+            named = figure.axes[0].get_legend_handles_labels()
             place = {"loc": "outside lower center", "ncols": heads}
             figure.legend(*named, frameon=False, fontsize=9, **place)
 
-    size = 2.6 * columns + 0.4, 2.4 * rows + 0.4
-    return picture(draw, *size, "share on the first token over training, by head")
-
-
-def _share(axes: Any, x: str, y: str) -> None:
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(axis="y", color=GRID)
-
-
-def figures_table(text: Looked, figures: Mapping[str, np.ndarray]) -> str:
-    """Every figure of every head, folded."""
-    rows = [
-        [str(layer), str(head), *(f"{each[n, h]:.3f}" for each in figures.values())]
-        for n, layer in enumerate(text.layers)
-        for h, head in enumerate(text.heads)
-    ]
-    inside = table(["layer", "head", *(NAMES[name] for name in figures)], rows)
-    return f"<details><summary>{len(rows)} heads</summary>{inside}</details>"
-
-
-def numbers(values: np.ndarray) -> Any:
-    """An array as nested lists for JSON, where NaN is null."""
-    rounded = np.round(values.astype(np.float64), 5).astype(object)
-    return np.where(np.isnan(values), np.array(None), rounded).tolist()
+    said = "share on the first token over training, by head"
+    drawn = picture(draw, *panels_size(layers, 2.6, 2.4), said)
+    lines = "Dashed: above, a head is a sink. Dotted: all that is seen, alike."
+    return f"{drawn}<p class=note>{lines}</p>"

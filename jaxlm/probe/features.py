@@ -9,9 +9,10 @@ goes with the word:
 A GPT's states know only what comes before. Next: `senses.py`, `edge.py`.
 """
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,11 @@ from jaxlm.config import ModelConfig
 from jaxlm.families import build, family_of
 from jaxlm.families.family import Frame, Tokens
 from jaxlm.files import locked, read_object, write_sealed
+from jaxlm.models.encoder import Encoded
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.state import init_params
 from jaxlm.tree import leaves
-from jaxlm.types import UserError
+from jaxlm.vectors import bucket
 
 _EVERY = 16  # batches between two notes of how far it is
 
@@ -110,68 +112,75 @@ def text_of_words(reader: Reader, words: Sequence[str]) -> tuple[Text, np.ndarra
 def hidden_states(
     reader: Reader,
     texts: Sequence[Text],
-    cache: Path,
+    cache: Path | None,
     tell: Callable[[str], None] = lambda _: None,
     batch: int = 16,
 ) -> States:
     """The states of all texts, from `cache` if they are there; a killed call goes on
-    where it was. Memory is bounded by one batch."""
+    where it was. Without a cache they are in memory."""
     sizes = np.array([each.end - each.first for each in texts], np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    family, count = family_of(reader.config), reader.config.num_layers + 1
-    shape = int(offsets[-1]), count, family.width(reader.config)
+    width = family_of(reader.config).width(reader.config)
+    shape = int(offsets[-1]), reader.config.num_layers + 1, width
+    if cache is None:
+        hidden = np.zeros(shape, np.float32)
+        for _ in _read(reader, texts, States(hidden, offsets), batch):
+            pass
+        return States(hidden, offsets)
     here = cache / _digest(reader, texts, batch)
     here.mkdir(parents=True, exist_ok=True)
-    path, said = here / "states.f32", here / "done.json"
-    order = np.argsort([len(each.tokens) for each in texts], kind="stable")
-    batches = np.array_split(order, range(batch, len(order), batch))
+    path, progress = here / "states.f32", here / "done.json"
+    count = -(-len(texts) // batch)
     with locked(here / "lock"):
-        done = read_object(said)["batches"] if said.exists() and path.exists() else 0
-        if done < len(batches):
-            with open(path, "r+b" if done else "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
-                for number, states in _read(reader, texts, batches, done):
-                    for i, each in states:
-                        file.seek(4 * int(offsets[i]) * shape[1] * shape[2])
-                        file.write(each.tobytes())
-                    last = number + 1 == len(batches)
-                    if last or not (number + 1) % _EVERY:
-                        file.flush()
-                        write_sealed(said, {"batches": number + 1})
-                        if not last:
-                            tell(f"states: {(number + 1) / len(batches):.0%}")
+        there = progress.exists() and path.exists()
+        done = read_object(progress)["batches"] if there else 0
+        with open(path, "ab") as file:  # a full disk is an error here
+            os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
+        hidden = np.memmap(path, np.float32, "r+", shape=shape)
+        for number in _read(reader, texts, States(hidden, offsets), batch, done):
+            if number == count or not number % _EVERY:
+                hidden.flush()
+                write_sealed(progress, {"batches": number})
+                tell(f"states: {number / count:.0%}")
     return States(np.memmap(path, np.float32, "r", shape=shape), offsets)
 
 
-def _read(reader: Reader, texts: Sequence[Text], batches: list[np.ndarray], done: int):
-    """(number of the batch, [(number of the text, states [l, M, D])]) from `done`."""
-    config, family, frame = reader.config, family_of(reader.config), reader.frame()
-    encoder, first = family.encoder(config), len(frame.begin)
+def encode(
+    config: ModelConfig, params: Any, rows: Sequence[Any], **facts: Any
+) -> Encoded:
+    """What a model makes of rows: (tokens, token types, mask). To be compiled."""
+    family = family_of(config)
+    how = {"method": family.encode, **facts}
+    with jax.default_matmul_precision("float32"):
+        out, _ = family.encoder(config).apply({"params": params}, *rows, **how)
+    return out
 
-    @jax.jit
-    def apply(params: Any, tokens: jax.Array, mask: jax.Array, carry: Any):
-        with jax.default_matmul_precision("float32"):
-            types = jnp.zeros(mask.shape, jnp.int32)
-            inputs = {"params": params}, tokens, types, mask
-            out, _ = encoder.apply(*inputs, carry=carry, method=family.encode)
-        return out.hidden.astype(jnp.float32)
 
-    rows = len(batches[0])
-    carry = family.zero_carry(config, rows)
-    for number in range(done, len(batches)):
-        read = [texts[i] for i in batches[number]]
-        filled = [frame.row(each.tokens) for each in read]
-        filled += filled[:1] * (rows - len(filled))
-        longest = -(-max(map(len, filled)) // 32) * 32
-        padded, mask = frame.padded(filled, min(longest, config.max_length))
-        hidden = np.asarray(apply(reader.params, padded.astype(np.int32), mask, carry))
-        yield (
-            number,
-            [
-                (i, hidden[:, b, first + text.first : first + text.end].swapaxes(0, 1))
-                for b, (i, text) in enumerate(zip(batches[number], read, strict=True))
-            ],
-        )
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(config: ModelConfig, params: Any, tokens: Any, mask: Any, carry: Any):
+    rows = tokens, jnp.zeros(mask.shape, jnp.int32), mask
+    return encode(config, params, rows, carry=carry).hidden.astype(jnp.float32)
+
+
+def _read(
+    reader: Reader, texts: Sequence[Text], into: States, size: int, done: int = 0
+) -> Iterator[int]:
+    """Write the states of texts from batch `done` on; yield how many are done."""
+    config, frame = reader.config, reader.frame()
+    carry, before = family_of(config).zero_carry(config, size), len(frame.begin)
+    order = np.argsort([len(each.tokens) for each in texts], kind="stable")
+    for start in range(done * size, len(order), size):
+        chosen = order[start : start + size]
+        rows = [frame.row(texts[i].tokens) for i in chosen]
+        rows += rows[:1] * (size - len(rows))
+        length = min(bucket(max(map(len, rows))), config.max_length)
+        tokens, mask = frame.padded(rows, length)
+        hidden = _hidden(config, reader.params, tokens.astype(np.int32), mask, carry)
+        states = np.asarray(hidden).transpose(1, 2, 0, 3)  # [rows, L, M, D]
+        for row, i in enumerate(chosen):
+            kept = slice(before + texts[i].first, before + texts[i].end)
+            into.hidden[into.offsets[i] : into.offsets[i + 1]] = states[row, kept]
+        yield start // size + 1
 
 
 def _digest(reader: Reader, texts: Sequence[Text], batch: int) -> str:
@@ -184,11 +193,3 @@ def _digest(reader: Reader, texts: Sequence[Text], batch: int) -> str:
         total.update(repr((each.tokens.shape, each.first, each.end)).encode())
         total.update(each.tokens.tobytes())
     return total.hexdigest()[:24]
-
-
-def chosen(layers: Sequence[int], count: int) -> list[int]:
-    """The layers that a user named, counted from the end if negative; none: all."""
-    for each in layers:
-        if not -count <= each < count:
-            raise UserError(f"layer {each}: there are 0 (embedding) to {count - 1}")
-    return sorted({each % count for each in layers}) or list(range(count))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.page import COLOURS, GRID, MARKS, picture, table
-from jaxlm.probe.senses import Near, Use
+from jaxlm.probe.senses import Map, Near, Use
 
 _COLUMNS = 4
 _LISTED = 60  # uses in the table of a page
@@ -24,6 +24,7 @@ class Figures(NamedTuple):
     drawn: Sequence[str] = ()  # columns
     levels: Mapping[str, float] = MappingProxyType({})  # of all names, drawn dashed
     fixed: bool = False  # the same at every step of a run
+    steps: Sequence[int] = ()  # of training, if the names are steps
 
     def cells(self) -> list[list[str]]:
         """The rows as text, with their names."""
@@ -40,25 +41,24 @@ class Figures(NamedTuple):
         }
         return {self.what or "figure": list(self.names), **columns, **self.levels}
 
-    def html(self, at: Sequence[int] | None = None) -> str:
-        """The drawn columns as curves over the names, or the steps `at`; the table."""
+    def html(self) -> str:
+        """The drawn columns as curves over the names or steps; the table."""
         cells = [list(map(html.escape, row)) for row in self.cells()]
         below = table([self.what, *self.columns], cells)
-        return self._picture(at) + below if self.drawn else below
+        return self._picture() + below if self.drawn else below
 
-    def _picture(self, at: Sequence[int] | None) -> str:
-
+    def _picture(self) -> str:
         def draw(figure: Any) -> None:
-            axes, where = figure.subplots(), at or range(len(self.names))
+            axes, where = figure.subplots(), self.steps or range(len(self.names))
             for i, name in enumerate(n for n in self.drawn if n in self.columns):
                 how: Any = {"color": COLOURS[i % 7], "marker": MARKS[i % 7], "ms": 4}
                 error = self.columns.get(f"{name} ±")
                 axes.errorbar(where, self.columns[name], error, label=name, **how)
             for name, value in self.levels.items():
                 axes.axhline(value, color=COLOURS[-1], ls="--", lw=1, label=name)
-            if at:
+            if self.steps:
                 axes.set_xscale("symlog", linthresh=1)
-                axes.set_xlim(-0.2, 1.4 * max(at))
+                axes.set_xlim(-0.2, 1.4 * max(self.steps))
             else:
                 axes.set_xticks(where, self.names)
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
@@ -81,33 +81,36 @@ def over_steps(steps: Sequence[int], each: Sequence[Figures]) -> Figures:
             if main + end in first.columns:
                 values = [float(table.columns[main + end][i]) for table in each]
                 columns[name + end] = values
+    return by_step(first.title, steps, columns, drawn, first.levels)
+
+
+def by_step(
+    title: str, steps: Sequence[int], columns: Mapping[str, Any], *more: Any
+) -> Figures:
+    """Figures at steps of training; `more` are further fields."""
     names = [f"{step:,}" for step in steps]
-    return Figures(first.title, "step", names, columns, drawn, first.levels)
+    return Figures(title, "step", names, columns, *more)._replace(steps=steps)
 
 
-def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) -> str:
+def maps(layers: Sequence[str], found: Sequence[Map], senses: Sequence[str]) -> str:
     """A map of uses for each layer; uses are numbered if they are few."""
-    rows = -(-len(layers) // _COLUMNS)
-    columns = min(_COLUMNS, len(layers))
     kinds = list(dict.fromkeys(senses))
     numbered = len(senses) <= 40
 
     def draw(figure: Any) -> None:
-        every = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes in every[len(layers) :]:
-            axes.set_axis_off()
-        for axes, name, each in zip(every, layers, found, strict=False):
+        every = panels(figure, len(layers))
+        for axes, name, each in zip(every, layers, found, strict=True):
             axes.set_title(f"layer {name}", fontsize=10)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.margins(0.14)
             for i, kind in enumerate(kinds):
-                here = each.map[[sense == kind for sense in senses]]
+                here = each.places[[sense == kind for sense in senses]]
                 how = {"color": COLOURS[i % 7], "marker": MARKS[i % 7]}
                 size = 26 if numbered else 8
                 axes.scatter(*here.T, s=size, label=kind, linewidths=0, **how)
             at = {"textcoords": "offset points", "fontsize": 9}
-            for i, place in enumerate(each.map if numbered else ()):
+            for i, place in enumerate(each.places if numbered else ()):
                 axes.annotate(str(i + 1), place, (4, 3), **at)
             axes.set_xlabel(f"{each.shown:.0%} of the variance", fontsize=8)
         if any(kinds):
@@ -115,7 +118,23 @@ def maps(layers: Sequence[str], found: Sequence[Near], senses: Sequence[str]) ->
             place = {"loc": "outside lower center", "ncols": min(6, len(kinds))}
             figure.legend(handles, labels, frameon=False, **place)
 
-    return picture(draw, 2.7 * columns + 0.3, 2.7 * rows + 0.4)
+    return picture(draw, *panels_size(len(layers), 2.7, 2.7))
+
+
+def panels(figure: Any, count: int, **how: Any) -> list[Any]:
+    """The axes of `count` pictures in rows of four."""
+    columns = min(_COLUMNS, count)
+    rows = -(-count // _COLUMNS)
+    every = list(figure.subplots(rows, columns, squeeze=False, **how).flat)
+    for axes in every[count:]:
+        axes.set_axis_off()
+    return every[:count]
+
+
+def panels_size(count: int, width: float, height: float) -> tuple[float, float]:
+    """The size of a figure with `count` panels of this size."""
+    columns = min(_COLUMNS, count)
+    return width * columns + 0.4, height * -(-count // _COLUMNS) + 0.4
 
 
 def uses_table(
@@ -139,5 +158,6 @@ def uses_table(
 
 
 def rounded(values: Any) -> Any:
-    """An array as nested lists for JSON."""
-    return np.round(np.asarray(values, np.float64), 5).tolist()
+    """An array as nested lists for JSON, where NaN is null."""
+    values = np.asarray(values, np.float64)
+    return np.where(np.isnan(values), np.array(None), np.round(values, 5)).tolist()

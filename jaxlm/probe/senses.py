@@ -131,15 +131,17 @@ def _marked(row: str, sense: str) -> Use:
 def vectors_of(
     reader: Reader,
     uses: Sequence[Use],
-    cache: Path,
+    cache: Path | None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> np.ndarray:
-    """The vectors [uses, M, D] of uses; UserError if one has no token."""
+    """The vectors [uses, M, D] of uses, see `hidden_states`; UserError if one has no
+    token."""
     texts = [text_of_use(reader, each.text, each.begin, each.end) for each in uses]
     for use, text in zip(uses, texts, strict=True):
         if text is None:
             raise UserError(f"{use.word!r} has no tokens, or too many: {use.text!r}")
-    states = hidden_states(reader, [each for each in texts if each], cache, tell)
+    known = [each for each in texts if each]
+    states = hidden_states(reader, known, cache, tell, 16 if len(uses) > 1 else 1)
     sums = np.add.reduceat(states.hidden, states.offsets[:-1], axis=0)
     return sums / np.diff(states.offsets)[:, None, None].astype(np.float32)
 
@@ -149,22 +151,32 @@ class Near(NamedTuple):
 
     cosine: np.ndarray  # [n, n]
     nearest: np.ndarray  # int [n, n - 1]: other uses, nearest first
-    map: np.ndarray  # [n, 2]: by PCA
-    shown: float  # share of the variance that the map shows
+
+
+class Map(NamedTuple):
+    """Uses on a plane, by PCA."""
+
+    places: np.ndarray  # [n, 2]
+    shown: float  # share of the variance
 
 
 def near(vectors: np.ndarray) -> Near:
-    """The nearest uses and the map of one layer's vectors [n, D]."""
-    cosine = _unit(vectors) @ _unit(vectors).T
+    """The nearest uses of one layer's vectors [n, D]."""
+    cosine = unit(vectors) @ unit(vectors).T
     others = np.where(np.eye(len(vectors), dtype=bool), -np.inf, cosine)
     order = np.argsort(-np.round(others, 6), axis=1, kind="stable")[:, :-1]
+    return Near(cosine, order)
+
+
+def mapped(vectors: np.ndarray) -> Map:
+    """The map of one layer's vectors [n, D]."""
     decomposition = optional("sklearn.decomposition", "maps", "scikit-learn")
     centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
     if not np.abs(centred).max() > _TIE:  # a static vector: all uses at one point
-        return Near(cosine, order, np.zeros((len(vectors), 2)), 1.0)
+        return Map(np.zeros((len(vectors), 2)), 1.0)
     pca = decomposition.PCA(2, svd_solver="full")
     places = pca.fit_transform(centred)
-    return Near(cosine, order, places, float(pca.explained_variance_ratio_.sum()))
+    return Map(places, float(pca.explained_variance_ratio_.sum()))
 
 
 def agreement(found: Near, senses: Sequence[str]) -> float:
@@ -194,7 +206,7 @@ def nearest_neighbour(
     """The sense of the nearest training vector; of several as near, the sense of most,
     then the more frequent: equal vectors get the majority's sense."""
     names, onehot = _onehot(senses)
-    cosine = _unit(test) @ _unit(train).T
+    cosine = unit(test) @ unit(train).T
     votes = (cosine >= cosine.max(1, keepdims=True) - _TIE) @ onehot
     return [names[i] for i in votes.argmax(1)]
 
@@ -202,7 +214,7 @@ def nearest_neighbour(
 def centroid(train: np.ndarray, senses: Sequence[str], test: np.ndarray) -> list[str]:
     """The sense with the nearest mean of training vectors; ties as above."""
     names, onehot = _onehot(senses)
-    cosine = _unit(test) @ _unit(onehot.T @ _unit(train)).T
+    cosine = unit(test) @ unit(onehot.T @ unit(train)).T
     return [names[i] for i in (cosine >= cosine.max(1, keepdims=True) - _TIE).argmax(1)]
 
 
@@ -227,10 +239,11 @@ def by_threshold(
 
 def cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The cosine of each pair of vectors."""
-    return (_unit(one) * _unit(two)).sum(-1)
+    return (unit(one) * unit(two)).sum(-1)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The vectors [..., D] at length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 

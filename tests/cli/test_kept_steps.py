@@ -77,6 +77,26 @@ def test_senses_are_followed_over_training(run, tmp_path, capsys):
     assert "--steps needs senses" in mistake(capsys, *command, "--steps", "all")
 
 
+@pytest.mark.probe
+def test_heads_are_followed_over_training(run, tmp_path, capsys):
+    """At each step the sheet has what the step alone has."""
+    command = ["probe", "attention", str(run), "the bank of the river", "--out"]
+
+    def measured(*steps: str) -> dict:
+        out = tmp_path / "heads.html"
+        assert main([*command, str(out), "--steps", *steps]) == 0
+        return json.loads(out.with_suffix(".json").read_text())
+
+    sheet = measured("all")
+    assert [each["step"] for each in sheet["steps"]] == kept_steps(run)
+    assert "First token over training, by head" in (tmp_path / "heads.html").read_text()
+    for i, step in ((0, "0"), (3, "4")):
+        alone = measured(step)
+        assert alone["figures"] == sheet["steps"][i]["figures"] and not alone["steps"]
+    assert sheet["figures"] == sheet["steps"][-1]["figures"]
+    assert "First token over training" in capsys.readouterr().out
+
+
 def test_curves_need_kept_checkpoints(tmp_path, capsys):
     command = ["probe", "edge", str(tmp_path), "--data", str(tmp_path / "a.conllu")]
     (tmp_path / "a.conllu").write_text("1\ta\ta\tX\tX\t_\t0\troot\t_\t_\n")

@@ -13,11 +13,13 @@ from roads import mistake
 from test_open import opened
 from test_vectors import model
 
+import jaxlm
 from jaxlm.cli import main
+from jaxlm.probe import attention
 from jaxlm.probe.attention import FIGURES, Looker
 from jaxlm.probe.attention_page import Looked, explorer
 from jaxlm.probe.features import Reader
-from jaxlm.types import UserError
+from jaxlm.types import Note, UserError
 
 TEXTS = ["the cat sat on the mat , the cat", "a", "on the mat", "", "the " * 40]
 
@@ -49,10 +51,12 @@ def test_figures_equal_a_plain_count_over_queries(family):
     """Of texts of different lengths, empty ones and those that are cut."""
     look = looker(family)
     rows = [*look.rows(TEXTS)]
-    assert max(map(len, rows)) == 12 and min(map(len, rows)) < 4
+    sizes = [len(row.tokens) for row in rows]
+    assert max(sizes) == 12 and min(sizes) < 4
     every: dict[str, list] = {name: [] for name in FIGURES}
     for row in rows:
-        for name, found in counted(look.probabilities(row), row, look.sep).items():
+        p = look.probabilities(row)
+        for name, found in counted(p, row.tokens, look.sep).items():
             every[name] += found
     found = look.heads(TEXTS)
     for name, each in every.items():
@@ -62,12 +66,8 @@ def test_figures_equal_a_plain_count_over_queries(family):
         np.testing.assert_allclose(
             found.figures[name], np.mean(each, 0), atol=2e-6, err_msg=name
         )
-    assert found.tokens == sum(map(len, rows)) and found.rows == len(rows)
-    alike = [
-        1 / (q + 1 if family == "gpt" else len(r))
-        for r in rows
-        for q in range(1, len(r))
-    ]
+    assert found.tokens == sum(sizes) and found.rows == len(rows)
+    alike = [1 / (q + 1 if family == "gpt" else n) for n in sizes for q in range(1, n)]
     assert found.even == pytest.approx(np.mean(alike))
 
 
@@ -75,7 +75,8 @@ def test_even_heads_have_the_even_share():
     """All keys alike: a model without queries."""
     look = looker("gpt")
     params = jax.tree.map(np.zeros_like, look.reader.params)
-    found = look.heads(TEXTS, params=params)
+    look.reader = look.reader._replace(params=params)
+    found = look.heads(TEXTS)
     np.testing.assert_allclose(found.figures["first"], found.even, atol=1e-6)
     assert not found.sinks.any()
 
@@ -90,26 +91,70 @@ def test_memory_does_not_grow_with_the_text(monkeypatch):
             yield "the cat"
 
     seen = []
-    run = look._sums
-    look._sums = lambda *args: seen.append(len(read)) or run(*args)
+    run = attention._sums
+    watched = lambda *args: seen.append(len(read)) or run(*args)  # noqa: E731
+    monkeypatch.setattr(attention, "_sums", watched)
     assert look.heads(texts()).rows == 700
     assert seen[0] <= 256 and len(seen) >= 700 / 64
 
 
 def test_tokens_are_spelled_as_a_reader_knows_them():
-    look = looker("gpt")
+    look = looker("gpt", 99)
     text = "a 北 🎉\n\ufffd b"
-    row = look.frame.row(look.frame.spelled(text)[0])
+    (row,) = look.rows([text])
     shown = look.spelled(row)
-    assert len(shown) == len(row)
+    assert len(shown) == len(row.tokens)
     plain = re.sub("[₁-₉]", "", "".join(dict.fromkeys(shown)))
     assert {"·", "↵", "北", "🎉", "\ufffd"} <= set(plain)
     assert "北₁" in "".join(shown) and "🎉₄" in "".join(shown)
-    half = look.frame.row(look.frame.spelled("北")[0])[:-1]
-    assert len(look.spelled(half)) == len(half)
+    half, *_ = looker("gpt", 2).rows(["北"])
+    assert look.spelled(half) == ["\ufffd₁", "\ufffd₂"]
     bert = looker("bert")
-    row = bert.frame.row(bert.frame.spelled("the cat")[0])
+    (row,) = bert.rows(["the cat"])
     assert bert.spelled(row)[0] == "[CLS]" and bert.spelled(row)[-1] == "[SEP]"
+
+
+@pytest.mark.oracle
+def test_a_pair_is_two_segments_as_in_transformers(tmp_path):
+    import torch
+    import transformers
+
+    export(tmp_path, "bert")
+    loaded = jaxlm.load(tmp_path)
+    look = Looker(Reader(loaded.config, loaded.params, loaded.tokenizer), 16)
+    first, second = "the cat sat", "on the mat"
+    (row,) = look.rows([(first, second)])
+    a, b = (len(look.frame.spelled(each)[0]) for each in (first, second))
+    assert row.types.tolist() == [0] * (a + 2) + [1] * (b + 1)
+    theirs = transformers.BertModel.from_pretrained(
+        tmp_path, attn_implementation="eager"
+    ).eval()
+    inputs = {"input_ids": row.tokens, "token_type_ids": row.types}
+    with torch.no_grad():
+        tensors = {k: torch.tensor(v[None]).long() for k, v in inputs.items()}
+        want = theirs(**tensors, output_attentions=True).attentions
+        tensors["token_type_ids"] *= 0
+        untyped = theirs(**tensors, output_attentions=True).attentions
+    want, untyped = (np.stack([np.asarray(e[0]) for e in x]) for x in (want, untyped))
+    np.testing.assert_allclose(look.probabilities(row), want, atol=1e-6)
+    assert np.abs(want - untyped).max() > 1e-3  # types matter
+    found = look.heads([(first, second), first])
+    counts = [counted(want, row.tokens, look.sep)]
+    (alone,) = look.rows([first])
+    counts.append(counted(look.probabilities(alone), alone.tokens, look.sep))
+    for name in FIGURES:
+        every = np.mean(counts[0][name] + counts[1][name], 0)
+        np.testing.assert_allclose(found.figures[name], every, atol=2e-6)
+
+
+def test_a_long_pair_is_cut_and_said():
+    look = looker("bert")
+    with pytest.warns(Note, match="1 row cut to 12 tokens"):
+        (row,) = look.rows([("the cat " * 20, "a mat")])
+    _, second = (len(look.frame.spelled(each)[0]) for each in ("", "a mat"))
+    assert len(row.tokens) == 12 and row.types.sum() == second + 1
+    with pytest.raises(UserError, match="reads one text at a time, not a pair"):
+        next(looker("gpt").rows([("a", "b")]))
 
 
 def test_no_text_is_html():
@@ -137,6 +182,7 @@ def test_mistakes_are_one_line(directory, tmp_path, capsys):
         (["  "], "a text that is not empty"),
         (["a cat", "--layer", "3"], "layer 3: there are 1 to 2"),
         (["a cat", "--head", "9"], "head 9: there are 1 to"),
+        (["", "--pair", "a cat"], "--pair is the second text of two"),
         (["a cat", "--out", f"{tmp_path}/p.pdf"], "is not .html"),
         (["a cat", "--out", f"{tmp_path}/no/p.html"], "there is no directory for it"),
         (["a cat", "--steps", "all"], "keeps 0 checkpoints"),
@@ -166,6 +212,9 @@ def test_the_page_shows_a_window_of_a_long_text(directory, tmp_path, capsys):
     assert re.search(r"Pictures are of the first \d+ of [\d,]+ tokens", said)
     found = json.loads(page.with_suffix(".json").read_text())
     assert found["tokens"] > 10_000 and found["rows"] > 100
+    assert main(["probe", "attention", str(directory), "a cat", "--pair", "a mat"]) == 0
+    pair = capsys.readouterr().out
+    assert "1 row of at most" in pair and "most on [SEP]" in pair
     shape = np.shape(found["figures"]["first"])
     assert shape == (2, len(found["figures"]["sep"][0]))
     assert "rows of at most" in page.read_text()

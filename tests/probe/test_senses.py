@@ -82,21 +82,23 @@ def test_states_are_computed_once_and_go_on_after_a_kill(tmp_path, monkeypatch):
     def killed(share: str) -> None:
         raise KeyboardInterrupt
 
+    in_memory = hidden_states(reader, texts, None, batch=2).hidden
+    np.testing.assert_array_equal(in_memory, whole)
     with pytest.raises(KeyboardInterrupt):
         hidden_states(reader, texts, tmp_path / "b", killed, batch=2)
     read = features._read
     seen = []
 
     def watched(*args):
-        for number, states in read(*args):
-            seen.append(number)
-            yield number, states
+        for done in read(*args):
+            seen.append(done)
+            yield done
 
     monkeypatch.setattr(features, "_read", watched)
     for _ in range(2):
         again = hidden_states(reader, texts, tmp_path / "b", batch=2).hidden
         np.testing.assert_array_equal(again, whole)
-    assert seen == [1, 2]
+    assert seen == [2, 3]
     assert reader.untrained(1).params.keys() == reader.params.keys()
     other = hidden_states(reader.untrained(1), texts, tmp_path / "b", batch=2)
     assert np.abs(other.hidden - whole).max() > 0.01
@@ -144,8 +146,8 @@ def test_equal_vectors_get_the_sense_of_the_majority():
         ]
     found = senses.scored(["money"] * 4, ["money", "money", "money", "river"])
     assert found == (0.75, pytest.approx(3 / 7))
-    flat = senses.near(np.repeat(40 * static[:1], 455, 0))  # its mean is rounded
-    assert not flat.map.any() and flat.shown == 1
+    flat = senses.mapped(np.repeat(40 * static[:1], 455, 0))  # its mean is rounded
+    assert not flat.places.any() and flat.shown == 1
 
 
 def test_a_threshold_is_found_on_train():
