@@ -32,11 +32,8 @@ from jaxlm.config import ModelConfig
 from jaxlm.families import family_of
 from jaxlm.families.family import Frame, Tokens
 from jaxlm.probe.features import Reader, encode
-from jaxlm.tasks import classes
-from jaxlm.tasks.tables import Example
 from jaxlm.text.unknown_words import counted, warn_unknown
 from jaxlm.types import UserError, note
-from jaxlm.vectors import bucket
 
 Given = str | tuple[str, str]
 FIGURES = ("first", "sep", "itself", "previous", "next", "entropy", "distance")
@@ -150,12 +147,15 @@ class Looker:
         if not len(self.frame.between):
             article = family_of(self.reader.config).article
             raise UserError(f"{article} reads one text at a time, not a pair")
-        example = Example(*texts, None, "the pair")
-        made = classes.encode([example], self.frame, self.longest)
-        for each in made.notes:
-            note(each)
-        (tokens,), (second,) = made.tokens, made.pair_start
-        return Row(tokens, (np.arange(len(tokens)) >= second).astype(np.int32))
+        a, b = (self.frame.spelled(each)[0] for each in texts)
+        cut = max(0, len(a) + len(b) + len(self.frame.between) - self.room)
+        for _ in range(cut):  # the longer text loses its last token
+            a, b = (a[:-1], b) if len(a) > len(b) else (a, b[:-1])
+        if cut:
+            note(f"the pair is cut to {self.longest:,} tokens, by {cut:,}")
+        row = self.frame.row(a, b)
+        second = len(row) - len(b) - len(self.frame.end)
+        return Row(row, (np.arange(len(row)) >= second).astype(np.int32))
 
     def heads(
         self,
@@ -226,7 +226,7 @@ class Looker:
     def probabilities(self, row: Row) -> np.ndarray:
         """Those of a row, float32 [N, H, L, L]."""
         size = len(row.tokens)
-        rows = self._padded([row], min(bucket(size), max(self.longest, size)))
+        rows = self._padded([row], min(-(-size // 32) * 32, max(self.longest, size)))
         found = _whole(self.reader.config, self.reader.params, rows)
         return np.asarray(found)[:, 0, :, :size, :size]
 

@@ -28,7 +28,6 @@ from jaxlm.models.encoder import Encoded
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.state import init_params
 from jaxlm.tree import leaves
-from jaxlm.vectors import bucket
 
 _EVERY = 16  # batches between two notes of how far it is
 
@@ -173,7 +172,8 @@ def _read(
         chosen = order[start : start + size]
         rows = [frame.row(texts[i].tokens) for i in chosen]
         rows += rows[:1] * (size - len(rows))
-        length = min(bucket(max(map(len, rows))), config.max_length)
+        longest = -(-max(map(len, rows)) // 32) * 32  # so that few programs compile
+        length = min(longest, config.max_length)
         tokens, mask = frame.padded(rows, length)
         hidden = _hidden(config, reader.params, tokens.astype(np.int32), mask, carry)
         states = np.asarray(hidden).transpose(1, 2, 0, 3)  # [rows, L, M, D]

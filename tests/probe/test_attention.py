@@ -149,7 +149,7 @@ def test_a_pair_is_two_segments_as_in_transformers(tmp_path):
 
 def test_a_long_pair_is_cut_and_said():
     look = looker("bert")
-    with pytest.warns(Note, match="1 row cut to 12 tokens"):
+    with pytest.warns(Note, match="the pair is cut to 12 tokens, by"):
         (row,) = look.rows([("the cat " * 20, "a mat")])
     _, second = (len(look.frame.spelled(each)[0]) for each in ("", "a mat"))
     assert len(row.tokens) == 12 and row.types.sum() == second + 1
