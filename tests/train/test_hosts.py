@@ -107,7 +107,8 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
         "".join(each.read_text() for each in logged if each.exists()),
     ]
     states = [re.findall("state sha256 .*", output) for output in outputs]
-    assert [len(each) for each in states] == [2, 3]  # one at the cut
+    assert [len(each) for each in states] == [2, 3]
+    states[1].pop(0)  # at the cut
     assert len({state for each in states for state in each}) == 1
 
 
