@@ -88,15 +88,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<div class=wide><table>{body}</table></div>"
 
 
-def figures_table(head: Sequence[str], rows: dict[str, list[float]]) -> str:
-    """A table of numbers, with their names before them."""
-    shown = [
-        [html.escape(name), *("–" if v != v else f"{v:.3f}" for v in values)]
-        for name, values in rows.items()
-    ]
-    return table(head, shown)
-
-
 def page(
     title: str,
     notes: Sequence[str],
