@@ -3,12 +3,12 @@
 Next: `model_types.py`, which has the tables.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert.rules import Names, Rule, module_rules
 from jaxlm.types import UserError
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class ConfigJson(NamedTuple):
@@ -59,24 +61,20 @@ class ModelType:
     activation: str  # the field
     activations: Mapping[str, str]  # the first one is the default
     written: Mapping[str, Any]  # what a file says, too
-    # Our fields that transformers has no word for, with their values in its models.
-    own: Mapping[str, Any]
     modules: Names  # ours → theirs
     transpose: bool  # kernels are outputs × inputs
     copies: Mapping[str, str]  # a tensor → the one that it is tied to
     buffers: str  # what in old files is no parameter, as a regular expression
+    # Our fields that transformers has no word for, with their values in its models.
+    own: Mapping[str, Any] = _NONE
     # A field → the one that it has to be equal to, and its value where it is absent;
     # None: that of the other.
-    equal: Mapping[str, tuple[str, str | None]] = dataclasses.field(
-        default_factory=dict
-    )
-    # Our fields that have one value in all of its models.
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    equal: Mapping[str, tuple[str, str | None]] = _NONE
+    fixed: Mapping[str, Any] = _NONE  # our fields that are alike in all of its models
     # Their fields of layers with and without a window, which are read together.
     attention: Collection[str] = ()
-    ids: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {"pad_token_id": "pad"}
-    )  # their field → the special token
+    # Their field → the special token.
+    ids: Mapping[str, str] = MappingProxyType({"pad_token_id": "pad"})
     interleaved: bool = False  # rope turns neighbouring channels
 
     @property
@@ -87,27 +85,27 @@ class ModelType:
 
     def rules(self, config: ModelConfig, parts: Mapping[str, Any]) -> list[Rule]:
         """The rules leaves ↔ tensors for a model that has these parts of our tree."""
-        names = {}
-        for ours, theirs in self.modules.items():
-            first = ours if isinstance(ours, str) else ours[0]
-            part, _, leaf = first.partition("/")
+
+        def has(ours: str | tuple[str, ...]) -> bool:
+            part, _, leaf = (ours if isinstance(ours, str) else ours[0]).partition("/")
             # A ModernBERT's head of a task has all of "mlm" but the bias.
-            lacks = part == "mlm" and part in parts and leaf not in parts[part]
-            if part in parts and not lacks:
-                names[ours] = theirs
-        options: Any = {"transpose": self.transpose, "vocab_size": config.vocab_size}
-        options["biases"] = getattr(config, "biases", True)
-        rules = module_rules(names, **options)
-        if self.interleaved:
-            turned = re.compile("layers/attention/(query|key)/")
-            rules = [
-                each._replace(interleaved=bool(turned.match(each.ours[0])))
-                for each in rules
-            ]
-        if self.attention:
-            bare = ("layers/attention_norm/scale",)
-            rules = [each._replace(first=int(each.ours == bare)) for each in rules]
-        return rules
+            return part in parts and (part != "mlm" or leaf in parts[part])
+
+        rules = module_rules(
+            {ours: theirs for ours, theirs in self.modules.items() if has(ours)},
+            transpose=self.transpose,
+            vocab_size=config.vocab_size,
+            biases=getattr(config, "biases", True),
+        )
+        turned = re.compile("layers/attention/(query|key)/")
+        bare = ("layers/attention_norm/scale",)
+        return [
+            each._replace(
+                interleaved=self.interleaved and bool(turned.match(each.ours[0])),
+                first=int(bool(self.attention) and each.ours == bare),
+            )
+            for each in rules
+        ]
 
     def sines(self, config: Any) -> dict[str, np.ndarray]:
         """The tensor of a RoFormer that is no parameter: sines and cosines."""

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config.model import ElmoConfig
 from jaxlm.convert.hdf5 import read_hdf5, write_hdf5
 from jaxlm.convert.rules import ModelFile, Rule, TensorTable
-from jaxlm.convert.tensors import finite
+from jaxlm.convert.tensors import finite, named
 from jaxlm.families import parameter_shapes
 from jaxlm.families.elmo import with_words
 from jaxlm.files import read_json, write_json
@@ -33,6 +32,22 @@ from jaxlm.text.tokenizers.words import MARKS, WordVocab
 from jaxlm.types import UserError
 
 WEIGHTS, OPTIONS = "weights.hdf5", "options.json"
+# An option → our field, and its value where the option is absent; None: it is required.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "lstm.use_skip_connections": ("skip", False),
+    "lstm.projection_dim": ("d_model", None),
+    "lstm.cell_clip": ("cell_clip", 0.0),
+    "lstm.proj_clip": ("proj_clip", 0.0),
+    "lstm.dim": ("d_ff", None),
+    "lstm.n_layers": ("num_layers", 1),
+    "char_cnn.activation": ("activation", None),
+    "char_cnn.filters": ("filters", None),
+    "char_cnn.n_highway": ("num_highways", 0),
+    "char_cnn.embedding.dim": ("d_character", None),
+    "char_cnn.n_characters": ("n_characters", None),
+    "char_cnn.max_characters_per_token": ("max_characters", None),
+    "dropout": ("dropout", 0.1),
+}
 
 
 @contextlib.contextmanager
@@ -54,11 +69,8 @@ def open_elmo(options: Path, weights: Path) -> Iterator[ModelFile]:
         table.check(shapes, what)
 
         def read(name: str) -> np.ndarray:
-            try:
+            with named(f"{weights}: {name} cannot be read"):
                 array = found[name][...]
-            except OSError as error:
-                what = f"{weights}: {name} cannot be read"
-                raise UserError(f"{what}: {first_line(error)}") from None
             return finite(name, array, weights)
 
         yield ModelFile(config, table, read)
@@ -89,29 +101,17 @@ def words_of(files: Path, words: str = "") -> Tokenizer:
     )
 
 
-def read_options(path: str | Path) -> ElmoConfig:
+def read_options(path: Path) -> ElmoConfig:
     """The config that an `options.json` describes."""
-    options = read_json(Path(path))
+    options = read_json(path)
     try:
-        lstm, characters = options["lstm"], options["char_cnn"]
-        count, activation = characters["n_characters"], characters["activation"]
-        if activation not in ("relu", "tanh"):
-            raise UserError(f"activation {activation!r} is not relu or tanh")
-        config = ElmoConfig(
-            vocab_size=0,
-            num_layers=lstm.get("n_layers", 1),
-            d_model=lstm["projection_dim"],
-            d_ff=lstm["dim"],
-            max_characters=characters["max_characters_per_token"],
-            d_character=characters["embedding"]["dim"],
-            filters=_by_width(characters, path),
-            num_highways=characters.get("n_highway") or 0,
-            activation=activation,
-            skip=bool(lstm.get("use_skip_connections")),
-            cell_clip=float(lstm.get("cell_clip") or 0),
-            proj_clip=float(lstm.get("proj_clip") or 0),
-            dropout=options.get("dropout", 0.1),
-        )
+        found = {
+            ours: _option(options, name, default)
+            for name, (ours, default) in _FIELDS.items()
+        }
+        count = found.pop("n_characters")
+        found["filters"] = _by_width(found["filters"], found["max_characters"])
+        config = ElmoConfig(vocab_size=0, **found)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as options: {error}") from None
     except UserError as error:
@@ -128,14 +128,23 @@ def read_options(path: str | Path) -> ElmoConfig:
     return config
 
 
-def _by_width(characters: dict[str, Any], path: str | Path) -> tuple[int, ...]:
-    """The numbers of filters over 1, 2, 3 … characters."""
-    filters = {width: number for width, number in characters["filters"]}
-    widths = [width for width, _ in characters["filters"]]
+def _option(options: Any, name: str, default: Any) -> Any:
+    *outer, last = name.split(".")
+    for key in outer:
+        options = options[key]
+    value = options[last] if default is None else options.get(last)
+    return default if value is None else value
+
+
+def _by_width(pairs: list[list[int]], longest: int) -> tuple[int, ...]:
+    """The numbers of filters over 1, 2, 3 … characters; `pairs` are width and number,
+    `longest` are the characters of a word."""
+    filters = {width: number for width, number in pairs}
+    widths = [width for width, _ in pairs]
     most = max(widths, default=0)
     if widths != sorted(filters) or min(widths, default=1) < 1:
         raise UserError(f"filters have widths {widths}, not ascending ones")
-    if most > characters["max_characters_per_token"]:
+    if most > longest:
         raise UserError(f"a filter is {most} characters wide, longer than any word")
     return tuple(filters.get(n, 0) for n in range(1, most + 1))
 
@@ -175,25 +184,15 @@ def _table(config: ElmoConfig) -> TensorTable:
 def write_elmo(directory: Path, source: ModelFile, tokenizer: Tokenizer) -> None:
     """Write the files that AllenNLP and bilm-tf read, and the words for jaxlm."""
     config: Any = source.config
-    options = {  # as for using a model: 262 characters
-        "lstm": {
-            "use_skip_connections": config.skip,
-            "projection_dim": config.d_model,
-            "cell_clip": config.cell_clip,
-            "proj_clip": config.proj_clip,
-            "dim": config.d_ff,
-            "n_layers": config.num_layers,
-        },
-        "char_cnn": {
-            "activation": config.activation,
-            "filters": [[w, n] for w, n in enumerate(config.filters, 1) if n],
-            "n_highway": config.num_highways,
-            "embedding": {"dim": config.d_character},
-            "n_characters": CHARACTERS + 1,
-            "max_characters_per_token": config.max_characters,
-        },
-        "dropout": config.dropout,
-    }
+    values = {**vars(config), "n_characters": CHARACTERS + 1}  # as for using a model
+    values["filters"] = [[w, n] for w, n in enumerate(config.filters, 1) if n]
+    options: dict[str, Any] = {}
+    for name, (ours, _) in _FIELDS.items():
+        *outer, last = name.split(".")
+        inner = options
+        for key in outer:
+            inner = inner.setdefault(key, {})
+        inner[last] = values[ours]
     write_json(directory / OPTIONS, options)
     with write_hdf5(directory / WEIGHTS) as put:
         for name in source.table.shapes:

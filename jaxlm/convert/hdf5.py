@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 
-from jaxlm.checkpoints.leaf_files import first_line
+from jaxlm.convert.tensors import named
 from jaxlm.types import UserError
 
 Put = Callable[[str, Any], None]  # writes an array, or a list of strings, by its name
@@ -26,12 +26,9 @@ def read_hdf5(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
     any that this process can read: it is refused.
     """
     found: dict[str, Any] = {}
-    try:
+    with named(f"{path} cannot be read as HDF5"):
         file = h5py.File(path, "r")
         file.visititems(found.__setitem__)
-    except Exception as error:
-        what = f"{path} cannot be read as HDF5"
-        raise UserError(f"{what}: {first_line(error)}") from None
     with file:
         found = {name: x for name, x in found.items() if isinstance(x, h5py.Dataset)}
         for name, each in found.items():

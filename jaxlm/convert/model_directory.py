@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,38 +78,20 @@ def is_model(directory: Path) -> bool:
     return openai.is_file() or bool(others)
 
 
-@contextlib.contextmanager
 def open_model(
     directory: Path,
     *,
     pickle: bool = False,
     ignore: tuple[str, ...] = (),
     weights: bool = True,
-) -> Iterator[ModelFile]:
+) -> AbstractContextManager[ModelFile]:
     """The model in a directory, in any layout; for the arguments see `import_model`.
 
     Its files are compared with their stored digests; those of `weights` are left out
     where no parameter will be read.
     """
     _check(directory, weights)
-    with _opened(directory, pickle, ignore) as source:
-        yield source
-
-
-def _check(directory: Path, weights: bool) -> None:
-    if not directory.is_dir():
-        raise UserError(f"no directory {directory}")
-    if (directory / "provenance.json").is_file():
-        raise UserError(f"{directory} is a run: jaxlm export writes a model directory")
-    if not is_model(directory):
-        have = sorted(each.name for each in directory.iterdir())[:8]
-        move = "; move the files of its 0_… beside modules.json" * (MODULES in have)
-        raise UserError(
-            f"{directory} is not a model directory: no config.json of a model, no "
-            "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
-            f"params_shapes.json; it has {', '.join(have) or 'nothing'}{move}"
-        )
-    _check_digests(directory, weights)
+    return _opened(directory, pickle, ignore)
 
 
 @contextlib.contextmanager
@@ -127,6 +110,22 @@ def _opened(
         options = ConfigJson(path, read_json(path))
         with tensors.open_tensors(directory, pickle=pickle) as found:
             yield fit_tensors(options, found, ignore)
+
+
+def _check(directory: Path, weights: bool) -> None:
+    if not directory.is_dir():
+        raise UserError(f"no directory {directory}")
+    if (directory / "provenance.json").is_file():
+        raise UserError(f"{directory} is a run: jaxlm export writes a model directory")
+    if not is_model(directory):
+        have = sorted(each.name for each in directory.iterdir())[:8]
+        move = "; move the files of its 0_… beside modules.json" * (MODULES in have)
+        raise UserError(
+            f"{directory} is not a model directory: no config.json of a model, no "
+            "options.json with weights.hdf5, no bert_config.json with a checkpoint, no "
+            f"params_shapes.json; it has {', '.join(have) or 'nothing'}{move}"
+        )
+    _check_digests(directory, weights)
 
 
 def read_model(directory: Path, place: Place | None) -> Loaded:
@@ -282,17 +281,23 @@ def export_path(out: str) -> Iterator[Path]:
     if not is_remote(out):
         yield Path(out)
         return
-    there, old = place(out), [each for each in listed(out) if each != place(out)]
-    if old and not (there / _DIGESTS).exists():
-        raise UserError(
-            f"{out} holds other files and is not an export: name another --out"
-        )
+    there, old = place(out), _replaceable(out)
     with temporary(Path(tempfile.mkdtemp(prefix="jaxlm-"))) as scratch:
         yield scratch / there.name
         copy_tree(scratch, there.parent, last=_DIGESTS)
         for each in old:
             if not (scratch / there.name / each.name).exists():
                 each.rmtree()
+
+
+def _replaceable(out: str | Path) -> list[Any]:
+    """What a directory has; UserError if it is not an earlier export."""
+    old = [each for each in listed(out) if each != place(out)]
+    if old and not (place(out) / _DIGESTS).exists():
+        raise UserError(
+            f"{out} holds other files and is not an export: name another --out"
+        )
+    return old
 
 
 @contextlib.contextmanager
@@ -304,12 +309,10 @@ def atomic(out: Path, *, file: bool = False) -> Iterator[Path]:
     """
     out = Path(os.path.abspath(out))
     if out.exists() and out.is_dir() == file:
-        is_, name = ("directory", "file") if file else ("file", "directory")
-        raise UserError(f"{out} is a {is_}: name a {name}")
-    if out.is_dir() and any(out.iterdir()) and not (out / _DIGESTS).is_file():
-        raise UserError(
-            f"{out} holds other files and is not an export: name another --out"
-        )
+        kinds = ("directory", "file") if file else ("file", "directory")
+        raise UserError("{} is a {}: name a {}".format(out, *kinds))
+    if not file:
+        _replaceable(out)
     beside = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -367,15 +370,13 @@ def _check_digests(directory: Path, weights: bool) -> None:
             continue
         if os.path.isabs(name) or ".." in path.parts[len(directory.parts) :]:
             raise UserError(f"{stored} names {name}, which is not beside it")
-        found = sha256(path) if path.is_file() else ""
-        if found == digest:
-            continue
-        how = (
-            f"is not as it was written (SHA-256 {found[:12]}…)" if found else "is lost"
-        )
-        if name == "README.md":  # nothing is read from it
+        found, how = "", "is lost"
+        if path.is_file():
+            found = sha256(path)
+            how = f"is not as it was written (SHA-256 {found[:12]}…)"
+        if found != digest and name == "README.md":  # nothing is read from it
             note(f"{path} {how}")
-            continue
-        had = f"{_DIGESTS} has {str(digest)[:12]}…"
-        way = f"if you changed it on purpose, delete {stored}"
-        raise UserError(f"{path} {how}: {had}; {way}")
+        elif found != digest:
+            had = f"{_DIGESTS} has {str(digest)[:12]}…"
+            way = f"if you changed it on purpose, delete {stored}"
+            raise UserError(f"{path} {how}: {had}; {way}")

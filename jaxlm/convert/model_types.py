@@ -37,6 +37,14 @@ def canonical(name: str) -> str:
     return name
 
 
+_QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
+_GELUS = {
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
 BERT = ModelType(
     name="bert",
     stem="Bert",
@@ -60,14 +68,8 @@ BERT = ModelType(
         "attention_probs_dropout_prob": ("dropout", 0.1),
     },
     activation="hidden_act",
-    activations={
-        "gelu": "gelu_erf",
-        "gelu_new": "gelu_tanh",
-        "relu": "relu",
-        "gelu_pytorch_tanh": "gelu_tanh",
-    },
+    activations=_GELUS,
     written={"position_embedding_type": "absolute", "tie_word_embeddings": True},
-    own={},
     modules={
         "embed/token": "embeddings.word_embeddings",
         "embed/position": "embeddings.position_embeddings",
@@ -143,7 +145,7 @@ MODERNBERT = ModelType(
         "embedding_dropout": ("dropout", 0.0),
     },
     activation="hidden_activation",
-    activations=BERT.activations,
+    activations=_GELUS,
     written={
         "attention_bias": False,
         "classifier_bias": False,
@@ -152,13 +154,10 @@ MODERNBERT = ModelType(
         "norm_bias": False,
         "tie_word_embeddings": True,
     },
-    own={},
     modules={
         "embed/token": "embeddings.tok_embeddings",
         "embed/norm": "embeddings.norm",
-        tuple(f"layers/attention/{name}" for name in ("query", "key", "value")): (
-            "layers.{0}.attn.Wqkv"
-        ),
+        _QKV: "layers.{0}.attn.Wqkv",
         "layers/attention/out": "layers.{0}.attn.Wo",
         "layers/attention_norm": "layers.{0}.attn_norm",
         ("layers/mlp/wi", "layers/mlp/gate"): "layers.{0}.mlp.Wi",
@@ -204,9 +203,7 @@ _GPT_FIELDS = {
 }
 _GPT_LAYERS = {
     "layers/attention_norm": "h.{0}.ln_1",
-    tuple(f"layers/attention/{name}" for name in ("query", "key", "value")): (
-        "h.{0}.attn.c_attn"
-    ),
+    _QKV: "h.{0}.attn.c_attn",
     "layers/attention/out": "h.{0}.attn.c_proj",
     "layers/mlp_norm": "h.{0}.ln_2",
     "layers/mlp/wi": "h.{0}.mlp.c_fc",
@@ -220,12 +217,7 @@ GPT2 = ModelType(
     classes={"LMHeadModel": ()},
     fields={**_GPT_FIELDS, "n_inner": ("d_ff", 0)},  # 0: 4 × d_model
     activation="activation_function",
-    activations={
-        "gelu_new": "gelu_tanh",
-        "gelu": "gelu_erf",
-        "relu": "relu",
-        "gelu_pytorch_tanh": "gelu_tanh",
-    },
+    activations={"gelu_new": "gelu_tanh", **_GELUS},  # the first one is the default
     written={"tie_word_embeddings": True},
     own={"one_matrix": False, "position_std": 0.01, "scale_residual": True},
     modules={

@@ -13,6 +13,7 @@ weights-only loader. Next: `rules.py`, which maps the arrays to parameters.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from jaxlm.checkpoints.leaf_files import first_line
 from jaxlm.config.checks import optional
@@ -54,6 +55,15 @@ class Tensors(NamedTuple):
 
 
 @contextlib.contextmanager
+def named(what: str) -> Iterator[None]:
+    """Make a library's error a UserError of one line: `what`, then the reason."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what}: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
 def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
     """The tensors of a model directory: one file, parts with an index, or a pickle."""
     if (directory / WEIGHTS).is_file():
@@ -63,19 +73,15 @@ def open_tensors(directory: Path, *, pickle: bool = False) -> Iterator[Tensors]:
     else:
         yield _pickled(directory, pickle)
         return
+    where: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     with contextlib.ExitStack() as stack:
-        where: dict[str, Any] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
         for path, indexed in files.items():
             _check_fetched(path)
-            try:
+            with named(f"{path} is not a sound safetensors file"):
                 # Not mapped: the pages would count as memory of this process.
                 file = safe_open(path, framework="np", backend="pread")
                 names = set(stack.enter_context(file).keys())
-            except (SafetensorError, OSError) as error:
-                raise UserError(
-                    f"{path} is not a sound safetensors file: {error}"
-                ) from None
             for name in sorted(indexed - names):
                 raise UserError(f"{directory / INDEX}: {name} is not in {path.name}")
             for name in sorted(indexed or names):
@@ -128,11 +134,8 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         this = f"torch {torch.__version__} runs code even of weights-only pickles"
         raise UserError(f"{this} (CVE-2025-32434): pip install 'torch>=2.6'")
-    try:
+    with named(f"{path} is refused by torch's loader"):
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"{path} is refused by torch's loader: {reason}") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not tensors by name")
     tensors = {
@@ -140,7 +143,6 @@ def _pickled(directory: Path, allowed: bool) -> Tensors:
         for name, each in state.items()
         if isinstance(each, torch.Tensor) and each.is_floating_point()
     }
-
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     return Tensors(path, shapes, lambda name: tensors[name].float().numpy())
 
@@ -157,12 +159,9 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
     path = prefix.parent / BERT_CONFIG
     options = ConfigJson(path, {**read_json(path), "model_type": "bert"})
     tf = optional("tensorflow", f"reading {prefix}.index", "tensorflow-cpu")
-    try:
+    with named(f"{prefix} cannot be read as a checkpoint"):
         reader: Any = tf.train.load_checkpoint(str(prefix))
         found: dict[str, list[int]] = reader.get_variable_to_shape_map()
-    except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"{prefix} cannot be read as a checkpoint: {reason}") from None
     names = {
         _by_transformers(name): name
         for name in found
@@ -175,11 +174,8 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
     }
 
     def get(name: str) -> np.ndarray:
-        try:
+        with named(f"{prefix}: {names[name]} cannot be read"):
             array = reader.get_tensor(names[name])
-        except Exception as error:
-            what = f"{prefix}: {names[name]} cannot be read"
-            raise UserError(f"{what}: {first_line(error)}") from None
         return array.T if name in kernels else array
 
     return options, Tensors(prefix, shapes, get)
@@ -188,12 +184,9 @@ def read_checkpoint(prefix: Path) -> tuple[ConfigJson, Tensors]:
 def _by_transformers(name: str) -> str:
     """TensorFlow's name → transformers': bert/encoder/layer_0/… → encoder.layer.0.…"""
     name = re.sub(r"layer_(\d+)", r"layer.\1", name.removeprefix("bert/"))
-    name = name.replace("seq_relationship/output_weights", "seq_relationship/weight")
-    name = name.replace("output_bias", "bias")
-    name = re.sub(r"/(kernel|gamma)$", "/weight", name)
-    name = re.sub(r"/beta$", "/bias", name)
-    if name.endswith("_embeddings"):
-        name += "/weight"
+    name = re.sub(r"/(kernel|gamma|output_weights)$", "/weight", name)
+    name = re.sub(r"/(beta|output_bias)$", "/bias", name)
+    name = re.sub(r"_embeddings$", "_embeddings/weight", name)
     return name.replace("/", ".")
 
 
@@ -219,19 +212,11 @@ def read_numpy(directory: Path) -> tuple[ConfigJson, Tensors]:
             f" or {flat.size:,} numbers are not the {ends[-1]:,} of {GPT1_SHAPES}"
         )
     names = ["positions_embed.weight", "tokens_embed.weight"]
-    names += [
-        f"h.{i}.{part}.{leaf}"
-        for i in range(layers)
-        for part in _LAYER
-        for leaf in ("weight", "bias")
-    ]
-    arrays = {
-        # Convolutions of width 1 have an axis for it.
-        name: part.reshape(shape[1:] if len(shape) == 3 else shape)
-        for name, part, shape in zip(
-            names, np.split(flat, ends[:-1]), shapes, strict=True
-        )
-    }
+    every = itertools.product(range(layers), _LAYER, ("weight", "bias"))
+    names += [f"h.{i}.{part}.{leaf}" for i, part, leaf in every]
+    parts = zip(names, np.split(flat, ends[:-1]), shapes, strict=True)
+    # Convolutions of width 1 have an axis for it.
+    arrays = {name: part.reshape(shape[-2:]) for name, part, shape in parts}
     (positions, width), (words, _) = shapes[:2]
     options = {
         "model_type": "openai-gpt",

@@ -111,10 +111,13 @@ class Comparison:
         line = f"{what:<7}  max |Δ| {worst:.1e}, max |{what}| {scale:.3g}: {share}"
         self.add(line, worst <= tolerance * scale)
 
-    def likeliest(self, mine: np.ndarray, theirs: np.ndarray) -> None:
+    def likeliest(self, mine: np.ndarray) -> None:
         """Compare the likeliest token, and the five likeliest, at each position."""
+        count, theirs = (
+            min(_TOP, mine.shape[-1]),
+            np.concatenate(self.answer["outputs"]),
+        )
         first = (mine.argmax(-1) == theirs.argmax(-1)).sum()
-        count = min(_TOP, mine.shape[-1])
         a, b = (np.argpartition(-x, count - 1)[:, :count] for x in (mine, theirs))
         self.add(
             f"top      likeliest token equal at {first:,} of {len(mine):,} places, the "
@@ -220,8 +223,7 @@ def verify(
         mine = [_forward(model, row) for row in rows]
         found.outputs(mine)
         if found.answer["what"] == "logits":
-            theirs = np.concatenate(found.answer["outputs"])
-            found.likeliest(np.concatenate(mine), theirs)
+            found.likeliest(np.concatenate(mine))
     if prompts:
         pairs = zip(prompts, found.answer["greedy"], strict=True)
         found.greedy([_forward(model, a + b)[len(a) - 1 : -1] for a, b in pairs])

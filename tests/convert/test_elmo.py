@@ -141,16 +141,18 @@ def test_options_of_training_read_the_same_weights(fixture, tmp_path):
     assert read_options(options) == read_options(fixture / "options.json")
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda o: o["char_cnn"].update(n_characters=263), "n_characters = 263, it is"),
         (lambda o: o["lstm"].pop("dim"), "has no option 'dim'"),
         (lambda o: o.pop("char_cnn"), "has no option 'char_cnn'"),
-        (lambda o: o["char_cnn"].update(activation="gelu"), "activation 'gelu'"),
+        (lambda o: o["char_cnn"].update(activation="gelu"), "activation = 'gelu' is"),
         (lambda o: o["lstm"].update(dim=16), "lstm.dim = 16, projection_dim = 16"),
         (lambda o: o["char_cnn"].update(filters=[[2, 4], [1, 4]]), "widths \\[2, 1\\]"),
-        (lambda o: o["lstm"].update(n_layers="two"), "cannot be read as options"),
+        (lambda o: o.update(lstm=[]), "cannot be read as options"),
+        (lambda o: o["lstm"].update(n_layers="two"), "'two' is not a whole"),
         (lambda o: o["lstm"].update(n_layers=0), "num_layers = 0"),
     ],
 )
