@@ -6,9 +6,7 @@ Next: `model_types.py`, which has the tables.
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +14,6 @@ import numpy as np
 from jaxlm.config.model import BertConfig, GptConfig, ModelConfig
 from jaxlm.convert.rules import Names, Rule, module_rules
 from jaxlm.types import UserError
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class ConfigJson(NamedTuple):
@@ -45,14 +41,12 @@ class ConfigJson(NamedTuple):
         return type(default)(value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelType:
+class ModelType(NamedTuple):
     """A `model_type` of transformers, with tables of names and fields."""
 
     name: str
     stem: str  # of its classes
     prefix: str  # of the encoder's tensors, below a head
-    decoder: bool = False
     # End of the class's name, and the parts that a model of this class must have.
     classes: Mapping[str, Collection[str]]
     # Their field → our field, and its value where theirs is absent. Of two fields for
@@ -66,15 +60,16 @@ class ModelType:
     copies: Mapping[str, str]  # a tensor → the one that it is tied to
     buffers: str  # what in old files is no parameter, as a regular expression
     # Our fields that transformers has no word for, with their values in its models.
-    own: Mapping[str, Any] = _NONE
+    own: Mapping[str, Any] = {}
+    decoder: bool = False
     # A field → the one that it has to be equal to, and its value where it is absent;
     # None: that of the other.
-    equal: Mapping[str, tuple[str, str | None]] = _NONE
-    fixed: Mapping[str, Any] = _NONE  # our fields that are alike in all of its models
+    equal: Mapping[str, tuple[str, str | None]] = {}
+    fixed: Mapping[str, Any] = {}  # our fields that are alike in all of its models
     # Their fields of layers with and without a window, which are read together.
     attention: Collection[str] = ()
     # Their field → the special token.
-    ids: Mapping[str, str] = MappingProxyType({"pad_token_id": "pad"})
+    ids: Mapping[str, str] = {"pad_token_id": "pad"}
     interleaved: bool = False  # rope turns neighbouring channels
 
     @property

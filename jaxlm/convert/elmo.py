@@ -133,7 +133,9 @@ def _option(options: Any, name: str, default: Any) -> Any:
     for key in outer:
         options = options[key]
     value = options[last] if default is None else options.get(last)
-    return default if value is None else value
+    if value is None:
+        return default
+    return type(default)(value) if isinstance(default, bool | float) else value
 
 
 def _by_width(pairs: list[list[int]], longest: int) -> tuple[int, ...]:

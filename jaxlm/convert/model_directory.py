@@ -161,10 +161,10 @@ def import_model(
     Args:
         directory: in any layout.
         out: an earlier export there is replaced as a whole.
-        tokenizer: path of the tokenizer, if it is not in `directory`.
+        tokenizer: where it is, if not in `directory`.
         pickle: whether pickled weights may be read.
         ignore: regular expressions of tensors to leave out.
-        dtype: dtype of the written tensors.
+        dtype: of the written tensors.
         words: how an ELMo's words are cut; "": as its vocabulary says.
     """
     files, sentence = tokenizer or directory, None
@@ -180,9 +180,9 @@ def import_model(
                 _compare_with_own(directory, known)
         if sentence:
             note(f"sentences: {sentence}")
-        origin: Any = {"imported": directory.resolve().name}
-        options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
-        return source, export_model(out, source, known, **options)
+        origin = {"imported": directory.resolve().name}
+        how: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
+        return source, export_model(out, source, known, **how)
 
 
 def _compare_with_own(directory: Path, tokenizer: Tokenizer) -> None:
@@ -236,13 +236,9 @@ def export(
 ) -> dict[str, str]:
     """Write a model in any format, whole or not at all; returns file → SHA-256.
 
-    Args:
-        out: a directory, or a file for gguf and stablehlo.
-        to: the format.
-        model: has `config`, `params`, `tokenizer` and `sentence`. Parameters on disk
-            are possible only for formats that jaxlm reads.
-        dtype: dtype of the weights.
-        origin: description of the model's origin, stored with it.
+    `out` is a directory, or a file for gguf and stablehlo. `model` has `config`,
+    `params`, `tokenizer` and `sentence`; its parameters may stay on disk for formats
+    that jaxlm reads. `origin` is stored with it.
     """
     config, params = model.config, model.params
     if to in ("onnx", "stablehlo") and dtype != "float32":
@@ -258,9 +254,8 @@ def export(
         sentence = sentence or usual_sentence_model(config)
         params = {k: v for k, v in params.items() if k not in ("mlm", "nsp")}
     if to in READABLE:
-        options: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
-        source = from_params(config, params)
-        return export_model(out, source, model.tokenizer, **options)
+        how: Any = {"dtype": dtype, "origin": origin, "sentence": sentence}
+        return export_model(out, from_params(config, params), model.tokenizer, **how)
     with atomic(out, file=to != "onnx") as beside:
         if to == "onnx":
             write_onnx(beside, model)

@@ -9,7 +9,6 @@ it as one matrix. ModernBERT joins query, key and value, and the two products of
 MLP; its first layer has no norm before attention.
 """
 
-import dataclasses
 import re
 
 from jaxlm.config.checks import instead
@@ -96,16 +95,14 @@ BERT = ModelType(
     },
     buffers=r"embeddings\.position_ids",
 )
-ERNIE = dataclasses.replace(
-    BERT,
+ERNIE = BERT._replace(
     name="ernie",
     stem="Ernie",
     prefix="ernie.",
     written={**BERT.written, "use_task_id": False},
 )
 
-ROFORMER = dataclasses.replace(
-    BERT,
+ROFORMER = BERT._replace(
     name="roformer",
     stem="RoFormer",
     prefix="roformer.",
@@ -230,8 +227,7 @@ GPT2 = ModelType(
     copies={"lm_head.weight": "wte.weight"},  # transformers does not write it
     buffers=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask
 )
-GPT1 = dataclasses.replace(
-    GPT2,
+GPT1 = GPT2._replace(
     name="openai-gpt",
     stem="OpenAIGPT",
     fields={

@@ -53,18 +53,12 @@ def export_task(
 ) -> dict[str, str]:
     """Write a directory that transformers loads; returns file → SHA-256.
 
-    Args:
-        out: an earlier export there is replaced as a whole.
-        config: config of the encoder, or of the decoder with its three new tokens.
-        task: config of the task.
-        params: parameters of the encoder and of `task`.
-        tokenizer: tokenizer of the model.
-        dtype: dtype of the tensors.
-        origin: description of the model's origin, for the card.
+    `config` is that of the encoder, or of the decoder with its three new tokens;
+    `params` are those of the model and of `task`; the card tells the `origin`.
     """
     _check(config, task)
-    decoder = isinstance(config, GptConfig)
-    kind, head = (_DECODER if decoder else _ENCODER)[task.kind]
+    kinds = _DECODER if isinstance(config, GptConfig) else _ENCODER
+    kind, head = kinds[task.kind]
     modern = isinstance(config, BertConfig) and config.layout == "modernbert"
     head = "classifier" if modern else head
     rules = [
@@ -83,42 +77,42 @@ def export_task(
 
 
 def _check(config: ModelConfig, task: TaskConfig) -> None:
+    """Raise a UserError for a model of a task that transformers does not have."""
+    again = "fine-tune with --task"
     if isinstance(config, ElmoConfig):
         raise UserError("transformers has no ELMo: use jaxlm predict")
     if task.both_orders:
         this = "transformers reads two texts in one order"
-        raise UserError(f"{this}: fine-tune with --task.both_orders false")
+        raise UserError(f"{this}: {again}.both_orders false")
     if task.mix != "none" or task.body != "none":
         this = "transformers reads the last layer, without a mix or a body"
-        raise UserError(f"{this}: fine-tune with --task.mix none --task.body none")
+        raise UserError(f"{this}: {again}.mix none --task.body none")
+    layout = getattr(config, "layout", None)
     need, theirs = "pooler", "a BERT classifies by its pooler"
     if isinstance(config, GptConfig):
         need, theirs = "last", "a GPT is read off its last token"
     elif task.kind not in ("class", "number", "choice"):
         return
-    elif isinstance(config, BertConfig) and config.layout == "roformer":
-        this = (
-            f"task.kind = {task.kind}: transformers' RoFormer has another head for it"
-        )
-        raise UserError(f"{this}, and one like this for tokens and spans alone")
-    elif isinstance(config, BertConfig) and config.layout == "modernbert":
+    elif layout == "roformer":
+        this = f"task.kind = {task.kind}: transformers' RoFormer has another head"
+        raise UserError(f"{this} for it, and one like this for tokens and spans alone")
+    elif layout == "modernbert":
         need = "mean" if task.pooling == "mean" else "cls"
         theirs = "a ModernBERT is read by cls or mean"
     if task.pooling != need:
         this = f"task.pooling = {task.pooling}: in transformers {theirs}"
-        raise UserError(f"{this}: fine-tune with --task.pooling {need}")
+        raise UserError(f"{this}: {again}.pooling {need}")
 
 
 def _labels(task: TaskConfig) -> dict[str, Any]:
     """The fields of config.json about labels; multiple choice has no labels."""
     labels = {"number": ("LABEL_0",), "choice": ()}.get(task.kind, task.labels)
-    options: dict[str, Any] = {}
-    if labels:
-        options["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        options["label2id"] = {label: i for i, label in enumerate(labels)}
-    if task.kind in _PROBLEMS:
-        options["problem_type"] = _PROBLEMS[task.kind]
-    return options
+    options: dict[str, Any] = {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": _PROBLEMS.get(task.kind),
+    }
+    return {name: each for name, each in options.items() if each}
 
 
 def _add_frame(

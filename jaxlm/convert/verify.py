@@ -186,12 +186,8 @@ def verify(
 ) -> Comparison:
     """Compare a model of `jaxlm.load` with its export `out`, run by the client.
 
-    Args:
-        model: has the parameters of `out`.
-        out: the export.
-        to: its format.
-        source: the directory that `out` was imported from, to be run instead of it.
-        **more: further questions to the client.
+    `source` is the directory that `out` was imported from, to be run instead of it;
+    `more` are further questions to the client.
     """
     texts, longest = passages(model.tokenizer), model.config.max_length
     new, decoder = min(_NEW, longest // 4), not model.family.bidirectional
@@ -233,15 +229,8 @@ def verify(
 def verify_import(
     model: Any, out: Path, directory: Path, *, tokenizer: Path | None, dtype: str
 ) -> list[Comparison]:
-    """Compare an imported model with what transformers makes of its source.
-
-    Args:
-        model: `jaxlm.load(out)`.
-        out: the model directory that was written.
-        directory: the source.
-        tokenizer: where its tokenizer is, if not in `directory`.
-        dtype: the dtype of the weights in `out`, to which the client rounds its own.
-    """
+    """Compare an imported model, `jaxlm.load(out)`, with what transformers makes of its
+    source, `directory`, whose weights the client first rounds to `dtype`."""
     if not (directory / "config.json").is_file():
         found = verify(model, out, "hf")
         found.add(f"transformers reads no {directory}: these figures are of {out}")
@@ -290,10 +279,8 @@ def verify_task(
 ) -> Comparison:
     """Compare a fine-tuned model with its export `out`, run by transformers.
 
-    Args:
-        batches: arguments of transformers' class by name, each a batch of one example.
-        mine: jaxlm's logits of each example, [Y], or of each of its tokens, [L, Y].
-        out: the export.
+    `batches` are arguments of transformers' class, each with one example; `mine` are
+    jaxlm's logits of each example, [Y], or of each of its tokens, [L, Y].
     """
     found = Comparison(out, "hf", texts=[], batches=batches, prompts=[])
     found.outputs(mine)

@@ -49,20 +49,23 @@ def load(
     if is_model(path):
         if step is not None:
             raise UserError(f"{directory} is a model, only a run has a step {step}")
-        loaded = read_model(path, put)
-        what = _run_of(loaded), loaded.params, loaded.tokenizer, None, path
-        return Model(*what, str(directory), dtype)
-    config = read_config(directory)
-    if isinstance(config, FinetuneConfig):
+        found = read_model(path, put)
+        parts = _run_of(found), found.params, found.tokenizer
+        return Model(*parts, None, path, str(directory), dtype)
+    run = read_config(directory)
+    if isinstance(run, FinetuneConfig):
         raise UserError(f"{directory} is a model of a task: jaxlm predict uses it")
-    abstract = abstract_params(build(config.model))
     files = path / "tokenizer"
     tokenizer = load_tokenizer(files)
-    run = RunFiles(config, {"tokenizer_sha256": tokenizer.sha256})
-    restored = restore_params(directory, abstract, step=step, stored=stay, run=run)
+    restored = restore_params(
+        directory,
+        abstract_params(build(run.model)),
+        step=step,
+        stored=stay,
+        run=RunFiles(run, {"tokenizer_sha256": tokenizer.sha256}),
+    )
     params = restored.state if stay else map_with_path(put, restored.state)
-    what = config, params, tokenizer, restored.step, files
-    return Model(*what, str(directory), dtype)
+    return Model(run, params, tokenizer, restored.step, files, str(directory), dtype)
 
 
 def _device(device: Any) -> jax.Device | None:
@@ -83,9 +86,8 @@ def kept_steps(directory: str | os.PathLike) -> list[int]:
 
 def _existing(directory: Any) -> epath.Path:
     if not isinstance(directory, str | os.PathLike) or not str(directory):
-        raise UserError(
-            f"{shown(directory)} is not the path of a run or model directory"
-        )
+        this = f"{shown(directory)} is not the path"
+        raise UserError(f"{this} of a run or model directory")
     path = place(directory)
     if not path.is_dir():
         how = "is a file: name its directory" if path.exists() else "does not exist"

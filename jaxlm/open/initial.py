@@ -43,18 +43,16 @@ def check_init(directory: str) -> None:
 def other_settings(directory: str, model: ModelConfig) -> list[str]:
     """A note if settings that no shape shows differ from those of `--init`."""
     theirs, _ = model_of(directory)
-    names = ["activation", "norm_eps"]
-    ropes = [getattr(each, "positions", "") == "rope" for each in (theirs, model)]
-    windows = [getattr(each, "window", 0) > 0 for each in (theirs, model)]
-    names += ["rope_base"] if all(ropes) else []
-    names += ["window"] if any(windows) else []
-    names += ["global_every"] if all(windows) else []
-    names += ["local_rope_base"] if all(windows) and all(ropes) else []
+    rope = all(getattr(x, "positions", "") == "rope" for x in (theirs, model))
+    windows = [getattr(x, "window", 0) > 0 for x in (theirs, model)]
+    names = ["activation", "norm_eps", *["rope_base"] * rope]
+    names += ["window"] * any(windows) + ["global_every"] * all(windows)
+    names += ["local_rope_base"] * (all(windows) and rope)
+    pairs = [[getattr(x, name, None) for x in (theirs, model)] for name in names]
     others = [
         f"model.{name} = {there} there and {here} here"
-        for name in names
-        if (there := getattr(theirs, name, None))
-        != (here := getattr(model, name, None))
+        for name, (there, here) in zip(names, pairs, strict=True)
+        if there != here
     ]
     return [f"--init {directory} has {', '.join(others)}"] if others else []
 
@@ -74,16 +72,12 @@ def check_vocabulary(directory: str, tokenizer: Tokenizer, *, other: bool) -> li
         for i, (theirs, mine) in enumerate(pairs)
         if theirs != mine and not any(map(_UNUSED, (str(theirs), str(mine))))
     ]
-    said = (
-        f"--init {directory} has tokenizer sha256 {known.sha256[:12]}…, the corpus "
-        f"{tokenizer.sha256[:12]}…"
-    )
+    digests = f"{known.sha256[:12]}…, the corpus {tokenizer.sha256[:12]}…"
+    said = f"--init {directory} has tokenizer sha256 {digests}"
     if not others:
         return [f"{said}: the words are equal, their [unused] places or cuts are not"]
-    said += (
-        f": {len(others):,} of {len(pairs):,} entries are other words, the first is "
-        f"entry {others[0]}"
-    )
+    count = f"{len(others):,} of {len(pairs):,} entries are other words"
+    said += f": {count}, the first is entry {others[0]}"
     if other:
         return [said]
     model = is_model(local(directory))

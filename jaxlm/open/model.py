@@ -1,6 +1,5 @@
 """A model in memory: encode, forward, embed, score, fill, generate, save."""
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -142,14 +141,12 @@ class Model:
     def _forward(self) -> Callable[..., Any]:
         whole = not self.family.missing_head(self.config, self.params)
 
-        @functools.partial(jax.jit, static_argnames="looks")
         def forward(params: Any, *inputs: Any, **facts: Any) -> Encoded:
-            out: Any = self.module.apply(
-                {"params": params}, *inputs, **facts, logits=whole
-            )
+            variables = {"params": params}
+            out: Any = self.module.apply(variables, *inputs, **facts, logits=whole)
             return out._replace(last=None, table=None, head=None)
 
-        return forward
+        return jax.jit(forward, static_argnames="looks")
 
     def forward(
         self,
@@ -279,13 +276,11 @@ class Model:
         warn_unknown(self.tokenizer, counted(self.tokenizer, row))
         length = min(bucket(len(row)), self.config.max_length)
         tokens, mask = self._frame.padded([row], max(length, len(row)))
-        logits = np.asarray(self.forward(tokens, mask=mask).logits, np.float32)[
-            0, holes
-        ]
+        found = self.forward(tokens, mask=mask).logits
+        logits = np.asarray(found, np.float32)[0, holes]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        drawn = scores[:, : self.tokenizer.drawn]
-        best = np.argsort(-drawn, axis=-1)[:, :top_k]
+        best = np.argsort(-scores[:, : self.tokenizer.drawn], axis=-1)[:, :top_k]
         return [
             [Guess(self.tokenizer.token(int(i)), float(score[i])) for i in order]
             for order, score in zip(best, scores, strict=True)

@@ -27,13 +27,13 @@ class Kernel(NamedTuple):
 
 def kernel_work(computation: Computation, call: Instruction) -> Kernel:
     """What a custom call does; an unknown one is counted by its bytes alone."""
-    target = call.attributes.partition('custom_call_target="')[2].partition('"')[0]
+    target = call.attribute(r'custom_call_target="([^"]*)"')
     if target in _FREE:
         return Kernel(0.0, 0.0)
     given = [computation[x] for x in call.operands if x in computation]
     moved = call.hbm + sum(each.hbm for each in given)
     flops = _attention(target, call, given)
-    name = call.source.rpartition("/")[2]
+    name = call.attribute(r'op_name="([^"]*)"').rpartition("/")[2]
     if name in ("", "pallas_call"):
         name = call.name.rpartition(".")[0] or call.name
     return Kernel(flops, moved, "" if flops or target in _MOVE else name)

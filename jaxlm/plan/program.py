@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{[\d,]*(:[^{}]*)?\})?")
 _LINE = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|\w+_computation=)([%\w.\-, ]+)")
 
 
@@ -50,17 +51,15 @@ class Instruction(NamedTuple):
     attributes: str
     root: bool
 
-    @property
-    def called(self) -> str:
-        """The computation of a fusion or a call; empty if there is none."""
-        found = _CALLED.search(self.attributes)
+    def attribute(self, pattern: str) -> str:
+        """The group of a pattern in the attributes; empty if it is not there."""
+        found = re.search(pattern, self.attributes)
         return found[1] if found else ""
 
     @property
-    def source(self) -> str:
-        """The name of the operation in the traced program."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+    def called(self) -> str:
+        """The computation of a fusion or a call; empty if there is none."""
+        return self.attribute(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
     @property
     def nbytes(self) -> float:
@@ -150,10 +149,9 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 def turns(program: Program, loop: Instruction) -> int:
     """How often the body of a `while` runs; 1 if its end is not a constant."""
-    if known := re.search(r'known_trip_count":\{"n":"(\d+)', loop.attributes):
-        return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
-    return max(1, _largest(program, condition[1] if condition else ""))
+    if known := loop.attribute(r'known_trip_count":\{"n":"(\d+)'):
+        return int(known)
+    return max(1, _largest(program, loop.attribute(r"condition=%?([\w.\-]+)")))
 
 
 def _largest(program: Program, name: str) -> int:
@@ -303,12 +301,9 @@ def _product(computation: Computation, each: Instruction) -> Product:
     left, right = (computation[name].results[0] for name in each.operands[:2])
     out = each.results[0]
     if each.op == "dot":
-        summed = _numbers(each.attributes, "lhs_contracting_dims")
-        inner = math.prod(left.shape[axis] for axis in summed)
-        columns = right.size / inner
-        columns /= math.prod(
-            right.shape[axis] for axis in _numbers(each.attributes, "rhs_batch_dims")
-        )
+        inner = math.prod(left.shape[i] for i in _axes(each, "lhs_contracting_dims"))
+        batch = math.prod(right.shape[i] for i in _axes(each, "rhs_batch_dims"))
+        columns = right.size / inner / batch
         sides = out.size / columns, columns
     else:
         inner, sides = _convolution(each, left, right)
@@ -317,9 +312,9 @@ def _product(computation: Computation, each: Instruction) -> Product:
     return Product(2.0 * out.size * inner, inner, (small, large), float32)
 
 
-def _numbers(attributes: str, name: str) -> list[int]:
-    found = re.search(rf"{name}=\{{([\d,]*)\}}", attributes)
-    return [int(each) for each in found[1].split(",") if each] if found else []
+def _axes(each: Instruction, name: str) -> list[int]:
+    found = each.attribute(rf"{name}=\{{([\d,]*)\}}")
+    return [int(axis) for axis in found.split(",") if axis]
 
 
 def _convolution(
@@ -334,29 +329,25 @@ def _convolution(
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)
     assert labels, each
     lhs, rhs, result = labels.groups()
-    window = re.search(r"window=\{([^}]*)\}", each.attributes)
-    facts = dict(one.split("=") for one in window[1].split()) if window else {}
-    sizes = [int(one) for one in facts.get("size", "").split("x") if one]
+    axes = sorted(filter(str.isdecimal, result))
+    window = each.attribute(r"window=\{([^}]*)\}")
+    given = dict(fact.split("=") for fact in window.split())
 
-    def of(name: str, axis: int, default: int) -> int:
-        return int(facts[name].split("x")[axis]) if name in facts else default
+    def of(name: str, default: int = 1) -> list[int]:
+        """A fact of each axis of the window; of padding, that in front."""
+        facts = given[name].split("x") if name in given else [str(default)] * len(axes)
+        return [int(fact.split("_")[0]) for fact in facts]
 
-    places = 1.0
-    for axis, size in enumerate(sizes):
-        low = facts["pad"].split("x")[axis].split("_")[0] if "pad" in facts else "0"
-        places *= _places(
-            left.shape[lhs.index(str(axis))],
-            out.shape[result.index(str(axis))],
-            size,
-            int(low),
-            of("stride", axis, 1),
-            of("lhs_dilate", axis, 1),
-            of("rhs_dilate", axis, 1),
-        )
+    sizes, low = of("size"), of("pad", 0)
+    facts = sizes, low, of("stride"), of("lhs_dilate"), of("rhs_dilate")
+    places = math.prod(
+        _places(left.shape[lhs.index(axis)], out.shape[result.index(axis)], *fact)
+        for axis, *fact in zip(axes, *facts, strict=True)
+    )
     columns = right.shape[rhs.index("o")]
     rows = out.size / columns
     if places != math.prod(sizes):
-        rows /= math.prod(out.shape[result.index(x)] for x in result if x.isdecimal())
+        rows /= math.prod(out.shape[result.index(axis)] for axis in axes)
     return right.shape[rhs.index("i")] * places, (rows, float(columns))
 
 
@@ -365,14 +356,6 @@ def _places(
     length: int, out: int, size: int, low: int, stride: int, spread: int, gap: int
 ) -> float:
     """The mean number of places of a window that meet an element of the input."""
-    end = (length - 1) * spread
-    meet = 0
-    for at in range(out):
-        first = at * stride - low
-        if spread == 1:  # count the places in [0, end]
-            head = max(0, -(first // gap))
-            meet += max(0, min(size - 1, (end - first) // gap) - head + 1)
-        else:
-            found = (first + place * gap for place in range(size))
-            meet += sum(0 <= each <= end and each % spread == 0 for each in found)
-    return meet / max(1, out)
+    at_OW = stride * np.arange(out)[:, None] - low + gap * np.arange(size)
+    inside = (at_OW >= 0) & (at_OW <= (length - 1) * spread) & (at_OW % spread == 0)
+    return float(inside.sum()) / max(1, out)

@@ -34,7 +34,7 @@ _COLLECTIVES = (
     "collective-permute",
     "all-to-all",
 )
-_TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_TRANSFER = r'_xla_megascale_transfer_type="(\w+)"'
 _BETWEEN = " between slices"
 
 
@@ -66,7 +66,7 @@ def _run(program: Program, name: str, times: int, machine: Topology) -> list[Ste
 
     for each in computation.values():
         if each.op == "while":
-            body = each.attributes.partition("body=")[2].partition(",")[0].lstrip("%")
+            body = each.attribute(r"body=%?([\w.\-]+)")
             done += enter(body, times * turns(program, each))
         elif each.op == "conditional":
             done += max(
@@ -84,7 +84,7 @@ def _run(program: Program, name: str, times: int, machine: Topology) -> list[Ste
         elif not _FREE.fullmatch(each.op):
             if each.op.endswith("-start") or each.op == "recv":
                 begun[each.name] = len(done)
-            done += _one(program, computation, each, times, machine)
+            done.append(_one(program, computation, each, times, machine))
     return done
 
 
@@ -123,7 +123,7 @@ def _one(
     each: Instruction,
     times: int,
     machine: Topology,
-) -> list[Step]:
+) -> Step:
     chip = machine.chip
     kind = each.op.removesuffix("-start")
     if each.op == "fusion" and "all-reduce-scatter" in each.called:
@@ -131,30 +131,29 @@ def _one(
     if kind in _COLLECTIVES:
         size, sent = _sent(computation, each, kind)
         seconds = sent / chip.links + _LATENCY
-        return [Step(each, times, times * seconds, kind, moved=times * size)]
-    if transfer := each.op == "recv" and _TRANSFER.search(each.attributes):
-        size, sent = _sent_between(each, transfer[1], machine.slices)
+        return Step(each, times, times * seconds, kind, moved=times * size)
+    if each.op == "recv" and (kind := each.attribute(_TRANSFER)):
+        size, sent = _sent_between(each, kind, machine.slices)
         seconds = sent / chip.network + _LATENCY
-        kind = transfer[1].lower().replace("_", "-") + _BETWEEN
-        return [Step(each, times, times * seconds, kind, moved=times * size)]
+        by = kind.lower().replace("_", "-") + _BETWEEN
+        return Step(each, times, times * seconds, by, moved=times * size)
     if each.op == "custom-call":
         found = kernel_work(computation, each)
         seconds = max(found.flops / machine.peak, found.moved / chip.hbm)
         rates = (times * seconds, "kernel", times * found.flops, times * found.moved)
-        return [Step(each, times, *rates, unknown=found.unknown)]
+        return Step(each, times, *rates, unknown=found.unknown)
     does = work(program, computation, each)
     parts = {
         "matrix": math.fsum(_matrix_seconds(one, machine) for one in does.products),
         "memory": does.moved / chip.hbm,
         "vector": does.elements / chip.vector,
     }
-    by = max(parts, key=lambda name: parts[name])
+    by = max(parts, key=parts.__getitem__)
     seconds = parts[by]
-    if each.op in ("copy-start", "slice-start"):
-        by = "prefetch"
-    return [
-        Step(each, times, times * seconds, by, times * does.flops, times * does.moved)
-    ]
+    by = "prefetch" if each.op in ("copy-start", "slice-start") else by
+    return Step(
+        each, times, times * seconds, by, times * does.flops, times * does.moved
+    )
 
 
 def _sent(

@@ -6,7 +6,6 @@
 No such device is needed: `libtpu`, or the CUDA plugin of JAX, compiles for it.
 """
 
-import difflib
 import importlib.metadata
 import importlib.util
 import os
@@ -15,14 +14,13 @@ from typing import Any, NamedTuple
 
 from jax.experimental import topologies
 
+from jaxlm.config.checks import instead
 from jaxlm.devices import peak_flops
 from jaxlm.types import UserError
 
 _GIB = 2**30
-_EXAMPLES = (
-    "v5e:2x4, v5e:4x4, v5e:16x16, v6e:2x4, v6e:4x4, v6e:16x16, v5p:2x2x2, v5p:4x4x4, "
-    "2xv5e:16x16, h100:1, h100:8"
-)
+_EXAMPLES = ("v5e:2x4", "v5e:4x4", "v5e:16x16", "v6e:2x4", "v6e:4x4", "v6e:16x16")
+_EXAMPLES += ("v5p:2x2x2", "v5p:4x4x4", "2xv5e:16x16", "h100:1", "h100:8")
 
 
 class Chip(NamedTuple):
@@ -87,9 +85,8 @@ def open_topology(name: str) -> Topology:
     rank = {"h100": 1, "v5p": 3}.get(kind, 2)
     fits = kind in _CHIPS and shape.count("x") == rank - 1
     if not fits or (slices and kind == "h100"):
-        near = difflib.get_close_matches(name, _EXAMPLES.split(", "), 1, cutoff=0.8)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"no topology {name!r}: {hint}such are {_EXAMPLES}")
+        known = instead(name, _EXAMPLES, "such are")
+        raise UserError(f"no topology {name!r}: {known}")
     _require("jax-cuda12-plugin" if kind == "h100" else "libtpu")
     try:
         devices = _devices(kind, shape, int(slices or 1))

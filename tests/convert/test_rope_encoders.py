@@ -7,13 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exported import (
-    CONFIGS,
-    export,
-    random_params,
-    same,
-    tokenizer_of,
-)
+from exported import CONFIGS, export, random_params, same, tokenizer_of
 from safetensors.numpy import load_file, save_file
 
 import jaxlm

@@ -8,13 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import (
-    WEIGHTS,
-    edit,
-    export,
-    read,
-    same,
-)
+from exported import WEIGHTS, edit, export, read, same
 from safetensors.numpy import load_file, save_file
 
 import jaxlm

@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxlm.plan.program import read_program
-from jaxlm.plan.roofline import (
-    between_slices,
-    collective,
-    compute_seconds,
-    steps_of,
-)
+from jaxlm.plan.roofline import between_slices, collective, compute_seconds, steps_of
 from jaxlm.plan.topologies import _CHIPS, Topology
 
 CHIP = _CHIPS["h100"]

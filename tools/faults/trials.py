@@ -16,15 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.faults import harms
-from tools.faults.commands import (
-    SAID,
-    SAME,
-    UNCLEAR,
-    Ended,
-    judge,
-    run,
-    signalled,
-)
+from tools.faults.commands import SAID, SAME, UNCLEAR, Ended, judge, run, signalled
 from tools.faults.world import World, sound
 
 JOBS = len(os.sched_getaffinity(0))
