@@ -9,11 +9,11 @@ into transformers live.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +21,7 @@ from jaxlm.config import BertConfig
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_types import BERT, canonical
 from jaxlm.convert.rules import TensorTable
-from jaxlm.models.bert import Bert
+from jaxlm.families import parameter_shapes
 from jaxlm.tree import is_padded, leaves, map_with_path
 from jaxlm.types import MlmBatch
 
@@ -30,14 +30,6 @@ TINY = BertConfig(
     vocab_size=61, num_layers=2, num_heads=2, d_model=16, d_ff=24, max_length=13
 )
 ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
-
-
-def shapes(config: BertConfig) -> Any:
-    """The parameter tree of `config`, as shapes."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    return jax.eval_shape(Bert(config).init, jax.random.key(0), tokens, tokens)[
-        "params"
-    ]
 
 
 def random_params(config: BertConfig, seed: int = 0, std: float = 0.2) -> Any:
@@ -50,8 +42,9 @@ def random_params(config: BertConfig, seed: int = 0, std: float = 0.2) -> Any:
         more = [(0, shape[0] - rows), *[(0, 0)] * (len(shape) - 1)]
         return np.pad(some, more) + path.endswith("scale")
 
-    values = {path: value(path, leaf.shape) for path, leaf in leaves(shapes(config))}
-    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes(config))
+    shapes = parameter_shapes(config)
+    values = {path: value(path, leaf.shape) for path, leaf in leaves(shapes)}
+    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes)
 
 
 def random_batch(
@@ -105,7 +98,7 @@ def to_transformers(config: BertConfig, params: Any, family: str = "Bert") -> An
 def from_transformers(config: BertConfig, tensors: dict[str, np.ndarray]) -> Any:
     """Tensors by transformers' names (weights or gradients) as a tree of ours."""
     named = {canonical(name): array for name, array in tensors.items()}
-    tree = shapes(config)
+    tree = parameter_shapes(config)
     table = TensorTable(BERT.rules(config, tree), tree)
     return table.params(named.__getitem__, lambda _, array: array)
 
@@ -120,12 +113,7 @@ def transformers_results(
 ) -> dict[str, Any]:
     """Outputs, loss and gradients of transformers without dropout.
 
-    Args:
-        config: of the model.
-        params: ours.
-        batch: ours.
-        double: compute in float64.
-        family: "Bert" or "Ernie".
+    `double` computes in float64; `family` is "Bert" or "Ernie".
     """
     import torch
 
@@ -167,8 +155,6 @@ def transformers_inputs(batch: MlmBatch) -> dict[str, Any]:
 
 def case(activation: str) -> tuple[BertConfig, Any, MlmBatch]:
     """Config, weights and batch of the golden file of an activation."""
-    import dataclasses
-
     config = dataclasses.replace(TINY, activation=activation)
     batch = random_batch(config, batch=3, length=11, predictions=4)
     return config, random_params(config), batch

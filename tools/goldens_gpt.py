@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import GptConfig, gpt1, gpt2
 from jaxlm.convert.huggingface import from_params
 from jaxlm.convert.model_types import GPT1, GPT2
-from jaxlm.models.gpt import Gpt
+from jaxlm.families import parameter_shapes
 from jaxlm.tree import leaves, map_with_path
 from tools.goldens import FOLDER
 
@@ -40,24 +39,18 @@ def family(config: GptConfig) -> str:
     return "gpt2" if config.norm == "pre" else "gpt1"
 
 
-def shapes(config: GptConfig) -> Any:
-    """The parameter tree of `config`, as shapes."""
-    module = Gpt(config)
-    return jax.eval_shape(module.init, jax.random.key(0), *module.example())["params"]
-
-
 def random_params(config: GptConfig, seed: int = 0, std: float = 0.2) -> Any:
     """Weights without a zero bias or a unit scale, so that a swapped leaf shows.
 
     The rows that pad the vocabulary are large: nothing may read them.
     """
     random = np.random.RandomState(seed)
-    values = {}
-    for path, leaf in leaves(shapes(config)):
+    shapes, values = parameter_shapes(config), {}
+    for path, leaf in leaves(shapes):
         value = random.standard_normal(leaf.shape).astype(np.float32) * std
         values[path] = value + path.endswith("scale")
     values["embed/token/table"][config.vocab_size :] = 100
-    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes(config))
+    return map_with_path(lambda path, _: jnp.asarray(values[path]), shapes)
 
 
 def random_tokens(config: GptConfig, batch: int, length: int, seed: int = 0) -> Any:

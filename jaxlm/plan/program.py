@@ -330,8 +330,8 @@ def _convolution(
     assert labels, each
     lhs, rhs, result = labels.groups()
     axes = sorted(filter(str.isdecimal, result))
-    window = each.attribute(r"window=\{([^}]*)\}")
-    given = dict(fact.split("=") for fact in window.split())
+    said = each.attribute(r"window=\{([^}]*)\}")
+    given = dict(fact.split("=") for fact in said.split())
 
     def of(name: str, default: int = 1) -> list[int]:
         """A fact of each axis of the window; of padding, that in front."""
@@ -340,10 +340,10 @@ def _convolution(
 
     sizes, low = of("size"), of("pad", 0)
     facts = sizes, low, of("stride"), of("lhs_dilate"), of("rhs_dilate")
-    places = math.prod(
-        _places(left.shape[lhs.index(axis)], out.shape[result.index(axis)], *fact)
-        for axis, *fact in zip(axes, *facts, strict=True)
-    )
+    places = 1.0
+    for axis, *window in zip(axes, *facts, strict=True):
+        lengths = left.shape[lhs.index(axis)], out.shape[result.index(axis)]
+        places *= _places(*lengths, *window)
     columns = right.shape[rhs.index("o")]
     rows = out.size / columns
     if places != math.prod(sizes):
