@@ -12,8 +12,17 @@ import tyro
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.runtime import say, start_jax
+from jaxlm.files import write_file, write_json
 from jaxlm.types import UserError, plural
-from jaxlm.zeroshot.protocol import PROTOCOLS, Figure, Options, Report, Variant
+from jaxlm.zeroshot.protocol import (
+    PROTOCOLS,
+    Figure,
+    Options,
+    Report,
+    Variant,
+    with_template,
+    wrong,
+)
 
 Name = Literal["", "pairs", "lambada", "lm", "reading", "summary", "translation"]
 
@@ -48,21 +57,44 @@ class Zeroshot(Options):
     none."""
 
 
-_USES = {  # which of `Options` each protocol, or what is run instead, depends on
-    "pairs": "limit method",
-    "lambada": "limit",
-    "lm": "limit detokenise",
-    "reading": "limit",
-    "summary": "limit seeds",
-    "translation": "limit seeds shots source target",
-    "harness": "limit",
-    "prompt": "",
-}
+_USES = {name: each.uses for name, each in PROTOCOLS.items()}
+_USES |= {"harness": "limit", "prompt": ""}  # which of `Options` matter
 
 
 def run_zeroshot(argv: list[str]) -> int:
     """The verb `zeroshot`."""
     args = parse(Zeroshot, argv)
+    _check(args)
+    if args.harness:
+        return _harness(args)
+    if not args.protocol:
+        return _continue(args)
+    protocol: Any = importlib.import_module(f"jaxlm.zeroshot.{args.protocol}")
+    variants = with_template(protocol.VARIANTS, args.prompt)
+    if not (items := protocol.read(args.data)):
+        said = f"{', '.join(args.data)}: nothing to read"
+        raise UserError(f"{said}: {wrong(args.protocol)}")
+    model = _opened(args)
+    if args.protocol != "pairs" and model.family.bidirectional:
+        raise UserError(
+            f"{model.family.article} continues no text, as {args.protocol} asks: "
+            f"--protocol pairs fits every family, and jaxlm {model.family.purpose}"
+        )
+    report = protocol.run(model, items, variants, args)
+    for variant in variants:
+        print(f"{variant.name}: {variant.source}")
+    print()
+    table = _pairs_table if args.protocol == "pairs" else _table
+    table(report.figures)
+    for note in report.notes:
+        say(note)
+    if args.out:
+        _write(report, variants, args)
+    return 0
+
+
+def _check(args: Zeroshot) -> None:
+    """Refuse flags that are missing, or that would do nothing."""
     if args.out and Path(args.out).suffix != ".jsonl":
         raise UserError(f"--out {args.out} is not .jsonl")
     if args.protocol and args.harness:
@@ -76,109 +108,63 @@ def run_zeroshot(argv: list[str]) -> int:
     for flag in ("data", "out") if what == "prompt" else ():
         if getattr(args, flag):
             raise UserError(f"--{flag} needs --protocol: {', '.join(PROTOCOLS)}")
-    if args.harness:
-        return _harness(args)
-    if not args.protocol:
-        return _continue(args)
-    if not args.data:
-        raise UserError(f"--data: {args.protocol} needs {PROTOCOLS[args.protocol]}")
-    protocol: Any = importlib.import_module(f"jaxlm.zeroshot.{args.protocol}")
-    from jaxlm.zeroshot.protocol import with_template
-
-    variants = with_template(protocol.VARIANTS, args.prompt)
-    items = protocol.read(args.data)
-    model = _opened(args)
-    if protocol.NEEDS and model.family.bidirectional:
-        raise UserError(
-            f"{model.family.article} continues no text, as {args.protocol} asks: "
-            f"--protocol pairs fits every family, and jaxlm {model.family.purpose}"
-        )
-    report = protocol.run(model, items, variants, args)
-    _show(report, variants, args, protocol)
-    if args.out:
-        _write(report, variants, args)
-    return 0
+    if what == "prompt" and not args.prompt:
+        raise UserError(f"--protocol is missing: {', '.join(PROTOCOLS)}; or --prompt")
+    if args.protocol and not args.data:
+        raise UserError(f"--data: {what} needs {PROTOCOLS[what].holds}")
 
 
 def _opened(args: Zeroshot) -> Any:
     start_jax()
     import jaxlm
 
-    step = None if args.step < 0 else args.step
-    return jaxlm.load(args.directory, step=step)
+    return jaxlm.load(args.directory, step=None if args.step < 0 else args.step)
 
 
 def _continue(args: Zeroshot) -> int:
-    if not args.prompt:
-        raise UserError(f"--protocol is missing: {', '.join(PROTOCOLS)}; or --prompt")
     model = _opened(args)
-    (made,) = model.generate(args.prompt, temperature=0.0, max_tokens=_short(model))
+    most = min(50, model.config.max_length // 2)
+    (made,) = model.generate(args.prompt, temperature=0.0, max_tokens=most)
     print(args.prompt + made.text)
     return 0
-
-
-def _short(model: Any) -> int:
-    return min(50, model.config.max_length // 2)
 
 
 def _harness(args: Zeroshot) -> int:
     from jaxlm.zeroshot.harness import evaluate
 
-    model = _opened(args)
-    found = evaluate(model, args.harness, limit=args.limit or None)
+    found = evaluate(_opened(args), args.harness, limit=args.limit or None)
     for task, figures in found.items():
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         print(f"{task}  {shown}")
     if args.out:
-        beside = Path(args.out).with_suffix(".json")
-        beside.write_text(json.dumps(found, indent=1))
+        Path(args.out).with_suffix(".json").write_text(json.dumps(found, indent=1))
     return 0
 
 
-def _show(report: Report, variants: list[Variant], args: Any, protocol: Any) -> None:
-    for variant in variants:
-        print(f"{variant.name}: {variant.source}")
-    print()
-    if args.protocol == "pairs":
-        _pairs_table(report.figures, protocol.published(args.data), protocol.HUMAN)
-    else:
-        for each in report.figures:
-            beside = ", ".join(f"{k} {_number(v)}" for k, v in each.beside.items())
-            name = f"{each.variant}  {each.name}"
-            print(
-                f"{name:<36} {_with_error(each):>18}  n {each.n:,}  {beside}".rstrip()
-            )
-    for note in report.notes:
-        say(note)
+def _table(figures: list[Figure]) -> None:
+    for each in figures:
+        beside = ", ".join(f"{k} {_number(v)}" for k, v in each.beside.items())
+        name = f"{each.variant}  {each.name}"
+        print(f"{name:<36} {_with_error(each):>18}  n {each.n:,}  {beside}".rstrip())
 
 
-def _pairs_table(
-    figures: list[Figure], published: dict[str, dict[str, float]], human: float
-) -> None:
+def _pairs_table(figures: list[Figure]) -> None:
     """A row for all, each phenomenon and, indented, each of its paradigms."""
     rows: dict[str, dict[str, Figure]] = {}
-    inside: dict[str, list[str]] = {"all": []}
     for each in figures:
         rows.setdefault(each.name, {})[each.variant] = each
-    term = "all"
-    for name in rows:
-        term = name if name[-1] == "." else term
-        inside.setdefault(name, [name] * (name[-1] != "."))
-        if name not in ("all", term):
-            inside[term].append(name)
-            inside["all"].append(name)
-    columns = list(dict.fromkeys(each.variant for each in figures))
+    variants = list(dict.fromkeys(each.variant for each in figures))
+    published = [name for name in figures[0].beside if name != "chance"]
     wide = max(map(len, rows)) + 2
-    print(f"{'':<{wide}} {'n':>6}", *(f"{c:>13}" for c in [*columns, *published]))
+    print(f"{'':<{wide}} {'n':>6}", *(f"{c:>13}" for c in [*variants, *published]))
     for name, row in rows.items():
-        cells = [_with_error(row[c]) if c in row else "" for c in columns]
-        for values in published.values():
-            known = [values[each] for each in inside[name] if each in values]
-            cells.append(f"{sum(known) / len(known):.3f}" if known else "")
+        first = row[min(row, key=variants.index)]
+        cells = [_with_error(row[c]) if c in row else "" for c in variants]
+        cells += [f"{first.beside.get(c, math.nan):.3f}" for c in published]
         label = name.rstrip(".") if name == "all" or name[-1] == "." else f"  {name}"
         number = max(each.n for each in row.values())
         print(f"{label:<{wide}} {number:>6,}", *(f"{cell:>13}" for cell in cells))
-    print(f"chance .5; humans {human} on BLiMP; columns of other models are published")
+    print("chance .5; humans 0.886 on BLiMP; columns of other models are published")
 
 
 def _with_error(figure: Figure) -> str:
@@ -194,19 +180,13 @@ def _number(value: float) -> str:
 
 
 def _write(report: Report, variants: list[Variant], args: Any) -> None:
-    from jaxlm.files import write_file, write_json
-
     lines = (json.dumps(each, ensure_ascii=False) for each in report.answers)
     write_file(Path(args.out), "".join(f"{line}\n" for line in lines))
     beside = Path(args.out).with_suffix(".json")
     figures = [each._asdict() for each in report.figures]
     figures = [{k: None if v != v else v for k, v in each.items()} for each in figures]
-    record = {
-        "model": args.directory,
-        "step": args.step,
-        "protocol": args.protocol,
-        "data": args.data,
-    }
+    record = {name: getattr(args, name) for name in ("step", "protocol", "data")}
     record |= {"variants": [dataclasses.asdict(each) for each in variants]}
-    write_json(beside, {**record, "notes": report.notes, "figures": figures})
+    record |= {"notes": report.notes, "figures": figures}
+    write_json(beside, {"model": args.directory, **record})
     say(f"{args.out}: {plural(len(report.answers), 'answer')}; {beside}: figures")

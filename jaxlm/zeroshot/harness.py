@@ -11,22 +11,20 @@ is read in windows side by side.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxlm.config.checks import optional
 from jaxlm.generate.sampling import Sampling
+from jaxlm.open import Model
 from jaxlm.scoring import Scorer, Scoring
 from jaxlm.types import UserError, without_notes
 from jaxlm.zeroshot.protocol import continued
-
-if TYPE_CHECKING:
-    from jaxlm.open import Model
 
 _LONGEST = 256  # tokens of an answer, the harness's default
 _EXTRA = "'jaxlm[zeroshot]'"
 
 
-def adapter(model: "Model") -> Any:
+def adapter(model: Model) -> Any:
     """The model as an `lm_eval.api.model.LM`, with its three methods."""
     harness = optional("lm_eval.api.model", "the harness", _EXTRA)
     scorer = Scorer(model.module, model.params, model.tokenizer)
@@ -48,11 +46,9 @@ def adapter(model: "Model") -> Any:
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             found = [""] * len(requests)
-            groups: dict[Any, list[int]] = {}
-            for i, each in enumerate(requests):
-                _, options = each.args
-                groups.setdefault(_sampling(model, options), []).append(i)
-            for sampling, numbers in groups.items():
+            asked = [_sampling(model, each.args[1]) for each in requests]
+            for sampling in dict.fromkeys(asked):
+                numbers = [i for i, each in enumerate(asked) if each == sampling]
                 prompts = [requests[i].args[0] for i in numbers]
                 texts = continued(model, prompts, sampling)
                 for i, text in zip(numbers, texts, strict=True):
@@ -62,7 +58,7 @@ def adapter(model: "Model") -> Any:
     return Adapter()
 
 
-def _sampling(model: "Model", options: dict[str, Any]) -> Sampling:
+def _sampling(model: Model, options: dict[str, Any]) -> Sampling:
     until = options.get("until") or ()
     stop = (until,) if isinstance(until, str) else tuple(each for each in until if each)
     drawn = options.get("do_sample", False)
@@ -73,28 +69,21 @@ def _sampling(model: "Model", options: dict[str, Any]) -> Sampling:
 
 
 def evaluate(
-    model: "Model", tasks: Sequence[str], limit: int | None = None
+    model: Model, tasks: Sequence[str], limit: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Figures by task, of tasks named or in .yaml files."""
     lm_eval = optional("lm_eval", "the harness", _EXTRA)
-    manager = optional("lm_eval.tasks", "the harness", _EXTRA).TaskManager
+    tasks_of = optional("lm_eval.tasks", "the harness", _EXTRA).TaskManager
     folders = {str(Path(task).parent) for task in tasks if task.endswith(".yaml")}
     names = [Path(task).stem if task.endswith(".yaml") else task for task in tasks]
-    manager = manager(include_path=sorted(folders) or None)
-    known = {*manager.all_tasks}
-    for name in names:
-        if name not in known:
-            raise UserError(f"lm-evaluation-harness has no task {name!r}")
-    found = lm_eval.simple_evaluate(
-        adapter(model),
-        tasks=names,
-        task_manager=manager,
-        limit=limit,
-        bootstrap_iters=0,
-    )
+    manager = tasks_of(include_path=sorted(folders) or None)
+    for name in {*names} - {*manager.all_tasks}:
+        raise UserError(f"lm-evaluation-harness has no task {name!r}")
+    how = {"task_manager": manager, "limit": limit, "bootstrap_iters": 0}
+    results = lm_eval.simple_evaluate(adapter(model), tasks=names, **how)["results"]
     return {
         task: {
             k.removesuffix(",none"): v for k, v in each.items() if isinstance(v, float)
         }
-        for task, each in found["results"].items()
+        for task, each in results.items()
     }

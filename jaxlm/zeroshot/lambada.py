@@ -7,40 +7,39 @@ Which stop words OpenAI barred is not public; ours are in `STOP_WORDS`.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxlm.open import Model
 from jaxlm.scoring import Scorer, Scoring
 from jaxlm.types import UserError, without_notes
 from jaxlm.zeroshot.protocol import (
     Options,
     Report,
     Variant,
+    Variants,
     files_of,
     mean_of,
     perplexity_of,
     records,
-    wrong,
 )
 
-if TYPE_CHECKING:
-    from jaxlm.open import Model
-
-NEEDS = "next"
+_SMALL = "GPT-2 117M"
+Passages = Sequence[tuple[str, str]]
 VARIANTS = (
     Variant(
         "paper",
         "Radford et al. 2019, section 3.3: OpenAI scored the last token "
         "(lm-evaluation-harness#356), and barred stop words",
+        published={"accuracy": {_SMALL: 0.4599}, "perplexity": {_SMALL: 35.13}},
     ),
     Variant("no filter", "the same without the filter of stop words"),
-    Variant("community", "lm-evaluation-harness, lambada_openai: the whole word"),
+    Variant(
+        "community",
+        "lm-evaluation-harness, lambada_openai: the whole word",
+        published={"accuracy": {_SMALL: 0.3256}, "perplexity": {_SMALL: 40.06}},
+    ),
 )
-PUBLISHED = {  # of the smallest GPT-2
-    "paper": {"accuracy": 0.4599, "perplexity": 35.13},
-    "community": {"accuracy": 0.3256, "perplexity": 40.06},
-}
 _STOP_WORDS = """
 a about after again all also am an and any are as at be because been before being
 but by can could did do does doing down each else even for from further had has have
@@ -63,31 +62,20 @@ def read(paths: Sequence[str]) -> list[tuple[str, str]]:
             if not passage.strip() or not word.strip():
                 raise UserError(f"{where}: no passage before a last word")
             found.append((passage, word))
-    if not found:
-        raise UserError(f"{', '.join(paths)}: no passage: {wrong('lambada', '')}")
     return found
 
 
-def run(
-    model: "Model",
-    items: Sequence[tuple[str, str]],
-    variants: Sequence[Variant],
-    options: Options,
-) -> Report:
+def run(model: Model, items: Passages, variants: Variants, options: Options) -> Report:
     """Accuracy and perplexity of each variant."""
     items = items[: options.limit or None]
     passages, words = [one for one, _ in items], [f" {word}" for _, word in items]
     scorer = Scorer(model.module, model.params, model.tokenizer)
-    tokenizer = model.tokenizer
-    barred = [
-        i
-        for i in range(tokenizer.vocab_size)
-        if tokenizer.decode([i]).strip().lower() in STOP_WORDS
-    ]
+    size = model.tokenizer.vocab_size
+    words_of_ids = [model.tokenizer.decode([i]).strip().lower() for i in range(size)]
+    barred = [i for i, word in enumerate(words_of_ids) if word in STOP_WORDS]
     with without_notes():  # counted below
         plain = scorer.score(words, passages, Scoring())
         filtered = scorer.score(words, passages, Scoring(), barred)
-    luck = mean_of("", "", [p.split().count(w) / len(p.split()) for p, w in items])
     right = {
         "paper": [each.likeliest[-1] for each in filtered],
         "no filter": [each.likeliest[-1] for each in plain],
@@ -95,28 +83,27 @@ def run(
     }
     last = [-float(each.log_p[-1]) for each in plain]
     nats = {"paper": last, "no filter": last, "community": [-e.total for e in plain]}
-    figures = []
-    for name in (variant.name for variant in variants):
-        known = PUBLISHED.get(name, {})
-        beside = {f"GPT-2 117M {k}": v for k, v in known.items()}
-        chance = {
-            "chance": 1 / tokenizer.vocab_size,
-            "a word of the passage": luck.value,
+    luck = np.mean([p.split().count(w) / len(p.split()) for p, w in items])
+    beside = {"chance": 1 / size, "a word of the passage": float(luck)}
+    report = Report()
+    for each in variants:
+        report.figures += [
+            mean_of(each, "accuracy", right[each.name], **beside),
+            perplexity_of(each, "perplexity", nats[each.name], chance=size),
+        ]
+    for (passage, word), each, other in zip(items, plain, filtered, strict=True):
+        answer = {
+            "passage": passage,
+            "word": word,
+            "log_p": each.log_p.round(4).tolist(),
         }
-        accuracy = {k: v for k, v in beside.items() if "accuracy" in k}
-        figures.append(mean_of(name, "accuracy", right[name], **chance, **accuracy))
-        others = {k: v for k, v in beside.items() if "perplexity" in k}
-        others["chance"] = float(tokenizer.vocab_size)
-        figures.append(perplexity_of(name, "perplexity", nats[name], **others))
-    answers = [
-        {"passage": passage, "word": word, "log_p": each.log_p.round(4).tolist()}
-        | {"likeliest": each.likeliest.tolist(), "filtered": other.likeliest.tolist()}
-        for (passage, word), each, other in zip(items, plain, filtered, strict=True)
-    ]
+        answer |= {"likeliest": each.likeliest.tolist()}
+        answer |= {"filtered": other.likeliest.tolist()}
+        report.answers.append(answer)
     tokens = np.mean([len(each.log_p) for each in plain])
     cut = sum(not each.whole for each in plain)
-    notes = [
+    report.notes.append(
         f"a last word has {tokens:.2f} tokens on average; {cut:,} of {len(items):,} "
         "passages were truncated on the left to fit the context"
-    ]
-    return Report(figures, answers, notes)
+    )
+    return report

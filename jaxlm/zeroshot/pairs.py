@@ -7,29 +7,27 @@
 Chance is .5, and a tie counts one half.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.open import Model
 from jaxlm.types import UserError
 from jaxlm.zeroshot.protocol import (
     Figure,
     Options,
     Report,
     Variant,
+    Variants,
     files_of,
     mean_of,
     records,
     two_texts,
-    wrong,
 )
 
-if TYPE_CHECKING:
-    from jaxlm.open import Model
-
-NEEDS = ""
 BLIMP = "Warstadt et al. 2020 (arXiv 1912.00582)"
 VARIANTS = (
     Variant("simple", f"Σ log p of the sentence: {BLIMP}, section 4; the harness"),
@@ -38,8 +36,8 @@ VARIANTS = (
     Variant("one prefix", f"{BLIMP}, section 4"),
     Variant("two prefix", f"{BLIMP}, section 4"),
 )
-HUMAN = 0.886
-MODELS = ("ngram", "lstm", "txl", "gpt2")  # of BLiMP's models_summary.jsonl
+MODELS = ("ngram", "lstm", "txl", "gpt2")  # of `_SUMMARY`
+_SUMMARY = "raw_results/summary/models_summary.jsonl"  # of BLiMP's repository
 _BY_WORD = {  # kind → the fields of two prompts and two words
     "one_prefix": "prefix prefix word_good word_bad",
     "two_prefix": "prefix_good prefix_bad word word",
@@ -56,21 +54,26 @@ class Pair(NamedTuple):
     kind: str = ""  # of `_BY_WORD`
     prompts: tuple[str, str] = ("", "")
     words: tuple[str, str] = ("", "")
+    published: Mapping[str, float] = MappingProxyType({})  # model → of the paradigm
+
+
+Pairs = Sequence[Pair]
 
 
 def read(paths: Sequence[str]) -> list[Pair]:
-    """The pairs of files, or of the .jsonl of a directory."""
+    """The pairs of .jsonl files, all below a directory, or of two files of text."""
     if len(paths) == 2 and not any(".jsonl" in path for path in paths):
         return [Pair("pairs", "pairs", *each) for each in two_texts(paths)]
-    found = []
+    found, known = [], published(paths)
     for path in files_of(paths, ".jsonl", "pairs"):
+        if path.endswith(_SUMMARY):
+            continue
         for where, each in records(path, "pairs", "sentence_good", "sentence_bad"):
             name = str(each.get("UID", Path(path).name.partition(".")[0]))
             term = str(each.get("linguistics_term", each.get("phenomenon", name)))
             sentences = each["sentence_good"], each["sentence_bad"]
-            found.append(Pair(name, term, *sentences, *_by_word(where, each)))
-    if not found:
-        raise UserError(f"{', '.join(paths)}: no pair: {wrong('pairs', '')}")
+            pair = Pair(name, term, *sentences, *_by_word(where, each))
+            found.append(pair._replace(published=known.get(name, {})))
     return found
 
 
@@ -87,36 +90,29 @@ def _by_word(where: str, record: dict) -> tuple:
     return ()
 
 
-def run(
-    model: "Model",
-    items: Sequence[Pair],
-    variants: Sequence[Variant],
-    options: Options,
-) -> Report:
-    """Accuracy by paradigm, by phenomenon (a dot follows its name) and of all."""
+def run(model: Model, items: Pairs, variants: Variants, options: Options) -> Report:
+    """Accuracy of all, by phenomenon (a dot follows its name) and by paradigm."""
     pairs = first(items, options.limit)
     n, how = len(pairs), {"method": options.method}
     sentences = [pair.good for pair in pairs] + [pair.bad for pair in pairs]
     found: Any = model.score(sentences, **how)
     total = np.array([each.total for each in found]).reshape(2, n)
     length = np.array([len(each.log_p) for each in found]).reshape(2, n)
-    better = {
+    better = {  # nan where a pair has no such words
         "simple": _better(*total),
         "mean": _better(*(total / length)),
         "pen": _better(*(total / ((5 + length) / 6) ** 0.8)),
     }
-    by_word = [i for i, pair in enumerate(pairs) if pair.kind]
-    if by_word:
+    kinds = np.array([pair.kind for pair in pairs])
+    if (by_word := np.flatnonzero(kinds)).size:
         words = [pairs[i].words[k] for k in (0, 1) for i in by_word]
         prompts = [pairs[i].prompts[k] for k in (0, 1) for i in by_word]
         scored: Any = model.score(words, prompts, **how)
-        scores = [each.total for each in scored]
+        values = np.full(n, np.nan)
+        values[by_word] = _better(*np.reshape([e.total for e in scored], (2, -1)))
         for kind in _BY_WORD:
-            better[kind.replace("_", " ")] = values = np.full(n, np.nan)
-            mine = _better(*np.array(scores).reshape(2, -1))
-            for i, value in zip(by_word, mine, strict=True):
-                if pairs[i].kind == kind:
-                    values[i] = value
+            own = np.where(kinds == kind, values, np.nan)
+            better[kind.replace("_", " ")] = own
     paradigm = np.array([pair.paradigm for pair in pairs])
     phenomenon = np.array([pair.phenomenon for pair in pairs])
     groups = {"all": np.ones(n, bool)}
@@ -124,13 +120,15 @@ def run(
         groups[f"{term}."] = phenomenon == term
         own = dict.fromkeys(paradigm[phenomenon == term])
         groups |= {name: paradigm == name for name in own}
-    names = {variant.name for variant in variants}
-    figures = [
-        mean_of(variant, name, values[group & ~np.isnan(values)], chance=0.5)
-        for name, group in groups.items()
-        for variant, values in better.items()
-        if variant in names and (group & ~np.isnan(values)).any()
-    ]
+    known = {pair.paradigm: pair.published for pair in pairs}
+    figures = []
+    for name, group in groups.items():
+        inside = [known[each] for each in dict.fromkeys(paradigm[group])]
+        beside = {m: float(np.mean([e[m] for e in inside])) for m in inside[0]}
+        for variant in (each for each in variants if each.name in better):
+            values = better[variant.name][group]
+            if len(values := values[~np.isnan(values)]):
+                figures.append(mean_of(variant, name, values, chance=0.5, **beside))
     figures[0] = _pooled(figures[0], better["simple"], paradigm)
     answers = [
         {"paradigm": p.paradigm, "good": p.good, "bad": p.bad}
@@ -147,9 +145,8 @@ def _pooled(figure: Figure, values: np.ndarray, paradigm: np.ndarray) -> Figure:
     parts = [values[paradigm == name] for name in dict.fromkeys(paradigm)]
     if min(map(len, parts)) < 2:
         return figure
-    variances = [part.var(ddof=1) / len(part) for part in parts]
-    weights = np.array([len(part) for part in parts]) / len(values)
-    return figure._replace(error=float(np.sqrt((weights**2 * variances).sum())))
+    variance = sum(len(part) * part.var(ddof=1) for part in parts) / len(values) ** 2
+    return figure._replace(error=float(np.sqrt(variance)))
 
 
 def _better(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
@@ -158,24 +155,17 @@ def _better(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
 
 def first(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     """The first `limit` pairs of each paradigm; 0: all."""
-    seen: dict[str, int] = {}
-    kept = []
+    own: dict[str, list[Pair]] = {}
     for pair in pairs:
-        seen[pair.paradigm] = seen.get(pair.paradigm, 0) + 1
-        if not limit or seen[pair.paradigm] <= limit:
-            kept.append(pair)
-    return kept
+        own.setdefault(pair.paradigm, []).append(pair)
+    return [pair for every in own.values() for pair in every[: limit or None]]
 
 
 def published(paths: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Model → accuracy by paradigm, from the models_summary.jsonl of BLiMP's repository
+    """Paradigm → model → accuracy, from the models_summary.jsonl of BLiMP's repository
     if it is beside the data."""
-    inside = Path("raw_results/summary/models_summary.jsonl")
     for folder in (Path(paths[0]), *Path(paths[0]).parents[:2]):
-        if (folder / inside).is_file():
-            found: dict[str, dict[str, float]] = {}
-            for _, each in records(str(folder / inside), "pairs", "UID"):
-                for name in MODELS:
-                    found.setdefault(name, {})[each["UID"]] = float(each[name])
-            return found
+        if (folder / _SUMMARY).is_file():
+            rows = records(str(folder / _SUMMARY), "pairs", "UID")
+            return {e["UID"]: {m: float(e[m]) for m in MODELS} for _, e in rows}
     return {}

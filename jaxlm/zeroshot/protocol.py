@@ -1,15 +1,16 @@
-"""What protocols share: variants as data, templates, answers, figures.
+"""What protocols share: variants as data, files, prompts, answers, figures.
 
-A protocol is a file with `NEEDS`, `FIELDS`, `VARIANTS` and two functions:
+A protocol is a file with `VARIANTS` and two functions:
 
     read(paths) ── items ── run(model, items, variants, options) ── Report
 """
 
+import bisect
 import dataclasses
 import json
 import math
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,13 +26,35 @@ from jaxlm.types import UserError
 if TYPE_CHECKING:
     from jaxlm.open import Model
 
-PROTOCOLS = {  # name → what its file holds
-    "pairs": "sentence_good and sentence_bad (BLiMP, ZhoBLiMP), or two text files",
-    "lambada": "one text in each record, whose last word is asked for",
-    "lm": "running text",
-    "reading": "SQuAD's or CoQA's JSON",
-    "summary": "stories with @highlight (CNN/DailyMail)",
-    "translation": "two columns, or two text files with as many lines",
+
+class Protocol(NamedTuple):
+    """What a user must know of a protocol before its file is imported."""
+
+    holds: str  # what its data files hold
+    uses: str  # the fields of `Options` that it depends on
+    marks: tuple[str, ...] = ()  # what the beginning of its files has
+
+
+PROTOCOLS = {
+    "pairs": Protocol(
+        "sentence_good and sentence_bad (BLiMP, ZhoBLiMP), or two text files",
+        "limit method",
+        ("sentence_good",),
+    ),
+    "lambada": Protocol(
+        "one text in each record, whose last word is asked for", "limit"
+    ),
+    "lm": Protocol("running text", "limit detokenise"),
+    "reading": Protocol(
+        "SQuAD's or CoQA's JSON", "limit", ('"paragraphs"', '"story"', '"data"')
+    ),
+    "summary": Protocol(
+        "stories with @highlight (CNN/DailyMail)", "limit seeds", ("@highlight",)
+    ),
+    "translation": Protocol(
+        "two columns, or two text files with as many lines",
+        "limit seeds shots source target",
+    ),
 }
 _AT_ONCE = 16  # prompts
 
@@ -67,8 +90,13 @@ class Variant:
     name: str
     source: str
     template: str = ""
+    example: str = ""  # the template of what is shown before: a turn, a pair
     sampling: Sampling = field(default_factory=Sampling)
-    facts: dict[str, Any] = field(default_factory=dict)  # what else differs
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Figure → model → its value."""
+
+
+Variants = Sequence[Variant]
 
 
 class Figure(NamedTuple):
@@ -79,17 +107,16 @@ class Figure(NamedTuple):
     value: float
     error: float  # standard error; nan: none
     n: int
-    beside: Mapping[str, float] = MappingProxyType(
-        {}
-    )  # chance, trivial baselines, published
+    beside: Mapping[str, float] = MappingProxyType({})  # chance, baselines, published
 
 
-class Report(NamedTuple):
+@dataclass
+class Report:
     """What a protocol found."""
 
-    figures: list[Figure]
-    answers: list[dict[str, Any]]
-    notes: list[str]
+    figures: list[Figure] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def greedy(max_tokens: int, *stop: str) -> Sampling:
@@ -97,22 +124,23 @@ def greedy(max_tokens: int, *stop: str) -> Sampling:
     return Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop)
 
 
-def mean_of(variant: str, name: str, values: Any, **beside: float) -> Figure:
-    """The mean of values with its standard error."""
+def mean_of(variant: Variant, name: str, values: Any, **beside: float) -> Figure:
+    """The mean of values with its standard error, beside what is published."""
     values = np.asarray(values, np.float64)
     spread = values.std(ddof=1) if len(values) > 1 else math.nan
     error = float(spread) / math.sqrt(len(values))
-    return Figure(variant, name, float(values.mean()), error, len(values), beside)
+    beside |= variant.published.get(name, {})
+    return Figure(variant.name, name, float(values.mean()), error, len(values), beside)
 
 
-def perplexity_of(variant: str, name: str, nats: Any, **beside: float) -> Figure:
+def perplexity_of(variant: Variant, name: str, nats: Any, **beside: float) -> Figure:
     """exp of mean nats, with its standard error by the delta method."""
-    mean = mean_of(variant, name, nats)
+    mean = mean_of(variant, name, nats, **beside)
     value = math.exp(min(700, mean.value))
-    return mean._replace(value=value, error=value * mean.error, beside=beside)
+    return mean._replace(value=value, error=value * mean.error)
 
 
-def with_template(variants: Sequence[Variant], prompt: str) -> list[Variant]:
+def with_template(variants: Variants, prompt: str) -> list[Variant]:
     """The variants, or with a template of the user's own the first one with it."""
     if not prompt:
         return list(variants)
@@ -120,6 +148,54 @@ def with_template(variants: Sequence[Variant], prompt: str) -> list[Variant]:
         raise UserError("--prompt: this protocol has no prompt, it scores texts")
     own = {"name": "yours", "source": "--prompt", "template": prompt}
     return [dataclasses.replace(variants[0], **own)]
+
+
+def answered(
+    model: "Model",
+    variant: Variant,
+    fields: Sequence[dict[str, str]],
+    cut: Callable[[str], str],
+    *,
+    seed: int = 0,
+    long: str = "",
+) -> tuple[list[str], str]:
+    """The answer to each prompt, and a note of how many prompts did not fit.
+
+    A prompt is the variant's template with its `fields`. Where it is too long the field
+    `long` loses its end, or without one the prompt its beginning. `cut` takes the
+    answer out of what the model said.
+    """
+    room = model.config.max_length - variant.sampling.max_tokens  # type: ignore[union-attr]
+    if room < 1:
+        length = model.config.max_length  # type: ignore[union-attr]
+        raise UserError(
+            f"the context of {length} tokens has no room for a prompt and "
+            f"{variant.sampling.max_tokens} tokens of an answer"
+        )
+    found = [_fitted(model, variant.template, each, long, room) for each in fields]
+    texts = continued(model, [text for text, _ in found], variant.sampling, seed)
+    short = f"{sum(short for _, short in found):,} of {len(found):,}"
+    what = f"{long}s were cut at their end to fit" if long else ""
+    what = what or "prompts were truncated on the left to"
+    return [cut(text) for text in texts], f"{short} {what} {room:,} tokens"
+
+
+def _fitted(
+    model: "Model", template: str, fields: dict[str, str], long: str, room: int
+) -> tuple[str, bool]:
+    """(the prompt, whether it was too long)."""
+
+    def prompt(words: int | None = None) -> str:
+        kept = {long: " ".join(fields[long].split(" ")[:words])} if long else {}
+        return filled(template, fields | kept)
+
+    whole = prompt()
+    too_long = size(model, whole) > room
+    if not long or not too_long:
+        return whole, too_long
+    count = range(len(fields[long].split(" ")))
+    fit = bisect.bisect(count, room, key=lambda n: size(model, prompt(n)))
+    return prompt(max(0, fit - 1)), True
 
 
 def filled(template: str, fields: dict[str, str]) -> str:
@@ -134,38 +210,9 @@ def filled(template: str, fields: dict[str, str]) -> str:
     return template.format_map(fields)
 
 
-def shortened(
-    model: "Model", template: str, fields: dict[str, str], long: str, room: int
-) -> tuple[str, bool]:
-    """(the prompt, whether the field `long` lost its end to fit `room` tokens)."""
-    whole = filled(template, fields)
-    if size(model, whole) <= room:
-        return whole, False
-    words = fields[long].split(" ")
-    least, most = 0, len(words)  # so many words fit, so many do not
-    while most - least > 1:
-        middle = (least + most) // 2
-        short = filled(template, {**fields, long: " ".join(words[:middle])})
-        fits = size(model, short) <= room
-        least, most = (middle, most) if fits else (least, middle)
-    return filled(template, {**fields, long: " ".join(words[:least])}), True
-
-
 def size(model: "Model", text: str) -> int:
     """The number of a text's tokens."""
     return len(model.tokenizer.encode(text, specials=True).ids)
-
-
-def room_of(model: "Model", sampling: Sampling) -> int:
-    """Tokens of a prompt that fit the context beside the answer."""
-    room = model.config.max_length - sampling.max_tokens  # type: ignore[union-attr]
-    if room < 1:
-        length = model.config.max_length  # type: ignore[union-attr]
-        raise UserError(
-            f"the context of {length} tokens has no room for a prompt and "
-            f"{sampling.max_tokens} tokens of an answer"
-        )
-    return room
 
 
 def continued(
@@ -183,6 +230,11 @@ def continued(
         for i, each in zip(numbers, made, strict=False):
             found[i] = each.text
     return found
+
+
+def first_line(text: str) -> str:
+    """The first line that is not empty."""
+    return text.strip().partition("\n")[0]
 
 
 def records(path: str, protocol: str, *needed: str) -> Iterator[tuple[str, dict]]:
@@ -205,30 +257,25 @@ def records(path: str, protocol: str, *needed: str) -> Iterator[tuple[str, dict]
         yield where, record
 
 
-def wrong(protocol: str, start: str) -> str:
+def wrong(protocol: str, start: str = "") -> str:
     """What a file should be, and the protocol that its beginning looks like."""
-    marks = {"sentence_good": "pairs", '"paragraphs"': "reading", '"story"': "reading"}
-    marks |= {'"data"': "reading", "@highlight": "summary", '{"text"': "lambada"}
-    like = next((name for mark, name in marks.items() if mark in start), "")
-    hint = (
-        f"; it looks like one of --protocol {like}"
-        if like not in ("", protocol)
-        else ""
-    )
-    return f"a file of --protocol {protocol} has {PROTOCOLS[protocol]}{hint}"
+    marks = [(mark, name) for name, each in PROTOCOLS.items() for mark in each.marks]
+    like = next((name for mark, name in marks if mark in start), "")
+    if not like and start.startswith('{"text"'):
+        like = "lambada"
+    said = f"a file of --protocol {protocol} has {PROTOCOLS[protocol].holds}"
+    hint = f"; it looks like one of --protocol {like}"
+    return said + hint * (like not in ("", protocol))
 
 
 def files_of(paths: Sequence[str], suffix: str, protocol: str) -> list[str]:
-    """The files that were named; of a directory those with this suffix."""
+    """The files that were named; of a directory all those below with this suffix."""
     found: list[str] = []
     for path in paths:
-        if not Path(path).is_dir():
-            found.append(path)
-            continue
-        inside = sorted(str(each) for each in Path(path).glob(f"*{suffix}*"))
-        if not inside:
-            raise UserError(f"{path} has no file *{suffix}: {wrong(protocol, '')}")
-        found += inside
+        below = Path(path).rglob(f"*{suffix}*") if Path(path).is_dir() else [path]
+        if not (files := sorted(str(each) for each in below)):
+            raise UserError(f"{path} has no file *{suffix}: {wrong(protocol)}")
+        found += files
     return found
 
 
@@ -238,8 +285,8 @@ def two_texts(paths: Sequence[str]) -> list[tuple[str, str]]:
     if len(one) != len(two):
         counts = f"{paths[0]} has {len(one):,} lines and {paths[1]} {len(two):,}"
         raise UserError(f"{counts}: line i of one goes with line i of the other")
-    for number, pair in enumerate(zip(one, two, strict=True), start=1):
-        for path, line in zip(paths, pair, strict=True):
+    for path, lines in zip(paths, (one, two), strict=True):
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 raise UserError(f"{path}, line {number} is empty")
     return list(zip(one, two, strict=True))

@@ -5,8 +5,11 @@ F1 and EM are SQuAD's; a question with several true answers has the best of them
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+
+from jaxlm.open import Model
 from jaxlm.tasks.questions import answer_scores, read_questions
 from jaxlm.tasks.values import parse
 from jaxlm.text.sources import read_file
@@ -15,35 +18,29 @@ from jaxlm.zeroshot.protocol import (
     Options,
     Report,
     Variant,
-    continued,
+    Variants,
+    answered,
+    first_line,
     greedy,
     mean_of,
-    room_of,
-    shortened,
     wrong,
 )
 
-if TYPE_CHECKING:
-    from jaxlm.open import Model
-
-NEEDS = "generate"
 VARIANTS = (
     Variant(
         "paper",
         "Radford et al. 2019, section 3.5: document, history, A:; the rest is ours",
         "{document}\n\n{history}Q: {question}\nA:",
+        "Q: {question}\nA: {answer}\n",
         greedy(24, "\n"),
-        {
-            "turn": "Q: {question}\nA: {answer}\n",
-            "published": {"GPT-2 1542M, CoQA": 0.55},
-        },
+        {"F1": {"GPT-2 1542M, CoQA": 0.55}},
     ),
     Variant(
         "community",
         "lm-evaluation-harness, coqa",
         "{document}\n\n{history}Q: {question}\n\nA:",
+        "Q: {question}\n\nA: {answer}\n\n",
         greedy(24, "\nQ:"),
-        {"turn": "Q: {question}\n\nA: {answer}\n\n", "published": {}},
     ),
 )
 
@@ -56,6 +53,9 @@ class Asked(NamedTuple):
     history: tuple[tuple[str, str], ...]  # questions and answers before
     question: str
     answers: tuple[str, ...]
+
+
+Questions = Sequence[Asked]
 
 
 def read(paths: Sequence[str]) -> list[Asked]:
@@ -77,8 +77,6 @@ def read(paths: Sequence[str]) -> list[Asked]:
             asked = each.question.strip()
             found.append(Asked(each.id, each.context, tuple(history), asked, answers))
             history.append((asked, answers[0]))
-    if not found:
-        raise UserError(f"{', '.join(paths)}: no question with an answer")
     return found
 
 
@@ -102,56 +100,38 @@ def _coqa(path: str, content: str) -> list[Asked]:
     return found
 
 
-def run(
-    model: "Model",
-    items: Sequence[Asked],
-    variants: Sequence[Variant],
-    options: Options,
-) -> Report:
+def run(model: Model, items: Questions, variants: Variants, options: Options) -> Report:
     """F1 and EM of each variant."""
     items = items[: options.limit or None]
     draw = random.Random(0)
-    plain = {
-        "first sentence": [each.document.partition(". ")[0] for each in items],
-        "a random word": [draw.choice(each.document.split()) for each in items],
-    }
-    beside = {
-        name: mean_of(
-            "", "", [_score(i, a)[1] for i, a in zip(items, said, strict=True)]
-        )
-        for name, said in plain.items()
-    }
-    levels = {name: each.value for name, each in beside.items()}
-    figures, answers, notes = [], [], []
+    first = [each.document.partition(". ")[0] for each in items]
+    word = [draw.choice(each.document.split()) for each in items]
+    plain = {"first sentence": first, "a random word": word}
+    levels = {name: _scores(items, said)[1].mean() for name, said in plain.items()}
+    report = Report()
     for variant in variants:
-        room = room_of(model, variant.sampling)
-        turn = variant.facts["turn"]
-        prompts, cut = [], 0
+        fields = []
         for each in items:
-            told = (turn.format(question=q, answer=a) for q, a in each.history)
-            fields = {"document": each.document, "history": "".join(told)}
-            fields |= {"question": each.question}
-            prompt, short = shortened(model, variant.template, fields, "document", room)
-            prompts.append(prompt)
-            cut += short
-        said = continued(model, prompts, variant.sampling)
-        said = [each.strip().partition("\n")[0] for each in said]
-        scores = [_score(i, a) for i, a in zip(items, said, strict=True)]
-        exact, f1 = zip(*scores, strict=True)
-        known: dict[str, Any] = variant.facts["published"]
-        figures.append(mean_of(variant.name, "F1", f1, **levels, **known))
-        figures.append(mean_of(variant.name, "EM", exact))
-        notes.append(
-            f"{variant.name}: {cut:,} of {len(items):,} documents were cut at their "
-            f"end to fit {room:,} tokens"
-        )
-        answers += [
-            {"variant": variant.name, "id": i.id, "question": i.question, "answer": a}
-            | {"truth": list(i.answers), "f1": s[1]}
-            for i, a, s in zip(items, said, scores, strict=True)
+            turns = (
+                variant.example.format(question=question, answer=answer)
+                for question, answer in each.history
+            )
+            history = {"history": "".join(turns), "question": each.question}
+            fields.append({"document": each.document, **history})
+        said, note = answered(model, variant, fields, first_line, long="document")
+        exact, f1 = _scores(items, said)
+        report.figures.append(mean_of(variant, "F1", f1, **levels))
+        report.figures.append(mean_of(variant, "EM", exact))
+        report.notes.append(f"{variant.name}: {note}")
+        report.answers += [
+            {"variant": variant.name, "id": item.id, "question": item.question}
+            | {"answer": answer, "truth": list(item.answers), "f1": score}
+            for item, answer, score in zip(items, said, f1, strict=True)
         ]
-    return Report(figures, answers, notes)
+    return report
 
 
-def _score(item: Asked, answer: str) -> tuple[float, float]:
-    return answer_scores(item.answers, answer, "squad")
+def _scores(items: Questions, said: Sequence[str]) -> np.ndarray:
+    """EM and F1 of each answer, [2, items]."""
+    pairs = zip(items, said, strict=True)
+    return np.array([answer_scores(i.answers, a, "squad") for i, a in pairs]).T

@@ -7,9 +7,10 @@ its signature; the standard error is of 1,000 bootstrap samples.
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxlm.config.checks import optional
+from jaxlm.open import Model
 from jaxlm.text.sources import read_lines
 from jaxlm.types import UserError
 from jaxlm.zeroshot.protocol import (
@@ -17,33 +18,30 @@ from jaxlm.zeroshot.protocol import (
     Options,
     Report,
     Variant,
-    continued,
-    filled,
+    Variants,
+    answered,
+    first_line,
     greedy,
-    room_of,
-    size,
     two_texts,
     wrong,
 )
 
-if TYPE_CHECKING:
-    from jaxlm.open import Model
-
-NEEDS = "generate"
+Pairs = Sequence[tuple[str, str]]
 VARIANTS = (
     Variant(
         "paper",
         "Radford et al. 2019, section 3.7: english sentence = french sentence",
         "{examples}{source} =",
+        "{source} = {target}\n",
         greedy(48, "\n"),
-        {"example": "{source} = {target}\n", "published": {"fr": 5.0, "en": 11.5}},
+        {"en-fr": {"GPT-2 1542M": 5.0}, "fr-en": {"GPT-2 1542M": 11.5}},
     ),
     Variant(
         "community",
         "lm-evaluation-harness, wmt14-en-fr",
         "{examples}{from} phrase: {source}\n{to} phrase:",
+        "{from} phrase: {source}\n{to} phrase: {target}\n\n",
         greedy(48, "\n"),
-        {"example": "{from} phrase: {source}\n{to} phrase: {target}\n\n"},
     ),
 )
 NAMES = {
@@ -79,17 +77,10 @@ def read(paths: Sequence[str]) -> list[tuple[str, str]]:
             if not cells[0] or not cells[1]:
                 raise UserError(f"{path}, line {number} has an empty column")
             found.append((cells[0], cells[1]))
-    if not found:
-        raise UserError(f"{', '.join(paths)}: no pair of sentences")
     return found
 
 
-def run(
-    model: "Model",
-    items: Sequence[tuple[str, str]],
-    variants: Sequence[Variant],
-    options: Options,
-) -> Report:
+def run(model: Model, items: Pairs, variants: Variants, options: Options) -> Report:
     """BLEU of each variant and seed."""
     bleu_of = optional("sacrebleu.metrics", "BLEU", "'jaxlm[zeroshot]'").BLEU
     if len(items) <= options.shots:
@@ -97,52 +88,33 @@ def run(
     cut_by = {"zh": "zh", "ja": "char", "ko": "char"}.get(options.target, "13a")
     names = {"from": NAMES.get(options.source, options.source)}
     names["to"] = NAMES.get(options.target, options.target)
-    figures, answers, notes = [], [], []
+    report = Report()
     for variant in variants:
-        room = room_of(model, variant.sampling)
-        example = variant.facts["example"]
         for seed in range(options.seeds):
             drawn = random.Random(seed).sample(range(len(items)), options.shots)
-            tested = [each for i, each in enumerate(items) if i not in {*drawn}]
-            tested = tested[: options.limit or None]
             shown = [
-                dict(zip(("source", "target"), items[i], strict=True)) for i in drawn
+                variant.example.format(source=items[i][0], target=items[i][1], **names)
+                for i in drawn
             ]
-            examples = "".join(example.format(**each, **names) for each in shown)
-            prompts = [
-                filled(variant.template, {"examples": examples, "source": s, **names})
-                for s, _ in tested
-            ]
-            long = sum(size(model, prompt) > room for prompt in prompts)
-            said = continued(model, prompts, variant.sampling, seed)
-            said = [text.strip().partition("\n")[0] for text in said]
-            truths = [[truth for _, truth in tested]]
+            shared = {"examples": "".join(shown), **names}
+            tested = [each for i, each in enumerate(items) if i not in {*drawn}]
+            sources, truths = zip(*tested[: options.limit or None], strict=True)
+            fields = [{"source": source, **shared} for source in sources]
+            said, note = answered(model, variant, fields, first_line, seed=seed)
             bleu = bleu_of(tokenize=cut_by)
-            found: Any = bleu.corpus_score(said, truths, n_bootstrap=1000)
-            copied = bleu_of(tokenize=cut_by).corpus_score(
-                [s for s, _ in tested], truths
-            )
+            found: Any = bleu.corpus_score(said, [truths], n_bootstrap=1000)
+            copied = bleu_of(tokenize=cut_by).corpus_score(sources, [truths])
             beside = {"copied": copied.score}
-            known = variant.facts.get("published", {})
-            if {options.source, options.target} == {"en", "fr"} and known:
-                beside["GPT-2 1542M"] = known[options.target]
+            beside |= variant.published.get(f"{options.source}-{options.target}", {})
             error = found._ci / 1.96 if hasattr(found, "_ci") else math.nan
-            name = f"BLEU, seed {seed}"
-            figures.append(
-                Figure(variant.name, name, found.score, error, len(tested), beside)
+            figure = f"BLEU, seed {seed}", found.score, error, len(sources), beside
+            report.figures.append(Figure(variant.name, *figure))
+            report.notes.append(
+                f"{variant.name}, seed {seed}: {bleu.get_signature()}; {note}"
             )
-            notes.append(
-                f"{variant.name}, seed {seed}: {bleu.get_signature()}; {long:,} of "
-                f"{len(prompts):,} prompts truncated on the left to {room:,} tokens"
-            )
-            answers += [
-                {
-                    "variant": variant.name,
-                    "seed": seed,
-                    "source": s,
-                    "answer": a,
-                    "truth": t,
-                }
-                for (s, t), a in zip(tested, said, strict=True)
+            told = {"variant": variant.name, "seed": seed}
+            report.answers += [
+                {**told, "source": source, "answer": answer, "truth": truth}
+                for source, answer, truth in zip(sources, said, truths, strict=True)
             ]
-    return Report(figures, answers, notes)
+    return report

@@ -13,6 +13,7 @@ from jaxlm.scoring import Scored
 from jaxlm.zeroshot import pairs
 from jaxlm.zeroshot.protocol import Options
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 # sentence, or (prompt, word) → log-probabilities of its tokens
 SCORES = {
     "a good": [-1.0, -1.0],
@@ -28,6 +29,7 @@ SCORES = {
     ("one", " same"): [-1.0],
     ("two", " same"): [-4.0],
 }
+KNOWN = [("one", 1.0), ("two", 0.5)]  # paradigm, its published accuracy
 
 
 class Model:
@@ -55,13 +57,17 @@ def prefixed(name, uid):
 
 
 def test_accuracies_equal_those_counted_by_hand(tmp_path):
-    write(tmp_path / "one.jsonl", prefixed("a", "one"), prefixed("b", "one"))
+    summary = tmp_path / "raw_results/summary"
+    for folder in (tmp_path / "data/more", summary):
+        folder.mkdir(parents=True)
+    write(tmp_path / "data/one.jsonl", prefixed("a", "one"), prefixed("b", "one"))
     prefixes = {"two_prefix_prefix_good": "one", "two_prefix_prefix_bad": "two"}
-    write(
-        tmp_path / "two.jsonl", record("c", "two", two_prefix_word="same", **prefixes)
-    )
+    more = record("c", "two", two_prefix_word="same", **prefixes)
+    write(tmp_path / "data/more/two.jsonl", more)
+    known = [{"UID": name, **dict.fromkeys(pairs.MODELS, v)} for name, v in KNOWN]
+    write(summary / "models_summary.jsonl", *known)
     items = pairs.read([str(tmp_path)])
-    report = pairs.run(Model(), items, pairs.VARIANTS, Options())  # type: ignore[arg-type]
+    report = pairs.run(Model(), items, pairs.VARIANTS, Options())
     found = {(f.name, f.variant): (f.value, f.n) for f in report.figures}
     half = 0.5  # of a tie
     assert found == {
@@ -84,6 +90,8 @@ def test_accuracies_equal_those_counted_by_hand(tmp_path):
         ("two", "pen"): (half, 1),
         ("two", "two prefix"): (1, 1),
     }
+    beside = {f.name: f.beside["gpt2"] for f in report.figures}
+    assert beside == {"all": 0.75, "term.": 0.75, "one": 1, "two": 0.5}
     one = next(f for f in report.figures if (f.name, f.variant) == ("one", "simple"))
     assert one.error == pytest.approx(np.std([0, 1], ddof=1) / np.sqrt(2))
     assert len(report.answers) == 3
@@ -106,7 +114,7 @@ def test_published_files_have_all_paradigms(shared, tmp_path):
         len({pair.paradigm for pair in pairs.read([str(tmp_path / "ZhoBLiMP")])}) == 118
     )
     known = pairs.published([str(tmp_path / "blimp")])
-    means = {model: np.mean([*each.values()]) for model, each in known.items()}
+    means = {m: np.mean([each[m] for each in known.values()]) for m in pairs.MODELS}
     # Warstadt et al. 2020, table 3, in percent; GPT-2's was measured anew later.
     assert means["ngram"] == pytest.approx(0.612, abs=5e-3)
     assert means["lstm"] == pytest.approx(0.698, abs=5e-3)

@@ -202,11 +202,11 @@ def test_wikitext_is_as_it_was_before_it_was_cut():
 
 
 @pytest.mark.zeroshot
+@pytest.mark.filterwarnings("ignore")
 def test_the_harness_cuts_wikitext_as_its_task_does():
     detokenise = lm.of_the_harness()
     assert detokenise
-    page = " = A = \n a @-@ b , c . \n"
-    assert detokenise({"page": page}) == " = A =\na-b, c.\n"
+    assert detokenise(" = A = \n a @-@ b , c . \n") == " = A =\na-b, c.\n"
 
 
 def test_a_template_of_ones_own_names_its_fields(tmp_path):
