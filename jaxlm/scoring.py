@@ -302,8 +302,8 @@ def _log_p(
     given = {"params": params}, tokens_BL, lengths_B, places_BP
     classes = module.config.vocab_size
 
-    def each(chunk: Any) -> Any:
-        x, targets = chunk
+    def each(place: Any) -> Any:
+        x, targets = place
         logits = tied_logits(x, head.table)
         if head.bias is not None:
             logits += head.bias.reshape((1,) * (logits.ndim - 1) + (-1,))
@@ -318,20 +318,9 @@ def _log_p(
 
     with jax.default_matmul_precision("float32"):
         head = module.apply(*given, method=family.predict)
-        rows, count = math.prod(head.x.shape[:-2]), places_BP.shape[1]
-        at_once = 1 << (25 if mesh.platform() == "cpu" else 28)
-        most = max(1, at_once // (rows * classes))
-        size = next(n for n in range(min(most, count), 0, -1) if count % n == 0)
-
-        def cut(x: Array, axis: int) -> Array:
-            shape = *x.shape[:axis], count // size, size, *x.shape[axis + 1 :]
-            return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-        chunks = cut(head.x, head.x.ndim - 2), cut(targets_BP, 1)
-        out = jax.lax.map(each, chunks)
-
-    def joined(x: Array) -> Array:
-        x = jnp.moveaxis(x, 0, -2)
-        return x.reshape(*x.shape[:-2], count)
-
-    return joined(out[0]), joined(out[1])
+        places = jnp.moveaxis(head.x, -2, 0), targets_BP.T
+        count, rows = len(targets_BP.T), math.prod(head.x.shape[:-2])
+        at_once = 1 << (25 if mesh.platform() == "cpu" else 28)  # logits
+        size = min(count, max(1, at_once // (rows * classes)))
+        log_p, likeliest = jax.lax.map(each, places, batch_size=size)
+    return jnp.moveaxis(log_p, 0, -1), jnp.moveaxis(likeliest, 0, -1)

@@ -81,9 +81,10 @@ def find(specs: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for spec in specs:
         language, path = labelled(spec)
-        for each in _files(spec, path):
+        files = _files(spec, path)
+        for each in files:
             here = language or language_of(each)
-            if not here and len(_files(spec, path)) == 1:
+            if not here and len(files) == 1:
                 remedy = f"label it, as in fr:{each}"
                 raise UserError(f"{each}: no language code in its name: {remedy}")
             if found.setdefault(here, each) != each and here:
@@ -193,37 +194,31 @@ class Transfer:
 
     def gap(self, result: Result) -> float | None:
         """How far a language is from the source language, on average over seeds."""
-        base = [each[self.metric] for each in self.base]
-        if not base or result.seeds is self.base:
+        if not self.base or result.seeds is self.base:
             return None
-        return statistics.fmean(
-            e[self.metric] for e in result.seeds
-        ) - statistics.fmean(base)
+        here, source = (_mean(each, self.metric) for each in (result.seeds, self.base))
+        return here["mean"] - source["mean"]
 
     def content(self) -> dict[str, Any]:
         """The figures as JSON has them."""
-        languages = {}
-        for each in self.results:
-            target = each.target
-            languages[target.language] = {
-                "file": target.path,
-                "dev_file": target.dev,
-                "examples": target.examples,
+        languages = {
+            each.target.language: {
+                "file": each.target.path,
+                "dev_file": each.target.dev,
+                "examples": each.target.examples,
                 "figures": {n: _mean(each.seeds, n) for n in self.names},
                 "seeds": each.seeds,
                 "gap": self.gap(each),
                 "chance": each.chance,
-                "unknown": target.unknown,
-                "continued": target.continued,
+                "unknown": each.target.unknown,
+                "continued": each.target.continued,
                 "labels_not_in_training": dict(each.unseen),
             }
-        source = {"language": self.source, "dev": self.dev, "seeds": self.dev_figures}
-        return {
-            "metric": self.metric,
-            "runs": self.seeds,
-            "source": source,
-            "languages": languages,
+            for each in self.results
         }
+        source = {"language": self.source, "dev": self.dev, "seeds": self.dev_figures}
+        found = {"metric": self.metric, "runs": self.seeds, "source": source}
+        return {**found, "languages": languages}
 
     def lines(self) -> list[str]:
         """A table with a line for each language, and what a reader has to know."""
@@ -246,13 +241,11 @@ class Transfer:
             rows.append([target.language + mark, f"{target.examples:,}", *cells])
         others = [e for e in self.results if e.target.language != self.source]
         if len(others) > 1:
-            all_have = [
-                n for n in self.names if all(n in s for e in others for s in e.seeds)
-            ]
-            means = [
-                {n: statistics.fmean(e.seeds[i][n] for e in others) for n in all_have}
-                for i in range(len(self.seeds))
-            ]
+            by_seed = zip(*(each.seeds for each in others), strict=True)
+            means: list[Figures] = []
+            for every in by_seed:
+                shared = [n for n in self.names if all(n in each for each in every)]
+                means.append({n: _mean(every, n)["mean"] for n in shared})
             cells = [_spread(means, name) for name in self.names]
             rows.append([f"mean of {len(others)} others", "", *cells])
         return [*_columns(rows), *self._notes()]
