@@ -158,9 +158,9 @@ def _pairs_table(figures: list[Figure]) -> None:
     wide = max(map(len, rows)) + 2
     print(f"{'':<{wide}} {'n':>6}", *(f"{c:>13}" for c in [*variants, *published]))
     for name, row in rows.items():
-        first = row[min(row, key=variants.index)]
+        beside = next(iter(row.values())).beside
         cells = [_with_error(row[c]) if c in row else "" for c in variants]
-        cells += [f"{first.beside.get(c, math.nan):.3f}" for c in published]
+        cells += [f"{beside[c]:.3f}" if c in beside else "" for c in published]
         label = name.rstrip(".") if name == "all" or name[-1] == "." else f"  {name}"
         number = max(each.n for each in row.values())
         print(f"{label:<{wide}} {number:>6,}", *(f"{cell:>13}" for cell in cells))

@@ -124,7 +124,9 @@ def run(model: Model, items: Pairs, variants: Variants, options: Options) -> Rep
     figures = []
     for name, group in groups.items():
         inside = [known[each] for each in dict.fromkeys(paradigm[group])]
-        beside = {m: float(np.mean([e[m] for e in inside])) for m in inside[0]}
+        inside = [each for each in inside if each]
+        models = MODELS if inside else ()
+        beside = {m: float(np.mean([each[m] for each in inside])) for m in models}
         for variant in (each for each in variants if each.name in better):
             values = better[variant.name][group]
             if len(values := values[~np.isnan(values)]):
