@@ -99,6 +99,7 @@ def test_differences_are_by_dotted_name_with_both_values():
         (lambda: RunConfig(save_every=0), "save_every = 0 must be at least 1"),
         (lambda: RunConfig(stop=-1), "stop = -1 must be at least 0"),
         (lambda: LogConfig(every=0), "log.every = 0 must be at least 1"),
+        (lambda: LogConfig(every=True), "log.every = True is not a whole number"),
         (lambda: OptimConfig(peak=-1.0), "optim.peak = -1.0 must be at least 0"),
         (lambda: OptimConfig(clip=math.nan), "optim.clip = nan is not a finite number"),
         (lambda: OptimConfig(b1=1.0), r"optim.b1 = 1.0 is not in \[0, 1\)"),

@@ -94,16 +94,12 @@ class Classes(Task):
         texts = list(itertools.chain(*groups))
         rows = encode(texts, self.frame, self.config.length)
         if self.group:
-            size, numbers = self.group, itertools.count()
-            slots = [
-                next(numbers) if i < len(group) else -1
-                for group in groups
-                for i in range(size)
-            ]
-            tokens = [*rows.tokens, rows.tokens[0][:0]]  # -1 is the empty row
-            starts = np.append(rows.pair_start, np.int32(0))[slots]
+            there = [i < len(group) for group in groups for i in range(self.group)]
+            slots = np.where(there, np.cumsum(there) - 1, -1)  # -1: the empty row
+            tokens = [*rows.tokens, rows.tokens[0][:0]]
             tokens = [tokens[slot] for slot in slots]
-            rows = rows._replace(tokens=tokens, pair_start=starts, group=size)
+            starts = np.append(rows.pair_start, np.int32(0))[slots]
+            rows = rows._replace(tokens=tokens, pair_start=starts, group=self.group)
         labels = [self.number(e) if labelled else 0 for e in examples]
         return rows._replace(labels=np.array(labels, self.dtype))
 

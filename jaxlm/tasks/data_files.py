@@ -48,10 +48,9 @@ class DataFiles(NamedTuple):
 
 def resolved(path: str) -> str:
     """The path of a file as the provenance has it."""
-    as_named = not path or path.startswith(TFDS)
-    if as_named or is_remote(path):
-        return path if as_named else absolute(path)
-    return str(Path(path).resolve())
+    if not path or path.startswith(TFDS):
+        return path
+    return absolute(path) if is_remote(path) else str(Path(path).resolve())
 
 
 def _files(path: str) -> list[str]:

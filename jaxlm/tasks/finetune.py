@@ -7,7 +7,7 @@ The loop of pretraining also trains, saves and resumes this run.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,41 +106,37 @@ class FinetuneRun:
         """The batches of a phase, packed if the model and the task allow it."""
         config, module, rows = self.config, self.module, self.train.rows
         lengths, fields = rows.lengths, config.task
-        dropout = max(config.model.dropout, fields.dropout) > 0
-        order: Any = {"seed": config.seed, "stream": stream}
-        packs = fields.pack and family_of(config.model).packs
+        packs = fields.pack and family_of(config.model).packs and not rows.group
         packs = packs and module.pooling in PACKED and fields.body == "none"
-        if packs and not rows.group:
-            alike = np.full(len(lengths), lengths.max())
-            index = batches.shuffled(alike, phase.batch, phase.until, **order).index
+        if packs:
+            padded = np.full(len(lengths), lengths.max())
+        else:
+            padded = batches.bucket_lengths(lengths, fields.buckets, phase.length)
+        index, widths = batches.shuffled(
+            padded, phase.batch, phase.until, seed=config.seed, stream=stream
+        )
+        counts = np.full(len(index), phase.batch * max(1, rows.group))
+        if packs:
             width, counts = batches.choose_packing(
                 lengths, index, widest=config.model.max_length, cost=module.row_flops
             )
-            return BatchStream(
-                objective,
-                lambda step, local: batches.packed_batch(
-                    rows, index[step], width, local
-                ),
-                lambda _: width,
-                tokens=float(counts.mean() * width),
-                flops=float(counts.mean() * module.row_flops(width)),
-                dropout=dropout,
-                rows=lambda step: int(counts[step]),
-            )
-        padded = batches.bucket_lengths(lengths, fields.buckets, phase.length)
-        plan = batches.shuffled(padded, phase.batch, phase.until, **order)
-        index, widths = plan.index, plan.lengths.tolist()
-        batch_rows = phase.batch * max(1, rows.group)
-        row_flops = [module.row_flops(width) for width in widths]
+            widths = np.full(len(index), width)
+
+        def read(step: int, local: np.ndarray) -> batches.TaskBatch:
+            width = int(widths[step])
+            if packs:
+                return batches.packed_batch(rows, index[step], width, local)
+            return batches.padded_batch(rows, index[step][local], width)
+
+        flops = np.array([module.row_flops(w) for w in widths.tolist()], np.float64)
         return BatchStream(
             objective,
-            lambda step, local: batches.padded_batch(
-                rows, index[step][local], widths[step]
-            ),
-            lambda batch: batch.mask.shape[-1],
-            tokens=float(batch_rows * np.mean(widths)),
-            flops=float(batch_rows * np.mean(row_flops)),
-            dropout=dropout,
+            read,
+            length=lambda batch: batch.mask.shape[-1],
+            tokens=float(np.mean(counts * widths)),
+            flops=float(np.mean(counts * flops)),
+            dropout=config.drops,
+            rows=(lambda step: int(counts[step])) if packs else None,
         )
 
 
@@ -212,42 +208,47 @@ def _with_model(
     config: FinetuneConfig, tokenizer: Tokenizer, files: DataFiles
 ) -> FinetuneConfig:
     """The config with the task's encoder as its model; UserError if it does not fit."""
-    model, task, family = config.model, config.task, family_of(config.model)
-    by_token = KINDS[task.kind].by_token
-    this = f"--init {config.init} is {family.article}"
-    poolings = "max, mean or attention" if family.bidirectional else "last"
-    # Tokens that see the whole text, and for spans [CLS], which stands for no answer.
-    scores_tokens = family.has_cls if task.kind == "spans" else family.bidirectional
-    needs_cls = not by_token and task.pooling in ("pooler", "cls")
-    mistake = ""
-    if config.phases:
-        mistake = "a fine-tuning run has one phase: drop phases"
-    if by_token and files.train.startswith(TFDS):
-        mistake = f"{files.train}: task.kind = {task.kind} takes a file, no dataset"
-    if task.lm_weight and family.bidirectional:
-        added = "task.lm_weight adds the next-token loss of a GPT"
-        mistake = f"{this}, and {added}: pass --task.lm_weight 0"
-    if by_token and not scores_tokens:
-        mistake = f"{this}: task.kind = {task.kind} needs a BERT"
-    if needs_cls and not family.has_cls:
-        lacks = f"{this}, which has no {task.pooling}"
-        mistake = f"{lacks}: pass --task.pooling {poolings}"
-    if mistake:
+    for mistake in _misfits(config, files):
         raise UserError(mistake)
+    model, task = config.model, config.task
     # Without a pooler that would not be trained.
-    pooler = not by_token and task.pooling == "pooler"
+    pooler = not KINDS[task.kind].by_token and task.pooling == "pooler"
+    size = tokenizer.vocab_size
     try:
-        model = family.for_task(model, pooler=pooler, vocab_size=tokenizer.vocab_size)
+        model = family_of(model).for_task(model, pooler=pooler, vocab_size=size)
     except UserError as error:
         raise UserError(f"--init {config.init} {error}") from None
     count = model.num_layers + 1
-    layers = {n % count: n for n in task.layers if -count <= n < count}
-    if len(layers) < len(task.layers):
-        this = f"task.layers = {' '.join(map(str, task.layers))}"
-        known = f"--init {config.init}, from 0 (embedding) to {count - 1}"
-        raise UserError(f"{this}: pass different layers of {known}")
-    task = dataclasses.replace(task, layers=tuple(layers))
+    task = dataclasses.replace(task, layers=tuple(n % count for n in task.layers))
     return dataclasses.replace(config, model=model, task=task)
+
+
+def _misfits(config: FinetuneConfig, files: DataFiles) -> Iterator[str]:
+    """Why the model that the run starts from cannot learn the task from the files."""
+    task, family = config.task, family_of(config.model)
+    by_token = KINDS[task.kind].by_token
+    this = f"--init {config.init} is {family.article}"
+    if not by_token and task.pooling in ("pooler", "cls") and not family.has_cls:
+        poolings = "max, mean or attention" if family.bidirectional else "last"
+        lacks = f"{this}, which has no {task.pooling}"
+        yield f"{lacks}: pass --task.pooling {poolings}"
+    # Tokens that see the whole text, and for spans [CLS], which stands for no answer.
+    scores_tokens = family.has_cls if task.kind == "spans" else family.bidirectional
+    if by_token and not scores_tokens:
+        yield f"{this}: task.kind = {task.kind} needs a BERT"
+    if task.lm_weight and family.bidirectional:
+        added = "task.lm_weight adds the next-token loss of a GPT"
+        yield f"{this}, and {added}: pass --task.lm_weight 0"
+    if by_token and files.train.startswith(TFDS):
+        yield f"{files.train}: task.kind = {task.kind} takes a file, no dataset"
+    if config.phases:
+        yield "a fine-tuning run has one phase: drop phases"
+    last = config.model.num_layers
+    layers = {n % (last + 1) for n in task.layers if -last - 1 <= n <= last}
+    if len(layers) < len(task.layers):
+        these = f"task.layers = {' '.join(map(str, task.layers))}"
+        known = f"--init {config.init}, from 0 (embedding) to {last}"
+        yield f"{these}: pass different layers of {known}"
 
 
 def _with_steps(config: FinetuneConfig, count: int, dev: bool) -> FinetuneConfig:

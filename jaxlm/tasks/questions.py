@@ -62,7 +62,7 @@ def read_questions(
     Without labels, each question needs a unique id, because answers are written by id.
     """
     found: list[Question] = []
-    for where, data in _values(path, read_file(path, digests)):
+    for where, data in _values(path, read_file(path, digests).rstrip()):
         try:
             for context, each in _questions(data):
                 here = f"{where}, question {each['id']}"
@@ -84,12 +84,12 @@ def read_questions(
 
 def _values(path: str, content: str) -> Iterator[tuple[str, Any]]:
     """The JSON value of a file or, in JSONL, of each of its lines."""
-    lines = lines_of(content.rstrip())
+    lines = lines_of(content)
     try:
-        whole = len(lines) == 1 or not isinstance(json.loads(lines[0]), dict)
+        by_line = len(lines) > 1 and isinstance(json.loads(lines[0]), dict)
     except (ValueError, RecursionError):
-        whole = True
-    if whole:
+        by_line = False  # the first line is a part of the value
+    if not by_line:
         yield path, parse(path, content)
         return
     for number, line in enumerate(lines, start=1):

@@ -87,11 +87,10 @@ class Spans(Task):
             begin = len(question) + 2
             room = self.config.length - begin - 1
             if room < 1:
-                length = f"--length {self.config.length}"
-                why = f"{length}, a question of {len(question)} tokens"
+                this = f"{each.where}: no room for the document"
+                why = f"--length {self.config.length}, a question of {len(question)}"
                 remedy = "pass a smaller --task.question"
-                what = f"no room for the document: {why}: {remedy}"
-                raise UserError(f"{each.where}: {what}")
+                raise UserError(f"{this}: {why} tokens: {remedy}")
             span, elsewhere = _labelled_span(each, document) if labelled else (None, 0)
             unknown = bool(labelled and each.answers and not span)
             moved, lost = moved + elsewhere, lost + unknown

@@ -72,19 +72,21 @@ def read_sentences(
         lines = lines_of(read_file(path, digests))
         if lines[0].startswith('{"'):
             raise UserError(f"{path} is JSON: tags stand in columns, a word a line")
-        ernie = lines[0].split("\t")[:1] == ["text_a"] or any(
-            _SEPARATOR in line for line in lines[:2]
-        )
+        joined = any(_SEPARATOR in line for line in lines[:2])
+        ernie = joined or lines[0].split("\t")[:1] == ["text_a"]
         begin = next((line for line in lines if line.strip() and line[0] != "#"), "")
-        form = _conllu if _CONLLU.fullmatch(begin) else _ernie if ernie else _conll
-        found = form(path, lines, labelled)
+        conllu = bool(_CONLLU.fullmatch(begin))
+        if ernie and not conllu:
+            found = _ernie(path, lines, labelled)
+        else:
+            found = _columns(path, lines, labelled, conllu)
     sentences = [each._replace(tags=tuple(map(trimmed, each.tags))) for each in found]
     for each in sentences:
-        words, tags = len(each.words), len(each.tags)
-        if not words:
+        if not each.words:
             raise UserError(f"{each.where()}: an empty sentence")
-        if labelled and words != tags:
-            raise UserError(f"{each.where()}: {words} words and {tags} tags")
+        if labelled and len(each.words) != len(each.tags):
+            this = f"{len(each.words)} words and {len(each.tags)} tags"
+            raise UserError(f"{each.where()}: {this}")
         for name, cells in (("word", each.words), ("tag", each.tags)):
             if "" in cells:
                 raise UserError(f"{each.where(cells.index(''))}: an empty {name}")
@@ -97,46 +99,34 @@ def read_sentences(
     return sentences
 
 
-def _conllu(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
-    """Without tokens of several words, 8-9, and words that are not written, 8.1."""
-    rows: list[list[str]] = []
-    first = 0
+def _columns(
+    path: str, lines: list[str], labelled: bool, conllu: bool
+) -> Iterator[Sentence]:
+    word, tag, width = (1, 3, 10) if conllu else (0, -1, 0)
+    rows: list[tuple[int, str, str]] = []
     for number, line in enumerate([*lines, ""], start=1):
-        cells = line.split("\t")
-        if line.strip() and line[0] != "#":
-            if len(cells) != 10:
-                this = f"{len(cells)} columns, CoNLL-U has 10"
-                raise UserError(f"{path}, line {number}: {this}")
-            first = first or number
-            if cells[0].isdecimal():
-                rows.append(cells)
-        elif rows and not line.strip():
-            columns = list(zip(*rows, strict=True))
-            tags = columns[3] if labelled else ()
-            yield Sentence(columns[1], tags, path, first, 0)
-            rows, first = [], 0
-
-
-def _conll(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
-    rows: list[list[str]] = []
-    width = 0
-    for number, line in enumerate([*lines, ""], start=1):
-        cells = columns_of(line)
-        if cells and cells[0] != "-DOCSTART-":
-            if labelled and len(cells) < 2:
-                raise UserError(f"{path}, line {number}: {cells[0]!r} has no tag")
-            if not width and len(cells) > 1 and all(map(is_name, cells)):
-                raise UserError(f"{path}, line {number} looks like a header: remove it")
-            width = width or len(cells)
-            if len(cells) != width:
-                this = f"{len(cells)} columns, the first line has {width}"
-                raise UserError(f"{path}, line {number}: {this}")
-            rows.append(cells)
-        elif rows:
-            columns = list(zip(*rows, strict=True))
-            tags = columns[-1] if labelled else ()
-            yield Sentence(columns[0], tags, path, number - len(rows), 1)
+        where = f"{path}, line {number}"
+        if conllu and line.startswith("#"):
+            continue
+        cells = line.split("\t") * bool(line.strip()) if conllu else columns_of(line)
+        if not cells or cells[0] == "-DOCSTART-":
+            if rows:
+                numbers, words, tags = zip(*rows, strict=True)
+                tags = tags if labelled else ()
+                yield Sentence(words, tags, path, numbers[0], int(not conllu))
             rows = []
+            continue
+        if labelled and len(cells) < 2:
+            raise UserError(f"{where}: {cells[0]!r} has no tag")
+        if not width and len(cells) > 1 and all(map(is_name, cells)):
+            raise UserError(f"{where} looks like a header: remove it")
+        width = width or len(cells)
+        if len(cells) != width:
+            wanted = f"{'CoNLL-U' if conllu else 'the first line'} has {width}"
+            raise UserError(f"{where}: {len(cells)} columns, {wanted}")
+        # No tokens of several words, 8-9, and no words that are not written, 8.1.
+        if not conllu or cells[0].isdecimal():
+            rows.append((number, cells[word], cells[tag]))
 
 
 def _two_files(
@@ -147,9 +137,9 @@ def _two_files(
     rows, tags = files if labelled else (files[0], [""] * len(files[0]))
     if len(rows) != len(tags):
         raise UserError(f"{names[0]} has {len(rows)} lines, seq.out {len(tags)}")
-    for number, (row, its) in enumerate(zip(rows, tags, strict=True), start=1):
-        words, its_tags = (re.findall(r"[^ \t]+", line) for line in (row, its))
-        yield Sentence(tuple(words), tuple(its_tags), names[0], number, 0)
+    for number, both in enumerate(zip(rows, tags, strict=True), start=1):
+        words, its_tags = (tuple(re.findall(r"[^ \t]+", line)) for line in both)
+        yield Sentence(words, its_tags, names[0], number, 0)
 
 
 def _ernie(path: str, lines: list[str], labelled: bool) -> Iterator[Sentence]:
