@@ -2,15 +2,13 @@
 
 import itertools
 import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.pretrain import run_pretrain
 from jaxlm.cli.report import run_report
-from jaxlm.cli.runtime import start_jax
+from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.run import Count
 from jaxlm.types import UserError
 
@@ -43,11 +41,12 @@ def run_demo(argv: list[str]) -> int:
     start_jax(together=True)
     stops = [args.steps * i // _TIMES for i in range(1, _TIMES + 1)]
     every = max(1, args.steps // _TIMES)
-    recipe = ["bert_modern_tiny", "--text", "shipped:austen", "--holdout", "0.1"]
-    recipe += ["--model.vocab_size", "4096", "--steps", str(args.steps)]
-    recipe += ["--seed", str(args.seed), "--save_every", str(every)]
-    recipe += ["--eval_every", str(every), "--log.every", str(every)]
-    recipe += ["--samples", *BLANKS]
+    flags = f"""
+        bert_modern_tiny --text shipped:austen --holdout 0.1 --model.vocab_size 4096
+        --steps {args.steps} --seed {args.seed} --save_every {every}
+        --eval_every {every} --log.every {every}
+    """
+    recipe = [*flags.split(), "--samples", *BLANKS]
     workdir, done = "", 0
     for stop in sorted({*stops} - {0}):
         if stop <= done:  # by an earlier invocation
@@ -73,24 +72,16 @@ def _begun(first: str, words: list[str]) -> tuple[str, int]:
     A run that an earlier version left may have other settings, or files that this
     version does not read: it stays as it is.
     """
-    for workdir in _numbered(first):
+    others = (f"{first}-{number}" for number in itertools.count(2))
+    for workdir in itertools.chain([first], others):
         new = not os.path.exists(workdir)
         try:
             return workdir, run_pretrain([*words, workdir])
         except UserError as error:
             if new:
                 raise
-            print(f"{workdir} is left as it is: {_first_line(error)}", file=sys.stderr)
+            say(f"{workdir} is left as it is: {str(error).splitlines()[0]}")
     raise AssertionError("numbers end")
-
-
-def _numbered(first: str) -> Iterator[str]:
-    yield first
-    yield from (f"{first}-{number}" for number in itertools.count(2))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _fill(workdir: str) -> int:

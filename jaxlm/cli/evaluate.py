@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -104,10 +103,13 @@ def run_evaluate(argv: list[str]) -> int:
     if not args.json:
         print(*lines, sep="\n")
         return 0
-    # JSON has no NaN and no infinity: null stands in their place.
-    finite = {k: v if math.isfinite(v) else None for k, v in figures.items()}
-    print(json.dumps({"step": step, **finite}))
+    print(json.dumps(_finite({"step": step, **figures})))
     return 0
+
+
+def _finite(content: Any) -> Any:
+    """What JSON can hold: null stands for NaN and infinity."""
+    return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
 Found = tuple[int | None, dict[str, float], list[str]]  # step, figures, for people
@@ -152,8 +154,7 @@ def predict(args: Predict) -> "tuple[int, Finetuned]":
 
     finetuned = open_task(args.directory, args.task.given())
     count, notes = finetuned.predict(args.data, args.out, batch=args.batch)
-    for note in notes:
-        say(note)
+    say(*notes)
     return count, finetuned
 
 
@@ -189,9 +190,7 @@ def say_transfer(
     if jax.process_index():
         return
     found = transfer([open_task(run, columns) for run in runs], targets, batch=batch)
-    # JSON has no infinity: null stands in its place.
-    text = json.dumps(found.content())
-    content = json.loads(text, parse_constant=lambda _: None)
+    content = _finite(found.content())
     write_json(place(directory) / "transfer.json", content)
     print(json.dumps(content) if as_json else "\n".join(found.lines()))
 
@@ -203,8 +202,7 @@ def _of_task(args: Evaluate) -> Found:
 
     finetuned = open_task(args.directory, args.task.given())
     figures, notes = finetuned.evaluate(args.data, batch=args.batch)
-    for note in notes:
-        say(note)
+    say(*notes)
     line = "  ".join([str(finetuned), *evaluated(figures, FIGURES)])
     return finetuned.step, figures, [line]
 
@@ -221,8 +219,7 @@ def _of_text(args: Evaluate) -> Found:
             read = {each.name: getattr(args, each.name) for each in fields(FileOptions)}
             options: Any = {"options": ReadOptions(**read)}
             options["tokenizer"] = str(model.files)
-            for note in prepare(model.run, args.text, directory, **options).notes:
-                say(note)
+            say(*prepare(model.run, args.text, directory, **options).notes)
         cache = model.run.data.cache  # of another machine, perhaps
         corpus = open_shown(directory, cache if Path(cache).is_dir() else "")
         if corpus.manifest.tokenizer_sha256 != model.tokenizer.sha256:

@@ -78,8 +78,7 @@ def finetune(args: Finetune, tokenizer: "Tokenizer", command: list[str]) -> "Out
     shared = {"--workdir": args.workdir, "--seeds": args.seeds, **code()}
     agree({**dataclasses.asdict(job.config), **shared, "--fallback": args.fallback})
     agree({name: each for name, each in job.data.items() if "_sha256" in name})
-    for note in [*job.notes, *[no_dev_note(files)] * (not files.dev)]:
-        say(note)
+    say(*job.notes, *[no_dev_note(files)] * (not files.dev))
     several, seed, outcome = args.seeds > 1, job.config.seed, None
     seeds = range(seed, seed + args.seeds)
     runs = {s: f"{args.workdir}/seed-{s}" if several else args.workdir for s in seeds}

@@ -112,8 +112,7 @@ def run_launch(argv: list[str]) -> int:
         values |= _tpu(args, words, values)
     suffix = ".yaml" if args.print == "gke" else ".sh"
     print(_render(args.print + suffix, values), end="")
-    for note in notes:
-        say(f"jaxlm: {note}")
+    say(*(f"jaxlm: {note}" for note in notes))
     return 0
 
 

@@ -109,11 +109,9 @@ def prepare_corpus(args: Prepare) -> "Corpus":
     """Prepare a corpus, and say what it holds."""
     if not args.text:
         raise UserError("jaxlm prepare needs --text")
-    for line in _prepare_corpus(args.config, args, args.corpus):
-        say(line)
+    say(*_prepare_corpus(args.config, args, args.corpus))
     corpus = open_shown(args.corpus, args.config.data.cache)
-    for line in language_lines(corpus, args.config.smoothing):
-        say(line)
+    say(*language_lines(corpus, args.config.smoothing))
     return corpus
 
 
@@ -165,15 +163,12 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
             raise UserError(f"no corpus in {directory}: {remedy}")
         if args.text:
             holds = _prepare_corpus(config, args, directory)
-            for line in [] if prepared else holds:
-                say(line)
+            say(*([] if prepared else holds))
         corpus = open_shown(directory, config.data.cache)
         if init:
             other = args.other_vocabulary
-            for note in check_vocabulary(init, corpus.tokenizer, other=other):
-                say(note)
-            for note in other_settings(init, config.model):
-                say(note)
+            say(*check_vocabulary(init, corpus.tokenizer, other=other))
+            say(*other_settings(init, config.model))
         facts = {"fork": fork_record(config, corpus)} if fork else {}
         open_workdir(workdir, config, corpus, command, facts)
         return corpus

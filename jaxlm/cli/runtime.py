@@ -25,9 +25,10 @@ _is_command = False  # a verb runs, not a function of the library
 _others_wait = False  # for this host, the first of several
 
 
-def say(text: str) -> None:
-    """Print a line on standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+def say(*lines: str) -> None:
+    """Print lines on standard error: standard output is for results."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def end_on_signals(status: int, *, done: bool = False) -> None:

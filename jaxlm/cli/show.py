@@ -108,12 +108,9 @@ def _by(shape: tuple[int, ...]) -> str:
 def _print_table(rows: Sequence[tuple[str, ...]], right: int = -1) -> None:
     """Print aligned columns; `right` is the number of a right-aligned column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i == right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    align = [">" if i == right else "<" for i in range(len(widths))]
+    form = "  ".join(f"{{:{a}{w}}}" for a, w in zip(align, widths, strict=True))
+    print(*(form.format(*row).rstrip() for row in rows), sep="\n")
 
 
 def _print_arithmetic(config: RunConfig, params: Any) -> None:
@@ -121,7 +118,7 @@ def _print_arithmetic(config: RunConfig, params: Any) -> None:
     from jaxlm.families import family_of, num_parameters
 
     family = family_of(config.model)
-    total, stored = num_parameters(params, config.model), num_parameters(params)
+    total, stored = config.model.num_parameters, num_parameters(params)
     padding = f" (and {stored - total:,} that pad the vocabulary)" * (stored > total)
     print(f"{total:,} parameters{padding}, {_si(stored * 4)}B in float32")
     begin = 0
@@ -208,7 +205,6 @@ def _print_figures(metrics: Any, declared: "Sequence[Figure]") -> None:
 
 
 def _show_corpus(args: Show) -> None:
-
     corpus, config = open_shown(args.what), load_config(args.config or "bert_tiny")
     manifest = corpus.manifest
     print(
@@ -216,9 +212,8 @@ def _show_corpus(args: Show) -> None:
         f"{manifest.sentences:,} sentences, {manifest.documents:,} documents "
         f"({manifest.held_out:,} held out)"
     )
-    for line in language_lines(corpus, config.smoothing):
-        print(line)
-    print(f"sha256 {corpus.sha256}", *manifest.notes, sep="\n")
+    lines = language_lines(corpus, config.smoothing)
+    print(*lines, f"sha256 {corpus.sha256}", *manifest.notes, sep="\n")
     if args.rows:
         from jaxlm.cli.show_rows import print_rows
 
