@@ -93,6 +93,7 @@ NOT_RUN = {
     "import path/to/google/bert": "reads TensorFlow's files; see tests/convert",
     "embed models/elmo": "reads AllenNLP's files; see tests/convert",
     "pretrain bert_base --init": "is of BERT-base's size; see test_init.py",
+    "pretrain --fork runs/a@8000": "costs 12 s, as the fork of runs.md, which runs",
     "pretrain gpt2_small": "is of GPT-2's size; see test_gpt_road.py",
     "pretrain mbert_tiny": "reads text of 3 languages; see test_mbert_road.py",
     "pretrain bert_tiny --text books/*.txt --workdir runs/own": "fills samples, which "
@@ -134,7 +135,6 @@ HERE = {
     "bert-base-uncased/vocab.txt": "corpora/novels/tokenizer",
     "path/to/gpt2": "gpt2",
     "runs/tiny@8000": "runs/tiny@4",
-    "runs/a@8000": "runs/a@4",
     "/dev/stdin": "sentences.txt",
     "8100:8300": "5:6",
     "1000": "2",
