@@ -138,7 +138,7 @@ def read_leaves(
             read[name] = stored[name].place(sharding)
     except UnsoundError as error:
         damage = error
-    if _on_any_host(damage is not None):
+    if _on_any_host(damage is not None, shardings):
         step = next(iter(stored.values())).step
         raise damage or UnsoundError(f"{step} is damaged: another host cannot read it")
     digests, largest = measure(read)
@@ -147,8 +147,9 @@ def read_leaves(
     return read
 
 
-def _on_any_host(here: bool) -> bool:
-    """Whether `here` is true on any host; hosts that take different branches hang."""
-    if jax.process_count() == 1:
+def _on_any_host(here: bool, shardings: Mapping[str, jax.sharding.Sharding]) -> bool:
+    """Whether `here` is true on any host that reads; hosts that take different branches
+    hang. A host that reads for its own devices alone asks nobody."""
+    if all(each.is_fully_addressable for each in shardings.values()):
         return here
     return bool(multihost_utils.process_allgather(np.array(here)).any())
