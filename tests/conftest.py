@@ -40,7 +40,7 @@ def _installed(*names: str) -> bool:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="tests of a minute and more")
+    parser.addoption("--long", action="store_true", help="also the costly tests")
     parser.addoption(
         "--devices",
         type=int,
@@ -64,7 +64,7 @@ def _lacking(config) -> dict[str, str]:
     if config.getoption("--devices") == 1:
         lacking["devices"] = "they need 8 devices; --devices 8 runs them"
     if not config.getoption("--long"):
-        lacking["long"] = "they take a minute or more each; --long runs them"
+        lacking["long"] = "they cost much; --long runs them"
     if not SHARED.is_dir():
         lacking["shared"] = "no shared data beside the repository"
     if not _installed("torch", "transformers"):

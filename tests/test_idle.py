@@ -192,7 +192,16 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("words", TASKS)
+EVERY_DAY = {"sst2", "squad"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        each if each in EVERY_DAY else pytest.param(each, marks=pytest.mark.long)
+        for each in TASKS
+    ],
+)
 def test_every_flag_of_fine_tuning_is_read_or_refused(words, monkeypatch, tmp_path):
     import exported
 

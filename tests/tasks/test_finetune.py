@@ -98,7 +98,9 @@ def test_devices_and_micro_batches_do_not_change_what_packed_rows_teach(
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-5)
 
 
-@pytest.mark.parametrize("stops", [(5, 20), (39,)])
+@pytest.mark.parametrize(
+    "stops", [(5, 20), pytest.param((39,), marks=pytest.mark.long)]
+)
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     run, stops, model_directory, sst2, tmp_path, capsys
 ):
@@ -119,6 +121,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     assert len(both) > 10 and all(ours[step] == theirs[step] for step in both)
 
 
+@pytest.mark.long
 def test_a_run_ends_when_its_patience_does_and_does_not_begin_again(
     model_directory, sst2, tmp_path, capsys
 ):
@@ -135,6 +138,7 @@ def test_a_run_ends_when_its_patience_does_and_does_not_begin_again(
     assert lines(tmp_path / "r") == records
 
 
+@pytest.mark.long
 def test_an_evaluation_that_was_killed_is_made_when_the_run_goes_on(
     model_directory, sst2, tmp_path, monkeypatch, capsys
 ):
@@ -224,6 +228,7 @@ def test_a_file_is_read_once(model_directory, sst2, tmp_path):
     assert status == 0 and set(counts.values()) == {1}
 
 
+@pytest.mark.long
 def test_seeds_are_runs_of_their_own_with_one_table(
     model_directory, sst2, tmp_path, capsys
 ):
@@ -259,6 +264,7 @@ def test_a_task_goes_on_from_another(run, model_directory, sst2, tmp_path, capsy
     assert "initialised at random: task/bias, task/kernel\n" in out
 
 
+@pytest.mark.long
 def test_a_run_that_has_begun_needs_its_model_no_more(
     model_directory, sst2, tmp_path, capsys
 ):
@@ -275,6 +281,7 @@ def test_a_run_that_has_begun_needs_its_model_no_more(
     assert f"--init {model}: there is no such directory" in said
 
 
+@pytest.mark.long
 def test_accumulated_micro_batches_and_numbers_of_pairs(
     model_directory, tmp_path, capsys
 ):
@@ -340,6 +347,7 @@ def _differences(capsys, words):
     return capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_model_without_a_pooler_says_how_to_go_on(sst2, tmp_path, capsys):
     from jaxlm.config import TextConfig, bert
     from jaxlm.convert.model_directory import export_model, from_params

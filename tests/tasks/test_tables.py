@@ -97,7 +97,7 @@ def test_the_files_of_a_directory_are_found_by_their_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "recipe", "counts"),
     [
-        ("SST-2", "sst2", (67_349, 872)),
+        pytest.param("SST-2", "sst2", (67_349, 872), marks=pytest.mark.long),
         ("MRPC", "mrpc", (3667, 408)),
         ("STS-B", "stsb", (5749, 1500)),
     ],

@@ -100,6 +100,7 @@ def tagger(model_directory, tmp_path_factory):
     return here, words
 
 
+@pytest.mark.long
 def test_other_languages_are_tested_by_every_seed_beside_chance(tagger, capsys):
     here, _ = tagger
     content = json.loads((here / "run" / "transfer.json").read_text())

@@ -55,6 +55,7 @@ def test_a_fork_without_changes_ends_in_the_same_bits(parent, capsys):
     assert "fork" not in second
 
 
+@pytest.mark.long
 def test_skipped_batches_are_left_out_and_all_others_are_what_they_were(parent, capsys):
     skip = ["--skip", "5:7", "--optim.peak", "5e-4"]
     assert main(fork(parent, "skips", 4, *skip, "--steps", "10", "--stop", "7")) == 0
@@ -80,6 +81,7 @@ def test_skipped_batches_are_left_out_and_all_others_are_what_they_were(parent, 
     assert last == [before[11], *last[1:]] and len(last) == 2
 
 
+@pytest.mark.long
 def test_a_finished_run_goes_on_as_a_longer_one(parent, capsys):
     longer = ["--steps", "14", "--optim.decay", "constant", "--save_every", "1"]
     assert main(fork(parent, "longer", 12, *longer)) == 0
