@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.pretrain import open_shown
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.cli.settings import refuse
@@ -52,7 +51,7 @@ class Evaluate(FileOptions):
     """Loss and accuracy of a run on text that it was not trained on; for a fine-tuned
     run, the figures of its task on a labelled file."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     data: str = ""
     """Fine-tuned runs: a file of the task, with labels."""
@@ -80,7 +79,7 @@ class Evaluate(FileOptions):
 class Predict:
     """Answer every row of a file with the best checkpoint; labels are not read."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run directory of jaxlm finetune; the best seed is used if there are several."""
     data: str
     """File in the same format as the training file."""

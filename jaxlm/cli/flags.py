@@ -18,19 +18,25 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import tyro
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from jaxlm.cli.meanings import VALUES, flags_meant
 from jaxlm.config.checks import instead, meant
 from jaxlm.types import UserError
 
-_POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
+T = TypeVar("T")
+_POSITIONAL = object()
+Positional = Annotated[T, _POSITIONAL]  # given without its name
 _TAKES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}"}
 _PLACES = dict.fromkeys(("workdir", "corpus", "init", "cache"), "DIR")
 _PLACES |= dict.fromkeys(("text", "data", "dev", "out", "lexicon"), "FILE")
 _NONE: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class Named(NamedTuple):
+    """The flag's name where it is a keyword of Python, which no field can have."""
+
+    name: str
 
 
 class Flag(NamedTuple):
@@ -104,7 +110,7 @@ def flags_of(
         elif args and dataclasses.is_dataclass(args[0]):
             continue  # a recipe without phases
         else:
-            own = (each for note in notes if (each := getattr(note, "name", None)))
+            own = (each.name for each in notes if isinstance(each, Named))
             name, path = at + next(own, field.name), at + field.name
             takes = _takes(hint, _PLACES.get(name, "TEXT"))
             what = _documented(kind, field.name)

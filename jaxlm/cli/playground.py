@@ -4,9 +4,8 @@ import signal
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.runtime import say, start_jax
 
 
@@ -16,7 +15,7 @@ class Playground:
     by layer, and its senses in your own sentences. Only this machine can open it, by
     the address that is printed."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     port: Annotated[int, "[0, 65535]"] = 8321
     """Port of the address; 0: one that is free."""

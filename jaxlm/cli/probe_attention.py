@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.probe_page import (
     Found,
     Probe,
@@ -33,7 +33,7 @@ class Attention(Probe):
     nowhere: in a decoder, it sees itself alone.
     """
 
-    sentence: tyro.conf.Positional[str] = ""
+    sentence: Positional[str] = ""
     """A text; empty: the first line of --text."""
     pair: str = ""
     """A second text: the row is [CLS] sentence [SEP] pair [SEP], with token types where

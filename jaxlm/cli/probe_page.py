@@ -6,8 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import tyro
-
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.checks import optional
 from jaxlm.files import cache_of
@@ -24,7 +23,7 @@ Steps = tuple[int | Literal["all"], ...]
 class Probe:
     """What a probe is told."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     out: str = ""
     """Page to write, .html, with a .json of the same name; empty: none."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.probe_page import Found, check_out, write_page
 from jaxlm.cli.runtime import start_jax
 from jaxlm.types import UserError
@@ -25,7 +25,7 @@ class Weights:
     """What each layer is worth to tasks: the weights of their mixes of layers (ELMo's
     scalar mix), beside each other and over training."""
 
-    directory: tyro.conf.Positional[tuple[str, ...]]
+    directory: Positional[tuple[str, ...]]
     """Runs of jaxlm finetune that train a mix, as ner_elmo does; of several seeds, the
     mean and the deviation."""
     out: str = ""

@@ -4,9 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.files import is_remote
 from jaxlm.types import UserError
 
@@ -17,7 +16,7 @@ class Report:
     baselines, samples over time, configuration, provenance and digests. It needs no
     network, and a run may be training meanwhile."""
 
-    directory: tyro.conf.Positional[tuple[str, ...]]
+    directory: Positional[tuple[str, ...]]
     """Run directories of one family, or of one task."""
     out: str = "report.html"
     """Page to write."""

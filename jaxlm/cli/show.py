@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.pretrain import language_lines, open_shown
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.files import local, place
@@ -24,7 +23,7 @@ class Show:
     """Parameters and batch arithmetic of a config; counts and rows of a corpus; tensors
     of a model; state of a run."""
 
-    what: tyro.conf.Positional[str]
+    what: Positional[str]
     """Name of a config, or directory of a corpus, a model or a run."""
     config: str = ""
     """Config by which the rows of a corpus are masked; empty: bert_tiny."""

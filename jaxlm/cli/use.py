@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.glance import check_family, with_masks
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.config.vectors import Pooling, VectorOptions
@@ -25,9 +24,9 @@ from jaxlm.types import UserError, plural
 class Fill:
     """The likeliest words for each [MASK] of a text."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory of a BERT."""
-    sentence: tyro.conf.Positional[tuple[str, ...]]
+    sentence: Positional[tuple[str, ...]]
     """Texts, each with one [MASK] or several."""
     top_k: int = 5
     """Number of words for each [MASK]."""
@@ -37,7 +36,7 @@ class Fill:
 class Generate(Sampling):
     """Continue texts. Equal seed and settings give equal text."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory of a GPT."""
     prompt: tuple[str, ...] = ("",)
     """Texts to continue; an empty one starts a document. A prompt that does not fit the
@@ -55,7 +54,7 @@ class Embed(VectorOptions):
     pooling they are [width] or [layers, width]. `tokens/N` has the tokens of line N.
     """
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     out: str
     """File to write: .h5, .hdf5 or .npz."""

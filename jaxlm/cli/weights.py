@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Positional
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.convert import READABLE, Dtype, Format
 from jaxlm.files import local
@@ -18,7 +17,7 @@ from jaxlm.types import UserError, plural
 class Export:
     """Write a model in a format that other programs read, whole or not at all."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     to: Format
     """hf: a directory that transformers loads; sentence: the same for
@@ -45,7 +44,7 @@ class Import:
     hdf5, Google's checkpoints of BERT, OpenAI's arrays of GPT-1. Nothing is downloaded,
     and no code in DIRECTORY is run."""
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Where the weights are."""
     out: str
     """Model directory to write; an earlier model there is replaced."""

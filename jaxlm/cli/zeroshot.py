@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from jaxlm.cli.arguments import parse
+from jaxlm.cli.flags import Named, Positional
 from jaxlm.cli.runtime import say, start_jax
 from jaxlm.files import write_file, write_json
 from jaxlm.types import UserError, plural
@@ -36,7 +35,7 @@ class Zeroshot(Options):
     --prompt alone, the prompt is continued greedily.
     """
 
-    directory: tyro.conf.Positional[str]
+    directory: Positional[str]
     """Run or model directory."""
     step: Annotated[int, "[-1, inf)"] = -1
     """Checkpoint of a run, one that it keeps; -1: the newest."""
@@ -46,9 +45,9 @@ class Zeroshot(Options):
     """Files of the protocol, or their directory."""
     prompt: str = ""
     """A prompt of your own; of a protocol its template, with {fields}."""
-    source: Annotated[str, tyro.conf.arg(name="from")] = "en"
+    source: Annotated[str, Named("from")] = "en"
     """translation: language of the first column."""
-    target: Annotated[str, tyro.conf.arg(name="to")] = "fr"
+    target: Annotated[str, Named("to")] = "fr"
     """translation: language of the second column."""
     harness: tuple[str, ...] = ()
     """Tasks of lm-evaluation-harness to run instead, by name or .yaml file."""
