@@ -7,6 +7,7 @@
 A use is a word at a place in a text; its vector is the mean over its tokens.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -181,10 +182,11 @@ def mapped(vectors: np.ndarray) -> Map:
 
 def agreement(found: Near, senses: Sequence[str]) -> float:
     """The share of uses whose nearest other use has the same sense, of those that have
-    such a use."""
+    such a use; NaN if none has."""
     kinds, counts = np.array(senses), Counter(senses)
     same = kinds[found.nearest[:, 0]] == kinds
-    return float(same[[counts[each] > 1 for each in senses]].mean())
+    known = same[[counts[each] > 1 for each in senses]]
+    return float(known.mean()) if len(known) else math.nan
 
 
 FIGURES = [f"{by} {what}" for by in ("1-NN", "centroid") for what in ("accuracy", "F1")]

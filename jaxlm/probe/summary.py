@@ -125,6 +125,8 @@ class Place(NamedTuple):
     focus: np.ndarray  # KL divergence of the mix from the uniform one, in nats
 
 
+# Where all layers together add less F1, the share of each is noise.
+_LEAST = 0.01
 _PLACE = ("centre of gravity", "expected layer", "focus of the mix (KL, nats)")
 
 
@@ -133,7 +135,8 @@ def place(found: Curve) -> Place:
     layers = np.arange(len(found.f1))
     adds = np.diff(found.f1, axis=0)  # negative ones are kept
     total = adds.sum(0)
-    expected = (layers[1:, None] * adds).sum(0) / np.where(total == 0, np.nan, total)
+    total[total < _LEAST] = np.nan
+    expected = (layers[1:, None] * adds).sum(0) / total
     mix = np.maximum(found.mix, 1e-30)
     return Place(found.mix @ layers, expected, (mix * np.log(mix * len(layers))).sum(1))
 

@@ -205,6 +205,8 @@ def test_summaries_of_a_curve():
     assert place.expected[0] == pytest.approx((0.2 + 2 * 0.1 - 3 * 0.05) / 0.25)
     assert place.focus[0] == pytest.approx(np.log(2))
     assert summary.paired(found) == [pytest.approx(2 * 0.5**6), 1.0, 1.0]
+    flat = found._replace(f1=np.array([[0.5], [0.49], [0.5], [0.505]]))
+    assert np.isnan(summary.place(flat).expected).all()
 
 
 def test_the_control_task_depends_on_the_words_alone():

@@ -150,6 +150,13 @@ def test_equal_vectors_get_the_sense_of_the_majority():
     assert not flat.places.any() and flat.shown == 1
 
 
+def test_a_sense_of_one_use_agrees_with_none():
+    found = senses.near(np.array([[1, 0], [1, 0.1], [0, 1], [-1, 0]], np.float32))
+    assert senses.agreement(found, ["a", "a", "c", "d"]) == 1
+    assert senses.agreement(found, ["a", "c", "a", "d"]) == 0
+    assert np.isnan(senses.agreement(found, ["a", "b", "c", "d"]))
+
+
 def test_a_threshold_is_found_on_train():
     cosine = np.array([0.1, 0.9, 0.4, 0.6, 0.6])
     gold = np.array([False, True, False, True, True])
