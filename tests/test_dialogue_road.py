@@ -39,6 +39,7 @@ def road(tmp_path_factory) -> Road:
     return Road(tmp_path_factory.mktemp("chats"), TINY, chats(), kind="jsonl")
 
 
+@pytest.mark.long
 def test_resume_is_bitwise(road, capsys):
     assert main(["pretrain", *road("run")]) == 0
     whole = digest(capsys)
@@ -48,6 +49,7 @@ def test_resume_is_bitwise(road, capsys):
     assert digest(capsys) == whole
 
 
+@pytest.mark.long
 def test_micro_batches_draw_the_same_rows(road, capsys):
     assert main(["pretrain", *road("micro", "--accumulate", "2")]) == 0
     whole, cut = road.lines("run"), road.lines("micro")

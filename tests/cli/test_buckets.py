@@ -118,6 +118,7 @@ def to(out: str) -> list[str]:
     return ["--to", "hf", "--out", out]
 
 
+@pytest.mark.long
 def test_a_busy_server_a_torn_upload_and_retention(run, bucket, flaky, capfd):
     """Requests are tried again; the run is the one of a quiet server."""
     assert main(again(run)) == 0

@@ -158,6 +158,7 @@ def trained(probes: Probes, steps: int = 80, **more):
     return params, score(params)
 
 
+@pytest.mark.long
 def test_probes_learn_together_what_they_learn_alone():
     probes = Probes.grid(2, 2, control=True)
     params, found = trained(probes)

@@ -133,6 +133,7 @@ def test_the_bilm_keeps_its_bits_and_has_no_moments(run, model):
         assert np.asarray(leaf).tobytes() == np.asarray(after[path]).tobytes(), path
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     run, model, sst2, tmp_path, capsys
 ):
@@ -162,6 +163,7 @@ def test_evaluate_and_predict_agree_with_the_run(run, sst2, tmp_path, capsys):
     assert right == pytest.approx(figures["accuracy"])
 
 
+@pytest.mark.long
 def test_the_same_without_contexts_or_without_pretraining(
     model, sst2, tmp_path, capsys
 ):

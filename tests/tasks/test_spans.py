@@ -164,6 +164,7 @@ def test_an_answer_elsewhere_is_found_or_counted(model_directory):
     )
 
 
+@pytest.mark.long
 def test_the_road_learns_answers_and_when_to_be_silent(
     model_directory, tmp_path, capsys
 ):

@@ -50,6 +50,7 @@ def words(count):
         yield word + "x" + (". A" if i % 17 == 0 else "")
 
 
+@pytest.mark.long
 def test_a_line_of_100_mb_in_bounded_memory(tmp_path):
     # Long words, to have many bytes in little time.
     part = (" ".join(word * 12 for word in words(20_000)) + " ").encode()

@@ -88,6 +88,7 @@ def test_turns_are_marked(tmp_path):
     assert second == [*range(7, 14), *range(18, 25)]
 
 
+@pytest.mark.long
 def test_any_number_of_processes_writes_the_same(tmp_path):
     records = [{"turns": QUESTIONS[i % 2 :] + QUESTIONS} for i in range(20_000)]
     one = corpus_of(tmp_path, "one", records, spans="rjieba")

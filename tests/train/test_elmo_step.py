@@ -107,6 +107,7 @@ def close(a, b, tolerance):
 
 
 @pytest.mark.parametrize("name", ["adagrad", "adamw"])
+@pytest.mark.long
 def test_rows_that_decay_or_have_momentum_are_updated_too(name):
     """They change without a gradient, so updating the sampled rows is not enough."""
     optim = dataclasses.replace(ADAGRAD, name=name, peak=0.02, weight_decay=0.1)

@@ -32,6 +32,7 @@ def test_resume_is_bitwise(corpus, tmp_path):
     assert kept == lines(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_run_of_many_objectives_resumes_to_the_bit(corpus, tmp_path):
     """Packed rows, a stage of causal rows, one of both kinds, a falling mask rate."""
     shape = {"length": 32, "batch": 16, "predictions": 10, "accumulate": 2}
@@ -87,6 +88,7 @@ def test_steps_in_log_spacing_are_saved_and_kept(corpus, tmp_path):
     assert stored(config) == config
 
 
+@pytest.mark.long
 def test_another_seed_is_another_run(corpus, tmp_path):
     one = pretrain(tiny(steps=2), corpus, tmp_path / "a")
     two = pretrain(tiny(steps=2, seed=4), corpus, tmp_path / "b")
