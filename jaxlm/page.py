@@ -10,8 +10,6 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxlm.config.checks import optional
-
 COLOURS = ("#2166ac", "#d6604d", "#1b7837", "#8856a7", "#b8860b", "#0097a7", "#555556")
 MARKS = "osD^vPX"
 INK, GRID = "#222223", "#eeeeef"  # colours of a picture that follow the page's
@@ -54,7 +52,6 @@ def picture(
     `label` is said by a screen reader. Draw with `COLOURS`, `INK` and `GRID` for
     colours that follow the page's.
     """
-    optional("matplotlib", "pictures")
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -71,7 +71,7 @@ def _lacking(config) -> dict[str, str]:
         lacking["oracle"] = "transformers and torch are not installed"
     if not _installed("sklearn", "seqeval"):
         lacking["scores"] = "scikit-learn and seqeval are not installed"
-    if not _installed("sklearn", "scipy", "matplotlib"):
+    if not _installed("sklearn", "scipy"):
         lacking["probe"] = 'not installed: pip install "jaxlm[probe]"'
     if not _installed("lm_eval", "rouge_score", "sacrebleu", "accelerate"):
         lacking["zeroshot"] = 'not installed: pip install "jaxlm[zeroshot]"'

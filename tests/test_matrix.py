@@ -122,8 +122,6 @@ CASES = {
 # Of optional packages; without them the command says what to install.
 PACKAGES = {
     "probe RUN": "sklearn",
-    "report RUN": "matplotlib",
-    "report TASK": "matplotlib",
     "export RUN gguf": "gguf",
     "export RUN onnx": "onnx",
     "export RUN stablehlo": "flatbuffers",

@@ -3,8 +3,11 @@
 import html
 import json
 import re
+import subprocess
+import sys
 
 import pytest
+from test_floors import OPTIONAL
 
 import jaxlm
 from jaxlm.cli import demo, main
@@ -48,6 +51,22 @@ def test_the_demo_fills_blanks_sensibly(tmp_path, monkeypatch, capsys):
     assert main(["demo", "--steps", "4"]) == 0
     assert "runs/demo is left as it is" in capsys.readouterr().err
     assert {each.name for each in run.parent.iterdir()} == {"demo", "demo-2"}
+
+
+@pytest.mark.long
+def test_the_demo_needs_no_optional_package(tmp_path):
+    lacking = sorted(OPTIONAL - {"scipy"})  # which JAX brings
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({lacking}))
+from jaxlm.cli import main
+sys.exit(main(["demo", "--steps", "4", "--workdir", "demo"]))
+"""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "The page of the run is" in ran.stdout
+    assert "<svg" in (tmp_path / "demo/report.html").read_text()
 
 
 def test_a_run_that_cannot_go_on_stays_and_a_new_one_is_begun(tmp_path, monkeypatch):

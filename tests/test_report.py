@@ -15,8 +15,6 @@ from jaxlm.config import load_config
 from jaxlm.files import seal, write_json, write_sealed
 from jaxlm.report.curves import chosen, thinned
 
-pytestmark = pytest.mark.probe  # pictures need matplotlib
-
 
 def run_at(path, config, lines=40, recipe="bert_tiny"):
     """A run directory, as if a run had written it; its last line is torn."""
