@@ -26,9 +26,11 @@ from bucket import bucket, bucket_server, flaky  # noqa: F401 fixtures
 # Tracing makes many objects; collecting them seldom saves a tenth of the time.
 gc.set_threshold(200_000, 50, 100)
 
-# A job in the background of a shell ignores Ctrl-C, and so would the commands of tests.
+# A job in the background of a shell ignores Ctrl-C and Ctrl-\, and so would the
+# commands of tests.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
