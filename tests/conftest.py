@@ -1,5 +1,6 @@
 """Tests run on one CPU device; those marked `devices` on 8 fake ones (--devices 8)."""
 
+import collections
 import gc
 import os
 import signal
@@ -88,6 +89,17 @@ def _lacking(config) -> dict[str, str]:
     return lacking
 
 
+def _costly_first(items) -> list:
+    """Files in whose tests much time is allowed, then those with many tests: workers
+    take files in this order, and should end together."""
+    seconds, tests = {}, collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        seconds[item.path] = max(mark.args[0] if mark else 0, seconds.get(item.path, 0))
+        tests[item.path] += 1
+    return sorted(items, key=lambda item: (-seconds[item.path], -tests[item.path]))
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out the tests that cannot run here, and count them by reason."""
     lacking, kept, left_out = _lacking(config), [], {}
@@ -99,7 +111,7 @@ def pytest_collection_modifyitems(config, items):
             left_out.setdefault(reason, []).append(item)
         else:
             kept.append(item)
-    items[:] = kept
+    items[:] = _costly_first(kept)
     config.jaxlm_left_out = {r: len(each) for r, each in left_out.items()}
     for each in left_out.values():
         config.hook.pytest_deselected(items=each)

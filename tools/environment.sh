@@ -70,7 +70,7 @@ suite() {
   shift
   for devices in 1 8; do
     one=0
-    "$directory/bin/python" -m pytest -q -n "$(nproc)" --dist loadfile \
+    "$directory/bin/python" -m pytest -q -n "$(nproc)" --dist loadfile --no-loadscope-reorder \
       --devices $devices "$@" || one=$?
     [ $one = 5 ] || { found=yes; [ $one = 0 ] || status=$one; }
   done
