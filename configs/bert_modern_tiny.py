@@ -3,7 +3,7 @@
 Paper: Warner et al. 2024 (arXiv 2412.13663) for the layout: rotary positions, norms
 before attention and MLP, GeGLU, no biases and no token types. All layers are global,
 as rows are shorter than ModernBERT's window. The MLP has three matrices of 384 where
-`bert_tiny` has two of 512. Muon is ours (README, "What the models learn").
+`bert_tiny` has two of 512. Muon is ours (`jaxlm help results`).
 Cost: 4M tokens, 3 minutes of CPU time.
 
     jaxlm prepare  bert_modern_tiny --text 'books/*.txt' --corpus corpora/books

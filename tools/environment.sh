@@ -25,13 +25,13 @@ environment() {
   fi
 }
 
-# What pip says, on one line of a terminal: the package that it is about.
+# What pip says, on one line of a terminal, however narrow: the package that it is about.
 packages() {
   local line
   while IFS= read -r line; do
     if [ -t 2 ]; then
       case $line in
-        Collecting* | *Downloading* | Installing*) printf '\r\033[K  %.70s' "${line# }" >&2 ;;
+        Collecting* | *Downloading* | Installing*) printf '\r\033[K\033[?7l  %.70s\033[?7h' "${line# }" >&2 ;;
       esac
     fi
   done

@@ -80,7 +80,8 @@ def _begun(first: str, words: list[str]) -> tuple[str, int]:
         except UserError as error:
             if new:
                 raise
-            say(f"{workdir} is left as it is: {str(error).splitlines()[0]}")
+            why = str(error).splitlines()[-1].strip()
+            say(f"{workdir} is left as it is, a new run begins beside it: {why}")
     raise AssertionError("numbers end")
 
 

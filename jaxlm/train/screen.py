@@ -1,6 +1,6 @@
 """Figures → a progress bar on a terminal, plain lines elsewhere.
 
-    step 120/900  loss 4.31  mlm 27.1%  goodput 97%  41,210 tokens/s  MFU 38%  ETA 9:07
+    step 120/900  loss 4.31  mlm 27.1%  goodput 97%  MFU 38%  41,210 tokens/s  ETA 9:07
 
 The bar shows only the newest figures, since `metrics.jsonl` has all of them. Without a
 terminal, each line of that file is printed.
@@ -16,6 +16,9 @@ from typing import Any
 
 from jaxlm.metrics import Figure
 
+_WIDTH = 60  # of the bar, at most: narrower terminals would cut a longer one in two
+_SHARES = ("goodput", "MFU")
+
 
 class Screen:
     """Shows the figures of a run on a stream or, without one, nothing."""
@@ -30,29 +33,39 @@ class Screen:
 
     def _go_live(self, start: int) -> None:
         """Set up the bar, if the terminal can move its cursor."""
-        from rich.console import Console, Group
+        from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.text import Text
 
         console = Console(file=self._stream)
         if not console.is_interactive:
             return
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[right]}"),
-            console=console,
-            expand=True,
+        self._step, self._right = start, list[str]()
+        self._live = Live(
+            get_renderable=self._lines, console=console, refresh_per_second=4
         )
-        self._task = self._bar.add_task("", total=self._last, completed=start, right="")
-
-        def lines() -> Group:
-            return Group(self._bar, Text(self.below, no_wrap=True, overflow="ellipsis"))
-
-        self._live = Live(get_renderable=lines, console=console, refresh_per_second=4)
         self._live.start()
+
+    def _lines(self) -> Any:
+        """The bar, with what there is room for on its right, and the text below it."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        width = min(self._live.console.width, _WIDTH) if self._live else _WIDTH
+        count = f"{self._step}/{self._last}", "progress.download"  # its colour
+        left = Text.assemble("step ", count)
+        for i in range(len(self._right) + 1):
+            right = "  ".join(self._right[i:])
+            room = width - len(left) - 1 - len(right) - bool(right)
+            if room >= 8:
+                break
+        bar = ProgressBar(self._last, self._step, width=max(room, 1))
+        line = Table.grid(padding=(0, 1))
+        more = [Text(right)] if right else []  # an empty one would take room
+        line.add_row(left, bar, *more)
+        below = Text(self.below, no_wrap=True, overflow="ellipsis")
+        return Group(line, below)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is a bar."""
@@ -70,16 +83,16 @@ class Screen:
         """
         if not line and (not self._live or time.monotonic() - self._shown <= 0.5):
             return
-        goodput = f"goodput {shown('goodput', record['goodput'])}"
-        quality = "  ".join([*trained(record), goodput])
-        speed = record["tokens_per_second"]
-        right = f"{shown('tokens_per_second', speed)} tokens/s  "
-        right += f"MFU {shown('mfu', record['mfu'])}  ETA {clock(seconds_left)}"
+        rates = [f"{x} {shown(x.lower(), record[x.lower()])}" for x in _SHARES]
+        quality = "  ".join([*trained(record), *rates])
+        speed = shown("tokens_per_second", record["tokens_per_second"])
+        right = [f"{speed} tokens/s", f"ETA {clock(seconds_left)}"]
         if self._live:
-            self._bar.update(self._task, completed=record["step"], right=right)
+            self._step, self._right = record["step"], right
             self.below, self._shown = quality, time.monotonic()
         else:
-            self.say(f"step {record['step']}/{self._last}  {quality}  {right}")
+            line_of = [f"step {record['step']}/{self._last}", quality, *right]
+            self.say("  ".join(line_of))
 
     def evaluation(
         self, step: int, figures: Mapping[str, float], declared: Sequence[Figure]

@@ -1,7 +1,15 @@
 """What a person sees of a run: a bar on a terminal, plain lines else."""
 
+import fcntl
 import io
 import math
+import os
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
 
 import jax
 import pytest
@@ -63,6 +71,56 @@ def test_held_out_figures_stand_beside_their_baselines():
     ]
 
 
+_CONTROL = r"\x1b\[[0-9;?]*[a-zA-Z]"
+# Shows a step, and prints a line, each time that it is given a line.
+_SHOWS = """
+import sys
+from jaxlm.train.screen import Screen
+screen = Screen(sys.stdout, 0, 20000)
+record = {"loss": 4.3, "mlm_accuracy": .3, "goodput": .97, "mfu": .1, "skipped": 0}
+for step in range(19990, 19995):
+    sys.stdin.readline()
+    screen.show({**record, "step": step, "tokens_per_second": 41210.}, 7, line=True)
+    screen.evaluation(step, {f"a{i}_loss": 0.5 for i in range(20)}, ())
+sys.stdin.readline()
+"""
+
+
+def test_a_terminal_that_is_resized_during_a_run():
+    """Every line fits the width of its time, with the whole count of steps."""
+    ours, theirs = os.openpty()
+    flags = termios.tcgetattr(theirs)
+    flags[3] &= ~termios.ECHO
+    termios.tcsetattr(theirs, termios.TCSANOW, flags)
+    gone = {"COLUMNS", "LINES", "NO_COLOR", "TERM"}
+    env = {name: value for name, value in os.environ.items() if name not in gone}
+    env |= {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SHOWS],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+    )
+    for step, width in enumerate((100, 60, 41, 25, 140), 19_990):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
+        os.write(ours, b"\n")
+        drawn = rf"step {step}  evaluation.*[\r\n](step {step}/20000 .*)\nloss 4.3  "
+        raw, found = b"", None
+        while not found:
+            assert select.select([ours], [], [], 60)[0], raw
+            raw += os.read(ours, 65536)
+            seen = re.sub(_CONTROL, "", raw.decode(errors="ignore"))
+            found = re.search(drawn, seen.replace("\r\n", "\n"), re.DOTALL)
+        lines = [line.rpartition("\r")[2] for line in found[0].split("\n")]
+        assert max(map(len, lines)) <= width, (width, lines)
+        bar = lines[-2].rstrip()
+        assert re.match(r"step \d+/20000 ━+", bar) and len(bar) <= 60
+        assert ("41,210 tokens/s  ETA 0:07" in bar) == (width >= 60), bar
+    os.write(ours, b"\n")
+    assert process.wait(timeout=60) == 0
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -81,7 +139,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch, width):
     assert "a line with [brackets] and 学习\n" in screen
     for i in range(20):  # none is broken in two
         assert f" a{i} loss 0.5" in screen
-    plain = __import__("re").sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
+    plain = re.sub(_CONTROL, "", screen)
     bar, below = plain.rstrip().splitlines()[-2:]
     assert bar.startswith("step 8/8 ━") and "tokens/s" in bar and "ETA 0:00" in bar
     assert below.startswith("loss ") and "mlm " in below
