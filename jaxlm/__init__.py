@@ -4,14 +4,23 @@
     model = jaxlm.load("runs/a")
     model.fill("She was very [MASK] to see him.")
 
-The functions are the verbs of the command line: `jaxlm help` lists them. What they
-return is described in `help(jaxlm.Model)` and `help(jaxlm.Run)`.
+The functions are verbs of the command line and take its flags: `jaxlm help` lists them.
+What they return is described in `help(jaxlm.Model)` and `help(jaxlm.Run)`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jaxlm.api import evaluate, export, finetune, load, predict, prepare, pretrain
+from jaxlm.api import (
+    evaluate,
+    export,
+    finetune,
+    import_,
+    load,
+    predict,
+    prepare,
+    pretrain,
+)
 from jaxlm.types import Note, UserError
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "import_",
     "load",
     "predict",
     "prepare",

@@ -196,3 +196,29 @@ def export(
     args = arguments(verb.Export, {"directory": directory, **own, **settings})
     with contextlib.redirect_stdout(sys.stderr):
         return verb.export(args)
+
+
+def import_(
+    directory: Path,
+    *,
+    out: Path,
+    dtype: "Dtype" = "float32",
+    verify: bool = False,
+    **settings: Any,
+) -> bool:
+    """Write a model directory from the weights of another program, as `jaxlm import`
+    (in Python, `import` is a keyword); returns whether all is within the tolerance that
+    `verify` prints. `jaxlm.load` opens the directory.
+
+    >>> jaxlm.import_("models/tiny", out="models/mine")
+    True
+    >>> jaxlm.load("models/mine")
+    <BERT: 2 layers of width 128, ... parameters in float32; models/mine>
+    """
+    from jaxlm.cli import weights as verb
+    from jaxlm.cli.settings import arguments
+
+    own = {"out": out, "dtype": dtype, "verify": verify}
+    args = arguments(verb.Import, {"directory": directory, **own, **settings})
+    with contextlib.redirect_stdout(sys.stderr):
+        return verb.import_weights(args)

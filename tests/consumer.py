@@ -27,6 +27,11 @@ def read(directory: str) -> float:
     return best.probability + float(hidden.mean())
 
 
+def take(directory: str) -> jaxlm.Model:
+    assert_type(jaxlm.import_(directory, out="models/a", verify=True), bool)
+    return jaxlm.load("models/a")
+
+
 def tune() -> dict[str, float]:
     tuned = jaxlm.finetune("sst2", init="runs/a", data="sst2", workdir="runs/b")
     figures, _ = tuned.model.evaluate("dev.tsv")

@@ -65,7 +65,7 @@ def test_the_examples_of_docstrings_run(tmp_path, monkeypatch, capfd):
     assert not runner.failures, capfd.readouterr().out
     exported = {*jaxlm.__all__} & {*dir(api)}
     tested = {each.name.rpartition(".")[2] for each in tests}
-    assert exported == tested and len(exported) == 7
+    assert exported == tested and len(exported) == 8
     public = {
         n for n, f in vars(jaxlm.Model).items() if inspect.isfunction(f) and n[0] != "_"
     }
@@ -130,6 +130,7 @@ def test_a_mistake_is_named_in_one_line(tmp_path):
         (lambda: jaxlm.evaluate("m", txt="a"), "did you mean text?"),
         (lambda: jaxlm.evaluate("m", text="a", data="b"), "takes one of --text"),
         (lambda: jaxlm.export("m", to="hff", out="o"), "did you mean hf?"),
+        (lambda: jaxlm.import_("m", out="o", pickle=True), "mean allow_pickle?"),
         (lambda: arguments(Prepare, {}, load_config("bert_tiny")), "corpus: needed"),
     ):
         with pytest.raises(UserError, match=message.replace("?", r"\?")):

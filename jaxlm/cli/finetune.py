@@ -74,6 +74,7 @@ def finetune(args: Finetune, tokenizer: "Tokenizer", command: list[str]) -> "Out
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
     others = together(lambda: find(args.transfer) if args.transfer else {})
     job = together(lambda: open_run(args.config, tokenizer, files, own))
+    args.check_profile(job.config)
     targets = together(lambda: read(job.task.with_columns(own), others, job.data))
     shared = {"--workdir": args.workdir, "--seeds": args.seeds, **code()}
     agree({**dataclasses.asdict(job.config), **shared, "--fallback": args.fallback})

@@ -76,6 +76,15 @@ class TrainingOptions:
         if self.profile:
             range_of(self.profile, "profile")
 
+    def check_profile(self, config: RunConfig) -> None:
+        """UserError if the run ends before the steps of --profile."""
+        last = min(config.stop or config.steps, config.steps)
+        if self.profile and range_of(self.profile, "profile")[0] >= last:
+            why = f"profile = {self.profile} begins after the last step, {last:,}"
+            raise UserError(
+                f"{why}; three steps are enough: {last // 2}:{last // 2 + 3}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TextOptions, TrainingOptions):
@@ -126,6 +135,7 @@ def run_pretrain(argv: list[str]) -> int:
 def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
     """Train, or resume; `command` is for the provenance."""
     config, workdir = args.config, args.workdir
+    args.check_profile(config)
     start_jax(workdir, args.hosts)
     import jax
 

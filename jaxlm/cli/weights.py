@@ -117,7 +117,12 @@ def _export(args: Export, step: int | None, path: str) -> bool:
 
 def run_import(argv: list[str]) -> int:
     """The verb `import`."""
-    args = parse(Import, argv)
+    return 0 if import_weights(parse(Import, argv)) else 1
+
+
+def import_weights(args: Import) -> bool:
+    """Write the model directory and, if asked for, print the comparison; returns
+    whether nothing is above the tolerance."""
     start_jax()
     import jaxlm
     from jaxlm.convert.model_directory import export_path, import_model
@@ -143,10 +148,9 @@ def run_import(argv: list[str]) -> int:
             say(f"the files have no {head} head, so the model has none")
         _say_written(args.out, digests)
         if not args.verify:
-            return 0
+            return True
         options: Any = {"tokenizer": tokenizer, "dtype": args.dtype}
-        same = _passed(*verify_import(jaxlm.load(out), out, directory, **options))
-        return 0 if same else 1
+        return _passed(*verify_import(jaxlm.load(out), out, directory, **options))
 
 
 def _export_task(args: Export) -> bool:

@@ -9,6 +9,7 @@ from jax.profiler import ProfileData
 from runs import pretrain
 from tiny import tiny
 
+import jaxlm
 from jaxlm.cli.pretrain import TrainingOptions
 from jaxlm.types import UserError
 
@@ -50,3 +51,13 @@ def test_a_resumed_run_traces_what_is_left(corpus, tmp_path, capsys):
 def test_a_profile_is_two_steps(text):
     with pytest.raises(UserError, match=f"profile = {text} is not FIRST:END"):
         TrainingOptions(workdir="", profile=text)
+
+
+@pytest.mark.parametrize("stop", [{}, {"stop": 9}])
+def test_a_profile_after_the_end_is_refused_before_anything_is_made(stop, tmp_path):
+    steps = {"steps": 9} if not stop else stop
+    with pytest.raises(UserError, match="profile = 9:12 begins after the last step, 9"):
+        jaxlm.pretrain(
+            "bert_tiny", text="no", workdir=tmp_path / "w", profile="9:12", **steps
+        )
+    assert not (tmp_path / "w").exists()
