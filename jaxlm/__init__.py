@@ -1,6 +1,6 @@
 """From text to a pretrained ELMo, BERT, ERNIE or GPT, in one small JAX code base.
 
-    run = jaxlm.pretrain("bert_tiny", text="books/*.txt", workdir="runs/a", steps=500)
+    run = jaxlm.pretrain("bert_modern_tiny", text="books/*.txt", workdir="runs/a")
     model = jaxlm.load("runs/a")
     model.fill("She was very [MASK] to see him.")
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import socket
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SEAL = "sha256"  # the field of a sealed object that holds its digest
 SHIPPED = Path(__file__).parent / "shipped"  # models; jaxlm/shipped/README.md
+_HUB = r"([\w-]+/)?[\w.-]+"  # a name there
 _SIZE = hashlib.sha256().digest_size
 _TEMPORARY: set[Path] = set()
 
@@ -55,6 +57,15 @@ def unshipped(path: str | os.PathLike) -> str | os.PathLike:
     if name not in known:
         raise UserError(f"no model shipped:{name}: there are {', '.join(known)}")
     return SHIPPED / name
+
+
+def not_downloaded(directory: str | os.PathLike) -> str:
+    """A hint if the name of a directory that is missing looks like one of a hub."""
+    name = str(directory).lower()
+    looks = re.search("bert|gpt|ernie|elmo|electra|minilm", name)
+    if looks and ("-" in name or "/" not in name) and re.fullmatch(_HUB, name):
+        return "; jaxlm downloads nothing, see jaxlm help weights"
+    return ""
 
 
 def check_own(flag: str, path: str) -> None:

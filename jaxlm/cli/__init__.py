@@ -31,7 +31,7 @@ VERBS = {  # each is a function run_VERB of a file
     "fill": ("use", "words for the [MASK]s of a sentence, by a BERT"),
     "generate": ("use", "continue a text, by a GPT"),
     "embed": ("use", "vectors of texts, from any layer of any family"),
-    "probe": ("probe", "look inside: the senses of a word, layer by layer"),
+    "probe": ("probe", "look inside: senses, edge probes, attention"),
     "zeroshot": ("zeroshot", "tasks without training, minimal pairs"),
     "report": ("report", "one page of a run, or of several side by side"),
     "playground": ("playground", "a page on this machine to try a model"),
@@ -52,8 +52,8 @@ usage: jaxlm VERB … ; jaxlm VERB --help has its flags, jaxlm help the guides
 
 {verbs}
 
-  jaxlm pretrain bert_tiny --text 'books/*.txt' --workdir runs/tiny
-  jaxlm fill runs/tiny "It is a truth [MASK] acknowledged"
+  jaxlm fill shipped:novels "She was very [MASK] to see him."
+  jaxlm pretrain bert_modern_tiny --text 'books/*.txt' --workdir runs/mine
 
 --debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped by SIGTERM
 or Ctrl-C (run the same command to resume), 2 a mistake in the command or its input, 3

@@ -8,11 +8,13 @@ record, as it does of Python's keyword arguments.
 
 import argparse
 import re
+import shlex
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from jaxlm.cli.flags import Flag, flag_meant, flags_of
+from jaxlm.cli.meanings import flags_meant, said_of
 from jaxlm.cli.settings import arguments, config_of, refuse, refused
 from jaxlm.cli.usage import print_help, usage_of
 from jaxlm.config import RunConfig
@@ -20,6 +22,7 @@ from jaxlm.types import UserError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=RunConfig)
+_OF_WORDS = ("--prompt", "--text", "--data", "--only")  # whose name people leave out
 HELP = {"-h", "--help", "--help-all"}
 
 
@@ -85,12 +88,17 @@ def _refuse_unknown(argv: Sequence[str], flags: Sequence[Flag], verb: str) -> No
     a required one that is not given."""
     known = {flag.name: flag for flag in flags if not flag.positional}
     given = dict.fromkeys(arg[2:].partition("=")[0] for arg in argv if arg[:2] == "--")
+    for arg in argv:
+        name = arg[1:].partition("=")[0].replace("-", "_")
+        near = known.get(next(iter(flags_meant(name)), name))
+        if near and re.match("-[A-Za-z]", arg):
+            raise UserError(f"{arg}: a flag has two hyphens, {near.label}")
     for name in given:
         if name in known or not re.match(r"[A-Za-z]", name):
             continue
         near = flag_meant(name, known)
-        hint = f"see jaxlm {verb} --help"
-        if near:
+        hint = said_of(name) or f"see jaxlm {verb} --help"
+        if near and not said_of(name):
             hint = f"did you mean {near.label}? ({near.said})"
         raise UserError(f"{verb} has no flag --{name}: {hint}")
     for flag in known.values():
@@ -126,5 +134,10 @@ def _values(argv: Sequence[str], flags: Sequence[Flag], verb: str) -> dict[str, 
         elif flag.required:
             raise UserError(f"{verb} needs {flag.label}: {usage_of(verb, flags)}")
     if words:
-        raise UserError(f"too many words: {' '.join(words)}; {usage_of(verb, flags)}")
+        left = " ".join(words)
+        may = [f"--{flag.name}" for flag in flags if flag.field not in found]
+        for name in _OF_WORDS:
+            if name in may:
+                raise UserError(f"did you mean {name} {shlex.quote(left)}?")
+        raise UserError(f"too many words: {left}; {usage_of(verb, flags)}")
     return found

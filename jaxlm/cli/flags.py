@@ -84,6 +84,8 @@ class Flag(NamedTuple):
             choices, meaning = re.findall(r"[^{,}|]+", takes), VALUES.get(word.lower())
             near = instead(meaning if meaning in choices else word, choices)
             raise UserError(f"{given}: {near}")
+        if takes == "INT" and re.fullmatch(r"\d{1,3}(,\d{3})+|\d+(e\d)?", word):
+            raise UserError(f"{given}: write {float(word.replace(',', '')):.0f}")
         kinds = {"INT": "a whole number", "NUMBER": "a number"}
         raise UserError(f"{given} is not {kinds.get(takes, takes)}")
 
@@ -129,8 +131,8 @@ def flag_meant(name: str, known: Mapping[str, Flag]) -> Flag | None:
     for each in (*flags_meant(last), *same):
         if each in known:
             return known[each]
-    near = meant(name, known).removeprefix("did you mean ").removesuffix("?")
-    return known.get(near)
+    near = meant(name, known, cutoff=0.6).removeprefix("did you mean ")
+    return known.get(near.removesuffix("?"))
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlm.config.checks import shown
-from jaxlm.files import is_remote
+from jaxlm.files import is_remote, not_downloaded
 from jaxlm.types import UserError
 
 MASK = "[MASK]"
@@ -27,7 +27,8 @@ def check_family(directory: str, family: str, lacks: str) -> None:
     if here.is_file():
         raise UserError(f"{directory} is a file: name its directory")
     if not here.exists() and ":" not in directory:
-        raise UserError(f"{directory} does not exist: name a run or model directory")
+        hint = f"name a run or model directory{not_downloaded(directory)}"
+        raise UserError(f"{directory} does not exist: {hint}")
     found = family_in(here)
     if found and found != family:
         raise UserError(_USES[found].format(lacks))

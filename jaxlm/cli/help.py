@@ -24,8 +24,11 @@ def run_help(argv: list[str]) -> int:
         case [verb, *_] if verb in VERBS:
             return main([*argv, "--help"])
         case [name, *_]:
-            every = [*topics, *VERBS]
-            raise UserError(f"no guide or verb {name!r}: {instead(name, every)}")
+            text = {topic: path.read_text("utf-8") for topic, path in topics.items()}
+            found = [topic for topic in text if name.lower() in text[topic].lower()]
+            hint = f"the word is in {', '.join(found)}"
+            hint = hint if found else instead(name, [*topics, *VERBS])
+            raise UserError(f"no guide or verb {name!r}: {hint}")
         case []:
             lines = [f"  {name:<16} {_title(path)}" for name, path in topics.items()]
             print("jaxlm help TOPIC shows a guide, jaxlm help VERB the flags:\n")

@@ -86,6 +86,29 @@ VALUES = {
     "adam": "adamw",
 }
 
+# What others have a flag for and jaxlm has not, with what takes its place.
+_SAID = """
+all devices of this host are used; JAX_PLATFORMS=cpu in front of the command chooses:
+    device devices_type cuda gpu cpu tpu use_gpu use_cuda use_cpu no_cuda accelerator
+the same command resumes a run, another --workdir begins a new one:
+    resume resume_from_checkpoint resume_training continue continue_training restart
+    overwrite overwrite_output_dir overwrite_cache force
+these are verbs, jaxlm finetune, evaluate and predict:
+    do_train do_eval do_predict evaluate_during_training predict_with_generate
+the first word names it, as the usage shows:
+    model model_name model_type arch architecture config config_name config_file recipe
+every host runs the same command and finds the others, see jaxlm help machines:
+    local_rank rank node_rank master_addr master_port nproc_per_node ddp deepspeed
+"""
+
+
+def said_of(name: str) -> str:
+    """What takes the place of a flag that others have; "" if it is not known."""
+    for said, names in re.findall(r"^(\S.*):\n((?: +.*\n)+)", _SAID, re.MULTILINE):
+        if name in names.split():
+            return said
+    return ""
+
 
 def flags_meant(name: str) -> list[str]:
     """Our flags for what others call a name."""

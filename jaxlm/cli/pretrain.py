@@ -73,6 +73,8 @@ class TrainingOptions:
     host, into WORKDIR/profile. An invocation's first step compiles: leave it out."""
 
     def __post_init__(self) -> None:
+        if os.path.isfile(self.workdir):
+            raise UserError(f"--workdir {self.workdir} is a file: name a directory")
         if self.profile:
             range_of(self.profile, "profile")
 
@@ -102,6 +104,11 @@ class Pretrain(TextOptions, TrainingOptions):
     other_vocabulary: bool = False
     """Start from --init although its vocabulary has other words than the corpus: each
     row of the table then stands for the word that has its number in the corpus."""
+
+    def __post_init__(self) -> None:
+        TextOptions.__post_init__(self)
+        TrainingOptions.__post_init__(self)
+        self.check_profile(self.config)
 
 
 def run_prepare(argv: list[str]) -> int:
@@ -135,7 +142,6 @@ def run_pretrain(argv: list[str]) -> int:
 def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
     """Train, or resume; `command` is for the provenance."""
     config, workdir = args.config, args.workdir
-    args.check_profile(config)
     start_jax(workdir, args.hosts)
     import jax
 

@@ -2,16 +2,31 @@
 
 from importlib import import_module
 
+from jaxlm.cli.arguments import HELP
 from jaxlm.config.checks import instead
 from jaxlm.types import UserError
 
-_KINDS = ("senses", "edge", "weights", "attention")
+_KINDS = {
+    "senses": "which uses of a word are near, in each layer",
+    "edge": "what each layer knows of parts of speech, entities, dependencies …",
+    "weights": "what each layer is worth to tasks that mix them",
+    "attention": "where each head looks in a text",
+}
+_HELP = """\
+usage: jaxlm probe KIND DIRECTORY … [flags]
+
+Look inside a model. jaxlm probe KIND --help has the flags, jaxlm help probing a guide.
+
+{kinds}
+
+  jaxlm probe senses runs/modern --word bank --text bank.txt --out bank.html"""
 
 
 def run_probe(argv: list[str]) -> int:
     """The verb `probe`: `run_probe_KIND` of `probe_KIND.py` does the work."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: jaxlm probe {{{','.join(_KINDS)}}} DIRECTORY …, or with --help")
+    if not argv or argv[0] in HELP:
+        kinds = (f"  {kind:<10} {what}" for kind, what in _KINDS.items())
+        print(_HELP.format(kinds="\n".join(kinds)))
         return 0
     kind = argv[0]
     if kind not in _KINDS:

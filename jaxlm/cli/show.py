@@ -45,6 +45,9 @@ def run_show(argv: list[str]) -> int:
     if args.config:
         raise UserError(f"--config is for a corpus, and {path} is none")
     if not path.is_dir():
+        if "/" in args.what and not args.what.endswith(".py"):
+            what = "name a recipe, or the directory of a corpus, a model or a run"
+            raise UserError(f"{args.what} is not a directory: {what}")
         config = load_config(args.what)
         if args.rows:
             raise UserError(f"--rows needs text: jaxlm show CORPUS --config {path}")

@@ -14,7 +14,7 @@ from jaxlm.cli.help import guides
 from jaxlm.config.idle import foreign, idle
 
 _MANY = 20  # flags, of which `--help` shows the usual ones
-# The flags that people use, of the verbs that have many.
+# The flags that people use, of verbs that have many; of others, those to show first.
 _USUAL = {
     "prepare": "text corpus tokenizer holdout sentences errors field spans lexicon "
     "processes smoothing model.vocab_size text.language text.lowercase text.chinese",
@@ -28,6 +28,9 @@ _USUAL = {
     "plan": "topology advice json steps batch length accumulate precision remat "
     "attention optim.name model.num_layers model.d_model mesh.data mesh.fsdp "
     "mesh.tensor",
+    "evaluate": "text data corpus transfer rows json batch length stride",
+    "generate": "prompt max_tokens temperature top_k top_p samples seed beams json",
+    "zeroshot": "protocol data prompt harness out limit seeds step",
 }
 _COLUMN = 24  # where the text beside a flag begins
 
@@ -45,7 +48,8 @@ def print_help(
     fewer = bool(usual) and not every and len(shown) > _MANY
     if fewer:
         shown = [flag for flag in shown if flag.name in usual or flag.required]
-        shown.sort(key=lambda f: usual.index(f.name) if f.name in usual else -1)
+    if len(shown) <= _MANY or fewer:
+        shown.sort(key=lambda flag: [*usual, flag.name].index(flag.name))
     width = min(max(shutil.get_terminal_size().columns, 40), 100)
     for text in (usage_of(verb, flags), " ".join((kind.__doc__ or "").split())):
         print(textwrap.fill(text, width), end="\n\n")

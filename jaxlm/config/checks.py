@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _NAMES = {bool: "True or False", int: "a whole number", float: "a finite number"}
 _NAMES |= {str: "a string"}
+_MANY = 12  # names, of which a message lists all
 _UNIONS = (typing.Union, types.UnionType)
 _MISFITS = (TypeError, ValueError, OverflowError)
 
@@ -135,15 +136,35 @@ def texts_of(values: Any, name: str) -> Iterator[str]:
     return (text_of(each, f"{name}[{i}]") for i, each in enumerate(values))
 
 
-def meant(name: Any, names: Iterable[str], before: str = "") -> str:
-    """ "did you mean …?", with `before` in front, if one of `names` is near."""
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    return f"{before}did you mean {near[0]}?" if near else ""
+def meant(
+    name: Any, names: Iterable[str], before: str = "", *, cutoff: float = 0.4
+) -> str:
+    """ "did you mean …?", with `before` in front, if one of `names` is near.
+
+    bert-tiny is bert_tiny, and bert_base_uncased begins with bert_base.
+    """
+    wrong = _folded(name)
+    known = {_folded(each): each for each in reversed([*names])}
+    begins = [each for each in known if wrong.startswith(f"{each}_")]
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=cutoff)
+    near = [max(begins, key=len)] if begins else near
+    near = [wrong] if wrong in known else near
+    return f"{before}did you mean {known[near[0]]}?" if near else ""
+
+
+def _folded(name: Any) -> str:
+    return str(name).lower().replace("-", "_")
 
 
 def instead(name: Any, names: Iterable[str], are: str = "there are") -> str:
-    """All names that could stand in place of a wrong one, the nearest one first."""
+    """All names that could stand in place of a wrong one, the nearest one first; of
+    many, only those that begin with it, or one that is very near."""
     names = list(map(str, names))
+    if len(names) > _MANY:
+        if begun := [x for x in names if _folded(x).startswith(f"{_folded(name)}_")]:
+            names = begun
+        elif sure := meant(name, names, cutoff=0.75):
+            return sure
     every = f"{are} {', '.join(names) or 'none'}"
     return " ".join(filter(None, (meant(name, names), every)))
 

@@ -44,7 +44,8 @@ def load_config(name: str) -> RunConfig:
         if path.is_file():
             raise UserError(f"{name} is a file: a recipe is a name or a file .py")
         if name not in shipped:
-            raise UserError(f"no config {name!r}: {instead(name, shipped)}")
+            every = "jaxlm recipes describes them"
+            raise UserError(f"no config {name!r}: {instead(name, shipped)} ({every})")
         path = shipped[name]
     if not path.is_file():
         raise UserError(f"no config file {path}")

@@ -231,7 +231,8 @@ class RunConfig(Rows):
     """Steps in a row that may be skipped, for gradients that are not finite or updates
     that go too far, before the run ends."""
     init: str = ""
-    """Run or model directory whose parameters to start from; empty: random weights."""
+    """Run or model directory whose parameters to start from. Without one, pretrain
+    starts from random weights."""
     fork: str = ""
     """RUN@STEP: the checkpoint of another run to start from, optimiser included. Other
     flags are changes to the config of that run."""

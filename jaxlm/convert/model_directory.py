@@ -43,6 +43,7 @@ from jaxlm.files import (
     copy_tree,
     is_remote,
     listed,
+    not_downloaded,
     place,
     read_json,
     read_object,
@@ -114,7 +115,7 @@ def _opened(
 
 def _check(directory: Path, weights: bool) -> None:
     if not directory.is_dir():
-        raise UserError(f"no directory {directory}")
+        raise UserError(f"no directory {directory}{not_downloaded(directory)}")
     if (directory / "provenance.json").is_file():
         raise UserError(f"{directory} is a run: jaxlm export writes a model directory")
     if not is_model(directory):

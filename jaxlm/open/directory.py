@@ -90,7 +90,8 @@ def _existing(directory: Any) -> epath.Path:
         raise UserError(f"{this} of a run or model directory")
     path = place(directory)
     if not path.is_dir():
-        how = "is a file: name its directory" if path.exists() else "does not exist"
+        how = "does not exist: name a run or model directory"
+        how = "is a file: name its directory" if path.exists() else how
         raise UserError(f"{path} {how}")
     return path
 

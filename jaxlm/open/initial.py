@@ -6,7 +6,7 @@ import re
 from jaxlm.checkpoints import RunFiles, restore_params
 from jaxlm.config import ModelConfig
 from jaxlm.convert.model_directory import is_model, read_model
-from jaxlm.files import local, place
+from jaxlm.files import local, not_downloaded, place
 from jaxlm.open.directory import model_of
 from jaxlm.tasks.finetuned import best_seed
 from jaxlm.tasks.model import OWN
@@ -37,7 +37,8 @@ def pretrained(directory: str) -> Pretrained:
 def check_init(directory: str) -> None:
     """Refuse a directory that does not exist."""
     if not place(directory).is_dir():
-        raise UserError(f"--init {directory}: there is no such directory")
+        hint = not_downloaded(directory)
+        raise UserError(f"--init {directory}: there is no such directory{hint}")
 
 
 def other_settings(directory: str, model: ModelConfig) -> list[str]:

@@ -80,7 +80,7 @@ def read_runs(directories: tuple[str, ...]) -> list[RunRecord]:
 def _runs_in(directory: str) -> list[Any]:
     path = place(directory)
     if not path.is_dir():
-        raise UserError(f"{directory} is not a directory")
+        raise UserError(f"{directory} is not a directory: name that of a run")
     if (path / "metrics.jsonl").is_file() and (path / "config.json").is_file():
         return [path]
     if seeds := sorted(path.glob("seed-*/metrics.jsonl")):

@@ -32,6 +32,7 @@ from jaxlm.files import (
     is_remote,
     listed,
     locked,
+    not_downloaded,
     place,
     read_json,
     read_object,
@@ -151,6 +152,14 @@ def has_begun(workdir: str | os.PathLike) -> bool:
     return trained and (here / "config.json").is_file()
 
 
+def _run_near(directory: str | os.PathLike) -> str:
+    """ "; did you mean …?" if a run is above or in a local directory."""
+    here = Path(directory)
+    near = [] if is_remote(directory) else [*here.parents[:2], *sorted(here.glob("*"))]
+    runs = [str(each) for each in near if (each / "config.json").is_file()]
+    return f"; did you mean {' or '.join(runs[:3])}?" if runs else ""
+
+
 def read_config(workdir: str | os.PathLike) -> RunConfig:
     """The configuration of a run directory; UserError if it has another format."""
     path = place(workdir) / "config.json"
@@ -160,8 +169,10 @@ def read_config(workdir: str | os.PathLike) -> RunConfig:
         if path.parent.is_file():
             raise UserError(f"{workdir} is a file: name the directory of a run")
         if not path.parent.exists():
-            raise UserError(f"{workdir} does not exist: name the directory of a run")
-        raise UserError(f"{workdir} is not a run directory: it has no config.json")
+            hint = f"name the directory of a run{not_downloaded(workdir)}"
+            raise UserError(f"{workdir} does not exist: {hint}")
+        what = "is not a run directory: it has no config.json"
+        raise UserError(f"{workdir} {what}{_run_near(workdir)}")
     for record in provenance(workdir)[-1:]:
         check_format(record.get("format", 1), str(workdir))
     with remedied(f"delete it; {_REMEDY}"):

@@ -134,7 +134,9 @@ def test_mistakes_are_one_line(run, bucket, capfd):
     said = mistake(capfd, *on("gs://nowhere/run", run))
     assert said == "jaxlm: there is no bucket gs://nowhere\n"
     said = mistake(capfd, "fill", f"{bucket}/none", "A [MASK] .")
-    assert said == f"jaxlm: {bucket}/none does not exist\n"
+    assert (
+        said == f"jaxlm: {bucket}/none does not exist: name a run or model directory\n"
+    )
     said = mistake(capfd, *on(f"{bucket}/run", run, "--init", f"{bucket}/none"))
     assert "there is no such directory" in said
     data = ["--data", f"{bucket}/data", "--init", str(run), "--workdir", "task"]

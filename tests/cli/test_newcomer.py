@@ -101,6 +101,44 @@ MISTAKES = {
         "needs --init, a run or model",
     ),
     "a topic that is none": ("help tokenisation", "there are "),
+    "a word of a guide": ("help muon", "the word is in bert, "),
+    "a recipe in capitals": ("pretrain BERT-TINY", "did you mean bert_tiny?"),
+    "published weights as a recipe": ("pretrain bert_base_uncased", "mean bert_base?"),
+    "a family as a recipe": ("pretrain gpt2", "there are gpt2_large, gpt2_medium, "),
+    "a path to show": ("show HERE/none", "name a recipe, or the directory of"),
+    "a number with a comma": ("demo --steps 10,000", ": write 10000"),
+    "a device": ("pretrain bert_tiny --device cuda", "JAX_PLATFORMS=cpu in front"),
+    "a flag to resume": ("pretrain bert_tiny --resume", "the same command resumes"),
+    "a flag of no meaning": ("fill RUN [MASK] --xyzzy", "see jaxlm fill --help"),
+    "one hyphen": ("pretrain bert_tiny -steps 3", "two hyphens, --steps INT"),
+    "a text without its flag": (
+        "pretrain bert_tiny NOVEL --workdir NEW",
+        "did you mean --text ",
+    ),
+    "a prompt without its flag": ("generate GPT Hello", "did you mean --prompt Hello?"),
+    "a part of a recipe's name": ("recipes tiny", "did you mean --only tiny?"),
+    "a file where a run is to be": (
+        "pretrain bert_tiny --workdir HERE/small.txt",
+        "is a file: name a directory",
+    ),
+    "weights that are on a hub": (
+        "fill bert-base-uncased [MASK]",
+        "jaxlm downloads nothing, see jaxlm help weights",
+    ),
+    "weights of a hub to start from": (
+        "pretrain bert_tiny --corpus CORPUS --workdir NEW --init google/bert-mini",
+        "jaxlm downloads nothing, see jaxlm help weights",
+    ),
+    "weights of a hub to import": ("import gpt2 --out NEW", "jaxlm help weights"),
+    "a checkpoint where its run is meant": (
+        "evaluate RUN/checkpoints/4 --text NOVEL",
+        "did you mean RUN?",
+    ),
+    "a folder of runs": ("fill HERE [MASK]", "did you mean HERE/gpt or RUN?"),
+    "a profile after the end": (
+        "pretrain bert_tiny --workdir NEW --steps 9 --profile 9:12",
+        "begins after the last step, 9",
+    ),
 }
 
 
@@ -128,6 +166,7 @@ def test_a_newcomer_is_told_the_remedy(name, here, run, novel, capsys):
     argv = words.split()
     for place, path in {**places, "HERE": str(here)}.items():
         argv = [word.replace(place, path) for word in argv]
+        remedy = remedy.replace(place, path)
     line = mistake(capsys, *argv)
     assert remedy in line and line.count("\n") == 1 and len(line) < 1200, line
     assert not (new / "config.json").exists()

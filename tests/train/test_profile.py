@@ -53,11 +53,10 @@ def test_a_profile_is_two_steps(text):
         TrainingOptions(workdir="", profile=text)
 
 
-@pytest.mark.parametrize("stop", [{}, {"stop": 9}])
-def test_a_profile_after_the_end_is_refused_before_anything_is_made(stop, tmp_path):
-    steps = {"steps": 9} if not stop else stop
+@pytest.mark.parametrize("end", [{"steps": 9}, {"stop": 9}])
+def test_a_profile_after_the_end_is_refused_before_anything_is_made(end, tmp_path):
     with pytest.raises(UserError, match="profile = 9:12 begins after the last step, 9"):
         jaxlm.pretrain(
-            "bert_tiny", text="no", workdir=tmp_path / "w", profile="9:12", **steps
+            "bert_tiny", text="no", workdir=tmp_path / "w", profile="9:12", **end
         )
     assert not (tmp_path / "w").exists()
