@@ -171,8 +171,9 @@ def cache_of(name: str) -> Path:
 
 def host_log(workdir: str | os.PathLike, host: int) -> Path:
     """The file for what a host says besides the lines of the first one."""
-    here = workdir if workdir and not is_remote(workdir) else tempfile.gettempdir()
-    return Path(here, f"host-{host}.log")
+    here = Path(tempfile.gettempdir(), f"jaxlm-{os.getuid()}")
+    here = Path(workdir) if workdir and not is_remote(workdir) else here
+    return here / f"host-{host}.log"
 
 
 @functools.cache

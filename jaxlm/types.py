@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Layout = Literal["pairs", "blocks", "packed", "stream", "dialogues", "bilm"]
 
 
+INTERRUPTED = 75  # exit status after a signal: the same command resumes
+
+
 class UserError(Exception):
     """A mistake of the user: one line with numbers and remedy; the exit status is 2."""
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import jaxlm
 from jaxlm.cli.runtime import (
-    INTERRUPTED,
+    Command,
+    Where,
     end_on_signals,
+    is_left_to_first,
+    running,
     show_errors,
-    telling_others,
     wait_if_a_host_is_lost,
 )
-from jaxlm.types import Note, UserError
+from jaxlm.types import INTERRUPTED, Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
     "prepare": ("pretrain", "text → tokenizer → corpus"),
@@ -42,6 +44,10 @@ VERBS = {  # each is a function run_VERB of a file
     "doctor": ("doctor", "check an installation: versions, devices, speed, disk"),
     "help": ("help", "a guide on a topic, or the flags of a verb"),
 }
+
+# Of several hosts, all others run on the first while the rest wait; see `Where`.
+_ON_ALL = {"prepare", "pretrain", "finetune", "doctor"}
+_ALONE = {"plan", "launch", "show", "report", "demo", "recipes", "help"}  # no devices
 
 FINISHED, MISTAKE, TOO_LARGE = 0, 2, 3
 
@@ -79,12 +85,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_command(argv: list[str]) -> int:
-    with telling_others() as statuses:
-        statuses.append(_run_safely(argv))
-    return statuses[-1]
+    where = where_runs(argv)
+    if is_left_to_first(where):
+        return FINISHED
+    with running(where) as command:
+        command.status = _run_safely(argv, command)
+    return command.status
 
 
-def _run_safely(argv: list[str]) -> int:
+def where_runs(argv: list[str]) -> Where:
+    """On which of several hosts a command runs."""
+    verb, *words = argv or ["help"]
+    if verb in _ALONE or verb not in VERBS or {"-h", "--help", "--help-all"} & {*words}:
+        return Where.ALONE
+    return Where.ALL if verb in _ON_ALL else Where.FIRST
+
+
+def _run_safely(argv: list[str], command: Command) -> int:
     debug = "--debug" in argv
     try:
         with warnings.catch_warnings():
@@ -92,6 +109,7 @@ def _run_safely(argv: list[str]) -> int:
             warnings.showwarning = _notes()
             status = _run([arg for arg in argv if arg != "--debug"])
             sys.stdout.flush()
+            command.failed = False
             return status
     except BrokenPipeError:
         # The reader has gone; keep Python from flushing into the closed pipe at exit.

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxlm.cli.arguments import parse
 from jaxlm.cli.pretrain import run_pretrain
 from jaxlm.cli.report import run_report
-from jaxlm.cli.runtime import say, start_jax
+from jaxlm.cli.runtime import say
 from jaxlm.config.run import Count
 from jaxlm.types import UserError
 
@@ -38,7 +38,6 @@ class Demo:
 def run_demo(argv: list[str]) -> int:
     """The verb `demo`."""
     args = parse(Demo, argv)
-    start_jax(together=True)
     stops = [args.steps * i // _TIMES for i in range(1, _TIMES + 1)]
     every = max(1, args.steps // _TIMES)
     flags = f"""
@@ -46,7 +45,7 @@ def run_demo(argv: list[str]) -> int:
         --steps {args.steps} --seed {args.seed} --save_every {every}
         --eval_every {every} --log.every {every}
     """
-    recipe = [*flags.split(), "--samples", *BLANKS]
+    recipe = [*flags.split(), "--hosts", "off", "--samples", *BLANKS]
     workdir, done = "", 0
     for stop in sorted({*stops} - {0}):
         if stop <= done:  # by an earlier invocation

@@ -66,10 +66,11 @@ def with_model(
 
 def finetune(args: Finetune, tokenizer: "Tokenizer", command: list[str]) -> "Outcome":
     """Train on each seed, or resume; `command` is for the provenance."""
-    from jaxlm.hosts import agree, code, together
+    from jaxlm.hosts import agree, together
     from jaxlm.tasks.data_files import find_data_files, no_dev_note
     from jaxlm.tasks.finetune import open_run
     from jaxlm.tasks.transfer import find, read
+    from jaxlm.train.workdir import code
 
     files, own = find_data_files(args.data, args.dev), args.dev_task.given()
     others = together(lambda: find(args.transfer) if args.transfer else {})

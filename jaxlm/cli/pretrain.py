@@ -114,7 +114,7 @@ class Pretrain(TextOptions, TrainingOptions):
 def run_prepare(argv: list[str]) -> int:
     """The verb `prepare`."""
     args = parse(Prepare, argv)
-    start_jax("", together=True)
+    start_jax("")
     from jaxlm.hosts import in_turn
 
     in_turn(lambda: prepare_corpus(args))  # the others find it done on a shared disk
@@ -145,13 +145,13 @@ def pretrain(args: Pretrain, command: list[str]) -> "Outcome":
     start_jax(workdir, args.hosts)
     import jax
 
-    from jaxlm.hosts import agree, code, in_turn
+    from jaxlm.hosts import agree, in_turn
     from jaxlm.open import check_init, check_vocabulary, other_settings, pretrained
     from jaxlm.sharding import check_batch, make_mesh
     from jaxlm.train.fork import fork_of, fork_record
     from jaxlm.train.loop import train
     from jaxlm.train.source import corpus_source
-    from jaxlm.train.workdir import corpus_of, has_begun, lock, open_workdir
+    from jaxlm.train.workdir import code, corpus_of, has_begun, lock, open_workdir
     from jaxlm.xla import check_options
 
     if args.other_vocabulary and not config.init:

@@ -1,7 +1,11 @@
-"""What a verb does before JAX runs: signals, memory, other hosts, compiled code."""
+"""What a verb does before JAX runs: signals, memory, other hosts, compiled code.
+
+Of several hosts, some verbs run on all, others on the first: `Where`.
+"""
 
 import atexit
 import contextlib
+import enum
 import multiprocessing
 import os
 import re
@@ -9,20 +13,49 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jaxlm.files import cache_of, host_log, remove_temporary
+from jaxlm.types import INTERRUPTED
 
-INTERRUPTED = 75  # exit status after a signal: the same command resumes
+if TYPE_CHECKING:
+    from jaxlm.hosts import End, Ending
 
 _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
 
+_INTERRUPTED = "interrupted; run the same command to resume"
+
+# The number of a process and the count, as launchers set them.
+_NUMBERS = {
+    "JAX_PROCESS_ID": "JAX_NUM_PROCESSES",
+    "RANK": "WORLD_SIZE",
+    "SLURM_PROCID": "SLURM_NTASKS",
+    "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
+}
+
+
+class Where(enum.Enum):
+    """On which of several hosts a verb runs."""
+
+    ALL = "on all of them, together"
+    FIRST = "on the first; the others wait, because a pod's devices need all hosts"
+    ALONE = "on the first, which joins no other; the others end at once"
+
+
+class Command:
+    """The verb that runs: where, how it ends, and its hosts if it has joined them."""
+
+    def __init__(self, where: Where):
+        self.where, self.status, self.failed = where, 1, True
+        self.job: Ending | None = None
+
+
+_command: Command | None = None  # None: a function of the library was called
 _witnesses: list[subprocess.Popen] = []
 _stderr = 2  # the terminal's; with several hosts, native code has another
-_is_command = False  # a verb runs, not a function of the library
-_others_wait = False  # for this host, the first of several
 
 
 def say(*lines: str) -> None:
@@ -37,91 +70,170 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
     A second signal ends it at once. `done`: the work is finished, so no message. The
     handlers do not raise, because callbacks of libraries swallow exceptions and some
     modules break if their import is interrupted. Training has its own handlers
-    (`train/loop.py`).
+    (`train/stopping.py`).
     """
 
     def end(number: int, frame: Any) -> None:
         for each in caught:
             signal.signal(each, lambda number, _: os._exit(128 + number))
-        if not done:
-            shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
-            os.write(
-                _stderr, shown + b"jaxlm: interrupted; run the same command to resume\n"
-            )
-        remove_temporary()
-        for worker in multiprocessing.active_children():
-            worker.kill()  # one that starts would complain of what is gone
-        if processes := sys.modules.get("multiprocessing.util"):
-            processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
-        os._exit(status)
+        _end_process(status, "" if done else _INTERRUPTED)
 
+    caught = _catch(end)
+    for number in caught if done else ():
+        # Python resets handlers long before it ends, but ignores what we do.
+        atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def _catch(handler: Any) -> list[int]:
+    """The signals that are not ignored, which get a handler."""
     caught = [signal.SIGINT, signal.SIGTERM]
     caught = [each for each in caught if signal.getsignal(each) != signal.SIG_IGN]
     for number in caught:
-        signal.signal(number, end)
-        if done:  # Python resets handlers long before it ends, but ignores what we do
-            atexit.register(signal.signal, number, signal.SIG_IGN)
+        signal.signal(number, handler)
+    return caught  # type: ignore[return-value]
 
 
-def start_jax(
-    workdir: str | None = None, hosts: str = "", *, together: bool = False
-) -> None:
+def _end_process(status: int, line: str, *, leave: bool = False) -> None:
+    """End the process, whatever its main thread does, and keep no temporary file."""
+    if line:
+        shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
+        os.write(_stderr, shown + f"jaxlm: {line}\n".encode())
+    remove_temporary()
+    for worker in multiprocessing.active_children():
+        worker.kill()  # one that starts would complain of what is gone
+    if processes := sys.modules.get("multiprocessing.util"):
+        processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
+    if leave:
+        from jaxlm.hosts import leave_together
+
+        leave_together()
+    os._exit(status)
+
+
+@contextlib.contextmanager
+def running(where: Where) -> Iterator[Command]:
+    """While a verb runs. At its end the hosts of a job end together, if this one has
+    joined it; the status of the first is that of hosts that have none of their own."""
+    global _command
+    before, _command = _command, Command(where)
+    try:
+        yield _command
+    finally:
+        command, _command = _command, before
+        if hosts := sys.modules.get("jaxlm.hosts"):
+            command.status = hosts.end_together(command.status, failed=command.failed)
+
+
+def is_left_to_first(where: Where) -> bool:
+    """Whether this host, as its launcher numbers it, has nothing to do."""
+    values = os.environ
+    number = next((values[n] for n, count in _NUMBERS.items() if count in values), "0")
+    if where is not Where.ALONE or number == "0":
+        return False
+    _say_left_to_first(number)
+    return True
+
+
+def _say_left_to_first(host: str) -> None:
+    say(f"jaxlm: host {host} has nothing to do: host 0 does the work of this verb")
+
+
+def start_jax(workdir: str | None = None, hosts: str = "") -> None:
     """Join the other hosts, as `hosts.join` says, and keep compiled programs on disk.
 
-    All hosts go on if `hosts` is given, as by verbs that train, or if they work
-    `together`. For other verbs only the first does, and the others end with its status.
-    With a workdir, hosts have a log; see `_keep_log`.
+    All go on, or only the first, as `Where` says. With a workdir, what is printed on
+    other hosts than the first goes to their logs; see `show_errors`.
     """
     from jaxlm.memory import keep_freed_memory
 
     keep_freed_memory()
     import jax
 
-    from jaxlm.hosts import join
-
     if not jax.distributed.is_initialized():
-        join(hosts, lambda host: None if workdir is None else _keep_log(workdir, host))
-        if _is_command and jax.distributed.is_initialized() and not hosts:
-            end_on_signals(INTERRUPTED)  # again: JAX catches SIGTERM for training
-            if not together:
-                _leave_to_first()
+        _join(workdir, hosts)
+    if _command and jax.distributed.is_initialized():
+        from jaxlm.hosts import end_together, ending
+
+        _command.job = ending(_end_as_told)
+        if _command.where is Where.FIRST and jax.process_index():
+            _say_left_to_first(str(jax.process_index()))
+            raise SystemExit(end_together(0, failed=False))
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_of("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _leave_to_first() -> None:
-    """Return on the first host; end the others, once it has ended, with its status."""
+def _join(workdir: str | None, hosts: str) -> None:
+    from jaxlm.hosts import join
+
+    shown: list[int] = []
+
+    def before(host: int) -> None:
+        if _command:
+            _end_on_signals_anywhere()
+        if workdir is None and not _command:
+            return
+        _keep_log(workdir or "", host)
+        if host and workdir is not None:
+            os.dup2(2, 1)
+            sys.stdout = sys.stderr
+            return
+        show_errors()
+        sys.stdout.flush()
+        shown.append(os.dup(1))
+        os.dup2(2, 1)  # native code tells of connections
+
+    try:
+        join(hosts, before)
+    finally:
+        for file in shown:
+            os.dup2(file, 1)
+            os.close(file)
+
+
+def _end_on_signals_anywhere() -> None:
+    """Have a thread handle signals, because Python's handlers do not run while the main
+    thread waits for other hosts. Once all have joined, all end."""
+
+    def handler(number: int, frame: Any) -> None:
+        pass
+
+    def tell() -> None:
+        job = _command.job if _command else None
+        if not job or job.tell(INTERRUPTED, "interrupted").how != "interrupted":
+            _end_process(INTERRUPTED, _INTERRUPTED)  # else `_end_as_told`
+
+    def watch() -> None:
+        asked = False
+        while True:
+            number = os.read(signals, 1)[0]
+            if signal.getsignal(number) is not handler:
+                continue  # the training loop has caught it
+            if asked:
+                os._exit(128 + number)
+            asked = True
+            threading.Thread(target=tell, daemon=True).start()
+
+    signals, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    _catch(handler)
+
+
+def _end_as_told(end: "End") -> None:
+    """End this process as another host has ended, or as a signal asks."""
     import jax
 
-    from jaxlm.hosts import wait_for_first
-
-    global _others_wait
-    host = jax.process_index()
-    _others_wait = not host
-    if host:
-        say(f"jaxlm: host {host} has nothing to do: host 0 does the work of this verb")
-        raise SystemExit(wait_for_first())
-
-
-@contextlib.contextmanager
-def telling_others() -> Iterator[list[int]]:
-    """While a verb runs, other hosts may wait for this one: they end with the status
-    that is put in the list, or with 1."""
-    global _is_command
-    _is_command, statuses = True, [1]
-    try:
-        yield statuses
-    finally:
-        if _others_wait:
-            from jaxlm.hosts import tell_status
-
-            tell_status(statuses[-1])
+    line = f"host {end.host} has stopped with status {end.status}: its output says why"
+    if end.how == "interrupted":
+        line = f"host {end.host} was {_INTERRUPTED}"
+        line = _INTERRUPTED if end.host == jax.process_index() else line
+    _end_process(end.status, line, leave=True)
 
 
 def _keep_log(workdir: str, host: int) -> None:
-    """Send what native code says of errors to `host_log`; see `witness.py`. On other
-    hosts than the first, all that is printed goes there; see `show_errors`."""
+    """Send what native code says of errors to `host_log`; see `witness.py`."""
     from jaxlm.cli import witness
 
     log = host_log(workdir, host)
@@ -136,11 +248,6 @@ def _keep_log(workdir: str, host: int) -> None:
     os.dup2(process.stdin.fileno(), 2)
     process.stdin.close()
     _witnesses.append(process)  # collected, it would warn that it still runs
-    if host:
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-    else:
-        show_errors()
 
 
 def show_errors() -> None:

@@ -4,14 +4,13 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from jaxlm.checkpoints import Checkpoints, check_best
+from jaxlm.hosts import ending
 from jaxlm.train.source import Run
+from jaxlm.types import INTERRUPTED
 
 
 class Best:
@@ -50,28 +49,22 @@ class Best:
 def stop_signals() -> Iterator[Callable[[int], bool]]:
     """Catch SIGTERM and Ctrl-C; yields a function step → whether to stop at that step.
 
-    A second signal ends the process. Several hosts stop at the same step, because jax's
-    own SIGTERM handler tells all hosts. It stays in place and also gets each Ctrl-C.
+    A second signal ends the process. Several hosts stop at the same step.
     """
-    asked, several = False, jax.process_count() > 1
+    asked, job = False, ending()
 
     def note(number: int, frame: Any) -> None:
         nonlocal asked
         if asked:
             os._exit(128 + number)
         asked = True
-        if several:
-            signal.raise_signal(signal.SIGTERM)
+        if job:
+            job.tell(INTERRUPTED, "interrupted")
 
-    def interrupted(step: int) -> bool:
-        if several:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return asked
-
-    caught = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, note) for number in caught}
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupted
+        with job.loop() if job else nullcontext(lambda _: asked) as interrupted:
+            yield interrupted
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

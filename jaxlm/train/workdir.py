@@ -9,6 +9,7 @@ checkpoints/  metrics.jsonl  samples.jsonl  tensorboard/     written by `loop.py
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import platform
 import subprocess
@@ -226,6 +227,15 @@ def written_provenance(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     if records := provenance(workdir):
         return records
     raise UserError(f"{workdir} has no provenance.json; {_REMEDY}")
+
+
+def code() -> dict[str, str]:
+    """What computes on this host: the version of JAX and a digest of jaxlm's source."""
+    here, total = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        total.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
+    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {"jaxlm source sha256": total.hexdigest()[:16], **versions}
 
 
 def _provenance(argv: list[str]) -> dict[str, Any]:
