@@ -4,15 +4,12 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from jobs import finish, hosts, wait_for
 from roads import without_size
-from states import ROOT
 
 from jaxlm.train.workdir import lock
 
@@ -21,52 +18,6 @@ TINY = """
     --model.d_ff 32 --model.dropout 0 --model.nsp false --batch 8 --length 32
     --predictions 5 --log.tensorboard false --steps 100000 --save_every 2 --eval_every 0
 """.split()  # noqa: SIM905
-
-# Runs one command after another in one process, which saves half of their time.
-COMMANDS = """
-import sys
-from jaxlm import hosts
-from jaxlm.cli import main
-hosts.HEARTBEAT = 10
-for command in " ".join(sys.argv[1:]).split(" AND "):
-    status = main(command.split())
-sys.exit(status)
-"""
-
-
-def hosts(*commands: list[str], count: int = 2) -> list[subprocess.Popen]:
-    """Processes of one CPU device each that run the same commands."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": str(ROOT),
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(count),
-    }
-    words = " AND ".join(" ".join(command) for command in commands).split()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", COMMANDS, *words],
-            env={**environment, "JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-
-
-def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """(status, output, errors) of each."""
-    try:
-        said = [process.communicate(timeout=400) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
 
 
 @pytest.mark.long
@@ -78,14 +29,7 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     cut, whole = (["--workdir", str(tmp_path / name)] for name in ("cut", "whole"))
     text = Path(corpus_directory).parent / "austen.txt"
     processes = hosts([*pretrain, *cut, "--text", str(text), "--processes", "1"])
-    try:
-        deadline = time.monotonic() + 400
-        while not (tmp_path / "cut/checkpoints/2").exists():
-            assert all(process.poll() is None for process in processes)
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    except AssertionError:
-        pytest.fail(str(finish(processes)))
+    wait_for(tmp_path / "cut/checkpoints/2", processes)
     processes[1].send_signal(signal.SIGTERM)  # not the one that writes
     ended = finish(processes)
     assert [status for status, *_ in ended] == [75, 75], ended
@@ -98,7 +42,8 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     assert max(saved) == step > 2
 
     stop = ["--stop", str(step + 2)]
-    ended = finish(hosts([*pretrain, *cut, *stop], [*pretrain, *whole, *stop]))
+    fill = ["fill", str(tmp_path / "cut"), "She[MASK]was", "--top_k", "1"]
+    ended = finish(hosts([*pretrain, *cut, *stop], [*pretrain, *whole, *stop], fill))
     assert [status for status, *_ in ended] == [0, 0], ended
     assert f"resuming at step {step}\n" in ended[0][1]
     logged = (tmp_path / name / "host-1.log" for name in ("cut", "whole"))
@@ -110,6 +55,7 @@ def test_a_signal_to_one_host_stops_both_and_the_run_goes_on_bitwise(
     assert [len(each) for each in states] == [2, 3]
     states[1].pop(0)  # at the cut
     assert len({state for each in states for state in each}) == 1
+    assert ended[0][1].splitlines()[-1].startswith("[MASK] 1: ")
 
 
 @pytest.mark.long
@@ -156,17 +102,6 @@ def test_a_mistake_ends_all_hosts(tmp_path: Path):
     assert "host 0 has stopped: " in ended[1][2]
 
 
-@pytest.mark.parametrize("model, status", [("novels", 0), ("none", 2)])
-def test_the_first_host_alone_does_what_is_not_training(model, status):
-    ended = finish(hosts(["fill", f"shipped:{model}", "She[MASK]was", "--top_k", "1"]))
-    assert [each for each, *_ in ended] == [status, status], ended
-    answers = [re.sub(r"\[Gloo\].*\n", "", output) for _, output, _ in ended]
-    assert bool(answers[0]) == (not status) and not answers[1]
-    assert ended[1][2] == (
-        "jaxlm: host 1 has nothing to do: host 0 does the work of this verb\n"
-    )
-
-
 def test_all_hosts_have_a_corpus_that_is_prepared_once(tmp_path: Path):
     corpus, text = tmp_path / "corpus", tmp_path / "text.txt"
     text.write_text("".join(f"The number {n} follows.\n\n" for n in range(2000)))
@@ -190,11 +125,7 @@ def test_a_host_that_loses_another_says_so_in_one_line(
     survivor = processes[1 - lost]
     with processes[0], processes[1]:
         try:
-            deadline = time.monotonic() + 200
-            while not (run / "checkpoints/2").exists():
-                assert all(process.poll() is None for process in processes)
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for(run / "checkpoints/2", processes)
             processes[lost].send_signal(how)
             sent = time.monotonic()
             _, error = survivor.communicate(timeout=60)
