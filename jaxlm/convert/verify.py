@@ -42,6 +42,7 @@ _PROBES = (
     "😀👍🏽 👩‍👩‍👧 ❤️ 🇫🇷 ok",
     "3.14159 1,000,000 0x7F 12:30 ½ ² №5 ٣٤٥ 2024-01-31",
     " two  spaces\u00a0and\ta tab\r\n\n a line, “quotes” – x\u00ady\u200bz \ufeff",
+    "supercalifragilisticexpialidocious" * 4,
     "supercalifragilisticexpialidocious" * 6,
     "",
 )

@@ -269,8 +269,9 @@ def test_a_frame_that_is_not_ours_is_refused(tmp_path):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece", "wordpiece"])
 def test_an_exported_bert_frames_pairs_in_transformers(kind, tmp_path):
+    """And reads a word of 150 letters, more than transformers' BertTokenizer does."""
     from transformers import AutoTokenizer
 
     from jaxlm.config import TextConfig, bert
@@ -278,14 +279,16 @@ def test_an_exported_bert_frames_pairs_in_transformers(kind, tmp_path):
 
     texts = [*SENTENCES, "abcdefghijklmnopqrstuvwxyz"] * 3
     ours = train_tokenizer(
-        texts, TextConfig(tokenizer=kind), 300 if kind[0] == "b" else 60
+        texts, TextConfig(tokenizer=kind), 60 if kind[0] == "s" else 300
     )
     shape = {"num_layers": 1, "num_heads": 2, "d_model": 16, "d_ff": 24}
     config = bert("tiny", vocab_size=ours.vocab_size, max_length=40, **shape)
     source = from_params(config, random_params(config))
     export_model(tmp_path / "out", source, ours, origin={})
-    found = AutoTokenizer.from_pretrained(tmp_path / "out")("it was", "she")
-    one, two = (ours.encode(text).ids.tolist() for text in ("it was", "she"))
+    long = f"it {'abcde' * 30}"
+    found = AutoTokenizer.from_pretrained(tmp_path / "out")(long, "she")
+    one, two = (ours.encode(text).ids.tolist() for text in (long, "she"))
+    assert len(one) > 9
     assert found["input_ids"] == [2, *one, 3, *two, 3]
     assert found["token_type_ids"] == [0] * (len(one) + 2) + [1] * (len(two) + 1)
 

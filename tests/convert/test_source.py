@@ -15,7 +15,7 @@ from jaxlm.convert import huggingface
 from jaxlm.convert.elmo import from_params
 from jaxlm.convert.model_directory import export_model, import_model
 from jaxlm.convert.verify import verify_import
-from jaxlm.text.tokenizers.words import MARKS, WordVocab
+from jaxlm.text.tokenizers.words import MARKS, WordPiece, WordVocab
 
 pytestmark = pytest.mark.oracle
 OURS = ("jaxlm_tokenizer.json",)
@@ -42,6 +42,8 @@ def edit(path, **changes):
 )
 def test_a_source_without_a_tokenizer_json_is_compared(name, lacks, flags, tmp_path):
     here = source(tmp_path / "source", name, *lacks)
+    if name == "bert":
+        edit(here / "tokenizer_config.json", tokenizer_class="BertTokenizer")
     words = [str(here), "--out", str(tmp_path / "in"), "--verify", *flags]
     assert main(["import", *words]) == 0
 
@@ -54,7 +56,9 @@ def test_a_gpt_with_words_of_a_bert_is_compared_without_a_frame(
     here, config = tmp_path / "source", CONFIGS["gpt2"]
     config = dataclasses.replace(config, vocab_size=150)
     model = huggingface.from_params(config, random_params(config))
-    export_model(here, model, tokenizer_of(CONFIGS["bert"]), origin={})
+    known = tokenizer_of(CONFIGS["bert"])
+    known = WordPiece(known.tokens, lowercase=True, max_word=100)  # the class's
+    export_model(here, model, known, origin={})
     for each in (*OURS, "jaxlm_export.json", *lacks):
         (here / each).unlink()
     edit(here / "tokenizer_config.json", tokenizer_class="BertTokenizer")
@@ -80,7 +84,11 @@ def test_what_differs_from_the_source_is_shown(tmp_path):
     """The ids of a text, with both lists of tokens, and the outputs."""
     here, out = source(tmp_path / "source", "bert"), tmp_path / "in"
     import_model(here, out)
-    edit(here / "tokenizer_config.json", strip_accents=False)
+    edit(
+        here / "tokenizer_config.json",
+        tokenizer_class="BertTokenizer",
+        strip_accents=False,
+    )
     tensors = load_file(here / "model.safetensors")
     tensors["cls.predictions.bias"][7] += 1e-2
     save_file(tensors, here / "model.safetensors", {"format": "pt"})
@@ -88,7 +96,7 @@ def test_what_differs_from_the_source_is_shown(tmp_path):
     (found,) = verify_import(jaxlm.load(out), out, here, **options)
     assert not found.passed and found.lines[-1].endswith("NO PARITY")
     said = "\n".join(found.lines)
-    assert "of 24 texts\n  'á ć" in said and "\n    jaxlm         [CLS] a c" in said
+    assert "of 25 texts\n  'á ć" in said and "\n    jaxlm         [CLS] a c" in said
     assert "\n    transformers  [CLS] [UNK]" in said and "max |logits|" in said
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from noted import noted
+from tokenizers import models, normalizers, pre_tokenizers
 from text.published import (
     COUNT,
     END,
@@ -17,6 +18,7 @@ from text.published import (
     equal_ids,
     gpt,
     nasties,
+    vocabulary,
 )
 
 from jaxlm.text.tokenizers import WordPiece, load_tokenizer
@@ -84,6 +86,12 @@ GPTS = {
         },
     ),
 }  # fmt: skip
+
+WORDPIECE = models.WordPiece(
+    {token: i for i, token in enumerate(vocabulary())},
+    unk_token="[UNK]",
+    max_input_chars_per_word=5,
+)
 
 
 @pytest.mark.oracle
@@ -204,13 +212,53 @@ def test_files_that_contradict_each_other_are_refused(library, key, value, tmp_p
     assert noted(load_tokenizer, tmp_path)[1] == ()
 
 
-def test_a_class_that_overrides_the_file_is_named(tmp_path):
-    bert_json(lowercase=False).save(str(tmp_path / "tokenizer.json"))
+def bert_with(**parts):
+    library = bert_json()
+    for name, part in parts.items():
+        setattr(library, name, part)
+    return library
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("library, model, said", [
+    (bert_json(), "bert", ""),
+    (bert_json(lowercase=False), "ernie", "BertTokenizer has true"),
+    (bert_with(normalizer=normalizers.NFD()), "bert", "follows its normalizer;"),
+    (bert_with(pre_tokenizer=pre_tokenizers.Whitespace()), "bert", "its pre_tokenizer"),
+    (bert_with(model=WORDPIECE), "bert", "follows its model; transformers' BertTok"),
+    (byte_pieces(), "gpt2", ""),
+    (byte_pieces(prefix=True), "gpt2", "GPT2Tokenizer has false"),
+    (byte_pieces(regex=False), "gpt2", "its pre_tokenizer; transformers' GPT2Token"),
+])  # fmt: skip
+def test_rules_that_transformers_class_overrides_are_named(
+    library, model, said, tmp_path
+):
+    """Without a named class, its class is that of the model type."""
+    from transformers import AutoTokenizer
+
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model}))
+    config = tmp_path / "tokenizer_config.json"
+    for kind in (None, "PreTrainedTokenizerFast"):
+        if kind:
+            config.write_text(json.dumps({"tokenizer_class": kind}))
+        theirs = AutoTokenizer.from_pretrained(tmp_path)
+        ours, notes = noted(load_tokenizer, tmp_path)
+        assert len(notes) == bool(said and not kind)
+        assert "".join(notes).find(said) >= 0 or kind
+        plain = [text for text in NASTY if "[MASK]" not in text]
+        want = theirs(plain, add_special_tokens=False)["input_ids"]
+        found = [ours.encode(text, specials=True).ids.tolist() for text in plain]
+        assert (found == want) == (not notes)
+
+
+def test_a_class_with_rules_of_its_own_is_named(tmp_path):
+    bert_json().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "BertTokenizer"}'
+        '{"tokenizer_class": "AlbertTokenizer"}'
     )
-    ours, notes = noted(load_tokenizer, tmp_path)
-    assert not ours.lowercase and "BertTokenizer has true" in notes[0]
+    _, notes = noted(load_tokenizer, tmp_path)
+    assert len(notes) == 1 and "AlbertTokenizer may have its own" in notes[0]
 
 
 def test_case_is_that_of_the_files_and_else_a_guess_that_is_said(tmp_path):

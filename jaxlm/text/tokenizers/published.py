@@ -32,7 +32,7 @@ from jaxlm.text.tokenizers.tokenizer import (
     read_vocabulary,
     with_frame,
 )
-from jaxlm.text.tokenizers.words import MAX_WORD, WordPiece, bert_library
+from jaxlm.text.tokenizers.words import MAX_WORD, MAX_WORD_HF, WordPiece, bert_library
 from jaxlm.types import UserError, note
 
 # In the order in which transformers adds those that a vocabulary lacks.
@@ -50,8 +50,42 @@ _LIST = ("additional_special_tokens", "extra_special_tokens")
 _BERTS = "BertTokenizer ErnieTokenizer ElectraTokenizer DistilBertTokenizer"
 _JIEBA = "RoFormerTokenizer"
 _GPTS = "GPT2Tokenizer OpenAIGPTTokenizer"
-_MAX_WORD = 100  # characters, in transformers
 _OF_HF = ("config.json", "tokenizer_config.json")
+# The class that transformers takes where no file names one, by model_type.
+_OF_MODEL = dict.fromkeys(("bert", "ernie"), "BertTokenizer")
+_OF_MODEL |= {"gpt2": "GPT2Tokenizer", "openai-gpt": "OpenAIGPTTokenizer"}
+_PLAIN = ("", "PreTrainedTokenizer", "TokenizersBackend")  # classes without own rules
+# What a class has in place of these parts of a tokenizer.json, since transformers 5.
+_BERT_CUTS = {
+    "normalizer": {"type": "BertNormalizer", "clean_text": True},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+}
+_OWN_RULES: dict[str, dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(
+        _BERTS.split(),
+        _BERT_CUTS
+        | {
+            "model": {
+                "type": "WordPiece",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": MAX_WORD_HF,
+            }
+        },
+    ),
+    "GPT2Tokenizer": {
+        "normalizer": {},
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "byte_fallback": False,
+            "ignore_merges": False,
+        },
+    },
+    "OpenAIGPTTokenizer": _BERT_CUTS
+    | {"model": {"type": "BPE", "end_of_word_suffix": bpe.WORD_END}},
+}
 
 
 @dataclass
@@ -61,6 +95,7 @@ class Described:
     directory: Path
     options: dict[str, Any]  # of tokenizer_config.json and special_tokens_map.json
     added: dict[int, dict[str, Any]]  # by id
+    model_type: Any = None  # of config.json
 
     @property
     def kind(self) -> str:
@@ -113,7 +148,7 @@ def described(directory: Path) -> Described:
     said = _read(directory / "config.json")
     usual = _JIEBA if said.get("model_type") == "roformer" else None
     options.setdefault("tokenizer_class", said.get("tokenizer_class") or usual)
-    found = Described(directory, options, {})
+    found = Described(directory, options, {}, said.get("model_type"))
     if found.kind == _JIEBA:  # a tokenizer.json saved by it does not say so
         this = f"{directory}: {_JIEBA} cuts Chinese by jieba, which jaxlm does not"
         raise UserError(f"{this}: pass another one by --tokenizer")
@@ -195,15 +230,30 @@ def _check_contradictions(path: Path, content: dict, by: Described) -> None:
         ]
     if cutter.get("type") == "ByteLevel" and by.kind in ("", *_GPTS.split()):
         rules.append(("add_prefix_space", cutter.get("add_prefix_space"), False))
+    kind = by.kind or _OF_MODEL.get(str(by.model_type), "")
     for key, here, usual in rules:
         if (said := by.options.get(key)) not in (None, here):
             both = f"{json.dumps(here)} here and {json.dumps(said)}"
             there = "in tokenizer_config.json: edit one of them"
             raise UserError(f"{path}: {key} is {both} {there}")
-        if said is None and here != usual and by.kind:
+        if said is None and here != usual and kind:
             this = f"{path.name}: {key} is {json.dumps(here)}, which jaxlm follows"
-            theirs = f"transformers' {by.kind} has {json.dumps(usual)}"
+            theirs = f"transformers' {kind} has {json.dumps(usual)}"
             note(f"{this}; {theirs} unless tokenizer_config.json says the same")
+    own = [part for part in _OWN_RULES.get(kind, ()) if not _alike(kind, part, content)]
+    if own or kind not in (*_PLAIN, *_OWN_RULES):
+        this = f"{path.name}: jaxlm follows its {' and '.join(own) or 'rules'}"
+        has = "has" if own else "may have"
+        note(f"{this}; transformers' {kind} {has} its own (import --verify compares)")
+
+
+def _alike(kind: str, part: str, content: dict) -> bool:
+    """Whether a part of a tokenizer.json is what transformers' class has."""
+    usual, here = _OWN_RULES[kind][part], content.get(part) or {}
+    pairs = (
+        (here.get(key, value) or type(value)(), value) for key, value in usual.items()
+    )
+    return bool(usual) == bool(here) and all(a == b for a, b in pairs)
 
 
 def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Tokenizer:
@@ -227,14 +277,14 @@ def from_vocabulary(path: Path, lowercase: bool | None, *, alone: bool) -> Token
     chinese = by.options.get("tokenize_chinese_chars") is not False
     if strip in (None, said) and chinese and not names and {*by.tokens} <= {*SPECIAL}:
         hf = not alone and any((path.parent / name).is_file() for name in _OF_HF)
-        longest = _MAX_WORD if hf else MAX_WORD
+        longest = MAX_WORD_HF if hf else MAX_WORD
         return WordPiece(tokens, lowercase=said, max_word=longest)
     ids = {token: i for i, token in enumerate(tokens)}
     unknown, cls, sep = (names.get(role, role) for role in ("[UNK]", "[CLS]", "[SEP]"))
     if unknown not in ids:
         raise UserError(f"vocabulary {path} has no entry {unknown}")
     library = bert_library(
-        models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=_MAX_WORD),
+        models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=MAX_WORD_HF),
         lowercase=said,
         strip_accents=strip,
         handle_chinese_chars=chinese,

@@ -62,7 +62,7 @@ class Tokenizer(abc.ABC):
     line_end: str = "\n"  # as tokens spell it
     boundaries: ClassVar[tuple[int, int] | None] = None  # ids stored round a sentence
     keeps_oov_words: ClassVar[bool] = False  # words that are not in it have ids, too
-    hf_class: ClassVar[str] = ""  # of transformers, which reads the saved files
+    hf_class: str = ""  # of transformers, which reads the saved files
 
     def __init__(self, tokens: Sequence[str], **options: Any):
         self.tokens = tuple(tokens)

@@ -25,7 +25,8 @@ from jaxlm.text.characters import BEGIN, END
 from jaxlm.text.tokenizers.tokenizer import SPECIAL, Encoded, Tokenizer
 from jaxlm.types import UserError
 
-MAX_WORD = 200  # characters; Google's since 2019 (100 before, and in HF's Python code)
+MAX_WORD = 200  # characters; Google's since 2019
+MAX_WORD_HF = 100  # characters; transformers', and Google's before
 
 CJK = (
     "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
@@ -87,7 +88,6 @@ class WordPiece(Tokenizer):
     """
 
     kind = "wordpiece"
-    hf_class = "BertTokenizer"
 
     def __init__(
         self, tokens: Sequence[str], *, lowercase: bool, max_word: int = MAX_WORD
@@ -97,6 +97,9 @@ class WordPiece(Tokenizer):
             raise UserError("a WordPiece vocabulary needs an [UNK] entry")
         self.lowercase = lowercase
         self.max_word = max_word
+        # transformers' BertTokenizer has its own limit, whatever the files say.
+        own = max_word == MAX_WORD_HF
+        self.hf_class = "BertTokenizer" if own else "PreTrainedTokenizerFast"
         self.hf_options = {"do_lower_case": lowercase, "strip_accents": None}
         self.hf_options["tokenize_chinese_chars"] = True
         self._model = models.WordPiece(
