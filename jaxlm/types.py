@@ -54,6 +54,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
     """Silence notes in the block."""

@@ -23,6 +23,8 @@ from jaxlm.types import UserError
 
 MODULES = "modules.json"
 _TEXTS, _PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+# By what else `_TEXTS` is called, in sentence-transformers' order.
+_MODELS = "roberta distilbert camembert albert xlm-roberta xlnet"
 # Older keys, in the order in which their vectors are joined.
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -62,11 +64,17 @@ def read_sentence_model(
             files[name] = content
         return content
 
-    texts = read(_TEXTS, "Transformer")
-    longest = _longest(directory, texts, config.max_length)
+    names = [_TEXTS, *(f"sentence_{each}_config.json" for each in _MODELS.split())]
+    name = next((each for each in names if (directory / each).is_file()), _TEXTS)
+    texts = read(name, "Transformer")
+    files.pop(name, None)
+    longest = _longest(directory, texts, config)
+    _check_side(directory)
     files[_TEXTS] = {**texts, "max_seq_length": longest}
     pool_path = f"{modules[1]['path']}/config.json"
     pool = read(pool_path, "Pooling")
+    if not pool:
+        raise UserError(f"{directory / pool_path} says no pooling; {_REMEDY}")
     pooling = _pooling(pool, directory / pool_path)
     layers: list[Dense | None] = []
     width = config.d_model * len(pooling)
@@ -107,13 +115,33 @@ def _kind(module: dict[str, Any], number: int, path: Path) -> str:
     return kind
 
 
-def _longest(directory: Path, texts: dict[str, Any], most: int) -> int:
+def _longest(
+    directory: Path, texts: dict[str, Any], config: BertConfig | GptConfig
+) -> int:
     """Tokens of a row: as its file says, else as the tokenizer's does."""
-    path, name = directory / _TEXTS, "max_seq_length"
+    path, name, most = directory / _TEXTS, "max_seq_length", config.max_length
     saved = directory / "tokenizer_config.json"
     if not texts.get(name) and saved.is_file():
         path, name, texts = saved, "model_max_length", read_json(saved)
-    return int(min(ConfigJson(path, texts).number(name, most), most))
+    found = int(min(ConfigJson(path, texts).number(name, most), most))
+    if isinstance(config, BertConfig) and found < 3:
+        raise UserError(f"{path}: {name} = {found} has room for no token of a text")
+    return found
+
+
+def _check_side(directory: Path) -> None:
+    """Refuse a tokenizer that cuts off the beginning of a long text."""
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        path = directory / name
+        found = read_json(path) if path.is_file() else {}
+        cut = found.get("truncation")  # in one file an object, in the other a flag
+        side = found.get("truncation_side") or (
+            cut.get("direction") if isinstance(cut, dict) else None
+        )
+        if str(side or "right").lower() != "right":
+            raise UserError(
+                f"{path}: truncation_side = {side!r} is not done; {_REMEDY}"
+            )
 
 
 def _pooling(options: dict[str, Any], path: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from jaxlm.keys import hashes
 from jaxlm.probe import Label
 from jaxlm.probe.features import Text
-from jaxlm.text.sources import read_lines
+from jaxlm.text.sources import once, read_lines
 from jaxlm.text.spans.annotated import columns_of, entities
 from jaxlm.types import UserError
 
@@ -114,11 +115,11 @@ def _json(path: str) -> Iterator[tuple[tuple[str, ...], list[Target]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=once)
             found = []
             for each in record["targets"]:
                 names = [name for name in ("span1", "span2") if name in each]
-                spans = tuple((int(a), int(b)) for a, b in (each[n] for n in names))
+                spans = tuple((index(a), index(b)) for a, b in (each[n] for n in names))
                 label = each["label"]
                 labels = [label] if isinstance(label, str) else label
                 found.append(Target(spans, tuple(map(str, labels))))

@@ -97,9 +97,11 @@ def remarks(path: str, examples: Sequence[Example]) -> list[str]:
     found: list[str] = []
     if len(examples) > 1 and all(is_number(each.text) for each in examples):
         found.append(f"{path}: all texts are numbers: is --task.text another column?")
-    texts = (text or "" for each in examples for text in each[:2])
+    texts = [text for each in examples for text in each[:3] if text]
     quoted = [text for text in texts if '"' in text]
-    if any('""' in t[1:-1] for t in quoted) and all(map(_QUOTED.fullmatch, quoted)):
+    always = len(quoted) > 1 and all('"' in each.text for each in examples)
+    doubled = any('""' in text[1:-1] for text in quoted)
+    if (always or doubled) and all(map(_QUOTED.fullmatch, quoted)):
         found.append(
             f"{path}: its quotes look as csv and pandas write them, and are read as "
             "text: pass --task.quoted to remove them"

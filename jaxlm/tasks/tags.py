@@ -92,6 +92,8 @@ def read_sentences(
                 raise UserError(f"{each.where(cells.index(''))}: an empty {name}")
     if not sentences:
         raise UserError(f"{path} has no sentences")
+    if {word for each in sentences for word in each.words} == {"_"}:
+        raise UserError(f"{path}: its words were taken out, each is '_'")
     begins = [" ".join(each.words[:2]) for each in sentences if len(each.words) > 1]
     if begins and all(map(_COUNTED.fullmatch, begins)):
         this = f"{path}: its first column counts the words, as in CoNLL-U"

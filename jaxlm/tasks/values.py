@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxlm.config import checks
+from jaxlm.text.sources import once
 from jaxlm.types import UserError
 
 # Invisible characters that belong to no text at whose edge they are.
@@ -29,7 +30,7 @@ def lines_of(content: str) -> list[str]:
 def parse(where: str, text: str) -> Any:
     """The value of a JSON text."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: no JSON: {error}") from None
 

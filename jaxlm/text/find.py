@@ -17,7 +17,7 @@ from jaxlm.text.sources import (
     explained,
     record_files,
 )
-from jaxlm.types import UserError
+from jaxlm.types import UserError, note, plural, some
 
 WIKI = "wiki:"
 _FORMS = "*.txt, *.jsonl, *.csv (also .gz .xz .zst .bz2), *.parquet"
@@ -25,6 +25,7 @@ _PACKED = rf"(?:{'|'.join(map(re.escape, COMPRESSED))})?\Z"
 _TEXT_FILE = re.compile(rf"\.(txt|jsonl){_PACKED}")
 _TABLE_FILE = re.compile(rf"\.(?:(csv){_PACKED}|(parquet)\Z)")
 _DUMP_FILE = re.compile(rf"\.xml{_PACKED}")
+_LIKE_TEXT = re.compile(r"\.(txt|text|jsonl|csv|tsv|parquet|xml)(\.\w+)?\Z", re.I)
 _VOCABULARIES = ("vocab.txt", "merges.txt")  # of a corpus in a directory of text
 # ISO 639 with subtags of BCP 47: longer than the letter of a drive, shorter than "tfds"
 # and with no "//" behind, as in "gs://".
@@ -111,6 +112,7 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     elif os.path.isdir(path):
         below = [str(each) for each in Path(path).rglob("*") if each.is_file()]
         found = _of_one_kind(below, kinds)
+        _note_others(path, found)
         hint = f", a directory with {len(below)} other files; text is in {_FORMS}"
     elif os.path.exists(path):
         found = [path]
@@ -128,6 +130,21 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     if not found:
         raise UserError(f"no text file matches {path!r}{hint}")
     return found
+
+
+def _note_others(path: str, found: list[str]) -> None:
+    """Note what a directory has that is not read, if it looks like text."""
+    every = (each for each in Path(path).rglob("*") if str(each) not in found)
+    others = [
+        str(each.relative_to(path))
+        for each in every
+        if (each.is_symlink() and not each.is_file())
+        or (each.is_file() and _LIKE_TEXT.search(each.name))
+    ]
+    others = [each for each in others if os.path.basename(each) not in _VOCABULARIES]
+    if found and others:
+        this = f"{path}: {plural(len(found), 'file')} of one kind taken as text"
+        note(f"{this}, not {some(sorted(others))}: name also what is left out")
 
 
 def _of_one_kind(paths: list[str], kinds: Sequence[re.Pattern]) -> list[str]:

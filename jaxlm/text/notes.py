@@ -9,10 +9,10 @@ from jaxlm.text.sources import Source
 from jaxlm.text.spans.finders import Lexicon
 from jaxlm.text.texts import converter, primary
 from jaxlm.text.tokenizers import Tokenizer
+from jaxlm.types import some
 
 _MANY_UNKNOWN = 0.1  # of the words
 _WITH_IDEOGRAPHS = ("zh", "ja", "yue", "wuu", "lzh", "gan", "hak")
-_EXAMPLES = 3
 
 Counts = Mapping[str, int]
 
@@ -100,8 +100,3 @@ def _of_lexicon(counts: Counts, recipe: Recipe, lexicon: Lexicon) -> Iterator[st
         reason = f"{others:,} of them are not in {recipe.chinese} Chinese, as the text"
     which = f"lexicon: {len(absent):,} of {len(lexicon.entries):,} entries"
     yield f"{which} are nowhere in the text ({reason}): {some(absent)}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:_EXAMPLES]) + ", …" * (len(names) > _EXAMPLES)

@@ -6,6 +6,7 @@ array_record; records are read by number, without TensorFlow.
 
 import bz2
 import codecs
+import collections
 import contextlib
 import csv
 import functools
@@ -207,6 +208,15 @@ def _check_text(name: str, head: bytes) -> None:
         raise UserError(f"{name} is not UTF-8 text but {what}")
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`; ValueError if a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} stands twice")
+    return found
+
+
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """Say in one line why a source cannot be read."""
@@ -259,11 +269,34 @@ def _zstd(raw: Any) -> Iterator[bytes]:
         raise EOFError("it ends in the middle of a frame")
 
 
+def _streams(raw: Any, begun: Callable[[], Any]) -> Iterator[bytes]:
+    """The content of a bzip2 or xz file, of one stream or more, in parts of 64 KiB.
+
+    The library's readers end without a word at a damaged head of a later stream.
+    """
+    stream = begun()
+    while packed := raw.read(1 << 16):
+        while packed or (stream and not stream.needs_input):
+            if stream is None and not (packed := packed.lstrip(b"\0")):
+                break  # padding
+            stream = stream or begun()
+            yield stream.decompress(packed, 1 << 16)
+            packed = b""
+            if stream.eof:
+                packed, stream = stream.unused_data, None
+    if stream:
+        raise EOFError("it ends in the middle of a stream")
+
+
+def _opener(parts: Callable[..., Iterator[bytes]], *begun: Any) -> Callable[[Any], Any]:
+    return lambda raw: io.BufferedReader(_Pieces(parts(raw, *begun)))
+
+
 _OPENERS: dict[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
-    ".xz": lzma.open,
-    ".zst": lambda raw: io.BufferedReader(_Pieces(_zstd(raw))),
-    ".bz2": bz2.open,
+    ".xz": _opener(_streams, lzma.LZMADecompressor),
+    ".zst": _opener(_zstd),
+    ".bz2": _opener(_streams, bz2.BZ2Decompressor),
 }
 COMPRESSED = tuple(_OPENERS)
 

@@ -27,7 +27,7 @@ from jaxlm.config.checks import optional
 from jaxlm.text import documents
 from jaxlm.text.documents import DOCUMENT_START, Fragment, cut_verbatim
 from jaxlm.text.recipe import Errors, Recipe
-from jaxlm.text.sources import Source, no_field, open_source
+from jaxlm.text.sources import Source, no_field, once, open_source
 from jaxlm.text.spans.annotated import Annotated, read_conll, read_pku
 from jaxlm.text.spans.marks import Span
 from jaxlm.text.wiki import plain_text
@@ -251,7 +251,7 @@ def _decoded(fragment: Fragment, errors: Errors) -> tuple[str, int]:
 def _field(fragment: Fragment, line: str) -> Any:
     """The field of a record that the source names."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         reason = str(error).partition(": line")[0]
         raise UserError(f"{fragment.where()} is not JSON: {reason}") from None

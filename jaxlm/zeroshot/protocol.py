@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxlm.config.checks import check_fields, instead
 from jaxlm.generate.sampling import Sampling
-from jaxlm.text.sources import read_lines
+from jaxlm.text.sources import once, read_lines
 from jaxlm.types import UserError
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def records(path: str, protocol: str, *needed: str) -> Iterator[tuple[str, dict]
             continue
         where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=once)
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):

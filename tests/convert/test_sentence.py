@@ -117,6 +117,23 @@ def test_vectors_are_those_of_sentence_transformers(pooling, tmp_path, capsys):
 
 
 @oracle
+def test_the_length_of_a_row_may_stand_in_a_file_of_another_name(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    source = tmp_path / "source"
+    export(source, "bert")
+    name = "sentence_bert_config.json"
+    write(source, {**CLS, name: {"max_seq_length": 4}})
+    (source / name).rename(source / "sentence_xlm-roberta_config.json")
+    import_model(source, tmp_path / "in")
+    model = jaxlm.load(tmp_path / "in")
+    assert model.sentence is not None and model.sentence.max_length == 4
+    want = SentenceTransformer(str(source), device="cpu").encode(TEXTS)
+    got = model.embed(TEXTS, pooling="sentence")
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+
+
+@oracle
 def test_a_gpt_makes_sentence_vectors_too(tmp_path):
     from sentence_transformers import SentenceTransformer
 
@@ -201,6 +218,10 @@ def test_the_record_goes_on_from_directory_to_directory(tmp_path, capsys):
             {"sentence_bert_config.json": {"max_seq_length": "x"}},
             "is not a positive int",
         ),
+        ({"sentence_bert_config.json": {"max_seq_length": 2}}, "room for no token"),
+        ({"1_Pooling/config.json": {}}, "1_Pooling/config.json says no pooling"),
+        ({"tokenizer_config.json": {"truncation_side": "left"}}, "'left' is not done"),
+        ({"tokenizer.json": {"truncation": {"direction": "Left"}}}, "'Left' is not"),
         (
             {"config_sentence_transformers.json": {"model_type": "SparseEncoder"}},
             'model_type = "SparseEncoder" is not supported',

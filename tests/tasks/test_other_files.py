@@ -137,6 +137,22 @@ def test_quotes_that_csv_wrote_are_told_and_can_be_read(tmp_path, quoting):
             read_table(str(other), task, labelled=True)
 
 
+def test_quotes_round_every_text_are_told(tmp_path):
+    with (path := tmp_path / "x.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerows([("a, b", 1), ("c d", 0)])
+    path.write_text("a\ty\n" + path.read_text())
+    (said,) = tables.remarks("x", read_table(str(path), TASK, labelled=True))
+    assert "pass --task.quoted" in said
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    """As in `datasets`, which reads JSON by pyarrow."""
+    line = '{"a": "x", "y": 1, "y": 0}\n'
+    with pytest.raises(UserError, match="line 1: no JSON: the key 'y' stands twice"):
+        table(tmp_path / "x.jsonl", line)
+
+
 def test_quotes_of_a_text_are_text(tmp_path):
     for rows in (
         'a\ty\n" it \'s "" fine "\t1\n"fine"\t1\nso " so\t0\n',

@@ -56,6 +56,10 @@ def test_a_file_of_universal_dependencies_gives_words_with_their_parts_of_speech
         (("1 000",), ("NUM",)),
     ]
     assert [each.tags for each in read_sentences(str(path), labelled=False)] == [(), ()]
+    taken = "".join(f"{i}\t_\t_\tNOUN{rest}\n" for i in (1, 2))
+    path.write_text(taken)  # as treebanks whose text is not free are published
+    with pytest.raises(UserError, match="its words were taken out"):
+        read_sentences(str(path), labelled=True)
     path.write_text("\n".join([*lines, "2\tx\tx\tX"]))
     with pytest.raises(UserError, match="line 9: 4 columns, CoNLL-U has 10"):
         read_sentences(str(path), labelled=True)

@@ -171,6 +171,7 @@ def test_records_of_strings_and_of_lists(tmp_path):
     "line, message",
     [
         ("{", "is not JSON: Expecting property name"),
+        ('{"text": "a", "text": "b"}', "is not JSON: the key 'text' stands twice"),
         ("[" * 100_000, "is not JSON: maximum recursion depth"),
         ('"text"', "is not a JSON object"),
         ('{"test": "x", "id": 1}', 'no field "text": did you mean test.*test, id'),

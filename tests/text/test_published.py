@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 from noted import noted
-from tokenizers import models, normalizers, pre_tokenizers
 from text.published import (
     COUNT,
     END,
@@ -20,6 +19,7 @@ from text.published import (
     nasties,
     vocabulary,
 )
+from tokenizers import models, normalizers, pre_tokenizers
 
 from jaxlm.text.tokenizers import WordPiece, load_tokenizer
 from jaxlm.text.tokenizers.library import LibraryTokenizer

@@ -5,12 +5,16 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import lzma
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
+from noted import noted
 from text.books import CONFIG, contents
 from text.test_documents import read, written
 
@@ -19,6 +23,7 @@ from jaxlm.text.documents import read_fragments
 from jaxlm.text.find import find_sources
 from jaxlm.text.prepare import prepare
 from jaxlm.text.recipe import ReadOptions, Recipe
+from jaxlm.text.sources import read_file, read_lines
 from jaxlm.text.texts import texts_of
 from jaxlm.types import UserError
 
@@ -274,3 +279,41 @@ def test_what_is_wrong_with_a_dump(dump, monkeypatch):
     monkeypatch.setitem(sys.modules, "mwxml", None)
     with pytest.raises(UserError, match=r"pip install 'jaxlm\[wiki\]'"):
         texts(f"wiki:{path}")
+
+
+PACKERS = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "zst": zstandard.compress,
+    "bz2": bz2.compress,
+}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_damage_between_packed_parts_ends_no_file_early(tmp_path, packing):
+    """Parallel compressors and Wikipedia write many parts, of which each has a head."""
+    one, two = (PACKERS[packing](text * 9) for text in (b"One.\n", b"Two.\n"))
+    path = tmp_path / f"a.txt.{packing}"
+    path.write_bytes(one + two)
+    assert read_file(str(path)).split() == 9 * ["One."] + 9 * ["Two."]
+    assert list(read_lines(str(path))) == 9 * ["One."] + 9 * ["Two."]
+    if packing != "zst":
+        path.write_bytes(one + bytes(512))  # what pads a tape
+        assert len(read_file(str(path)).split()) == 9
+    for rest in (bytes([two[0] ^ 4]) + two[1:], b"no archive", two[:5]):
+        path.write_bytes(one + rest)
+        for reader in (read_file, lambda path: list(read_lines(path))):
+            with pytest.raises(UserError, match=rf"a\.txt\.{packing} is damaged"):
+                reader(str(path))
+
+
+def test_what_a_directory_has_besides_its_text_is_named(tmp_path):
+    """Files of another kind, those with a suffix in capitals, and links."""
+    for name in ("a.txt", "b.txt.gz", "T.TXT", "t.csv", "readme.md", "x.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "folder")
+    found, notes = noted(find_sources, [str(tmp_path)])
+    assert [Path(each.name).name for each in found] == ["a.txt", "b.txt.gz"]
+    assert len(notes) == 1
+    assert "2 files of one kind taken as text, not T.TXT, linked, t.csv:" in notes[0]
