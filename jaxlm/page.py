@@ -39,6 +39,8 @@ th, td {{ padding: .25rem .6rem; text-align: start; vertical-align: top;
          border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }}
 p.use {{ min-width: 22em; margin: 0 }} b {{ background: var(--mark) }}
 small {{ color: var(--soft) }}
+@media (max-width: 600px) {{
+  p.use {{ min-width: 9em }} td code, td.code {{ overflow-wrap: anywhere }} }}
 @media print {{ body {{ max-width: none; margin: 0 }} div.wide {{ overflow: visible }}
   svg, tr {{ break-inside: avoid }} h2 {{ break-after: avoid }} }}
 """

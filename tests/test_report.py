@@ -20,7 +20,7 @@ def run_at(path, config, lines=40, recipe="bert_tiny"):
     """A run directory, as if a run had written it; its last line is torn."""
     path.mkdir()
     write_sealed(path / "config.json", dataclasses.asdict(config))
-    argv = ["pretrain", recipe, "--workdir", str(path)]
+    argv = ["pretrain", recipe, "--workdir", str(path), "--samples", "A [MASK]"]
     record = {"format": FORMAT, "argv": argv, "commit": "abc123"}
     write_json(path / "provenance.json", [seal(record)])
     times = dict.fromkeys(["data", "compile", "save", "evaluate", "restart"], 0.01)
@@ -29,6 +29,7 @@ def run_at(path, config, lines=40, recipe="bert_tiny"):
             record = {"step": step, "loss": 9 / step, "learning_rate": 1e-3}
             record |= {"grad_norm": 1.0 + step % 7, "skipped": 0, "goodput": 0.9}
             record |= {"mlm_loss": 9 / step, "tokens_per_second": None}
+            record |= {"tokens": 64 * step, "seconds": 2.0 * step}
             record |= {"time_step": 0.95, **{f"time_{k}": v for k, v in times.items()}}
             if step % 10 == 0:
                 record |= {"eval_mlm_loss": 9.5 / step, "eval_unigram_loss": 5.25}
@@ -81,6 +82,8 @@ def test_a_page_has_the_run(tmp_path, capsys):
     page = out.read_text()
     assert len(page) < 1_000_000
     assert "unigram baseline" in page and "(unigram 5.25)" in page
+    assert "--samples &#x27;A [MASK]&#x27;" in page  # to be copied
+    assert re.findall("<!-- (.*loss|tokens|seconds) -->", page) == ["mlm loss"]
     assert "1 torn line" in page and "20,000 of" in page
     assert "<bdi>&lt;b&gt;</bdi> <small>50.0%</small>" in page and "天" in page
     assert "All fields are those of the recipe." in page and "abc123" in page

@@ -110,9 +110,11 @@ def maps(layers: Sequence[str], found: Sequence[Map], senses: Sequence[str]) -> 
                 size = 26 if numbered else 8
                 axes.scatter(*here.T, s=size, label=kind, linewidths=0, **how)
             at = {"textcoords": "offset points", "fontsize": 9}
-            for i, place in enumerate(each.places if numbered else ()):
+            same = not each.places.any()  # the word alone decides
+            for i, place in enumerate(each.places if numbered and not same else ()):
                 axes.annotate(str(i + 1), place, (4, 3), **at)
-            axes.set_xlabel(f"{each.shown:.0%} of the variance", fontsize=8)
+            share = "all are equal" if same else f"{each.shown:.0%} of the variance"
+            axes.set_xlabel(share, fontsize=8)
         if any(kinds):
             handles, labels = figure.axes[0].get_legend_handles_labels()
             place = {"loc": "outside lower center", "ncols": min(6, len(kinds))}

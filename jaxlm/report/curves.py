@@ -18,7 +18,16 @@ _SETTINGS = {
     "tokens_per_second": "tokens per second",
     "goodput": "goodput: share of the time in steps",
 }
-_OTHER = {"step", "skipped", "skipped_in_row", "mfu", "padding", "batch_sha256"}
+_OTHER = {
+    "step",
+    "tokens",
+    "seconds",
+    "skipped",
+    "skipped_in_row",
+    "mfu",
+    "padding",
+    "batch_sha256",
+}
 _OTHER |= {f"time_{part}" for part in PARTS}
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values

@@ -1,6 +1,7 @@
 """Runs → the page of a report, one file that needs no network."""
 
 import html
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -195,7 +196,8 @@ def _origin(runs: Sequence[RunRecord]) -> str:
         return f"<code>{html.escape(str(value))}</code>" if value or value == 0 else "–"
 
     def first(run: RunRecord) -> str:
-        return f"jaxlm {' '.join(run.provenance[0]['argv'])}" if run.provenance else ""
+        argv = map(str, run.provenance[0]["argv"]) if run.provenance else ()
+        return shlex.join(["jaxlm", *argv]) if run.provenance else ""
 
     rows = [
         ["directory", *(cell(run.path) for run in runs)],
