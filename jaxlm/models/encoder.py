@@ -72,6 +72,16 @@ class Encoded(NamedTuple):
         """The logits of B following A or being random, float32 [B, 2]; or None."""
         return self.heads.get("nsp")
 
+    def __repr__(self) -> str:
+        """The shapes of what there is: numbers would fill pages."""
+        found = {
+            **self._asdict(),
+            **{f"heads[{n!r}]": x for n, x in self.heads.items()},
+        }
+        shapes = {n: x for n, x in found.items() if hasattr(x, "shape")}
+        parts = (f"{n}={x.dtype}{[*x.shape]}" for n, x in shapes.items())
+        return f"Encoded({', '.join(parts)})"
+
 
 Looks = Callable[[Float[Array, "B H L L"]], Any]
 

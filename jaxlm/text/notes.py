@@ -76,7 +76,8 @@ def _of_text(
     mean = counts["sentences"] / counts["documents"]
     # GPT-1's words leave no line ends to tell lines by.
     if mean < 1.5 and tokenizer.kind != "gpt1_bpe":
-        yield f"a document has {mean:.1f} sentences on average: no blank lines?"
+        what = "a blank line separates documents, not sentences"
+        yield f"a document has {mean:.1f} sentences on average: {what}"
 
 
 def _of_spans(counts: Counts, recipe: Recipe) -> Iterator[str]:
