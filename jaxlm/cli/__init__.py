@@ -54,16 +54,18 @@ FINISHED, MISTAKE, TOO_LARGE = 0, 2, 3
 _USAGE = """\
 jaxlm: text to a pretrained ELMo, BERT, ERNIE or GPT, reproducible from its seed
 
-usage: jaxlm VERB … ; jaxlm VERB --help has its flags, jaxlm help the guides
-
-{verbs}
-
+usage: jaxlm VERB …
+jaxlm VERB --help has its flags, jaxlm help the guides.
+"""
+_EXAMPLES = """
   jaxlm fill shipped:novels "She was very [MASK] to see him."
   jaxlm pretrain bert_modern_tiny --text 'books/*.txt' --workdir runs/mine
-
---debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped by SIGTERM
-or Ctrl-C (run the same command to resume), 2 a mistake in the command or its input, 3
-does not fit in memory, 1 anything else."""
+"""
+_STATUS = (
+    "--debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped by "
+    "SIGTERM or Ctrl-C (run the same command to resume), 2 a mistake in the command or "
+    "its input, 3 does not fit in memory, 1 anything else."
+)
 
 # Flags of verbs that take less memory if they are smaller.
 _SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
@@ -154,8 +156,12 @@ def _notes() -> Callable[..., None]:
 
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items()]
-        print(_USAGE.format(verbs="\n".join(lines)))
+        from jaxlm.cli.help import wrapped
+
+        print(wrapped(_USAGE), end="\n\n")
+        for verb, (_, what) in VERBS.items():
+            print(wrapped(f"  {verb:<10} {what}", 13))
+        print(_EXAMPLES, wrapped(_STATUS), sep="\n")
         return FINISHED
     if argv[0] == "--version":
         print(f"jaxlm {jaxlm.__version__}")

@@ -1,5 +1,7 @@
 """`jaxlm help`: the guides in `jaxlm/guides`, shown on the terminal."""
 
+import shutil
+import textwrap
 from pathlib import Path
 
 from jaxlm.config.checks import instead
@@ -30,11 +32,22 @@ def run_help(argv: list[str]) -> int:
             hint = hint if found else instead(name, [*topics, *VERBS])
             raise UserError(f"no guide or verb {name!r}: {hint}")
         case []:
-            lines = [f"  {name:<16} {_title(path)}" for name, path in topics.items()]
             print("jaxlm help TOPIC shows a guide, jaxlm help VERB the flags:\n")
-            print(*lines, sep="\n")
-            print(f"\nThe verbs: {', '.join(VERBS)}.")
+            for name, path in topics.items():
+                print(wrapped(f"  {name:<16} {_title(path)}", 19))
+            print(wrapped(f"\nThe verbs: {', '.join(VERBS)}."))
     return 0
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """Text in lines as wide as the terminal, 100 columns at most."""
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent=" " * indent, break_on_hyphens=False
+        )
+        for line in text.splitlines()
+    )
 
 
 def _title(path: Path) -> str:

@@ -125,3 +125,16 @@ def test_flags_that_are_meant_exist():
     known |= {flag.name for flag in flags_of(Finetune, {"config": config})}
     known |= {field.name for field in dataclasses.fields(Generate)}
     assert {flag for flags in _others().values() for flag in flags} <= known
+
+
+@pytest.mark.parametrize("argv", [[], ["help"], ["recipes", "--only", "bert"]])
+@pytest.mark.parametrize("columns", [60, 200])
+def test_lists_fit_the_terminal(argv, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(argv) == 0
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if not line.startswith("  jaxlm ")  # a command is not broken
+    ]
+    assert 45 < max(map(len, lines)) <= min(columns, 100) and len(lines) > 15
