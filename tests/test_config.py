@@ -64,6 +64,7 @@ def test_every_shipped_recipe_survives_the_round_trip(name):
             "unknown config field phases.+lenght; did you mean phases.+length",
         ),
         (lambda d: d.update(qqqq=1), "unknown config field qqqq$"),
+        (lambda d: d.update(_at=1), "unknown config field _at; did you mean data"),
     ],
 )
 def test_an_unknown_field_is_an_error_with_the_nearest_name(change, message):
@@ -106,6 +107,11 @@ def test_differences_are_by_dotted_name_with_both_values():
         (lambda: RunConfig(seed=2**32), r"seed = 4294967296 is not in \[0, 4294967296"),
         (lambda: RunConfig(length=600), "length = 600 exceeds model.max_length = 512"),
         (lambda: RunConfig(length=7), "length = 7 must be at least 8"),
+        (lambda: RunConfig(steps=2**31), "steps = 2147483648 is above 2147483647"),
+        (lambda: OptimConfig(warmup=10**21), "optim.warmup = 10+ is above 2147483647"),
+        (lambda: RunConfig(predictions=10**9), "batch × predictions = 256.* is above"),
+        (lambda: RunConfig(batch=2**30), "batch × length = 1374.* is above 2147483647"),
+        (lambda: RunConfig(steps=9, skip=("9:10",)), "skips nothing: the last batch i"),
         (
             lambda: RunConfig(eval_every=0.5),
             "eval_every = 0.5 is not a number of steps",

@@ -23,6 +23,7 @@ from jaxlm.types import UserError
 
 T = TypeVar("T")
 
+LARGEST_COUNT = 2**31 - 1  # of a whole number without another bound: it has 32 bits
 _NAMES = {bool: "True or False", int: "a whole number", float: "a finite number"}
 _NAMES |= {str: "a string"}
 _MANY = 12  # names, of which a message lists all
@@ -78,6 +79,8 @@ def check_ranges(record: Any, at: str = "") -> None:
         low, high = map(float, interval[1:-1].split(", "))
         value = getattr(record, name)
         above = value > low or (value == low and interval[0] == "[")
+        if high == math.inf and type(value) is int and value > LARGEST_COUNT:
+            raise UserError(f"{at}{name} = {shown(value)} is above {LARGEST_COUNT}")
         if above and (value < high or (value == high and interval[-1] == "]")):
             continue
         bound = f"is not in {interval}"

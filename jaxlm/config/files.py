@@ -88,6 +88,7 @@ def _build(kind: Any, data: Any, at: str, hints: dict[str, Any] | None = None) -
     if not isinstance(data, dict):
         raise UserError(f"{at.removesuffix('.')} = {shown(data)} is not an object")
     hints = hints or typing.get_type_hints(kind)
+    hints = {each.name: hints[each.name] for each in dataclasses.fields(kind)}
     for name in data.keys() - hints.keys():
         known = [f"{at}{each}" for each in hints]
         hint = meant(f"{at}{name}", known, "; ")

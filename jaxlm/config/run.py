@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from jaxlm.config.checks import Checked
+from jaxlm.config.checks import LARGEST_COUNT, Checked
 from jaxlm.config.model import (
     AnyData,
     BertConfig,
@@ -275,8 +275,9 @@ class RunConfig(Rows):
             yield "optim.name = muon is for transformers: take adamw"
         if self.eval_every % 1 and not (self.finetunes and self.eval_every < 1):
             yield f"eval_every = {self.eval_every} is not a number of steps"
-        for each in self.skip:
-            range_of(each, "skip")
+        if not self.fork:  # its parent may have more steps
+            for each in self.skip:
+                yield from self.idle_skip(each)
         for each in self.xla:
             if not re.fullmatch(r"\w+=.+", each):
                 yield f"xla = {each} is not NAME=VALUE"
@@ -313,6 +314,11 @@ class RunConfig(Rows):
                 if (most := round(rate * phase.length)) > phase.predictions:
                     this = f"{at}predictions = {phase.predictions} are too few to hide"
                     yield f"{this} {rate:g} of {phase.length} tokens: {most} are needed"
+            for name in ("length", "predictions"):
+                size = getattr(phase, name)
+                if phase.batch * size > LARGEST_COUNT:
+                    this = f"{at}batch × {at}{name} = {phase.batch * size}"
+                    yield f"{this} is above {LARGEST_COUNT}"
             if phase.length > self.model.max_length:
                 most = f"model.max_length = {self.model.max_length}"
                 if getattr(self.model, "positions", "") == "rope":
@@ -370,6 +376,12 @@ class RunConfig(Rows):
                 step, done = step + high - low, high
         return step
 
+    def idle_skip(self, skip: str) -> Iterator[str]:
+        """What is wrong with a range of batches that the run never reaches."""
+        first, last = range_of(skip, "skip")[0], self.batch_number(self.steps - 1)
+        if first > last:
+            yield f"skip = {skip} skips nothing: the last batch is {last}"
+
     @property
     def all_phases(self) -> tuple[Phase, ...]:
         """The phases; without phases, a single one made of the run's own fields."""
@@ -380,6 +392,7 @@ class RunConfig(Rows):
 def range_of(text: str, flag: str) -> tuple[int, int]:
     """(first, end) of FIRST:END, the value of a flag."""
     first, _, end = text.partition(":")
-    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    plain = first.isdecimal() and end.isdecimal() and len(end) < 20
+    if not (plain and int(first) < int(end) <= LARGEST_COUNT):
         raise UserError(f"{flag} = {text} is not FIRST:END, such as 1200:1400")
     return int(first), int(end)

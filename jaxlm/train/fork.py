@@ -94,6 +94,8 @@ def fork_record(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
         if int(each.partition(":")[0]) < done:
             after = f"comes after batch {done - 1}"
             raise UserError(f"--skip {each}: step {step} of {run} {after}")
+        for mistake in config.idle_skip(each):
+            raise UserError(mistake)
     if record.get("corpus_sha256") != corpus.sha256:
         changed["corpus"] = record.get("corpus"), absolute(corpus.directory)
     stored = checkpoints.stored(step)

@@ -178,6 +178,8 @@ def read_config(workdir: str | os.PathLike) -> RunConfig:
         check_format(record.get("format", 1), str(workdir))
     with remedied(f"delete it; {_REMEDY}"):
         content = read_object(path)
+        if content.keys() & {"model_type", "architectures"}:
+            raise UserError(f"{workdir} is a model directory, and no run")
         try:
             return from_dict(content)
         except UserError as error:

@@ -132,6 +132,8 @@ def mistake_lines(capsys, *argv: str) -> str:
         (8, "--steps 8", "--steps 8: step 8 has nothing to train"),
         (8, "--skip 7:9", "--skip 7:9: step 8 of "),
         (8, "--skip 9:9", "skip = 9:9 is not FIRST:END"),
+        (8, "--skip 9:10 500:600", "skip = 500:600 skips nothing: the last batch is "),
+        (8, f"--skip 9:{10**21}", f"skip = 9:{10**21} is not FIRST:END"),
         (7, "", "there is no such step; {parent} keeps the steps 4, 8, 12"),
     ],
 )
@@ -147,6 +149,10 @@ def test_a_fork_says_what_it_needs(parent, capsys, tmp_path):
     assert f"is not RUN@STEP; {parent} keeps the steps 4, 8, 12" in said
     said = mistake(capsys, "pretrain", "--fork", f"{tmp_path}@4", *new)
     assert f"{tmp_path} is not a run directory" in said
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    said = mistake(capsys, "pretrain", "--fork", f"{tmp_path}@4", *new)
+    assert f"{tmp_path} is a model directory, and no run" in said
+    (tmp_path / "config.json").unlink()
     said = mistake(capsys, "pretrain", "bert_tiny", "--fork", f"{parent}@4", *new)
     assert "leave out bert_tiny" in said
     said = mistake(capsys, "finetune", "sst2", "--fork", "x@4", "--init", "y", *new)
