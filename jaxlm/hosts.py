@@ -1,18 +1,15 @@
-"""The hosts of a run: who they are, joining them, what they agree on, how they end.
+"""The hosts of a run: who they are, joining them, and what they must agree on.
 
 Launcher's variables, or the metadata server of a TPU → `join` → collectives of JAX.
 """
 
-import atexit
+import errno
 import functools
 import importlib.util
-import itertools
 import json
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import socket
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
@@ -28,8 +25,6 @@ LIMIT = 300  # seconds to wait for all hosts at the start
 
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _TORCHRUN = ("MASTER_ADDR", "WORLD_SIZE", "RANK")
-_LOOK = 0.5  # seconds between two looks for how the job ends
-_GRACE = 5  # seconds after a mistake of another host in which this one may notice
 _BLOCK = 4096  # bytes; texts are gathered in whole blocks, so that few programs compile
 
 T = TypeVar("T")
@@ -44,12 +39,12 @@ class Job(NamedTuple):
     devices: Any = None  # local device numbers; None: all
 
 
-def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) -> None:
+def join(hosts: str = "auto", before: Callable[[Job], None] = lambda _: None) -> None:
     """Join the other hosts of this job, if there are any.
 
     `hosts` is "auto", "off" or the number of hosts that must join. "off" asks nobody;
     "", of verbs without --hosts, is auto without refusing what is told by half.
-    `before` is called with this host's number. If a host does not come within LIMIT
+    `before` is called with the job. If a host does not come within LIMIT
     seconds, JAX ends the others from C++ and names it; `witness.py` says so in a line.
     """
     if hosts == "off":
@@ -63,9 +58,13 @@ def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) ->
         raise UserError(f"--hosts {hosts}, but this job has {count}: {remedy}")
     if job is None or count == 1:
         return
+    if not job.address.rpartition(":")[2].isdecimal():
+        raise UserError(f"the address of host 0, {job.address}, ends in no port")
     if not 0 <= job.number < count:
         raise UserError(f"host {job.number} is not one of {count}, numbered from 0")
-    before(job.number)
+    if job.number == 0:
+        _check_port(job.address)
+    before(job)
     # It would take SIGTERM for itself; see `Ending`.
     jax.config.update("jax_enable_preemption_service", False)
     # The first host's patience, which JAX does not pass on, ends before that of the
@@ -86,149 +85,18 @@ def join(hosts: str = "auto", before: Callable[[int], None] = lambda _: None) ->
     multihost_utils.sync_global_devices("start")
 
 
-class End(NamedTuple):
-    """How a host ends."""
-
-    host: int
-    status: int
-    how: str  # finished, failed or interrupted
-
-
-class Ending:
-    """How the hosts of this job end. They tell one another by the store of JAX.
-
-    The first end that is told holds for all. If a host is interrupted while all are in
-    the training loop, all stop after the same step. In all other cases `act` is called
-    to end this process. A thread looks for ends, because the main thread may wait for
-    another host.
-    """
-
-    def __init__(self, act: Callable[[End], None]):
-        job = distributed.global_state
-        self._store: Any = job.client
-        self._host, self._count, self._act = job.process_id, job.num_processes, act
-        self._key = f"jaxlm/end/{next(_number)}"  # all hosts run the same commands
-        self._lock = threading.Lock()
-        self._step: int | None = None  # the newest of the loop; None: not in the loop
-        self._stop: int | None = None  # the step to stop at
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="ending", daemon=True)
-        self._thread.start()
-        atexit.register(self._end_thread)  # else it crashes in native code
-
-    def tell(self, status: int, how: str) -> End:
-        """Tell how this host ends, unless another end was told; returns what holds."""
-        text = json.dumps(End(self._host, status, how))
-        with suppress(jax.errors.JaxRuntimeError):  # ALREADY_EXISTS
-            self._store.key_value_set(self._key, text)
-        return self.told() or self.tell(status, how)
-
-    def told(self) -> End | None:
-        """How the job ends, if that was told."""
+def _check_port(address: str) -> None:
+    """UserError if the first host cannot listen at its port: JAX would crash."""
+    bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", address)
+    port = int(bind.rpartition(":")[2])
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            return End(*json.loads(self._store.key_value_try_get(self._key)))
-        except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" not in str(error):
-                raise
-        return None
-
-    @contextmanager
-    def loop(self) -> Iterator[Callable[[int], bool]]:
-        """The training loop; yields a function step → whether to stop at that step."""
-
-        def stops(step: int) -> bool:
-            with self._lock:  # waits while hosts agree
-                if self._stop is None:
-                    self._step = step
-                return self._stop is not None and step >= self._stop
-
-        with self._lock:
-            self._step = 0
-        try:
-            yield stops
-        finally:
-            with self._lock:
-                self._step = None
-                self._stop = None if self._stop is None else 0  # of a loop after this
-
-    def close(self, status: int, *, failed: bool) -> int:
-        """End this host: its status, or that of the first host, which is waited for."""
-        try:
-            if failed or self._host == 0:
-                self.tell(status, "failed" if failed else "finished")
-            while (end := self.told()) is None:
-                time.sleep(_LOOK)
-        except jax.errors.JaxRuntimeError:
-            time.sleep(HEARTBEAT + 20)  # a host is lost: JAX ends the process
-            raise
-        if end.how == "interrupted":
-            self._thread.join()  # it may end the process
-        self._end_thread()
-        return status or end.status
-
-    def _end_thread(self) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        end = None
-        while not end:
-            if self._closed.wait(_LOOK):
-                return
-            try:
-                end = self.told()
-            except jax.errors.JaxRuntimeError:
-                return  # a host is lost: JAX ends the process
-        if end.how == "interrupted":
-            with self._lock:
-                self._stop = self._agreed()
-            if self._stop is None:
-                self._act(end)
-        elif end.how == "failed" and not self._closed.wait(_GRACE):
-            self._act(end)
-
-    def _agreed(self) -> int | None:
-        """The step at which all stop; None: a host is not in the loop, or is lost."""
-        step = -1 if self._step is None else self._step
-        keys = [f"{self._key}/{host}" for host in range(self._count)]
-        try:
-            self._store.key_value_set(keys[self._host], str(step))
-            get = self._store.blocking_key_value_get
-            steps = [int(get(key, 60_000)) for key in keys]
-        except jax.errors.JaxRuntimeError:
-            return None
-        return None if -1 in steps else max(steps) + 1
-
-
-_number = itertools.count()  # of endings
-_ending: Ending | None = None  # of the command that runs
-
-
-def ending(act: Callable[[End], None] = lambda _: None) -> Ending | None:
-    """How the hosts of this job end; None if there is one host."""
-    global _ending
-    if _ending is None and jax.distributed.is_initialized():
-        _ending = Ending(act)
-    return _ending
-
-
-def end_together(status: int, *, failed: bool) -> int:
-    """End this host's part of a command; its status. See `Ending.close`."""
-    global _ending
-    job, _ending = _ending, None
-    return job.close(status, failed=failed) if job else status
-
-
-def leave_together() -> None:
-    """Leave the job once all hosts do, so that none takes another for lost."""
-
-    def shut_down() -> None:
-        with suppress(Exception):
-            jax.distributed.shutdown()
-
-    thread = threading.Thread(target=shut_down, daemon=True)
-    thread.start()
-    thread.join(20)
+            server.bind(("", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                what = f"port {port} of host 0 is taken, by another job perhaps"
+                raise UserError(f"{what}: end it, or take another port") from None
 
 
 def find_job(strict: bool = True) -> Job | None:
@@ -264,10 +132,10 @@ def _torchrun() -> Job:
     address, count, number = _numbers(_TORCHRUN)
     # An agent of torchrun listens at the port itself.
     taken = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    port = int(os.environ.get("MASTER_PORT", "29500")) + taken
+    port = _count("MASTER_PORT", "29500") + taken
     port = os.environ.get("JAX_COORDINATOR_PORT", port)
-    several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
-    devices = [int(os.environ["LOCAL_RANK"])] if several else None
+    several = _count("LOCAL_WORLD_SIZE") > 1
+    devices = [_count("LOCAL_RANK", "")] if several else None
     return Job(f"{address}:{port}", count, number, devices)
 
 
@@ -304,9 +172,11 @@ def _found_by_jax() -> Job | None:
     return Job(address, count, number, devices)
 
 
-def _count(name: str) -> int:
-    value = os.environ.get(name, "1")
-    return int(value) if value.isdecimal() else 1
+def _count(name: str, default: str = "1") -> int:
+    value = os.environ.get(name) or default
+    if not value.isdecimal():
+        raise UserError(f"{name}={value} is not a number")
+    return int(value)
 
 
 def _check_left_out() -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from jax._src.clusters import cloud_tpu_cluster
 from states import ROOT
 
 from jaxlm import hosts
+from jaxlm.cli import witness
 from jaxlm.types import UserError
 
 SLURM = {
@@ -51,6 +53,9 @@ REFUSED = [
     ("set RANK", {"WORLD_SIZE": "8"}),
     ("without JAX_COORDINATOR_ADDRESS", {"JAX_NUM_PROCESSES": "2"}),
     ("not one of", OWN | {"JAX_PROCESS_ID": "2"}),
+    ("address of host 0, h0, ends in no port", OWN | {"JAX_COORDINATOR_ADDRESS": "h0"}),
+    ("MASTER_PORT=x is not a number", TORCHRUN | {"MASTER_PORT": "x"}),
+    ("LOCAL_RANK= is not a number", TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}),
 ]
 
 
@@ -203,3 +208,27 @@ main(["pretrain", "bert_tiny", "--workdir", {str(tmp_path)!r}])
     assert done.returncode != 0
     remedy = "did not join in time: start the same command on all hosts"
     assert done.stderr == f"jaxlm: host 0 has ended, because host 1, 2 {remedy}\n"
+
+
+def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
+    """By what JAX writes when it ends the process; it would take minutes to do so."""
+    log = tmp_path / "log"
+    command = [sys.executable, witness.__file__, str(log), "1", "h0:9"]
+    fatal = "Terminating process because the JAX distributed service detected fatal"
+    fatal += " errors. DEADLINE_EXCEEDED\n\nRPC: /xla.coordination.CoordinationService"
+    done = subprocess.run(
+        command, input=f"{fatal}/RegisterTask\n", capture_output=True, text=True
+    )
+    remedy = "did not answer at h0:9: start the same command on all hosts"
+    assert done.stderr == f"jaxlm: host 1 has ended, because host 0 {remedy}\n"
+
+
+def test_a_port_that_is_taken_is_refused(monkeypatch, joined):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        setenv(monkeypatch, OWN | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}"})
+        hosts.join()  # the second host does not listen
+        monkeypatch.setenv("JAX_PROCESS_ID", "0")
+        with pytest.raises(UserError, match=f"port {port} of host 0 is taken"):
+            hosts.join()
+    assert len(joined) == 1

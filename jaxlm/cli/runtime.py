@@ -22,7 +22,8 @@ from jaxlm.files import cache_of, host_log, remove_temporary
 from jaxlm.types import INTERRUPTED
 
 if TYPE_CHECKING:
-    from jaxlm.hosts import End, Ending
+    from jaxlm.hosts import Job
+    from jaxlm.train.ending import End, Ending
 
 _LOST = r"Gloo|NCCL|Connection (reset|closed)|Socket closed|UNAVAILABLE"
 
@@ -104,7 +105,7 @@ def _end_process(status: int, line: str, *, leave: bool = False) -> None:
     if processes := sys.modules.get("multiprocessing.util"):
         processes._run_finalizers(0)  # else its tracker warns of leaked semaphores
     if leave:
-        from jaxlm.hosts import leave_together
+        from jaxlm.train.ending import leave_together
 
         leave_together()
     os._exit(status)
@@ -120,8 +121,10 @@ def running(where: Where) -> Iterator[Command]:
         yield _command
     finally:
         command, _command = _command, before
-        if hosts := sys.modules.get("jaxlm.hosts"):
-            command.status = hosts.end_together(command.status, failed=command.failed)
+        if command.job:
+            from jaxlm.train.ending import end_together
+
+            command.status = end_together(command.status, failed=command.failed)
 
 
 def is_left_to_first(where: Where) -> bool:
@@ -152,7 +155,7 @@ def start_jax(workdir: str | None = None, hosts: str = "") -> None:
     if not jax.distributed.is_initialized():
         _join(workdir, hosts)
     if _command and jax.distributed.is_initialized():
-        from jaxlm.hosts import end_together, ending
+        from jaxlm.train.ending import end_together, ending
 
         _command.job = ending(_end_as_told)
         if _command.where is Where.FIRST and jax.process_index():
@@ -168,13 +171,13 @@ def _join(workdir: str | None, hosts: str) -> None:
 
     shown: list[int] = []
 
-    def before(host: int) -> None:
+    def before(job: "Job") -> None:
         if _command:
             _end_on_signals_anywhere()
         if workdir is None and not _command:
             return
-        _keep_log(workdir or "", host)
-        if host and workdir is not None:
+        _keep_log(workdir or "", job)
+        if job.number and workdir is not None:
             os.dup2(2, 1)
             sys.stdout = sys.stderr
             return
@@ -232,16 +235,14 @@ def _end_as_told(end: "End") -> None:
     _end_process(end.status, line, leave=True)
 
 
-def _keep_log(workdir: str, host: int) -> None:
+def _keep_log(workdir: str, job: "Job") -> None:
     """Send what native code says of errors to `host_log`; see `witness.py`."""
     from jaxlm.cli import witness
 
-    log = host_log(workdir, host)
+    log = host_log(workdir, job.number)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, witness.__file__, str(log)]
-    process = subprocess.Popen(
-        [*command, str(host)], stdin=subprocess.PIPE, start_new_session=True
-    )
+    command = [sys.executable, witness.__file__, str(log), str(job.number), job.address]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin
     global _stderr
     _stderr = os.dup(2)

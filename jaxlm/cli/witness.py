@@ -1,6 +1,6 @@
 """A process beside each host of a multi-host run: it logs native code's output.
 
-    python witness.py FILE HOST < what the host's native code prints
+    python witness.py FILE HOST ADDRESS < what the host's native code prints
 
 If a host is lost, the coordination service of JAX ends the other processes from C++,
 with a stack trace that names no cause. No Python code of theirs runs then, so this
@@ -13,10 +13,11 @@ import sys
 
 _FATAL = b"Terminating process because the JAX distributed service"
 _ABSENT = rb"Wait_for_all_tasks_to_register.*?timed out task names:\s*((?:\d+\s+)+)"
+_UNREACHED = b"CoordinationService/RegisterTask"
 _SILENT = rb"stopped sending heartbeats\):\s*((?:\d+\s+)+)"
 
 
-def main(path: str, host: str) -> None:
+def main(path: str, host: str, address: str) -> None:
     """Copy standard input to a file; after its end, explain a fatal error."""
     seen = b""
     with open(path, "ab", buffering=0) as file:
@@ -26,6 +27,9 @@ def main(path: str, host: str) -> None:
     if absent := re.search(_ABSENT, seen, re.DOTALL):
         others = ", ".join(sorted(absent[1].decode().split(), key=int))
         said = f"host {host} has ended, because host {others} did not join in time"
+        print(f"jaxlm: {said}: start the same command on all hosts", file=sys.stderr)
+    elif _FATAL in seen and _UNREACHED in seen:
+        said = f"host {host} has ended, because host 0 did not answer at {address}"
         print(f"jaxlm: {said}: start the same command on all hosts", file=sys.stderr)
     elif _FATAL in seen:
         named = re.search(_SILENT, seen)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from jaxlm.checkpoints import Checkpoints, check_best
-from jaxlm.hosts import ending
+from jaxlm.train.ending import ending
 from jaxlm.train.source import Run
 from jaxlm.types import INTERRUPTED
 

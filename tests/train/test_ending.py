@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from jaxlm import hosts
-from jaxlm.hosts import End, Ending
+from jaxlm.train import ending
+from jaxlm.train.ending import End, Ending
 
 INTERRUPTED = End(1, 75, "interrupted")
 
@@ -38,14 +38,14 @@ class Store:
 @pytest.fixture
 def job(monkeypatch):
     """Three hosts, and what they were asked to end by, as (host, end)."""
-    monkeypatch.setattr(hosts, "_LOOK", 0.01)
-    monkeypatch.setattr(hosts, "_GRACE", 0.1)
-    monkeypatch.setattr(hosts, "_number", itertools.repeat(0))
+    monkeypatch.setattr(ending, "_LOOK", 0.01)
+    monkeypatch.setattr(ending, "_GRACE", 0.1)
+    monkeypatch.setattr(ending, "_number", itertools.repeat(0))
     store, acted, every = Store(), [], []
     for host in range(3):
         state = SimpleNamespace(client=store, process_id=host, num_processes=3)
         fake = SimpleNamespace(global_state=state)
-        monkeypatch.setattr(hosts, "distributed", fake)
+        monkeypatch.setattr(ending, "distributed", fake)
         every.append(Ending(lambda end, host=host: acted.append((host, end))))
     yield every, acted
     for each in every:
