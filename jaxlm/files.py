@@ -13,6 +13,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import mmap
 import os
 import re
@@ -181,6 +182,7 @@ def _reach(bucket: str) -> None:
     """Raise a UserError if a bucket cannot be listed."""
     import fsspec
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises its errors too
     # Never listed from memory: other hosts, and TensorStore, write there too.
     fsspec.config.conf["gcs"] = {"use_listings_cache": False}
     name = f"gs://{bucket}"
@@ -193,8 +195,10 @@ def _reach(bucket: str) -> None:
         raise UserError(f"there is no bucket {name}") from None
     except Exception as error:
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        remedy = "gcloud auth application-default login, or a role for this account"
-        raise UserError(f"{name} cannot be read: {first}; it needs {remedy}") from error
+        login = "gcloud auth application-default login, or a role for this account"
+        busy = int(getattr(error, "code", None) or 0) in (408, 429, *range(500, 600))
+        remedy = "try again later" if busy else f"it needs {login}"
+        raise UserError(f"{name} cannot be read: {first}; {remedy}") from error
 
 
 @contextmanager

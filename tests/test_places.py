@@ -43,7 +43,7 @@ def test_no_bucket_is_one_line(bucket_server):
 
 
 @pytest.mark.bucket
-def test_no_credentials_are_one_line_with_a_remedy(flaky):
+def test_no_credentials_are_one_line_with_a_remedy(flaky, caplog):
     flaky.denied = "Anonymous caller does not have storage.objects.list access"
     files._reach.cache_clear()
     try:
@@ -54,6 +54,24 @@ def test_no_credentials_are_one_line_with_a_remedy(flaky):
     assert "gs://bkt cannot be read: Anonymous caller" in str(error.value)
     assert "gcloud auth application-default login" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+    assert not caplog.records  # gcsfs would print a traceback
+
+
+@pytest.mark.bucket
+def test_a_server_that_stays_busy_is_one_line(flaky, monkeypatch):
+    from gcsfs import retry
+
+    async def soon(seconds):
+        pass
+
+    monkeypatch.setattr(retry.asyncio, "sleep", soon)
+    flaky.every = 1
+    files._reach.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"test, (429|503); try again later$"):
+            files.place("gs://bkt/run")
+    finally:
+        files._reach.cache_clear()
 
 
 @pytest.mark.bucket

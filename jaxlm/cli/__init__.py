@@ -90,7 +90,7 @@ def _run_command(argv: list[str]) -> int:
     where = where_runs(argv)
     if is_left_to_first(where):
         return FINISHED
-    with running(where) as command:
+    with running("".join(argv[:1]), where) as command:
         command.status = _run_safely(argv, command)
     return command.status
 

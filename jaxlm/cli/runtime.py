@@ -49,8 +49,8 @@ class Where(enum.Enum):
 class Command:
     """The verb that runs: where, how it ends, and its hosts if it has joined them."""
 
-    def __init__(self, where: Where):
-        self.where, self.status, self.failed = where, 1, True
+    def __init__(self, verb: str, where: Where):
+        self.verb, self.where, self.status, self.failed = verb, where, 1, True
         self.job: Ending | None = None
 
 
@@ -112,11 +112,11 @@ def _end_process(status: int, line: str, *, leave: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def running(where: Where) -> Iterator[Command]:
+def running(verb: str, where: Where) -> Iterator[Command]:
     """While a verb runs. At its end the hosts of a job end together, if this one has
     joined it; the status of the first is that of hosts that have none of their own."""
     global _command
-    before, _command = _command, Command(where)
+    before, _command = _command, Command(verb, where)
     try:
         yield _command
     finally:
@@ -157,7 +157,9 @@ def start_jax(workdir: str | None = None, hosts: str = "") -> None:
     if _command and jax.distributed.is_initialized():
         from jaxlm.train.ending import end_together, ending
 
-        _command.job = ending(_end_as_told)
+        if not _command.job and (job := ending(_end_as_told)):
+            _command.job = job
+            job.check(_command.verb)
         if _command.where is Where.FIRST and jax.process_index():
             _say_left_to_first(str(jax.process_index()))
             raise SystemExit(end_together(0, failed=False))

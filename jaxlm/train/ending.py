@@ -16,6 +16,7 @@ import jax
 from jax._src import distributed
 
 from jaxlm import hosts
+from jaxlm.types import UserError
 
 _LOOK = 0.5  # seconds between two looks for how the job ends
 _GRACE = 5  # seconds after a mistake of another host in which this one may notice
@@ -50,6 +51,14 @@ class Ending:
         self._thread = threading.Thread(target=self._watch, name="ending", daemon=True)
         self._thread.start()
         atexit.register(self._end_thread)  # else it crashes in native code
+
+    def check(self, verb: str) -> None:
+        """UserError if the first host runs another verb: they would wait for ever."""
+        key = f"{self._key}/verb"
+        if self._host == 0:
+            self._store.key_value_set(key, verb)
+        elif (first := self._store.blocking_key_value_get(key, 60_000)) != verb:
+            raise UserError(f"this host runs {verb}, but host 0 runs {first}")
 
     def tell(self, status: int, how: str) -> End:
         """Tell how this host ends, unless another end was told; returns what holds."""

@@ -10,6 +10,7 @@ import pytest
 
 from jaxlm.train import ending
 from jaxlm.train.ending import End, Ending
+from jaxlm.types import UserError
 
 INTERRUPTED = End(1, 75, "interrupted")
 
@@ -140,3 +141,13 @@ def test_the_first_end_holds(job):
     assert every[0].tell(0, "finished") == End(0, 0, "finished")
     assert every[1].tell(75, "interrupted") == End(0, 0, "finished")
     assert [each.close(0, failed=False) for each in every] == [0, 0, 0] and not acted
+
+
+def test_hosts_that_run_other_verbs_do_not_wait_for_each_other(job):
+    every, _ = job
+    every[0].check("fill")
+    every[1].check("fill")
+    with pytest.raises(
+        UserError, match="this host runs pretrain, but host 0 runs fill"
+    ):
+        every[2].check("pretrain")
