@@ -70,8 +70,7 @@ def prepare(
         sources: files, globs, directories, `shipped:NAME`, `tfds:NAME`, `wiki:DUMP`,
             each with its language in front if it has a label, `fr:books/*.txt`.
         tokenizer: path of a tokenizer to use; None: train a vocabulary.
-        processes: number of processes; any number gives the same corpus. With several,
-            a script needs `if __name__ == "__main__":`.
+        processes: number of processes; any number gives the same corpus.
         fitting: refuse a vocabulary of which the text yields less than an eighth.
         report: called about every megabyte.
     """

@@ -13,7 +13,9 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -259,13 +261,13 @@ def tokenise_all(
         return
     # Fresh interpreters, not forks: the caller may have threads.
     spawn = multiprocessing.get_context("spawn")
-    with _signals_held():
+    with _signals_held(), _script_hidden():
         pool = ProcessPoolExecutor(processes, spawn, _start_worker)
 
     def submitted() -> Iterator[tuple[Future[Unit], Place | None]]:
         waiting = deque()
         for fragments, follows in blocks:
-            with _signals_held():
+            with _signals_held(), _script_hidden():
                 work = pool.submit(_work, directory, recipe, fragments)
             waiting.append((work, follows))
             if len(waiting) > processes:
@@ -277,10 +279,22 @@ def tokenise_all(
     except BrokenProcessPool:
         raise UserError(
             "a process of prepare was killed: run it again, it continues; take fewer "
-            '--processes if memory is short (scripts: `if __name__ == "__main__":`)'
+            "--processes if memory is short"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Hide the caller's script from workers that start: a fresh interpreter would run
+    it again, and it calls `prepare`. They need nothing of it."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextmanager

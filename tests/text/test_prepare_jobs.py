@@ -35,6 +35,21 @@ def test_units_and_processes_change_no_byte(books, tmp_path, small_units, proces
     assert contents(tmp_path / "corpus") == contents(books / "corpus")
 
 
+def test_a_script_needs_no_guard(books, tmp_path):
+    """Workers, fresh interpreters, do not run the script of their caller again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import jaxlm\nprint('begun')\njaxlm.prepare('bert_tiny', text='books', "
+        "corpus='corpus', processes=2, model={'vocab_size': 300})\nprint(__file__)\n"
+    )
+    (tmp_path / "books").symlink_to(books)
+    command = [sys.executable, script.name]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["begun", str(script)], ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
 def descendants(pid):
     """Processes that `pid` started."""
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
