@@ -39,7 +39,9 @@ def test_a_script_needs_no_guard(books, tmp_path):
     """Workers, fresh interpreters, do not run the script of their caller again."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import jaxlm\nprint('begun')\njaxlm.prepare('bert_tiny', text='books', "
+        "import jaxlm, jaxlm.text.units\nprint('begun')\n"
+        "jaxlm.text.units.BLOCK = 1000  # several blocks, so several processes\n"
+        "jaxlm.prepare('bert_tiny', text='books', "
         "corpus='corpus', processes=2, model={'vocab_size': 300})\nprint(__file__)\n"
     )
     (tmp_path / "books").symlink_to(books)
