@@ -19,6 +19,7 @@ from jaxlm.cli.runtime import (
     show_errors,
     wait_if_a_host_is_lost,
 )
+from jaxlm.files import bucket_error
 from jaxlm.types import INTERRUPTED, Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -123,19 +124,24 @@ def _run_safely(argv: list[str], command: Command) -> int:
     except KeyboardInterrupt:
         status, message = INTERRUPTED, "interrupted; run the same command to resume"
     except OSError as error:
-        if error.errno not in _REFUSALS and not error.filename:
+        message = bucket_error(error)
+        if error.errno in _REFUSALS or error.filename:
+            message = f"{error.filename or 'output'}: {error.strerror}"
+        if not message:
             raise
-        status, message = MISTAKE, f"{error.filename or 'output'}: {error.strerror}"
+        status = MISTAKE
     except Exception as error:
         wait_if_a_host_is_lost(error)
         from jaxlm.memory import exhausted
 
-        if not exhausted(error):
+        status, message = MISTAKE, bucket_error(error)
+        if exhausted(error):
+            first = next(iter(str(error).splitlines()), "")
+            status, message = TOO_LARGE, f"does not fit in memory: {first}"
+            if smaller := _SMALLER.get(argv[0]):
+                message += f"; untried: a smaller {smaller}"
+        if not message:
             raise
-        first = next(iter(str(error).splitlines()), "")
-        status, message = TOO_LARGE, f"does not fit in memory: {first}"
-        if smaller := _SMALLER.get(argv[0]):
-            message += f"; untried: a smaller {smaller}"
     if debug:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)

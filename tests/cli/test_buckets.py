@@ -144,6 +144,12 @@ def test_mistakes_are_one_line(run, bucket, capfd):
     assert said == f"jaxlm: no file or directory {bucket}/data\n"
 
 
+def test_a_refusal_in_the_midst_is_one_line(bucket, flaky, capsys):
+    place(bucket)  # it could be listed
+    flaky.denied = "Permission denied on storage.objects.get"
+    assert flaky.denied in mistake(capsys, "show", f"{bucket}/run")
+
+
 def test_a_task_s_files_are_read_from_a_bucket_and_answers_written_to_it(
     run, bucket, capfd, tmp_path
 ):
