@@ -133,15 +133,17 @@ class Ending:
 
     def _agreed(self) -> int | None:
         """The step at which all stop; None: a host is not in the loop, or is lost."""
-        step = -1 if self._step is None else self._step
-        keys = [f"{self._key}/{host}" for host in range(self._count)]
+        step, key = -1 if self._step is None else self._step, f"{self._key}/at/"
+        steps, until = [], time.monotonic() + 60
         try:
-            self._store.key_value_set(keys[self._host], str(step))
-            get = self._store.blocking_key_value_get
-            steps = [int(get(key, 60_000)) for key in keys]
+            self._store.key_value_set(f"{key}{self._host}", str(step))
+            while len(steps) < self._count and time.monotonic() < until:
+                time.sleep(0.02)
+                steps = [int(at) for _, at in self._store.key_value_dir_get(key)]
         except jax.errors.JaxRuntimeError:
             return None
-        return None if -1 in steps else max(steps) + 1
+        all_are = len(steps) == self._count and -1 not in steps
+        return max(steps) + 1 if all_are else None
 
 
 _number = itertools.count()  # of endings

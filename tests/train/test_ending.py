@@ -30,6 +30,9 @@ class Store:
             raise jax.errors.JaxRuntimeError("NOT_FOUND")
         return self.values[key]
 
+    def key_value_dir_get(self, key):
+        return [each for each in list(self.values.items()) if each[0].startswith(key)]
+
     def blocking_key_value_get(self, key, limit):
         while key not in self.values:
             time.sleep(0.001)

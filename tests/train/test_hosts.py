@@ -93,6 +93,49 @@ def test_a_run_goes_on_with_more_hosts_and_with_fewer(tmp_path: Path, corpus_dir
         assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
 
 
+# The second host alone.
+OTHER_SETTING = """
+import os, sys
+if os.environ["JAX_PROCESS_ID"] == "1":
+    sys.argv += ["--optim.peak", "0.5"]
+"""
+BAD_STEP = """
+import jax
+from jaxlm.train.log import Log
+def defer(self, step, metrics, before=Log.defer):
+    if step == 3 and jax.process_index():
+        raise RuntimeError("bad memory")
+    before(self, step, metrics)
+Log.defer = defer
+"""
+
+
+@pytest.mark.long
+def test_hosts_of_other_settings_are_told_before_the_first_step(
+    tmp_path: Path, corpus_directory
+):
+    pretrain = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    run = ["--workdir", str(tmp_path)]
+    ended = finish(hosts([*pretrain, *run], first=OTHER_SETTING))
+    said = (
+        "jaxlm: the hosts differ; give all of them the same command, code and data:\n"
+        "  host 1: optim.peak is 0.5, on host 0 0.0015\n"
+    )
+    assert ended == [(2, "", said)] * 2
+
+
+@pytest.mark.long
+def test_an_error_of_one_host_alone_ends_all_at_once(tmp_path: Path, corpus_directory):
+    pretrain = ["pretrain", "bert_tiny", "--corpus", corpus_directory, *TINY]
+    first, second = finish(
+        hosts([*pretrain, "--workdir", str(tmp_path)], first=BAD_STEP)
+    )
+    assert (first[0], second[0]) == (1, 1)
+    line = "jaxlm: host 1 has stopped with status 1: its output says why"
+    assert first[2].splitlines()[-1] == line and "Traceback" not in first[2]
+    assert second[2].splitlines()[-1] == "RuntimeError: bad memory"
+
+
 def test_a_mistake_ends_all_hosts(tmp_path: Path):
     """Here only the first of them looks: the others would wait for it for ever."""
     with lock(tmp_path):
