@@ -210,7 +210,8 @@ def _check_sound(run: Run, skipped: range, sound: int | None) -> None:
     )
     slower = f"--optim.peak {config.optim.peak / 2:g}"
     if sound is None or config.finetunes:
-        last = "there is no checkpoint" if sound is None else f"step {sound} is sound"
+        none = "no checkpoint is older"
+        last = none if sound is None else f"step {sound} is sound"
         raise UserError(f"{what}; {last}: begin another --workdir with {slower}")
     low, high = map(config.batch_number, (skipped.start - 1, skipped[-1] - 1))
     fork, new = shlex.quote(f"{workdir}@{sound}"), shlex.quote(f"{workdir}-{sound}")
