@@ -119,10 +119,8 @@ class Ending:
         while not end:
             if self._closed.wait(_LOOK):
                 return
-            try:
+            with suppress(jax.errors.JaxRuntimeError):  # JAX ends it if a host is lost
                 end = self.told()
-            except jax.errors.JaxRuntimeError:
-                return  # a host is lost: JAX ends the process
         if end.how == "interrupted":
             with self._lock:
                 self._stop = self._agreed()
