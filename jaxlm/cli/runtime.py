@@ -129,8 +129,9 @@ def running(verb: str, where: Where) -> Iterator[Command]:
 
 def is_left_to_first(where: Where) -> bool:
     """Whether this host, as its launcher numbers it, has nothing to do."""
-    values = os.environ
-    number = next((values[n] for n, count in _NUMBERS.items() if count in values), "0")
+    get = os.environ.get
+    found = (get(name) for name, count in _NUMBERS.items() if get(name) and get(count))
+    number = next(found, "0")
     if where is not Where.ALONE or number == "0":
         return False
     _say_left_to_first(number)

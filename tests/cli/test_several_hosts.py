@@ -85,6 +85,9 @@ def test_the_first_host_of_any_launcher_shows_what_needs_no_device(
         monkeypatch.setenv(number, host)
         assert main(["help", "machines"]) == 0
         said.append(capsys.readouterr())
+    monkeypatch.delenv(number)  # a shell of salloc has the count alone
+    assert main(["help", "machines"]) == 0
+    assert capsys.readouterr() == said[0]
     assert said[0].out.startswith("# GPUs, TPU pods") and not said[0].err
     assert said[1] == ("", LEFT)
 
