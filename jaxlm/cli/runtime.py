@@ -130,7 +130,7 @@ def running(verb: str, where: Where) -> Iterator[Command]:
 def is_left_to_first(where: Where) -> bool:
     """Whether this host, as its launcher numbers it, has nothing to do."""
     get = os.environ.get
-    found = (get(name) for name, count in _NUMBERS.items() if get(name) and get(count))
+    found = (get(n, "") for n, count in _NUMBERS.items() if get(n) and get(count))
     number = next(found, "0")
     if where is not Where.ALONE or number == "0":
         return False
