@@ -9,6 +9,7 @@ goes with the word:
 A GPT's states know only what comes before. Next: `senses.py`, `edge.py`.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from jaxlm.config import ModelConfig
 from jaxlm.families import build, family_of
 from jaxlm.families.family import Frame, Tokens
-from jaxlm.files import locked, read_object, write_sealed
+from jaxlm.files import DamagedError, locked, read_object, write_sealed
 from jaxlm.models.encoder import Encoded
 from jaxlm.text.tokenizers import Tokenizer
 from jaxlm.train.state import init_params
@@ -116,7 +117,8 @@ def hidden_states(
     batch: int = 16,
 ) -> States:
     """The states of all texts, from `cache` if they are there; a killed call goes on
-    where it was. Without a cache they are in memory."""
+    where it was, and what was damaged there is computed again. Without a cache they
+    are in memory."""
     sizes = np.array([each.end - each.first for each in texts], np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     width = family_of(reader.config).width(reader.config)
@@ -129,19 +131,45 @@ def hidden_states(
     here = cache / _digest(reader, texts, batch)
     here.mkdir(parents=True, exist_ok=True)
     path, progress = here / "states.f32", here / "done.json"
-    count = -(-len(texts) // batch)
+    batches = _batches(texts, batch)
     with locked(here / "lock"):
-        there = progress.exists() and path.exists()
-        done = read_object(progress)["batches"] if there else 0
         with open(path, "ab") as file:  # a full disk is an error here
             os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
         hidden = np.memmap(path, np.float32, "r+", shape=shape)
-        for number in _read(reader, texts, States(hidden, offsets), batch, done):
-            if number == count or not number % _EVERY:
+        states, digests = States(hidden, offsets), list[str]()
+        for chosen, digest in zip(batches, _known(progress), strict=False):
+            if _sha256(states, chosen) != digest:
+                break  # this batch and those after it are computed again
+            digests.append(digest)
+        for number in _read(reader, texts, states, batch, len(digests)):
+            digests.append(_sha256(states, batches[number - 1]))
+            if number == len(batches) or not number % _EVERY:
                 hidden.flush()
-                write_sealed(progress, {"batches": number})
-                tell(f"states: {number / count:.0%}")
+                write_sealed(progress, {"batches": digests})
+                tell(f"states: {number / len(batches):.0%}")
     return States(np.memmap(path, np.float32, "r", shape=shape), offsets)
+
+
+def _known(progress: Path) -> list[Any]:
+    """The digests of the batches that are on disk; [] if the file is damaged."""
+    with contextlib.suppress(DamagedError):
+        found = read_object(progress).get("batches")
+        return found if isinstance(found, list) else []
+    return []
+
+
+def _sha256(states: States, chosen: np.ndarray) -> str:
+    """The digest of the states of some texts."""
+    total = hashlib.sha256()
+    for i in chosen:
+        total.update(states.hidden[states.offsets[i] : states.offsets[i + 1]].tobytes())
+    return total.hexdigest()
+
+
+def _batches(texts: Sequence[Text], size: int) -> list[np.ndarray]:
+    """The numbers of the texts of each batch; texts of equal length are together."""
+    order = np.argsort([len(each.tokens) for each in texts], kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def encode(
@@ -167,9 +195,7 @@ def _read(
     """Write the states of texts from batch `done` on; yield how many are done."""
     config, frame = reader.config, reader.frame()
     carry, before = family_of(config).zero_carry(config, size), len(frame.begin)
-    order = np.argsort([len(each.tokens) for each in texts], kind="stable")
-    for start in range(done * size, len(order), size):
-        chosen = order[start : start + size]
+    for number, chosen in enumerate(_batches(texts, size)[done:], start=done + 1):
         rows = [frame.row(texts[i].tokens) for i in chosen]
         rows += rows[:1] * (size - len(rows))
         longest = -(-max(map(len, rows)) // 32) * 32  # so that few programs compile
@@ -180,7 +206,7 @@ def _read(
         for row, i in enumerate(chosen):
             kept = slice(before + texts[i].first, before + texts[i].end)
             into.hidden[into.offsets[i] : into.offsets[i + 1]] = states[row, kept]
-        yield start // size + 1
+        yield number
 
 
 def _digest(reader: Reader, texts: Sequence[Text], batch: int) -> str:

@@ -99,6 +99,15 @@ def test_states_are_computed_once_and_go_on_after_a_kill(tmp_path, monkeypatch):
         again = hidden_states(reader, texts, tmp_path / "b", batch=2).hidden
         np.testing.assert_array_equal(again, whole)
     assert seen == [2, 3]
+    (here,) = (tmp_path / "b").iterdir()
+    for name, first in (("states.f32", 2), ("done.json", 1)):  # what is damaged
+        content = bytearray((here / name).read_bytes())
+        content[1] ^= 1  # of the first text, which the second batch has
+        (here / name).write_bytes(content)
+        seen.clear()
+        again = hidden_states(reader, texts, tmp_path / "b", batch=2).hidden
+        np.testing.assert_array_equal(again, whole)
+        assert seen == [*range(first, 4)]
     assert reader.untrained(1).params.keys() == reader.params.keys()
     other = hidden_states(reader.untrained(1), texts, tmp_path / "b", batch=2)
     assert np.abs(other.hidden - whole).max() > 0.01
