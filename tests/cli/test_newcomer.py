@@ -129,6 +129,10 @@ MISTAKES = {
         "pretrain bert_tiny --corpus CORPUS --workdir NEW --init google/bert-mini",
         "jaxlm downloads nothing, see jaxlm help weights",
     ),
+    "a vocabulary of a hub": (
+        "prepare bert_tiny --text NOVEL --corpus NEW --tokenizer bert-base-cased",
+        "jaxlm downloads nothing",
+    ),
     "weights of a hub to import": ("import gpt2 --out NEW", "jaxlm help weights"),
     "a checkpoint where its run is meant": (
         "evaluate RUN/checkpoints/4 --text NOVEL",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxlm.files import DamagedError, read_json
+from jaxlm.files import DamagedError, not_downloaded, read_json
 from jaxlm.text.tokenizers import bpe, published
 from jaxlm.text.tokenizers.library import LibraryTokenizer
 from jaxlm.text.tokenizers.sentencepiece import MODEL_FILE, SentencePiece
@@ -46,7 +46,7 @@ def load_tokenizer(
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"no tokenizer at {path}")
+        raise UserError(f"no tokenizer at {path}{not_downloaded(path)}")
     files = [path]
     if path.is_dir():
         # What spaCy cuts, the library cannot.
