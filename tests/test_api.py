@@ -110,6 +110,8 @@ def test_a_mistake_is_named_in_one_line(tmp_path):
         ({"optim": {"peek": 1}}, "'optim.peek': did you mean optim.peak?"),
         ({"workdirs": "w"}, "did you mean workdir?"),
         ({"dropout": 0}, "did you mean model.dropout?"),
+        ({"device": "cuda"}, "JAX_PLATFORMS=cpu in front of the command"),
+        ({"frobnicate": 1}, "no setting 'frobnicate': see jaxlm VERB --help-all"),
         ({"steps": "many"}, "steps = 'many' is not a whole number"),
         ({"steps": -1}, "steps = -1"),
         ({"optim.name": "adam"}, "'bert_adam'"),
@@ -125,6 +127,7 @@ def test_a_mistake_is_named_in_one_line(tmp_path):
         assert message in str(error.value) and "\n" not in str(error.value), settings
     for call, message in (
         (lambda: jaxlm.pretrain("bert_tinny", workdir="w"), "did you mean bert_tiny?"),
+        (lambda: jaxlm.pretrain(text="a", workdir="w"), "pretrain needs a recipe"),
         (lambda: jaxlm.pretrain("sst2", workdir="w"), "is a recipe of jaxlm finetune"),
         (lambda: jaxlm.prepare("bert_tiny", text=(), corpus="c"), "needs --text"),
         (lambda: jaxlm.evaluate("m", txt="a"), "did you mean text?"),

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from jaxlm.cli.flags import flag_meant, flags_of, settings_of
+from jaxlm.cli.meanings import said_of
 from jaxlm.config import FinetuneConfig, RunConfig, load_config
 from jaxlm.config.checks import check_ranges, typed
 from jaxlm.config.files import from_dict
@@ -54,8 +55,9 @@ def arguments(
     except KeyError as error:
         flags = {flag.name: flag for flag in flags_of(kind, {"config": config})}
         near = flag_meant(error.args[0], flags)
-        hint = f": did you mean {near.name}?" if near else ""
-        raise UserError(f"no setting {error.args[0]!r}{hint}") from None
+        hint = f"did you mean {near.name}?" if near else "see jaxlm VERB --help-all"
+        hint = said_of(error.args[0]) or hint
+        raise UserError(f"no setting {error.args[0]!r}: {hint}") from None
     for name, value in mine.items():
         if isinstance(value, dict):
             value = arguments(each[name].default_factory, value)
@@ -75,6 +77,8 @@ def arguments(
 def config_of(kind: type[C], recipe: Any, verb: str) -> C:
     """The config of a recipe's name or file, or the config that is given."""
     config = recipe
+    if recipe is None:
+        raise UserError(f"{verb} needs a recipe, a name or file: jaxlm recipes")
     if not isinstance(recipe, RunConfig):
         config = load_config(str(recipe))
     if type(config) is not kind:
