@@ -102,6 +102,9 @@ class WordPiece(Tokenizer):
         self.hf_class = "BertTokenizer" if own else "PreTrainedTokenizerFast"
         self.hf_options = {"do_lower_case": lowercase, "strip_accents": None}
         self.hf_options["tokenize_chinese_chars"] = True
+        if not own:  # that class would leave out the types of a pair
+            names = ["input_ids", "token_type_ids", "attention_mask"]
+            self.hf_options["model_input_names"] = names
         self._model = models.WordPiece(
             self._ids, unk_token="[UNK]", max_input_chars_per_word=max_word
         )
