@@ -196,7 +196,7 @@ class Watch:
         self._times, self._log, self._workdir = log.times, log, workdir
         self.stacks = host_log(workdir, jax.process_index())
         self._told, self._beat_at = False, -math.inf
-        self._beats = jax.process_index() == 0
+        self._fails = False  # the last heartbeat was not written
 
     def look(self) -> None:
         """Write stacks if a step hangs, once; write a heartbeat if one is due."""
@@ -223,7 +223,7 @@ class Watch:
 
     def beat(self, doing: str) -> None:
         """Replace heartbeat.json, on the first host."""
-        if not self._beats:
+        if jax.process_index():
             return
         self._beat_at, log, median = time.monotonic(), self._log, self._times.median()
         left = log.speed()[2]
@@ -242,9 +242,11 @@ class Watch:
         }
         try:
             write_json(place(self._workdir) / "heartbeat.json", content)
+            self._fails = False
         except Exception as error:
-            self._beats = False
-            log.say(f"warning: heartbeat.json is written no further: {error}")
+            if not self._fails:
+                log.say(f"warning: heartbeat.json cannot be written, for now: {error}")
+            self._fails = True
 
 
 @contextmanager
