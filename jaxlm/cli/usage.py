@@ -18,13 +18,12 @@ _MANY = 20  # flags, of which `--help` shows the usual ones
 _USUAL = {
     "prepare": "text corpus tokenizer holdout sentences errors field spans lexicon "
     "processes smoothing model.vocab_size text.language text.lowercase text.chinese",
-    "pretrain": "text corpus workdir holdout tokenizer spans init fork seed steps stop "
-    "batch length accumulate save_every keep_every eval_every log.every precision "
-    "optim.name optim.peak optim.warmup model.vocab_size model.num_layers "
-    "model.d_model mesh.fsdp",
+    "pretrain": "text corpus workdir holdout init fork seed steps stop batch length "
+    "accumulate save_every eval_every precision optim.name optim.peak optim.warmup "
+    "model.vocab_size mesh.fsdp",
     "finetune": "data dev transfer workdir init seeds seed batch length eval_every "
-    "precision optim.peak task.text task.pair task.label task.metric task.epochs "
-    "task.limit task.patience task.head_std task.layer_decay task.freeze task.pooling",
+    "optim.peak task.text task.pair task.label task.metric task.epochs "
+    "task.patience task.layer_decay task.freeze task.pooling",
     "plan": "topology advice json steps batch length accumulate precision remat "
     "attention optim.name model.num_layers model.d_model mesh.data mesh.fsdp "
     "mesh.tensor",
