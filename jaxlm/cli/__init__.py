@@ -73,6 +73,7 @@ _SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
 _SMALLER |= {"generate": "--max_tokens, --samples or --beams"}
 
 # Refusals of the operating system that only the user can mend, as all those of a file.
+_BUSY = {429, 500, 502, 503, 504}  # what a bucket answers that will be back
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS |= {errno.EFBIG, errno.EIO}
 
@@ -124,17 +125,16 @@ def _run_safely(argv: list[str], command: Command) -> int:
     except KeyboardInterrupt:
         status, message = INTERRUPTED, "interrupted; run the same command to resume"
     except OSError as error:
-        message = bucket_error(error)
+        status, message = _of_bucket(error)
         if error.errno in _REFUSALS or error.filename:
             message = f"{error.filename or 'output'}: {error.strerror}"
         if not message:
             raise
-        status = MISTAKE
     except Exception as error:
         wait_if_a_host_is_lost(error)
         from jaxlm.memory import exhausted
 
-        status, message = MISTAKE, bucket_error(error)
+        status, message = _of_bucket(error)
         if exhausted(error):
             first = next(iter(str(error).splitlines()), "")
             status, message = TOO_LARGE, f"does not fit in memory: {first}"
@@ -146,6 +146,14 @@ def _run_safely(argv: list[str], command: Command) -> int:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)
     return status
+
+
+def _of_bucket(error: BaseException) -> tuple[int, str]:
+    """The status and the line of what a bucket answers; no line for other errors."""
+    message = bucket_error(error)
+    if message and getattr(error, "code", 0) in _BUSY:
+        return INTERRUPTED, f"{message}; the same command resumes"
+    return MISTAKE, message
 
 
 def _notes() -> Callable[..., None]:

@@ -230,3 +230,21 @@ def test_a_run_on_a_corpus_of_a_bucket_has_the_state_of_a_local_one(
     place(f"{there}/types.txt").write_bytes(b"")
     write_sealed(place(f"{there}/manifest.json"), {**content, "files": files})
     assert "corpus_sha256 was" in mistake(capfd, *command)
+
+
+def test_an_outage_ends_as_an_interruption_does(monkeypatch, capsys):
+    """Scripts that launch runs then give the command again."""
+    from gcsfs.retry import validate_response
+
+    def answers(code):
+        def run(argv):
+            validate_response(code, f"answer {code}", "b/o")
+
+        return run
+
+    for code, status in ((503, 75), (429, 75), (400, 2)):
+        monkeypatch.setattr("jaxlm.cli.show.run_show", answers(code))
+        assert main(["show", "gs://b/run"]) == status
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"answer {code}" in said
+        assert ("the same command resumes" in said) == (status == 75)
