@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from pathlib import Path
 
 import jaxlm
@@ -49,9 +50,11 @@ def digest(capsys) -> str:
 
 
 def without_size(error: str) -> str:
-    """Without the line on a run's size, which stands above a mistake of training."""
+    """Without the lines on a run's size and its time on a slow machine, which stand
+    above a mistake of training."""
     lines = error.splitlines(keepends=True)
-    return "".join(line for line in lines if " parameters; " not in line)
+    told = re.compile(r" parameters; | here to step ")
+    return "".join(line for line in lines if not told.search(line))
 
 
 def mistake(capsys, *argv: str) -> str:
