@@ -47,6 +47,7 @@ REFEREED = [
     ("bert_large_modern", POD),
     ("ernie1", POD),
     ("gpt2_small plain", POD),
+    ("elmo_original", FEW),
 ]
 # MB of one of 256 chips between steps, of recipes that are not compiled for as many.
 TRACED = {
