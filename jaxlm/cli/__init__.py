@@ -72,8 +72,8 @@ _STATUS = (
 _SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
 _SMALLER |= {"generate": "--max_tokens, --samples or --beams"}
 
-# Refusals of the operating system that only the user can mend, as all those of a file.
 _BUSY = {429, 500, 502, 503, 504}  # what a bucket answers that will be back
+# Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS |= {errno.EFBIG, errno.EIO}
 
@@ -100,7 +100,11 @@ def _run_command(argv: list[str]) -> int:
 def where_runs(argv: list[str]) -> Where:
     """On which of several hosts a command runs."""
     verb, *words = argv or ["help"]
-    if verb in _ALONE or verb not in VERBS or {"-h", "--help", "--help-all"} & {*words}:
+    if verb in _ALONE or verb not in VERBS:
+        return Where.ALONE
+    from jaxlm.cli.arguments import HELP
+
+    if HELP & {*words}:
         return Where.ALONE
     return Where.ALL if verb in _ON_ALL else Where.FIRST
 

@@ -110,9 +110,10 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     elif "://" in path:
         raise UserError(f"{path}: of remote files, only gs:// is read: download it")
     elif os.path.isdir(path):
-        below = [str(each) for each in Path(path).rglob("*") if each.is_file()]
+        every = [*Path(path).rglob("*")]
+        below = [str(each) for each in every if each.is_file()]
         found = _of_one_kind(below, kinds)
-        _note_others(path, found)
+        _note_others(path, every, {*found})
         hint = f", a directory with {len(below)} other files; text is in {_FORMS}"
     elif os.path.exists(path):
         found = [path]
@@ -132,16 +133,16 @@ def _paths(path: str, kinds: Sequence[re.Pattern]) -> list[str]:
     return found
 
 
-def _note_others(path: str, found: list[str]) -> None:
-    """Note what a directory has that is not read, if it looks like text."""
-    every = (each for each in Path(path).rglob("*") if str(each) not in found)
+def _note_others(path: str, every: list[Path], found: set[str]) -> None:
+    """Note what a directory has that is not read, if it looks like text or is a link
+    to nothing or to a directory."""
     others = [
         str(each.relative_to(path))
         for each in every
-        if (each.is_symlink() and not each.is_file())
-        or (each.is_file() and _LIKE_TEXT.search(each.name))
+        if str(each) not in found
+        and each.name not in _VOCABULARIES
+        and (_LIKE_TEXT.search(each.name) if each.is_file() else each.is_symlink())
     ]
-    others = [each for each in others if os.path.basename(each) not in _VOCABULARIES]
     if found and others:
         this = f"{path}: {plural(len(found), 'file')} of one kind taken as text"
         note(f"{this}, not {some(sorted(others))}: name also what is left out")
