@@ -33,6 +33,7 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+MAPPINGS = 20_000  # of the 65,530 that are allowed
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
@@ -120,6 +121,19 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter, config):
     for reason, count in getattr(config, "jaxlm_left_out", {}).items():
         terminalreporter.write_line(f"left out {count} tests: {reason}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs():
+    """Before a process has used up the mappings of memory that Linux gives it, four for
+    each compiled program, and crashes: after a file, drop its programs."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MAPPINGS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
