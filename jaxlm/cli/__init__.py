@@ -49,6 +49,7 @@ VERBS = {  # each is a function run_VERB of a file
 # Of several hosts, all others run on the first while the rest wait; see `Where`.
 _ON_ALL = {"prepare", "pretrain", "finetune", "doctor"}
 _ALONE = {"plan", "launch", "show", "report", "demo", "recipes", "help"}  # no devices
+_RESUMED = {"prepare", "pretrain", "finetune", "demo"}  # after an interruption
 
 FINISHED, MISTAKE, TOO_LARGE = 0, 2, 3
 
@@ -122,7 +123,7 @@ def _run_safely(argv: list[str], command: Command) -> int:
     except BrokenPipeError:
         # The reader has gone; keep Python from flushing into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINISHED
+        return INTERRUPTED if _RESUMED & {*argv[:1]} else FINISHED
     except UserError as error:
         wait_if_a_host_is_lost(error)  # a save may have failed by it
         status, message = MISTAKE, str(error)

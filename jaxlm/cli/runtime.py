@@ -98,7 +98,8 @@ def _end_process(status: int, line: str, *, leave: bool = False) -> None:
     """End the process, whatever its main thread does, and keep no temporary file."""
     if line:
         shown = b"\x1b[?25h\n" * sys.stderr.isatty()  # a bar hides the cursor
-        os.write(_stderr, shown + f"jaxlm: {line}\n".encode())
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(_stderr, shown + f"jaxlm: {line}\n".encode())
     remove_temporary()
     for worker in multiprocessing.active_children():
         worker.kill()  # one that starts would complain of what is gone

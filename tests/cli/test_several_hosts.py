@@ -111,12 +111,16 @@ jaxlm.load = load
 """
 
 
-def slow_fill(tmp_path: Path, *then: tuple[int, signal.Signals]):
-    """How `fill` ends on two hosts if one gets a signal while the first works."""
+def slow_fill(tmp_path: Path, *then: tuple[int, signal.Signals], gone: bool = False):
+    """How `fill` ends on two hosts if one gets a signal while the first works, and
+    perhaps nobody reads what they say."""
     begun = tmp_path / "begun"
     first = SLOW.format(str(begun))
     processes = hosts(["fill", "shipped:novels", "She[MASK]was"], first=first)
     wait_for(begun, processes)
+    for each in processes if gone else ():
+        each.stdout.close()
+        each.stderr.close()
     for host, how in then:
         processes[host].send_signal(how)
     return finish(processes)
@@ -128,6 +132,10 @@ def test_a_signal_to_one_host_ends_all_while_the_first_works(tmp_path, host):
     said = [OTHER.format(host)] * 2
     said[host] = MINE
     assert ended == [(75, "", said[0]), (75, "", LEFT + said[1])]
+
+
+def test_a_signal_ends_all_whose_terminals_are_gone(tmp_path):
+    assert slow_fill(tmp_path, (0, signal.SIGTERM), gone=True) == [(75, "", "")] * 2
 
 
 @pytest.mark.long

@@ -87,3 +87,28 @@ def test_a_signal_while_a_pool_is_made_leaks_no_semaphore():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 75
     assert done.stderr == "jaxlm: interrupted; run the same command to resume\n"
+
+
+READ = """
+import sys
+import jaxlm.cli
+
+def run_show(words):
+    print("a line")
+
+run_pretrain = run_show
+jaxlm.cli.importlib.import_module = lambda _: sys.modules["__main__"]
+sys.exit(jaxlm.cli.main())
+"""
+
+
+@pytest.mark.parametrize("verb, status", [("show", 0), ("pretrain", 75)])
+def test_a_reader_that_leaves_ends_a_verb_and_no_run_is_called_finished(verb, status):
+    """As in `jaxlm show … | head -1`."""
+    command = [sys.executable, "-c", READ, verb]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == status
