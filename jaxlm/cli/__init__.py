@@ -65,8 +65,8 @@ _EXAMPLES = """
 """
 _STATUS = (
     "--debug shows the traceback of a mistake. Exit status: 0 finished, 75 stopped by "
-    "SIGTERM or Ctrl-C (run the same command to resume), 2 a mistake in the command or "
-    "its input, 3 does not fit in memory, 1 anything else."
+    "SIGTERM, Ctrl-C or a lost terminal (run the same command to resume), 2 a mistake "
+    "in the command or its input, 3 does not fit in memory, 1 anything else."
 )
 
 # Flags of verbs that take less memory if they are smaller.

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jaxlm.files import cache_of, host_log, remove_temporary
+from jaxlm.signals import catch, leave_terminal
 from jaxlm.types import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def say(*lines: str) -> None:
 
 
 def end_on_signals(status: int, *, done: bool = False) -> None:
-    """Make SIGTERM and Ctrl-C end the process with `status` and a message.
+    """Make the signals that end a command do so with `status` and a message.
 
     A second signal ends it at once. `done`: the work is finished, so no message. The
     handlers do not raise, because callbacks of libraries swallow exceptions and some
@@ -75,23 +76,15 @@ def end_on_signals(status: int, *, done: bool = False) -> None:
     """
 
     def end(number: int, frame: Any) -> None:
-        for each in caught:
-            signal.signal(each, lambda number, _: os._exit(128 + number))
+        catch(lambda number, _: os._exit(128 + number))
+        if number == signal.SIGHUP:
+            leave_terminal()
         _end_process(status, "" if done else _INTERRUPTED)
 
-    caught = _catch(end)
+    caught = catch(end)
     for number in caught if done else ():
         # Python resets handlers long before it ends, but ignores what we do.
         atexit.register(signal.signal, number, signal.SIG_IGN)
-
-
-def _catch(handler: Any) -> list[int]:
-    """The signals that are not ignored, which get a handler."""
-    caught = [signal.SIGINT, signal.SIGTERM]
-    caught = [each for each in caught if signal.getsignal(each) != signal.SIG_IGN]
-    for number in caught:
-        signal.signal(number, handler)
-    return caught  # type: ignore[return-value]
 
 
 def _end_process(status: int, line: str, *, leave: bool = False) -> None:
@@ -216,16 +209,17 @@ def _end_on_signals_anywhere() -> None:
             number = os.read(signals, 1)[0]
             if signal.getsignal(number) is not handler:
                 continue  # the training loop has caught it
-            if asked:
+            if not asked:
+                threading.Thread(target=tell, daemon=True).start()
+            elif number != signal.SIGHUP:  # which the shell and Linux repeat
                 os._exit(128 + number)
             asked = True
-            threading.Thread(target=tell, daemon=True).start()
 
     signals, written = os.pipe()
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written)
     threading.Thread(target=watch, name="signals", daemon=True).start()
-    _catch(handler)
+    catch(handler)
 
 
 def _end_as_told(end: "End") -> None:

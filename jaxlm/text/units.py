@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.files import check_sealed, replacing
+from jaxlm.signals import ENDING
 from jaxlm.text.documents import Fragment
 from jaxlm.text.recipe import Recipe
 from jaxlm.text.spans.finders import open_finders
@@ -302,16 +303,16 @@ def _signals_held() -> Iterator[None]:
     """Delay signals to the end of the block, which makes a pool or starts a worker.
 
     A pool that is half made leaks semaphores, and a worker prints a traceback if its
-    caller ends while it starts. Workers inherit a blocked Ctrl-C, which is for the
-    caller alone.
+    caller ends while it starts. Workers inherit that Ctrl-C and SIGHUP are blocked:
+    they are for the caller alone.
     """
     held: list[int] = []
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: signal.getsignal(n) for n in ENDING}
     alone = threading.current_thread() is threading.main_thread()  # it may set them
     handlers = {n: each for n, each in handlers.items() if alone and callable(each)}
     for number in handlers:
         signal.signal(number, lambda number, _: held.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
     try:
         yield
     finally:

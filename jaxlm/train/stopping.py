@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from jaxlm.checkpoints import Checkpoints, check_best
+from jaxlm.signals import catch, leave_terminal, restore
 from jaxlm.train.ending import ending
 from jaxlm.train.source import Run
 from jaxlm.types import INTERRUPTED
@@ -47,7 +48,8 @@ class Best:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Catch SIGTERM and Ctrl-C; yields a function step → whether to stop at that step.
+    """Catch the signals that end a command; yields a function step → whether to stop
+    at that step.
 
     A second signal ends the process. Several hosts stop at the same step.
     """
@@ -55,16 +57,17 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
     def note(number: int, frame: Any) -> None:
         nonlocal asked
-        if asked:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        elif asked:
             os._exit(128 + number)
         asked = True
         if job:
             job.tell(INTERRUPTED, "interrupted")
 
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = catch(note)
     try:
         with job.loop() if job else nullcontext(lambda _: asked) as interrupted:
             yield interrupted
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        restore(before)

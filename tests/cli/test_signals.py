@@ -1,6 +1,7 @@
 """A signal ends any verb in one line, and leaves nothing."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from cli.commands import TINY
 
 import jaxlm
+from jaxlm.signals import ENDING
+from jaxlm.types import INTERRUPTED
 
 SIGNALLED = """
 import gc, signal, sys
@@ -31,7 +34,7 @@ sys.exit(jaxlm.cli.main())
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ENDING)
 def test_a_signal_ends_a_verb_anywhere_in_one_line_and_leaves_nothing(how, tmp_path):
     command = [sys.executable, "-c", SIGNALLED, "show", str(int(how))]
     environment = {**os.environ, "PYTHONPATH": str(Path(jaxlm.__file__).parents[1])}
@@ -43,7 +46,7 @@ def test_a_signal_ends_a_verb_anywhere_in_one_line_and_leaves_nothing(how, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ENDING)
 def test_a_signal_ends_the_preparation_that_pretrain_begins_with(how, tmp_path):
     """It goes to all processes, as Ctrl-C in a terminal and a scheduler's kill do."""
     command = [sys.executable, "-m", "jaxlm", "pretrain", "bert_tiny", *TINY]
@@ -64,6 +67,39 @@ def test_a_signal_ends_the_preparation_that_pretrain_begins_with(how, tmp_path):
     assert process.returncode == 75, error
     said = [line for line in error.splitlines() if " MB/s" not in line]
     assert not out and said == ["jaxlm: interrupted; run the same command to resume"]
+
+
+LOST_TERMINAL = """
+import os, pty, sys
+
+process, terminal = pty.fork()
+if not process:
+    os.execvp(sys.argv[1], sys.argv[1:])
+said = b""
+while b"ETA" not in said:  # a line of the training loop
+    said += os.read(terminal, 4096)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_a_run_that_loses_its_terminal_saves_and_ends(shell, tmp_path):
+    """As when an ssh connection breaks; a shell in between passes the signal on."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "jaxlm", "pretrain", "bert_tiny", *TINY]
+    command += ["--text", "shipped:austen", "--steps", "9000", "--workdir", str(run)]
+    command += ["--save_every", "9000", "--eval_every", "9000"]
+    if shell:
+        command = ["bash", "-c", f"{shlex.join(command)}; true"]
+    command = [sys.executable, "-c", LOST_TERMINAL, *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    status = -signal.SIGHUP if shell else INTERRUPTED
+    assert (int(done.stdout), done.stderr) == (status, "")
+    until = time.monotonic() + 60  # without its shell, nobody waits for it
+    while not list((run / "checkpoints").glob("[0-9]*")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 HALF_A_POOL = """

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlm.signals import ENDING
 from tools.faults import harms
 from tools.faults.commands import SAID, SAME, UNCLEAR, Ended, judge, run, signalled
 from tools.faults.world import World, sound
@@ -189,7 +190,7 @@ def kills(world: World, scratch: Path, count: int, seed: int) -> Iterator[Trial]
 
 
 def signals(world: World, scratch: Path, moments: int) -> Iterator[Trial]:
-    """SIGTERM and Ctrl-C in every verb, while it starts and later: 75, or finished."""
+    """Signals in every verb, while it starts and later: 75, or finished."""
     run_dir, bert = str(world.here / "run-bert"), str(world.here / "export-bert")
     text = ("--text", str(world.text))
     data = ("--data", str(world.here / "task.tsv"))
@@ -220,8 +221,8 @@ def signals(world: World, scratch: Path, moments: int) -> Iterator[Trial]:
         saved = "saving" in ended.err and ended.status == 75
         return trial._replace(verdict=SAID) if saved else trial
 
-    signals = (signal.SIGTERM, signal.SIGINT)
     after = (0.6, 4.0, 1.5, 7.0)[:moments]
+    signals = ENDING if moments > 1 else ENDING[:2]
     plans = [(v, how, at) for v in range(11) for how in signals for at in after]
     yield from _at_once(trial, [(i, *plan) for i, plan in enumerate(plans)])
 
