@@ -1,5 +1,6 @@
 """The signals that end a command: Ctrl-C, a scheduler's SIGTERM, a lost terminal."""
 
+import contextlib
 import os
 import select
 import signal
@@ -27,13 +28,15 @@ def restore(handlers: dict[int, Any]) -> None:
 
 
 def leave_terminal() -> None:
-    """After a SIGHUP: ignore its repetitions, of which the shell and the kernel send
-    some, and lose what would be written to a terminal that has gone."""
+    """After a SIGHUP: ignore further ones (the shell and the kernel each send it), and
+    drop what is written to a terminal that has gone."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_WRONLY)
-    for number in {1, 2, sys.stderr.fileno()}:
-        if _gone(number):
-            os.dup2(null, number)
+    files = {1, 2}
+    with contextlib.suppress(OSError, AttributeError):  # a notebook's has no number
+        files.add(sys.stderr.fileno())  # of several hosts, a copy of the terminal's
+    for number in filter(_gone, files):
+        os.dup2(null, number)
     os.close(null)
 
 

@@ -67,7 +67,7 @@ class TrainingOptions:
     """Number of hosts that must join; auto: those that the launcher, or the metadata
     server of a TPU, tells of; off: this host alone."""
     preempted_exit: int = 75
-    """Exit status after a signal (SIGTERM, Ctrl-C, SIGHUP) and the save it asks for."""
+    """Exit status after SIGTERM, Ctrl-C or SIGHUP, once the checkpoint is saved."""
     profile: str = ""
     """START:STOP: trace the steps that take the run from START to STOP, on the first
     host, into WORKDIR/profile. An invocation's first step compiles: leave it out."""

@@ -303,8 +303,8 @@ def _signals_held() -> Iterator[None]:
     """Delay signals to the end of the block, which makes a pool or starts a worker.
 
     A pool that is half made leaks semaphores, and a worker prints a traceback if its
-    caller ends while it starts. Workers inherit that Ctrl-C and SIGHUP are blocked:
-    they are for the caller alone.
+    caller ends while it starts. Workers inherit the block of Ctrl-C and SIGHUP,
+    which are for the caller alone.
     """
     held: list[int] = []
     handlers = {n: signal.getsignal(n) for n in ENDING}
