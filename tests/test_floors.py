@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxlm"
 FLOORS = (
-    "types memory __version__",
+    "types memory signals __version__",
     "files hosts",
     "keys tree config losses mesh lease",
     "sharding xla page",
@@ -61,6 +61,7 @@ def test_imports_go_downwards(path):
             assert other == room or FLOOR_OF[other] < FLOOR_OF[room], name
             assert room != "text" or other in (
                 "types",
+                "signals",
                 "files",
                 "config",
                 "lease",
