@@ -3,6 +3,7 @@
 import collections
 import gc
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -37,6 +38,28 @@ MAPPINGS = 20_000  # of the 65,530 that are allowed
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
+def _check_calls() -> None:
+    """Check types at each call, by jaxtyping in modules that name shapes or import for
+    annotations alone: it knows both, but takes twenty times as long."""
+    from beartype import BeartypeConf, BeartypeDecorPlace
+    from beartype.claw import beartype_package
+    from jaxtyping import install_import_hook
+
+    package = Path(__file__).resolve().parent.parent / "jaxlm"
+    slow = [
+        ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if re.search("jaxtyping|TYPE_CHECKING", path.read_text())
+    ]
+    innermost = BeartypeConf(
+        claw_decor_place_func=BeartypeDecorPlace.FIRST,  # a jit takes arrays of numpy
+        claw_is_pep526=False,
+        warning_cls_on_decorator_exception=None,
+    )
+    beartype_package("jaxlm", conf=innermost)
+    install_import_hook(slow, "beartype.beartype")
+
+
 def _installed(*names: str) -> bool:
     import importlib.util
 
@@ -45,6 +68,11 @@ def _installed(*names: str) -> bool:
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also the costly tests")
+    parser.addoption(
+        "--without-checks",
+        action="store_true",
+        help="do not check types and shapes at each call, for a quarter of the time",
+    )
     parser.addoption(
         "--devices",
         type=int,
@@ -56,6 +84,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Set the number of devices before jax makes them, in each worker."""
+    if not config.getoption("--without-checks"):
+        _check_calls()
     count = config.getoption("--devices")
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={count}"
     # Not in pyproject.toml: that would import jaxlm before its calls are checked.
