@@ -3,7 +3,6 @@
 import collections
 import gc
 import os
-import re
 import signal
 import threading
 from pathlib import Path
@@ -21,6 +20,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # libtpu compiles where there is no TPU, in more than one process at a time.
 os.environ["TPU_SKIP_MDS_QUERY"] = os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
+import checked
+import jaxtyping
 import pytest
 from browser import CHROMIUM, browser  # noqa: F401 fixtures
 from bucket import bucket, bucket_server, flaky  # noqa: F401 fixtures
@@ -38,35 +39,16 @@ MAPPINGS = 20_000  # of the 65,530 that are allowed
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
-def _check_calls() -> None:
-    """Check types at each call, by jaxtyping in modules that name shapes or import for
-    annotations alone: it knows both, but takes twenty times as long."""
-    from beartype import BeartypeConf, BeartypeDecorPlace
-    from beartype.claw import beartype_package
-    from jaxtyping import install_import_hook
-
-    package = Path(__file__).resolve().parent.parent / "jaxlm"
-    slow = [
-        ".".join(path.relative_to(package.parent).with_suffix("").parts)
-        for path in package.rglob("*.py")
-        if re.search("jaxtyping|TYPE_CHECKING", path.read_text())
-    ]
-    innermost = BeartypeConf(
-        claw_decor_place_func=BeartypeDecorPlace.FIRST,  # a jit takes arrays of numpy
-        claw_is_pep526=False,
-        warning_cls_on_decorator_exception=None,
-    )
-    beartype_package("jaxlm", conf=innermost)
-    install_import_hook(slow, "beartype.beartype")
-
-
 def _installed(*names: str) -> bool:
     import importlib.util
 
     return all(importlib.util.find_spec(name) for name in names)
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser, pluginmanager):
+    words = pluginmanager.get_plugin("pytestconfig").invocation_params.args
+    if "--without-checks" not in words:
+        checked.install()  # now, before the conftest.py of a folder imports jaxlm
     parser.addoption("--long", action="store_true", help="also the costly tests")
     parser.addoption(
         "--without-checks",
@@ -84,8 +66,6 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Set the number of devices before jax makes them, in each worker."""
-    if not config.getoption("--without-checks"):
-        _check_calls()
     count = config.getoption("--devices")
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={count}"
     # Not in pyproject.toml: that would import jaxlm before its calls are checked.
@@ -167,10 +147,9 @@ def _few_programs():
 
 
 @pytest.fixture
-def without_type_checks():
+def without_type_checks(monkeypatch):
     """Calls are as users make them: without the checks that the tests add."""
-    import jaxtyping
-
+    monkeypatch.setattr(checked, "on", False)
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -20,5 +20,5 @@ def test_a_wrong_call_is_noticed(call, request):
     if request.config.getoption("--without-checks"):
         pytest.skip("without checks")
     function, *inputs = call
-    with pytest.raises(Exception, match="violates|Type-check"):
+    with pytest.raises(Exception, match=r"violates|Type-check"):
         function(*inputs)
