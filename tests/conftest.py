@@ -34,6 +34,7 @@ gc.set_threshold(200_000, 50, 100)
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 
 MAPPINGS = 20_000  # of the 65,530 that are allowed
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

@@ -118,27 +118,27 @@ def test_an_update_that_goes_too_far_changes_nothing_but_the_counts(corpus):
     assert int(after.step) == int(after.skipped_in_row) == 2
 
 
-@pytest.mark.devices
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        MeshConfig(data=8),
-        MeshConfig(data=2, fsdp=2, tensor=2),
-        MeshConfig(replica=2, data=1, fsdp=4),
-    ],
+MESHES = (
+    MeshConfig(data=8),
+    MeshConfig(data=2, fsdp=2, tensor=2),
+    MeshConfig(replica=2, data=1, fsdp=4),
 )
-def test_every_mesh_makes_the_same_update(corpus, mesh):
+
+
+@pytest.mark.devices
+def test_every_mesh_makes_the_same_update(corpus):
     once = functools.partial(update, corpus, dropout=True, updates=2)
     _, one, here = once(tiny(accumulate=1))
-    _, many, there = once(tiny(accumulate=1, mesh=mesh))
-    for name in ("loss", "mlm_loss", "nsp_loss"):
-        np.testing.assert_allclose(
-            float(here[name].total), float(there[name].total), rtol=1e-6
-        )
-    assert_close(moments(one), moments(many), 1e-5)
-    kernel = many.params["layers"]["mlp"]["wi"]["kernel"]
-    shard = kernel.addressable_shards[0].data.shape
-    assert shard == (2, 16 // mesh.fsdp, 32 // mesh.tensor)
+    for mesh in MESHES:
+        _, many, there = once(tiny(accumulate=1, mesh=mesh))
+        for name in ("loss", "mlm_loss", "nsp_loss"):
+            np.testing.assert_allclose(
+                float(here[name].total), float(there[name].total), rtol=1e-6
+            )
+        assert_close(moments(one), moments(many), 1e-5)
+        kernel = many.params["layers"]["mlp"]["wi"]["kernel"]
+        shard = kernel.addressable_shards[0].data.shape
+        assert shard == (2, 16 // mesh.fsdp, 32 // mesh.tensor)
 
 
 def mixed(**changes):
@@ -179,24 +179,24 @@ OPTIMIZERS = {
 
 
 @pytest.mark.devices
-@pytest.mark.parametrize("mesh", [MeshConfig(data=8), MeshConfig(data=4, fsdp=2)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_state_cut_over_the_data_axis_is_updated_as_a_whole_one(
-    corpus, monkeypatch, mesh, name
+    corpus, monkeypatch, name
 ):
     """Norms of clipping and of LAMB are those of whole tensors; warm-up is none."""
     monkeypatch.setattr(sharding, "_SMALL", 64)
     optim = OptimConfig(name=name, peak=0.01, warmup=0, **OPTIMIZERS[name])
     once = functools.partial(update, corpus, dropout=False, updates=2)
     _, one, here = once(tiny(accumulate=1, optim=optim))
-    _, many, there = once(tiny(accumulate=1, optim=optim, mesh=mesh))
-    assert_close((one.params, one.opt_state), (many.params, many.opt_state), 2e-4)
-    np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
-    for tree in (many.params, many.opt_state):
-        kernels = [x for path, x in leaves(tree) if path.endswith("wi/kernel")]
-        assert kernels
-        for each in kernels:
-            assert each.addressable_shards[0].data.size == each.size // 8
+    for mesh in (MeshConfig(data=8), MeshConfig(data=4, fsdp=2)):
+        _, many, there = once(tiny(accumulate=1, optim=optim, mesh=mesh))
+        assert_close((one.params, one.opt_state), (many.params, many.opt_state), 2e-4)
+        np.testing.assert_allclose(here["grad_norm"], there["grad_norm"], rtol=1e-5)
+        for tree in (many.params, many.opt_state):
+            kernels = [x for path, x in leaves(tree) if path.endswith("wi/kernel")]
+            assert kernels
+            for each in kernels:
+                assert each.addressable_shards[0].data.size == each.size // 8
 
 
 def test_a_leaf_that_an_axis_does_not_divide_is_cut_elsewhere_or_an_error(monkeypatch):
