@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -44,8 +45,12 @@ _COMMITTED = "commit_success.txt"
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Whether to show a log record. Orbax's are hidden: it raises its errors too."""
-    return "orbax" not in record.pathname and _TEMPORARY not in record.getMessage()
+    """Whether to show a log record. Orbax's are hidden: it raises its errors too, the
+    first of several; asyncio logs the others."""
+    raised = traceback.walk_tb(record.exc_info[2] if record.exc_info else None)
+    places = [record.pathname, *(frame.f_code.co_filename for frame, _ in raised)]
+    within = any("orbax" in each for each in places)
+    return not within and _TEMPORARY not in record.getMessage()
 
 
 for _logger in ("absl", "asyncio"):

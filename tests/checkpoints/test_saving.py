@@ -1,5 +1,6 @@
 """Saves under faults: full disks, kills, orphans; nothing sound is lost."""
 
+import logging
 import os
 import random
 import threading
@@ -130,6 +131,20 @@ def test_a_full_disk_is_one_line_and_costs_no_sound_step(tmp_path):
     assert hook == "True"  # the process's own hook is back
     assert done.stderr == ""  # the error is where it can be caught, not on the screen
     assert not list(tmp_path.glob("checkpoints/*tmp*"))
+
+
+@pytest.mark.parametrize("package, shown", [("orbax", 0), ("grain", 1)])
+def test_a_second_error_of_a_save_is_not_on_the_screen(package, shown, caplog):
+    """asyncio logs, with a traceback, what Orbax did not wait for after the first."""
+    found: dict = {}
+    source = "def write(): raise OSError(28, 'No space left on device')"
+    exec(compile(source, f"site-packages/{package}/path.py", "exec"), found)
+    try:
+        found["write"]()
+    except OSError as error:
+        logger = logging.getLogger("asyncio")
+        logger.error("Future exception was never retrieved", exc_info=error)
+    assert len(caplog.records) == shown
 
 
 READ_ONLY = """
