@@ -54,7 +54,7 @@ def pytest_addoption(parser, pluginmanager):
     parser.addoption(
         "--without-checks",
         action="store_true",
-        help="do not check types and shapes at each call, for a quarter of the time",
+        help="do not check types and shapes at each call",
     )
     parser.addoption(
         "--devices",
