@@ -1,7 +1,7 @@
 """Every call in jaxlm checked: types by beartype, and shapes by jaxtyping.
 
-jaxtyping's own hook goes the long way round for each function, twenty times as slow as
-beartype; here only those do that name shapes, or types imported for annotations alone.
+jaxtyping's own hook adds 7 µs to every call, beartype .3; so only functions that name
+shapes, or types imported for annotations alone, go through jaxtyping here.
 """
 
 import ast
@@ -15,9 +15,8 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 
 on = True
-_plain: dict[
-    typing.Any, bool
-] = {}  # code → its annotations are known and name no shape
+# Code → whether all its annotations are known, and none names a shape.
+_plain: dict[typing.Any, bool] = {}
 
 
 def checked(it: typing.Any) -> typing.Any:
@@ -32,6 +31,7 @@ def checked(it: typing.Any) -> typing.Any:
         _plain[it.__code__] = _is_plain(it)
     if not _plain[it.__code__]:
         return jaxtyping.jaxtyped(it, typechecker=beartype)
+    # As for pyrefly, an int is a float.
     strict = beartype(it, conf=BeartypeConf(is_pep484_tower=True))
 
     @functools.wraps(it)
