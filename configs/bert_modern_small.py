@@ -3,7 +3,7 @@
 Paper: Warner et al. 2024 (arXiv 2412.13663) for the layout and the share of masked
 tokens; the size is ours, for text of about 10M words, as BabyLM's strict-small track
 has (Charpentier et al. 2025, arXiv 2502.10645). It is read about ten times.
-Cost: 131M tokens, 6 to 8 hours of CPU time (by the time of 12 steps).
+Cost: 131M tokens, 8 to 9 hours on two cores (by the time of 40 steps).
 
     jaxlm prepare  bert_modern_small --text 'books/*.txt' --corpus corpora/books
     jaxlm pretrain bert_modern_small --corpus corpora/books --workdir runs/small
