@@ -12,7 +12,7 @@ import typing
 from importlib.machinery import PathFinder, SourceFileLoader
 
 import jaxtyping
-from beartype import BeartypeConf, beartype
+from beartype import beartype
 
 on = True
 # Code → whether all its annotations are known, and none names a shape.
@@ -31,8 +31,7 @@ def checked(it: typing.Any) -> typing.Any:
         _plain[it.__code__] = _is_plain(it)
     if not _plain[it.__code__]:
         return jaxtyping.jaxtyped(it, typechecker=beartype)
-    # As for pyrefly, an int is a float.
-    strict = beartype(it, conf=BeartypeConf(is_pep484_tower=True))
+    strict = beartype(it)
 
     @functools.wraps(it)
     def call(*args, **kwargs):
