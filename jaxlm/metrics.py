@@ -36,7 +36,37 @@ class Mean(NamedTuple):
         return float(self.total) / weight if weight else math.nan
 
 
-Sums = dict[str, Mean]
+BINS = 256  # of log odds from -8 to 8
+
+
+class Scores(NamedTuple):
+    """How often a choice of two had each score, the log odds of answer 1 in bins; its
+    `float` is the balanced accuracy.
+
+    That is the mean of the accuracies for both right answers, where an answer is given
+    if its odds are better than among all rows; NaN if one is never right. A model that
+    knows only which answer is commoner scores 0.5.
+    """
+
+    counts: Float[Array, "2 bins"] | np.ndarray  # by right answer
+
+    def __float__(self) -> float:
+        counts = np.asarray(self.counts, float)
+        rows = counts.sum(axis=1)
+        if not rows.all():
+            return math.nan
+        odds = np.clip(score_bin(math.log(rows[1] / rows[0])), 0, BINS)
+        below = np.insert(counts.cumsum(axis=1), 0, 0, axis=1)  # the edges of the bins
+        zero, one = (np.interp(odds, np.arange(BINS + 1), each) for each in below)
+        return float((zero / rows[0] + 1 - one / rows[1]) / 2)
+
+
+def score_bin(log_odds: Any) -> Any:
+    """The place of log odds among the bins of `Scores`, with its fraction."""
+    return (log_odds + 8) * (BINS / 16)
+
+
+Sums = dict[str, Any]  # Mean; also Scores, which training leaves out
 
 
 def add(a: Any, b: Any) -> Any:
@@ -52,16 +82,6 @@ def figures(sums: Mapping[str, Any]) -> dict[str, float]:
 def perplexity(loss: float) -> float:
     """e^loss, and infinity where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def balanced_accuracy(correct_Y: Counts, weight_Y: Counts) -> float:
-    """The mean of the accuracies of all classes; absent classes do not count.
-
-    A constant answer scores 1 / Y, however unbalanced the classes are.
-    """
-    correct, weight = np.asarray(correct_Y, float), np.asarray(weight_Y, float)
-    there = weight > 0
-    return float(np.mean(correct[there] / weight[there])) if there.any() else math.nan
 
 
 def majority_accuracy(count_V: Counts) -> float:
@@ -226,11 +246,8 @@ class Binary(Figure):
     def derived(self, sums: Sums) -> dict[str, float]:
         """See `Figure`."""
         by_answer = [sums[f"{self.name}_{answer}_accuracy"] for answer in self.answers]
-        correct, weight = np.array(by_answer).T
-        return {
-            f"{self.name}_balanced_accuracy": balanced_accuracy(correct, weight),
-            f"{self.name}_majority_accuracy": majority_accuracy(weight),
-        }
+        counts = np.array([each.weight for each in by_answer])
+        return {f"{self.name}_majority_accuracy": majority_accuracy(counts)}
 
     def report(self, values: Values) -> list[str]:
         """See `Figure`."""

@@ -7,10 +7,11 @@ import signal
 import threading
 from pathlib import Path
 
-# Before jax is imported: one compilation cache for all workers, and programs that
-# compile fast rather than run fast.
+from xla_flags import FAST
+
+# Before jax is imported; one compilation cache for all workers.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = FAST
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(__file__).resolve().parent.parent / ".cache" / "xla"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from states import ROOT
+from xla_flags import FAST
 
 # Runs one command after another in one process, which saves half of their time.
 COMMANDS = """
@@ -31,7 +32,7 @@ def hosts(
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": FAST,
         "PYTHONPATH": str(ROOT),
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(count),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tiny import tiny
+from xla_flags import FAST
 
 from jaxlm.open import pretrained
 from jaxlm.train.loop import Outcome, train
@@ -51,5 +52,4 @@ def command(tmp_path, corpus, workdir, **changes) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    flags = "--xla_backend_optimization_level=0"
-    return {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "XLA_FLAGS": FAST, "PYTHONUNBUFFERED": "1"}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from xla_flags import FAST
 
 from jaxlm.checkpoints import Checkpoints
 from jaxlm.checkpoints.digests import digest
@@ -74,7 +75,7 @@ def leaf_file(run: Path, path: str, step: int = 20) -> Path:
 
 def script(code: str, *args, **kwargs) -> subprocess.CompletedProcess:
     """Run code in a new process on one CPU device; warnings are errors."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": FAST, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", code, *map(str, args)]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=200, **kwargs

@@ -27,6 +27,7 @@ from jaxlm.types import UserError
 HERE = Path(__file__).parent
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("without_type_checks")
 def test_the_examples_of_docstrings_run(tmp_path, monkeypatch, capfd):
     """In the order of the source: a run that an example makes is read by the next."""

@@ -70,6 +70,7 @@ def test_figures_of_training_and_of_held_out_dialogues(road, capsys):
     assert ": dlm real" in shown and ": dlm replaced" in shown
 
 
+@pytest.mark.long
 def test_without_the_question_words_are_masked_all_the_same(road):
     assert main(["pretrain", *road("words", "--model.nsp", "false")]) == 0
     last = road.lines("words")[-1]
@@ -92,6 +93,7 @@ def test_mistakes(road, capsys, tmp_path):
     assert "the corpus is not of dialogues" in message
 
 
+@pytest.mark.long
 @pytest.mark.shared
 def test_a_play_gives_dialogues_of_two(shared, tmp_path, capsys):
     """Stretches of Shakespeare in which only two people speak."""

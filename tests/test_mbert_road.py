@@ -101,6 +101,7 @@ def test_show_and_evaluate_speak_of_languages(road, capsys):
     assert "MLM accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_decoder_mixes_languages_too(road, capsys):
     folder, _ = road
     text = [f"{language}:{folder}/{language}/*.txt" for language in COUNTS]

@@ -1,19 +1,22 @@
 """Sums add up to what one larger batch would give; baselines are what they say."""
 
+import functools
 import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxlm.metrics import (
+    Binary,
     Mean,
     add,
-    balanced_accuracy,
     figures,
     majority_accuracy,
     perplexity,
     unigram_loss,
 )
+from jaxlm.objectives.masked import binary_sums
 
 
 def test_sums_of_parts_are_those_of_the_whole_and_means_of_means_are_not():
@@ -49,12 +52,41 @@ def test_perplexity_overflows_to_infinity():
     assert perplexity(1e4) == math.inf
 
 
-def test_balanced_accuracy_gives_a_constant_answer_no_credit():
-    # Always "0" where 90 of 100 are 0: accuracy 0.9, balanced 0.5.
-    assert balanced_accuracy(np.array([90.0, 0.0]), np.array([90.0, 10.0])) == 0.5
-    assert balanced_accuracy(np.array([45.0, 10.0]), np.array([90.0, 10.0])) == 0.75
-    assert balanced_accuracy(np.array([9.0, 0.0]), np.array([10.0, 0.0])) == 0.9
-    assert math.isnan(balanced_accuracy(np.zeros(2), np.zeros(2)))
+def question(labels, log_odds, weights=None):
+    """The sums of a choice of two."""
+    logits = jnp.stack([jnp.zeros(len(labels)), jnp.asarray(log_odds)], axis=-1)
+    weights = jnp.ones(len(labels)) if weights is None else weights
+    figure = Binary(name="nsp", answers=("next", "random"))
+    sums = binary_sums(figure, logits, jnp.asarray(labels, int), weights)
+    return sums, figures(sums)["nsp_balanced_accuracy"]
+
+
+def test_knowing_only_which_answer_is_commoner_gets_no_credit():
+    labels = np.arange(100) < 90
+    for log_odds in (-20.0, 0.0, math.log(9), 20.0):
+        assert question(labels, np.full(100, log_odds))[1] == 0.5
+    assert question(labels, labels * 0.25 + math.log(9) - 0.125)[1] == 1
+    assert question(labels, 4.0 - 8 * labels)[1] == 0
+    assert math.isnan(question(np.ones(10), np.ones(10))[1])
+    assert math.isnan(question(labels, labels, jnp.zeros(100))[1])
+
+
+@pytest.mark.scores
+@pytest.mark.parametrize("ones", [1000, 2000])
+def test_the_answers_at_the_odds_of_the_rows_are_as_right_as_scikit_learn_says(ones):
+    from sklearn.metrics import balanced_accuracy_score
+
+    labels = np.arange(3000) < ones
+    odds = math.log(ones / (3000 - ones))
+    log_odds = np.random.default_rng(0).normal(labels + odds - 0.5, 1)
+    parts = [
+        question(x, y)[0] for x, y in ((labels[k::3], log_odds[k::3]) for k in range(3))
+    ]
+    ours = figures(functools.reduce(add, parts))["nsp_balanced_accuracy"]
+    theirs = balanced_accuracy_score(labels, log_odds > odds)
+    likelier = balanced_accuracy_score(labels, log_odds > 0)
+    assert ours == pytest.approx(theirs, abs=2e-3)
+    assert abs(likelier - theirs) > 0.01
 
 
 def test_baselines_from_counts():

@@ -38,10 +38,12 @@ sys.exit(main(sys.argv[1:]))
 
 def start(workdir: str, corpus: Path, *, count: int) -> list[subprocess.Popen]:
     """The processes of `count` hosts, with two devices altogether."""
+    from xla_flags import FAST
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    devices = f"--xla_force_host_platform_device_count={2 // count}"
+    devices = f"{FAST} --xla_force_host_platform_device_count={2 // count}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
     environment["PYTHONPATH"] = str(ROOT)
     if count > 1:

@@ -63,6 +63,7 @@ def make_train_step(
             key: Any = key_for(seed, "dropout", state.step, micro) if dropout else None
             key = hashed(key) if dropout and bits == "hash" else key
             sums, carry = objective.loss(params, micro_batch, micro_carry, key, sampled)
+            sums = {k: x for k, x in sums.items() if isinstance(x, Mean)}
             parts = [scale[k] * (sums[k].total / weights[k]) for k in weights]
             loss = functools.reduce(operator.add, parts)
             return loss, ({"loss": loss, **sums}, carry)

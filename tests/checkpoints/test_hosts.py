@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from states import ROOT
+from xla_flags import FAST
 
 TWO_HOSTS = """
 import sys
@@ -61,7 +62,7 @@ def test_two_hosts_write_one_checkpoint_and_agree_on_damage(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{FAST} --xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     run = tmp_path / "run"
     # To files: Gloo's own words land anywhere in what a host prints.

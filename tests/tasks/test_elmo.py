@@ -101,6 +101,7 @@ def test_rows_are_words_and_a_pair_is_two_sentences(words):
     np.testing.assert_array_equal(given[0], word_characters(["it's"], slots=12))
 
 
+@pytest.mark.long
 def test_it_learns_and_says_what_each_layer_is_worth(run):
     workdir, out, _ = run
     text = (workdir / "metrics.jsonl").read_text()
@@ -250,6 +251,7 @@ def test_mistakes_are_one_line(run, model, model_directory, sst2, tmp_path, caps
     assert "transformers has no ELMo" in mistake(capsys, *other)
 
 
+@pytest.mark.long
 def test_a_bert_s_layers_are_mixed_too_and_have_no_class_in_transformers(
     model_directory, sst2, tmp_path, capsys
 ):

@@ -181,6 +181,7 @@ RACE = [
 ]
 
 
+@pytest.mark.long
 def test_a_bert_chooses_among_two_to_four(model_directory, tmp_path):
     for name, count, seed in (("train", 320, 1), ("dev", 60, 2)):
         (tmp_path / "d").mkdir(exist_ok=True)

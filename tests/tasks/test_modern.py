@@ -45,6 +45,7 @@ def modern(tmp_path_factory):
     return str(out)
 
 
+@pytest.mark.long
 def test_texts_by_mean_pooling_and_layer_wise_rates(modern, sst2, tmp_path, capsys):
     flags = "--task.pooling mean --task.epochs 10 --task.layer_decay 0.9"
     assert main(command("sst2", modern, sst2, tmp_path / "r", flags)) == 0

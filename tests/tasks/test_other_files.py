@@ -260,6 +260,7 @@ def test_how_often_each_class_is_there_is_said(tmp_path):
 # The road.
 
 
+@pytest.mark.long
 def test_the_road_tells_what_it_reads(model_directory, tmp_path, capsys):
     """Columns by number: a dev file of its own form, wider files, headers."""
     rows = reviews(60, 1)

@@ -34,6 +34,7 @@ def test_a_run_that_diverges_ends_whatever_is_saved(corpus, tmp_path, save_every
     assert [line["skipped"] for line in lines(tmp_path)][:2] == [1, 2]
 
 
+@pytest.mark.long
 def test_the_advice_goes_on_from_the_last_sound_checkpoint(
     corpus_directory, tmp_path, monkeypatch, capsys
 ):
@@ -65,6 +66,7 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
     assert fork_of(advice[2]) == (str(tmp_path / "a run"), 5)
 
 
+@pytest.mark.long
 def test_a_run_with_nan_in_its_parameters_is_refused_by_every_verb(
     corpus, corpus_directory, tmp_path, capsys
 ):

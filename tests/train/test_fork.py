@@ -94,6 +94,7 @@ def test_a_finished_run_goes_on_as_a_longer_one(parent, capsys):
     assert "fork was " in said
 
 
+@pytest.mark.long
 def test_a_run_of_constant_rate_is_decayed_from_a_checkpoint(
     corpus_directory, tmp_path
 ):

@@ -157,6 +157,7 @@ def test_all_hosts_have_a_corpus_that_is_prepared_once(tmp_path: Path):
     assert (corpus / "manifest.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost, how", [(1, signal.SIGKILL), (0, signal.SIGSTOP)])
 def test_a_host_that_loses_another_says_so_in_one_line(
     tmp_path: Path, corpus_directory, lost, how

@@ -76,6 +76,7 @@ def test_a_run_with_nothing_left_to_train_says_so(corpus, tmp_path, capsys, stop
     assert (tmp_path / "metrics.jsonl").read_bytes() == written
 
 
+@pytest.mark.long
 def test_steps_in_log_spacing_are_saved_and_kept(corpus, tmp_path):
     for stop in (6, 0):
         config = tiny(keep_every="log", keep=1, save_every=5, stop=stop)

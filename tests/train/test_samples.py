@@ -34,6 +34,7 @@ def sampled(config, corpus, workdir, prompts=()):
     return train(config, source, workdir, initial=pretrained)
 
 
+@pytest.mark.long
 def test_a_killed_run_has_one_entry_a_step_and_the_same_state(corpus, tmp_path):
     config = tiny(eval_every=3, save_every=4)
     whole = pretrain(config, corpus, tmp_path / "whole")

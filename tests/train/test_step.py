@@ -147,6 +147,7 @@ def mixed(**changes):
     return tiny(model=model, data=MaskedData(causal_share=0.5), **changes)
 
 
+@pytest.mark.long
 def test_accumulating_rows_of_two_kinds_equals_one_step(corpus):
     once = functools.partial(update, corpus, dropout=False)
     _, one, whole = once(mixed(accumulate=1))
