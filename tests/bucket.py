@@ -168,6 +168,8 @@ def serving() -> Iterator[str]:
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     emulator._read_data = functools.partial(_whole, emulator._read_data)
     storage = Storage(use_memory_fs=True)
+    # Else each request writes the facts of all objects, though none is read again.
+    storage._write_config_to_file = lambda: None
     buckets.create_bucket("bkt", storage)
     server = _Server(("127.0.0.1", 0), _handler(storage))
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -129,6 +129,7 @@ def test_embed_writes_what_the_model_computes(road, capsys):
             assert packed[f"tokens/{i}"].tolist() == each
 
 
+@pytest.mark.long
 def test_a_task_is_learnt_from_the_run_s_features(road, sst2_rows, capsys):
     """The softmax is left out; the LSTM clips and the vocabulary are kept."""
     workdir = str(road.here / "task")

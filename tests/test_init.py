@@ -92,6 +92,7 @@ def test_a_tokenizer_beside_that_of_a_source_is_told(model, tmp_path, capsys):
     assert "another vocabulary" not in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_pretraining_goes_on_with_another_vocabulary_by_wish_alone(
     model, tmp_path, capsys
 ):

@@ -186,6 +186,7 @@ def test_the_same_without_contexts_or_without_pretraining(
         assert same == path.startswith("layers/") or not np.any(leaf), path
 
 
+@pytest.mark.long
 def test_words_are_tagged_one_by_one(model, tmp_path, capsys):
     sentences = ["Mr. X-ray is dull", "the film", "warm and wet and so on it goes " * 3]
     lines = []

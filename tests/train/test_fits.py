@@ -58,6 +58,7 @@ def test_a_step_that_does_not_fit_says_what_is_untried(
     assert (run / "checkpoints" / "3").is_dir()
 
 
+@pytest.mark.long
 def test_only_settings_that_were_compiled_and_fit_are_proposed(corpus, monkeypatch):
     config = tiny(accumulate=1, batch=64, remat="full")
     run, _ = open_run(config, corpus_source(config, corpus))
