@@ -256,10 +256,11 @@ class Binary(Figure):
             values, "loss", "accuracy", "majority_accuracy", "balanced_accuracy"
         )
         accuracy, majority, balanced = accuracies
+        shown = "–" if math.isnan(balanced) else f"{balanced:.1%}"
         return [
             f"{title + ' loss':<13}  {loss:8.3f}   coin 0.693",
             f"{title + ' accuracy':<13}  {accuracy:8.1%}   majority {majority:.1%}",
-            f"{title + ' balanced':<13}  {balanced:8.1%}   coin 50.0%",
+            f"{title + ' balanced':<13}  {shown:>8}   coin 50.0%",
         ]
 
 

@@ -1,5 +1,7 @@
 """What an objective declares holds in training, in evaluation and on the screen."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -65,6 +67,9 @@ def test_figures_of_any_name_stand_beside_their_baselines(batch):
     report = [line for figure in DECLARED for line in figure.report(values)]
     assert report[0].startswith("MLM loss          1.500   perplexity 4.5   unigram")
     assert report[3] == "RTD accuracy      50.0%   majority 75.0%"
+    assert report[4] == "RTD balanced      50.0%   coin 50.0%"
+    alone = {**values, "rtd_balanced_accuracy": math.nan}  # one answer is never right
+    assert DECLARED[1].report(alone)[2] == "RTD balanced          –   coin 50.0%"
 
 
 def test_an_elmo_s_directions_stand_beside_their_mean():
