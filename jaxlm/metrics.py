@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -36,34 +37,43 @@ class Mean(NamedTuple):
         return float(self.total) / weight if weight else math.nan
 
 
-BINS = 256  # of log odds from -8 to 8
-
-
 class Scores(NamedTuple):
-    """How often a choice of two had each score, the log odds of answer 1 in bins; its
-    `float` is the balanced accuracy.
+    """A histogram of the scores of a choice of two; `float` is the balanced accuracy.
 
-    That is the mean of the accuracies for both right answers, where an answer is given
-    if its odds are better than among all rows; NaN if one is never right. A model that
-    knows only which answer is commoner scores 0.5.
+    A score is the log odds of answer 1. Balanced accuracy is the mean of the accuracies
+    on rows of either right answer, where an answer is given if its odds are better than
+    among all rows. A model that knows only which answer is commoner gets 0.5. It is NaN
+    if all rows have the same right answer.
     """
 
-    counts: Float[Array, "2 bins"] | np.ndarray  # by right answer
+    counts: Float[Array, "2 bins"] | np.ndarray  # right answer × log odds, -8 to 8
+
+    @classmethod
+    def of(cls, log_odds: jax.Array, labels: jax.Array, weights: jax.Array) -> "Scores":
+        """Those of rows; labels are the right answers, 0 or 1."""
+        places = jnp.clip(_bin(log_odds).astype(jnp.int32), 0, _BINS - 1)
+        by_answer = jax.nn.one_hot(labels, 2) * weights[..., None]
+        return cls(
+            jnp.einsum("...a,...b->ab", by_answer, jax.nn.one_hot(places, _BINS))
+        )
 
     def __float__(self) -> float:
         counts = np.asarray(self.counts, float)
         rows = counts.sum(axis=1)
         if not rows.all():
             return math.nan
-        odds = np.clip(score_bin(math.log(rows[1] / rows[0])), 0, BINS)
+        odds = np.clip(_bin(math.log(rows[1] / rows[0])), 0, _BINS)
         below = np.insert(counts.cumsum(axis=1), 0, 0, axis=1)  # the edges of the bins
-        zero, one = (np.interp(odds, np.arange(BINS + 1), each) for each in below)
+        zero, one = (np.interp(odds, np.arange(_BINS + 1), each) for each in below)
         return float((zero / rows[0] + 1 - one / rows[1]) / 2)
 
 
-def score_bin(log_odds: Any) -> Any:
-    """The place of log odds among the bins of `Scores`, with its fraction."""
-    return (log_odds + 8) * (BINS / 16)
+_BINS = 256
+
+
+def _bin(log_odds: Any) -> Any:
+    """The place of log odds among the bins, with its fraction."""
+    return (log_odds + 8) * (_BINS / 16)
 
 
 Sums = dict[str, Any]  # Mean; also Scores, which training leaves out

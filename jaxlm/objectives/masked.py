@@ -18,17 +18,7 @@ from jaxtyping import Array, Bool, Int
 from jaxlm.config import MaskedData, Phase, RunConfig
 from jaxlm.keys import key_for
 from jaxlm.losses import cross_entropy
-from jaxlm.metrics import (
-    BINS,
-    Binary,
-    Figure,
-    Mean,
-    Scores,
-    Sums,
-    Tokens,
-    add,
-    score_bin,
-)
+from jaxlm.metrics import Binary, Figure, Mean, Scores, Sums, Tokens, add
 from jaxlm.models.kernels.head import Head, head_loss
 from jaxlm.objectives.dialogue import dialogue_row
 from jaxlm.objectives.mask import (
@@ -272,21 +262,17 @@ def word_sums(name: str, head: Head, batch: MlmBatch, classes: int) -> Sums:
 def binary_sums(
     figure: Binary, logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> Sums:
-    """Loss and accuracy of a choice of two, also where rows are judged by their odds,
-    and the accuracy for each right answer.
+    """Loss, accuracy and balanced accuracy of a choice of two, and the accuracy for
+    each right answer.
 
     `logits` are float32 [..., 2]; `labels` [...] are the right answers, 0 or 1.
     """
     loss, count, _ = cross_entropy(logits, labels, weights)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32) * weights
-    place = score_bin(logits[..., 1] - logits[..., 0]).astype(jnp.int32)
-    scored = jax.nn.one_hot(jnp.clip(place, 0, BINS - 1), BINS)
-    by_answer = jax.nn.one_hot(labels, 2) * weights[..., None]
+    log_odds = logits[..., 1] - logits[..., 0]
     return {
         f"{figure.name}_loss": Mean(loss, count),
         f"{figure.name}_accuracy": Mean(right.sum(), count),
-        f"{figure.name}_balanced_accuracy": Scores(
-            jnp.einsum("...a,...b->ab", by_answer, scored)
-        ),
+        f"{figure.name}_balanced_accuracy": Scores.of(log_odds, labels, weights),
         **group_sums(figure.name, figure.answers, labels, right, weights),
     }
