@@ -20,6 +20,9 @@ from jaxlm.types import UserError
 
 LIMIT = 60.0  # seconds that a lock holds without being renewed
 _RENEWALS = 4  # in that time
+# A request is given up after 15 seconds, for the next renewal to be tried, and for a
+# process to end where the bucket is not reached. TensorStore's usual 32: 15 minutes.
+_RETRIES = {"gcs_request_retries": {"max_retries": 4, "max_delay": "8s"}}
 
 
 @contextlib.contextmanager
@@ -31,7 +34,8 @@ def leased(directory: str) -> Iterator[None]:
     import tensorstore as ts
 
     try:
-        store = ts.KvStore.open(f"{place(directory)}/").result()
+        context = ts.Context(_RETRIES)
+        store = ts.KvStore.open(f"{place(directory)}/", context=context).result()
         generation = _take(store, directory)
     except ValueError as error:
         reason = " ".join(str(error).split())
@@ -99,7 +103,12 @@ def _record() -> bytes:
 
 def _write(store: Any, generation: bytes, value: bytes | None) -> bytes:
     """The generation of the new lock (None: delete it); empty if another wrote it."""
-    return store.write(".lock", value, if_equal=generation).result().generation
+    written = store.write(".lock", value, if_equal=generation).result().generation
+    if value and not written:
+        # Or it is ours: the answer was lost, and the request sent again.
+        found = store.read(".lock").result()
+        written = found.stamp.generation if found.value == value else b""
+    return written
 
 
 def _say(text: str) -> None:

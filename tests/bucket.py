@@ -5,6 +5,7 @@ flaky    the faults of the server during a test, as a `Faults` to set
 """
 
 import functools
+import io
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ class Faults:
     cut: str = ""  # half of an upload to a name that this pattern finds is lost
     denied: str = ""  # all requests are refused with this message
     times: int = 0  # how often the server ends the connection of such an upload
+    unheard: str = ""  # one answer to an upload to a name that this finds is lost
     seen: list[int | str] = field(default_factory=list)  # statuses, names cut
     count: int = 0
 
@@ -116,6 +118,10 @@ def _handler(storage):
                 if self.headers.get("Content-Range") == "bytes */0":
                     # An empty object; the emulator takes it for a question.
                     del self.headers["Content-Range"]
+                lost = FAULTS.unheard and re.search(FAULTS.unheard, name)
+                if lost and method == "POST":
+                    FAULTS.unheard, self.wfile = "", io.BytesIO()
+                    self.close_connection = True
                 with suppress(BrokenPipeError, ConnectionResetError):
                     getattr(RequestHandler, f"do_{method}")(self)
 

@@ -77,3 +77,30 @@ def test_a_server_that_refuses_all_leaves_the_lock_to_its_end(bucket, flaky):
     with pytest.raises(OSError, match="of the work"), leased(bucket):
         flaky.denied = "Permission denied"
         raise OSError("of the work")
+
+
+def test_a_lock_whose_renewal_was_not_answered_is_still_held(
+    bucket, flaky, monkeypatch
+):
+    monkeypatch.setattr(lease, "LIMIT", 2.0)
+    with leased(bucket):
+        before = place(f"{bucket}/.lock").read_text()
+        flaky.unheard = r"\.lock"
+        for _ in range(100):  # else the process would have ended itself
+            time.sleep(0.1)
+            if not flaky.unheard and place(f"{bucket}/.lock").read_text() != before:
+                break
+        assert not flaky.unheard
+        time.sleep(1.5)
+    assert not place(f"{bucket}/.lock").exists()  # it knew the newest generation
+
+
+@pytest.mark.timeout(60)  # with TensorStore's own retries it would be 15 minutes
+def test_a_server_that_is_gone_does_not_keep_a_process_for_long(
+    bucket, flaky, monkeypatch
+):
+    monkeypatch.setitem(lease._RETRIES["gcs_request_retries"], "max_retries", 2)
+    with pytest.raises(OSError, match="of the work"), leased(bucket):
+        flaky.every = 1
+        raise OSError("of the work")
+    assert flaky.seen == [503, 429, 503]

@@ -122,11 +122,17 @@ class Times:
         took = list(self._took)
         return statistics.median(took) if len(took) >= 5 else math.nan
 
-    def hangs(self) -> bool:
-        """Whether the step that goes on takes far longer than usual."""
+    def lasted(self) -> float:
+        """Seconds of the part that goes on."""
+        return self._clock() - self._state[1]
+
+    def late(self) -> str:
+        """What takes far longer than usual: "step", "save" or ""."""
+        if self.doing == "save":
+            return self.doing if self.lasted() > _FLOOR else ""
         median = self.median()
         limit = _UNKNOWN if math.isnan(median) else max(_FLOOR, _SLOW * median)
-        return self.waited() > limit
+        return "step" if self.waited() > limit else ""
 
     def fields(self) -> dict[str, float]:
         """Seconds and goodput of the run's life; the share of each part since
@@ -195,23 +201,25 @@ class Watch:
     def __init__(self, log: Any, workdir: str | Path):
         self._times, self._log, self._workdir = log.times, log, workdir
         self.stacks = host_log(workdir, jax.process_index())
-        self._told, self._beat_at = False, -math.inf
+        self._told, self._beat_at = "", -math.inf
         self._fails = False  # the last heartbeat was not written
 
     def look(self) -> None:
-        """Write stacks if a step hangs, once; write a heartbeat if one is due."""
-        hangs = self._times.hangs()
-        if hangs and not self._told:
-            self._dump()
-        self._told = hangs
+        """Write stacks if a step or a save hangs, once; a heartbeat if one is due."""
+        late = self._times.late()
+        if late and late != self._told:
+            self._dump(late)
+        self._told = late
         if time.monotonic() - self._beat_at >= BEAT:
             self.beat(self._times.doing)
 
-    def _dump(self) -> None:
-        step, waited = self._log.step + 1, self._times.waited()
-        usual = f"the median is {self._times.median():.3g} s"
-        line = f"step {step} has taken {waited:.0f} s so far, {usual}: the stacks of "
-        line += f"all threads are in {self.stacks}"
+    def _dump(self, late: str) -> None:
+        times, step = self._times, self._log.step
+        line = f"saving after step {step} has taken {times.lasted():.0f} s so far"
+        if late == "step":
+            usual = f"the median is {times.median():.3g} s"
+            line = f"step {step + 1} has taken {times.waited():.0f} s so far, {usual}"
+        line += f": the stacks of all threads are in {self.stacks}"
         try:
             self.stacks.parent.mkdir(parents=True, exist_ok=True)
             with open(self.stacks, "a") as file:
@@ -234,7 +242,7 @@ class Watch:
             "last": log.last,
             "seconds_in_step": round(self._times.waited(), 1),
             "median_step_seconds": None if math.isnan(median) else round(median, 4),
-            "hangs": self._times.hangs(),
+            "hangs": bool(self._times.late()),
             "eta_seconds": round(left) if math.isfinite(left) else None,
             "goodput": self._times.fields()["goodput"],
             "process": os.getpid(),

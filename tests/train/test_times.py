@@ -154,18 +154,30 @@ def test_a_step_that_hangs_leaves_the_stacks_of_all_threads_once(tmp_path):
     log.close()
 
 
-def test_neither_fast_steps_nor_a_save_or_an_evaluation_are_a_hang(tmp_path):
+def test_a_save_that_hangs_leaves_the_stacks_once(tmp_path):
+    clock, said = Clock(), []
+    log, watch = warm(tmp_path, clock, said)
+    for _ in range(2):
+        with log.pause("save"):
+            for seconds in (50, 20, 900):  # usual, late, and told already
+                clock.pass_(seconds)
+                watch.look()
+    assert len(said) == 2
+    assert said[0].startswith("warning: saving after step 7 has taken 70 s so far: the")
+    stacks = (tmp_path / "host-0.log").read_text()
+    assert stacks.count("saving after") == 2 and "test_a_save_that_hangs" in stacks
+    log.close()
+
+
+def test_neither_fast_steps_nor_an_evaluation_are_a_hang(tmp_path):
     clock, said = Clock(), []
     log, watch = warm(tmp_path, clock, said, seconds=0.1)
     clock.pass_(55)
     watch.look()
-    for part in ("save", "evaluate"):
-        with log.pause(part):
+    for part in ("evaluate", "compile"):
+        with log.times.during(part):
             clock.pass_(9999)
             watch.look()
-    with log.times.during("compile"):
-        clock.pass_(9999)
-        watch.look()
     assert not said
     log.close()
 
