@@ -175,6 +175,13 @@ def bucket_error(error: BaseException) -> str:
     return f"gs://: {type(error).__name__}: {first}"
 
 
+def answers_later(error: BaseException) -> bool:
+    """Whether a bucket is only busy, or not reached, by an error of its client."""
+    code = int(getattr(error, "code", None) or 0)
+    unreached = type(error).__module__.startswith("aiohttp")  # it had no answer
+    return unreached or code in (408, 429) or 500 <= code < 600
+
+
 def cache_of(name: str) -> Path:
     """A directory of this user for what can be made anew."""
     home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
@@ -207,8 +214,7 @@ def _reach(bucket: str) -> None:
     except Exception as error:
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         login = "gcloud auth application-default login, or a role for this account"
-        busy = int(getattr(error, "code", None) or 0) in (408, 429, *range(500, 600))
-        remedy = "try again later" if busy else f"it needs {login}"
+        remedy = "try again later" if answers_later(error) else f"it needs {login}"
         raise UserError(f"{name} cannot be read: {first}; {remedy}") from error
 
 

@@ -19,19 +19,20 @@ import numpy as np
 from jax.extend.random import define_prng_impl
 from jaxtyping import Array, Integer, Key
 
+Ids = int | Integer[Array, "..."] | Integer[np.ndarray, "..."]
+
 _ROUNDS = 8
 
 
-def key_for(
-    seed: int, name: str, *ids: int | Integer[Array, "..."] | Integer[np.ndarray, "..."]
-) -> Key[Array, "..."]:
-    """The key for `seed`, `name` and `ids`; arrays of ids give an array of keys.
+def key_for(seed: Ids, name: str, *ids: Ids) -> Key[Array, "..."]:
+    """The key for `seed`, `name` and `ids`; arrays give an array of keys.
 
     The ids are folded in one after another. The seed and all ids are below 2³², and
-    arrays of ids have the same shape, which is that of the result.
+    arrays have the same shape, which is that of the result. A program that takes the
+    seed as an argument is compiled once for all seeds.
     """
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-    for each in ids:
+    key = jnp.vectorize(jax.random.key)(jnp.asarray(seed, jnp.uint32))
+    for each in (zlib.crc32(name.encode()), *ids):
         key = jnp.vectorize(jax.random.fold_in)(key, jnp.asarray(each, jnp.uint32))
     return key
 

@@ -108,6 +108,7 @@ class TokenSpan(NamedTuple):
 class Rows(NamedTuple):
     """What the host reads for one global batch.
 
+    `seed` is that of the run, in each row, so that all runs have the same programs.
     `row_key` has the ids of each row for `keys.key_for`: (row // 2³², row mod 2³²) of
     the global row number if masks are drawn anew in each pass, (window, draw) if they
     are static. For dialogues, `first` has turns [B, turns, W], and `second` a turn of
@@ -116,6 +117,7 @@ class Rows(NamedTuple):
 
     first: TokenSpan
     second: TokenSpan | None  # candidate for the random second segment; None: no NSP
+    seed: UInt[AnyArray, "B"]
     row_key: UInt[AnyArray, "B 2"]
     valid: Bool[AnyArray, "B"]  # False: a row that only fills the last evaluation batch
     languages: Int[AnyArray, "B"] | None = None  # by number; None: there is one

@@ -44,11 +44,11 @@ def test_a_weighted_loss_is_on_one_scale_in_training_and_held_out(batch):
     )
     optimizer = optax.sgd(1.0)
     step = make_train_step(
-        objective, optimizer, lambda _: 1.0, accumulate=1, seed=0, dropout=False
+        objective, optimizer, lambda _: 1.0, accumulate=1, dropout=False
     )
     zero, params = jnp.zeros((), jnp.int32), jnp.ones(())
     state = TrainState(zero, params, optimizer.init(params), zero, zero)
-    after, metrics = step(state, batch)
+    after, metrics = step(state, batch, 0)
     values = held_out(DECLARED, sums_of(params, batch), np.array([3, 1]))
     assert values["loss"] == pytest.approx(1.5 + 50 * 0.015)
     assert float(metrics["loss"].total) == pytest.approx(values["loss"])

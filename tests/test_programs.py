@@ -110,8 +110,8 @@ def first_update(family: str, cut: MeshConfig, begin, **changes) -> Update:
             lambda x, shape: jax.device_put(x, shape.sharding), begin[0], run.abstract
         )
         batch = jax.device_put(begin[1], run.sharding)
-        compiled = phase.train_step.lower(run.abstract, batch).compile()
-        state, metrics = compiled(state, batch)
+        compiled = phase.train_step.lower(run.abstract, batch, run.seed).compile()
+        state, metrics = compiled(state, batch, run.seed)
     moments = next(s for s in state.opt_state if hasattr(s, "mu")).mu
     gradient = jax.device_get(dict(leaves(moments)))
     return Update(compiled.as_text(), float(metrics["loss"].total), gradient)
@@ -138,6 +138,26 @@ def without_cache():
             yield
 
 
+@pytest.mark.parametrize("family", MODELS)
+def test_runs_of_all_seeds_have_the_same_programs(family):
+    """With dropout, masks and negatives: what is compiled for one seed serves all."""
+    programs = []
+    for seed in (0, 2**32 - 1):
+        model = dataclasses.replace(MODELS[family], dropout=0.1)
+        fixed = {"model": model, "batch": B, "length": L, "predictions": 5}
+        config = RunConfig(seed=seed, **fixed)
+        run, make = open_run(config, corpus_source(config, None))
+        phase = open_phase(run, 0, 0, config.all_phases[0])
+        transform = jax.jit(phase.stream.objective.transform)
+        rows = phase.read(0)[1]
+        batch = jax.eval_shape(transform, rows)
+        steps = phase.train_step.lower(run.abstract, batch, run.seed)
+        init = make.func.lower(*make.args)
+        each = transform.lower(rows), steps, init
+        programs.append([lowered.as_text() for lowered in each])
+    assert programs[0] == programs[1]
+
+
 @pytest.mark.devices
 @pytest.mark.parametrize("name", ["fsdp", "tensor"])
 def test_rows_of_two_kinds_exchange_no_more_than_rows_of_one(name, monkeypatch):
@@ -155,7 +175,7 @@ def test_rows_of_two_kinds_exchange_no_more_than_rows_of_one(name, monkeypatch):
                 ),
                 batch,
             )
-            lowered = phase.train_step.lower(run.abstract, batch)
+            lowered = phase.train_step.lower(run.abstract, batch, run.seed)
             programs.append(collectives(lowered.compile().as_text()))
     plain, both = programs
     # No rows move, and each gradient is exchanged once. Cut over tensor, the kernel of
@@ -208,7 +228,9 @@ def test_the_gradient_of_a_large_filter_needs_no_rows_of_other_devices(monkeypat
     with jax.set_mesh(run.mesh):
         batch = jax.jit(phase.stream.objective.transform)(drawn(phase))
         batch = jax.device_put(batch, run.sharding)
-        program = phase.train_step.lower(run.abstract, batch).compile().as_text()
+        program = (
+            phase.train_step.lower(run.abstract, batch, run.seed).compile().as_text()
+        )
     gathered = re.findall(r"= \w+\[([\d,]+)\]\S* all-gather(?:-start)?\(", program)
     largest = max(np.prod([int(n) for n in each.split(",")]) for each in gathered)
     kernel = 2 * MODELS["wide"].d_character * 4200
@@ -260,7 +282,7 @@ def test_no_product_is_float32_under_bfloat16(family, monkeypatch):
     run, _, phase = opened(family, precision="bfloat16", mesh=MeshConfig(data=1))
     with jax.set_mesh(run.mesh):
         batch = jax.eval_shape(phase.stream.objective.transform, phase.read(0)[1])
-        traced = phase.train_step.trace(run.abstract, batch)
+        traced = phase.train_step.trace(run.abstract, batch, run.seed)
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
     products = re.findall(r"(?:dot_general|convolution).*: \((.*), (.*)\) ->", text)
     assert products

@@ -104,13 +104,12 @@ def test_every_recipe_lowers_for_256_devices(name):
             optimizer,
             schedule,
             accumulate=phase.accumulate,
-            seed=0,
             dropout=config.model.dropout > 0,
         )
         rows = rows_for_pod(phase)
         lowered = (
             jax.jit(step, donate_argnums=0)
-            .trace(state, batch_of(objective, rows, phase.length, mesh))
+            .trace(state, batch_of(objective, rows, phase.length, mesh), 0)
             .lower(lowering_platforms=("tpu",))
         )
         assert f"num_partitions = {256}" in lowered.as_text()

@@ -19,7 +19,7 @@ from jaxlm.cli.runtime import (
     show_errors,
     wait_if_a_host_is_lost,
 )
-from jaxlm.files import bucket_error
+from jaxlm.files import answers_later, bucket_error
 from jaxlm.types import INTERRUPTED, Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -73,7 +73,6 @@ _STATUS = (
 _SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
 _SMALLER |= {"generate": "--max_tokens, --samples or --beams"}
 
-_BUSY = {429, 500, 502, 503, 504}  # what a bucket answers that will be back
 # Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS |= {errno.EFBIG, errno.EIO}
@@ -156,7 +155,7 @@ def _run_safely(argv: list[str], command: Command) -> int:
 def _of_bucket(error: BaseException) -> tuple[int, str]:
     """The status and the line of what a bucket answers; no line for other errors."""
     message = bucket_error(error)
-    if message and getattr(error, "code", 0) in _BUSY:
+    if message and answers_later(error):
         return INTERRUPTED, f"{message}; the same command resumes"
     return MISTAKE, message
 

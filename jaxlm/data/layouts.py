@@ -323,7 +323,8 @@ def rows_of_zeros(
 
     first = span(TURNS) if layout == "dialogues" else span()
     second = span() if layout in ("pairs", "dialogues") else None
-    return Rows(first, second, zeros(np.uint32, 2), zeros(bool))
+    numbers = zeros(np.uint32), zeros(np.uint32, 2)
+    return Rows(first, second, *numbers, zeros(bool))
 
 
 def chunk_starts(

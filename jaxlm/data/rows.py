@@ -180,7 +180,8 @@ class WindowRows(RowSource):
         language = np.searchsorted(self.begins, starts, side="right") - 1
         spans = self.spans(starts, language, row_key)
         languages = language.astype(np.int32) if several else None
-        return Rows(*spans, row_key, valid, languages, rates)
+        seeds = np.full(len(rows), self.config.seed, np.uint32)
+        return Rows(*spans, seeds, row_key, valid, languages, rates)
 
 
 def mask_rates(

@@ -35,15 +35,15 @@ class Beams(NamedTuple):
     open: Bool[Array, "B"]  # a beam may still replace a finished one
 
 
-@functools.partial(jax.jit, static_argnames=("module", "k", "length_penalty", "end"))
+@functools.partial(jax.jit, static_argnames=("module", "k", "end"))
 def _search(
     module: Gpt,
     params: Any,
     context: Context,  # of B rows
     max_tokens: Int[Array, ""],
+    length_penalty: Float[Array, ""],
     *,
     k: int,
-    length_penalty: float,
     end: int | None,
 ) -> Beams:
     params, (batch, vocab) = unstacked(params), context.logits.shape
@@ -118,8 +118,8 @@ def beam_search(
         params,
         prefill(module, params, prompts, most, drawn),
         most,
+        sampling.length_penalty,
         k=sampling.beams,
-        length_penalty=sampling.length_penalty,
         end=end,
     )
     found = jax.device_get((beams.finished, beams.finished_scores))

@@ -11,10 +11,12 @@ The two rules of top-p treat the token whose probability takes the sum past p:
     openai   drops it: a token stays while the sum including it is at most p
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxlm.generate.sampling import Sampling
@@ -22,28 +24,57 @@ from jaxlm.generate.sampling import Sampling
 _TIES = 64  # tokens beyond the k-th that may equal it
 
 
+@struct.dataclass
+class Choice:
+    """How tokens are chosen. One program serves all values of the first four, uint32 []
+    and float32 []; None leaves a step out."""
+
+    seed: Any
+    temperature: Any  # None: the likeliest token
+    top_p: Any
+    penalty: Any  # for tokens that occurred
+    top_k: int = struct.field(pytree_node=False)  # 0: all
+    rule: Literal["hf", "openai"] = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> "Choice":
+        """The choice that settings of users ask for."""
+
+        def unless(neutral: int, number: Any) -> np.ndarray | None:
+            return None if number == neutral else np.asarray(number, np.float32)
+
+        return cls(
+            seed=np.asarray(sampling.seed, np.uint32),
+            temperature=unless(0, sampling.temperature),
+            top_p=unless(1, sampling.top_p),
+            penalty=unless(1, sampling.repetition_penalty),
+            top_k=sampling.top_k,
+            rule=sampling.top_p_rule,
+        )
+
+
 def choose(
     logits_BV: Float[Array, "B V"],
     keys_B: Key[Array, "B"],
-    choice: Sampling,
+    choice: Choice,
     seen_BV: Bool[Array, "B V"] | None = None,
 ) -> Int[Array, "B"]:
     """A token for each row, which depends only on the row's own logits and key.
 
     `seen_BV` has True for tokens that occurred, for the repetition penalty.
     """
-    if choice.repetition_penalty != 1 and seen_BV is not None:
-        penalty = choice.repetition_penalty
+    if choice.penalty is not None and seen_BV is not None:
+        penalty = choice.penalty
         lower_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
         logits_BV = jnp.where(seen_BV, lower_BV, logits_BV)
-    if choice.temperature == 0:
+    if choice.temperature is None:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     scores, tokens_BK, k = logits_BV / choice.temperature, None, choice.top_k
     if 0 < k < scores.shape[1]:
         scores, tokens_BK = largest(scores, min(k + _TIES, scores.shape[1]))
         scores = jnp.where(scores >= scores[:, k - 1 : k], scores, -jnp.inf)
-    if choice.top_p < 1:
-        kept = nucleus(scores, choice.top_p, choice.top_p_rule)
+    if choice.top_p is not None:
+        kept = nucleus(scores, choice.top_p, choice.rule)
         scores = jnp.where(kept, scores, -jnp.inf)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(keys_B)
     index_B = jnp.argmax(scores + noise, axis=-1).astype(jnp.int32)
@@ -64,7 +95,9 @@ def largest(x: Float[Array, "B n"], k: int) -> tuple[Array, Array]:
 
 
 def nucleus(
-    scores_BV: Float[Array, "B V"], p: float, rule: Literal["hf", "openai"]
+    scores_BV: Float[Array, "B V"],
+    p: Any,  # float32 []
+    rule: Literal["hf", "openai"],
 ) -> Bool[Array, "B V"]:
     """True for tokens that top-p keeps; tokens with equal scores are treated alike."""
     share_BV = jax.nn.softmax(scores_BV, axis=-1)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxlm.generate.choose import choose
+from jaxlm.generate.choose import Choice, choose
 from jaxlm.generate.sampling import Sampling
 from jaxlm.keys import key_for
 from jaxlm.models.encoder import Cache, unstacked
@@ -142,15 +142,15 @@ class DecodeState(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("module", "choice", "end"), donate_argnames=("state",)
+    jax.jit, static_argnames=("module", "end"), donate_argnames=("state",)
 )
 def _advance(
     module: Gpt,
     params: Any,
     state: DecodeState,
     until: Int[Array, ""],
+    choice: Choice,
     *,
-    choice: Sampling,
     end: int | None,
 ) -> DecodeState:
     """Choose tokens until each row has `until` tokens, or until all rows are done."""
@@ -209,6 +209,7 @@ def decode(
         for seen_V, prompt in zip(seen_BV, rows, strict=True):
             seen_V[prompt] = True
         seen_BV = seen_BV[:, :drawn]
+    choice = Choice.of(sampling)
     context = prefill(module, params, rows, sampling.max_tokens, drawn)
     state = DecodeState(
         context,
@@ -221,7 +222,7 @@ def decode(
     made = 0
     while made < sampling.max_tokens and not ended.all():
         made = min(made + CHUNK, sampling.max_tokens)
-        state = _advance(module, params, state, made, choice=sampling.choice, end=end)
+        state = _advance(module, params, state, made, choice, end=end)
         ended, each = np.asarray(state.done), np.asarray(state.context.tokens)
         tokens = [before(row, end) for row in each[:, : int(state.context.made)]]
         if watch:

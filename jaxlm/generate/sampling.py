@@ -3,7 +3,6 @@
 Imports no jax, so that `jaxlm generate --help` is fast.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -56,10 +55,3 @@ class Sampling:
         for name in _DRAWN if self.beams else ():
             if (value := getattr(self, name)) not in (0, getattr(Sampling, name)):
                 raise UserError(f"{name} = {value}: a search with beams draws nothing")
-
-    @property
-    def choice(self) -> "Sampling":
-        """The fields that a compiled program depends on; the rest have defaults."""
-        rest = {"max_tokens", "samples", "stop", "beams", "length_penalty"}
-        fields = {f.name: f.default for f in dataclasses.fields(self) if f.name in rest}
-        return dataclasses.replace(self, **fields)

@@ -190,8 +190,8 @@ def _masking(
 
     def transform(rows: Rows) -> MlmBatch:
         high, low = rows.row_key[:, 0], rows.row_key[:, 1]
-        pair_keys = key_for(run.seed, f"{stream}/pair", high, low)
-        mask_keys = key_for(run.seed, f"{stream}/mask", high, low)
+        pair_keys = key_for(rows.seed, f"{stream}/pair", high, low)
+        mask_keys = key_for(rows.seed, f"{stream}/mask", high, low)
         drawn = pair_keys, mask_keys, rows
         count = first = round(len(rows.valid) * run.causal_share(phase))
         if run.has_causal_rows and stream == STREAM:

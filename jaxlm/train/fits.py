@@ -136,4 +136,4 @@ def lower_step(run: Run, opened: OpenPhase, read: Iterable[tuple[int, Any]]) -> 
             lambda x: x.update(sharding=run.sharding),
             jax.eval_shape(opened.stream.objective.transform, shapes),
         )
-        return opened.train_step.lower(run.abstract, batch)
+        return opened.train_step.lower(run.abstract, batch, run.seed)

@@ -148,7 +148,7 @@ def _loop(
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             with log.times.during("data", then="step"):
                 train_step, batch = next(batches)
-            state, metrics = train_step(state, batch)  # dispatched, not awaited
+            state, metrics = train_step(state, batch, run.seed)  # not awaited
         if config.log.batches and log.wants(step + 1):
             metrics["batch_sha256"] = _sha256_of(batch)
         log.defer(step + 1, metrics)

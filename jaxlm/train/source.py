@@ -177,6 +177,11 @@ class Run(NamedTuple):
     options: dict[str, Any]  # of XLA's compiler
     checkpoints: Checkpoints | Any = None
 
+    @property
+    def seed(self) -> np.ndarray:
+        """The seed as an argument of programs, which are compiled once for all."""
+        return np.asarray(self.config.seed, np.uint32)
+
 
 def open_run(
     config: RunConfig,
@@ -227,7 +232,7 @@ class OpenPhase(NamedTuple):
     stream: BatchStream
     held: Callable[[int], Any]  # rows of a batch → those that this host holds
     read: Callable[[int], tuple[int, Any]]  # step → (rows of its batch, those held)
-    train_step: Any  # jitted
+    train_step: Any  # jitted; see `make_train_step`
 
 
 def open_phase(run: Run, number: int, begin: int, phase: Phase) -> OpenPhase:
@@ -248,7 +253,6 @@ def open_phase(run: Run, number: int, begin: int, phase: Phase) -> OpenPhase:
         run.optimizer,
         run.schedule,
         accumulate=phase.accumulate,
-        seed=run.config.seed,
         dropout=stream.dropout,
         bits=run.config.dropout_bits,
     )
@@ -281,7 +285,7 @@ def _feed_phase(
             what = f"the step for {count} × {length} tokens"
             facts = {"tokens": stream.tokens, "flops": stream.flops}
             with log.compiling(what, **facts) as said:
-                lowered = opened.train_step.lower(run.abstract, batch)
+                lowered = opened.train_step.lower(run.abstract, batch, run.seed)
                 compiled[shapes] = lowered.compile()
                 needed = program_bytes(compiled[shapes], run.mesh)
                 said.append(f"it needs {needed / 1e9:.2f} GB of memory")

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from jaxlm.checkpoints import StoredLeaf, read_leaves
-from jaxlm.keys import key_for
+from jaxlm.keys import Ids, key_for
 from jaxlm.sharding import (
     batch_sharding,
     opt_state_shardings,
@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
     carry: Any = ()  # ELMo: the LSTMs' state after the last batch, for each of its rows
 
 
-def init_params(module: Any, seed: int) -> Any:
+def init_params(module: Any, seed: Ids) -> Any:
     """Random parameters."""
     return module.init(key_for(seed, "init"), *module.example())["params"]
 
@@ -63,13 +63,14 @@ def abstract_state(
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """(a function that initialises the state, the state's shapes with shardings)."""
 
-    def make() -> TrainState:
+    def make(seed: Ids) -> TrainState:
         params = init_params(module, seed)
         zero = jnp.zeros((), jnp.int32)
         opt_state = optimizer.init(params)
         return TrainState(zero, params, opt_state, zero, zero, zero_carry())
 
-    shapes = jax.eval_shape(make)
+    given = np.asarray(seed, np.uint32)
+    shapes = jax.eval_shape(make, given)
     params = param_shardings(mesh, shapes.params)
     whole: TrainState = jax.tree.map(lambda _: replicated(mesh), shapes)
     shardings = whole._replace(
@@ -80,7 +81,7 @@ def abstract_state(
     abstract = jax.tree.map(
         lambda leaf, sharding: leaf.update(sharding=sharding), shapes, shardings
     )
-    return jax.jit(make, out_shardings=shardings), abstract
+    return functools.partial(jax.jit(make, out_shardings=shardings), given), abstract
 
 
 class Pretrained(NamedTuple):

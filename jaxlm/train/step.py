@@ -1,4 +1,4 @@
-"""(state, batch) → (state, sums): one update, in any number of micro-batches.
+"""(state, batch, seed) → (state, sums): one update, in any number of micro-batches.
 
 Every denominator is first taken over the whole global batch: the loss of a micro-batch
 is Σ_k scale_k · sum_k / weight_k with the global weights. So the gradients of
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.keys import hashed, key_for
+from jaxlm.keys import Ids, hashed, key_for
 from jaxlm.metrics import Mean, scales
 from jaxlm.objectives.objective import Objective, SampledRows
 from jaxlm.sharding import by_replica, gathered, scattered
@@ -38,11 +38,10 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     accumulate: int,
-    seed: int,
     dropout: bool,
     bits: str = "threefry",
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """The update (state, batch) → (state, metrics), a pure function to be jitted.
+) -> Callable[[TrainState, Any, Ids], tuple[TrainState, dict[str, Any]]]:
+    """The update (state, batch, seed) → (state, metrics), a pure function to be jitted.
 
     `schedule` is only for the metrics. `accumulate` is the number of micro-batches,
     which run in sequence. The `dropout` key is named by seed, step and micro-batch; its
@@ -50,7 +49,9 @@ def make_train_step(
     """
     scale = scales(objective.figures)
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(
+        state: TrainState, batch: Any, seed: Ids
+    ) -> tuple[TrainState, dict[str, Any]]:
         weights = objective.weights(batch)
         sampled = None
         if objective.sampled_rows:

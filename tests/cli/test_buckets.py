@@ -249,3 +249,19 @@ def test_an_outage_ends_as_an_interruption_does(monkeypatch, capsys):
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and f"answer {code}" in said
         assert ("the same command resumes" in said) == (status == 75)
+
+
+def test_a_bucket_that_is_not_reached_is_an_outage(monkeypatch, capsys):
+    import asyncio
+
+    import aiohttp
+
+    async def ask():
+        async with aiohttp.ClientSession() as session:
+            await session.get("http://127.0.0.1:9")  # no server has this port
+
+    monkeypatch.setattr("jaxlm.cli.show.run_show", lambda argv: asyncio.run(ask()))
+    assert main(["show", "gs://b/run"]) == 75
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Cannot connect to host 127.0.0.1:9" in said
+    assert said.endswith("; the same command resumes\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.generate.beam import beam_search
-from jaxlm.generate.choose import choose, nucleus
+from jaxlm.generate.choose import Choice, choose, nucleus
 from jaxlm.generate.decode import decode, prefill
 from jaxlm.generate.sampling import Sampling
 from jaxlm.models.gpt import Gpt
@@ -126,7 +126,8 @@ def test_ties_with_the_kth_are_kept():
     logits = jnp.array([[3.0, 1.0, 2.0, 2.0, -jnp.inf, 2.0]])
     keys = jax.random.split(jax.random.key(0), 300)
     for k, want in ((2, {0, 2, 3, 5}), (1, {0}), (5, {0, 1, 2, 3, 5})):
-        drawn = choose(jnp.tile(logits, (300, 1)), keys, Sampling(top_k=k))
+        choice = Choice.of(Sampling(top_k=k))
+        drawn = choose(jnp.tile(logits, (300, 1)), keys, choice)
         assert set(np.asarray(drawn).tolist()) == want
 
 
@@ -145,7 +146,7 @@ def test_draws_follow_the_shares(sampling, want):
     logits = jnp.log(jnp.array([0.15, 0.1, 0.5, 0.25]))
     rows = 4000
     keys = jax.random.split(jax.random.key(0), rows)
-    drawn = choose(jnp.tile(logits, (rows, 1)), keys, sampling)
+    drawn = choose(jnp.tile(logits, (rows, 1)), keys, Choice.of(sampling))
     counts = np.bincount(np.asarray(drawn), minlength=4)
     share = np.array(want) / np.sum(want)
     deviation = np.sqrt(rows * share * (1 - share))
@@ -171,11 +172,24 @@ def test_settings_out_of_range(wrong):
         Sampling(**wrong)
 
 
-def test_lengths_and_stops_are_no_part_of_the_compiled_program():
-    first = Sampling(top_k=3, max_tokens=5, seed=1, stop=("a",))
-    second = dataclasses.replace(first, max_tokens=9, stop=(), samples=4)
-    assert first.choice == second.choice
-    assert dataclasses.replace(first, top_k=4).choice != first.choice
+def test_one_program_serves_all_seeds_and_numbers(model, prompts, caplog):
+    def texts(**changes) -> list:
+        return continued(model, prompts, sampling=SAMPLED, **changes)
+
+    def searched(penalty: float) -> list:
+        sampling = Sampling(max_tokens=9, beams=3, length_penalty=penalty)
+        return beam_search(*model, prompts, sampling)
+
+    first = texts(), searched(1.0)
+    with jax.log_compiles():
+        others = [texts(seed=2**32 - 1), texts(temperature=9.0), texts(top_p=0.01)]
+        others += [texts(repetition_penalty=99.0), texts(max_tokens=8, stop=("a",))]
+        searched(0.5)
+    assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
+    assert all(each != first[0] for each in others) and texts() == first[0]
+    with jax.log_compiles():
+        texts(top_k=4)
+    assert [r for r in caplog.records if "Compiling" in r.getMessage()]
 
 
 def theirs(prompt, end, **settings):

@@ -171,7 +171,8 @@ def test_the_longest_is_cut(corpus, length):
     marks = np.zeros(tokens.shape, np.uint8)
     turns = TokenSpan(tokens, marks, lengths)
     other = TokenSpan(tokens[:, 0], marks[:, 0], lengths[:, 0])
-    rows = Rows(turns, other, np.zeros((count, 2), np.uint32), np.ones(count, bool))
+    keys = np.zeros(count, np.uint32), np.zeros((count, 2), np.uint32)
+    rows = Rows(turns, other, *keys, np.ones(count, bool))
     found = transform(corpus.special, length=length, replaced=0.0)(rows).tokens
     got = np.stack([(found == FIRST + turn).sum(1) for turn in range(3)], axis=1)
     room = length - 1 - (lengths > 0).sum(1)

@@ -43,10 +43,10 @@ def test_the_advice_goes_on_from_the_last_sound_checkpoint(
     def poisoned(objective, optimizer, schedule, **options):
         step = plain_step(objective, optimizer, schedule, **options)
 
-        def bad_at_full_rate(state, batch):
+        def bad_at_full_rate(state, batch, seed):
             bad = (state.step >= 5) & (schedule(4) == np.float32(1e-3))
             weights = batch.weights * jnp.where(bad, jnp.nan, 1.0)
-            return step(state, batch._replace(weights=weights))
+            return step(state, batch._replace(weights=weights), seed)
 
         return bad_at_full_rate
 

@@ -87,7 +87,6 @@ def states_of(
                 optimizer,
                 schedule,
                 accumulate=accumulate,
-                seed=3,
                 dropout=False,
             )
         )
@@ -96,7 +95,7 @@ def states_of(
             batch = batch_of(i)
             if i == spoil:
                 batch = batch._replace(weights=batch.weights * jnp.inf)
-            states.append(step(states[-1], batch)[0])
+            states.append(step(states[-1], batch, 3)[0])
     return states
 
 
@@ -144,10 +143,8 @@ def test_no_gradient_is_as_large_as_the_table():
     _, state = abstract_state(
         build(big), optimizer, mesh, seed=3, zero_carry=lambda: zero_state(big, 8)
     )
-    step = make_train_step(
-        objective, optimizer, schedule, accumulate=1, seed=3, dropout=False
-    )
-    jaxpr = jax.make_jaxpr(step)(state, batch_of(0, 8)).jaxpr
+    step = make_train_step(objective, optimizer, schedule, accumulate=1, dropout=False)
+    jaxpr = jax.make_jaxpr(step)(state, batch_of(0, 8), 3).jaxpr
     shape = head_rows(big), big.d_model
     made = [
         e.primitive.name
@@ -292,14 +289,14 @@ def step_text(mesh_config: MeshConfig, rows: int) -> str:
             module, optimizer, mesh, seed=3, zero_carry=lambda: zero_state(model, rows)
         )
         step = make_train_step(
-            objective, optimizer, schedule, accumulate=1, seed=3, dropout=False
+            objective, optimizer, schedule, accumulate=1, dropout=False
         )
         cut = batch_sharding(mesh)
         batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut),
             batch_of(0, rows),
         )
-        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        lowered = jax.jit(step, donate_argnums=0).lower(state, batch, 3)
         quick = {"xla_backend_optimization_level": 0}
         return lowered.compile(compiler_options=quick).as_text()
 

@@ -37,13 +37,13 @@ def compiled(name: str, mesh_config: MeshConfig, optim: Any = None) -> str:
     module, mesh, phase = build(model), make_mesh(mesh_config), config.all_phases[0]
     made = make_optimizer(optim, 10, abstract_params(module))
     objective = family_of(model).objective(config, module, manifest(config), phase, "s")
-    step = make_train_step(objective, *made, accumulate=1, seed=0, dropout=False)
+    step = make_train_step(objective, *made, accumulate=1, dropout=False)
     with jax.set_mesh(mesh):
         _, state = abstract_state(module, made[0], mesh, seed=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         batch = batch_of(objective, 16, 16, mesh)
-        return step.lower(state, batch).compile().as_text()
+        return step.lower(state, batch, 0).compile().as_text()
 
 
 @pytest.mark.devices

@@ -52,7 +52,6 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
                 optimizer,
                 schedule,
                 accumulate=phase.accumulate,
-                seed=config.seed,
                 dropout=dropout,
             )
         )
@@ -65,7 +64,7 @@ def update(corpus, config, *, dropout, weigh=None, updates=1):
             )
             if weigh is not None:
                 batch = batch._replace(weights=batch.weights * weigh)
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, config.seed)
     return before, state, metrics
 
 

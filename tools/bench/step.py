@@ -108,19 +108,18 @@ class Ours:
             optimizer,
             schedule,
             accumulate=1,
-            seed=0,
             dropout=not deterministic,
         )
         params = jax.tree.map(jnp.array, case.params)  # the step donates its own copy
         zeros = (jnp.zeros((), jnp.int32) for _ in range(3))
         self.state = TrainState(next(zeros), params, optimizer.init(params), *zeros)
         self.batch = case.batch
-        traced = jax.make_jaxpr(step)(self.state, self.batch).jaxpr
+        traced = jax.make_jaxpr(step)(self.state, self.batch, 0).jaxpr
         # XLA drops what no output needs, such as logits that the loss computes itself.
         used, _ = dce_jaxpr(traced, [True] * len(traced.outvars))
         self.matmuls = matmuls_of(used)
         start = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch)
+        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.batch, 0)
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
 
@@ -133,7 +132,7 @@ class Ours:
         """Of `count` steps."""
         out = []
         for _ in range(count):
-            self.state, metrics = self.step(self.state, self.batch)
+            self.state, metrics = self.step(self.state, self.batch, 0)
             out.append(metrics["loss"].total)
         return [float(loss) for loss in out]
 
