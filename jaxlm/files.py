@@ -52,14 +52,15 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def unshipped(path: str | os.PathLike) -> str | os.PathLike:
-    """The directory of the model `shipped:NAME`; any other path as it is."""
-    name = str(path).removeprefix("shipped:")
-    if name == str(path):
+    """A path in or of the directory of the model `shipped:NAME`; others as they are."""
+    inside = str(path).removeprefix("shipped:")
+    if inside == str(path):
         return path
+    name = inside.partition("/")[0]
     known = sorted(each.name for each in SHIPPED.iterdir() if each.is_dir())
     if name not in known:
         raise UserError(f"no model shipped:{name}: there are {', '.join(known)}")
-    return SHIPPED / name
+    return SHIPPED / inside
 
 
 def not_downloaded(directory: str | os.PathLike) -> str:

@@ -79,6 +79,11 @@ def test_training_starts_from_a_shipped_model(tmp_path, capsys):
     assert "shipped:novels" in capsys.readouterr().out  # how much of it was taken
 
 
+def test_a_verb_for_runs_says_what_a_shipped_model_lacks(capsys):
+    assert main(["probe", "weights", "shipped:novels"]) == 2
+    assert "shipped:novels has no evaluated mix of layers" in capsys.readouterr().err
+
+
 def test_a_wrong_name_is_answered_with_the_right_ones(tmp_path, monkeypatch, capsys):
     said = mistake(capsys, "fill", "shipped:austen", "A [MASK].")
     assert "there are novels" in said

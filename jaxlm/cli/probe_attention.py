@@ -102,6 +102,7 @@ def run_probe_attention(argv: list[str]) -> int:
 
 def _texts(args: Attention) -> "Callable[[], Iterable[Given]]":
     """The texts that figures are of; UserError if there are none."""
+    from jaxlm.text.find import line_files
     from jaxlm.text.sources import read_lines
 
     if args.pair and not args.sentence.strip():
@@ -111,8 +112,10 @@ def _texts(args: Attention) -> "Callable[[], Iterable[Given]]":
             raise UserError("probe attention needs a text that is not empty, or --text")
         return lambda: [(args.sentence, args.pair) if args.pair else args.sentence]
 
+    files = line_files(args.text)
+
     def lines() -> Iterable[str]:
-        every = itertools.chain.from_iterable(map(read_lines, args.text))
+        every = itertools.chain.from_iterable(map(read_lines, files))
         filled = (line for line in every if line.strip())
         return itertools.islice(filled, args.lines or None)
 

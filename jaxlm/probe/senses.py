@@ -19,6 +19,7 @@ import numpy as np
 from jaxlm.config.checks import optional
 from jaxlm.files import read_json
 from jaxlm.probe.features import Reader, hidden_states, text_of_use
+from jaxlm.text.find import line_files
 from jaxlm.text.sources import read_lines
 from jaxlm.types import UserError, note, plural
 
@@ -40,12 +41,13 @@ class Use(NamedTuple):
         return self.text[self.begin : self.end]
 
 
-def uses_of(word: str, paths: Iterable[str]) -> list[Use]:
+def uses_of(word: str, paths: Sequence[str]) -> list[Use]:
     """Every use of a word form, in any case, in files with a text in each line.
 
     If all lines have a tab, what stands before it is the sense.
     """
-    return uses_in(word, [each for path in paths for each in read_lines(path)])
+    files = line_files(paths)
+    return uses_in(word, [each for file in files for each in read_lines(file)])
 
 
 def uses_in(word: str, texts: Iterable[str], least: int = 2) -> list[Use]:

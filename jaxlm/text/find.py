@@ -23,6 +23,7 @@ WIKI = "wiki:"
 _FORMS = "*.txt, *.jsonl, *.csv (also .gz .xz .zst .bz2), *.parquet"
 _PACKED = rf"(?:{'|'.join(map(re.escape, COMPRESSED))})?\Z"
 _TEXT_FILE = re.compile(rf"\.(txt|jsonl){_PACKED}")
+_LINE_FILE = re.compile(rf"\.txt{_PACKED}")
 _TABLE_FILE = re.compile(rf"\.(?:(csv){_PACKED}|(parquet)\Z)")
 _DUMP_FILE = re.compile(rf"\.xml{_PACKED}")
 _LIKE_TEXT = re.compile(r"\.(txt|text|jsonl|csv|tsv|parquet|xml)(\.\w+)?\Z", re.I)
@@ -69,6 +70,11 @@ def find_sources(
             "all of the text (--text en:PATH zh:PATH) or none"
         )
     return sorted(found, key=lambda source: languages.index(source.language))
+
+
+def line_files(paths: Sequence[str]) -> list[str]:
+    """The files of paths, globs and directories with a text in each line, *.txt."""
+    return [each for path in paths for each in sorted(_paths(path, [_LINE_FILE]))]
 
 
 def _sources(spec: str, annotated: str, field: str) -> list[Source]:

@@ -134,6 +134,11 @@ def test_uses_are_whole_words_in_any_case(tmp_path):
     assert [each.sense for each in senses.uses_of("bank", [labelled])] == [
         sense for sense, _ in BANKS
     ]
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more" / "b.txt", "The bank.")
+    write(tmp_path / "more" / "notes.md", "A bank.")
+    both = senses.uses_of("bank", [path, str(tmp_path / "more")])
+    assert both == [*found, senses.Use("The bank.", 4, 8)]
     chinese = write(tmp_path / "zh.txt", "他去银行取钱。", "银行家在银行里。")
     assert len(senses.uses_of("银行", [chinese])) == 3
     for word, said in (("boat", "occurs once"), ("river?", "does not occur")):
