@@ -13,6 +13,7 @@ a model learns less from them. All batches are a pure function of (seed, phase, 
 Next: `model.py`.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ AnyArray = Array | np.ndarray  # of the host before a step, of the devices in it
 _MULTIPLE = 8  # packed widths are multiples
 _SAMPLE = 256  # batches that a width is chosen by
 _SIZES = (0.1, 0.5, 0.9, 1.0)  # quantiles of the rows that packed batches need
+_WORTH = 100  # steps that are worth the compilation of another number of rows
 
 
 class TaskBatch(NamedTuple):
@@ -193,8 +195,9 @@ def choose_packing(
     """(the cheapest row width, the number of rows in each batch).
 
     A row is one to two times as wide as the longest example. Batches are padded to one
-    of a few numbers of rows, because each number is compiled. The largest number comes
-    first, so that a batch too large for memory fails at the start.
+    of a few numbers of rows, because each number is compiled; in a short run to a
+    single one. The largest number comes first, so that a batch too large for memory
+    fails at the start.
 
     Args:
         batches: int64 [steps, batch], the examples of each step.
@@ -215,5 +218,8 @@ def choose_packing(
     needed = rows_needed(width, len(batches))
     sizes = np.quantile(needed, _SIZES, method="higher")
     counts = sizes[np.searchsorted(sizes, needed)]
+    for size, larger in itertools.pairwise(np.unique(sizes)):
+        if np.sum(alike := counts == size) < _WORTH:
+            counts[alike] = larger
     counts[0] = sizes[-1]
     return width, counts
