@@ -119,16 +119,16 @@ def _run_safely(argv: list[str], command: Command) -> int:
             sys.stdout.flush()
             command.failed = False
             return status
-    except BrokenPipeError:
-        # The reader has gone; keep Python from flushing into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED if _RESUMED & {*argv[:1]} else FINISHED
     except UserError as error:
         wait_if_a_host_is_lost(error)  # a save may have failed by it
         status, message = MISTAKE, str(error)
     except KeyboardInterrupt:
         status, message = INTERRUPTED, "interrupted; run the same command to resume"
     except OSError as error:
+        if _is_unheard(error):
+            # Keep Python from flushing into what is closed at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return INTERRUPTED if _RESUMED & {*argv[:1]} else FINISHED
         status, message = _of_bucket(error)
         if error.errno in _REFUSALS or error.filename:
             message = f"{error.filename or 'output'}: {error.strerror}"
@@ -150,6 +150,17 @@ def _run_safely(argv: list[str], command: Command) -> int:
         traceback.print_exc()
     print(f"jaxlm: {message}", file=sys.stderr)
     return status
+
+
+def _is_unheard(error: OSError) -> bool:
+    """Whether the reader of the output has left: its pipe, or its terminal, is gone."""
+    if error.errno != errno.EIO or error.filename:
+        return isinstance(error, BrokenPipeError)
+    try:
+        os.write(1, b"")
+    except OSError:
+        return True
+    return False
 
 
 def _of_bucket(error: BaseException) -> tuple[int, str]:

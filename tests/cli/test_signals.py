@@ -138,13 +138,18 @@ sys.exit(jaxlm.cli.main())
 """
 
 
+@pytest.mark.parametrize("way", [os.pipe, os.openpty])
 @pytest.mark.parametrize("verb, status", [("show", 0), ("pretrain", 75)])
-def test_a_reader_that_leaves_ends_a_verb_and_no_run_is_called_finished(verb, status):
-    """As in `jaxlm show … | head -1`."""
+def test_a_reader_that_leaves_ends_a_verb_and_no_run_is_called_finished(
+    verb, status, way
+):
+    """As in `jaxlm show … | head -1`, or disowned by a shell that is closed."""
+    reader, writer = way()
     command = [sys.executable, "-c", READ, verb]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=writer, stderr=subprocess.PIPE, text=True
     ) as process:
-        process.stdout.close()
+        os.close(writer)
+        os.close(reader)
         assert process.stderr.read() == ""
     assert process.returncode == status
