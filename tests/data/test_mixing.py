@@ -204,7 +204,7 @@ def test_a_language_without_rows_or_without_another_document_is_named(tmp_path):
 def test_one_language_reads_what_it_read_before_there_were_several(
     tmp_path, layout, digest
 ):
-    """Digests of the commit before this file."""
+    """Digests of the commit before this file, whose rows did not have the seed."""
     corpus = numbered(lifelike(0, 90, (3, 9)), tmp_path, ended=True)
     total = hashlib.sha256()
     for smoothing in (1.0, 0.3):
@@ -212,7 +212,7 @@ def test_one_language_reads_what_it_read_before_there_were_several(
         rows = source.read(np.arange(500))
         assert rows.languages is None
         again = hashlib.sha256()
-        for leaf in jax.tree.leaves(rows):
+        for leaf in jax.tree.leaves(rows._replace(seed=None)):
             again.update(leaf.tobytes())
         assert total.digest() in (hashlib.sha256().digest(), again.digest())
         total = again
