@@ -46,7 +46,7 @@ def test_a_step_that_does_not_fit_says_what_is_untried(
                 raise out_of_memory
             yield (step if i < 3 else too_large), batch
 
-    def too_large(state, batch):
+    def too_large(state, batch, seed):
         raise out_of_memory
 
     monkeypatch.setattr(source, "_feed_phase", failing)
