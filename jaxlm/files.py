@@ -21,7 +21,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +36,6 @@ SHIPPED = Path(__file__).parent / "shipped"  # models; jaxlm/shipped/README.md
 _HUB = r"([\w-]+/)?[\w.-]+"  # a name there
 _SIZE = hashlib.sha256().digest_size
 _TEMPORARY: set[Path] = set()
-_CLIENTS = {"gcsfs", "aiohttp", "google"}  # of buckets
 
 T = TypeVar("T", dict, list)
 
@@ -165,15 +163,6 @@ def bucket_files() -> Any:
     import gcsfs
 
     return gcsfs.GCSFileSystem()
-
-
-def bucket_error(error: BaseException) -> str:
-    """What a client of buckets says by an error that it has raised; else ""."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals["__name__"].partition(".")[0] not in _CLIENTS:
-        return ""
-    first = next(iter(str(error).splitlines()), "")
-    return f"gs://: {type(error).__name__}: {first}"
 
 
 def answers_later(error: BaseException) -> bool:

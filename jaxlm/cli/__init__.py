@@ -19,7 +19,7 @@ from jaxlm.cli.runtime import (
     show_errors,
     wait_if_a_host_is_lost,
 )
-from jaxlm.files import answers_later, bucket_error
+from jaxlm.files import answers_later
 from jaxlm.types import INTERRUPTED, Note, UserError
 
 VERBS = {  # each is a function run_VERB of a file
@@ -73,6 +73,7 @@ _STATUS = (
 _SMALLER = dict.fromkeys(("evaluate", "predict", "embed"), "--batch")
 _SMALLER |= {"generate": "--max_tokens, --samples or --beams"}
 
+_CLIENTS = {"gcsfs", "aiohttp", "google"}  # packages that speak to buckets
 # Refusals of the operating system that only the user can mend, as all those of a file.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _REFUSALS |= {errno.EFBIG, errno.EIO}
@@ -164,9 +165,14 @@ def _is_unheard(error: OSError) -> bool:
 
 
 def _of_bucket(error: BaseException) -> tuple[int, str]:
-    """The status and the line of what a bucket answers; no line for other errors."""
-    message = bucket_error(error)
-    if message and answers_later(error):
+    """The status and the line of what a client of buckets raised; no line for other
+    errors."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals["__name__"].partition(".")[0] not in _CLIENTS:
+        return MISTAKE, ""
+    first = next(iter(str(error).splitlines()), "")
+    message = f"gs://: {type(error).__name__}: {first}"
+    if answers_later(error):
         return INTERRUPTED, f"{message}; the same command resumes"
     return MISTAKE, message
 

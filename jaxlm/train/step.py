@@ -1,4 +1,4 @@
-"""(state, batch, seed) → (state, sums): one update, in any number of micro-batches.
+"""(state, batch, seed) → (state, metrics): one update, in any number of micro-batches.
 
 Every denominator is first taken over the whole global batch: the loss of a micro-batch
 is Σ_k scale_k · sum_k / weight_k with the global weights. So the gradients of

@@ -123,7 +123,7 @@ class Times:
         return statistics.median(took) if len(took) >= 5 else math.nan
 
     def lasted(self) -> float:
-        """Seconds of the part that goes on."""
+        """Seconds since the current part began."""
         return self._clock() - self._state[1]
 
     def late(self) -> str:
